@@ -1,0 +1,7 @@
+"""LeRobot dataset in, shards out. `run.py` shows the whole chain."""
+
+from roboshard.converter.config import ConvertConfig
+from roboshard.converter.run import ConversionPlan, ConversionReport, convert, make_plan
+from roboshard.converter.shard import SkippedEpisode
+
+__all__ = ["ConversionPlan", "ConversionReport", "ConvertConfig", "SkippedEpisode", "convert", "make_plan"]

@@ -1,0 +1,83 @@
+"""What a conversion can be told. One dataclass: the Python keywords, the flags and the keys of a config file."""
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from roboshard.shards.errors import OptionError
+
+MIN_SHARD_SIZE = 64_000
+MAX_SHARD_SIZE = 1 << 40
+
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*", re.IGNORECASE)
+_POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertConfig:
+    """Options of one conversion."""
+
+    source: str
+    """LeRobot v3 dataset: a local folder with meta/, data/ and videos/."""
+    destination: str
+    """Folder to write the shards to; made if missing."""
+    shard_size: str = "256MB"
+    """Target size of a shard, from 64KB up: 500MB (10^6 bytes) or 512MiB (2^20 bytes)."""
+    workers: int | None = None
+    """Processes; default: one per core."""
+    episodes: str | None = None
+    """Which episodes: "0:100,205" (half-open ranges and single indices); default: all."""
+    shuffle_episodes: int | None = None
+    """Seed: spread the episodes over the shards in a random order, fixed by the seed."""
+    on_error: Literal["fail", "skip"] = "fail"
+    """An episode that cannot be copied exactly stops the run, or is left out and listed in skipped.json."""
+    tolerance_s: float = 1e-4
+    """Largest distance in seconds between a row's timestamp and the frame shown for it."""
+    dry_run: bool = False
+    """Print the plan and write nothing."""
+
+    def __post_init__(self) -> None:
+        parse_size(self.shard_size)
+        if self.workers is not None and self.workers < 1:
+            raise OptionError(f"workers must be at least 1, not {self.workers}")
+        if not 0 <= self.tolerance_s < 10:
+            raise OptionError(f"tolerance_s must be in 0..10 seconds, not {self.tolerance_s}")
+        if self.shuffle_episodes is not None and self.shuffle_episodes < 0:
+            raise OptionError(f"shuffle_episodes is a seed and must not be negative: {self.shuffle_episodes}")
+        if self.episodes is not None:
+            parse_episodes(self.episodes)
+
+    @property
+    def shard_bytes(self) -> int:
+        """Target size of a shard in bytes."""
+        return parse_size(self.shard_size)
+
+
+def parse_size(text: str) -> int:
+    """Bytes of a human size: "64KB", "256MB" (powers of 1000), "1GiB" (powers of 1024), "1000000".
+
+    Raises:
+        OptionError: not a size, or outside 64KB..1TiB.
+    """
+    match = _SIZE.fullmatch(text)
+    if match is None:
+        raise OptionError(f"shard size {text!r} is not a size; write it like 256MB or 1GiB")
+    number, power, binary = match.groups()
+    size = round(float(number) * float(1024 if binary else 1000) ** _POWERS[power.lower()])
+    if not MIN_SHARD_SIZE <= size <= MAX_SHARD_SIZE:
+        raise OptionError(f"shard size {text!r} is outside 64KB..1TiB")
+    return size
+
+
+def parse_episodes(text: str) -> list[range]:
+    """Ranges of episode indices from "0:100,205". Raises OptionError for anything else."""
+    ranges = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d+)\s*(?::\s*(\d+)\s*)?", part)
+        if match is None:
+            raise OptionError(f'episodes {text!r}: {part!r} is neither an index nor START:STOP, as in "0:100,205"')
+        start = int(match[1])
+        ranges.append(range(start, int(match[2]) if match[2] else start + 1))
+        if not ranges[-1]:
+            raise OptionError(f"episodes {text!r}: {part.strip()!r} is an empty range")
+    return ranges

@@ -1,0 +1,95 @@
+"""One episode of the source, assembled as a sample of a shard: record, rows and video slices."""
+
+from collections import OrderedDict
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from roboshard.converter.alignment import RowTimes
+from roboshard.converter.rows import RowReader, timestamps_of
+from roboshard.converter.source import Episode, SourceMeta
+from roboshard.converter.video import VideoFile, VideoSlice
+from roboshard.shards.errors import RoboshardError, SourceError
+from roboshard.shards.names import camera_suffixes
+from roboshard.shards.rows import encode_rows
+from roboshard.shards.schema import FORMAT_VERSION, EpisodeRecord, Provenance
+
+
+class EpisodeReader:
+    """Reads episodes; keeps the files of the last one open, which the next one mostly needs. A context manager."""
+
+    def __init__(self, source: SourceMeta, tolerance_s: float) -> None:
+        """Read episodes of `source`."""
+        self._source = source
+        self._tolerance_s = tolerance_s
+        self._rows = RowReader(source.root)
+        self._members = camera_suffixes(source.camera_keys)
+        self._videos: OrderedDict[str, VideoFile] = OrderedDict()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for video in self._videos.values():
+            video.close()
+
+    def read(self, episode: Episode, provenance: Provenance | None) -> tuple[EpisodeRecord, bytes, dict[str, bytes]]:
+        """(record, parquet file, member suffix -> MP4 file); `provenance` travels in the parquet file.
+
+        Raises:
+            SourceError, MissingError: naming episode, camera and file.
+        """
+        rows = self._rows.rows(episode)
+        self._check_tasks(rows, episode)
+        timestamps = timestamps_of(rows)
+        slices = [self._cut(episode, key, timestamps) for key in self._source.camera_keys]
+        record = EpisodeRecord(
+            version=FORMAT_VERSION,
+            episode_index=episode.index,
+            length=episode.length,
+            fps=self._source.fps,
+            tasks=list(episode.tasks),
+            cameras=[video.camera for video in slices],
+        )
+        table = encode_rows(rows, self._rows.metadata_row(episode), provenance)
+        return record, table, {video.camera.member: video.data for video in slices}
+
+    def _cut(self, episode: Episode, key: str, timestamps: NDArray[np.float32]) -> VideoSlice:
+        span = episode.videos[key]
+        times = RowTimes(
+            from_s=span.from_s,
+            to_s=span.to_s,
+            timestamps=timestamps,
+            fps=self._source.fps,
+            tolerance_s=self._tolerance_s,
+        )
+        try:
+            return self._video(span.path).cut(times, key=key, member=self._members[key])
+        except RoboshardError as error:
+            raise type(error)(
+                f"episode {episode.index}, camera {key!r}, {self._source.root / span.path}: {error}"
+            ) from error
+
+    def _video(self, path: str) -> VideoFile:
+        if path in self._videos:
+            self._videos.move_to_end(path)
+        else:
+            self._videos[path] = VideoFile(self._source.root / path)
+            if len(self._videos) > 2 * max(1, len(self._source.camera_keys)):
+                self._videos.popitem(last=False)[1].close()
+        return self._videos[path]
+
+    def _check_tasks(self, rows: pa.Table, episode: Episode) -> None:
+        if "task_index" not in rows.column_names:
+            return
+        indices = np.unique(rows.column("task_index").to_numpy())
+        if indices.size and not (indices[0] >= 0 and indices[-1] < len(self._source.tasks)):
+            raise SourceError(
+                f"{self._source.root / episode.rows_path}, episode {episode.index}: task_index {indices[-1]} "
+                f"is outside meta/tasks.parquet, which has {len(self._source.tasks)} tasks"
+            )

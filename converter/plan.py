@@ -1,0 +1,46 @@
+"""Which episodes go into which shard: pure arithmetic over indices and estimated sizes."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from roboshard.shards.errors import OptionError
+from roboshard.shards.permute import derive_key, permute
+
+
+def select_episodes(available: NDArray[np.int64], wanted: Sequence[range] | None) -> NDArray[np.int64]:
+    """The wanted episode indices, ascending, each once. Raises OptionError for those that do not exist."""
+    if wanted is None:
+        return available
+    selected = np.unique(np.concatenate([np.arange(r.start, r.stop) for r in wanted]))
+    unknown = np.setdiff1d(selected, available)
+    if unknown.size:
+        raise OptionError(
+            f"{unknown.size} of the chosen episodes do not exist, the first of them {unknown[0]}; "
+            f"the dataset has {available.size}, from {available.min()} to {available.max()}"
+        )
+    return selected
+
+
+def shuffle_episodes(indices: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
+    """The same indices in a random order that the seed fixes."""
+    positions = np.arange(len(indices), dtype=np.int64)
+    return indices[permute(positions, len(indices), derive_key("convert", seed))]
+
+
+def plan_shards(sizes: NDArray[np.int64], target: int) -> list[slice]:
+    """Cut a sequence of episodes of these sizes into shards of about `target` bytes, at least one episode each.
+
+    A shard is closed when the next episode would take it past the target; an episode larger than the target
+    has a shard of its own.
+    """
+    shards, start, filled = [], 0, 0
+    for i, size in enumerate(sizes.tolist()):
+        if i > start and filled + size > target:
+            shards.append(slice(start, i))
+            start, filled = i, 0
+        filled += size
+    if start < len(sizes):
+        shards.append(slice(start, len(sizes)))
+    return shards

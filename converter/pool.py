@@ -1,0 +1,90 @@
+"""Running shard tasks in processes of this machine."""
+
+import multiprocessing
+import os
+import threading
+import time
+from collections.abc import Iterable
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.queues import SimpleQueue
+
+from roboshard.converter.shard import OnEpisode, ShardResult, ShardSpec, convert_shard, ignore
+from roboshard.shards.errors import RoboshardError
+
+QUEUED_PER_WORKER = 2
+PARENT_POLL_S = 0.5
+
+_report: OnEpisode = ignore  # replaced in each worker
+
+
+def default_workers() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def run_tasks(specs: Iterable[ShardSpec], workers: int, on_episode: OnEpisode) -> list[ShardResult]:
+    """Run `convert_shard` over all specs, in this process when one worker is enough; results in order of specs.
+
+    Specs are drawn as workers come free, so that a plan of any size is never held whole.
+
+    Raises:
+        RoboshardError: the first task's that failed, or when a worker died; the others are not started.
+    """
+    if workers <= 1:
+        return [convert_shard(spec, on_episode) for spec in specs]
+    context = multiprocessing.get_context("spawn")  # libraries with threads of their own do not survive a fork
+    queue: SimpleQueue[int | None] = context.SimpleQueue()
+    listener = threading.Thread(target=_forward, args=(queue, on_episode), daemon=True)
+    listener.start()
+    try:
+        with ProcessPoolExecutor(workers, context, _start_worker, (queue, os.getpid())) as executor:
+            return _run(executor, iter(specs), workers * QUEUED_PER_WORKER)
+    except BrokenProcessPool:
+        raise RoboshardError(
+            "a conversion worker died (killed, or out of memory: fewer --workers need less). Finished shards are "
+            "kept; run the same command again to continue"
+        ) from None
+    finally:
+        queue.put(None)
+        listener.join()
+
+
+def _run(executor: ProcessPoolExecutor, specs: Iterable[ShardSpec], at_once: int) -> list[ShardResult]:
+    results: dict[int, ShardResult] = {}
+    pending: dict[Future[ShardResult], int] = {}
+    remaining = enumerate(specs)
+    try:
+        while True:
+            while len(pending) < at_once and (task := next(remaining, None)) is not None:
+                pending[executor.submit(_run_task, task[1])] = task[0]
+            if not pending:
+                return [results[number] for number in sorted(results)]
+            done, _ = wait(pending, return_when=FIRST_COMPLETED)
+            for future in done:
+                results[pending.pop(future)] = future.result()
+    except BaseException:
+        executor.shutdown(wait=False, cancel_futures=True)
+        raise
+
+
+def _run_task(spec: ShardSpec) -> ShardResult:
+    return convert_shard(spec, _report)
+
+
+def _start_worker(queue: "SimpleQueue[int | None]", parent: int) -> None:
+    global _report  # noqa: PLW0603 - one worker is one process, told once how to report
+    _report = queue.put
+    threading.Thread(target=_exit_with_parent, args=(parent,), daemon=True).start()
+
+
+def _exit_with_parent(parent: int) -> None:
+    """A worker whose parent was killed would wait for work forever."""
+    while os.getppid() == parent:
+        time.sleep(PARENT_POLL_S)
+    os._exit(1)
+
+
+def _forward(queue: "SimpleQueue[int | None]", on_episode: OnEpisode) -> None:
+    while (num_bytes := queue.get()) is not None:
+        on_episode(num_bytes)

@@ -1,0 +1,121 @@
+"""An episode's rows from the source's data files, checked against its metadata."""
+
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from roboshard.converter.source import Episode
+from roboshard.shards.errors import MissingError, SourceError
+from roboshard.shards.jsonio import Json
+
+
+class RowReader:
+    """Reads episodes' rows; keeps the row group read last, which consecutive episodes often share."""
+
+    def __init__(self, root: Path) -> None:
+        """Read from the dataset folder `root`."""
+        self._root = root
+        self._files: OrderedDict[str, _DataFile] = OrderedDict()
+        self._metadata: tuple[str, pa.Table] | None = None
+
+    def rows(self, episode: Episode) -> pa.Table:
+        """All columns of the episode's rows. Raises SourceError where they contradict its metadata."""
+        file = self._file(episode.rows_path)
+        where = f"{self._root / episode.rows_path}, episode {episode.index}"
+        start, stop = file.find(episode.index, where)
+        if stop - start != episode.length:
+            raise SourceError(f"{where}: {stop - start} rows where meta/episodes says {episode.length}")
+        table = file.read(start, stop, where)
+        _check_rows(table, episode, where)
+        return table
+
+    def metadata_row(self, episode: Episode) -> dict[str, Json]:
+        """The episode's row of meta/episodes, verbatim."""
+        if self._metadata is None or self._metadata[0] != episode.metadata_path:
+            self._metadata = (
+                episode.metadata_path,
+                _open(self._root / episode.metadata_path).read(use_threads=False),
+            )
+        row = self._metadata[1].slice(episode.metadata_row, 1).to_pylist()
+        return dict(row[0])
+
+    def _file(self, path: str) -> "_DataFile":
+        if path not in self._files:
+            self._files[path] = _DataFile(_open(self._root / path), self._root / path)
+            if len(self._files) > 2:
+                self._files.popitem(last=False)
+        return self._files[path]
+
+
+class _DataFile:
+    """One parquet file of the source: where each episode's rows are, and its row groups one at a time."""
+
+    def __init__(self, file: Any, path: Path) -> None:
+        self._file = file
+        if "episode_index" not in file.schema_arrow.names:
+            raise SourceError(f"{path}: no column 'episode_index'")
+        column = file.read(columns=["episode_index"], use_threads=False).column(0)
+        self._episodes = column.to_numpy()
+        counts = [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
+        self._bounds = np.cumsum([0, *counts])
+        self._group: tuple[int, pa.Table] | None = None
+
+    def find(self, episode: int, where: str) -> tuple[int, int]:
+        """First row and row after the last of an episode."""
+        rows = np.flatnonzero(self._episodes == episode)
+        if rows.size == 0:
+            raise SourceError(f"{where}: the file holds no row of it")
+        if rows[-1] - rows[0] + 1 != rows.size:
+            raise SourceError(f"{where}: its rows are not adjacent")
+        return int(rows[0]), int(rows[-1]) + 1
+
+    def read(self, start: int, stop: int, where: str) -> pa.Table:
+        """Rows start..stop-1."""
+        first = int(np.searchsorted(self._bounds, start, side="right")) - 1
+        last = int(np.searchsorted(self._bounds, stop, side="left"))
+        try:
+            parts = [self._read_group(group) for group in range(first, last)]
+        except (pa.ArrowException, OSError) as error:
+            raise SourceError(f"{where}: unreadable parquet: {error}") from error
+        offset = int(self._bounds[first])
+        return pa.concat_tables(parts).slice(start - offset, stop - start)
+
+    def _read_group(self, group: int) -> pa.Table:
+        if self._group is None or self._group[0] != group:
+            self._group = (group, self._file.read_row_group(group, use_threads=False))
+        return self._group[1]
+
+
+def timestamps_of(rows: pa.Table) -> NDArray[np.float32]:
+    """(rows,) float32 timestamps in seconds since the episode's start."""
+    return np.asarray(rows.column("timestamp").to_numpy(), dtype=np.float32)
+
+
+def _check_rows(table: pa.Table, episode: Episode, where: str) -> None:
+    for name, first in (("frame_index", 0), ("index", episode.first_row)):
+        if name not in table.column_names:
+            raise SourceError(f"{where}: no column {name!r}")
+        values = table.column(name).to_numpy()
+        wrong = np.flatnonzero(values != np.arange(first, first + episode.length))
+        if wrong.size:
+            row = int(wrong[0])
+            raise SourceError(f"{where}: row {row} has {name} {values[row]} where {first + row} is expected")
+    if "timestamp" not in table.column_names:
+        raise SourceError(f"{where}: no column 'timestamp'")
+    times = timestamps_of(table)
+    if not np.all(np.isfinite(times)) or np.any(np.diff(times) <= 0):
+        raise SourceError(f"{where}: timestamps do not ascend")
+
+
+def _open(path: Path) -> Any:
+    try:
+        return pq.ParquetFile(path, memory_map=True)
+    except FileNotFoundError:
+        raise MissingError(f"{path}: no such file") from None
+    except (pa.ArrowException, OSError) as error:
+        raise SourceError(f"{path}: unreadable parquet: {error}") from error

@@ -1,0 +1,170 @@
+"""A conversion from start to end: the file to read first.
+
+source     read the dataset's metadata                         lerobot_v3.py -> source.py
+plan       choose episodes, cut them into shards by size       plan.py
+prepare    lock the destination, refuse what is not ours       destination.py
+convert    one idempotent task per shard, in processes         pool.py -> shard.py -> episode.py
+publish    index, then dataset.json, last of all               shards.manifest
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from roboshard.converter.config import ConvertConfig, parse_episodes
+from roboshard.converter.destination import locked, prepare, write_skipped
+from roboshard.converter.lerobot_v3 import LeRobotV3Source
+from roboshard.converter.plan import plan_shards, select_episodes, shuffle_episodes
+from roboshard.converter.pool import default_workers, run_tasks
+from roboshard.converter.progress import Progress
+from roboshard.converter.shard import ShardResult, ShardSpec, SkippedEpisode
+from roboshard.converter.source import Source, SourceMeta
+from roboshard.shards import jsonio, storage
+from roboshard.shards.errors import OptionError, SourceError
+from roboshard.shards.manifest import write_dataset
+from roboshard.shards.schema import FORMAT_VERSION, Conversion, Provenance, SourceInfo
+
+BYTE_DECIDING_LIBRARIES = ("roboshard", "av", "pyarrow")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConversionPlan:
+    """What a conversion will do."""
+
+    source: Source
+    episodes: NDArray[np.int64]
+    """Episode indices in shard order."""
+    sizes: NDArray[np.int64]
+    """Estimated bytes of each."""
+    shards: list[slice]
+    """Of `episodes`, per shard."""
+    provenance: Provenance
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConversionReport:
+    """What a conversion did."""
+
+    destination: Path
+    episodes: int
+    frames: int
+    shards: int
+    bytes_written: int
+    """Size of all shards."""
+    reused_shards: int
+    """Shards that an earlier run had finished."""
+    skipped: tuple[SkippedEpisode, ...]
+
+
+def convert(config: ConvertConfig) -> ConversionReport:
+    """Convert a LeRobot dataset into shards. A killed run is continued by running it again.
+
+    Raises:
+        OptionError: options that cannot be used, or a destination that holds something else.
+        SourceError, MissingError: the source contradicts itself or cannot be copied exactly.
+    """
+    plan = make_plan(config)
+    destination = _local_destination(config, plan.source.meta)
+    with locked(destination):
+        prepare(destination, plan.provenance.conversion.id)
+        results = _convert_shards(plan, config, destination)
+        return _publish(plan, results, destination)
+
+
+def make_plan(config: ConvertConfig) -> ConversionPlan:
+    """Read the source's metadata and decide what goes where; writes nothing."""
+    storage.storage_of(config.source)
+    source = LeRobotV3Source(storage.local_path(config.source))
+    ranges = None if config.episodes is None else parse_episodes(config.episodes)
+    episodes = select_episodes(source.episode_indices, ranges)
+    if config.shuffle_episodes is not None:
+        episodes = shuffle_episodes(episodes, config.shuffle_episodes)
+    sizes = source.estimated_bytes(episodes)
+    shards = plan_shards(sizes, config.shard_bytes)
+    return ConversionPlan(
+        source=source,
+        episodes=episodes,
+        sizes=sizes,
+        shards=shards,
+        provenance=_provenance(source.meta, config, len(shards)),
+    )
+
+
+def _provenance(meta: SourceMeta, config: ConvertConfig, num_shards: int) -> Provenance:
+    options: dict[str, jsonio.Json] = {
+        "shard_size": config.shard_bytes,
+        "episodes": config.episodes,
+        "shuffle_episodes": config.shuffle_episodes,
+        "tolerance_s": config.tolerance_s,
+    }
+    versions = {name: version(name) for name in BYTE_DECIDING_LIBRARIES} | {"format": FORMAT_VERSION}
+    identity = jsonio.canonical([meta.fingerprint, meta.name, options, versions])
+    return Provenance(
+        source=SourceInfo(
+            name=meta.name,
+            revision=meta.revision,
+            codebase_version=meta.codebase_version,
+            fingerprint=meta.fingerprint,
+        ),
+        conversion=Conversion(
+            id=hashlib.sha256(identity).hexdigest(), options=options, versions=versions, num_shards=num_shards
+        ),
+        fps=meta.fps,
+        features=meta.features,
+        tasks=list(meta.tasks),
+        info=meta.info,
+        stats=meta.stats,
+    )
+
+
+def _local_destination(config: ConvertConfig, meta: SourceMeta) -> Path:
+    storage.storage_of(config.destination)
+    destination = storage.local_path(config.destination).resolve()
+    source = meta.root.resolve()
+    if destination == source or source in destination.parents or destination in source.parents:
+        raise OptionError(f"{destination}: must not be the source folder, nor inside it or around it")
+    return destination
+
+
+def _specs(plan: ConversionPlan, config: ConvertConfig, destination: Path) -> Iterator[ShardSpec]:
+    for number, shard in enumerate(plan.shards):
+        yield ShardSpec(
+            number=number,
+            destination=destination,
+            source=plan.source.meta,
+            episodes=tuple(plan.source.episodes(plan.episodes[shard].tolist())),
+            provenance=plan.provenance,
+            tolerance_s=config.tolerance_s,
+            skip_errors=config.on_error == "skip",
+        )
+
+
+def _convert_shards(plan: ConversionPlan, config: ConvertConfig, destination: Path) -> list[ShardResult]:
+    workers = min(config.workers or default_workers(), len(plan.shards))
+    with Progress(episodes=len(plan.episodes), num_bytes=int(plan.sizes.sum())) as progress:
+        return run_tasks(_specs(plan, config, destination), workers, progress.episode_done)
+
+
+def _publish(plan: ConversionPlan, results: list[ShardResult], destination: Path) -> ConversionReport:
+    skipped = tuple(episode for result in results for episode in result.skipped)
+    manifests = [result.manifest for result in results if result.manifest is not None]
+    write_skipped(destination, skipped)
+    if not manifests:
+        raise SourceError(
+            f"{plan.source.meta.root}: no episode could be converted; see skipped.json in {destination}"
+        )
+    dataset = write_dataset(destination, plan.provenance, manifests)
+    return ConversionReport(
+        destination=destination,
+        episodes=dataset.total_episodes,
+        frames=dataset.total_frames,
+        shards=len(manifests),
+        bytes_written=sum(manifest.size for manifest in manifests),
+        reused_shards=sum(result.reused for result in results),
+        skipped=skipped,
+    )

@@ -1,0 +1,158 @@
+"""The one task of a conversion: episodes in, a finished shard with its manifest out.
+
+Idempotent and free of shared state, so that any engine can run it, on any machine, as often as it likes.
+"""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from roboshard.converter.episode import EpisodeReader
+from roboshard.converter.source import Episode, SourceMeta
+from roboshard.shards import storage
+from roboshard.shards.errors import RoboshardError
+from roboshard.shards.manifest import shard_problems
+from roboshard.shards.names import shard_manifest_name, shard_name
+from roboshard.shards.schema import (
+    MAX_MANIFEST_BYTES,
+    Provenance,
+    ShardManifest,
+    document_bytes,
+    parse,
+)
+from roboshard.shards.writer import ShardWriter
+
+OnEpisode = Callable[[int], None]
+
+
+def ignore(_num_bytes: int) -> None:
+    """The `OnEpisode` of a caller who does not want to know."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardSpec:
+    """All that a worker needs to know to make one shard."""
+
+    number: int
+    destination: Path
+    source: SourceMeta
+    episodes: tuple[Episode, ...]
+    provenance: Provenance
+    tolerance_s: float
+    skip_errors: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class SkippedEpisode:
+    """An episode that was left out, and why."""
+
+    episode_index: int
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardResult:
+    """What became of a shard."""
+
+    manifest: ShardManifest | None
+    """None: every episode of it was skipped, and no shard was written."""
+    skipped: tuple[SkippedEpisode, ...]
+    reused: bool
+    """It was there already, whole and right."""
+
+
+def convert_shard(spec: ShardSpec, on_episode: OnEpisode = ignore) -> ShardResult:
+    """Write the shard and then its manifest, each atomically; or find that both are there already.
+
+    Args:
+        spec: what to write, and where.
+        on_episode: called with the bytes of each episode as it is written.
+
+    Raises:
+        SourceError, MissingError: naming episode, camera and file, unless `spec.skip_errors`.
+    """
+    return _finished(spec, on_episode) or _write_shard(spec, on_episode)
+
+
+def _finished(spec: ShardSpec, on_episode: OnEpisode) -> ShardResult | None:
+    """The shard as an earlier run left it, if it is this conversion's, whole and undamaged."""
+    name = shard_name(spec.number)
+    manifest_path = spec.destination / shard_manifest_name(name)
+    try:
+        data = storage.read_all(str(manifest_path), MAX_MANIFEST_BYTES)
+        manifest = parse(ShardManifest, data, str(manifest_path), MAX_MANIFEST_BYTES)
+        size, sha256 = _hash_file(str(spec.destination / name))
+    except RoboshardError:
+        return None
+    if shard_problems(manifest) or (manifest.size, manifest.sha256) != (size, sha256):
+        return None
+    if manifest.conversion != spec.provenance.conversion.id:
+        return None
+    present = {sample.episode_index for sample in manifest.samples}
+    left_out = [episode for episode in spec.episodes if episode.index not in present]
+    if left_out and not spec.skip_errors:
+        return None
+    with EpisodeReader(spec.source, spec.tolerance_s) as reader:
+        skipped = [_why_unreadable(reader, episode) for episode in left_out]
+    if None in skipped:
+        return None
+    for sample in manifest.samples:
+        on_episode(sample.size)
+    reasons = tuple(reason for reason in skipped if reason is not None)
+    return ShardResult(manifest=manifest, skipped=reasons, reused=True)
+
+
+def _why_unreadable(reader: EpisodeReader, episode: Episode) -> SkippedEpisode | None:
+    try:
+        reader.read(episode, None)
+    except RoboshardError as error:
+        return SkippedEpisode(episode_index=episode.index, reason=str(error))
+    return None
+
+
+def _hash_file(url: str) -> tuple[int, str]:
+    size, digest = storage.size(url), hashlib.sha256()
+    for chunk in storage.read_range_chunks(url, 0, size):
+        digest.update(chunk)
+    return size, digest.hexdigest()
+
+
+def _write_shard(spec: ShardSpec, on_episode: OnEpisode) -> ShardResult:
+    name = shard_name(spec.number)
+    manifests: list[ShardManifest] = []
+    skipped: list[SkippedEpisode] = []
+
+    def write(file: IO[bytes]) -> None:
+        writer = ShardWriter(file, shard=name, conversion=spec.provenance.conversion.id)
+        with EpisodeReader(spec.source, spec.tolerance_s) as reader:
+            for episode in spec.episodes:
+                provenance = None if writer.num_samples else spec.provenance
+                try:
+                    record, rows, videos = reader.read(episode, provenance)
+                except RoboshardError as error:
+                    if not spec.skip_errors:
+                        raise
+                    skipped.append(SkippedEpisode(episode_index=episode.index, reason=str(error)))
+                    continue
+                writer.add(record, rows, videos)
+                on_episode(len(rows) + sum(map(len, videos.values())))
+        if not writer.num_samples:
+            raise _EmptyShardError
+        manifests.append(writer.finish())
+
+    target = spec.destination / name
+    manifest_path = spec.destination / shard_manifest_name(name)
+    manifest_path.unlink(missing_ok=True)  # a manifest never stands beside a shard that it does not describe
+    try:
+        storage.write_atomic(target, write)
+    except _EmptyShardError:
+        target.unlink(missing_ok=True)
+        return ShardResult(manifest=None, skipped=tuple(skipped), reused=False)
+    storage.write_bytes(manifest_path, document_bytes(manifests[0]))
+    return ShardResult(manifest=manifests[0], skipped=tuple(skipped), reused=False)
+
+
+class _EmptyShardError(Exception):
+    """Every episode was skipped."""

@@ -1,0 +1,251 @@
+"""Cutting one episode out of a video file by copying packets: no frame is decoded, none is re-encoded.
+
+The slice starts at the last keyframe at or before the episode's first frame from which decoding is exact, and
+ends with the last packet, in decode order, that shows a frame of the episode. It is read back and compared with
+the packets of the source before it is used.
+"""
+
+import io
+import itertools
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+
+from roboshard.converter.alignment import RowTimes, match_frames, pts_runs, row_runs
+from roboshard.shards.errors import MissingError, SourceError
+from roboshard.shards.schema import CameraRecord
+
+_PARAMETERS = (
+    "name",
+    "width",
+    "height",
+    "pix_fmt",
+    "profile",
+    "color_range",
+    "color_primaries",
+    "color_trc",
+    "colorspace",
+    "sample_aspect_ratio",
+    "extradata",
+)
+
+
+@dataclass(frozen=True)
+class Packet:
+    """One coded picture, in ticks of its stream's time base."""
+
+    pts: int
+    dts: int
+    is_keyframe: bool
+    is_hidden: bool
+    """An edit list hides it: it is decoded and not shown."""
+    data: bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoSlice:
+    """An MP4 file and what the episode record says of it."""
+
+    data: bytes
+    camera: CameraRecord
+
+
+class VideoFile:
+    """A source video, opened for cutting. Use as a context manager."""
+
+    def __init__(self, path: Path) -> None:
+        """Open the file. Raises MissingError, or SourceError when it is no video."""
+        self.path = path
+        if not path.is_file():
+            raise MissingError(f"{path}: no such file")
+        try:
+            self._container = av.open(str(path))
+            self._stream = self._container.streams.video[0]
+        except (av.FFmpegError, IndexError) as error:
+            raise SourceError(f"{path}: no readable video stream: {error}") from error
+        self._time_base = Fraction(self._stream.time_base or 0)
+        first = next((packet for packet in self._container.demux(self._stream) if packet.size), None)
+        if not self._time_base or first is None or first.dts is None:
+            raise SourceError(f"{path}: the video stream has no timed packet")
+        self._first_dts = first.dts
+
+    def close(self) -> None:
+        """Close the file."""
+        self._container.close()
+
+    def cut(self, rows: RowTimes, *, key: str, member: str) -> VideoSlice:
+        """The slice that shows these rows, as member `member` of the camera `key`.
+
+        Raises:
+            SourceError: a row without a frame within tolerance, or packets that cannot be copied exactly.
+        """
+        try:
+            packets, shown = self._select(rows)
+            data = self._mux(packets)
+            return VideoSlice(data=data, camera=self._describe(data, packets, shown, key, member))
+        except av.FFmpegError as error:
+            raise SourceError(f"cannot be demuxed or copied: {error}") from error
+
+    def _select(self, rows: RowTimes) -> tuple[list[Packet], list[int]]:
+        """(packets of the slice in decode order, pts shown for each row)."""
+        margin = max(rows.tolerance_s, 1 / rows.fps)
+        first = self._ticks(float(rows.in_file[0]) - margin)
+        last = self._ticks(float(rows.in_file[-1]) + margin) + 1
+        seek_to = first
+        while True:
+            window = self._read_window(seek_to, last)
+            if not window:
+                raise SourceError(f"no frame near {rows.from_s:.6f} s")
+            at_start = window[0].dts <= self._first_dts
+            if at_start or (window[0].is_keyframe and window[0].pts <= first):
+                shown = self._shown(window, rows)
+                start = self._exact_start(window, shown[0])
+                if start is not None:
+                    return self._trim(window, start, shown), shown
+            if at_start:
+                raise SourceError("no keyframe before the episode from which its frames decode exactly")
+            seek_to = min(seek_to, window[0].dts) - 1
+
+    def _read_window(self, seek_to: int, last: int) -> list[Packet]:
+        """Packets in decode order from the keyframe before `seek_to` until none can show a frame up to `last`."""
+        self._container.seek(seek_to, stream=self._stream, backward=True, any_frame=False)
+        window: list[Packet] = []
+        for packet in self._container.demux(self._stream):
+            if packet.size == 0:
+                continue  # the demuxer's flush marker
+            if packet.pts is None or packet.dts is None:
+                raise SourceError("a packet has no timestamp")
+            if packet.dts > last:  # pts is never before dts
+                break
+            window.append(Packet(packet.pts, packet.dts, packet.is_keyframe, packet.is_discard, bytes(packet)))
+        return window
+
+    def _shown(self, window: list[Packet], rows: RowTimes) -> list[int]:
+        """pts of the frame shown for each row."""
+        pts = np.array(sorted(packet.pts for packet in window if not packet.is_hidden), dtype=np.int64)
+        if np.any(np.diff(pts) == 0):
+            raise SourceError("two frames have the same presentation time")
+        seconds = np.asarray(pts * float(self._time_base), dtype=np.float64)
+        frames = match_frames(seconds, rows)
+        return [int(tick) for tick in pts[frames]]
+
+    def _exact_start(self, window: list[Packet], first_shown: int) -> int | None:
+        """Position of the last packet from which every frame from `first_shown` on decodes exactly."""
+        lowest_later, start = None, None
+        for i in range(len(window) - 1, -1, -1):
+            packet = window[i]
+            leading = lowest_later is not None and lowest_later < packet.pts
+            exact = not leading or self._can_drop_leading
+            if packet.is_keyframe and packet.pts <= first_shown and exact and self._is_random_access(packet):
+                start = i
+                break
+            lowest_later = packet.pts if lowest_later is None else min(lowest_later, packet.pts)
+        return start
+
+    @property
+    def _can_drop_leading(self) -> bool:
+        # H.265 3.1 "leading picture", 8.1.3: pictures that follow an IRAP picture in decoding order but precede
+        # it in output are not referenced by those that follow it in output, so that they can be left out.
+        return self._stream.codec_context.codec.canonical_name == "hevc"
+
+    def _is_random_access(self, packet: Packet) -> bool:
+        """H.264: an IDR picture. A recovery point also carries the keyframe flag, and is not exact."""
+        context = self._stream.codec_context
+        extradata = context.extradata
+        if context.codec.canonical_name != "h264" or not extradata or extradata[0] != 1:
+            return True
+        length_size = (extradata[4] & 3) + 1  # ISO/IEC 14496-15, AVCDecoderConfigurationRecord
+        position = 0
+        while position + length_size < len(packet.data):
+            size = int.from_bytes(packet.data[position : position + length_size], "big")
+            if packet.data[position + length_size] & 0x1F == 5:
+                return True
+            position += length_size + size
+        return False
+
+    def _trim(self, window: list[Packet], start: int, shown: list[int]) -> list[Packet]:
+        """From `start` to the last packet needed; without pictures that lead the first one."""
+        wanted = set(shown)
+        end = max(i for i, packet in enumerate(window) if packet.pts in wanted)
+        first = window[start]
+        return [packet for packet in window[start : end + 1] if packet.pts >= first.pts]
+
+    def _mux(self, packets: list[Packet]) -> bytes:
+        buffer = io.BytesIO()
+        start = packets[0].dts
+        # Without an edit list: readers disagree on what one hides. Times then start at the decoder's delay.
+        options = {"fflags": "+bitexact", "use_editlist": "0"}
+        with av.open(buffer, "w", format="mp4", options=options) as output:
+            # opaque: copy codec parameters as they are; a decoder's name (libdav1d) is not a codec to mux.
+            stream = output.add_stream_from_template(self._stream, opaque=True)
+            stream.time_base = self._time_base
+            duration = self._frame_ticks(packets)
+            for source in packets:
+                packet = av.Packet(source.data)
+                packet.pts, packet.dts = source.pts - start, source.dts - start
+                packet.time_base = self._time_base
+                packet.duration = duration
+                packet.is_keyframe = source.is_keyframe
+                packet.stream = stream
+                output.mux(packet)
+        return buffer.getvalue()
+
+    @staticmethod
+    def _frame_ticks(packets: list[Packet]) -> int:
+        pts = sorted(packet.pts for packet in packets)
+        return min((b - a for a, b in itertools.pairwise(pts)), default=1)
+
+    def _describe(self, data: bytes, packets: list[Packet], shown: list[int], key: str, member: str) -> CameraRecord:
+        """Read the slice back, compare it with what was copied, and describe what it holds."""
+        with av.open(io.BytesIO(data), "r") as copy:
+            stream = copy.streams.video[0]
+            copied = [packet for packet in copy.demux(stream) if packet.size]
+            self._check_parameters(stream)
+            time_base = Fraction(stream.time_base or 0)
+        start, scale = packets[0].dts, self._time_base / time_base
+        expected = [((packet.pts - start) * scale, packet.is_keyframe, packet.data) for packet in packets]
+        found = [(Fraction(p.pts or 0), p.is_keyframe, bytes(p)) for p in copied if not p.is_discard]
+        if found != expected:
+            raise SourceError("the copied packets do not read back as they are in the source")
+        ticks = sorted(int(pts) for pts, _, _ in found)
+        position = {tick: frame for frame, tick in enumerate(ticks)}
+        context = self._stream.codec_context
+        return CameraRecord(
+            key=key,
+            member=member,
+            codec=context.codec.canonical_name,
+            width=context.width,
+            height=context.height,
+            pix_fmt=context.pix_fmt or "unknown",
+            num_frames=len(ticks),
+            skip_frames=position[int((shown[0] - start) * scale)],
+            keyframes=_safe_keyframes([(pts, is_key) for pts, is_key, _ in expected], position),
+            time_base=(time_base.numerator, time_base.denominator),
+            pts=pts_runs(ticks),
+            rows=row_runs([position[int((pts - start) * scale)] for pts in shown]),
+        )
+
+    def _check_parameters(self, stream: Any) -> None:
+        source, copy = self._stream.codec_context, stream.codec_context
+        for name in _PARAMETERS:
+            if getattr(source, name) != getattr(copy, name):
+                raise SourceError(
+                    f"its {name} {getattr(source, name)!r} would become {getattr(copy, name)!r} in an MP4 slice"
+                )
+
+    def _ticks(self, seconds: float) -> int:
+        return int(seconds / float(self._time_base) // 1)
+
+
+def _safe_keyframes(packets: list[tuple[Fraction, bool]], position: dict[int, int]) -> list[int]:
+    """Keyframes, as frames of the slice, that no later packet in decode order comes before in time."""
+    safe, lowest_later = [], None
+    for pts, is_keyframe in reversed(packets):
+        if is_keyframe and (lowest_later is None or lowest_later > pts):
+            safe.append(position[int(pts)])
+        lowest_later = pts if lowest_later is None else min(lowest_later, pts)
+    return sorted(safe)

@@ -1,0 +1,66 @@
+"""JSON as the format writes and reads it: deterministic to write, bounded and strict to read."""
+
+import json
+from typing import Any
+
+from roboshard.shards.errors import FormatError
+
+MAX_DEPTH = 64
+
+Json = Any
+
+
+def dump(value: Json) -> bytes:
+    """Compact UTF-8 JSON with a newline at the end; keys keep the order they have.
+
+    NaN and infinities are written as LeRobot's own stats.json writes them (`NaN`, `Infinity`).
+    """
+    return (json.dumps(value, ensure_ascii=False, separators=(",", ":")) + "\n").encode()
+
+
+def canonical(value: Json) -> bytes:
+    """Bytes that are equal for equal values, whatever the order of keys: what fingerprints are taken of."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode()
+
+
+def load(data: bytes | memoryview, what: str, max_bytes: int) -> dict[str, Json]:
+    """Parse one JSON object; `what` names it in errors.
+
+    Raises:
+        FormatError: larger than `max_bytes`, nested deeper than MAX_DEPTH, not UTF-8, not JSON, with a key
+            that occurs twice in one object, or not an object.
+    """
+    if len(data) > max_bytes:
+        raise FormatError(f"{what}: {len(data)} bytes of JSON, more than the {max_bytes} that are read")
+    try:
+        value = json.loads(bytes(data).decode("utf-8"), object_pairs_hook=_unique_keys)
+    except RecursionError:
+        raise FormatError(f"{what}: nested deeper than {MAX_DEPTH} levels") from None
+    except ValueError as error:  # UnicodeDecodeError, JSONDecodeError, duplicate keys, overlong integers
+        raise FormatError(f"{what}: not valid JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise FormatError(f"{what}: expected a JSON object, found {type(value).__name__}")
+    _check_depth(value, what)
+    return value
+
+
+def _unique_keys(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"key {next(n for n in names if names.count(n) > 1)!r} occurs twice in one object")
+    return result
+
+
+def _check_depth(value: Json, what: str) -> None:
+    level, depth = [value], 0
+    while level:
+        depth += 1
+        if depth > MAX_DEPTH:
+            raise FormatError(f"{what}: nested deeper than {MAX_DEPTH} levels")
+        level = [
+            child
+            for node in level
+            for child in (node.values() if isinstance(node, dict) else node)
+            if isinstance(child, dict | list)
+        ]

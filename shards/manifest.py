@@ -1,0 +1,195 @@
+"""Making, reading and cross-checking the manifests of a dataset.
+
+dataset.json is the root of trust: it holds its own fingerprint and the hashes of the index, of every shard and
+of every shard's manifest, so that a change anywhere contradicts something that was read before it.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from roboshard.shards import jsonio, storage
+from roboshard.shards.errors import DamageError, FormatError, MissingError
+from roboshard.shards.index import index_bytes
+from roboshard.shards.names import (
+    DATASET_MANIFEST,
+    EPISODE_INDEX,
+    is_shard_name,
+    sample_key,
+    shard_manifest_name,
+)
+from roboshard.shards.schema import (
+    FORMAT_VERSION,
+    MAX_MANIFEST_BYTES,
+    DatasetManifest,
+    FileEntry,
+    Provenance,
+    SampleEntry,
+    ShardEntry,
+    ShardManifest,
+    document_bytes,
+    parse,
+    validate,
+)
+from roboshard.shards.tar import BLOCK, padded
+
+
+def file_entry(name: str, data: bytes) -> FileEntry:
+    """Size and hash of a small file."""
+    return FileEntry(name=name, size=len(data), sha256=hashlib.sha256(data).hexdigest())
+
+
+def shard_entry(manifest: ShardManifest) -> ShardEntry:
+    """The dataset.json entry of a shard."""
+    return ShardEntry(
+        name=manifest.shard,
+        size=manifest.size,
+        sha256=manifest.sha256,
+        episodes=len(manifest.samples),
+        frames=sum(sample.length for sample in manifest.samples),
+        manifest=file_entry(shard_manifest_name(manifest.shard), document_bytes(manifest)),
+    )
+
+
+def seal(provenance: Provenance, shards: Sequence[ShardEntry], index: FileEntry) -> DatasetManifest:
+    """The dataset manifest over finished shards, with its fingerprint."""
+    value = {
+        "format": "roboshard",
+        "version": FORMAT_VERSION,
+        "fingerprint": "",
+        **provenance.model_dump(mode="json"),
+        "total_episodes": sum(shard.episodes for shard in shards),
+        "total_frames": sum(shard.frames for shard in shards),
+        "shards": [shard.model_dump(mode="json") for shard in shards],
+        "index": index.model_dump(mode="json"),
+    }
+    value["fingerprint"] = fingerprint(value)
+    return validate(DatasetManifest, value, DATASET_MANIFEST)
+
+
+def write_dataset(root: Path, provenance: Provenance, manifests: Sequence[ShardManifest]) -> DatasetManifest:
+    """Write the index and, last of all, dataset.json over finished shards of a local folder."""
+    index = index_bytes(manifests)
+    storage.write_bytes(root / EPISODE_INDEX, index)
+    shards = [shard_entry(manifest) for manifest in manifests]
+    sealed = seal(provenance, shards, file_entry(EPISODE_INDEX, index))
+    storage.write_bytes(root / DATASET_MANIFEST, document_bytes(sealed))
+    return sealed
+
+
+def fingerprint(value: dict[str, jsonio.Json]) -> str:
+    """SHA-256 over the canonical JSON of a dataset manifest without its `fingerprint`."""
+    rest = {name: item for name, item in value.items() if name != "fingerprint"}
+    return hashlib.sha256(jsonio.canonical(rest)).hexdigest()
+
+
+def load_dataset_manifest(root: str) -> DatasetManifest:
+    """Read and check `root`/dataset.json.
+
+    Raises:
+        MissingError: there is none: no dataset, or a conversion that has not finished.
+        FormatError, VersionError: not a manifest that this release reads.
+        DamageError: its content is not the one that its fingerprint was taken of.
+    """
+    url = storage.join(root, DATASET_MANIFEST)
+    try:
+        data = storage.read_all(url, MAX_MANIFEST_BYTES)
+    except MissingError:
+        raise MissingError(
+            f"{url}: no such file. Not a roboshard dataset, or its conversion has not finished: run "
+            "convert-to-shards again to complete it"
+        ) from None
+    manifest = parse(DatasetManifest, data, url, MAX_MANIFEST_BYTES)
+    if fingerprint(jsonio.load(data, url, MAX_MANIFEST_BYTES)) != manifest.fingerprint:
+        raise DamageError(f"{url}: damaged: its content does not have the fingerprint that it states")
+    problems = _dataset_problems(manifest)
+    if problems:
+        raise FormatError(f"{url}: contradicts itself:", problems)
+    return manifest
+
+
+def load_index(root: str, manifest: DatasetManifest, max_bytes: int) -> bytes:
+    """The bytes of the episode index, checked against dataset.json."""
+    return _load_checked(root, manifest.index, max_bytes, "`roboshard rebuild` derives it again")
+
+
+def load_shard_manifest(root: str, shard: ShardEntry) -> ShardManifest:
+    """Read a shard's manifest and check it against dataset.json and against itself.
+
+    Raises:
+        MissingError, DamageError, FormatError, VersionError: with the shard's name.
+    """
+    data = _load_checked(root, shard.manifest, MAX_MANIFEST_BYTES, "`roboshard rebuild` derives it from its shard")
+    url = storage.join(root, shard.manifest.name)
+    manifest = parse(ShardManifest, data, url, MAX_MANIFEST_BYTES)
+    problems = shard_problems(manifest)
+    if (manifest.shard, manifest.size, manifest.sha256) != (shard.name, shard.size, shard.sha256):
+        problems.append("shard, size or sha256 differ from dataset.json")
+    if problems:
+        raise FormatError(f"{url}: contradicts itself or dataset.json:", problems)
+    return manifest
+
+
+def _load_checked(root: str, entry: FileEntry, max_bytes: int, remedy: str) -> bytes:
+    url = storage.join(root, entry.name)
+    try:
+        found = storage.size(url)
+    except MissingError:
+        raise MissingError(f"{url}: missing, though {DATASET_MANIFEST} lists it; {remedy}") from None
+    if found != entry.size:
+        raise DamageError(f"{url}: {found} bytes where {DATASET_MANIFEST} says {entry.size}; {remedy}")
+    data = storage.read_all(url, max_bytes)
+    if hashlib.sha256(data).hexdigest() != entry.sha256:
+        raise DamageError(f"{url}: damaged: its SHA-256 is not the one that {DATASET_MANIFEST} holds; {remedy}")
+    return data
+
+
+def _dataset_problems(manifest: DatasetManifest) -> list[str]:
+    problems = []
+    names = [shard.name for shard in manifest.shards]
+    for i, shard in enumerate(manifest.shards):
+        if not is_shard_name(shard.name):
+            problems.append(f"shards.{i}.name: {shard.name!r} is not shards/shard-NNNNNN.tar")
+        elif shard.manifest.name != shard_manifest_name(shard.name):
+            problems.append(f"shards.{i}.manifest.name: {shard.manifest.name!r} does not belong to {shard.name}")
+    if sorted(set(names)) != names:
+        problems.append("shards: not in ascending order of name, or one occurs twice")
+    if manifest.index.name != EPISODE_INDEX:
+        problems.append(f"index.name: must be {EPISODE_INDEX}, not {manifest.index.name!r}")
+    if sum(shard.episodes for shard in manifest.shards) != manifest.total_episodes:
+        problems.append("total_episodes: not the sum over shards")
+    if sum(shard.frames for shard in manifest.shards) != manifest.total_frames:
+        problems.append("total_frames: not the sum over shards")
+    return problems
+
+
+def shard_problems(manifest: ShardManifest) -> list[str]:
+    """What contradicts itself in a shard manifest: samples must tile the shard, members their sample."""
+    problems, position = [], 0
+    for i, sample in enumerate(manifest.samples):
+        if sample.key != sample_key(sample.episode_index):
+            problems.append(f"samples.{i}.key: {sample.key!r} is not episode {sample.episode_index}'s")
+        if sample.offset != position:
+            problems.append(f"samples.{i}.offset: {sample.offset} where the sample before ends at {position}")
+        position = sample.offset + sample.size
+        problems += [f"samples.{i}.{problem}" for problem in _member_problems(sample)]
+    if position != manifest.size:
+        problems.append(f"samples end at {position}, the shard at {manifest.size}")
+    if len({sample.key for sample in manifest.samples}) != len(manifest.samples):
+        problems.append("samples: a key occurs twice")
+    return problems
+
+
+def _member_problems(sample: SampleEntry) -> list[str]:
+    problems, position = [], sample.offset
+    for j, member in enumerate(sample.members):
+        if not member.name.startswith(f"{sample.key}."):
+            problems.append(f"members.{j}.name: {member.name!r} is not of sample {sample.key}")
+        if member.offset < position + BLOCK or member.offset % BLOCK:
+            problems.append(f"members.{j}.offset: {member.offset} leaves no room for a tar header")
+        position = member.offset + padded(member.size)
+    if position > sample.offset + sample.size:
+        problems.append("members: reach past the end of the sample")
+    if len({member.name.lower() for member in sample.members}) != len(sample.members):
+        problems.append("members: a name occurs twice (case does not count)")
+    return problems

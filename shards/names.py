@@ -1,0 +1,97 @@
+"""Names in the shard format: samples, members, shards, and the files beside them.
+
+Pure functions. A sample key holds no dot, because WebDataset takes a member's key to be its name up to the
+first dot; and no two suffixes of a sample differ by case alone, because WebDataset lower-cases suffixes.
+"""
+
+import re
+from collections.abc import Sequence
+
+from roboshard.shards.errors import FormatError, OptionError
+
+DATASET_MANIFEST = "dataset.json"
+EPISODE_INDEX = "episodes.parquet"
+SHARD_FOLDER = "shards"
+RECORD_SUFFIX = "json"
+ROWS_SUFFIX = "parquet"
+MAX_EPISODES = 10**9
+MAX_SHARDS = 10**6
+MAX_NAME_BYTES = 255  # of one path component, on the file systems in use
+
+_KEY = re.compile(r"ep-(\d{9})")
+_SHARD = re.compile(r"shards/shard-(\d{6})\.tar")
+
+
+def sample_key(episode_index: int) -> str:
+    """The WebDataset key of an episode: `ep-000000012`."""
+    if not 0 <= episode_index < MAX_EPISODES:
+        raise OptionError(f"episode index {episode_index} is outside 0..{MAX_EPISODES - 1}")
+    return f"ep-{episode_index:09d}"
+
+
+def episode_of_key(key: str) -> int:
+    """The episode index that a sample key stands for."""
+    match = _KEY.fullmatch(key)
+    if match is None:
+        raise FormatError(f"sample key {key!r} is not of the form ep-000000012")
+    return int(match[1])
+
+
+def member_name(key: str, suffix: str) -> str:
+    """The tar member that holds `suffix` of the sample `key`."""
+    return f"{key}.{suffix}"
+
+
+def split_member_name(name: str) -> tuple[str, str]:
+    """(key, suffix) of a member name, as WebDataset splits it. Raises FormatError for names that are not safe."""
+    key, dot, suffix = name.partition(".")
+    unsafe = "/" in name or "\\" in name or any(ord(c) < 32 or ord(c) == 127 for c in name)
+    if unsafe or not key or not dot or not suffix:
+        raise FormatError(f"member name {name!r} is not a plain KEY.SUFFIX file name")
+    return key, suffix
+
+
+def shard_name(number: int) -> str:
+    """The path of a shard under the dataset's root: `shards/shard-000000.tar`."""
+    if not 0 <= number < MAX_SHARDS:
+        raise OptionError(f"shard number {number} is outside 0..{MAX_SHARDS - 1}; choose a larger shard size")
+    return f"{SHARD_FOLDER}/shard-{number:06d}.tar"
+
+
+def is_shard_name(name: str) -> bool:
+    """Whether a path under the root is that of a shard."""
+    return _SHARD.fullmatch(name) is not None
+
+
+def shard_manifest_name(shard: str) -> str:
+    """The path of the manifest of the shard `shards/shard-000000.tar`."""
+    return shard.removesuffix(".tar") + ".json"
+
+
+def camera_suffixes(camera_keys: Sequence[str]) -> dict[str, str]:
+    """Camera feature key -> member suffix, `<key>.mp4`, made unique where keys differ by case alone.
+
+    Of keys that collide, the first in sorted order keeps its name; the others get `-2`, `-3`, … appended.
+    """
+    suffixes: dict[str, str] = {}
+    taken: set[str] = set()
+    lowered = [key.lower() for key in camera_keys]
+    for key in sorted(camera_keys):
+        _check_camera_key(key)
+        name, n = key, 1
+        while name.lower() in taken or (n > 1 and name.lower() in lowered):
+            n += 1
+            name = f"{key}-{n}"
+        taken.add(name.lower())
+        suffixes[key] = f"{name}.mp4"
+    return {key: suffixes[key] for key in camera_keys}
+
+
+def _check_camera_key(key: str) -> None:
+    name = member_name(sample_key(0), f"{key}.mp4")
+    try:
+        split_member_name(name)
+    except FormatError as error:
+        raise OptionError(f"camera key {key!r} cannot name a tar member: {error}") from None
+    if len(name.encode()) > MAX_NAME_BYTES - 8:
+        raise OptionError(f"camera key {key!r} is too long to name a tar member")

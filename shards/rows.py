@@ -1,0 +1,86 @@
+"""The tabular member of a sample: `<key>.parquet`, one row per frame, every column of the source.
+
+Two records travel in its key-value metadata, where parquet keeps such things: the episode's own row of the
+source's meta/episodes (statistics included), and, in the first sample of each shard, the provenance from which
+the manifests can be rebuilt.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from roboshard.shards import jsonio
+from roboshard.shards.errors import FormatError
+from roboshard.shards.schema import (
+    MAX_MANIFEST_BYTES,
+    MAX_RECORD_BYTES,
+    Provenance,
+    document_bytes,
+    parse,
+)
+
+MAX_ROWS_BYTES = 4 << 30
+EPISODE_METADATA = b"roboshard.episode"
+PROVENANCE_METADATA = b"roboshard.provenance"
+
+
+def encode_rows(table: pa.Table, episode: dict[str, jsonio.Json], provenance: Provenance | None) -> bytes:
+    """One parquet file of one row group; the same bytes for the same table and pyarrow version."""
+    metadata = dict(table.schema.metadata or {})
+    metadata[EPISODE_METADATA] = jsonio.dump(episode).rstrip()
+    if provenance is not None:
+        metadata[PROVENANCE_METADATA] = document_bytes(provenance).rstrip()
+    sink = pa.BufferOutputStream()
+    pq.write_table(
+        table.replace_schema_metadata(metadata).combine_chunks(),
+        sink,
+        row_group_size=max(1, table.num_rows),
+        compression="zstd",
+        use_dictionary=False,
+        write_statistics=False,
+    )
+    return bytes(sink.getvalue())
+
+
+def decode_rows(data: bytes | memoryview, what: str, num_rows: int, columns: Sequence[str] | None = None) -> pa.Table:
+    """The table, or those of `columns` that it has.
+
+    Raises:
+        FormatError: not parquet, not `num_rows` rows, or larger than MAX_ROWS_BYTES when decompressed.
+    """
+    file = _open(data, what)
+    if file.metadata.num_rows != num_rows:
+        raise FormatError(f"{what}: {file.metadata.num_rows} rows where the episode has {num_rows}")
+    try:
+        wanted = columns and [name for name in columns if name in file.schema_arrow.names]
+        return file.read(columns=wanted, use_threads=False)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise FormatError(f"{what}: unreadable parquet: {error}") from None
+
+
+def read_provenance(data: bytes | memoryview, what: str) -> Provenance | None:
+    """The provenance that a shard's first sample carries, or None."""
+    metadata = _open(data, what).schema_arrow.metadata or {}
+    text = metadata.get(PROVENANCE_METADATA)
+    return None if text is None else parse(Provenance, text, f"{what} provenance", MAX_MANIFEST_BYTES)
+
+
+def read_episode_row(data: bytes | memoryview, what: str) -> dict[str, jsonio.Json]:
+    """The source's meta/episodes row of this episode; empty when there is none."""
+    metadata = _open(data, what).schema_arrow.metadata or {}
+    text = metadata.get(EPISODE_METADATA)
+    return {} if text is None else jsonio.load(text, f"{what} episode row", MAX_RECORD_BYTES)
+
+
+def _open(data: bytes | memoryview, what: str) -> Any:
+    try:
+        file = pq.ParquetFile(pa.BufferReader(pa.py_buffer(data)))
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise FormatError(f"{what}: not a parquet file: {error}") from None
+    metadata = file.metadata
+    claimed = sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
+    if claimed > MAX_ROWS_BYTES:
+        raise FormatError(f"{what}: {claimed} bytes of rows, more than the {MAX_ROWS_BYTES} that are read")
+    return file

@@ -1,0 +1,251 @@
+"""The JSON documents of the shard format as validated types (docs/format.md is the normative text).
+
+Reading a document reports every problem with its place. Fields that this release does not know are kept.
+"""
+
+from typing import Annotated, Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+
+from roboshard.shards import jsonio
+from roboshard.shards.errors import FormatError, VersionError
+from roboshard.shards.names import MAX_EPISODES
+
+FORMAT_MAJOR, FORMAT_MINOR = 1, 0
+FORMAT_VERSION = f"{FORMAT_MAJOR}.{FORMAT_MINOR}"
+
+MAX_RECORD_BYTES = 16 << 20
+MAX_MANIFEST_BYTES = 256 << 20
+MAX_MEMBER_BYTES = 64 << 30
+MAX_FRAMES = 1 << 40
+
+Crc32c = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{8}$")]
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Count = Annotated[int, Field(ge=0, le=MAX_FRAMES)]
+Positive = Annotated[int, Field(ge=1, le=MAX_FRAMES)]
+Offset = Annotated[int, Field(ge=0, le=1 << 50)]
+EpisodeIndex = Annotated[int, Field(ge=0, lt=MAX_EPISODES)]
+
+
+class Document(BaseModel):
+    """Base of all documents: immutable, strictly typed, unknown fields kept."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", strict=True, ser_json_inf_nan="constants")
+
+
+class CameraRecord(Document):
+    """One camera of one episode: what its MP4 slice holds and which frame belongs to which row."""
+
+    key: str
+    """Feature key in the source dataset."""
+    member: str
+    """Suffix of the tar member: its name is `<sample key>.<member>`."""
+    codec: str
+    """FFmpeg's name of the codec: h264, hevc, av1, …"""
+    width: Positive
+    height: Positive
+    pix_fmt: str
+    num_frames: Positive
+    """Frames in the slice in presentation order, those to skip and those past the episode's end included."""
+    skip_frames: Count
+    """Frames before the episode's first one: the slice starts at a keyframe."""
+    keyframes: list[Count]
+    """Frames of the slice, ascending, at which decoding can start."""
+    time_base: tuple[Positive, Positive]
+    """Seconds per tick as a fraction: the unit of `pts`."""
+    pts: list[tuple[int, Count, Positive]]
+    """Presentation times of all frames as runs [first tick, step, count]."""
+    rows: list[tuple[Count, Count, Positive]]
+    """Row -> frame of the slice, as runs [first row, first frame, count] that cover every row in order."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if sum(count for _, _, count in self.pts) != self.num_frames:
+            raise ValueError("pts runs do not cover num_frames")
+        if not self.keyframes or self.keyframes[-1] >= self.num_frames:
+            raise ValueError("keyframes must name at least one frame, all of them below num_frames")
+        if any(b <= a for a, b in zip(self.keyframes, self.keyframes[1:], strict=False)):
+            raise ValueError("keyframes must ascend")
+        next_row = 0
+        for row, frame, count in self.rows:
+            if row != next_row or frame + count > self.num_frames:
+                raise ValueError(f"rows run [{row}, {frame}, {count}] leaves a gap or passes num_frames")
+            next_row = row + count
+        if not self.rows or self.rows[0][1] != self.skip_frames:
+            raise ValueError("the first row must show frame skip_frames")
+        return self
+
+    @property
+    def num_rows(self) -> int:
+        """Rows that the row -> frame map covers."""
+        return sum(count for _, _, count in self.rows)
+
+
+class EpisodeRecord(Document):
+    """`<key>.json`: the first member of every sample."""
+
+    version: str
+    episode_index: EpisodeIndex
+    length: Positive
+    """Rows."""
+    fps: Annotated[float, Field(gt=0)]
+    tasks: list[str]
+    cameras: list[CameraRecord]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        for camera in self.cameras:
+            if camera.num_rows != self.length:
+                raise ValueError(f"camera {camera.key!r} covers {camera.num_rows} of {self.length} rows")
+        if len({camera.key for camera in self.cameras}) != len(self.cameras):
+            raise ValueError("a camera key occurs twice")
+        if len({camera.member.lower() for camera in self.cameras}) != len(self.cameras):
+            raise ValueError("two cameras share a member name (case does not count)")
+        return self
+
+
+class MemberEntry(Document):
+    """Where a member's payload lies in its shard."""
+
+    name: str
+    offset: Offset
+    size: Annotated[int, Field(ge=0, le=MAX_MEMBER_BYTES)]
+    crc32c: Crc32c
+
+
+class SampleEntry(Document):
+    """One sample of a shard. The samples' ranges tile the shard: the last one reaches to its end."""
+
+    key: str
+    episode_index: EpisodeIndex
+    length: Positive
+    tasks: list[str]
+    offset: Offset
+    """First byte of the sample's first tar header."""
+    size: Annotated[int, Field(ge=1, le=1 << 50)]
+    crc32c: Crc32c
+    """Of the whole range: headers, payloads and padding."""
+    members: list[MemberEntry]
+
+
+class ShardManifest(Document):
+    """`shards/shard-000000.json`."""
+
+    version: str
+    shard: str
+    size: Positive
+    sha256: Sha256
+    conversion: Sha256
+    """Which conversion (source, options, library versions) wrote the shard."""
+    samples: list[SampleEntry]
+
+
+class FileEntry(Document):
+    """Size and hash of a file beside the manifest."""
+
+    name: str
+    size: Count
+    sha256: Sha256
+
+
+class ShardEntry(Document):
+    """One shard in dataset.json."""
+
+    name: str
+    size: Positive
+    sha256: Sha256
+    episodes: Positive
+    frames: Positive
+    manifest: FileEntry
+
+
+class SourceInfo(Document):
+    """Where the dataset came from."""
+
+    name: str
+    revision: str | None
+    codebase_version: str
+    fingerprint: Sha256
+    """Of the source's metadata and of its files' names and sizes."""
+
+
+class Conversion(Document):
+    """How the shards were made: everything besides the source that decides their bytes."""
+
+    id: Sha256
+    """Of source fingerprint, options and versions: equal ids mean equal bytes."""
+    options: dict[str, jsonio.Json]
+    versions: dict[str, str]
+    """Of roboshard and of the libraries that write MP4 and parquet."""
+    num_shards: Count
+    """Shards planned; fewer exist where every episode of a shard was skipped."""
+
+
+class Provenance(Document):
+    """The part of dataset.json that a bare shard repeats, so that manifests can be rebuilt from tars alone."""
+
+    source: SourceInfo
+    conversion: Conversion
+    fps: Annotated[float, Field(gt=0)]
+    features: dict[str, dict[str, jsonio.Json]]
+    tasks: list[str]
+    """By position: `task` of a row is tasks[task_index]."""
+    info: dict[str, jsonio.Json]
+    """The source's meta/info.json, verbatim."""
+    stats: dict[str, jsonio.Json] | None
+    """The source's meta/stats.json, verbatim."""
+
+
+class DatasetManifest(Provenance):
+    """`dataset.json`: written last; without it there is no dataset."""
+
+    format: Literal["roboshard"]
+    version: str
+    fingerprint: Sha256
+    """SHA-256 over the canonical JSON of this document without this field."""
+    total_episodes: Count
+    total_frames: Count
+    shards: list[ShardEntry]
+    index: FileEntry
+
+
+DocumentT = TypeVar("DocumentT", bound=Document)
+
+
+def parse(cls: type[DocumentT], data: bytes | memoryview, what: str, max_bytes: int) -> DocumentT:
+    """Read a document from JSON; `what` names the file in errors.
+
+    Raises:
+        VersionError: a newer major version.
+        FormatError: every problem with its place.
+    """
+    value = jsonio.load(data, what, max_bytes)
+    if "version" in cls.model_fields:
+        check_version(value.get("version"), what)
+    return validate(cls, value, what)
+
+
+def validate(cls: type[DocumentT], value: dict[str, jsonio.Json], what: str) -> DocumentT:
+    """Check a parsed JSON object. Raises FormatError with every problem and its place."""
+    try:
+        return cls.model_validate_json(jsonio.canonical(value))
+    except ValidationError as error:
+        problems = [f"{'.'.join(map(str, fault['loc'])) or '(document)'}: {fault['msg']}" for fault in error.errors()]
+        raise FormatError(f"{what}: not a valid {cls.__name__}:", problems[:50]) from None
+
+
+def check_version(version: object, what: str) -> None:
+    """Refuse versions that this release does not read, by name."""
+    major, _, minor = version.partition(".") if isinstance(version, str) else ("", "", "")
+    if not (major.isascii() and major.isdigit() and minor.isascii() and minor.isdigit()):
+        raise VersionError(f"{what}: format version {version!r} is not of the form MAJOR.MINOR")
+    if int(major) != FORMAT_MAJOR:
+        raise VersionError(
+            f"{what}: format version {version}; this release reads {FORMAT_MAJOR}.x. "
+            "Install the roboshard release that wrote the dataset, or convert it again."
+        )
+
+
+def document_bytes(document: Document) -> bytes:
+    """The JSON that the format writes for a document."""
+    return jsonio.dump(document.model_dump(mode="json"))
