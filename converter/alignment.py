@@ -1,11 +1,11 @@
 """Which frame belongs to which row: arithmetic on timestamps, apart from any video library.
 
 LeRobot shows for a row the frame nearest to `from_timestamp + timestamp`, and refuses one that is further away
-than the tolerance. The same rule here, with two corrections that keep right frames from being refused:
-only the episode's own frames count, those between from_timestamp
-and to_timestamp, because rows without a frame would be shown the next episode's. And two corrections keep right
-frames from being refused: timestamps are stored as float32, so half of their spacing is added to the tolerance; and from_timestamp is a
-float sum that drifts, so an offset that all rows of the episode share is taken out, up to a quarter of a frame.
+than the tolerance. The same rule here, among the episode's own frames alone (those between from_timestamp and
+to_timestamp): rows that have no frame would otherwise be shown the next episode's. Two corrections keep right
+frames from being refused: timestamps are stored as float32, so half of their spacing is added to the tolerance;
+and from_timestamp is a float sum that drifts, so an offset that all rows of the episode share is taken out, up
+to a quarter of a frame.
 """
 
 from collections.abc import Sequence
