@@ -1,1 +1,1 @@
-"""x."""
+"""The command line: thin commands over shards, converter and loader."""

@@ -2,7 +2,9 @@
 
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+from tyro.conf import Positional, arg
 
 from roboshard.shards.errors import OptionError
 
@@ -17,9 +19,9 @@ _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 class ConvertConfig:
     """Options of one conversion."""
 
-    source: str
+    source: Annotated[str, Positional, arg(metavar="SOURCE")]
     """LeRobot v3 dataset: a local folder with meta/, data/ and videos/."""
-    destination: str
+    destination: Annotated[str, Positional, arg(metavar="DESTINATION")]
     """Folder to write the shards to; made if missing."""
     shard_size: str = "256MB"
     """Target size of a shard, from 64KB up: 500MB (10^6 bytes) or 512MiB (2^20 bytes)."""

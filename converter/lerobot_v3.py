@@ -72,7 +72,7 @@ class LeRobotV3Source:
         return total[np.searchsorted(self.episode_indices, indices)].astype(np.int64)
 
     def _file_shares(self, lengths: NDArray[np.float64]) -> list[tuple[NDArray[np.str_], NDArray[np.float64]]]:
-        shares = [(self._rows_paths, lengths)]
+        shares = [(self._rows_paths, lengths), (self._column("metadata_path"), np.ones(len(lengths)))]
         for key in self.meta.camera_keys:
             durations = self._column(f"videos/{key}/to_timestamp") - self._column(f"videos/{key}/from_timestamp")
             shares.append((self._video_paths[key], np.maximum(durations, 1 / self.meta.fps)))

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +13,7 @@ from roboshard.shards.errors import FormatError
 from roboshard.shards.schema import DatasetManifest, ShardManifest
 
 MAX_INDEX_BYTES = 4 << 30
+CHECKSUM_BYTES = 4  # per episode, which no encoding makes smaller
 
 INDEX_SCHEMA = pa.schema(
     [
@@ -71,37 +73,54 @@ def read_index(data: bytes, manifest: DatasetManifest, what: str) -> EpisodeInde
     Raises:
         FormatError: not parquet, other columns, or rows that contradict the manifest.
     """
+    names = list(EpisodeIndex.__dataclass_fields__)
     try:
         file = pq.ParquetFile(pa.BufferReader(data))
-        if file.metadata.num_rows != manifest.total_episodes:
-            raise FormatError(
-                f"{what}: {file.metadata.num_rows} episodes where dataset.json counts {manifest.total_episodes}"
-            )
-        table = file.read(columns=[name for name in INDEX_SCHEMA.names if name != "tasks"], use_threads=False)
-        arrays = {name: table.column(name).to_numpy().astype(np.int64) for name in EpisodeIndex.__dataclass_fields__}
+        problems = _shape_problems(file, manifest, len(data))
+        if problems:
+            raise FormatError(f"{what}: not the episode index of dataset.json:", problems)
+        table = file.read(columns=names, use_threads=False)
+    except FormatError:
+        raise
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
-        if isinstance(error, FormatError):
-            raise
         raise FormatError(f"{what}: not a readable episode index: {error}") from None
-    index = EpisodeIndex(**arrays)
-    problems = list(_problems(index, manifest))
+    index = EpisodeIndex(**{name: table.column(name).to_numpy().astype(np.int64) for name in names})
+    problems = _problems(index, manifest)
     if problems:
         raise FormatError(f"{what}: contradicts dataset.json:", problems)
     return index
+
+
+def _shape_problems(file: Any, manifest: DatasetManifest, num_bytes: int) -> list[str]:
+    """What can be known before any column is read: a few kilobytes of parquet can claim billions of rows."""
+    metadata, schema, problems = file.metadata, file.schema_arrow, []
+    rows = sum(metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))
+    if not rows == metadata.num_rows == manifest.total_episodes:
+        problems.append(f"{rows} episodes where dataset.json counts {manifest.total_episodes}")
+    if rows * CHECKSUM_BYTES > num_bytes:
+        problems.append(f"{num_bytes} bytes cannot hold the checksums of {rows} episodes")
+    for name in EpisodeIndex.__dataclass_fields__:
+        expected = INDEX_SCHEMA.field(name)
+        if [schema.field(i) for i in schema.get_all_field_indices(name)] != [expected]:
+            problems.append(f"no one column {name!r} of type {expected.type}, not null")
+    return problems
 
 
 def _problems(index: EpisodeIndex, manifest: DatasetManifest) -> list[str]:
     problems = []
     if np.any(np.diff(index.episode_index) <= 0) or np.any(index.episode_index < 0):
         problems.append("episode_index does not ascend")
-    if np.any(index.length < 1) or int(index.length.sum()) != manifest.total_frames:
-        problems.append(f"lengths add up to {index.length.sum()}, not {manifest.total_frames} frames")
+    if np.any((index.length < 1) | (index.length > manifest.total_frames)):
+        problems.append("a length is not in 1..total_frames")
     if np.any((index.shard < 0) | (index.shard >= len(manifest.shards))):
         return [*problems, "a row names a shard that dataset.json does not list"]
     counts = np.bincount(index.shard, minlength=len(manifest.shards))
+    frames = np.bincount(index.shard, index.length, minlength=len(manifest.shards))  # float64: no wrapping around
     sizes = np.array([shard.size for shard in manifest.shards], dtype=np.int64)
     if np.any(counts != np.array([shard.episodes for shard in manifest.shards], dtype=np.int64)):
         problems.append("the episodes of a shard are not as many as dataset.json says")
-    if np.any((index.offset < 0) | (index.size < 1) | (index.offset + index.size > sizes[index.shard])):
+    if np.any(frames != np.array([shard.frames for shard in manifest.shards])):
+        problems.append("the frames of a shard are not as many as dataset.json says")
+    if np.any((index.offset < 0) | (index.size < 1) | (index.size > sizes[index.shard] - index.offset)):
         problems.append("a sample's range leaves its shard")
     return problems

@@ -1,6 +1,7 @@
 """JSON as the format writes and reads it: deterministic to write, bounded and strict to read."""
 
 import json
+from collections import Counter
 from typing import Any
 
 from roboshard.shards.errors import FormatError
@@ -28,15 +29,18 @@ def load(data: bytes | memoryview, what: str, max_bytes: int) -> dict[str, Json]
 
     Raises:
         FormatError: larger than `max_bytes`, nested deeper than MAX_DEPTH, not UTF-8, not JSON, with a key
-            that occurs twice in one object, or not an object.
+            that occurs twice in one object, with half a surrogate pair, or not an object.
     """
     if len(data) > max_bytes:
         raise FormatError(f"{what}: {len(data)} bytes of JSON, more than the {max_bytes} that are read")
     try:
-        value = json.loads(bytes(data).decode("utf-8"), object_pairs_hook=_unique_keys)
+        text = bytes(data).decode("utf-8")
+        value = json.loads(text, object_pairs_hook=_unique_keys)
+        if "\\u" in text:  # the one way to half a surrogate pair, which is no text and has no UTF-8
+            dump(value)
     except RecursionError:
         raise FormatError(f"{what}: nested deeper than {MAX_DEPTH} levels") from None
-    except ValueError as error:  # UnicodeDecodeError, JSONDecodeError, duplicate keys, overlong integers
+    except ValueError as error:  # UnicodeError, JSONDecodeError, duplicate keys, overlong integers
         raise FormatError(f"{what}: not valid JSON: {error}") from None
     if not isinstance(value, dict):
         raise FormatError(f"{what}: expected a JSON object, found {type(value).__name__}")
@@ -47,8 +51,8 @@ def load(data: bytes | memoryview, what: str, max_bytes: int) -> dict[str, Json]
 def _unique_keys(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
     result = dict(pairs)
     if len(result) != len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"key {next(n for n in names if names.count(n) > 1)!r} occurs twice in one object")
+        key = Counter(name for name, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"key {key!r} occurs twice in one object")
     return result
 
 

@@ -1,7 +1,9 @@
 """From what a user gives (a root, a brace pattern, a list of shard URLs) to a dataset root and its shards."""
 
 import posixpath
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import braceexpand
 
@@ -10,6 +12,10 @@ from roboshard.shards.errors import OptionError
 from roboshard.shards.names import SHARD_FOLDER
 
 MAX_URLS = 1_000_000
+MAX_NESTING = 8
+
+_TOKEN = re.compile(r"\\.|[{,}]")
+_RANGE = re.compile(r"(-?[0-9]+|[A-Za-z])\.\.(-?[0-9]+|[A-Za-z])(\.\.-?[0-9]+)?")
 
 
 def locate(urls: str | Sequence[str]) -> tuple[str, tuple[str, ...] | None]:
@@ -39,12 +45,53 @@ def locate(urls: str | Sequence[str]) -> tuple[str, tuple[str, ...] | None]:
 
 
 def _expand(pattern: str) -> list[str]:
-    expanded = []
-    for url in braceexpand.braceexpand(pattern) if "{" in pattern else (pattern,):
-        expanded.append(url)
-        if len(expanded) > MAX_URLS:
-            raise OptionError(f"{pattern}: expands to more than {MAX_URLS} URLs")
-    return expanded
+    if "{" not in pattern:
+        return [pattern]
+    if _num_expanded(pattern) > MAX_URLS:  # asked first: braceexpand holds whole ranges before its first URL
+        raise OptionError(f"{pattern}: expands to more than {MAX_URLS} URLs")
+    return list(braceexpand.braceexpand(pattern))
+
+
+@dataclass
+class _Group:
+    """A brace group while it is read: what its alternatives so far, and the one being read, expand to."""
+
+    start: int
+    before_comma: int = 0
+    product: int = 1
+
+
+def _num_expanded(pattern: str) -> int:
+    """How many URLs a brace pattern stands for, at the most."""
+    groups = [_Group(start=0)]
+    for token in _TOKEN.finditer(pattern):
+        if token[0] == "{":
+            groups.append(_Group(start=token.end()))
+        elif token[0] == "," and len(groups) > 1:
+            groups[-1].before_comma += groups[-1].product
+            groups[-1].product = 1
+        elif token[0] == "}":
+            group = groups.pop()
+            if not groups:
+                break
+            groups[-1].product *= max(
+                _range_length(pattern[group.start : token.start()]), group.before_comma + group.product
+            )
+        if len(groups) > MAX_NESTING:
+            raise OptionError(f"{pattern[:200]}: braces nested deeper than {MAX_NESTING} levels")
+    if len(groups) != 1:
+        raise OptionError(f"{pattern}: unbalanced braces")
+    return groups[0].product
+
+
+def _range_length(text: str) -> int:
+    """Values of `000..007` or `a..e`, whatever the step; 0 for anything else."""
+    match = _RANGE.fullmatch(text)
+    if match is None:
+        return 0
+    if match[1].isalpha():
+        return 2 * 26
+    return abs(int(match[1]) - int(match[2])) + 1 if len(text) < 64 else MAX_URLS + 1
 
 
 def _root_of_shard(url: str) -> str:

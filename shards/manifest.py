@@ -125,6 +125,8 @@ def load_shard_manifest(root: str, shard: ShardEntry) -> ShardManifest:
     problems = shard_problems(manifest)
     if (manifest.shard, manifest.size, manifest.sha256) != (shard.name, shard.size, shard.sha256):
         problems.append("shard, size or sha256 differ from dataset.json")
+    if (len(manifest.samples), sum(sample.length for sample in manifest.samples)) != (shard.episodes, shard.frames):
+        problems.append("samples: not as many episodes or frames as dataset.json says")
     if problems:
         raise FormatError(f"{url}: contradicts itself or dataset.json:", problems)
     return manifest

@@ -18,8 +18,8 @@ MAX_EPISODES = 10**9
 MAX_SHARDS = 10**6
 MAX_NAME_BYTES = 255  # of one path component, on the file systems in use
 
-_KEY = re.compile(r"ep-(\d{9})")
-_SHARD = re.compile(r"shards/shard-(\d{6})\.tar")
+_KEY = re.compile(r"ep-([0-9]{9})")
+_SHARD = re.compile(r"shards/shard-([0-9]{6})\.tar")
 
 
 def sample_key(episode_index: int) -> str:

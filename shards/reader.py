@@ -91,6 +91,9 @@ class ShardedDataset:
         videos = {
             camera.key: payloads[camera.member] for camera in record.cameras if wanted is None or camera.key in wanted
         }
+        missing = [key for key in (self.camera_keys if wanted is None else wanted) if key not in videos]
+        if missing:
+            raise FormatError(f"{where}: holds no video of camera {', '.join(map(repr, missing))}")
         return EpisodeData(
             where=where,
             record=record,
@@ -116,8 +119,13 @@ class ShardedDataset:
         manifest = self.shard_manifest(shard)
         by_offset = {sample.offset: sample for sample in manifest.samples}
         sample = by_offset.get(int(self.index.offset[position]))
-        expected = (episode, int(self.index.length[position]), int(self.index.size[position]))
-        if sample is None or (sample.episode_index, sample.length, sample.size) != expected:
+        expected = (
+            episode,
+            int(self.index.length[position]),
+            int(self.index.size[position]),
+            crc_text(int(self.index.crc32c[position])),
+        )
+        if sample is None or (sample.episode_index, sample.length, sample.size, sample.crc32c) != expected:
             raise FormatError(
                 f"{storage.join(self.root, shard.manifest.name)}: does not hold episode {episode} where the "
                 "index says; `roboshard rebuild` derives both again"

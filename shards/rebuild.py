@@ -60,13 +60,13 @@ def rebuild(root: Path, *, partial_dataset: bool = False) -> DatasetManifest:
     )
     if not names:
         raise MissingError(f"{root / SHARD_FOLDER}: no shards")
-    (root / DATASET_MANIFEST).unlink(missing_ok=True)  # no dataset until all its parts agree again
     parts = [rebuild_shard(root, name) for name in names]
     provenance = parts[0][1]
     for name, (_, found) in zip(names, parts, strict=True):
-        if found != provenance:
+        if document_bytes(found) != document_bytes(provenance):  # bytes: a NaN in stats does not equal itself
             raise FormatError(f"{root / name}: from another conversion than {names[0]}; keep them apart")
     _check_complete(root, names, provenance, partial_dataset)
+    _check_episodes_once(root, [manifest for manifest, _ in parts])
     (root / DATASET_MANIFEST).unlink(missing_ok=True)  # no dataset until all its parts agree again
     manifests = [manifest for manifest, _ in parts]
     for manifest in manifests:
@@ -132,7 +132,10 @@ def _samples(url: str, size: int) -> Iterator[list[TarMember]]:
         if key in seen or len(seen) >= MAX_SAMPLES_PER_SHARD:
             raise FormatError(f"{url}: members of sample {key!r} are not adjacent, or the sample occurs twice")
         seen.add(key)
-        episode_of_key(key)
+        try:
+            episode_of_key(key)
+        except FormatError as error:
+            raise FormatError(f"{url}: {error}") from None
         yield list(members)
 
 
@@ -186,3 +189,15 @@ def _check_complete(root: Path, names: list[str], provenance: Provenance, partia
             f"{root}: {len(missing)} of {len(planned)} shards are missing ({', '.join(missing[:3])}, …); "
             "copy them here, or pass --partial to make a dataset of those that are here"
         )
+
+
+def _check_episodes_once(root: Path, manifests: list[ShardManifest]) -> None:
+    holders: dict[int, str] = {}
+    for manifest in manifests:
+        for sample in manifest.samples:
+            other = holders.setdefault(sample.episode_index, manifest.shard)
+            if other != manifest.shard:
+                raise FormatError(
+                    f"{root / manifest.shard}: holds episode {sample.episode_index}, as {other} does: a shard "
+                    "that was copied under a second name; remove one"
+                )

@@ -55,9 +55,12 @@ def decode_rows(data: bytes | memoryview, what: str, num_rows: int, columns: Seq
         raise FormatError(f"{what}: {file.metadata.num_rows} rows where the episode has {num_rows}")
     try:
         wanted = columns and [name for name in columns if name in file.schema_arrow.names]
-        return file.read(columns=wanted, use_threads=False)
+        table = file.read(columns=wanted, use_threads=False)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise FormatError(f"{what}: unreadable parquet: {error}") from None
+    if table.num_rows != num_rows:
+        raise FormatError(f"{what}: its parts hold {table.num_rows} rows where the episode has {num_rows}")
+    return table
 
 
 def read_provenance(data: bytes | memoryview, what: str) -> Provenance | None:

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from roboshard.shards import jsonio
 from roboshard.shards.errors import FormatError, VersionError
-from roboshard.shards.names import MAX_EPISODES
+from roboshard.shards.names import MAX_EPISODES, RECORD_SUFFIX, ROWS_SUFFIX
 
 FORMAT_MAJOR, FORMAT_MINOR = 1, 0
 FORMAT_VERSION = f"{FORMAT_MAJOR}.{FORMAT_MINOR}"
@@ -18,6 +18,8 @@ MAX_RECORD_BYTES = 16 << 20
 MAX_MANIFEST_BYTES = 256 << 20
 MAX_MEMBER_BYTES = 64 << 30
 MAX_FRAMES = 1 << 40
+MAX_TICK = 1 << 62
+MAX_VERSION_CHARS = 32
 
 Crc32c = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{8}$")]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
@@ -25,6 +27,8 @@ Count = Annotated[int, Field(ge=0, le=MAX_FRAMES)]
 Positive = Annotated[int, Field(ge=1, le=MAX_FRAMES)]
 Offset = Annotated[int, Field(ge=0, le=1 << 50)]
 EpisodeIndex = Annotated[int, Field(ge=0, lt=MAX_EPISODES)]
+Tick = Annotated[int, Field(ge=-MAX_TICK, le=MAX_TICK)]
+Fps = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class Document(BaseModel):
@@ -53,7 +57,7 @@ class CameraRecord(Document):
     """Frames of the slice, ascending, at which decoding can start."""
     time_base: tuple[Positive, Positive]
     """Seconds per tick as a fraction: the unit of `pts`."""
-    pts: list[tuple[int, Count, Positive]]
+    pts: list[tuple[Tick, Count, Positive]]
     """Presentation times of all frames as runs [first tick, step, count]."""
     rows: list[tuple[Count, Count, Positive]]
     """Row -> frame of the slice, as runs [first row, first frame, count] that cover every row in order."""
@@ -62,6 +66,8 @@ class CameraRecord(Document):
     def _consistent(self) -> Self:
         if sum(count for _, _, count in self.pts) != self.num_frames:
             raise ValueError("pts runs do not cover num_frames")
+        if any(first + step * (count - 1) > MAX_TICK for first, step, count in self.pts):
+            raise ValueError("a pts run leaves 64 bits")
         if not self.keyframes or self.keyframes[-1] >= self.num_frames:
             raise ValueError("keyframes must name at least one frame, all of them below num_frames")
         if any(b <= a for a, b in zip(self.keyframes, self.keyframes[1:], strict=False)):
@@ -88,7 +94,7 @@ class EpisodeRecord(Document):
     episode_index: EpisodeIndex
     length: Positive
     """Rows."""
-    fps: Annotated[float, Field(gt=0)]
+    fps: Fps
     tasks: list[str]
     cameras: list[CameraRecord]
 
@@ -99,8 +105,9 @@ class EpisodeRecord(Document):
                 raise ValueError(f"camera {camera.key!r} covers {camera.num_rows} of {self.length} rows")
         if len({camera.key for camera in self.cameras}) != len(self.cameras):
             raise ValueError("a camera key occurs twice")
-        if len({camera.member.lower() for camera in self.cameras}) != len(self.cameras):
-            raise ValueError("two cameras share a member name (case does not count)")
+        members = [RECORD_SUFFIX, ROWS_SUFFIX, *(camera.member.lower() for camera in self.cameras)]
+        if len(set(members)) != len(members):
+            raise ValueError("two cameras, or a camera and another member, share a name (case does not count)")
         return self
 
 
@@ -186,7 +193,7 @@ class Provenance(Document):
 
     source: SourceInfo
     conversion: Conversion
-    fps: Annotated[float, Field(gt=0)]
+    fps: Fps
     features: dict[str, dict[str, jsonio.Json]]
     tasks: list[str]
     """By position: `task` of a row is tasks[task_index]."""
@@ -228,7 +235,7 @@ def parse(cls: type[DocumentT], data: bytes | memoryview, what: str, max_bytes: 
 def validate(cls: type[DocumentT], value: dict[str, jsonio.Json], what: str) -> DocumentT:
     """Check a parsed JSON object. Raises FormatError with every problem and its place."""
     try:
-        return cls.model_validate_json(jsonio.canonical(value))
+        return cls.model_validate_json(jsonio.dump(value))
     except ValidationError as error:
         problems = [f"{'.'.join(map(str, fault['loc'])) or '(document)'}: {fault['msg']}" for fault in error.errors()]
         raise FormatError(f"{what}: not a valid {cls.__name__}:", problems[:50]) from None
@@ -236,9 +243,10 @@ def validate(cls: type[DocumentT], value: dict[str, jsonio.Json], what: str) -> 
 
 def check_version(version: object, what: str) -> None:
     """Refuse versions that this release does not read, by name."""
-    major, _, minor = version.partition(".") if isinstance(version, str) else ("", "", "")
+    text = version if isinstance(version, str) and len(version) <= MAX_VERSION_CHARS else ""
+    major, _, minor = text.partition(".")
     if not (major.isascii() and major.isdigit() and minor.isascii() and minor.isdigit()):
-        raise VersionError(f"{what}: format version {version!r} is not of the form MAJOR.MINOR")
+        raise VersionError(f"{what}: format version {version!r:.40} is not of the form MAJOR.MINOR")
     if int(major) != FORMAT_MAJOR:
         raise VersionError(
             f"{what}: format version {version}; this release reads {FORMAT_MAJOR}.x. "

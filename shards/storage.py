@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, Protocol
 from urllib.parse import unquote, urlsplit
 
-from roboshard.shards.errors import DamageError, MissingError, StorageError
+from roboshard.shards.errors import DamageError, MissingError, RoboshardError, StorageError
 
 COPY_CHUNK = 1 << 20
 
@@ -157,9 +157,15 @@ def _opened(url: str) -> Iterator[int]:
         raise MissingError(f"{url}: no such file") from None
     except OSError as error:
         raise StorageError(f"{url}: cannot be opened: {error.strerror}") from error
+    except ValueError as error:  # a NUL in the path
+        raise StorageError(f"{url!r}: cannot be opened: {error}") from None
     try:
         if not path.is_file():
             raise StorageError(f"{url}: not a regular file")
         yield descriptor
+    except RoboshardError:
+        raise
+    except OSError as error:
+        raise StorageError(f"{url}: cannot be read: {error.strerror}") from error
     finally:
         os.close(descriptor)

@@ -112,6 +112,8 @@ def _pax_records(
             records[name.decode()] = value.decode()
         except UnicodeDecodeError:
             raise FormatError(f"{what}: PAX records at offset {position} are not UTF-8") from None
+    if any(name.startswith("GNU.sparse.") for name in records):  # other readers would see another name and size
+        raise FormatError(f"{what}: the header at offset {position} is of a sparse file; those are refused")
     return records, position + BLOCK + padded(info.size)
 
 
@@ -123,7 +125,8 @@ def _member(info: tarfile.TarInfo, pax: dict[str, str], start: int, position: in
             f"{what}: {name!r} is not a regular file (tar type {info.type!r}); links, folders and "
             "special files are refused"
         )
-    if not (size_text.isascii() and size_text.isdigit() and int(size_text[:20]) <= MAX_MEMBER_BYTES):
+    plain = size_text.isascii() and size_text.isdigit() and len(size_text) <= 20
+    if not (plain and int(size_text) <= MAX_MEMBER_BYTES):
         raise FormatError(f"{what}: member {name!r} claims a size of {size_text[:40]!r}")
     try:
         split_member_name(name)

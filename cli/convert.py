@@ -1,0 +1,133 @@
+"""`convert-to-shards SOURCE DESTINATION`: the conversion as a command."""
+
+import json
+import sys
+import tomllib
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import tyro
+import yaml
+from rich.filesize import decimal
+from rich.table import Table
+
+from roboshard.cli.run import err, out, run_command
+from roboshard.converter import ConversionPlan, ConversionReport, ConvertConfig, convert, make_plan
+from roboshard.shards import MissingError, OptionError
+
+SHOWN_SHARDS = 20
+
+
+def main() -> None:
+    """Entry point of `convert-to-shards`."""
+    sys.exit(run_command(convert_command, sys.argv[1:]))
+
+
+def convert_command(arguments: Sequence[str]) -> None:
+    """Parse flags over the config file's values, then plan or convert."""
+    config = parse_config(arguments)
+    if config.dry_run:
+        _show_plan(make_plan(config), config)
+    else:
+        _show_report(convert(config))
+
+
+def parse_config(arguments: Sequence[str]) -> ConvertConfig:
+    """The options of a command line; a flag beats the file that `--config` names.
+
+    SOURCE or DESTINATION from the file stand in the place that they would have on the command line.
+
+    Raises:
+        OptionError, MissingError: the file is missing, unreadable, or has a key that is no option.
+    """
+    path, rest = _take_config_flag(list(arguments))
+    values = read_config_file(path) if path else {}
+    before, after = ([str(values.pop(name))] if name in values else [] for name in ("source", "destination"))
+    config: ConvertConfig = tyro.cli(
+        ConvertConfig,
+        prog="convert-to-shards",
+        description="Convert a LeRobot dataset into WebDataset shards. Run it again to continue where it was "
+        "interrupted. `--config FILE` reads options from a YAML, JSON or TOML file; they have the flags' names.",
+        args=[*_as_flags(values), *before, *rest, *after],
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
+    return config
+
+
+def read_config_file(path: Path) -> dict[str, Any]:
+    """Options by field name from a YAML, JSON or TOML file. Raises OptionError with every unknown key."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise MissingError(f"{path}: no such config file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise OptionError(f"{path}: unreadable: {error}") from None
+    parsers: dict[str, Callable[[str], Any]] = {
+        ".json": json.loads,
+        ".toml": tomllib.loads,
+        ".yaml": yaml.safe_load,
+        ".yml": yaml.safe_load,
+    }
+    if path.suffix not in parsers:
+        raise OptionError(f"{path}: the name must end in .yaml, .yml, .json or .toml")
+    try:
+        values = parsers[path.suffix](text) or {}
+    except (ValueError, yaml.YAMLError) as error:
+        raise OptionError(f"{path}: not valid {path.suffix[1:]}: {error}") from None
+    if not isinstance(values, dict):
+        raise OptionError(f"{path}: must hold options by name")
+    values = {str(name).replace("-", "_"): value for name, value in values.items()}
+    names = {field.name for field in fields(ConvertConfig)}
+    unknown = sorted(set(values) - names)
+    if unknown:
+        raise OptionError(f"{path}: no such option: {', '.join(unknown)}; there are {', '.join(sorted(names))}")
+    return values
+
+
+def _as_flags(values: dict[str, Any]) -> list[str]:
+    """Options of a file as they would stand on the command line, where a later flag beats an earlier one."""
+    flags: list[str] = []
+    for name, value in values.items():
+        if isinstance(value, bool):
+            flags += [f"--{name.replace('_', '-')}"] * value
+        elif value is not None:
+            flags += [f"--{name.replace('_', '-')}", str(value)]
+    return flags
+
+
+def _take_config_flag(arguments: list[str]) -> tuple[Path | None, list[str]]:
+    for i, argument in enumerate(arguments):
+        if argument.startswith("--config="):
+            return Path(argument.removeprefix("--config=")), arguments[:i] + arguments[i + 1 :]
+        if argument == "--config":
+            if i + 1 == len(arguments):
+                raise OptionError("--config needs a file")
+            return Path(arguments[i + 1]), arguments[:i] + arguments[i + 2 :]
+    return None, arguments
+
+
+def _show_plan(plan: ConversionPlan, config: ConvertConfig) -> None:
+    table = Table("shard", "episodes", "about", title=f"{plan.source.meta.name} → {config.destination}")
+    for number, shard in enumerate(plan.shards[:SHOWN_SHARDS]):
+        table.add_row(str(number), str(shard.stop - shard.start), decimal(int(plan.sizes[shard].sum())))
+    if len(plan.shards) > SHOWN_SHARDS:
+        table.add_row("…", "", "")
+    out.print(table)
+    out.print(
+        f"{len(plan.episodes)} episodes in {len(plan.shards)} shards, about {decimal(int(plan.sizes.sum()))}; "
+        "nothing was written (--dry-run)"
+    )
+
+
+def _show_report(report: ConversionReport) -> None:
+    reused = f", {report.reused_shards} of them from an earlier run" if report.reused_shards else ""
+    out.print(
+        f"{report.episodes} episodes, {report.frames} frames, {decimal(report.bytes_written)} in {report.shards} "
+        f"shards{reused} → {report.destination}"
+    )
+    if report.skipped:
+        err.print(
+            f"[bold yellow]{len(report.skipped)} episodes were left out[/]; see {report.destination}/skipped.json"
+        )

@@ -1,0 +1,32 @@
+"""`roboshard COMMAND`: all commands under one name."""
+
+import sys
+from collections.abc import Callable, Sequence
+
+from roboshard.cli.convert import convert_command
+from roboshard.cli.rebuild import rebuild_command
+from roboshard.cli.run import EXIT_USAGE, err, out, run_command
+
+COMMANDS: dict[str, tuple[Callable[[Sequence[str]], None], str]] = {
+    "convert": (convert_command, "LeRobot dataset → shards (the same as convert-to-shards)"),
+    "rebuild": (rebuild_command, "shards → manifests and index, where those are lost"),
+}
+
+
+def main() -> None:
+    """Entry point of `roboshard`."""
+    sys.exit(dispatch(sys.argv[1:]))
+
+
+def dispatch(arguments: Sequence[str]) -> int:
+    """Run the command that the first argument names; the exit code."""
+    if arguments and arguments[0] in COMMANDS:
+        return run_command(COMMANDS[arguments[0]][0], arguments[1:])
+    usage = "\n".join(
+        ["usage: roboshard COMMAND …", *(f"  {name:<9} {text}" for name, (_, text) in COMMANDS.items())]
+    )
+    if arguments and arguments[0] in ("-h", "--help"):
+        out.print(usage)
+        return 0
+    err.print(usage)
+    return EXIT_USAGE

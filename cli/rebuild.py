@@ -1,0 +1,32 @@
+"""`roboshard rebuild ROOT`: manifests and index again, from the shards alone."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from roboshard.cli.run import out
+from roboshard.shards import rebuild
+
+
+@dataclass(frozen=True)
+class RebuildOptions:
+    """Derive dataset.json, episodes.parquet and the shard manifests again from the shards alone."""
+
+    root: tyro.conf.Positional[Path]
+    """The dataset's folder."""
+    partial: bool = False
+    """Accept that shards of the conversion are missing, and make a smaller dataset."""
+
+
+def rebuild_command(arguments: Sequence[str]) -> None:
+    """Parse and run."""
+    options = tyro.cli(
+        RebuildOptions, prog="roboshard rebuild", args=arguments, config=(tyro.conf.FlagCreatePairsOff,)
+    )
+    manifest = rebuild(options.root, partial_dataset=options.partial)
+    out.print(
+        f"{manifest.total_episodes} episodes, {manifest.total_frames} frames in {len(manifest.shards)} shards: "
+        f"manifests and index written to {options.root}"
+    )

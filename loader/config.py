@@ -1,0 +1,142 @@
+"""What a loader can be told, in groups: frozen, checked when made. `make_loader` takes the same names flat."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+
+from roboshard.shards.errors import OptionError
+
+ImageTransform = Callable[[torch.Tensor], torch.Tensor]
+EpisodeOrder = Literal["global", "shard"]
+FrameOrder = Literal["uniform"]
+OnError = Literal["raise", "skip"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OrderConfig:
+    """In which order samples come: a pure function of these, the epoch and the step."""
+
+    shuffle: bool = True
+    seed: int = 0
+    pool_episodes: int = 32
+    """Episodes whose frames are mixed with each other, per rank."""
+    episode_order: EpisodeOrder = "global"
+    frame_order: FrameOrder = "uniform"
+    drop_last: bool = False
+    """Leave out the last, incomplete step instead of padding it."""
+
+    def __post_init__(self) -> None:
+        _check(0 <= self.seed < 1 << 63, f"seed must be in 0..2**63-1, not {self.seed}")
+        _check(self.pool_episodes >= 1, f"pool_episodes must be at least 1, not {self.pool_episodes}")
+        _check_choice("episode_order", self.episode_order, ("global", "shard"))
+        _check_choice("frame_order", self.frame_order, ("uniform",))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectionConfig:
+    """Which episodes and which of their frames are used."""
+
+    episodes: Sequence[int] | None = None
+    """Episode indices; None: all."""
+    drop_n_first_frames: int = 0
+    drop_n_last_frames: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("drop_n_first_frames", "drop_n_last_frames"):
+            _check(getattr(self, name) >= 0, f"{name} must not be negative")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleConfig:
+    """What a sample holds."""
+
+    delta_timestamps: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    """Feature key -> offsets in seconds, relative to the sample's frame."""
+    tolerance_s: float = 1e-4
+    """How far an offset may be from a whole number of frames, in seconds."""
+    cameras: Sequence[str] | None = None
+    """Video features to decode; None: all, empty: none."""
+    image_transforms: ImageTransform | None = None
+    """Called per sample and camera with (C, H, W), or (T, C, H, W) under delta_timestamps."""
+    return_uint8: bool = True
+    """Video frames as uint8 in 0..255; False: float32 in 0..1."""
+
+    def __post_init__(self) -> None:
+        _check(self.tolerance_s >= 0, f"tolerance_s must not be negative: {self.tolerance_s}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitConfig:
+    """How an epoch is shared out over ranks and workers, and into batches."""
+
+    batch_size: int | None = 64
+    """Samples per rank and step; None: single samples, without a batch axis."""
+    rank: int = 0
+    world_size: int = 1
+    max_world_size: int = 1
+    """R: world sizes that divide it see the same global batches."""
+    num_workers: int = 0
+    """Worker processes; 0: decode in this process."""
+    max_workers: int = 1
+    """K: numbers of workers that divide it see the same global batches."""
+
+    def __post_init__(self) -> None:
+        _check(
+            self.batch_size is None or self.batch_size >= 1, f"batch_size must be at least 1, not {self.batch_size}"
+        )
+        _check(self.num_workers >= 0, f"num_workers must not be negative: {self.num_workers}")
+        _check(0 <= self.rank < self.world_size, f"rank must be in 0..{self.world_size - 1}, not {self.rank}")
+        _check(
+            self.max_world_size >= 1 and self.max_world_size % self.world_size == 0,
+            f"max_world_size {self.max_world_size} must be a multiple of the world size {self.world_size}",
+        )
+        _check(
+            self.max_workers >= 1 and self.max_workers % max(1, self.num_workers) == 0,
+            f"max_workers {self.max_workers} must be a multiple of num_workers {self.num_workers}",
+        )
+        _check(
+            self.global_batch_size % self.max_world_size == 0,
+            f"batch_size x world_size = {self.global_batch_size} must be a multiple of max_world_size "
+            f"{self.max_world_size}",
+        )
+
+    @property
+    def global_batch_size(self) -> int:
+        """B: samples per step over all ranks."""
+        return (self.batch_size or 1) * self.world_size
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadConfig:
+    """How episodes are read and decoded."""
+
+    decode_threads: int | None = None
+    """Threads that decode in each process; None: one per core, shared out over the workers."""
+    on_error: OnError = "raise"
+    """A damaged episode ends the run, or is replaced by the next one that can be read, counted and warned of."""
+
+    def __post_init__(self) -> None:
+        _check(self.decode_threads is None or self.decode_threads >= 1, "decode_threads must be at least 1")
+        _check_choice("on_error", self.on_error, ("raise", "skip"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoaderConfig:
+    """All of it."""
+
+    order: OrderConfig
+    selection: SelectionConfig
+    sample: SampleConfig
+    split: SplitConfig
+    read: ReadConfig
+
+
+def _check(condition: bool, message: str) -> None:
+    if not condition:
+        raise OptionError(message)
+
+
+def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    _check(value in choices, f"{name} must be {' or '.join(map(repr, choices))}, not {value!r}")

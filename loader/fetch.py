@@ -1,0 +1,98 @@
+"""Stage: the episodes that a step needs, read, verified and kept while their pool is in use."""
+
+import time
+import warnings
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from roboshard.loader.config import OnError
+from roboshard.loader.episode import Episode
+from roboshard.loader.plan import Draw
+from roboshard.loader.stats import LoaderStats
+from roboshard.shards.errors import RoboshardError
+from roboshard.shards.reader import ShardedDataset
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawnSample:
+    """A sample to be made: a row of an episode in memory."""
+
+    episode: Episode
+    row: int
+
+
+class EpisodePool:
+    """The episodes in memory, least recently used first, at most `capacity` beside those of the current step."""
+
+    def __init__(
+        self,
+        dataset: ShardedDataset,
+        cameras: Sequence[str],
+        capacity: int,
+        on_error: OnError,
+        stats: LoaderStats,
+    ) -> None:
+        self._dataset = dataset
+        self._cameras = cameras
+        self._capacity = capacity
+        self._on_error = on_error
+        self._stats = stats
+        self._resident: OrderedDict[int, Episode] = OrderedDict()
+        self._damaged: set[int] = set()
+
+    def samples(self, draw: Draw) -> list[DrawnSample]:
+        """The samples of a step; reads the episodes that are not in memory yet."""
+        pairs = list(zip(draw.positions.tolist(), draw.rows.tolist(), strict=True))
+        needed = {position: self._get(position) for position in dict.fromkeys(position for position, _ in pairs)}
+        while len(self._resident) > max(self._capacity, len(needed)):
+            self._resident.popitem(last=False)
+        return [
+            # A substitute can be shorter than the episode that it stands in for.
+            DrawnSample(episode=needed[position], row=min(row, needed[position].length - 1))
+            for position, row in pairs
+        ]
+
+    def _get(self, position: int) -> Episode:
+        if position in self._resident:
+            self._stats.episode_hits += 1
+        else:
+            self._resident[position] = self._read_or_substitute(position)
+        self._resident.move_to_end(position)
+        return self._resident[position]
+
+    def _read_or_substitute(self, position: int) -> Episode:
+        if self._on_error == "raise":
+            return self._read(position)
+        failure: RoboshardError | None = None
+        for offset in range(len(self._dataset.index)):
+            candidate = (position + offset) % len(self._dataset.index)
+            if candidate in self._damaged:
+                continue
+            try:
+                episode = self._read(candidate)
+            except RoboshardError as error:
+                self._damaged.add(candidate)
+                failure = failure or error
+                warnings.warn(
+                    f"on_error='skip': {error}; another episode takes its place", RuntimeWarning, stacklevel=2
+                )
+                continue
+            self._stats.substituted_episodes += offset > 0
+            return episode
+        raise failure or RoboshardError("no episode can be read")
+
+    def _read(self, position: int) -> Episode:
+        data = self._dataset.read_episode(position, self._cameras)
+        self._stats.bytes_read += data.num_bytes
+        self._stats.episodes_read += 1
+        return Episode(data, self._dataset.manifest.features, self._dataset.manifest.tasks)
+
+
+def fetch_episodes(draws: Iterable[Draw], pool: EpisodePool, stats: LoaderStats) -> Iterator[list[DrawnSample]]:
+    """Draw -> its samples, with their episodes in memory."""
+    for draw in draws:
+        started = time.perf_counter()
+        samples = pool.samples(draw)
+        stats.fetch_seconds += time.perf_counter() - started
+        yield samples

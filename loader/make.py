@@ -1,0 +1,206 @@
+"""`make_loader`: from a user's keywords to a loader, with every mistake found before the first read of a shard."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from roboshard.loader.config import (
+    EpisodeOrder,
+    FrameOrder,
+    ImageTransform,
+    LoaderConfig,
+    OnError,
+    OrderConfig,
+    ReadConfig,
+    SampleConfig,
+    SelectionConfig,
+    SplitConfig,
+)
+from roboshard.loader.episode import ROW_DTYPES
+from roboshard.loader.loader import Loader
+from roboshard.loader.meta import DatasetMeta
+from roboshard.loader.pipeline import LoadJob
+from roboshard.loader.plan import Episodes
+from roboshard.loader.topology import resolve_rank
+from roboshard.loader.windows import frame_offsets
+from roboshard.shards.errors import OptionError
+from roboshard.shards.reader import ShardedDataset
+
+
+def make_loader(  # noqa: PLR0913 - keyword-only, grouped behind
+    urls: str | Sequence[str],
+    *,
+    batch_size: int | None = 64,
+    delta_timestamps: Mapping[str, Sequence[float]] | None = None,
+    episodes: Sequence[int] | None = None,
+    drop_n_first_frames: int = 0,
+    drop_n_last_frames: int = 0,
+    shuffle: bool = True,
+    seed: int = 0,
+    pool_episodes: int = 32,
+    episode_order: EpisodeOrder = "global",
+    frame_order: FrameOrder = "uniform",
+    image_transforms: ImageTransform | None = None,
+    return_uint8: bool = True,
+    tolerance_s: float = 1e-4,
+    cameras: Sequence[str] | None = None,
+    num_workers: int = 0,
+    decode_threads: int | None = None,
+    rank: int | None = None,
+    world_size: int | None = None,
+    max_world_size: int | None = None,
+    max_workers: int | None = None,
+    drop_last: bool = False,
+    on_error: OnError = "raise",
+) -> Loader:
+    """Load training batches from a roboshard dataset.
+
+    A sample is what map-style LeRobotDataset returns: the same keys, values, dtypes and shapes. Only
+    `return_uint8` differs in its default.
+
+    Args:
+        urls: the dataset's root, one shard, a brace pattern, or a list of shards.
+        batch_size: samples per rank and step; None: single samples, without a batch axis.
+        delta_timestamps: feature key -> offsets in seconds; the feature gains an axis of that length and a mask
+            `<key>_is_pad`, True where the window leaves the episode.
+        episodes: episode indices to use; None: all.
+        drop_n_first_frames: leave out the first frames of every episode as samples (windows still see them).
+        drop_n_last_frames: the same for the last ones.
+        shuffle: False: dataset order.
+        seed: of the order.
+        pool_episodes: episodes whose frames are mixed with each other, per rank; they are held in memory.
+        episode_order: "global": any episode may follow any other; "shard": shard by shard, read in sequence.
+        frame_order: "uniform": a pool's frames in a random permutation.
+        image_transforms: called per sample and camera with (C, H, W), or (T, C, H, W) for windows.
+        return_uint8: video as uint8 in 0..255; False: float32 in 0..1. Images from parquet are always float32.
+        tolerance_s: how far an offset may be from a whole number of frames.
+        cameras: video features to decode; None: all, []: none.
+        num_workers: worker processes; 0: this process, with threads.
+        decode_threads: threads that decode, per process; None: one per core.
+        rank: the data-parallel rank; None: torch.distributed's, else the launcher's RANK, else 0.
+        world_size: the number of data-parallel ranks, given together with `rank`.
+        max_world_size: R: every world size that divides it sees the same global batches; None: world_size.
+        max_workers: K: every number of workers that divides it sees the same global batches; None: num_workers.
+        drop_last: leave out the last, incomplete step; False: pad it where ranks need it.
+        on_error: "skip" replaces a damaged episode by the next one, warns and counts it.
+
+    Raises:
+        OptionError: an argument that cannot be used with this dataset.
+        MissingError, FormatError, VersionError, DamageError, StorageError: no usable dataset at `urls`.
+    """
+    found_rank, found_world = resolve_rank(rank, world_size)
+    config = LoaderConfig(
+        order=OrderConfig(
+            shuffle=shuffle,
+            seed=seed,
+            pool_episodes=pool_episodes,
+            episode_order=episode_order,
+            frame_order=frame_order,
+            drop_last=drop_last,
+        ),
+        selection=SelectionConfig(
+            episodes=episodes, drop_n_first_frames=drop_n_first_frames, drop_n_last_frames=drop_n_last_frames
+        ),
+        sample=SampleConfig(
+            delta_timestamps=delta_timestamps or {},
+            tolerance_s=tolerance_s,
+            cameras=cameras,
+            image_transforms=image_transforms,
+            return_uint8=return_uint8,
+        ),
+        split=SplitConfig(
+            batch_size=batch_size,
+            rank=found_rank,
+            world_size=found_world,
+            max_world_size=found_world if max_world_size is None else max_world_size,
+            num_workers=num_workers,
+            max_workers=max(1, num_workers) if max_workers is None else max_workers,
+        ),
+        read=ReadConfig(decode_threads=decode_threads, on_error=on_error),
+    )
+    dataset = ShardedDataset.open(urls)
+    meta = DatasetMeta(dataset.manifest)
+    _check_features(meta)
+    chosen = _chosen_cameras(meta, config.sample)
+    _check_windows(meta, config.sample, chosen)
+    return Loader(
+        LoadJob(
+            dataset=dataset,
+            episodes=_select(dataset, config.selection),
+            config=config,
+            offsets=frame_offsets(config.sample.delta_timestamps, meta.fps, tolerance_s),
+            cameras=chosen,
+            image_keys=meta.image_keys,
+        )
+    )
+
+
+def _check_features(meta: DatasetMeta) -> None:
+    unknown = {key: spec.get("dtype") for key, spec in meta.features.items()}
+    unknown = {key: dtype for key, dtype in unknown.items() if dtype not in (*ROW_DTYPES, "video")}
+    if unknown:
+        raise OptionError(f"features of a kind that this release does not load: {unknown}")
+
+
+def _chosen_cameras(meta: DatasetMeta, sample: SampleConfig) -> tuple[str, ...]:
+    chosen = meta.video_keys if sample.cameras is None else tuple(sample.cameras)
+    unknown = [key for key in chosen if key not in meta.video_keys]
+    if unknown or isinstance(sample.cameras, str):
+        raise OptionError(f"cameras: {unknown or sample.cameras!r} not among the dataset's {list(meta.video_keys)}")
+    depth = [key for key in chosen if _is_depth(meta, key)]
+    if depth:
+        raise OptionError(f"depth video is not decoded by this release: leave {depth} out of cameras=")
+    return tuple(key for key in meta.video_keys if key in chosen)
+
+
+def _is_depth(meta: DatasetMeta, key: str) -> bool:
+    info = meta.features[key].get("info") or {}
+    return bool(info.get("is_depth_map") or info.get("video.is_depth_map"))
+
+
+def _check_windows(meta: DatasetMeta, sample: SampleConfig, cameras: Sequence[str]) -> None:
+    for key in sample.delta_timestamps:
+        if key not in meta.features:
+            raise OptionError(f"delta_timestamps: {key!r} is not a feature; the dataset has {list(meta.features)}")
+        if meta.features[key].get("dtype") == "string":
+            raise OptionError(f"delta_timestamps: {key!r} holds strings, which have no window")
+        if key in meta.video_keys and key not in cameras:
+            raise OptionError(f"delta_timestamps: camera {key!r} is left out by cameras={list(cameras)}")
+
+
+def _select(dataset: ShardedDataset, selection: SelectionConfig) -> Episodes:
+    """The chosen episodes with their usable rows; those that have none are left out with a warning."""
+    index = dataset.index
+    keep = np.ones(len(index), dtype=np.bool_)
+    if selection.episodes is not None:
+        wanted = np.unique(np.asarray(selection.episodes, dtype=np.int64))
+        unknown = np.setdiff1d(wanted, index.episode_index)
+        if unknown.size:
+            raise OptionError(
+                f"episodes: {unknown[:5].tolist()} are not in the dataset (or not in the chosen shards)"
+            )
+        keep = np.isin(index.episode_index, wanted)
+    num_rows = index.length - selection.drop_n_first_frames - selection.drop_n_last_frames
+    vanished = index.episode_index[keep & (num_rows < 1)]
+    if vanished.size:
+        warnings.warn(
+            f"{vanished.size} episodes have no frame left after drop_n_first_frames="
+            f"{selection.drop_n_first_frames} and drop_n_last_frames={selection.drop_n_last_frames}, among them "
+            f"{vanished[:5].tolist()}",
+            UserWarning,
+            stacklevel=3,
+        )
+    keep &= num_rows >= 1
+    if not np.any(keep):
+        raise OptionError("no frame is left: the choice of episodes and dropped frames leaves nothing to load")
+    position = np.flatnonzero(keep).astype(np.int64)
+    storage_rank = np.empty(len(index), dtype=np.int64)
+    storage_rank[np.lexsort((index.offset, index.shard))] = np.arange(len(index))
+    return Episodes(
+        position=position,
+        first_row=np.full(len(position), selection.drop_n_first_frames, dtype=np.int64),
+        num_rows=num_rows[keep],
+        storage_rank=storage_rank[keep],
+        shard=index.shard[keep],
+    )

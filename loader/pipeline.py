@@ -1,0 +1,134 @@
+"""The whole chain from plan to batch, stage by stage: the file to read first.
+
+    plan              which steps there are                            plan.py
+    split by node     which rank slots of a step are this rank's       here
+    split by worker   which steps are this worker's                    here
+    draw              which rows of which episodes a step takes        plan.py
+    fetch             those episodes, verified, in memory              fetch.py -> episode.py, shards/
+    windows           rows and delta windows of each sample            sample.py -> windows.py, columns.py
+    decode            video frames of each sample                      sample.py -> decode.py
+    images            float and transforms, if asked for               sample.py
+    batch             samples stacked                                  batch.py
+
+Each stage takes an iterator and gives one. They are joined by a WebDataset DataPipeline.
+"""
+
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import webdataset as wds
+from numpy.typing import NDArray
+
+from roboshard.loader import topology
+from roboshard.loader.batch import Batch, make_batches, single_samples
+from roboshard.loader.config import LoaderConfig
+from roboshard.loader.fetch import EpisodePool, fetch_episodes
+from roboshard.loader.plan import Draw, Episodes, EpochPlan, Slots
+from roboshard.loader.sample import decode_video, delta_windows, finish_images
+from roboshard.loader.stats import LoaderStats
+from roboshard.shards.reader import ShardedDataset
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadJob:
+    """All that a process needs to know to load an epoch. Picklable; opens nothing before it is run."""
+
+    dataset: ShardedDataset
+    episodes: Episodes
+    config: LoaderConfig
+    offsets: dict[str, NDArray[np.int64]]
+    """Feature key -> delta window in frames."""
+    cameras: tuple[str, ...]
+    """Video features to decode."""
+    image_keys: tuple[str, ...]
+
+    @property
+    def slots(self) -> Slots:
+        """The shape of the plan."""
+        split = self.config.split
+        return Slots(
+            rank_slots=split.max_world_size,
+            worker_slots=split.max_workers if self.config.order.shuffle else 1,
+            global_batch_size=split.global_batch_size,
+        )
+
+    def plan(self, epoch: int) -> EpochPlan:
+        """The order of an epoch."""
+        return EpochPlan(self.episodes, self.config.order, self.slots, epoch)
+
+
+@dataclass(frozen=True)
+class NodeStep:
+    """A step and the rank slots of it that this rank serves."""
+
+    step: int
+    rank_slots: range
+
+
+def load(job: LoadJob, plan: EpochPlan, first_step: int, stats: LoaderStats) -> Iterator[Batch]:
+    """The batches of this process, in order, from `first_step` of the planned epoch on."""
+    config, sample = job.config, job.config.sample
+    threads = config.read.decode_threads or topology.default_threads(config.split.num_workers)
+    pool = EpisodePool(job.dataset, job.cameras, _resident_episodes(job), config.read.on_error, stats)
+    with ThreadPoolExecutor(threads, thread_name_prefix="roboshard-decode") as executor:
+        yield from wds.DataPipeline(
+            partial(plan_steps, plan, first_step),
+            partial(split_by_node, config=config),
+            partial(split_by_worker, plan=plan, first_step=first_step),
+            partial(draw_samples, plan=plan),
+            partial(fetch_episodes, pool=pool, stats=stats),
+            partial(delta_windows, offsets=job.offsets, cameras=job.cameras, stats=stats),
+            partial(decode_video, executor=executor, stats=stats),
+            partial(
+                finish_images,
+                video_keys=job.cameras,
+                image_keys=job.image_keys,
+                return_uint8=sample.return_uint8,
+                transform=sample.image_transforms,
+            ),
+            single_samples if config.split.batch_size is None else partial(make_batches, stats=stats),
+        )
+
+
+def plan_steps(plan: EpochPlan, first_step: int) -> Iterator[int]:
+    """The numbers of the epoch's steps."""
+    yield from range(first_step, plan.num_steps)
+
+
+def split_by_node(steps: Iterable[int], config: LoaderConfig) -> Iterator[NodeStep]:
+    """Every rank has every step; of its rank slots each rank has an equal, contiguous share."""
+    split = config.split
+    share = split.max_world_size // split.world_size
+    slots = range(split.rank * share, (split.rank + 1) * share)
+    for step in steps:
+        yield NodeStep(step, slots)
+
+
+def split_by_worker(steps: Iterable[NodeStep], plan: EpochPlan, first_step: int) -> Iterator[NodeStep]:
+    """A worker serves the steps of its worker slots.
+
+    torch's DataLoader asks worker 0 first, then 1, 2, …: the first step's worker slot decides who is 0.
+    """
+    worker, num_workers = topology.worker()
+    turn = (plan.worker_slot(first_step) + worker) % num_workers
+    for step in steps:
+        if plan.worker_slot(step.step) % num_workers == turn:
+            yield step
+
+
+def draw_samples(steps: Iterable[NodeStep], plan: EpochPlan) -> Iterator[Draw]:
+    """Which rows of which episodes each step takes."""
+    for step in steps:
+        yield plan.step(step.step, step.rank_slots)
+
+
+def _resident_episodes(job: LoadJob) -> int:
+    """Episodes to keep: the pools of this process's lanes, and one more each for the pool that follows."""
+    split = job.config.split
+    lanes = job.slots.worker_slots // max(1, split.num_workers if job.config.order.shuffle else 1)
+    per_lane = max(1, job.config.order.pool_episodes // job.slots.worker_slots)
+    rank_slots = split.max_world_size // split.world_size
+    return rank_slots * max(1, lanes) * (per_lane + 1)

@@ -1,0 +1,213 @@
+"""The order of an epoch as arithmetic: which samples each step takes, for any step, at once.
+
+    tape        episodes in a keyed random order, their frames laid end to end
+    lanes       the tape cut into R x K pieces of equal length; lane r*K + k is worker slot k of rank slot r
+    pools       in a lane, each run of P episodes: its frames are mixed by a keyed permutation
+    steps       step t takes the next B/R samples of lane (r, t mod K) for every rank slot r
+    leftover    what the lanes have left after their full steps, in lane order, makes the last few steps
+
+Nothing is simulated and nothing is stored but arrays over episodes. See docs/order.md.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from roboshard.loader.config import OrderConfig
+from roboshard.shards.permute import derive_key, permute
+
+IntArray = NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Episodes:
+    """The frames of an epoch: arrays of shape (num_episodes,), in dataset order; every episode has a frame."""
+
+    position: IntArray
+    """Position in the dataset's episode index."""
+    first_row: IntArray
+    """First row used."""
+    num_rows: IntArray
+    """Rows used, at least one."""
+    storage_rank: IntArray
+    """Where the episode lies among all others, by shard and offset."""
+    shard: IntArray
+
+    def __len__(self) -> int:
+        return len(self.position)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slots:
+    """The shape of the plan. It stays the same when world size or number of workers change."""
+
+    rank_slots: int
+    """R."""
+    worker_slots: int
+    """K."""
+    global_batch_size: int
+    """B, a multiple of R."""
+
+    @property
+    def per_rank_slot(self) -> int:
+        """B/R: samples of one lane in a step."""
+        return self.global_batch_size // self.rank_slots
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draw:
+    """The samples of a step for some rank slots, in order."""
+
+    step: int
+    positions: IntArray
+    """(n,) positions of their episodes in the dataset's index."""
+    rows: IntArray
+    """(n,) rows within those episodes."""
+
+
+class EpochPlan:
+    """One epoch's order. Building it is O(episodes); asking for a step is O(log episodes) per sample."""
+
+    def __init__(self, episodes: Episodes, order: OrderConfig, slots: Slots, epoch: int) -> None:
+        """Lay out epoch number `epoch` (from 0)."""
+        self._episodes = episodes
+        self._order = order
+        self._slots = slots
+        self._epoch = epoch
+        self._tape = _episode_order(episodes, order, epoch)
+        self._starts = np.concatenate([[0], np.cumsum(episodes.num_rows[self._tape])]).astype(np.int64)
+
+    @property
+    def num_frames(self) -> int:
+        """F: frames of the epoch, each drawn once."""
+        return int(self._starts[-1])
+
+    @cached_property
+    def num_full_lane_steps(self) -> int:
+        """S: full steps that every lane has."""
+        return self.num_frames // self._num_lanes // self._slots.per_rank_slot
+
+    @property
+    def num_left_over(self) -> int:
+        """Frames that the lanes have left after their full steps; fewer than K steps' worth."""
+        return self.num_frames - self.num_full_lane_steps * self._num_lanes * self._slots.per_rank_slot
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of the epoch, the same for every rank."""
+        full, rest = divmod(self.num_left_over, self._slots.global_batch_size)
+        last = 1 if rest and not self._order.drop_last else 0
+        return self.num_full_lane_steps * self._slots.worker_slots + full + last
+
+    @property
+    def num_padded(self) -> int:
+        """Samples of the last step that repeat others so that all ranks have as many; over all ranks."""
+        rest = self.num_left_over % self._slots.global_batch_size
+        return 0 if self._order.drop_last or not rest else -rest % self._slots.rank_slots
+
+    def worker_slot(self, step: int) -> int:
+        """k: the worker slot that serves a step."""
+        return step % self._slots.worker_slots
+
+    def step(self, step: int, rank_slots: Sequence[int]) -> Draw:
+        """The samples that these rank slots contribute to a step, slot by slot.
+
+        Raises:
+            IndexError: no such step.
+        """
+        if not 0 <= step < self.num_steps:
+            raise IndexError(f"step {step} of an epoch of {self.num_steps}")
+        lane_step, worker_slot = divmod(step, self._slots.worker_slots)
+        if lane_step < self.num_full_lane_steps:
+            size = self._slots.per_rank_slot
+            within = np.arange(lane_step * size, (lane_step + 1) * size, dtype=np.int64)
+            parts = [self.lane_samples(slot * self._slots.worker_slots + worker_slot, within) for slot in rank_slots]
+        else:
+            leftover_step = step - self.num_full_lane_steps * self._slots.worker_slots
+            parts = [self._left_over(self._leftover_positions(leftover_step, slot)) for slot in rank_slots]
+        return Draw(
+            step=step,
+            positions=np.concatenate([positions for positions, _ in parts]),
+            rows=np.concatenate([rows for _, rows in parts]),
+        )
+
+    def lane_bounds(self, lane: int) -> tuple[int, int]:
+        """First tape position of a lane, and the one after its last."""
+        return lane * self.num_frames // self._num_lanes, (lane + 1) * self.num_frames // self._num_lanes
+
+    def lane_samples(self, lane: int, within: IntArray) -> tuple[IntArray, IntArray]:
+        """(episode positions, rows) of the samples that a lane emits at places `within` (0 is its first)."""
+        start, stop = self.lane_bounds(lane)
+        tape = start + within
+        if self._order.shuffle:
+            tape = self._mix_pools(lane, start, stop, tape)
+        slot = np.searchsorted(self._starts, tape, side="right") - 1
+        episode = self._tape[slot]
+        rows = self._episodes.first_row[episode] + tape - self._starts[slot]
+        return self._episodes.position[episode], rows
+
+    @property
+    def _num_lanes(self) -> int:
+        return self._slots.rank_slots * self._slots.worker_slots
+
+    @property
+    def _pool_size(self) -> int:
+        return max(1, self._order.pool_episodes // self._slots.worker_slots)
+
+    def _mix_pools(self, lane: int, start: int, stop: int, tape: IntArray) -> IntArray:
+        """Tape positions after each pool's own permutation; a pool is a stretch of the tape."""
+        first = int(np.searchsorted(self._starts, start, side="right")) - 1
+        slot = np.searchsorted(self._starts, tape, side="right") - 1
+        pools = (slot - first) // self._pool_size
+        mixed = np.empty_like(tape)
+        for pool in np.unique(pools).tolist():
+            begin = first + pool * self._pool_size
+            end = min(begin + self._pool_size, len(self._tape))
+            low, high = max(start, int(self._starts[begin])), min(stop, int(self._starts[end]))
+            key = derive_key("frames", self._order.seed, self._epoch, lane, pool)
+            inside = pools == pool
+            mixed[inside] = low + permute(tape[inside] - low, high - low, key)
+        return mixed
+
+    def _leftover_positions(self, leftover_step: int, rank_slot: int) -> IntArray:
+        """Places in the leftover tape that a rank slot takes; the last step may repeat its own samples."""
+        batch, slots = self._slots.global_batch_size, self._slots.rank_slots
+        begin = leftover_step * batch
+        available = min(batch, self.num_left_over - begin)
+        size = -(-available // slots)
+        return begin + np.arange(rank_slot * size, (rank_slot + 1) * size, dtype=np.int64) % available
+
+    def _left_over(self, places: IntArray) -> tuple[IntArray, IntArray]:
+        per_lane = self.num_full_lane_steps * self._slots.per_rank_slot
+        lanes = np.searchsorted(self._leftover_starts, places, side="right") - 1
+        positions, rows = np.empty_like(places), np.empty_like(places)
+        for lane in np.unique(lanes).tolist():
+            inside = lanes == lane
+            within = per_lane + places[inside] - self._leftover_starts[lane]
+            positions[inside], rows[inside] = self.lane_samples(lane, within)
+        return positions, rows
+
+    @cached_property
+    def _leftover_starts(self) -> IntArray:
+        """Where each lane's leftover begins in the leftover tape; one more entry than lanes."""
+        lanes = np.arange(self._num_lanes + 1, dtype=np.int64)
+        taken = lanes * self.num_full_lane_steps * self._slots.per_rank_slot
+        bounds = [lane * self.num_frames // self._num_lanes for lane in range(self._num_lanes + 1)]
+        return np.asarray(bounds, dtype=np.int64) - taken
+
+
+def _episode_order(episodes: Episodes, order: OrderConfig, epoch: int) -> IntArray:
+    """Episodes in tape order, as positions in `episodes`."""
+    everything = np.arange(len(episodes), dtype=np.int64)
+    if not order.shuffle or len(episodes) == 0:
+        return everything
+    if order.episode_order == "global":
+        return permute(everything, len(episodes), derive_key("episodes", order.seed, epoch))
+    stored = np.argsort(episodes.storage_rank, kind="stable")
+    shards, first, counts = np.unique(episodes.shard[stored], return_index=True, return_counts=True)
+    key = derive_key("shards", order.seed, epoch)
+    shuffled = permute(np.arange(len(shards), dtype=np.int64), len(shards), key)
+    return np.concatenate([stored[first[i] : first[i] + counts[i]] for i in shuffled])

@@ -1,0 +1,65 @@
+"""Where a loader stands, as a small dict: the same for every rank, checked before it is used."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from roboshard.shards.errors import OptionError
+
+STATE_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoaderState:
+    """Position in the order, and all that the order depends on."""
+
+    version: int
+    fingerprint: str
+    """Of the dataset."""
+    selection: str
+    """SHA-256 over the episodes and rows in use."""
+    seed: int
+    epoch: int
+    step: int
+    """Steps of the epoch that the user has received."""
+    global_batch_size: int
+    rank_slots: int
+    worker_slots: int
+    shuffle: bool
+    pool_episodes: int
+    episode_order: str
+    frame_order: str
+    drop_last: bool
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        return asdict(self)
+
+
+def check_state(state: dict[str, Any], current: LoaderState, num_steps: int) -> LoaderState:
+    """The state, if it fits the loader.
+
+    Raises:
+        OptionError: every field that differs, and what would do.
+    """
+    names = LoaderState.__dataclass_fields__
+    if set(state) != set(names):
+        missing, unknown = sorted(set(names) - set(state)), sorted(set(state) - set(names))
+        raise OptionError(f"not a loader state of this release: fields missing {missing}, unknown {unknown}")
+    given = LoaderState(**state)
+    problems = [
+        f"{name} is {getattr(current, name)!r} now and {getattr(given, name)!r} in the state"
+        for name in names
+        if name not in ("epoch", "step") and getattr(given, name) != getattr(current, name)
+    ]
+    if not (isinstance(given.epoch, int) and given.epoch >= 0):
+        problems.append(f"epoch {given.epoch!r} is not an epoch")
+    if not (isinstance(given.step, int) and 0 <= given.step <= num_steps):
+        problems.append(f"step {given.step!r} is outside the epoch's 0..{num_steps}")
+    if problems:
+        remedy = (
+            f"world sizes that divide {given.rank_slots} and numbers of workers that divide {given.worker_slots} "
+            f"will do, with max_world_size={given.rank_slots}, max_workers={given.worker_slots} and "
+            f"batch_size x world_size = {given.global_batch_size}"
+        )
+        raise OptionError("\n  - ".join(["the state does not fit this loader:", *problems, remedy]))
+    return given

@@ -1,0 +1,42 @@
+"""Delta windows: arithmetic from offsets in seconds to rows, as LeRobot defines it."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from roboshard.shards.errors import OptionError
+
+
+def frame_offsets(
+    delta_timestamps: Mapping[str, Sequence[float]], fps: float, tolerance_s: float
+) -> dict[str, NDArray[np.int64]]:
+    """Feature key -> offsets in frames, (T,).
+
+    Raises:
+        OptionError: an offset that is not a whole number of frames within `tolerance_s`, or an empty list.
+    """
+    offsets = {}
+    for key, deltas in delta_timestamps.items():
+        seconds = np.asarray(deltas, dtype=np.float64)
+        if seconds.ndim != 1 or seconds.size == 0 or not np.all(np.isfinite(seconds)):
+            raise OptionError(f"delta_timestamps[{key!r}] must be a list of at least one finite number of seconds")
+        frames = np.round(seconds * fps)
+        wrong = seconds[np.abs(seconds * fps - frames) / fps > tolerance_s]
+        if wrong.size:
+            raise OptionError(
+                f"delta_timestamps[{key!r}]: {', '.join(map(str, wrong.tolist()))} s is not a whole number of frames "
+                f"at {fps:g} fps within tolerance_s={tolerance_s}; use multiples of 1/{fps:g}"
+            )
+        offsets[key] = frames.astype(np.int64)
+    return offsets
+
+
+def window(row: int, offsets: NDArray[np.int64], length: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Rows of the window around `row`, clamped to the episode's 0..length-1, and which of them are padding.
+
+    Returns:
+        rows (T,) and is_pad (T,), True where the window leaves the episode.
+    """
+    rows = row + offsets
+    return np.clip(rows, 0, length - 1), (rows < 0) | (rows >= length)
