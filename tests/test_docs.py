@@ -1,0 +1,49 @@
+"""The code in README and docs/ runs as it stands there."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).parent.parent
+PAGES = ["README.md", *sorted(str(path.relative_to(PROJECT)) for path in (PROJECT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^```(python|sh)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\(([^)#]+)\)")
+
+
+@pytest.fixture
+def folder_of_a_reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pusht_source: Path) -> Path:
+    """Where a reader would stand: the dataset that docs name, and the commands on the PATH."""
+    (tmp_path / "my_dataset").symlink_to(pusht_source, target_is_directory=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    return tmp_path
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_code_blocks_run_in_order(page: str, folder_of_a_reader: Path) -> None:
+    blocks = BLOCK.findall((PROJECT / page).read_text())
+    if not any(language == "sh" for language, _ in blocks):
+        blocks.insert(0, ("sh", "convert-to-shards my_dataset my_dataset_shards"))
+    namespace: dict[str, object] = {"__name__": "docs"}
+    for language, code in blocks:
+        if language == "sh":
+            subprocess.run(["bash", "-euc", code], check=True, cwd=folder_of_a_reader)
+        else:
+            exec(compile(code, page, "exec"), namespace)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_to_files_that_exist(page: str) -> None:
+    targets = [link for link in LINK.findall((PROJECT / page).read_text()) if "://" not in link]
+    missing = [link for link in targets if not (PROJECT / page).parent.joinpath(link).exists()]
+    assert not missing
+
+
+def test_readme_names_the_two_commands_that_do_all_set_up() -> None:
+    readme = (PROJECT / "README.md").read_text()
+    assert "make demo" in readme
+    assert "make test" in readme
