@@ -125,11 +125,11 @@ def make_column(array: pa.ChunkedArray, dtype: str, where: str) -> Column:
     while _is_list(leaves.type):
         lengths = np.unique(np.asarray(_list_lengths(leaves)))
         if len(lengths) > 1:
-            return RaggedColumn([_tensor(np.asarray(row), where) for row in values.to_pylist()])
+            return RaggedColumn([_ragged_row(row, where) for row in values.to_pylist()])
         shape.append(int(lengths[0]) if len(lengths) else 0)
         leaves = leaves.flatten()
-    if leaves.null_count:
-        raise FormatError(f"{where}: a list has an element without a value")
+        if leaves.null_count:
+            raise FormatError(f"{where}: a list has an element without a value")
     return TensorColumn(_tensor(leaves.to_numpy(zero_copy_only=False), where).reshape(shape))
 
 
@@ -141,6 +141,14 @@ def _list_lengths(array: pa.Array) -> list[int]:
     if pa.types.is_fixed_size_list(array.type):
         return [array.type.list_size] if len(array) else []
     return list(np.diff(array.offsets.to_numpy()))
+
+
+def _ragged_row(row: list[Any], where: str) -> torch.Tensor:
+    try:
+        values = np.asarray(row)
+    except ValueError:
+        raise FormatError(f"{where}: a row's lists have no common shape") from None
+    return _tensor(values, where)
 
 
 def _tensor(values: NDArray[Any], where: str) -> torch.Tensor:

@@ -1,5 +1,6 @@
 """What a loader can be told, in groups: frozen, checked when made. `make_loader` takes the same names flat."""
 
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -10,7 +11,7 @@ from roboshard.shards.errors import OptionError
 
 ImageTransform = Callable[[torch.Tensor], torch.Tensor]
 EpisodeOrder = Literal["global", "shard"]
-FrameOrder = Literal["uniform"]
+FrameOrder = Literal["uniform", "sweep"]
 OnError = Literal["raise", "skip"]
 
 
@@ -31,7 +32,7 @@ class OrderConfig:
         _check(0 <= self.seed < 1 << 63, f"seed must be in 0..2**63-1, not {self.seed}")
         _check(self.pool_episodes >= 1, f"pool_episodes must be at least 1, not {self.pool_episodes}")
         _check_choice("episode_order", self.episode_order, ("global", "shard"))
-        _check_choice("frame_order", self.frame_order, ("uniform",))
+        _check_choice("frame_order", self.frame_order, ("uniform", "sweep"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +45,10 @@ class SelectionConfig:
     drop_n_last_frames: int = 0
 
     def __post_init__(self) -> None:
+        _check(
+            self.episodes is None or _are_indices(self.episodes),
+            f"episodes must be a list of episode indices, as in [0, 1, 5] or range(10), not {self.episodes!r:.100}",
+        )
         for name in ("drop_n_first_frames", "drop_n_last_frames"):
             _check(getattr(self, name) >= 0, f"{name} must not be negative")
 
@@ -131,6 +136,13 @@ class LoaderConfig:
     sample: SampleConfig
     split: SplitConfig
     read: ReadConfig
+
+
+def _are_indices(values: Sequence[int]) -> bool:
+    try:
+        return all(operator.index(value) >= 0 and not isinstance(value, bool) for value in values)
+    except TypeError:
+        return False
 
 
 def _check(condition: bool, message: str) -> None:

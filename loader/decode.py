@@ -4,14 +4,16 @@ A decoder is used by one thread at a time.
 """
 
 import io
+import itertools
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import Any, Protocol, TypeVar
 
 import av
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from roboshard.shards.errors import FormatError
 from roboshard.shards.schema import CameraRecord
@@ -27,19 +29,37 @@ class FrameDecoder(Protocol):
 
 
 class TorchcodecDecoder:
-    """torchcodec in exact mode: frames are found by a scan of all packets, never guessed from the frame rate."""
+    """torchcodec in exact mode, the time of every frame checked; PyAV for the slices where it goes wrong.
+
+    It seeks by presentation time where the demuxer counts in decoding time, and so starts a keyframe too late in
+    streams that reorder further than their keyframes are apart; and it takes every keyframe for a safe one.
+    """
 
     def __init__(self, data: memoryview, camera: CameraRecord) -> None:
         """Open an MP4 file."""
         self._decoder = _torchcodec().VideoDecoder(
             bytes(data), dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="exact"
         )
-        if len(self._decoder) != camera.num_frames:
-            raise FormatError(f"{len(self._decoder)} frames in the slice, {camera.num_frames} in its record")
+        _check_count(len(self._decoder), camera)
+        self._data, self._camera = data, camera
+        self._tick = camera.time_base[0] / camera.time_base[1]
+        self._times = np.asarray(_ticks(camera), dtype=np.float64) * self._tick
+        self._replacement: PyAVDecoder | None = None
 
     def frames(self, indices: Sequence[int]) -> torch.Tensor:
         """Frames by ascending index: (n, H, W, 3) uint8."""
-        return torch.as_tensor(self._decoder.get_frames_at(list(indices)).data)
+        if self._replacement is None:
+            try:
+                found = self._decoder.get_frames_at(list(indices))
+            except RuntimeError:
+                found = None
+            if found is not None and self._are_of(found.pts_seconds.numpy(), indices):
+                return torch.as_tensor(found.data)
+            self._replacement = PyAVDecoder(self._data, self._camera)
+        return self._replacement.frames(indices)
+
+    def _are_of(self, times: NDArray[np.float64], indices: Sequence[int]) -> bool:
+        return bool(np.all(np.abs(times - self._times[list(indices)]) < self._tick / 2))
 
 
 class PyAVDecoder:
@@ -49,7 +69,8 @@ class PyAVDecoder:
         """Open an MP4 file."""
         self._container = av.open(io.BytesIO(data), "r")
         self._stream = self._container.streams.video[0]
-        self._pts = [first + step * i for first, step, count in camera.pts for i in range(count)]
+        _check_count(self._stream.frames, camera)
+        self._pts = _ticks(camera)
         self._keyframes = camera.keyframes
 
     def frames(self, indices: Sequence[int]) -> torch.Tensor:
@@ -67,13 +88,28 @@ class PyAVDecoder:
         stop = self._keyframes[after] if after < len(self._keyframes) else len(self._pts)
         targets = {self._pts[i]: i for i in range(index, stop) if i in wanted}
         found: dict[int, torch.Tensor] = {}
-        self._container.seek(self._pts[start], stream=self._stream, backward=True)
-        for frame in self._container.decode(self._stream):
-            if frame.pts in targets:
-                found[targets[frame.pts]] = torch.from_numpy(frame.to_ndarray(format="rgb24"))
-                if len(found) == len(targets):
-                    return found
+        for packet in self._packets_from(self._pts[start]):
+            for frame in packet.decode():
+                if frame.pts in targets:
+                    found[targets[frame.pts]] = torch.from_numpy(frame.to_ndarray(format="rgb24"))
+            if len(found) == len(targets):
+                return found
         raise FormatError(f"frame {index} was not decoded")
+
+    def _packets_from(self, pts: int) -> "Iterator[av.Packet[av.VideoStream]]":
+        """Packets from the keyframe shown at `pts`, or one before it: the demuxer seeks by decoding time."""
+        seek_to = pts
+        while True:
+            self._container.seek(seek_to, stream=self._stream, backward=True)
+            packets = self._container.demux(self._stream)
+            first = next(packets)
+            if first.pts is None or first.dts is None:
+                raise FormatError("no packet where its index says")
+            if first.pts <= pts:
+                return itertools.chain([first], packets)
+            if first.dts > seek_to:
+                raise FormatError("no keyframe where its record says")
+            seek_to = first.dts - 1
 
 
 def open_decoder(data: memoryview, camera: CameraRecord, where: str) -> FrameDecoder:
@@ -84,9 +120,25 @@ def open_decoder(data: memoryview, camera: CameraRecord, where: str) -> FrameDec
     return _named(lambda: kind(data, camera), where)
 
 
-def decode_frames(decoder: FrameDecoder, indices: Sequence[int], where: str) -> torch.Tensor:
+def decode_frames(decoder: FrameDecoder, camera: CameraRecord, indices: Sequence[int], where: str) -> torch.Tensor:
     """(n, H, W, 3) uint8 by ascending index. Raises FormatError naming `where`."""
-    return _named(lambda: decoder.frames(indices), where)
+    frames = _named(lambda: decoder.frames(indices), where)
+    if frames.shape != (len(indices), camera.height, camera.width, 3):
+        raise FormatError(
+            f"{where}: frames of shape {tuple(frames.shape[1:])} where its record says "
+            f"{(camera.height, camera.width, 3)}"
+        )
+    return frames
+
+
+def _ticks(camera: CameraRecord) -> list[int]:
+    """When each frame of the slice is shown, in ticks."""
+    return [first + step * i for first, step, count in camera.pts for i in range(count)]
+
+
+def _check_count(num_frames: int, camera: CameraRecord) -> None:
+    if num_frames != camera.num_frames:
+        raise FormatError(f"{num_frames} frames in the slice, {camera.num_frames} in its record")
 
 
 def _named(action: Callable[[], T], where: str) -> T:

@@ -59,4 +59,4 @@ class Episode:
         where = f"{self._where}, camera {camera!r}"
         if camera not in self._decoders:
             self._decoders[camera] = open_decoder(self._videos[camera], self._cameras[camera], where)
-        return decode_frames(self._decoders[camera], frames, where)
+        return decode_frames(self._decoders[camera], self._cameras[camera], frames, where)

@@ -5,10 +5,13 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
 
 from roboshard.loader.config import OnError
 from roboshard.loader.episode import Episode
-from roboshard.loader.plan import Draw
+from roboshard.loader.plan import Draw, Episodes
 from roboshard.loader.stats import LoaderStats
 from roboshard.shards.errors import RoboshardError
 from roboshard.shards.reader import ShardedDataset
@@ -22,23 +25,33 @@ class DrawnSample:
     row: int
 
 
+class _Resident(NamedTuple):
+    """An episode in memory, and the last of its rows that may be used."""
+
+    episode: Episode
+    last_row: int
+
+
 class EpisodePool:
     """The episodes in memory, least recently used first, at most `capacity` beside those of the current step."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - keyword-only
         self,
+        *,
         dataset: ShardedDataset,
+        episodes: Episodes,
         cameras: Sequence[str],
         capacity: int,
         on_error: OnError,
         stats: LoaderStats,
     ) -> None:
         self._dataset = dataset
+        self._episodes = episodes
         self._cameras = cameras
         self._capacity = capacity
         self._on_error = on_error
         self._stats = stats
-        self._resident: OrderedDict[int, Episode] = OrderedDict()
+        self._resident: OrderedDict[int, _Resident] = OrderedDict()
         self._damaged: set[int] = set()
 
     def samples(self, draw: Draw) -> list[DrawnSample]:
@@ -49,11 +62,11 @@ class EpisodePool:
             self._resident.popitem(last=False)
         return [
             # A substitute can be shorter than the episode that it stands in for.
-            DrawnSample(episode=needed[position], row=min(row, needed[position].length - 1))
+            DrawnSample(episode=needed[position].episode, row=min(row, needed[position].last_row))
             for position, row in pairs
         ]
 
-    def _get(self, position: int) -> Episode:
+    def _get(self, position: int) -> _Resident:
         if position in self._resident:
             self._stats.episode_hits += 1
         else:
@@ -61,16 +74,18 @@ class EpisodePool:
         self._resident.move_to_end(position)
         return self._resident[position]
 
-    def _read_or_substitute(self, position: int) -> Episode:
+    def _read_or_substitute(self, position: int) -> _Resident:
+        """The episode at `position`, or with on_error="skip" the next one of those in use that can be read."""
+        place = int(np.searchsorted(self._episodes.position, position))
         if self._on_error == "raise":
-            return self._read(position)
+            return self._read(place)
         failure: RoboshardError | None = None
-        for offset in range(len(self._dataset.index)):
-            candidate = (position + offset) % len(self._dataset.index)
+        for offset in range(len(self._episodes)):
+            candidate = (place + offset) % len(self._episodes)
             if candidate in self._damaged:
                 continue
             try:
-                episode = self._read(candidate)
+                resident = self._read(candidate)
             except RoboshardError as error:
                 self._damaged.add(candidate)
                 failure = failure or error
@@ -79,14 +94,15 @@ class EpisodePool:
                 )
                 continue
             self._stats.substituted_episodes += offset > 0
-            return episode
+            return resident
         raise failure or RoboshardError("no episode can be read")
 
-    def _read(self, position: int) -> Episode:
-        data = self._dataset.read_episode(position, self._cameras)
+    def _read(self, place: int) -> _Resident:
+        data = self._dataset.read_episode(int(self._episodes.position[place]), self._cameras)
         self._stats.bytes_read += data.num_bytes
         self._stats.episodes_read += 1
-        return Episode(data, self._dataset.manifest.features, self._dataset.manifest.tasks)
+        episode = Episode(data, self._dataset.manifest.features, self._dataset.manifest.tasks)
+        return _Resident(episode, int(self._episodes.first_row[place] + self._episodes.num_rows[place]) - 1)
 
 
 def fetch_episodes(draws: Iterable[Draw], pool: EpisodePool, stats: LoaderStats) -> Iterator[list[DrawnSample]]:

@@ -3,39 +3,55 @@
 import hashlib
 import time
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Any
 
-import torch.utils.data
-
+from roboshard.loader import topology
 from roboshard.loader.batch import Batch
 from roboshard.loader.meta import DatasetMeta
 from roboshard.loader.pipeline import LoadJob, load
-from roboshard.loader.plan import EpochPlan
 from roboshard.loader.state import STATE_VERSION, LoaderState, check_state
 from roboshard.loader.stats import LoaderStats
+from roboshard.loader.workers import WorkerPool
 from roboshard.shards.errors import OptionError
-
-PREFETCHED_PER_WORKER = 2
 
 
 class Loader:
-    """Iterates over one epoch at a time; each `iter` that reaches its end moves on to the next epoch."""
+    """Iterates over one epoch at a time. An iteration that reaches its end moves the loader on to the next epoch."""
 
     def __init__(self, job: LoadJob) -> None:
-        """Plan the first epoch; nothing is read before iteration starts."""
+        """Plan the first epoch; nothing is read, and no process started, before iteration."""
         self._job = job
         self._meta = DatasetMeta(job.dataset.manifest)
         self._stats = LoaderStats()
+        self._plan, self._planned_epoch = job.plan(0), 0
+        self._workers: WorkerPool | None = None
         self._epoch = 0
-        self._step = 0
-        self._resume_at = 0
-        self._plan: EpochPlan = job.plan(0)
-        self._planned_epoch = 0
+        self._received = 0  # steps of the epoch that the user has
+        self._resume_at = 0  # where the next iteration begins
+        self._loaded_end: int | None = None  # the epoch that a loaded state was at the end of
+        self._iterations = 0  # begun so far
+        self._running: int | None = None  # which of them is running
 
     @property
     def meta(self) -> DatasetMeta:
         """Features, stats, fps, tasks and camera keys of the dataset."""
         return self._meta
+
+    @property
+    def batch_size(self) -> int | None:
+        """Samples per rank and step; None: single samples."""
+        return self._job.config.split.batch_size
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that is being loaded, or comes next."""
+        return self._epoch
+
+    @property
+    def num_padded(self) -> int:
+        """Samples of an epoch's last step that repeat others so that all ranks have as many; over all ranks."""
+        return self._plan.num_padded
 
     def stats(self) -> LoaderStats:
         """What the loader has done so far; workers' numbers come with their batches."""
@@ -44,81 +60,147 @@ class Loader:
         return copy
 
     def __len__(self) -> int:
-        """Steps per epoch, the same on every rank and in every epoch."""
+        """Steps per epoch: the same on every rank and in every epoch."""
         return self._plan.num_steps
 
-    @property
-    def num_padded(self) -> int:
-        """Samples of an epoch's last step that repeat others, over all ranks."""
-        return self._plan.num_padded
-
     def set_epoch(self, epoch: int) -> None:
-        """Iterate over this epoch (from 0) next, from its beginning."""
+        """Iterate over this epoch (from 0) next. A loaded state of the same epoch keeps its step.
+
+        An iteration over another epoch that is still running is ended.
+        """
         if epoch < 0:
             raise OptionError(f"epoch must not be negative: {epoch}")
-        self._epoch, self._step, self._resume_at = epoch, 0, 0
+        if epoch == self._loaded_end:  # a trainer that counts epochs itself: of this one nothing is left
+            self._epoch, self._received, self._resume_at = epoch, len(self), len(self)
+        elif epoch != self._epoch:
+            self._epoch, self._received, self._resume_at = epoch, 0, 0
+            self._running = None
+        self._loaded_end = None
 
     def state_dict(self) -> dict[str, Any]:
         """Where the loader stands, counted in steps that the user has received; the same on all ranks."""
-        return self._state().as_dict()
+        return self._state(self._epoch, self._received).as_dict()
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue after the step where the state was taken.
+    def state_at(self, step: int, *, world_size: int, batch_size: int) -> dict[str, Any]:
+        """The state after `step` steps of training in all, for checkpoints that hold only a trainer's step.
+
+        Args:
+            step: steps that the trainer has made since its start, over all epochs.
+            world_size: of the run that made them.
+            batch_size: per rank, of the run that made them.
 
         Raises:
-            OptionError: a state of another dataset, order, or shape of the plan; each difference is named.
+            OptionError: that run's global batches were of another size, so that its steps mean other samples.
         """
-        given = check_state(state, self._state(), len(self))
-        self._epoch, self._step, self._resume_at = given.epoch, given.step, given.step
+        ours = self._job.slots.global_batch_size
+        if world_size * batch_size != ours:
+            raise OptionError(
+                f"step {step} was counted with world_size x batch_size = {world_size} x {batch_size} = "
+                f"{world_size * batch_size} samples a step; this loader has {ours}: make it with the same"
+            )
+        if step < 0:
+            raise OptionError(f"step must not be negative: {step}")
+        epoch, received = divmod(step, max(1, len(self)))
+        return self._state(epoch, received).as_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Begin the next iteration after the step where the state was taken. Used once.
+
+        After the last step of an epoch that is the first step of the next.
+
+        Raises:
+            OptionError: a state of another dataset, order, or shape of the plan, each difference named; or an
+                iteration is running, which would go on from where it is.
+        """
+        if self._running is not None:
+            raise OptionError("load_state_dict during an iteration comes too late: load before `iter(loader)`")
+        given = check_state(state, self._state(0, 0), len(self))
+        self._epoch, self._received, self._resume_at = given.epoch, given.step, given.step
+        self._loaded_end = None
+        if given.step and given.step == len(self):
+            self._loaded_end = given.epoch
+            self._epoch, self._received, self._resume_at = given.epoch + 1, 0, 0
+
+    def close(self) -> None:
+        """Stop the worker processes, and with them an iteration that is running; a later one starts them again."""
+        if self._workers is not None:
+            self._workers.close()
+            self._workers = None
+            self._running = None
 
     def __iter__(self) -> Iterator[Batch]:
-        """The current epoch, or what a loaded state leaves of it: dicts of tensors, `batch_size` samples each."""
-        self._step, self._resume_at = self._resume_at, 0
-        plan = self._plan_epoch()
-        batches = self._in_workers(plan) if self._job.config.split.num_workers else self._in_process(plan)
+        """The current epoch, or what a loaded state leaves of it: dicts of tensors, `batch_size` samples each.
+
+        A new iteration ends one that is still running.
+        """
+        if topology.in_worker():
+            raise OptionError(
+                "this loader is iterated in a worker of another DataLoader, where its state would be lost: iterate "
+                "over it directly; it has workers of its own (num_workers=)"
+            )
+        self._end(self._running)
+        self._received, self._resume_at, self._loaded_end = self._resume_at, 0, None
+        self._iterations += 1
+        iteration = self._running = self._iterations
+        try:
+            yield from self._received_by_user(self._batches(self._received), iteration)
+        finally:
+            self._end(iteration)
+
+    def _end(self, iteration: int | None) -> None:
+        """Leave an iteration if it is running; one that gave all of its steps has completed its epoch.
+
+        Trainers that count steps by `len` (Lightning) let go of it there and never ask for one more.
+        """
+        if iteration is not None and self._running == iteration:
+            self._running = None
+            if self._received == len(self):
+                self._epoch, self._received = self._epoch + 1, 0
+
+    def _received_by_user(self, batches: Iterator[Batch], iteration: int) -> Iterator[Batch]:
         while True:
             started = time.perf_counter()
             batch = next(batches, None)
             if batch is None:
-                break
+                return
             self._stats.wait_seconds += time.perf_counter() - started
             self._stats.batches += 1
-            self._stats.samples += 1 if self._job.config.split.batch_size is None else _batch_length(batch)
-            self._step += 1
+            self._stats.samples += 1 if self.batch_size is None else len(next(iter(batch.values())))
+            self._received += 1
             yield batch
-        self._epoch, self._step = self._epoch + 1, 0
+            if self._running != iteration:
+                raise OptionError(
+                    "this iteration is over: another one has begun since, or set_epoch or close was called; a loader "
+                    "serves one iteration at a time"
+                )
 
-    def _plan_epoch(self) -> EpochPlan:
+    def _batches(self, first_step: int) -> Iterator[Batch]:
         if self._planned_epoch != self._epoch:
             self._plan, self._planned_epoch = self._job.plan(self._epoch), self._epoch
-        return self._plan
+        if not self._job.config.split.num_workers:
+            yield from load(self._job, self._plan, first_step, self._stats)
+            return
+        workers = self._workers = self._workers or WorkerPool(self._job)
+        try:
+            for batch, stats in workers.run(self._epoch, first_step):
+                self._stats.add(stats)
+                yield batch
+        except GeneratorExit:
+            raise
+        except BaseException:  # Ctrl-C too: what is left of them is in no state to go on
+            workers.close()
+            self._workers = None
+            raise
 
-    def _in_process(self, plan: EpochPlan) -> Iterator[Batch]:
-        yield from load(self._job, plan, self._step, self._stats)
-
-    def _in_workers(self, plan: EpochPlan) -> Iterator[Batch]:
-        dataset = _WorkerDataset(self._job, plan, self._step)
-        workers = torch.utils.data.DataLoader(
-            dataset,
-            batch_size=None,
-            num_workers=self._job.config.split.num_workers,
-            collate_fn=_as_it_is,
-            multiprocessing_context="spawn",  # decoders and file systems do not survive a fork
-            prefetch_factor=PREFETCHED_PER_WORKER,
-        )
-        for batch, stats in workers:
-            self._stats.add(stats)
-            yield batch
-
-    def _state(self) -> LoaderState:
+    def _state(self, epoch: int, step: int) -> LoaderState:
         order, slots = self._job.config.order, self._job.slots
         return LoaderState(
             version=STATE_VERSION,
             fingerprint=self._job.dataset.manifest.fingerprint,
-            selection=_selection_digest(self._job),
+            selection=self._selection_digest,
             seed=order.seed,
-            epoch=self._epoch,
-            step=self._step,
+            epoch=epoch,
+            step=step,
             global_batch_size=slots.global_batch_size,
             rank_slots=slots.rank_slots,
             worker_slots=slots.worker_slots,
@@ -129,29 +211,9 @@ class Loader:
             drop_last=order.drop_last,
         )
 
-
-class _WorkerDataset(torch.utils.data.IterableDataset[tuple[Batch, LoaderStats]]):
-    """A worker's share of an epoch, each batch with what it cost."""
-
-    def __init__(self, job: LoadJob, plan: EpochPlan, first_step: int) -> None:
-        self._job, self._plan, self._first_step = job, plan, first_step
-
-    def __iter__(self) -> Iterator[tuple[Batch, LoaderStats]]:
-        stats = LoaderStats()
-        for batch in load(self._job, self._plan, self._first_step, stats):
-            yield batch, stats.take()
-
-
-def _as_it_is(value: Any) -> Any:
-    return value
-
-
-def _batch_length(batch: Batch) -> int:
-    return len(next(iter(batch.values())))
-
-
-def _selection_digest(job: LoadJob) -> str:
-    digest = hashlib.sha256()
-    for array in (job.episodes.position, job.episodes.first_row, job.episodes.num_rows):
-        digest.update(array.astype("<i8").tobytes())
-    return digest.hexdigest()
+    @cached_property
+    def _selection_digest(self) -> str:
+        digest = hashlib.sha256()
+        for array in (self._job.episodes.position, self._job.episodes.first_row, self._job.episodes.num_rows):
+            digest.update(array.astype("<i8").tobytes())
+        return digest.hexdigest()

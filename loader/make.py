@@ -71,7 +71,8 @@ def make_loader(  # noqa: PLR0913 - keyword-only, grouped behind
         seed: of the order.
         pool_episodes: episodes whose frames are mixed with each other, per rank; they are held in memory.
         episode_order: "global": any episode may follow any other; "shard": shard by shard, read in sequence.
-        frame_order: "uniform": a pool's frames in a random permutation.
+        frame_order: "uniform": a pool's frames in a random permutation; "sweep": its episodes all played forward,
+            chunks of them mixed, so that no frame is decoded twice however far apart keyframes are.
         image_transforms: called per sample and camera with (C, H, W), or (T, C, H, W) for windows.
         return_uint8: video as uint8 in 0..255; False: float32 in 0..1. Images from parquet are always float32.
         tolerance_s: how far an offset may be from a whole number of frames.
@@ -144,10 +145,12 @@ def _check_features(meta: DatasetMeta) -> None:
 
 
 def _chosen_cameras(meta: DatasetMeta, sample: SampleConfig) -> tuple[str, ...]:
+    if isinstance(sample.cameras, str):
+        raise OptionError(f"cameras must be a list of keys: [{sample.cameras!r}], not a string")
     chosen = meta.video_keys if sample.cameras is None else tuple(sample.cameras)
     unknown = [key for key in chosen if key not in meta.video_keys]
-    if unknown or isinstance(sample.cameras, str):
-        raise OptionError(f"cameras: {unknown or sample.cameras!r} not among the dataset's {list(meta.video_keys)}")
+    if unknown:
+        raise OptionError(f"cameras: {unknown} not among the dataset's videos {list(meta.video_keys)}")
     depth = [key for key in chosen if _is_depth(meta, key)]
     if depth:
         raise OptionError(f"depth video is not decoded by this release: leave {depth} out of cameras=")

@@ -72,7 +72,14 @@ def load(job: LoadJob, plan: EpochPlan, first_step: int, stats: LoaderStats) -> 
     """The batches of this process, in order, from `first_step` of the planned epoch on."""
     config, sample = job.config, job.config.sample
     threads = config.read.decode_threads or topology.default_threads(config.split.num_workers)
-    pool = EpisodePool(job.dataset, job.cameras, _resident_episodes(job), config.read.on_error, stats)
+    pool = EpisodePool(
+        dataset=job.dataset,
+        episodes=job.episodes,
+        cameras=job.cameras,
+        capacity=_resident_episodes(job),
+        on_error=config.read.on_error,
+        stats=stats,
+    )
     with ThreadPoolExecutor(threads, thread_name_prefix="roboshard-decode") as executor:
         yield from wds.DataPipeline(
             partial(plan_steps, plan, first_step),

@@ -2,7 +2,7 @@
 
     tape        episodes in a keyed random order, their frames laid end to end
     lanes       the tape cut into R x K pieces of equal length; lane r*K + k is worker slot k of rank slot r
-    pools       in a lane, each run of P episodes: its frames are mixed by a keyed permutation
+    pools       in a lane, each run of P episodes: its frames are mixed (frame_order.py)
     steps       step t takes the next B/R samples of lane (r, t mod K) for every rank slot r
     leftover    what the lanes have left after their full steps, in lane order, makes the last few steps
 
@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roboshard.loader.config import OrderConfig
+from roboshard.loader.frame_order import sweep, uniform
 from roboshard.shards.permute import derive_key, permute
 
 IntArray = NDArray[np.int64]
@@ -158,7 +159,7 @@ class EpochPlan:
         return max(1, self._order.pool_episodes // self._slots.worker_slots)
 
     def _mix_pools(self, lane: int, start: int, stop: int, tape: IntArray) -> IntArray:
-        """Tape positions after each pool's own permutation; a pool is a stretch of the tape."""
+        """Tape positions after each pool's own reordering; a pool is a stretch of the tape."""
         first = int(np.searchsorted(self._starts, start, side="right")) - 1
         slot = np.searchsorted(self._starts, tape, side="right") - 1
         pools = (slot - first) // self._pool_size
@@ -167,9 +168,13 @@ class EpochPlan:
             begin = first + pool * self._pool_size
             end = min(begin + self._pool_size, len(self._tape))
             low, high = max(start, int(self._starts[begin])), min(stop, int(self._starts[end]))
-            key = derive_key("frames", self._order.seed, self._epoch, lane, pool)
             inside = pools == pool
-            mixed[inside] = low + permute(tape[inside] - low, high - low, key)
+            places, purpose = tape[inside] - low, (self._order.seed, self._epoch, lane, pool)
+            if self._order.frame_order == "uniform":
+                mixed[inside] = low + uniform(places, high - low, *purpose)
+            else:
+                bounds = np.clip(self._starts[begin : end + 1], low, high) - low
+                mixed[inside] = low + sweep(places, bounds, *purpose)
         return mixed
 
     def _leftover_positions(self, leftover_step: int, rank_slot: int) -> IntArray:
@@ -206,7 +211,7 @@ def _episode_order(episodes: Episodes, order: OrderConfig, epoch: int) -> IntArr
         return everything
     if order.episode_order == "global":
         return permute(everything, len(episodes), derive_key("episodes", order.seed, epoch))
-    stored = np.argsort(episodes.storage_rank, kind="stable")
+    stored = np.lexsort((episodes.storage_rank, episodes.shard))
     shards, first, counts = np.unique(episodes.shard[stored], return_index=True, return_counts=True)
     key = derive_key("shards", order.seed, epoch)
     shuffled = permute(np.arange(len(shards), dtype=np.int64), len(shards), key)

@@ -7,14 +7,20 @@ import torch.utils.data
 
 from roboshard.shards.errors import OptionError
 
+LAUNCHER_VARIABLES = (
+    ("RANK", "WORLD_SIZE"),  # torchrun, accelerate, deepspeed
+    ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),  # srun; a batch script by itself is no task of a step
+    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),  # mpirun
+)
+
 
 def resolve_rank(rank: int | None, world_size: int | None) -> tuple[int, int]:
-    """(rank, world size): as given, else torch.distributed's, else the launcher's RANK and WORLD_SIZE, else (0, 1).
+    """(rank, world size): as given, else torch.distributed's, else the launcher's variables, else (0, 1).
 
     Under tensor or pipeline parallelism several processes share their data: pass the data-parallel rank.
 
     Raises:
-        OptionError: only one of the two is given, or the environment's are not numbers.
+        OptionError: only one of the two is given, or the environment's are not numbers or lack the rank.
     """
     if (rank is None) != (world_size is None):
         raise OptionError("pass both rank and world_size, or neither")
@@ -22,19 +28,35 @@ def resolve_rank(rank: int | None, world_size: int | None) -> tuple[int, int]:
         return rank, world_size
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return torch.distributed.get_rank(), torch.distributed.get_world_size()
-    found = os.environ.get("RANK"), os.environ.get("WORLD_SIZE")
-    if found[0] is None or found[1] is None:
-        return 0, 1
+    for names in LAUNCHER_VARIABLES:
+        found = tuple(os.environ.get(name) for name in names)
+        if None not in found:
+            return _numbers(names, found)
+        if found[1] not in (None, "1"):
+            raise OptionError(
+                f"{names[1]} is {found[1]} in the environment, but {names[0]} is not set, so this process's rank is "
+                "unknown: pass rank and world_size, or make the loader after torch.distributed is initialised"
+            )
+    return 0, 1
+
+
+def _numbers(names: tuple[str, str], values: tuple[str | None, ...]) -> tuple[int, int]:
     try:
-        return int(found[0]), int(found[1])
+        rank, world_size = (int(value or "") for value in values)
     except ValueError:
-        raise OptionError(f"RANK and WORLD_SIZE in the environment are not numbers: {found}") from None
+        raise OptionError(f"{names[0]} and {names[1]} in the environment are not numbers: {values}") from None
+    return rank, world_size
 
 
 def worker() -> tuple[int, int]:
     """(worker, number of workers) of this process under a torch DataLoader; (0, 1) in the main process."""
     info = torch.utils.data.get_worker_info()
     return (0, 1) if info is None else (info.id, info.num_workers)
+
+
+def in_worker() -> bool:
+    """Whether this process is a worker of a torch DataLoader."""
+    return torch.utils.data.get_worker_info() is not None
 
 
 def default_threads(num_workers: int) -> int:

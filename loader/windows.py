@@ -7,6 +7,8 @@ from numpy.typing import NDArray
 
 from roboshard.shards.errors import OptionError
 
+MAX_OFFSET_S = 1e9
+
 
 def frame_offsets(
     delta_timestamps: Mapping[str, Sequence[float]], fps: float, tolerance_s: float
@@ -14,13 +16,16 @@ def frame_offsets(
     """Feature key -> offsets in frames, (T,).
 
     Raises:
-        OptionError: an offset that is not a whole number of frames within `tolerance_s`, or an empty list.
+        OptionError: an offset that is not a whole number of frames within `tolerance_s`, or no list of numbers.
     """
     offsets = {}
     for key, deltas in delta_timestamps.items():
-        seconds = np.asarray(deltas, dtype=np.float64)
-        if seconds.ndim != 1 or seconds.size == 0 or not np.all(np.isfinite(seconds)):
-            raise OptionError(f"delta_timestamps[{key!r}] must be a list of at least one finite number of seconds")
+        seconds = _seconds(deltas)
+        if seconds.ndim != 1 or seconds.size == 0 or not np.all(np.abs(seconds) <= MAX_OFFSET_S):  # NaN is not
+            raise OptionError(
+                f"delta_timestamps[{key!r}] must be a list of at least one number of seconds, each within "
+                f"±{MAX_OFFSET_S:g}, not {deltas!r:.100}"
+            )
         frames = np.round(seconds * fps)
         wrong = seconds[np.abs(seconds * fps - frames) / fps > tolerance_s]
         if wrong.size:
@@ -30,6 +35,13 @@ def frame_offsets(
             )
         offsets[key] = frames.astype(np.int64)
     return offsets
+
+
+def _seconds(deltas: Sequence[float]) -> NDArray[np.float64]:
+    try:
+        return np.asarray(deltas, dtype=np.float64)
+    except (TypeError, ValueError):
+        return np.empty(0)
 
 
 def window(row: int, offsets: NDArray[np.int64], length: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:

@@ -1,0 +1,71 @@
+"""Worker processes that load an epoch's steps in turn, kept from epoch to epoch."""
+
+from collections.abc import Iterator, Sequence
+from multiprocessing import get_context
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+import torch.utils.data
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
+
+from roboshard.loader.batch import Batch
+from roboshard.loader.pipeline import LoadJob, load
+from roboshard.loader.stats import LoaderStats
+
+PREFETCHED_PER_WORKER = 2
+START_METHOD = "spawn"  # decoders, file systems and thread pools do not survive a fork
+
+
+class WorkerPool:
+    """torch DataLoader workers. Each serves its worker slots' steps; torch collects them in order of steps."""
+
+    def __init__(self, job: LoadJob) -> None:
+        """Processes start with the first epoch."""
+        self._place = get_context(START_METHOD).Array("q", 2)  # epoch and first step, read when an epoch starts
+        self._loader = torch.utils.data.DataLoader(
+            _StepDataset(job, self._place),
+            batch_size=None,
+            num_workers=job.config.split.num_workers,
+            collate_fn=_as_it_is,
+            multiprocessing_context=START_METHOD,
+            prefetch_factor=PREFETCHED_PER_WORKER,
+            persistent_workers=True,
+        )
+
+    def run(self, epoch: int, first_step: int) -> Iterator[tuple[Batch, LoaderStats]]:
+        """The batches of an epoch from `first_step` on, in order, each with what it cost.
+
+        An exception in a worker is raised here with its type and its traceback; so is a worker's death.
+        """
+        if not all(process.is_alive() for process in self._processes()):  # Ctrl-C reaches the workers too
+            self.close()
+        self._place[:] = [epoch, first_step]
+        yield from self._loader
+
+    def close(self) -> None:
+        """Stop the processes, also under an iterator that somebody still holds; torch has no public way to."""
+        iterator, self._loader._iterator = self._loader._iterator, None
+        if isinstance(iterator, _MultiProcessingDataLoaderIter):
+            iterator._shutdown_workers()
+
+    def _processes(self) -> Sequence[BaseProcess]:
+        iterator = self._loader._iterator
+        return iterator._workers if isinstance(iterator, _MultiProcessingDataLoaderIter) else []
+
+
+class _StepDataset(torch.utils.data.IterableDataset[tuple[Batch, LoaderStats]]):
+    """A worker's share of the steps."""
+
+    def __init__(self, job: LoadJob, place: Any) -> None:
+        self._job = job
+        self._place = place
+
+    def __iter__(self) -> Iterator[tuple[Batch, LoaderStats]]:
+        epoch, first_step = self._place[:]
+        stats = LoaderStats()
+        for batch in load(self._job, self._job.plan(epoch), first_step, stats):
+            yield batch, stats.take()
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
