@@ -12,6 +12,7 @@ MIN_SHARD_SIZE = 64_000
 MAX_SHARD_SIZE = 1 << 40
 
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*", re.IGNORECASE)
+_EPISODES = re.compile(r"\s*(\d{1,12})\s*(?::\s*(\d{1,12})\s*)?")
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 
 
@@ -65,17 +66,17 @@ def parse_size(text: str) -> int:
     if match is None:
         raise OptionError(f"shard size {text!r} is not a size; write it like 256MB or 1GiB")
     number, power, binary = match.groups()
-    size = round(float(number) * float(1024 if binary else 1000) ** _POWERS[power.lower()])
+    size = float(number) * float(1024 if binary else 1000) ** _POWERS[power.lower()]
     if not MIN_SHARD_SIZE <= size <= MAX_SHARD_SIZE:
         raise OptionError(f"shard size {text!r} is outside 64KB..1TiB")
-    return size
+    return round(size)
 
 
 def parse_episodes(text: str) -> list[range]:
     """Ranges of episode indices from "0:100,205". Raises OptionError for anything else."""
     ranges = []
     for part in text.split(","):
-        match = re.fullmatch(r"\s*(\d+)\s*(?::\s*(\d+)\s*)?", part)
+        match = _EPISODES.fullmatch(part)
         if match is None:
             raise OptionError(f'episodes {text!r}: {part!r} is neither an index nor START:STOP, as in "0:100,205"')
         start = int(match[1])

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from roboshard.converter.shard import SkippedEpisode
 from roboshard.shards import jsonio, storage
-from roboshard.shards.errors import OptionError, RoboshardError
+from roboshard.shards.errors import OptionError, RoboshardError, StorageError
 from roboshard.shards.manifest import load_dataset_manifest
-from roboshard.shards.names import DATASET_MANIFEST, SHARD_FOLDER
+from roboshard.shards.names import DATASET_MANIFEST, SHARD_FOLDER, is_shard_name, shard_manifest_name
+from roboshard.shards.rebuild import rebuild_shard
 from roboshard.shards.schema import MAX_MANIFEST_BYTES
 
 SKIPPED_REPORT = "skipped.json"
@@ -20,8 +21,11 @@ SKIPPED_REPORT = "skipped.json"
 @contextmanager
 def locked(destination: Path) -> Iterator[None]:
     """Make the folder and hold it against a second conversion; the lock goes with the process."""
-    destination.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(destination, os.O_RDONLY)
+    try:
+        destination.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(destination, os.O_RDONLY)
+    except OSError as error:
+        raise StorageError(f"{destination}: cannot be made or opened: {error.strerror}") from error
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -36,14 +40,15 @@ def prepare(destination: Path, conversion: str) -> None:
     """Refuse a folder that holds other shards; withdraw dataset.json until all shards are seen to be there.
 
     Raises:
-        OptionError: shards of another conversion.
+        OptionError: shards of another conversion, or such as no conversion wrote.
     """
     storage.remove_temporaries(destination)
-    for path in sorted((destination / SHARD_FOLDER).glob("shard-*.json")):
-        if _conversion_of(path) not in (conversion, None):
+    found = {f"{SHARD_FOLDER}/{path.stem}.tar" for path in (destination / SHARD_FOLDER).glob("shard-*.*")}
+    for name in sorted(name for name in found if is_shard_name(name)):
+        if not _is_ours(destination, name, conversion):
             raise OptionError(
                 f"{destination}: holds shards of another conversion (another source, other options or other library "
-                f"versions: {path.name}). Choose another folder, or remove this one first"
+                f"versions: {name}). Choose another folder, or remove this one first"
             )
     manifest = destination / DATASET_MANIFEST
     if manifest.exists() and _dataset_conversion(destination) not in (conversion, None):
@@ -63,8 +68,21 @@ def write_skipped(destination: Path, skipped: Sequence[SkippedEpisode]) -> None:
     storage.write_bytes(path, jsonio.dump({"skipped": episodes}))
 
 
+def _is_ours(root: Path, name: str, conversion: str) -> bool:
+    """Whether the conversion may write this shard again: it wrote it before, or nothing is there to be lost."""
+    stated = _conversion_of(root / shard_manifest_name(name))
+    if stated is not None:
+        return stated == conversion
+    if not (root / name).exists():
+        return True
+    try:  # killed before the manifest was written, or that is damaged: the shard itself says whose it is
+        return rebuild_shard(root, name)[1].conversion.id == conversion
+    except RoboshardError:
+        return False
+
+
 def _conversion_of(path: Path) -> object:
-    """The conversion a shard manifest names; None where it is damaged, and will be written again."""
+    """The conversion a shard manifest names; None where there is no readable one."""
     try:
         data = storage.read_all(str(path), MAX_MANIFEST_BYTES)
         return jsonio.load(data, str(path), MAX_MANIFEST_BYTES).get("conversion")

@@ -5,7 +5,8 @@ data files and video files that hold many episodes each, under the path template
 """
 
 import hashlib
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -19,12 +20,28 @@ from numpy.typing import NDArray
 from roboshard.converter.source import Episode, SourceMeta, VideoSpan
 from roboshard.shards import jsonio
 from roboshard.shards.errors import MissingError, SourceError
+from roboshard.shards.names import MAX_EPISODES
 
 MAX_JSON_BYTES = 256 << 20
 TAR_OVERHEAD = 4096  # headers, padding and record of a sample
 
-_COLUMNS = ("episode_index", "length", "tasks", "data/chunk_index", "data/file_index", "dataset_from_index")
-_VIDEO_COLUMNS = ("chunk_index", "file_index", "from_timestamp", "to_timestamp")
+MAX_SECONDS = 1e9  # of a video file
+
+_FIELD = re.compile(r"\{\w+(:\d{1,2}d?)?\}")  # of a path template; format() itself can be made to fill the memory
+_COLUMNS = {
+    "episode_index": pa.int64(),
+    "length": pa.int64(),
+    "tasks": pa.list_(pa.string()),
+    "data/chunk_index": pa.int64(),
+    "data/file_index": pa.int64(),
+    "dataset_from_index": pa.int64(),
+}
+_VIDEO_COLUMNS = {
+    "chunk_index": pa.int64(),
+    "file_index": pa.int64(),
+    "from_timestamp": pa.float64(),
+    "to_timestamp": pa.float64(),
+}
 
 
 class LeRobotV3Source:
@@ -131,10 +148,14 @@ class LeRobotV3Source:
     def _size_of(self, path: str) -> int:
         try:
             return (self.meta.root / path).stat().st_size
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             raise MissingError(
                 f"{self.meta.root / path}: missing, though meta/episodes names it for {self._users_of(path)}"
             ) from None
+        except OSError as error:
+            raise SourceError(
+                f"{self.meta.root / path}: {error.strerror}; meta/episodes names it for {self._users_of(path)}"
+            ) from error
 
     def _users_of(self, path: str) -> str:
         used = self._rows_paths == path
@@ -153,6 +174,14 @@ class LeRobotV3Source:
         for name, found in (("total_episodes", len(indices)), ("total_frames", int(lengths.sum()))):
             if info.get(name) != found:
                 problems.append(f"info.json says {name} {info.get(name)}, meta/episodes adds up to {found}")
+        if indices.size and not (indices.min() >= 0 and indices.max() < MAX_EPISODES):
+            problems.append(f"an episode_index is outside 0..{MAX_EPISODES - 1}")
+        times = [f"videos/{key}/{end}_timestamp" for key in self.meta.camera_keys for end in ("from", "to")]
+        problems += [
+            f"{name} is not between -{MAX_SECONDS:g} and {MAX_SECONDS:g} s everywhere"
+            for name in times
+            if not np.all(np.abs(self._column(name)) < MAX_SECONDS)  # nor is NaN
+        ]
         if problems:
             raise SourceError("\n  - ".join([f"{self.meta.root}: metadata contradicts itself:", *problems]))
 
@@ -222,39 +251,49 @@ def _read_episodes(root: Path, camera_keys: Sequence[str]) -> pa.Table:
     paths = sorted((root / "meta" / "episodes").glob("**/*.parquet"))
     if not paths:
         raise MissingError(f"{root / 'meta' / 'episodes'}: no parquet file")
-    columns = [*_COLUMNS, *(f"videos/{key}/{name}" for key in camera_keys for name in _VIDEO_COLUMNS)]
+    columns = _COLUMNS | {
+        f"videos/{key}/{name}": kind for key in camera_keys for name, kind in _VIDEO_COLUMNS.items()
+    }
     tables = []
     for path in paths:
         table = _read_parquet(path, columns)
         tables.append(
-            table.replace_schema_metadata(None)
-            .append_column("metadata_path", pa.array([path.relative_to(root).as_posix()] * table.num_rows))
-            .append_column("metadata_row", pa.array(np.arange(table.num_rows)))
+            table.append_column(
+                "metadata_path", pa.array([path.relative_to(root).as_posix()] * table.num_rows)
+            ).append_column("metadata_row", pa.array(np.arange(table.num_rows)))
         )
-    table = pa.concat_tables(tables, promote_options="permissive").sort_by("episode_index")
+    table = pa.concat_tables(tables).sort_by("episode_index")
     for name in table.column_names:
         if table.column(name).null_count:
             raise SourceError(f"{root / 'meta' / 'episodes'}: column {name!r} has rows without a value")
     return table
 
 
-def _read_parquet(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+def _read_parquet(path: Path, columns: Mapping[str, pa.DataType] | None = None) -> pa.Table:
+    """The whole file, or `columns` of it, cast to these types."""
     try:
         file = pq.ParquetFile(path)
-        missing = sorted(set(columns or ()) - set(file.schema_arrow.names))
-        if missing:
-            raise SourceError(f"{path}: no column {', '.join(map(repr, missing))}")
-        return file.read(columns=columns)
-    except (pa.ArrowException, OSError) as error:
+        names = file.schema_arrow.names if columns is None else list(columns)
+        wrong = [name for name in names if file.schema_arrow.names.count(name) != 1]
+        if wrong:
+            raise SourceError(f"{path}: no column {', '.join(map(repr, wrong))}, or several of that name")
+        table = file.read(columns=names).select(names)
+        if columns is not None:
+            table = table.cast(pa.schema(list(columns.items())))
+        table.validate(full=True)
+        return table
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise SourceError(f"{path}: unreadable parquet: {error}") from error
 
 
 def _fill(info: dict[str, Any], template: str, **values: object) -> str:
     """A path from one of info.json's templates. It must stay inside the dataset."""
     try:
+        if "{" in _FIELD.sub("", str(info[template])):
+            raise ValueError("fields are {name} or {name:03d}")
         path = str(info[template]).format(**values)
     except (KeyError, ValueError, IndexError, AttributeError) as error:
         raise SourceError(f"info.json: {template} {info.get(template)!r} cannot be filled: {error!r}") from None
-    if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
+    if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts or "\0" in path:
         raise SourceError(f"info.json: {template} leads outside the dataset: {path!r}")
     return path

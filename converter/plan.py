@@ -13,11 +13,13 @@ def select_episodes(available: NDArray[np.int64], wanted: Sequence[range] | None
     """The wanted episode indices, ascending, each once. Raises OptionError for those that do not exist."""
     if wanted is None:
         return available
-    selected = np.unique(np.concatenate([np.arange(r.start, r.stop) for r in wanted]))
-    unknown = np.setdiff1d(selected, available)
-    if unknown.size:
+    end = int(available.max()) + 1
+    known = [np.arange(r.start, min(r.stop, end)) for r in wanted]
+    selected = np.unique(np.concatenate(known))
+    unknown = [*np.setdiff1d(selected, available).tolist(), *(max(r.start, end) for r in wanted if r.stop > end)]
+    if unknown:
         raise OptionError(
-            f"{unknown.size} of the chosen episodes do not exist, the first of them {unknown[0]}; "
+            f"episode {min(unknown)} was chosen and does not exist; "
             f"the dataset has {available.size}, from {available.min()} to {available.max()}"
         )
     return selected

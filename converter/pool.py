@@ -3,11 +3,11 @@
 import multiprocessing
 import os
 import threading
-import time
 from collections.abc import Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing.queues import SimpleQueue
+from multiprocessing.connection import Connection
+from typing import Never
 
 from roboshard.converter.shard import OnEpisode, ShardResult, ShardSpec, convert_shard, ignore
 from roboshard.shards.errors import RoboshardError
@@ -34,11 +34,11 @@ def run_tasks(specs: Iterable[ShardSpec], workers: int, on_episode: OnEpisode) -
     if workers <= 1:
         return [convert_shard(spec, on_episode) for spec in specs]
     context = multiprocessing.get_context("spawn")  # libraries with threads of their own do not survive a fork
-    queue: SimpleQueue[int | None] = context.SimpleQueue()
-    listener = threading.Thread(target=_forward, args=(queue, on_episode), daemon=True)
+    receiver, sender = context.Pipe(duplex=False)
+    listener = threading.Thread(target=_forward, args=(receiver, on_episode), daemon=True)
     listener.start()
     try:
-        with ProcessPoolExecutor(workers, context, _start_worker, (queue, os.getpid())) as executor:
+        with ProcessPoolExecutor(workers, context, _start_worker, (sender, os.getpid())) as executor:
             return _run(executor, iter(specs), workers * QUEUED_PER_WORKER)
     except BrokenProcessPool:
         raise RoboshardError(
@@ -46,8 +46,10 @@ def run_tasks(specs: Iterable[ShardSpec], workers: int, on_episode: OnEpisode) -
             "kept; run the same command again to continue"
         ) from None
     finally:
-        queue.put(None)
+        sender.send(None)
         listener.join()
+        sender.close()
+        receiver.close()
 
 
 def _run(executor: ProcessPoolExecutor, specs: Iterable[ShardSpec], at_once: int) -> list[ShardResult]:
@@ -72,19 +74,21 @@ def _run_task(spec: ShardSpec) -> ShardResult:
     return convert_shard(spec, _report)
 
 
-def _start_worker(queue: "SimpleQueue[int | None]", parent: int) -> None:
+def _start_worker(sender: "Connection[int | None, Never]", parent: int) -> None:
     global _report  # noqa: PLW0603 - one worker is one process, told once how to report
-    _report = queue.put
+    # Without a lock, which a worker that is killed would take with it: so short a message is written in one piece.
+    _report = sender.send
     threading.Thread(target=_exit_with_parent, args=(parent,), daemon=True).start()
 
 
 def _exit_with_parent(parent: int) -> None:
     """A worker whose parent was killed would wait for work forever."""
-    while os.getppid() == parent:
-        time.sleep(PARENT_POLL_S)
+    process = multiprocessing.parent_process()
+    while process is not None and os.getppid() == parent:
+        process.join(PARENT_POLL_S)  # returns at once when it ends, unless a child of it holds its pipes open
     os._exit(1)
 
 
-def _forward(queue: "SimpleQueue[int | None]", on_episode: OnEpisode) -> None:
-    while (num_bytes := queue.get()) is not None:
+def _forward(receiver: "Connection[Never, int | None]", on_episode: OnEpisode) -> None:
+    while (num_bytes := receiver.recv()) is not None:
         on_episode(num_bytes)

@@ -1,6 +1,8 @@
 """An episode's rows from the source's data files, checked against its metadata."""
 
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from roboshard.converter.source import Episode
+from roboshard.shards import jsonio
 from roboshard.shards.errors import MissingError, SourceError
 from roboshard.shards.jsonio import Json
 
@@ -37,12 +40,17 @@ class RowReader:
     def metadata_row(self, episode: Episode) -> dict[str, Json]:
         """The episode's row of meta/episodes, verbatim."""
         if self._metadata is None or self._metadata[0] != episode.metadata_path:
-            self._metadata = (
-                episode.metadata_path,
-                _open(self._root / episode.metadata_path).read(use_threads=False),
-            )
-        row = self._metadata[1].slice(episode.metadata_row, 1).to_pylist()
-        return dict(row[0])
+            path = self._root / episode.metadata_path
+            file = _open(path)
+            with _readable(path):
+                self._metadata = (episode.metadata_path, file.read(use_threads=False))
+        try:
+            row = dict(self._metadata[1].slice(episode.metadata_row, 1).to_pylist()[0])
+            jsonio.dump(row)
+        except (TypeError, ValueError) as error:  # bytes, dates; text that is not UTF-8
+            where = f"{self._root / episode.metadata_path}, episode {episode.index}"
+            raise SourceError(f"{where}: its row cannot be kept as JSON: {error}") from error
+        return row
 
     def _file(self, path: str) -> "_DataFile":
         if path not in self._files:
@@ -57,10 +65,9 @@ class _DataFile:
 
     def __init__(self, file: Any, path: Path) -> None:
         self._file = file
-        if "episode_index" not in file.schema_arrow.names:
-            raise SourceError(f"{path}: no column 'episode_index'")
-        column = file.read(columns=["episode_index"], use_threads=False).column(0)
-        self._episodes = column.to_numpy()
+        _check_columns(file.schema_arrow, path)
+        with _readable(path):
+            self._episodes = file.read(columns=["episode_index"], use_threads=False).column(0).to_numpy()
         counts = [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
         self._bounds = np.cumsum([0, *counts])
         self._group: tuple[int, pa.Table] | None = None
@@ -78,10 +85,8 @@ class _DataFile:
         """Rows start..stop-1."""
         first = int(np.searchsorted(self._bounds, start, side="right")) - 1
         last = int(np.searchsorted(self._bounds, stop, side="left"))
-        try:
+        with _readable(where):
             parts = [self._read_group(group) for group in range(first, last)]
-        except (pa.ArrowException, OSError) as error:
-            raise SourceError(f"{where}: unreadable parquet: {error}") from error
         offset = int(self._bounds[first])
         return pa.concat_tables(parts).slice(start - offset, stop - start)
 
@@ -98,24 +103,36 @@ def timestamps_of(rows: pa.Table) -> NDArray[np.float32]:
 
 def _check_rows(table: pa.Table, episode: Episode, where: str) -> None:
     for name, first in (("frame_index", 0), ("index", episode.first_row)):
-        if name not in table.column_names:
-            raise SourceError(f"{where}: no column {name!r}")
         values = table.column(name).to_numpy()
         wrong = np.flatnonzero(values != np.arange(first, first + episode.length))
         if wrong.size:
             row = int(wrong[0])
             raise SourceError(f"{where}: row {row} has {name} {values[row]} where {first + row} is expected")
-    if "timestamp" not in table.column_names:
-        raise SourceError(f"{where}: no column 'timestamp'")
     times = timestamps_of(table)
     if not np.all(np.isfinite(times)) or np.any(np.diff(times) <= 0):
         raise SourceError(f"{where}: timestamps do not ascend")
 
 
+def _check_columns(schema: pa.Schema, path: Path) -> None:
+    for name in ("timestamp", "frame_index", "episode_index", "index", "task_index"):
+        types = [schema.field(i).type for i in schema.get_all_field_indices(name)]
+        if len(types) > 1 or (not types and name != "task_index"):
+            raise SourceError(f"{path}: no column {name!r}, or several of that name")
+        if types and not (pa.types.is_integer(types[0]) or pa.types.is_floating(types[0])):
+            raise SourceError(f"{path}: column {name!r} holds {types[0]}, not numbers")
+
+
 def _open(path: Path) -> Any:
-    try:
+    if not path.is_file():
+        raise MissingError(f"{path}: no such file")
+    with _readable(path):
         return pq.ParquetFile(path, memory_map=True)
-    except FileNotFoundError:
-        raise MissingError(f"{path}: no such file") from None
-    except (pa.ArrowException, OSError) as error:
-        raise SourceError(f"{path}: unreadable parquet: {error}") from error
+
+
+@contextmanager
+def _readable(what: object) -> Iterator[None]:
+    """Damage to a parquet file that shows while it is read, as a SourceError that names `what`."""
+    try:
+        yield
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise SourceError(f"{what}: unreadable parquet: {error}") from error

@@ -41,6 +41,7 @@ class Packet:
     pts: int
     dts: int
     is_keyframe: bool
+    """Flagged so in the file, and safe: decoding can start here."""
     is_hidden: bool
     """An edit list hides it: it is decoded and not shown."""
     data: bytes
@@ -59,19 +60,23 @@ class VideoFile:
 
     def __init__(self, path: Path) -> None:
         """Open the file. Raises MissingError, or SourceError when it is no video."""
-        self.path = path
         if not path.is_file():
-            raise MissingError(f"{path}: no such file")
+            raise MissingError("no such file")
         try:
-            self._container = av.open(str(path))
+            self._container = av.open(str(path), metadata_errors="replace")  # a title in Latin-1 is no reason to fail
             self._stream = self._container.streams.video[0]
+            first = next((packet for packet in self._container.demux(self._stream) if packet.size), None)
         except (av.FFmpegError, IndexError) as error:
-            raise SourceError(f"{path}: no readable video stream: {error}") from error
+            raise SourceError(f"no readable video stream: {error}") from error
+        context: Any = self._stream.codec_context
+        if context is None:
+            raise SourceError("its video codec is not known to FFmpeg")
         self._time_base = Fraction(self._stream.time_base or 0)
-        first = next((packet for packet in self._container.demux(self._stream) if packet.size), None)
         if not self._time_base or first is None or first.dts is None:
-            raise SourceError(f"{path}: the video stream has no timed packet")
+            raise SourceError("the video stream has no timed packet")
         self._first_dts = first.dts
+        self._codec = str(context.codec.canonical_name)
+        self._extradata = bytes(context.extradata or b"")
 
     def close(self) -> None:
         """Close the file."""
@@ -95,7 +100,7 @@ class VideoFile:
         margin = max(rows.tolerance_s, 1 / rows.fps)
         first = self._ticks(float(rows.in_file[0]) - margin)
         last = self._ticks(float(rows.in_file[-1]) + margin) + 1
-        seek_to = first
+        seek_to, back = first, 1
         while True:
             window = self._read_window(seek_to, last)
             if not window:
@@ -108,7 +113,7 @@ class VideoFile:
                     return self._trim(window, start, shown), shown
             if at_start:
                 raise SourceError("no keyframe before the episode from which its frames decode exactly")
-            seek_to = min(seek_to, window[0].dts) - 1
+            seek_to, back = min(seek_to, window[0].dts) - back, back * 2  # doubled: what is read again stays little
 
     def _read_window(self, seek_to: int, last: int) -> list[Packet]:
         """Packets in decode order from the keyframe before `seek_to` until none can show a frame up to `last`."""
@@ -121,8 +126,27 @@ class VideoFile:
                 raise SourceError("a packet has no timestamp")
             if packet.dts > last:  # pts is never before dts
                 break
-            window.append(Packet(packet.pts, packet.dts, packet.is_keyframe, packet.is_discard, bytes(packet)))
+            data = bytes(packet)
+            is_keyframe = packet.is_keyframe and self._is_random_access(data)
+            window.append(Packet(packet.pts, packet.dts, is_keyframe, packet.is_discard, data))
         return window
+
+    def _is_random_access(self, data: bytes) -> bool:
+        """H.264: whether this is an IDR picture.
+
+        Recovery points carry the keyframe flag too. From the start of a gradual refresh, frames decode wrong for
+        a while; from that of an open GOP, FFmpeg may lose the last frame of the file.
+        """
+        if self._codec != "h264" or self._extradata[:1] != b"\1" or len(self._extradata) < 7:
+            return True
+        length_size = (self._extradata[4] & 3) + 1  # ISO/IEC 14496-15, AVCDecoderConfigurationRecord
+        position = 0
+        while position + length_size < len(data):
+            size = int.from_bytes(data[position : position + length_size], "big")
+            if data[position + length_size] & 0x1F == 5:
+                return True
+            position += length_size + size
+        return False
 
     def _shown(self, window: list[Packet], rows: RowTimes) -> list[int]:
         """pts of the frame shown for each row."""
@@ -140,7 +164,7 @@ class VideoFile:
             packet = window[i]
             leading = lowest_later is not None and lowest_later < packet.pts
             exact = not leading or self._can_drop_leading
-            if packet.is_keyframe and packet.pts <= first_shown and exact and self._is_random_access(packet):
+            if packet.is_keyframe and packet.pts <= first_shown and exact:
                 start = i
                 break
             lowest_later = packet.pts if lowest_later is None else min(lowest_later, packet.pts)
@@ -150,22 +174,7 @@ class VideoFile:
     def _can_drop_leading(self) -> bool:
         # H.265 3.1 "leading picture", 8.1.3: pictures that follow an IRAP picture in decoding order but precede
         # it in output are not referenced by those that follow it in output, so that they can be left out.
-        return self._stream.codec_context.codec.canonical_name == "hevc"
-
-    def _is_random_access(self, packet: Packet) -> bool:
-        """H.264: an IDR picture. A recovery point also carries the keyframe flag, and is not exact."""
-        context = self._stream.codec_context
-        extradata = context.extradata
-        if context.codec.canonical_name != "h264" or not extradata or extradata[0] != 1:
-            return True
-        length_size = (extradata[4] & 3) + 1  # ISO/IEC 14496-15, AVCDecoderConfigurationRecord
-        position = 0
-        while position + length_size < len(packet.data):
-            size = int.from_bytes(packet.data[position : position + length_size], "big")
-            if packet.data[position + length_size] & 0x1F == 5:
-                return True
-            position += length_size + size
-        return False
+        return self._codec == "hevc"
 
     def _trim(self, window: list[Packet], start: int, shown: list[int]) -> list[Packet]:
         """From `start` to the last packet needed; without pictures that lead the first one."""
@@ -181,7 +190,10 @@ class VideoFile:
         options = {"fflags": "+bitexact", "use_editlist": "0"}
         with av.open(buffer, "w", format="mp4", options=options) as output:
             # opaque: copy codec parameters as they are; a decoder's name (libdav1d) is not a codec to mux.
-            stream = output.add_stream_from_template(self._stream, opaque=True)
+            try:
+                stream = output.add_stream_from_template(self._stream, opaque=True)
+            except ValueError as error:
+                raise SourceError(f"an MP4 slice cannot hold its codec: {error}") from error
             stream.time_base = self._time_base
             duration = self._frame_ticks(packets)
             for source in packets:
@@ -203,13 +215,17 @@ class VideoFile:
         """Read the slice back, compare it with what was copied, and describe what it holds."""
         with av.open(io.BytesIO(data), "r") as copy:
             stream = copy.streams.video[0]
-            copied = [packet for packet in copy.demux(stream) if packet.size]
+            copied = [packet for packet in copy.demux(stream) if packet.size and not packet.is_discard]
             self._check_parameters(stream)
             time_base = Fraction(stream.time_base or 0)
         start, scale = packets[0].dts, self._time_base / time_base
         expected = [((packet.pts - start) * scale, packet.is_keyframe, packet.data) for packet in packets]
-        found = [(Fraction(p.pts or 0), p.is_keyframe, bytes(p)) for p in copied if not p.is_discard]
-        if found != expected:
+        # The demuxer flags recovery points by itself, so only a keyframe that is lost is an error.
+        found = [
+            (Fraction(p.pts or 0), p.is_keyframe and source.is_keyframe, bytes(p))
+            for p, source in zip(copied, packets, strict=False)
+        ]
+        if found != expected or len(copied) != len(packets):
             raise SourceError("the copied packets do not read back as they are in the source")
         ticks = sorted(int(pts) for pts, _, _ in found)
         position = {tick: frame for frame, tick in enumerate(ticks)}
@@ -217,7 +233,7 @@ class VideoFile:
         return CameraRecord(
             key=key,
             member=member,
-            codec=context.codec.canonical_name,
+            codec=self._codec,
             width=context.width,
             height=context.height,
             pix_fmt=context.pix_fmt or "unknown",

@@ -15,7 +15,7 @@ MAX_URLS = 1_000_000
 MAX_NESTING = 8
 
 _TOKEN = re.compile(r"\\.|[{,}]")
-_RANGE = re.compile(r"(-?[0-9]+|[A-Za-z])\.\.(-?[0-9]+|[A-Za-z])(\.\.-?[0-9]+)?")
+_RANGE = re.compile(r"(-?\d+|[A-Za-z])\.\.(-?\d+|[A-Za-z])(\.\.-?\d+)?\n?")  # as braceexpand reads them
 
 
 def locate(urls: str | Sequence[str]) -> tuple[str, tuple[str, ...] | None]:
@@ -89,7 +89,7 @@ def _range_length(text: str) -> int:
     match = _RANGE.fullmatch(text)
     if match is None:
         return 0
-    if match[1].isalpha():
+    if match[1].isalpha() or match[2].isalpha():
         return 2 * 26
     return abs(int(match[1]) - int(match[2])) + 1 if len(text) < 64 else MAX_URLS + 1
 

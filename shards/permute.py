@@ -47,6 +47,12 @@ def permute(positions: NDArray[np.int64], size: int, key: bytes) -> NDArray[np.i
     return result.astype(np.int64)
 
 
+def random_integers(count: int, key: bytes) -> NDArray[np.uint64]:
+    """(count,) integers over the whole 64-bit range, fixed by the key."""
+    first, second = np.frombuffer(key, dtype="<u8")[:2]
+    return _mix(_mix(np.arange(count, dtype=np.uint64) + first) + second)
+
+
 def _encrypt(
     values: NDArray[np.uint64], rows: int, columns: int, round_keys: NDArray[np.uint64]
 ) -> NDArray[np.uint64]:

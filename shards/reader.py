@@ -12,7 +12,7 @@ from roboshard.shards.errors import DamageError, FormatError, MissingError, Opti
 from roboshard.shards.index import MAX_INDEX_BYTES, EpisodeIndex, read_index
 from roboshard.shards.locate import locate
 from roboshard.shards.manifest import load_dataset_manifest, load_index, load_shard_manifest
-from roboshard.shards.names import RECORD_SUFFIX, ROWS_SUFFIX, member_name, sample_key
+from roboshard.shards.names import RECORD_SUFFIX, ROWS_SUFFIX, member_name
 from roboshard.shards.schema import (
     MAX_RECORD_BYTES,
     DatasetManifest,
@@ -87,7 +87,7 @@ class ShardedDataset:
         else:
             suffixes = _suffixes_to_read(url, sample, wanted, where)
             payloads = {suffix: _read_member(url, member, where) for suffix, member in suffixes.items()}
-        record = _record_of(payloads, sample, where)
+        record = _record_of(payloads[RECORD_SUFFIX], sample, where)
         videos = {
             camera.key: payloads[camera.member] for camera in record.cameras if wanted is None or camera.key in wanted
         }
@@ -154,6 +154,7 @@ def _only_shards(index: EpisodeIndex, manifest: DatasetManifest, names: Sequence
 
 def _read_whole(url: str, sample: SampleEntry, where: str) -> dict[str, memoryview]:
     """All members by suffix, from one read of the sample's range."""
+    _check_has_record_and_rows(sample, where)
     data = memoryview(storage.read_range(url, sample.offset, sample.size))
     payloads = {
         _suffix(member, sample): data[member.offset - sample.offset :][: member.size] for member in sample.members
@@ -167,17 +168,18 @@ def _read_whole(url: str, sample: SampleEntry, where: str) -> dict[str, memoryvi
 
 def _suffixes_to_read(url: str, sample: SampleEntry, cameras: Sequence[str], where: str) -> dict[str, MemberEntry]:
     """Suffix -> member of record, rows and the chosen cameras; the record says which member is which camera."""
+    _check_has_record_and_rows(sample, where)
     members = {_suffix(member, sample): member for member in sample.members}
-    if RECORD_SUFFIX not in members or ROWS_SUFFIX not in members:
-        raise FormatError(f"{where}: no {RECORD_SUFFIX} or no {ROWS_SUFFIX} member")
-    record = _record_of(
-        {RECORD_SUFFIX: _read_member(url, members[RECORD_SUFFIX], where)} | dict.fromkeys(members),
-        sample,
-        where,
-    )
+    record = _record_of(_read_member(url, members[RECORD_SUFFIX], where), sample, where)
     wanted = [RECORD_SUFFIX, ROWS_SUFFIX]
     wanted += [camera.member for camera in record.cameras if camera.key in cameras]
     return {suffix: members[suffix] for suffix in wanted}
+
+
+def _check_has_record_and_rows(sample: SampleEntry, where: str) -> None:
+    suffixes = {_suffix(member, sample) for member in sample.members}
+    if not suffixes >= {RECORD_SUFFIX, ROWS_SUFFIX}:
+        raise FormatError(f"{where}: its members are {sorted(suffixes)}, without {RECORD_SUFFIX} or {ROWS_SUFFIX}")
 
 
 def _read_member(url: str, member: MemberEntry, where: str) -> memoryview:
@@ -191,13 +193,8 @@ def _check_crc(payload: memoryview, member: MemberEntry, where: str) -> None:
         raise DamageError(f"{where}: member {member.name} is damaged (CRC32C differs from the manifest's)")
 
 
-def _record_of(
-    payloads: dict[str, memoryview] | dict[str, memoryview | None], sample: SampleEntry, where: str
-) -> EpisodeRecord:
+def _record_of(data: memoryview, sample: SampleEntry, where: str) -> EpisodeRecord:
     """The episode record, checked against the manifest's entry and the members that are there."""
-    data = payloads.get(RECORD_SUFFIX)
-    if data is None:
-        raise FormatError(f"{where}: no {RECORD_SUFFIX} member")
     record = parse(EpisodeRecord, data, where, MAX_RECORD_BYTES)
     if (record.episode_index, record.length) != (sample.episode_index, sample.length):
         raise FormatError(
@@ -213,6 +210,3 @@ def _record_of(
 
 def _suffix(member: MemberEntry, sample: SampleEntry) -> str:
     return member.name.removeprefix(member_name(sample.key, ""))
-
-
-__all__ = ["EpisodeData", "ShardedDataset", "check_shard_size", "sample_key"]

@@ -12,6 +12,7 @@ from typing import IO, Protocol
 from urllib.parse import unquote, urlsplit
 
 from roboshard.shards.errors import DamageError, MissingError, RoboshardError, StorageError
+from roboshard.shards.names import SHARD_FOLDER
 
 COPY_CHUNK = 1 << 20
 
@@ -106,19 +107,27 @@ def write_atomic(path: Path, write: Callable[[IO[bytes]], None]) -> None:
     """Write a local file so that it appears whole or not at all, and survives a power cut once it appears.
 
     `write` is given a temporary file beside the target; it is synced and renamed, or removed on any error.
+
+    Raises:
+        StorageError: no space, no permission, no folder.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
-    path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with temporary.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.rename(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("wb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.rename(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)
+    except RoboshardError:
         raise
-    sync_folder(path.parent)
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
 TEMPORARY_SUFFIX = ".roboshard-tmp"
@@ -134,9 +143,13 @@ def _write(file: IO[bytes], data: bytes) -> None:
 
 
 def remove_temporaries(root: Path) -> None:
-    """Remove what a killed writer left under `root`: only files that `write_atomic` named."""
-    for path in root.rglob(f".*{TEMPORARY_SUFFIX}"):
-        path.unlink(missing_ok=True)
+    """Remove what a killed writer left of the dataset at `root`: only files that `write_atomic` named.
+
+    Deeper folders are left alone: another dataset may be being written there.
+    """
+    for folder in (root, root / SHARD_FOLDER):
+        for path in folder.glob(f".*{TEMPORARY_SUFFIX}"):
+            path.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:

@@ -97,16 +97,19 @@ def _pax_records(
     read: ReadRange, info: tarfile.TarInfo, position: int, size: int, what: str
 ) -> tuple[dict[str, str], int]:
     """PAX extended header: its records, and the offset of the header that they apply to."""
-    if info.size > MAX_PAX_BYTES or position + BLOCK + padded(info.size) > size:
+    if info.size > MAX_PAX_BYTES:
         raise FormatError(f"{what}: PAX records at offset {position} claim {info.size} bytes")
+    if position + BLOCK + padded(info.size) > size:
+        raise DamageError(f"{what}: cut off inside the PAX records at offset {position}")
     data = read(position + BLOCK, info.size)
     records: dict[str, str] = {}
     while data.strip(b"\0"):
         digits, _, _ = data.partition(b" ")
         length = int(digits) if digits.isdigit() and len(digits) <= 6 else 0
+        available = len(data)
         record, data = data[len(digits) + 1 : length], data[length:]
         name, equals, value = record.removesuffix(b"\n").partition(b"=")
-        if not (length > len(digits) + 1 and equals and record.endswith(b"\n")):
+        if not (len(digits) + 1 < length <= available and equals and record.endswith(b"\n")):
             raise FormatError(f"{what}: malformed PAX records at offset {position}")
         try:
             records[name.decode()] = value.decode()
