@@ -11,6 +11,7 @@ from typing import Any
 import tyro
 import yaml
 from rich.filesize import decimal
+from rich.markup import escape
 from rich.table import Table
 
 from roboshard.cli.run import err, out, run_command
@@ -67,8 +68,8 @@ def read_config_file(path: Path) -> dict[str, Any]:
     parsers: dict[str, Callable[[str], Any]] = {
         ".json": json.loads,
         ".toml": tomllib.loads,
-        ".yaml": yaml.safe_load,
-        ".yml": yaml.safe_load,
+        ".yaml": _read_yaml,
+        ".yml": _read_yaml,
     }
     if path.suffix not in parsers:
         raise OptionError(f"{path}: the name must end in .yaml, .yml, .json or .toml")
@@ -84,6 +85,20 @@ def read_config_file(path: Path) -> dict[str, Any]:
     if unknown:
         raise OptionError(f"{path}: no such option: {', '.join(unknown)}; there are {', '.join(sorted(names))}")
     return values
+
+
+class _TextLoader(yaml.SafeLoader):
+    """Reads numbers as the text that they are, to be read as a flag's would be: to YAML, 1:50 is 110."""
+
+
+_TextLoader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag.endswith((":bool", ":null"))]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+def _read_yaml(text: str) -> Any:
+    return yaml.load(text, _TextLoader)  # noqa: S506 - a SafeLoader
 
 
 def _as_flags(values: dict[str, Any]) -> list[str]:
@@ -109,7 +124,8 @@ def _take_config_flag(arguments: list[str]) -> tuple[Path | None, list[str]]:
 
 
 def _show_plan(plan: ConversionPlan, config: ConvertConfig) -> None:
-    table = Table("shard", "episodes", "about", title=f"{plan.source.meta.name} → {config.destination}")
+    out.print(escape(f"{plan.source.meta.name} → {config.destination}"), soft_wrap=True)
+    table = Table("shard", "episodes", "about")
     for number, shard in enumerate(plan.shards[:SHOWN_SHARDS]):
         table.add_row(str(number), str(shard.stop - shard.start), decimal(int(plan.sizes[shard].sum())))
     if len(plan.shards) > SHOWN_SHARDS:
@@ -117,7 +133,8 @@ def _show_plan(plan: ConversionPlan, config: ConvertConfig) -> None:
     out.print(table)
     out.print(
         f"{len(plan.episodes)} episodes in {len(plan.shards)} shards, about {decimal(int(plan.sizes.sum()))}; "
-        "nothing was written (--dry-run)"
+        "nothing was written (--dry-run)",
+        soft_wrap=True,
     )
 
 
@@ -125,9 +142,12 @@ def _show_report(report: ConversionReport) -> None:
     reused = f", {report.reused_shards} of them from an earlier run" if report.reused_shards else ""
     out.print(
         f"{report.episodes} episodes, {report.frames} frames, {decimal(report.bytes_written)} in {report.shards} "
-        f"shards{reused} → {report.destination}"
+        f"shards{reused} → {escape(str(report.destination))}",
+        soft_wrap=True,
     )
     if report.skipped:
         err.print(
-            f"[bold yellow]{len(report.skipped)} episodes were left out[/]; see {report.destination}/skipped.json"
+            f"[bold yellow]{len(report.skipped)} episodes were left out[/]; "
+            f"see {escape(str(report.destination))}/skipped.json",
+            soft_wrap=True,
         )

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
+from rich.markup import escape
 
 from roboshard.cli.run import out
 from roboshard.shards import rebuild
@@ -28,5 +29,6 @@ def rebuild_command(arguments: Sequence[str]) -> None:
     manifest = rebuild(options.root, partial_dataset=options.partial)
     out.print(
         f"{manifest.total_episodes} episodes, {manifest.total_frames} frames in {len(manifest.shards)} shards: "
-        f"manifests and index written to {options.root}"
+        f"manifests and index written to {escape(str(options.root))}",
+        soft_wrap=True,
     )

@@ -66,7 +66,7 @@ def _run(executor: ProcessPoolExecutor, specs: Iterable[ShardSpec], at_once: int
             for future in done:
                 results[pending.pop(future)] = future.result()
     except BaseException:
-        executor.shutdown(wait=False, cancel_futures=True)
+        executor.shutdown(wait=True, cancel_futures=True)  # nobody writes any more when the error is out
         raise
 
 

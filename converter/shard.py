@@ -86,7 +86,8 @@ def _finished(spec: ShardSpec, on_episode: OnEpisode) -> ShardResult | None:
         size, sha256 = _hash_file(str(spec.destination / name))
     except RoboshardError:
         return None
-    if shard_problems(manifest) or (manifest.size, manifest.sha256) != (size, sha256):
+    # The manifest to the byte: dataset.json will hold its hash.
+    if (document_bytes(manifest), manifest.size, manifest.sha256) != (data, size, sha256) or shard_problems(manifest):
         return None
     if manifest.conversion != spec.provenance.conversion.id:
         return None

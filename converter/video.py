@@ -10,10 +10,11 @@ import itertools
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import av
 import numpy as np
+from crc32c import crc32c
 
 from roboshard.converter.alignment import RowTimes, match_frames, pts_runs, row_runs
 from roboshard.shards.errors import MissingError, SourceError
@@ -34,8 +35,7 @@ _PARAMETERS = (
 )
 
 
-@dataclass(frozen=True)
-class Packet:
+class Packet(NamedTuple):
     """One coded picture, in ticks of its stream's time base."""
 
     pts: int
@@ -44,7 +44,8 @@ class Packet:
     """Flagged so in the file, and safe: decoding can start here."""
     is_hidden: bool
     """An edit list hides it: it is decoded and not shown."""
-    data: bytes
+    coded: "av.Packet[Any]"
+    """As it was demuxed. Its times change when it is muxed; its payload, which is never copied, does not."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,16 +123,16 @@ class VideoFile:
         for packet in self._container.demux(self._stream):
             if packet.size == 0:
                 continue  # the demuxer's flush marker
-            if packet.pts is None or packet.dts is None:
+            pts, dts = packet.pts, packet.dts
+            if pts is None or dts is None:
                 raise SourceError("a packet has no timestamp")
-            if packet.dts > last:  # pts is never before dts
+            if dts > last:  # pts is never before dts
                 break
-            data = bytes(packet)
-            is_keyframe = packet.is_keyframe and self._is_random_access(data)
-            window.append(Packet(packet.pts, packet.dts, is_keyframe, packet.is_discard, data))
+            is_keyframe = packet.is_keyframe and self._is_random_access(packet)
+            window.append(Packet(pts, dts, is_keyframe, packet.is_discard, packet))
         return window
 
-    def _is_random_access(self, data: bytes) -> bool:
+    def _is_random_access(self, packet: "av.Packet[Any]") -> bool:
         """H.264: whether this is an IDR picture.
 
         Recovery points carry the keyframe flag too. From the start of a gradual refresh, frames decode wrong for
@@ -139,6 +140,7 @@ class VideoFile:
         """
         if self._codec != "h264" or self._extradata[:1] != b"\1" or len(self._extradata) < 7:
             return True
+        data = bytes(packet)
         length_size = (self._extradata[4] & 3) + 1  # ISO/IEC 14496-15, AVCDecoderConfigurationRecord
         position = 0
         while position + length_size < len(data):
@@ -197,7 +199,7 @@ class VideoFile:
             stream.time_base = self._time_base
             duration = self._frame_ticks(packets)
             for source in packets:
-                packet = av.Packet(source.data)
+                packet = av.Packet(bytes(source.coded)) if source.is_hidden else source.coded
                 packet.pts, packet.dts = source.pts - start, source.dts - start
                 packet.time_base = self._time_base
                 packet.duration = duration
@@ -213,22 +215,21 @@ class VideoFile:
 
     def _describe(self, data: bytes, packets: list[Packet], shown: list[int], key: str, member: str) -> CameraRecord:
         """Read the slice back, compare it with what was copied, and describe what it holds."""
-        with av.open(io.BytesIO(data), "r") as copy:
-            stream = copy.streams.video[0]
-            copied = [packet for packet in copy.demux(stream) if packet.size and not packet.is_discard]
-            self._check_parameters(stream)
-            time_base = Fraction(stream.time_base or 0)
-        start, scale = packets[0].dts, self._time_base / time_base
-        expected = [((packet.pts - start) * scale, packet.is_keyframe, packet.data) for packet in packets]
+        time_base, copied = self._read_back(data)
+        scale = self._time_base / time_base
+        if scale.denominator != 1:
+            raise SourceError(f"an MP4 slice cannot hold its time base of {self._time_base} s")
+        start, factor = packets[0].dts, scale.numerator
+        ticks = [(packet.pts - start) * factor for packet in packets]
         # The demuxer flags recovery points by itself, so only a keyframe that is lost is an error.
-        found = [
-            (Fraction(p.pts or 0), p.is_keyframe and source.is_keyframe, bytes(p))
-            for p, source in zip(copied, packets, strict=False)
-        ]
-        if found != expected or len(copied) != len(packets):
+        lost = any(source.is_keyframe and not packet[1] for source, packet in zip(packets, copied, strict=False))
+        found = [(pts, size, crc) for pts, _, size, crc in copied]
+        expected = [(tick, p.coded.size, crc32c(p.coded)) for tick, p in zip(ticks, packets, strict=True)]
+        if lost or found != expected:
             raise SourceError("the copied packets do not read back as they are in the source")
-        ticks = sorted(int(pts) for pts, _, _ in found)
-        position = {tick: frame for frame, tick in enumerate(ticks)}
+        in_order = sorted(ticks)
+        position = {tick: frame for frame, tick in enumerate(in_order)}
+        frames = [position[(pts - start) * factor] for pts in shown]
         context = self._stream.codec_context
         return CameraRecord(
             key=key,
@@ -238,12 +239,24 @@ class VideoFile:
             height=context.height,
             pix_fmt=context.pix_fmt or "unknown",
             num_frames=len(ticks),
-            skip_frames=position[int((shown[0] - start) * scale)],
-            keyframes=_safe_keyframes([(pts, is_key) for pts, is_key, _ in expected], position),
+            skip_frames=frames[0],
+            keyframes=_safe_keyframes(ticks, packets, position),
             time_base=(time_base.numerator, time_base.denominator),
-            pts=pts_runs(ticks),
-            rows=row_runs([position[int((pts - start) * scale)] for pts in shown]),
+            pts=pts_runs(in_order),
+            rows=row_runs(frames),
         )
+
+    def _read_back(self, data: bytes) -> tuple[Fraction, list[tuple[int | None, bool, int, int]]]:
+        """(time base, and of every shown packet pts, keyframe flag, size and CRC32C) of a slice."""
+        with av.open(io.BytesIO(data), "r") as copy:
+            stream = copy.streams.video[0]
+            self._check_parameters(stream)
+            copied = [
+                (packet.pts, packet.is_keyframe, packet.size, crc32c(packet))
+                for packet in copy.demux(stream)
+                if packet.size and not packet.is_discard
+            ]
+            return Fraction(stream.time_base or 1), copied
 
     def _check_parameters(self, stream: Any) -> None:
         source, copy = self._stream.codec_context, stream.codec_context
@@ -257,11 +270,12 @@ class VideoFile:
         return int(seconds / float(self._time_base) // 1)
 
 
-def _safe_keyframes(packets: list[tuple[Fraction, bool]], position: dict[int, int]) -> list[int]:
+def _safe_keyframes(ticks: list[int], packets: list[Packet], position: dict[int, int]) -> list[int]:
     """Keyframes, as frames of the slice, that no later packet in decode order comes before in time."""
-    safe, lowest_later = [], None
-    for pts, is_keyframe in reversed(packets):
-        if is_keyframe and (lowest_later is None or lowest_later > pts):
-            safe.append(position[int(pts)])
-        lowest_later = pts if lowest_later is None else min(lowest_later, pts)
+    safe: list[int] = []
+    lowest_later = ticks[-1] + 1
+    for tick, packet in zip(reversed(ticks), reversed(packets), strict=True):
+        if packet.is_keyframe and tick < lowest_later:
+            safe.append(position[tick])
+        lowest_later = min(lowest_later, tick)
     return sorted(safe)
