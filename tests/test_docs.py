@@ -1,5 +1,6 @@
 """The code in README and docs/ runs as it stands there."""
 
+import importlib
 import os
 import re
 import subprocess
@@ -47,3 +48,12 @@ def test_readme_names_the_two_commands_that_do_all_set_up() -> None:
     readme = (PROJECT / "README.md").read_text()
     assert "make demo" in readme
     assert "make test" in readme
+
+
+def test_pages_quote_what_the_benchmarks_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(PROJECT / "benchmarks"))
+    publish = importlib.import_module("publish")
+    blocks = publish.render_blocks()
+    for page in PAGES:
+        text = (PROJECT / page).read_text()
+        assert publish.fill(text, blocks) == text
