@@ -1,5 +1,6 @@
 """What a conversion can be told. One dataclass: the Python keywords, the flags and the keys of a config file."""
 
+import os
 import re
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -40,6 +41,8 @@ class ConvertConfig:
     """Print the plan and write nothing."""
 
     def __post_init__(self) -> None:
+        for name in ("source", "destination"):
+            object.__setattr__(self, name, os.fspath(getattr(self, name)))  # a Path will do
         parse_size(self.shard_size)
         if self.workers is not None and self.workers < 1:
             raise OptionError(f"workers must be at least 1, not {self.workers}")

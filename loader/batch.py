@@ -37,4 +37,7 @@ def _stack(key: str, values: list[Any]) -> torch.Tensor | list[Any]:
             f"{key!r} has shapes {sorted(shapes)} within one batch and cannot be stacked; use batch_size=None "
             "and a collate function of your own"
         )
+    if values[0].dim() >= 3 and not values[0].is_contiguous():
+        # Decoded frames lie in memory as (H, W, C): stacked so, each is one plain copy.
+        return torch.stack([value.movedim(-3, -1) for value in values]).movedim(-1, -3)
     return torch.stack(values)

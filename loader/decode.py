@@ -91,7 +91,7 @@ class PyAVDecoder:
         for packet in self._packets_from(self._pts[start]):
             for frame in packet.decode():
                 if frame.pts in targets:
-                    found[targets[frame.pts]] = torch.from_numpy(frame.to_ndarray(format="rgb24"))
+                    found[targets[frame.pts]] = torch.from_numpy(_upright(frame))
             if len(found) == len(targets):
                 return found
         raise FormatError(f"frame {index} was not decoded")
@@ -123,12 +123,16 @@ def open_decoder(data: memoryview, camera: CameraRecord, where: str) -> FrameDec
 def decode_frames(decoder: FrameDecoder, camera: CameraRecord, indices: Sequence[int], where: str) -> torch.Tensor:
     """(n, H, W, 3) uint8 by ascending index. Raises FormatError naming `where`."""
     frames = _named(lambda: decoder.frames(indices), where)
-    if frames.shape != (len(indices), camera.height, camera.width, 3):
-        raise FormatError(
-            f"{where}: frames of shape {tuple(frames.shape[1:])} where its record says "
-            f"{(camera.height, camera.width, 3)}"
-        )
+    size = (camera.height, camera.width)
+    if frames.shape not in ((len(indices), *size, 3), (len(indices), *size[::-1], 3)):  # turned by a display matrix
+        raise FormatError(f"{where}: frames of {tuple(frames.shape[1:3])} pixels where its record says {size}")
     return frames
+
+
+def _upright(frame: av.VideoFrame) -> NDArray[np.uint8]:
+    """RGB (H, W, 3), turned as the file's display matrix says, which torchcodec does by itself."""
+    pixels = frame.to_ndarray(format="rgb24")
+    return np.ascontiguousarray(np.rot90(pixels, round(frame.rotation / 90) % 4))
 
 
 def _ticks(camera: CameraRecord) -> list[int]:

@@ -25,11 +25,12 @@ from roboshard.loader.plan import Episodes
 from roboshard.loader.topology import resolve_rank
 from roboshard.loader.windows import frame_offsets
 from roboshard.shards.errors import OptionError
+from roboshard.shards.locate import Urls
 from roboshard.shards.reader import ShardedDataset
 
 
 def make_loader(  # noqa: PLR0913 - keyword-only, grouped behind
-    urls: str | Sequence[str],
+    urls: Urls,
     *,
     batch_size: int | None = 64,
     delta_timestamps: Mapping[str, Sequence[float]] | None = None,

@@ -1,5 +1,7 @@
 """Worker processes that load an epoch's steps in turn, kept from epoch to epoch."""
 
+import atexit
+import weakref
 from collections.abc import Iterator, Sequence
 from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
@@ -31,6 +33,7 @@ class WorkerPool:
             prefetch_factor=PREFETCHED_PER_WORKER,
             persistent_workers=True,
         )
+        atexit.register(_close, weakref.ref(self))  # or multiprocessing would terminate them, whatever they are at
 
     def run(self, epoch: int, first_step: int) -> Iterator[tuple[Batch, LoaderStats]]:
         """The batches of an epoch from `first_step` on, in order, each with what it cost.
@@ -65,6 +68,12 @@ class _StepDataset(torch.utils.data.IterableDataset[tuple[Batch, LoaderStats]]):
         stats = LoaderStats()
         for batch in load(self._job, self._job.plan(epoch), first_step, stats):
             yield batch, stats.take()
+
+
+def _close(pool: weakref.ref[WorkerPool]) -> None:
+    found = pool()
+    if found is not None:
+        found.close()
 
 
 def _as_it_is(value: Any) -> Any:

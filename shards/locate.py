@@ -1,5 +1,6 @@
 """From what a user gives (a root, a brace pattern, a list of shard URLs) to a dataset root and its shards."""
 
+import os
 import posixpath
 import re
 from collections.abc import Sequence
@@ -18,7 +19,11 @@ _TOKEN = re.compile(r"\\.|[{,}]")
 _RANGE = re.compile(r"(-?\d+|[A-Za-z])\.\.(-?\d+|[A-Za-z])(\.\.-?\d+)?\n?")  # as braceexpand reads them
 
 
-def locate(urls: str | Sequence[str]) -> tuple[str, tuple[str, ...] | None]:
+Urls = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+"""A dataset root, a shard, a brace pattern, or a list of shards or patterns."""
+
+
+def locate(urls: Urls) -> tuple[str, tuple[str, ...] | None]:
     """(root, shard names under it), names being None when a whole dataset is meant.
 
     Accepts a dataset root, one shard URL, a brace pattern (`DST/shards/shard-{000000..000007}.tar`), or a list
@@ -27,7 +32,7 @@ def locate(urls: str | Sequence[str]) -> tuple[str, tuple[str, ...] | None]:
     Raises:
         OptionError: nothing given, shards of several datasets, or a URL that is neither root nor shard.
     """
-    given = [urls] if isinstance(urls, str) else [str(url) for url in urls]
+    given = [os.fspath(url) for url in ([urls] if isinstance(urls, str | os.PathLike) else urls)]
     expanded = [url for pattern in given for url in _expand(pattern)]
     if not expanded:
         raise OptionError("no URL given: pass a dataset root or shard URLs")

@@ -10,7 +10,7 @@ from crc32c import crc32c
 from roboshard.shards import storage
 from roboshard.shards.errors import DamageError, FormatError, MissingError, OptionError
 from roboshard.shards.index import MAX_INDEX_BYTES, EpisodeIndex, read_index
-from roboshard.shards.locate import locate
+from roboshard.shards.locate import Urls, locate
 from roboshard.shards.manifest import load_dataset_manifest, load_index, load_shard_manifest
 from roboshard.shards.names import RECORD_SUFFIX, ROWS_SUFFIX, member_name
 from roboshard.shards.schema import (
@@ -54,7 +54,7 @@ class ShardedDataset:
         object.__setattr__(self, "_shards", {})
 
     @classmethod
-    def open(cls, urls: str | Sequence[str]) -> "ShardedDataset":
+    def open(cls, urls: Urls) -> "ShardedDataset":
         """Open a dataset by its root, or some of its shards by URL or brace pattern.
 
         Raises:

@@ -1,0 +1,27 @@
+"""Fixtures that several folders of tests share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+from roboshard.converter import ConvertConfig, convert
+
+settings.register_profile("roboshard", deadline=None)  # a busy machine is no failure
+settings.load_profile("roboshard")
+
+
+@pytest.fixture(scope="session")
+def pusht_source() -> Path:
+    """A LeRobot dataset of 14 episodes, recorded in the PushT simulation."""
+    return Path(__file__).parent / "data/pusht_sim"
+
+
+@pytest.fixture(scope="session")
+def pusht_shards(pusht_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`pusht_source` converted, several shards. Shared by all tests: copy it before changing anything."""
+    root = tmp_path_factory.mktemp("pusht") / "shards-of-pusht"
+    convert(ConvertConfig(source=str(pusht_source), destination=str(root), shard_size="64KB", workers=1))
+    return root

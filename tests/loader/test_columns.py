@@ -1,0 +1,190 @@
+"""Columns become tensors by LeRobot's rules, and what does not fit them is refused by name."""
+
+from __future__ import annotations
+
+import io
+import math
+import struct
+import zlib
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from roboshard.loader.columns import Column, make_column
+from roboshard.shards.errors import FormatError
+
+WHERE = "shard, episode 3, feature 'x'"
+INTEGERS = (pa.int8(), pa.int16(), pa.int32(), pa.int64(), pa.uint8(), pa.uint16(), pa.uint32(), pa.uint64())
+FLOATS = (pa.float16(), pa.float32(), pa.float64())
+
+
+def column(values: list[Any], kind: pa.DataType, dtype: str | None = None) -> Column:
+    chunks = [pa.array(values[:1], kind), pa.array(values[1:], kind)]
+    return make_column(pa.chunked_array(chunks, kind), dtype or str(kind), WHERE)
+
+
+def image_column(files: list[bytes | None]) -> Column:
+    kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+    return column([{"bytes": file, "path": "frame.png"} for file in files], kind, "image")
+
+
+def png(pixels: np.ndarray[Any, np.dtype[Any]]) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+def nested(leaf: pa.DataType, *sizes: int) -> pa.DataType:
+    for size in reversed(sizes):
+        leaf = pa.list_(leaf, size) if size else pa.list_(leaf)
+    return leaf
+
+
+@pytest.mark.parametrize("kind", INTEGERS, ids=str)
+def test_every_integer_becomes_int64(kind: pa.DataType) -> None:
+    found = column([1, 0, 100], kind).at(2)
+    assert isinstance(found, torch.Tensor)
+    assert (found.dtype, found.shape, found.item()) == (torch.int64, (), 100)
+
+
+@pytest.mark.parametrize("kind", FLOATS, ids=str)
+def test_every_float_becomes_float32(kind: pa.DataType) -> None:
+    values = [np.float16(v) if kind == pa.float16() else v for v in (0.1, 1e-3, 2.5)]
+    found = column(values, kind).window(np.array([0, 1, 2]))
+    expected = torch.tensor([float(v) for v in pa.array(values, kind).to_pylist()])
+    assert found.dtype == torch.float32
+    assert torch.equal(found, expected)
+
+
+@given(st.lists(st.floats(width=64), min_size=1, max_size=20))
+def test_float64_is_rounded_as_torch_rounds_it(values: list[float]) -> None:
+    with np.errstate(over="ignore"):
+        found = column(values, pa.float64())
+    for row, value in enumerate(values):
+        assert torch.equal(torch.nan_to_num(as_tensor(found.at(row))), torch.nan_to_num(torch.tensor(value)))
+
+
+def as_tensor(value: torch.Tensor | str) -> torch.Tensor:
+    assert isinstance(value, torch.Tensor)
+    return value
+
+
+def test_booleans_and_strings_stay_what_they_are() -> None:
+    flags = column([True, False, True], pa.bool_(), "bool")
+    assert torch.equal(flags.window(np.array([0, 1, 1])), torch.tensor([True, False, False]))
+    assert column(["拿起", "", "🧊"], pa.string()).at(2) == "🧊"
+
+
+@pytest.mark.parametrize("sizes", [(4,), (0,), (3, 2), (0, 2), (3, 0), (0, 0), (2, 3, 2), (0, 0, 0)], ids=str)
+def test_lists_keep_their_shape_whether_their_size_is_fixed_or_not(sizes: tuple[int, ...]) -> None:
+    shape = tuple(size or 2 for size in sizes)
+    rows = np.arange(5 * math.prod(shape), dtype=np.float32).reshape(5, *shape)
+    found = column(rows.tolist(), nested(pa.float32(), *sizes), "float32")
+    assert torch.equal(as_tensor(found.at(3)), torch.from_numpy(rows[3]))
+    assert torch.equal(found.window(np.array([0, 4, 4])), torch.from_numpy(rows[[0, 4, 4]]))
+
+
+@given(st.integers(0, 4), st.integers(1, 6))
+def test_a_slice_of_a_longer_array_is_read_as_it_is(start: int, length: int) -> None:
+    rows = np.arange(30, dtype=np.float64).reshape(10, 3)
+    array = pa.array(rows.tolist(), pa.list_(pa.float64(), 3))[start : start + length]
+    found = make_column(pa.chunked_array([array]), "float64", WHERE).window(np.arange(length))
+    assert torch.equal(found, torch.from_numpy(rows[start : start + length]).float())
+
+
+def test_rows_of_different_lengths_are_given_one_by_one() -> None:
+    found = column([[1], [2, 3], [4]], pa.list_(pa.int32()), "int32")
+    assert as_tensor(found.at(1)).tolist() == [2, 3]
+    assert found.window(np.array([0, 2])).tolist() == [[1], [4]]
+
+
+def test_a_value_handed_out_is_a_copy() -> None:
+    found = column([1.0, 2.0], pa.float32())
+    as_tensor(found.at(0)).fill_(9)
+    found.window(np.array([1])).fill_(9)
+    assert found.window(np.array([0, 1])).tolist() == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "dtype", "reason"),
+    [
+        ([1.0, None], pa.float32(), "float32", "1 rows have no value"),
+        ([[1.0], [None]], pa.list_(pa.float32(), 1), "float32", "an element without a value"),
+        ([[[1.0]], [None]], pa.list_(pa.list_(pa.float32(), 1), 1), "float32", "an element without a value"),
+        ([[[1.0]], [None]], pa.list_(pa.list_(pa.float32())), "float32", "without a value"),
+        ([[1], [2, None]], pa.list_(pa.int32()), "int32", "cannot become a tensor"),
+        ([[[1], [2, 3]], [[4]]], pa.list_(pa.list_(pa.int32())), "int32", "a row's lists have no common shape"),
+        ([1, 2**63], pa.uint64(), "uint64", "does not fit int64"),
+        (["a", "b"], pa.string(), "float32", "cannot become a tensor"),
+        ([b"a", b"b"], pa.binary(), "image", "not as a struct with a field 'bytes'"),
+    ],
+    ids=[
+        "null row",
+        "null element",
+        "null list of fixed size",
+        "null list",
+        "null among uneven lists",
+        "uneven lists",
+        "uint64",
+        "strings",
+        "bare bytes",
+    ],
+)
+def test_values_that_do_not_fit_are_refused_with_their_place(
+    values: list[Any], kind: pa.DataType, dtype: str, reason: str
+) -> None:
+    with pytest.raises(FormatError, match=f"{WHERE}.*{reason}"):
+        column(values, kind, dtype)
+
+
+# -- Images ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_images_are_float_and_channels_first(channels: int) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 8, 6, channels), dtype=np.uint8)
+    found = image_column([png(image.squeeze()) for image in pixels])
+    expected = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
+    assert torch.equal(as_tensor(found.at(1)), expected[1])
+    assert torch.equal(found.window(np.array([1, 0, 0])), expected[[1, 0, 0]])
+    assert as_tensor(found.at(0)).is_contiguous()
+
+
+def huge_png(width: int, height: int) -> bytes:
+    """A PNG of a few bytes that claims to be of any size."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+GREY = png(np.zeros((4, 4), np.uint8))
+
+
+@pytest.mark.parametrize(
+    "file",
+    [b"", b"not an image", GREY[:40], GREY[:-30] + bytes(18) + GREY[-12:], huge_png(60_000, 60_000)],
+    ids=["empty", "no image", "cut", "overwritten", "bomb"],
+)
+def test_unreadable_images_are_named(file: bytes) -> None:
+    with pytest.raises(FormatError, match=f"{WHERE}, row 1: not a readable image"):
+        image_column([GREY, file]).at(1)
+
+
+def test_sixteen_bit_images_are_refused_instead_of_scaled_wrongly() -> None:
+    depth = png(np.full((4, 4), 40_000, np.uint16))
+    with pytest.raises(FormatError, match="row 0: image mode I;16 is not one of"):
+        image_column([depth, depth]).at(0)
+
+
+def test_an_image_that_points_outside_the_dataset_is_refused() -> None:
+    with pytest.raises(FormatError, match="points to a file outside the dataset"):
+        image_column([GREY, None])

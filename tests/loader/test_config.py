@@ -1,0 +1,203 @@
+"""Every mistake in the options is refused before anything is read, with what is wrong and what would do."""
+
+from __future__ import annotations
+
+import re
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch.distributed
+from support.lerobot_source import Source, build
+
+from roboshard.converter import ConvertConfig, convert
+from roboshard.loader import make_loader
+from roboshard.loader.topology import default_threads, resolve_rank
+from roboshard.shards import MissingError, OptionError, ShardedDataset, StorageError
+
+IMAGE = "observation.image"
+RANKS = {"rank": 0, "world_size": 4}
+LAUNCHERS = [
+    ("RANK", "WORLD_SIZE"),
+    ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
+    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
+]
+
+
+@pytest.fixture(autouse=True)
+def no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in chain(*LAUNCHERS):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def nothing_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(self: ShardedDataset, position: int, cameras: Any = None) -> None:
+        raise AssertionError(f"episode {position} was read")
+
+    monkeypatch.setattr(ShardedDataset, "read_episode", read)
+
+
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"batch_size": 0}, "batch_size must be at least 1, not 0"),
+    ({"seed": -1}, "seed must be in 0..2**63-1, not -1"),
+    ({"seed": 2**63}, "seed must be in 0..2**63-1"),
+    ({"pool_episodes": 0}, "pool_episodes must be at least 1, not 0"),
+    ({"episode_order": "random"}, "episode_order must be 'global' or 'shard', not 'random'"),
+    ({"frame_order": "fast"}, "frame_order must be 'uniform' or 'sweep', not 'fast'"),
+    ({"on_error": "ignore"}, "on_error must be 'raise' or 'skip', not 'ignore'"),
+    ({"num_workers": -1}, "num_workers must not be negative: -1"),
+    ({"decode_threads": 0}, "decode_threads must be at least 1"),
+    ({"tolerance_s": -0.1}, "tolerance_s must not be negative: -0.1"),
+    ({"tolerance_s": float("nan")}, "tolerance_s must not be negative: nan"),
+    ({"drop_n_first_frames": -1}, "drop_n_first_frames must not be negative"),
+    ({"drop_n_last_frames": -2}, "drop_n_last_frames must not be negative"),
+    ({"rank": 1}, "pass both rank and world_size, or neither"),
+    ({"world_size": 2}, "pass both rank and world_size, or neither"),
+    ({"rank": 4, "world_size": 4}, "rank must be in 0..3, not 4"),
+    ({"rank": -1, "world_size": 4}, "rank must be in 0..3, not -1"),
+    (RANKS | {"max_world_size": 6}, "max_world_size 6 must be a multiple of the world size 4"),
+    (RANKS | {"max_world_size": 2}, "max_world_size 2 must be a multiple of the world size 4"),
+    ({"max_world_size": 0}, "max_world_size 0 must be a multiple of the world size 1"),
+    (RANKS | {"max_world_size": 8, "batch_size": 3}, "batch_size x world_size = 12 must be a multiple of"),
+    ({"num_workers": 2, "max_workers": 3}, "max_workers 3 must be a multiple of num_workers 2"),
+    ({"max_workers": 0}, "max_workers 0 must be a multiple of num_workers 0"),
+    ({"episodes": []}, "no frame is left"),
+    ({"episodes": [2, 14, 99, 3]}, "episodes: [14, 99] are not in the dataset"),
+    ({"episodes": "0:5"}, "episodes must be a list of episode indices, as in [0, 1, 5] or range(10), not '0:5'"),
+    ({"episodes": [0.5]}, "episodes must be a list of episode indices"),
+    ({"episodes": [True, False]}, "episodes must be a list of episode indices"),
+    ({"episodes": [-1]}, "episodes must be a list of episode indices"),
+    ({"episodes": 3}, "episodes must be a list of episode indices"),
+    ({"cameras": ["front"]}, f"cameras: ['front'] not among the dataset's videos ['{IMAGE}']"),
+    ({"cameras": IMAGE}, f"cameras must be a list of keys: ['{IMAGE}'], not a string"),
+    ({"delta_timestamps": {"acton": [0]}}, "delta_timestamps: 'acton' is not a feature; the dataset has ["),
+    ({"delta_timestamps": {"task": [0]}}, "delta_timestamps: 'task' is not a feature"),
+    ({"delta_timestamps": {"action": [0.05]}}, "0.05 s is not a whole number of frames at 10 fps"),
+    ({"delta_timestamps": {"action": [0.101]}}, "use multiples of 1/10"),
+    ({"delta_timestamps": {"action": []}}, "must be a list of at least one number of seconds"),
+    ({"delta_timestamps": {IMAGE: [0]}, "cameras": []}, f"camera '{IMAGE}' is left out by cameras=[]"),
+]
+
+
+@pytest.mark.usefixtures("nothing_is_read")
+@pytest.mark.parametrize(("options", "message"), REFUSED, ids=[str(options) for options, _ in REFUSED])
+def test_options_that_cannot_be_used(pusht_shards: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(OptionError, match=re.escape(message)):
+        make_loader(str(pusht_shards), **options)
+
+
+@pytest.mark.usefixtures("nothing_is_read")
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"delta_timestamps": {"action": [0.101]}, "tolerance_s": 0.002},
+        {"episodes": range(3)},
+        {"episodes": np.array([3, 1, 1])},
+        {"cameras": (IMAGE, IMAGE)},
+        {"batch_size": 3, "rank": 1, "world_size": 4, "max_world_size": 12, "num_workers": 2, "max_workers": 6},
+        {"seed": 2**63 - 1},
+    ],
+    ids=str,
+)
+def test_options_that_can_be_used(pusht_shards: Path, options: dict[str, Any]) -> None:
+    assert len(make_loader(str(pusht_shards), **options)) > 0
+
+
+def test_a_string_has_no_window(tmp_path: Path) -> None:
+    source = build(tmp_path / "source", Source(lengths=(3,), extra_features=True))
+    convert(ConvertConfig(source=str(source.root), destination=str(tmp_path / "shards"), workers=1))
+    with pytest.raises(OptionError, match="delta_timestamps: 'note' holds strings, which have no window"):
+        make_loader(str(tmp_path / "shards"), delta_timestamps={"note": [0.0]})
+
+
+# -- Episodes and frames that are left out ---------------------------------------------------------------------
+
+
+def test_episodes_without_a_frame_left_are_named_in_a_warning(pusht_shards: Path) -> None:
+    lengths = ShardedDataset.open(str(pusht_shards)).index.length
+    shortest = int(np.argmin(lengths))
+    with pytest.warns(UserWarning, match=rf"1 episodes have no frame left.*=1 .*=\d+.*\[{shortest}\]") as caught:
+        loader = make_loader(
+            str(pusht_shards), drop_n_first_frames=1, drop_n_last_frames=int(lengths.min()) - 1, cameras=[]
+        )
+    assert caught[0].filename == __file__
+    found = {int(index) for batch in loader for index in batch["episode_index"]}
+    assert found == set(range(len(lengths))) - {shortest}
+
+
+@pytest.mark.filterwarnings("ignore:14 episodes have no frame left:UserWarning")
+def test_dropping_every_frame_is_an_error(pusht_shards: Path) -> None:
+    with pytest.raises(OptionError, match="leaves nothing to load"):
+        make_loader(str(pusht_shards), drop_n_first_frames=10_000)
+
+
+# -- Where the dataset is --------------------------------------------------------------------------------------
+
+
+def test_urls_that_lead_nowhere(tmp_path: Path, pusht_shards: Path) -> None:
+    with pytest.raises(MissingError, match=r"dataset\.json: no such file\. Not a roboshard dataset, or"):
+        make_loader(str(tmp_path))
+    with pytest.raises(MissingError, match="no such file"):
+        make_loader(str(tmp_path / "shards/shard-000000.tar"))
+    with pytest.raises(OptionError, match=r"does not list shards/shard-000099\.tar"):
+        make_loader(str(pusht_shards / "shards/shard-000099.tar"))
+    with pytest.raises(OptionError, match="no URL given"):
+        make_loader([])
+    with pytest.raises(StorageError, match="refused"):
+        make_loader("pipe:cat shards/shard-000000.tar")
+
+
+# -- Which rank this is ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("names", LAUNCHERS, ids=str)
+def test_the_launchers_environment_gives_the_rank(
+    monkeypatch: pytest.MonkeyPatch, pusht_shards: Path, names: tuple[str, str]
+) -> None:
+    assert resolve_rank(None, None) == (0, 1)
+    alone = len(make_loader(str(pusht_shards), batch_size=4))
+    monkeypatch.setenv(names[0], "2")
+    assert resolve_rank(None, None) == (0, 1)
+    monkeypatch.setenv(names[1], "4")
+    assert resolve_rank(None, None) == (2, 4)
+    assert resolve_rank(1, 2) == (1, 2)
+    assert len(make_loader(str(pusht_shards), batch_size=4)) == -(-alone // 4)
+    assert len(make_loader(str(pusht_shards), batch_size=4, rank=0, world_size=1)) == alone
+
+
+def test_torchruns_variables_come_before_those_of_the_cluster_around_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for (rank, world_size), values in zip(LAUNCHERS, [("5", "16"), ("1", "2"), ("0", "1")], strict=True):
+        monkeypatch.setenv(rank, values[0])
+        monkeypatch.setenv(world_size, values[1])
+    assert resolve_rank(None, None) == (5, 16)
+
+
+@pytest.mark.parametrize("names", LAUNCHERS, ids=str)
+@pytest.mark.parametrize("values", [("one", "4"), ("1", ""), ("1.0", "4")], ids=str)
+def test_an_environment_that_holds_no_numbers(
+    monkeypatch: pytest.MonkeyPatch, names: tuple[str, str], values: tuple[str, str]
+) -> None:
+    for name, value in zip(names, values, strict=True):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(OptionError, match=f"{names[0]} and {names[1]} in the environment are not numbers"):
+        resolve_rank(None, None)
+
+
+def test_an_initialised_process_group_gives_the_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda: 3)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 8)
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert resolve_rank(None, None) == (3, 8)
+    assert resolve_rank(0, 4) == (0, 4)
+
+
+def test_decoding_threads_are_the_cores_shared_out_over_the_workers() -> None:
+    cores = default_threads(0)
+    assert cores >= 1
+    assert default_threads(1) == cores
+    assert default_threads(10_000) == 1

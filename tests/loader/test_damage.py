@@ -1,0 +1,344 @@
+"""Damage is an error that says where: never fewer samples, never other ones, in this process or in workers."""
+
+from __future__ import annotations
+
+import gc
+import json
+import multiprocessing
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from support.damage import Damage, Forgery, Kind, cheaply, damaged, files_of
+from support.lerobot_source import Camera, Source, build
+
+from roboshard.converter import ConvertConfig, convert
+from roboshard.loader import decode, make_loader
+from roboshard.shards import DamageError, FormatError, MissingError, RoboshardError, ShardedDataset
+
+TOP, WRIST = "observation.images.top", "observation.images.wrist"
+LENGTHS = (12, 9, 15, 7, 11, 10)
+BROKEN = 2  # the episode that is damaged
+Members = dict[str, bytes]
+
+
+@pytest.fixture(scope="module")
+def honest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("honest")
+    cameras = (Camera(key=TOP, bframes=2), Camera(key=WRIST, codec="av1", gop=2, size=(80, 64)))
+    source = build(folder / "source", Source(lengths=LENGTHS, cameras=cameras))
+    convert(ConvertConfig(source=str(source.root), destination=str(folder / "shards"), shard_size="64KB", workers=1))
+    return folder / "shards"
+
+
+@pytest.fixture
+def copy(honest: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(honest, tmp_path / "copy"))
+
+
+def place(root: Path, episode: int) -> tuple[int, int]:
+    """(shard, place in it) of an episode."""
+    index = ShardedDataset.open(str(root)).index
+    shard = int(index.shard[episode])
+    inside = np.flatnonzero(index.shard == shard)
+    return shard, int(np.flatnonzero(inside[np.argsort(index.offset[inside])] == episode)[0])
+
+
+def shard_file(root: Path, episode: int = BROKEN) -> Path:
+    dataset = ShardedDataset.open(str(root))
+    return root / dataset.manifest.shards[int(dataset.index.shard[episode])].name
+
+
+def member_bytes(root: Path, episode: int) -> dict[str, tuple[int, int]]:
+    """Suffix -> (offset, size) of the members of an episode in its shard."""
+    shard, at = place(root, episode)
+    sample = json.loads(files_of(root / "shards")[::2][shard].read_bytes())["samples"][at]
+    return {
+        entry["name"].removeprefix(f"{sample['key']}."): (entry["offset"], entry["size"])
+        for entry in sample["members"]
+    }
+
+
+def load(root: Path, **options: Any) -> list[dict[str, Any]]:
+    return list(make_loader(str(root), **({"batch_size": None, "shuffle": False} | options)))
+
+
+def equal(found: list[dict[str, Any]], expected: list[dict[str, Any]]) -> bool:
+    return len(found) == len(expected) and all(
+        one.keys() == other.keys()
+        and all(torch.equal(one[key], other[key]) for key in one if isinstance(one[key], torch.Tensor))
+        and one["task"] == other["task"]
+        for one, other in zip(found, expected, strict=True)
+    )
+
+
+def flip(path: Path, position: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[position] ^= 0x10
+    path.write_bytes(data)
+
+
+def no_child_is_left() -> bool:
+    gc.collect()
+    until = time.monotonic() + 10
+    while multiprocessing.active_children() and time.monotonic() < until:
+        time.sleep(0.05)
+    return not multiprocessing.active_children()
+
+
+# -- Files that are gone, cut or changed -----------------------------------------------------------------------
+
+
+def test_a_missing_shard_is_named(copy: Path) -> None:
+    shard_file(copy).unlink()
+    with pytest.raises(MissingError, match=rf"{shard_file(copy)}: missing, though dataset\.json lists it"):
+        load(copy)
+
+
+def test_a_truncated_shard_is_named(copy: Path) -> None:
+    path = shard_file(copy)
+    path.write_bytes(path.read_bytes()[:-512])
+    with pytest.raises(DamageError, match=rf"{path}: \d+ bytes where dataset\.json says \d+: cut off or replaced"):
+        load(copy)
+
+
+@pytest.mark.parametrize("suffix", ["json", "parquet", f"{TOP}.mp4", f"{WRIST}.mp4"])
+def test_a_flipped_bit_names_shard_episode_and_member(copy: Path, suffix: str) -> None:
+    path, (offset, size) = shard_file(copy), member_bytes(copy, BROKEN)[suffix]
+    flip(path, offset + size // 2)
+    named = f"{path}, episode {BROKEN}: member ep-00000000{BROKEN}.{suffix} is damaged"
+    for cameras in (None, [TOP, WRIST] if suffix.endswith("mp4") else []):
+        with pytest.raises(DamageError, match=named):
+            load(copy, cameras=cameras)
+
+
+def test_a_flipped_bit_in_a_tar_header_is_damage_though_no_member_needs_it(copy: Path) -> None:
+    offset, _ = member_bytes(copy, BROKEN)[f"{WRIST}.mp4"]
+    flip(shard_file(copy), offset - 100)
+    with pytest.raises(DamageError, match=f"episode {BROKEN}: damaged: a tar header or padding"):
+        load(copy)
+
+
+def test_damage_in_a_camera_that_is_not_asked_for_is_none(copy: Path, honest: Path) -> None:
+    offset, size = member_bytes(copy, BROKEN)[f"{WRIST}.mp4"]
+    flip(shard_file(copy), offset + size // 3)
+    assert equal(load(copy, cameras=[TOP]), load(honest, cameras=[TOP]))
+    with pytest.raises(DamageError, match=WRIST):
+        load(copy)
+
+
+def test_samples_before_the_damage_are_still_right(copy: Path, honest: Path) -> None:
+    offset, _ = member_bytes(copy, BROKEN)["parquet"]
+    flip(shard_file(copy), offset)
+    found: list[dict[str, Any]] = []
+    with pytest.raises(DamageError):
+        found.extend(make_loader(str(copy), batch_size=None, shuffle=False))
+    assert equal(found, load(honest)[: len(found)])
+
+
+@pytest.mark.parametrize("name", ["dataset.json", "episodes.parquet", "shards/shard-000000.json"])
+def test_a_flipped_bit_anywhere_in_a_manifest_is_an_error_that_names_it(copy: Path, name: str) -> None:
+    path = copy / name
+    size = path.stat().st_size
+    for position in np.linspace(0, size - 1, 25).astype(int).tolist():
+        with damaged(path, Damage("flip", position, position % 8)), pytest.raises(RoboshardError, match=name):
+            load(copy, cameras=[])
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_whatever_happens_to_a_file_the_samples_are_the_same_or_there_is_an_error(
+    data: st.DataObject, whole: tuple[Path, list[dict[str, Any]]]
+) -> None:
+    root, expected = whole
+    path = data.draw(st.sampled_from(files_of(root)), label="file")
+    kind: Kind = data.draw(st.sampled_from(get_args(Kind)))
+    damage = Damage(kind, data.draw(st.integers(0, path.stat().st_size - 1)), data.draw(st.integers(0, 7)))
+    with damaged(path, damage):
+        try:
+            found = load(root)
+        except RoboshardError as error:
+            assert path.name in str(error)  # noqa: PT017 - both outcomes are right
+        else:
+            assert equal(found, expected)
+
+
+@pytest.fixture(scope="module")
+def whole(honest: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
+    """A copy to do harm to, and its samples."""
+    root = Path(shutil.copytree(honest, tmp_path_factory.mktemp("harmed") / "copy"))
+    return root, load(root)
+
+
+# -- In worker processes ---------------------------------------------------------------------------------------
+
+
+def test_an_error_in_a_worker_comes_to_the_parent_with_type_and_place(copy: Path) -> None:
+    offset, _ = member_bytes(copy, BROKEN)[f"{TOP}.mp4"]
+    flip(shard_file(copy), offset + 1000)
+    loader = make_loader(str(copy), batch_size=2, num_workers=2)
+    for _ in range(2):  # an error does not spoil the next iteration
+        with pytest.raises(DamageError, match=rf"{shard_file(copy)}, episode {BROKEN}: member \S+top\.mp4") as error:
+            list(loader)
+        error.value.__traceback__ = None
+        del error
+    del loader
+    assert no_child_is_left()
+
+
+def test_a_shard_that_goes_missing_under_a_worker(copy: Path) -> None:
+    loader = make_loader(str(copy), batch_size=2, num_workers=1, cameras=[])
+    shard_file(copy).unlink()
+    with pytest.raises(MissingError, match=f"{shard_file(copy)}: missing"):
+        list(loader)
+    del loader
+    assert no_child_is_left()
+
+
+# -- on_error="skip" -------------------------------------------------------------------------------------------
+
+
+def break_episodes(root: Path, episodes: list[int]) -> None:
+    for episode in episodes:
+        flip(shard_file(root, episode), member_bytes(root, episode)["parquet"][0])
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_skipping_substitutes_warns_and_counts(copy: Path, honest: Path, shuffle: bool) -> None:
+    break_episodes(copy, [BROKEN])
+    options: dict[str, Any] = {"batch_size": 4, "shuffle": shuffle}
+    loader = make_loader(str(copy), on_error="skip", **options)
+    with pytest.warns(RuntimeWarning, match=f"on_error='skip': .*episode {BROKEN}.*takes its place") as caught:
+        found = list(loader)
+    expected = list(make_loader(str(honest), **options))
+    assert len(caught) == 1
+    assert loader.stats().substituted_episodes == 1
+    assert [len(batch["index"]) for batch in found] == [len(batch["index"]) for batch in expected]
+    for batch, right in zip(found, expected, strict=True):
+        for i, episode in enumerate(right["episode_index"].tolist()):
+            if episode == BROKEN:
+                assert batch["episode_index"][i] == BROKEN + 1
+                assert batch["frame_index"][i] == min(int(right["frame_index"][i]), LENGTHS[BROKEN + 1] - 1)
+            else:
+                assert all(torch.equal(batch[key][i], right[key][i]) for key in (TOP, WRIST, "action", "index"))
+
+
+@pytest.mark.filterwarnings("ignore:on_error='skip':RuntimeWarning")
+def test_substitutes_come_from_the_chosen_episodes_and_frames_alone(copy: Path) -> None:
+    break_episodes(copy, [0, BROKEN])
+    loader = make_loader(
+        str(copy), episodes=[0, 2, 3], drop_n_first_frames=2, drop_n_last_frames=3, on_error="skip", cameras=[]
+    )
+    found = [
+        (int(e), int(f))
+        for batch in loader
+        for e, f in zip(batch["episode_index"], batch["frame_index"], strict=True)
+    ]
+    assert len(found) == sum(LENGTHS[episode] - 5 for episode in (0, 2, 3))
+    assert set(found) == {(3, 2), (3, 3)}
+    assert loader.stats().substituted_episodes == 2
+
+
+@pytest.mark.filterwarnings("ignore:on_error='skip':RuntimeWarning")
+def test_with_every_episode_damaged_there_is_nothing_to_substitute(copy: Path) -> None:
+    break_episodes(copy, [*range(len(LENGTHS))])
+    with pytest.raises(DamageError, match=r"ep-\d{9}\.parquet is damaged"):
+        load(copy, on_error="skip")
+
+
+# -- Members that were made to deceive: every checksum fits ----------------------------------------------------
+
+
+def without_media(video: bytes) -> bytes:
+    start = video.index(b"mdat") + 4
+    end = video.index(b"moov", start) - 4 if b"moov" in video[start:] else len(video)
+    return video[:start] + bytes(end - start) + video[end:]
+
+
+def change_video(change: Callable[[bytes, bytes], bytes]) -> Callable[[Members], None]:
+    def apply(members: Members) -> None:
+        members[f"{TOP}.mp4"] = change(members[f"{TOP}.mp4"], members[f"{WRIST}.mp4"])
+
+    return apply
+
+
+def change_record(change: Callable[[dict[str, Any]], dict[str, Any]]) -> Callable[[Members], None]:
+    def apply(members: Members) -> None:
+        record = json.loads(members["json"])
+        record["cameras"][0] |= change(record["cameras"][0])
+        members["json"] = json.dumps(record).encode()
+
+    return apply
+
+
+LIES: dict[str, Callable[[Members], None]] = {
+    "garbage": change_video(lambda top, _: bytes(range(256)) * 100),
+    "only a head": change_video(lambda top, _: top[:200] + bytes(len(top) - 200)),
+    "no media": change_video(lambda top, _: without_media(top)),
+    "another resolution": change_video(lambda _, wrist: wrist),
+    "other times": change_record(lambda camera: {"pts": [[p + 7, step, n] for p, step, n in camera["pts"]]}),
+    "a frame more": change_record(
+        lambda camera: {"pts": [*camera["pts"], [10**9, 0, 1]], "num_frames": camera["num_frames"] + 1}
+    ),
+}
+
+
+@pytest.mark.parametrize("decoder", ["torchcodec", "pyav"])
+@pytest.mark.parametrize("lie", LIES)
+def test_videos_that_are_not_what_their_record_says(
+    honest: Path, tmp_path: Path, lie: str, decoder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if decoder == "pyav":
+        monkeypatch.setattr(decode, "_torchcodec", lambda: None)
+    forged = Forgery(honest, tmp_path / "forged")
+    forged.put_members(*place(honest, BROKEN), LIES[lie])
+    root = forged.seal()
+    with (
+        cheaply(seconds=20, megabytes=256),
+        pytest.raises(FormatError, match=f"episode {BROKEN}, camera '{TOP}': "),
+    ):
+        load(Path(root), episodes=[BROKEN])
+    assert len(load(Path(root), episodes=[BROKEN], cameras=[WRIST])) == LENGTHS[BROKEN]
+
+
+def change_rows(change: Callable[[pa.Table], pa.Table]) -> Callable[[Members], None]:
+    def apply(members: Members) -> None:
+        sink = pa.BufferOutputStream()
+        pq.write_table(change(pq.read_table(pa.BufferReader(members["parquet"]))), sink)
+        members["parquet"] = bytes(sink.getvalue())
+
+    return apply
+
+
+def set_column(table: pa.Table, name: str, values: list[Any]) -> pa.Table:
+    return table.set_column(table.column_names.index(name), name, pa.array(values))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda table: table.drop_columns(["action"]), "its rows have no column 'action'"),
+        (lambda table: table.slice(1), "14 rows where the episode has 15"),
+        (lambda table: set_column(table, "task_index", [7] * 15), "row 0 has task_index 7 of 1 tasks"),
+        (lambda table: set_column(table, "task_index", [-1] * 15), "row 0 has task_index -1 of 1 tasks"),
+        (lambda table: set_column(table, "action", [None] * 15), "feature 'action': 15 rows have no value"),
+        (lambda table: set_column(table, "action", ["left"] * 15), "feature 'action': values of type"),
+    ],
+    ids=["a column less", "a row less", "an unknown task", "a negative task", "no values", "other types"],
+)
+def test_rows_that_are_not_what_the_features_say(
+    honest: Path, tmp_path: Path, change: Callable[[pa.Table], pa.Table], message: str
+) -> None:
+    forged = Forgery(honest, tmp_path / "forged")
+    forged.put_members(*place(honest, BROKEN), change_rows(change))
+    with pytest.raises(FormatError, match=rf"shard-00000\d\.tar, episode {BROKEN}.*{message}"):
+        load(Path(forged.seal()), cameras=[])

@@ -1,0 +1,317 @@
+"""The order of an epoch is a pure function with promises, held here over many topologies."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import chain, zip_longest
+from types import SimpleNamespace
+from typing import Any, cast
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from roboshard.loader import topology
+from roboshard.loader.config import EpisodeOrder, FrameOrder, LoaderConfig, OrderConfig, SplitConfig
+from roboshard.loader.pipeline import split_by_node, split_by_worker
+from roboshard.loader.plan import Draw, Episodes, EpochPlan, Slots
+
+Frame = tuple[int, int]  # position of the episode, row
+
+SHARED = settings(max_examples=100, deadline=None)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """All that an order depends on."""
+
+    episodes: Episodes
+    order: OrderConfig
+    slots: Slots
+    epoch: int = 0
+
+    @property
+    def plan(self) -> EpochPlan:
+        return EpochPlan(self.episodes, self.order, self.slots, self.epoch)
+
+    @property
+    def frames(self) -> list[Frame]:
+        """All frames in dataset order."""
+        e = self.episodes
+        return [
+            (int(e.position[i]), int(e.first_row[i]) + row)
+            for i in range(len(e))
+            for row in range(int(e.num_rows[i]))
+        ]
+
+    @property
+    def every_slot(self) -> range:
+        return range(self.slots.rank_slots)
+
+
+def episodes_of(lengths: Sequence[int], *, drop_first: int = 0, shards: Sequence[int] | None = None) -> Episodes:
+    """Every second episode of a dataset; within a shard later ones are stored first."""
+    num = len(lengths)
+    shard = np.asarray(shards if shards is not None else np.arange(num) // 4, dtype=np.int64)
+    return Episodes(
+        position=np.arange(num, dtype=np.int64) * 2,
+        first_row=np.full(num, drop_first, dtype=np.int64),
+        num_rows=np.asarray(lengths, dtype=np.int64),
+        storage_rank=np.argsort(np.lexsort((-np.arange(num), shard))).astype(np.int64),
+        shard=shard,
+    )
+
+
+def frames_of(draw: Draw) -> list[Frame]:
+    return list(zip(draw.positions.tolist(), draw.rows.tolist(), strict=True))
+
+
+def all_steps(setup: Setup, plan: EpochPlan | None = None) -> list[list[Frame]]:
+    plan = plan or setup.plan
+    return [frames_of(plan.step(step, setup.every_slot)) for step in range(plan.num_steps)]
+
+
+def lane_frames(setup: Setup, lane: int) -> list[Frame]:
+    """What a lane emits from its first place to its last."""
+    start, stop = setup.plan.lane_bounds(lane)
+    positions, rows = setup.plan.lane_samples(lane, np.arange(stop - start))
+    return list(zip(positions.tolist(), rows.tolist(), strict=True))
+
+
+def divisors(number: int) -> list[int]:
+    return [d for d in range(1, number + 1) if number % d == 0]
+
+
+@st.composite
+def setups(draw: st.DrawFn, *, shuffle: bool | None = None) -> Setup:
+    slots = Slots(
+        rank_slots=(ranks := draw(st.sampled_from([1, 2, 3, 4, 6]))),
+        worker_slots=draw(st.sampled_from([1, 2, 3, 4, 6])),
+        global_batch_size=ranks * draw(st.integers(1, 6)),
+    )
+    order = OrderConfig(
+        shuffle=draw(st.booleans()) if shuffle is None else shuffle,
+        seed=draw(st.integers(0, 2**63 - 1)),
+        pool_episodes=draw(st.integers(1, 20)),
+        episode_order=draw(st.sampled_from(["global", "shard"])),
+        frame_order=draw(st.sampled_from(["uniform", "sweep"])),
+        drop_last=draw(st.booleans()),
+    )
+    lengths = draw(st.lists(st.integers(1, 25), min_size=1, max_size=20))
+    episodes = episodes_of(lengths, drop_first=draw(st.integers(0, 3)))
+    return Setup(episodes, order, slots, draw(st.integers(0, 5)))
+
+
+# -- Every frame once, in steps that fit every topology ---------------------------------------------------------
+
+
+@SHARED
+@given(setups())
+def test_every_frame_is_drawn_once_per_epoch_apart_from_reported_padding(setup: Setup) -> None:
+    steps, plan, batch = all_steps(setup), setup.plan, setup.slots.global_batch_size
+    counts, frames = Counter(chain(*steps)), setup.frames
+    assert set(counts) <= set(frames)
+    assert all(len(step) == batch for step in steps[:-1])
+    if setup.order.drop_last:
+        assert all(count == 1 for count in counts.values())
+        assert all(len(step) == batch for step in steps)
+        assert len(frames) - len(counts) < batch
+        assert plan.num_padded == 0
+    else:
+        assert set(counts) == set(frames)
+        assert counts.total() - len(frames) == plan.num_padded < setup.slots.rank_slots
+        repeated = {frame for frame, count in counts.items() if count > 1}
+        assert repeated <= set(steps[-1])
+        assert Counter(chain(*steps[:-1])).keys().isdisjoint(steps[-1])
+
+
+@SHARED
+@given(setups())
+def test_every_world_size_that_divides_the_rank_slots_gets_the_same_global_batches(setup: Setup) -> None:
+    plan, num_slots = setup.plan, setup.slots.rank_slots
+    for world_size in divisors(num_slots):
+        by_rank = [
+            [
+                (node.step, frames_of(plan.step(node.step, node.rank_slots)))
+                for node in split_by_node(range(plan.num_steps), config_of(setup, rank, world_size))
+            ]
+            for rank in range(world_size)
+        ]
+        assert {len(steps) for steps in by_rank} == {plan.num_steps}
+        for step, expected in enumerate(all_steps(setup, plan)):
+            shares = [steps[step] for steps in by_rank]
+            assert {number for number, _ in shares} == {step}
+            assert len({len(frames) for _, frames in shares}) == 1
+            assert list(chain(*(frames for _, frames in shares))) == expected
+
+
+def config_of(setup: Setup, rank: int, world_size: int) -> LoaderConfig:
+    batch = setup.slots.global_batch_size // world_size
+    split = SplitConfig(batch_size=batch, rank=rank, world_size=world_size, max_world_size=setup.slots.rank_slots)
+    return cast(LoaderConfig, SimpleNamespace(split=split))
+
+
+@SHARED
+@given(setups(), st.data())
+def test_workers_share_the_steps_so_that_taking_turns_gives_them_in_order(setup: Setup, data: st.DataObject) -> None:
+    plan, config = setup.plan, config_of(setup, 0, 1)
+    first = data.draw(st.integers(0, plan.num_steps), label="resumed at")
+    for num_workers in divisors(setup.slots.worker_slots):
+        shares = []
+        for worker in range(num_workers):
+            with patch.object(topology, "worker", return_value=(worker, num_workers)):
+                nodes = split_by_node(range(first, plan.num_steps), config)
+                shares.append([node.step for node in split_by_worker(nodes, plan, first)])
+        in_turn = [step for turn in zip_longest(*shares) for step in turn if step is not None]
+        assert in_turn == list(range(first, plan.num_steps))
+        for steps in shares:
+            assert len({plan.worker_slot(step) % num_workers for step in steps}) <= 1
+
+
+@SHARED
+@given(setups(), st.randoms(use_true_random=False))
+def test_a_step_is_the_same_whenever_it_is_asked_for(setup: Setup, random: Any) -> None:
+    in_order = all_steps(setup)
+    steps = list(range(len(in_order)))
+    random.shuffle(steps)
+    for step in steps[:10]:
+        assert frames_of(setup.plan.step(step, setup.every_slot)) == in_order[step]
+        assert setup.plan.step(step, [0]).step == step
+
+
+@SHARED
+@given(setups(shuffle=True))
+def test_lanes_are_equal_and_mix_no_more_episodes_than_a_pool_holds(setup: Setup) -> None:
+    num_lanes = setup.slots.rank_slots * setup.slots.worker_slots
+    lanes = [lane_frames(setup, lane) for lane in range(num_lanes)]
+    assert sorted(chain(*lanes)) == setup.frames
+    assert max(map(len, lanes)) - min(map(len, lanes)) <= 1
+    pool = max(1, setup.order.pool_episodes // setup.slots.worker_slots)
+    for lane in lanes:
+        first = {position: i for i, (position, _) in reversed(list(enumerate(lane)))}
+        last = {position: i for i, (position, _) in enumerate(lane)}
+        for i in range(len(lane)):
+            assert sum(first[position] <= i <= last[position] for position in first) <= pool
+
+
+@SHARED
+@given(setups(shuffle=True))
+def test_full_steps_take_the_next_samples_of_their_lanes(setup: Setup) -> None:
+    plan, slots = setup.plan, setup.slots
+    for step in range(plan.num_full_lane_steps * slots.worker_slots):
+        turn, worker_slot = divmod(step, slots.worker_slots)
+        for rank_slot in setup.every_slot:
+            lane = lane_frames(setup, rank_slot * slots.worker_slots + worker_slot)
+            expected = lane[turn * slots.per_rank_slot : (turn + 1) * slots.per_rank_slot]
+            assert frames_of(plan.step(step, [rank_slot])) == expected
+    assert plan.num_left_over < slots.worker_slots * slots.global_batch_size
+
+
+@given(setups(shuffle=False))
+def test_without_shuffling_one_rank_and_worker_see_dataset_order(setup: Setup) -> None:
+    one = replace(setup, slots=replace(setup.slots, rank_slots=1, worker_slots=1))
+    drawn = list(chain(*all_steps(one)))
+    assert drawn == setup.frames[: len(drawn)]
+
+
+@given(setups(), st.integers(1, 100))
+def test_steps_that_there_are_not_are_refused(setup: Setup, beyond: int) -> None:
+    plan = setup.plan
+    for step in (-beyond, plan.num_steps + beyond - 1):
+        with pytest.raises(IndexError, match=str(step)):
+            plan.step(step, [0])
+
+
+# -- Which order it is -----------------------------------------------------------------------------------------
+
+
+@given(setups(shuffle=True), st.integers(0, 2**62))
+def test_seeds_and_epochs_give_different_orders(setup: Setup, seed: int) -> None:
+    assume(len(setup.frames) > 40)
+    assume(len(setup.frames) >= 4 * setup.slots.global_batch_size)
+    lengths = setup.episodes.num_rows
+    assume(setup.order.frame_order == "uniform" or (len(lengths) > 4 and lengths.min() > 2))
+    assume(seed != setup.order.seed)
+    order = all_steps(setup)
+    assert all_steps(replace(setup, epoch=setup.epoch + 1)) != order
+    assert all_steps(replace(setup, order=replace(setup.order, seed=seed))) != order
+
+
+@given(setups(shuffle=True))
+def test_shard_order_reads_one_shard_after_the_other_as_it_is_stored(setup: Setup) -> None:
+    order = replace(setup.order, episode_order="shard", pool_episodes=1, drop_last=False)
+    slots = Slots(rank_slots=1, worker_slots=1, global_batch_size=1)
+    drawn = chain(*all_steps(replace(setup, order=order, slots=slots)))
+    episodes = [position // 2 for position in dict.fromkeys(position for position, _ in drawn)]
+    shards = setup.episodes.shard[episodes]
+    assert len(np.flatnonzero(np.diff(shards))) == len(set(shards.tolist())) - 1
+    for shard in set(shards.tolist()):
+        inside = [episode for episode in episodes if setup.episodes.shard[episode] == shard]
+        assert inside == sorted(inside, key=lambda episode: int(setup.episodes.storage_rank[episode]))
+
+
+PINNED: dict[tuple[EpisodeOrder, FrameOrder, int, int], list[list[Frame]]] = {
+    ("global", "uniform", 1, 1): [
+        [(6, 0), (0, 0), (4, 3), (0, 1)],
+        [(6, 1), (4, 0), (0, 2), (2, 0)],
+        [(4, 1), (4, 2), (8, 1), (8, 2)],
+        [(8, 0)],
+    ],
+    ("global", "uniform", 2, 2): [
+        [(4, 1), (4, 0), (6, 0), (0, 1)],
+        [(4, 2), (0, 0), (8, 1), (6, 1)],
+        [(2, 0), (4, 3), (0, 2), (8, 0)],
+        [(8, 2), (8, 2)],
+    ],
+    ("shard", "uniform", 1, 1): [
+        [(8, 1), (8, 0), (6, 0), (0, 2)],
+        [(0, 0), (0, 1), (8, 2), (2, 0)],
+        [(6, 1), (4, 1), (4, 2), (4, 3)],
+        [(4, 0)],
+    ],
+    ("global", "sweep", 1, 1): [
+        [(4, 1), (4, 2), (6, 0), (0, 1)],
+        [(6, 1), (4, 3), (4, 0), (0, 2)],
+        [(0, 0), (2, 0), (8, 1), (8, 2)],
+        [(8, 0)],
+    ],
+    ("shard", "sweep", 2, 1): [
+        [(8, 2), (0, 1), (4, 3), (4, 0)],
+        [(2, 0), (0, 0), (6, 1), (6, 0)],
+        [(8, 0), (8, 1), (0, 2), (4, 1)],
+        [(4, 2), (4, 2)],
+    ],
+}
+
+
+@pytest.mark.parametrize(("episode_order", "frame_order", "rank_slots", "worker_slots"), list(PINNED))
+def test_orders_never_change(
+    episode_order: EpisodeOrder, frame_order: FrameOrder, rank_slots: int, worker_slots: int
+) -> None:
+    order = OrderConfig(seed=7, pool_episodes=4, episode_order=episode_order, frame_order=frame_order)
+    slots = Slots(rank_slots=rank_slots, worker_slots=worker_slots, global_batch_size=4)
+    found = all_steps(Setup(episodes_of((3, 1, 4, 2, 3), shards=(0, 0, 1, 1, 2)), order, slots, epoch=2))
+    assert found == PINNED[episode_order, frame_order, rank_slots, worker_slots]
+
+
+# -- Size ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("frame_order", ["uniform", "sweep"])
+@pytest.mark.parametrize("episode_order", ["global", "shard"])
+def test_a_million_episodes_of_a_million_frames(episode_order: EpisodeOrder, frame_order: FrameOrder) -> None:
+    num = 10**6
+    order = OrderConfig(episode_order=episode_order, frame_order=frame_order)
+    episodes = episodes_of(np.full(num, 10**6).tolist(), shards=(np.arange(num) // 100).tolist())
+    setup = Setup(episodes, order, Slots(rank_slots=16, worker_slots=8, global_batch_size=1024))
+    plan = setup.plan
+    assert plan.num_frames == 10**12
+    assert plan.num_steps == -(-(10**12) // 1024)
+    for step in (0, 1, plan.num_steps // 2, plan.num_steps - 1):
+        frames = frames_of(plan.step(step, setup.every_slot))
+        assert len(set(frames)) == len(frames)
+        assert all(position // 2 < num and row < 10**6 for position, row in frames)

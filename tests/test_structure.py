@@ -1,0 +1,271 @@
+"""How the parts may depend on each other, and the names and signatures that users rely on."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import roboshard.converter
+import roboshard.loader
+import roboshard.shards
+from roboshard.converter import ConversionReport, ConvertConfig, convert, make_plan
+from roboshard.loader import DatasetMeta, Loader, LoaderStats, make_loader
+from roboshard.shards import ShardedDataset, errors, rebuild
+
+ROOT = Path(__file__).parents[1]
+PARTS = ("shards", "converter", "loader", "cli")
+MAY_IMPORT = {
+    "shards": {"shards"},
+    "converter": {"converter", "shards"},
+    "loader": {"loader", "shards"},
+    "cli": {"cli", "converter", "loader", "shards"},
+}
+MAX_LINES = 350
+FILES = sorted(path for part in PARTS for path in (ROOT / part).rglob("*.py"))
+
+every_file = pytest.mark.parametrize("path", FILES, ids=[str(path.relative_to(ROOT)) for path in FILES])
+
+
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), str(path))
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Every module that a file names in an import, wherever it stands, with what is taken from it."""
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+# -- Who may import whom ---------------------------------------------------------------------------------------
+
+
+def test_every_part_has_files() -> None:
+    assert {path.parent.name for path in FILES} == set(PARTS)
+
+
+@every_file
+def test_parts_import_only_what_they_may(path: Path) -> None:
+    part = path.relative_to(ROOT).parts[0]
+    names = [name.split(".") for name in imported(path)]
+    assert {name[1] for name in names if name[0] == "roboshard"} <= MAY_IMPORT[part]
+    assert {name[0] for name in names}.isdisjoint({*PARTS, "tests", "benchmarks", "examples"})
+
+
+def test_nothing_outside_imports_the_folders_by_their_bare_names() -> None:
+    outside = [path for folder in ("tests", "benchmarks", "examples") for path in (ROOT / folder).rglob("*.py")]
+    for path in outside:
+        bare = {name.split(".")[0] for name in imported_from_anywhere(path)} & set(PARTS)
+        assert not bare, path
+
+
+def imported_from_anywhere(path: Path) -> Iterator[str]:
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            yield str(node.module)
+
+
+@pytest.mark.parametrize(
+    ("module", "unwanted"),
+    [
+        ("roboshard.shards", {"torch", "torchcodec", "webdataset", "av", "tyro", "roboshard.converter"}),
+        ("roboshard.converter", {"torch", "torchcodec", "webdataset", "roboshard.loader", "roboshard.cli"}),
+        ("roboshard.cli.main", {"torch", "torchcodec", "webdataset", "roboshard.loader"}),
+        ("roboshard.loader", {"tyro", "roboshard.converter", "roboshard.cli"}),
+    ],
+)
+def test_importing_a_part_loads_nothing_heavy_that_it_does_not_need(module: str, unwanted: set[str]) -> None:
+    code = f"import sys, {module}; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert set(done.stdout.split()).isdisjoint(unwanted)
+    assert done.stderr == ""
+
+
+# -- What no file does -----------------------------------------------------------------------------------------
+
+
+@every_file
+def test_the_environment_is_read_in_one_file_alone(path: Path) -> None:
+    reads = {
+        node.attr
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "os"
+    } & {"environ", "environb", "getenv", "getenvb", "putenv"}
+    assert not reads or path == ROOT / "loader/topology.py"
+    assert not any(name in ("os.environ", "os.getenv", "os.*") for name in imported(path))
+
+
+@every_file
+def test_nothing_is_printed_or_asserted_and_no_error_is_swallowed_whole(path: Path) -> None:
+    for node in ast.walk(tree(path)):
+        where = f"{path}:{getattr(node, 'lineno', 0)}"
+        assert not isinstance(node, ast.Assert), where
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            assert node.func.id not in ("print", "eval", "exec", "breakpoint"), where
+        if isinstance(node, ast.ExceptHandler):
+            assert node.type is not None, where
+        for name in ("pickle", "marshal", "shelve"):
+            assert not (isinstance(node, ast.Import) and any(alias.name == name for alias in node.names)), where
+
+
+@every_file
+def test_a_file_fits_on_a_few_screens_and_says_what_it_is(path: Path) -> None:
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= MAX_LINES
+    assert ast.get_docstring(tree(path))
+
+
+# -- The public names ------------------------------------------------------------------------------------------
+
+
+def test_public_names() -> None:
+    assert sorted(roboshard.shards.__all__) == [
+        "DamageError",
+        "DatasetManifest",
+        "EpisodeData",
+        "EpisodeRecord",
+        "FORMAT_VERSION",
+        "FormatError",
+        "MissingError",
+        "OptionError",
+        "RoboshardError",
+        "ShardManifest",
+        "ShardedDataset",
+        "SourceError",
+        "StorageError",
+        "VersionError",
+        "rebuild",
+    ]
+    assert sorted(roboshard.converter.__all__) == [
+        "ConversionPlan",
+        "ConversionReport",
+        "ConvertConfig",
+        "SkippedEpisode",
+        "convert",
+        "make_plan",
+    ]
+    assert sorted(roboshard.loader.__all__) == ["DatasetMeta", "Loader", "LoaderStats", "make_loader"]
+    for package in (roboshard.shards, roboshard.converter, roboshard.loader):
+        assert all(getattr(package, name) is not None for name in package.__all__)
+
+
+def signature(function: Callable[..., Any]) -> str:
+    """Names, kinds and defaults, without types."""
+    parameters = inspect.signature(function).parameters.values()
+    plain = [parameter.replace(annotation=inspect.Parameter.empty) for parameter in parameters]
+    return str(inspect.Signature(plain))
+
+
+def test_signatures() -> None:
+    assert signature(make_loader) == (
+        "(urls, *, batch_size=64, delta_timestamps=None, episodes=None, drop_n_first_frames=0, drop_n_last_frames=0, "
+        "shuffle=True, seed=0, pool_episodes=32, episode_order='global', frame_order='uniform', "
+        "image_transforms=None, return_uint8=True, tolerance_s=0.0001, cameras=None, num_workers=0, "
+        "decode_threads=None, rank=None, world_size=None, max_world_size=None, max_workers=None, drop_last=False, "
+        "on_error='raise')"
+    )
+    assert signature(convert) == signature(make_plan) == "(config)"
+    assert signature(rebuild) == "(root, *, partial_dataset=False)"
+    assert signature(ShardedDataset.open) == "(urls)"
+    assert signature(ShardedDataset.read_episode) == "(self, position, cameras=None)"
+
+
+def public(cls: type) -> dict[str, str]:
+    """Public members of a class: properties as "", methods with their signatures."""
+    members = {name: value for name, value in vars(cls).items() if not name.startswith("_")}
+    return {name: signature(value) if inspect.isfunction(value) else "" for name, value in members.items()}
+
+
+def test_what_a_loader_can_do() -> None:
+    assert public(Loader) == {
+        "meta": "",
+        "batch_size": "",
+        "epoch": "",
+        "num_padded": "",
+        "stats": "(self)",
+        "set_epoch": "(self, epoch)",
+        "state_dict": "(self)",
+        "state_at": "(self, step, *, world_size, batch_size)",
+        "load_state_dict": "(self, state)",
+        "close": "(self)",
+    }
+    assert {"__iter__", "__len__"} <= set(vars(Loader))
+    assert set(public(DatasetMeta)) == {
+        "camera_keys",
+        "features",
+        "fps",
+        "image_keys",
+        "info",
+        "robot_type",
+        "stats",
+        "tasks",
+        "total_episodes",
+        "total_frames",
+        "video_keys",
+    }
+    assert {field.name for field in fields(LoaderStats)} == {
+        "assembly_seconds",
+        "batches",
+        "bytes_read",
+        "decode_seconds",
+        "episode_hits",
+        "episodes_read",
+        "fetch_seconds",
+        "frames_decoded",
+        "frames_used",
+        "samples",
+        "substituted_episodes",
+        "wait_seconds",
+    }
+
+
+def test_conversion_options_and_report() -> None:
+    assert signature(ConvertConfig) == (
+        "(*, source, destination, shard_size='256MB', workers=None, episodes=None, shuffle_episodes=None, "
+        "on_error='fail', tolerance_s=0.0001, dry_run=False)"
+    )
+    assert [field.name for field in fields(ConversionReport)] == [
+        "destination",
+        "episodes",
+        "frames",
+        "shards",
+        "bytes_written",
+        "reused_shards",
+        "skipped",
+    ]
+
+
+def test_a_sharded_dataset_shows_manifest_index_and_episodes() -> None:
+    assert [field.name for field in fields(ShardedDataset)] == ["root", "manifest", "index"]
+    assert {"open", "camera_keys", "read_episode", "shard_manifest"} == set(public(ShardedDataset))
+
+
+def test_errors_subclass_the_builtin_that_a_caller_would_catch() -> None:
+    bases = {
+        name: tuple(base.__name__ for base in cls.__bases__)
+        for name, cls in vars(errors).items()
+        if inspect.isclass(cls) and issubclass(cls, Exception)
+    }
+    assert bases == {
+        "RoboshardError": ("Exception",),
+        "OptionError": ("RoboshardError", "ValueError"),
+        "SourceError": ("RoboshardError", "ValueError"),
+        "FormatError": ("RoboshardError", "ValueError"),
+        "VersionError": ("FormatError",),
+        "DamageError": ("RoboshardError", "OSError"),
+        "MissingError": ("RoboshardError", "FileNotFoundError"),
+        "StorageError": ("RoboshardError", "OSError"),
+    }
+    assert set(bases) <= set(roboshard.shards.__all__)
