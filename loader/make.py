@@ -126,7 +126,7 @@ def make_loader(  # noqa: PLR0913 - keyword-only, grouped behind
     _check_features(meta)
     chosen = _chosen_cameras(meta, config.sample)
     _check_windows(meta, config.sample, chosen)
-    return Loader(
+    loader = Loader(
         LoadJob(
             dataset=dataset,
             episodes=_select(dataset, config.selection),
@@ -136,6 +136,14 @@ def make_loader(  # noqa: PLR0913 - keyword-only, grouped behind
             image_keys=meta.image_keys,
         )
     )
+    if len(loader) == 0:
+        warnings.warn(
+            f"the loader has no batch: {config.split.global_batch_size} samples a step (batch_size x world_size) are "
+            "more than the frames chosen, and drop_last=True leaves out what is incomplete",
+            UserWarning,
+            stacklevel=2,
+        )
+    return loader
 
 
 def _check_features(meta: DatasetMeta) -> None:

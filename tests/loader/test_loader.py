@@ -60,6 +60,7 @@ def column(batches: Iterable[Batch], key: str = "index") -> list[Any]:
 
 @pytest.mark.parametrize("drop_last", [False, True])
 @pytest.mark.parametrize("batch_size", [None, 1, 5, FRAMES - 1, FRAMES, FRAMES + 1])
+@pytest.mark.filterwarnings("ignore:the loader has no batch")
 def test_len_is_the_number_of_batches(shards: Path, batch_size: int | None, drop_last: bool) -> None:
     loader = load(shards, batch_size=batch_size, drop_last=drop_last, cameras=[])
     batches = list(loader)

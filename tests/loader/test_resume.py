@@ -1,0 +1,303 @@
+"""Where a loader stands: epochs, restarts, checkpoints, and the same stream from any number of workers and ranks."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from roboshard.loader import Loader, make_loader
+from roboshard.shards import OptionError, ShardedDataset
+
+FRAMES = 644
+Batch = dict[str, Any]
+Order = list[list[int]]  # `index` of every sample, batch by batch
+
+
+def rows(root: Path, **options: Any) -> Loader:
+    """A loader that decodes nothing: orders are all that matters."""
+    defaults: dict[str, Any] = {"batch_size": 16, "cameras": [], "pool_episodes": 4}
+    return make_loader(str(root), **(defaults | options))
+
+
+def order_of(batches: Iterable[Batch]) -> Order:
+    return [batch["index"].tolist() for batch in batches]
+
+
+def flat(order: Order) -> list[int]:
+    return [index for batch in order for index in batch]
+
+
+def take(loader: Loader, count: int) -> Order:
+    """Some batches; then the iteration is abandoned."""
+    return order_of(batch for _, batch in zip(range(count), loader, strict=False))
+
+
+# -- Epochs ----------------------------------------------------------------------------------------------------
+
+
+def test_epochs_advance_by_themselves_and_have_orders_of_their_own(pusht_shards: Path) -> None:
+    loader = rows(pusht_shards)
+    orders = []
+    for epoch in range(3):
+        assert loader.epoch == epoch
+        orders.append(order_of(loader))
+    assert all(sorted(flat(order)) == list(range(FRAMES)) for order in orders)
+    assert orders[0] != orders[1] != orders[2] != orders[0]
+    loader.set_epoch(1)
+    assert order_of(loader) == orders[1]
+    other = rows(pusht_shards)
+    other.set_epoch(2)
+    assert order_of(other) == orders[2]
+    assert order_of(rows(pusht_shards, seed=1)) != orders[0]
+
+
+def test_without_shuffling_every_epoch_is_the_same(pusht_shards: Path) -> None:
+    loader = rows(pusht_shards, shuffle=False)
+    assert flat(order_of(loader)) == flat(order_of(loader)) == list(range(FRAMES))
+
+
+def test_a_negative_epoch_is_refused(pusht_shards: Path) -> None:
+    with pytest.raises(OptionError, match="epoch must not be negative: -1"):
+        rows(pusht_shards).set_epoch(-1)
+
+
+def test_an_abandoned_iteration_starts_again_at_the_beginning_of_its_epoch(pusht_shards: Path) -> None:
+    loader, whole = rows(pusht_shards), order_of(rows(pusht_shards))
+    assert take(loader, 5) == whole[:5]
+    assert take(loader, 7) == whole[:7]
+    assert loader.epoch == 0
+    assert order_of(loader) == whole
+
+
+def test_an_iteration_left_after_its_last_step_has_completed_its_epoch(pusht_shards: Path) -> None:
+    loader, reference = rows(pusht_shards), rows(pusht_shards)
+    epochs = [order_of(reference) for _ in range(2)]
+    assert take(loader, len(loader)) == epochs[0]
+    assert loader.epoch == 1
+    assert take(loader, len(loader)) == epochs[1]
+
+
+def test_a_second_iteration_ends_the_first(pusht_shards: Path) -> None:
+    loader, whole = rows(pusht_shards), order_of(rows(pusht_shards))
+    first = iter(loader)
+    next(first)
+    second = iter(loader)
+    assert next(second)["index"].tolist() == whole[0]
+    with pytest.raises(OptionError, match="this iteration is over: another one has begun"):
+        next(first)
+    assert order_of(second) == whole[1:]
+
+
+# -- Checkpoints -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("frame_order", ["uniform", "sweep"])
+@pytest.mark.parametrize("epoch", [0, 3])
+def test_a_state_taken_at_any_step_continues_exactly_in_a_new_loader(
+    pusht_shards: Path, epoch: int, frame_order: str
+) -> None:
+    options: dict[str, Any] = {"batch_size": 50, "frame_order": frame_order}
+    loader = rows(pusht_shards, **options)
+    loader.set_epoch(epoch)
+    states, whole = [json.dumps(loader.state_dict())], []
+    for batch in loader:
+        whole.append(batch["index"].tolist())
+        states.append(json.dumps(loader.state_dict()))
+    following = order_of(loader)
+    for step, state in enumerate(states):
+        resumed = rows(pusht_shards, **options)
+        resumed.load_state_dict(json.loads(state))
+        assert json.dumps(resumed.state_dict()) == state or step == len(whole)
+        if step < len(whole):
+            assert order_of(resumed) == whole[step:]
+        assert order_of(resumed) == following
+        assert resumed.epoch == epoch + 2
+
+
+def test_a_loaded_state_is_used_once(pusht_shards: Path) -> None:
+    loader, whole = rows(pusht_shards), order_of(rows(pusht_shards))
+    take(loader, 6)
+    loader.load_state_dict(rows(pusht_shards).state_at(6, world_size=1, batch_size=16))
+    assert take(loader, 3) == whole[6:9]
+    assert order_of(loader) == whole
+
+
+def test_setting_the_epoch_of_a_loaded_state_keeps_its_step_and_another_does_not(pusht_shards: Path) -> None:
+    reference = rows(pusht_shards)
+    epochs = [order_of(reference) for _ in range(3)]
+    state = rows(pusht_shards).state_at(len(reference) + 4, world_size=1, batch_size=16)
+    loader = rows(pusht_shards)
+    loader.load_state_dict(state)
+    loader.set_epoch(1)
+    assert order_of(loader) == epochs[1][4:]
+    loader.load_state_dict(state)
+    loader.set_epoch(2)
+    assert order_of(loader) == epochs[2]
+
+
+def test_of_an_epoch_that_a_state_was_at_the_end_of_nothing_is_left(pusht_shards: Path) -> None:
+    loader, reference = rows(pusht_shards), rows(pusht_shards)
+    epochs = [order_of(reference) for _ in range(2)]
+    for _ in loader:
+        state = loader.state_dict()
+    for by_trainer in (True, False):
+        resumed = rows(pusht_shards)
+        resumed.load_state_dict(state)
+        if by_trainer:
+            resumed.set_epoch(0)
+            assert order_of(resumed) == []
+        assert order_of(resumed) == epochs[1]
+
+
+def test_a_trainers_step_is_enough_to_continue(pusht_shards: Path) -> None:
+    reference = rows(pusht_shards, batch_size=4)
+    everything = order_of(reference) + order_of(reference)
+    for step in (0, 1, len(reference) - 1, len(reference), len(reference) + 3):
+        loader = rows(pusht_shards, batch_size=4)
+        loader.load_state_dict(loader.state_at(step, world_size=2, batch_size=2))
+        assert loader.epoch == step // len(reference)
+        assert next(iter(loader))["index"].tolist() == everything[step]
+    with pytest.raises(OptionError, match=r"2 x 4 = 8 samples a step; this loader has 4"):
+        rows(pusht_shards, batch_size=4).state_at(3, world_size=2, batch_size=4)
+    with pytest.raises(OptionError, match="step must not be negative"):
+        rows(pusht_shards, batch_size=4).state_at(-1, world_size=1, batch_size=4)
+
+
+def test_a_state_is_small_plain_and_the_same_on_every_rank(pusht_shards: Path) -> None:
+    loaders = [rows(pusht_shards, rank=rank, world_size=4) for rank in range(4)]
+    for loader in loaders:
+        take(loader, 3)
+    states = {json.dumps(loader.state_dict(), sort_keys=True) for loader in loaders}
+    assert len(states) == 1
+    assert len(states.pop()) < 1000
+
+
+DIFFERENT: list[tuple[dict[str, Any], str]] = [
+    ({"batch_size": 8}, "global_batch_size is 8 now and 16 in the state"),
+    ({"seed": 1}, "seed is 1 now and 0 in the state"),
+    ({"shuffle": False}, "shuffle is False now and True in the state"),
+    ({"pool_episodes": 5}, "pool_episodes is 5 now and 4 in the state"),
+    ({"episode_order": "shard"}, "episode_order is 'shard' now and 'global' in the state"),
+    ({"frame_order": "sweep"}, "frame_order is 'sweep' now and 'uniform' in the state"),
+    ({"drop_last": True}, "drop_last is True now and False in the state"),
+    ({"max_workers": 2}, "worker_slots is 2 now and 1 in the state"),
+    ({"batch_size": 8, "rank": 0, "world_size": 2}, "rank_slots is 2 now and 1 in the state"),
+    ({"episodes": range(5)}, "selection is '"),
+    ({"drop_n_first_frames": 1}, "selection is '"),
+]
+
+
+@pytest.mark.parametrize(("options", "reason"), DIFFERENT, ids=[str(options) for options, _ in DIFFERENT])
+def test_a_state_of_another_order_is_refused_with_the_reason(
+    pusht_shards: Path, options: dict[str, Any], reason: str
+) -> None:
+    state = rows(pusht_shards).state_dict()
+    loader = rows(pusht_shards, **options)
+    with pytest.raises(OptionError, match=f"the state does not fit this loader:(.|\n)*{reason}") as error:
+        loader.load_state_dict(state)
+    assert "world sizes that divide 1 and numbers of workers that divide 1 will do" in str(error.value)
+    assert loader.state_dict()["step"] == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"fingerprint": "0" * 64}, "fingerprint is '"),
+        ({"version": 99}, "version is 1 now and 99 in the state"),
+        ({"epoch": -1}, "epoch -1 is not an epoch"),
+        ({"epoch": "2"}, "epoch '2' is not an epoch"),
+        ({"step": 10_000}, r"step 10000 is outside the epoch's 0\.\.41"),
+        ({"step": 1.5}, "step 1.5 is outside"),
+        ({"steps": 3}, r"fields missing \[\], unknown \['steps'\]"),
+    ],
+    ids=str,
+)
+def test_a_state_that_was_tampered_with_is_refused(pusht_shards: Path, change: dict[str, Any], reason: str) -> None:
+    loader = rows(pusht_shards)
+    with pytest.raises(OptionError, match=reason):
+        loader.load_state_dict(loader.state_dict() | change)
+
+
+def test_a_state_loaded_while_iterating_is_refused(pusht_shards: Path) -> None:
+    loader = rows(pusht_shards)
+    iterator = iter(loader)
+    next(iterator)
+    with pytest.raises(OptionError, match=r"too late: load before `iter\(loader\)`"):
+        loader.load_state_dict(loader.state_dict())
+
+
+# -- Ranks and workers -----------------------------------------------------------------------------------------
+
+
+def test_ranks_share_every_epoch_without_overlap(pusht_shards: Path) -> None:
+    by_rank = [order_of(rows(pusht_shards, batch_size=6, rank=rank, world_size=5)) for rank in range(5)]
+    assert len({len(order) for order in by_rank}) == 1
+    every = sorted(index for order in by_rank for index in flat(order))
+    assert len(every) - FRAMES == rows(pusht_shards, batch_size=6, rank=0, world_size=5).num_padded == 1
+    assert sorted(set(every)) == list(range(FRAMES))
+
+
+def test_a_run_continues_with_another_world_size(pusht_shards: Path) -> None:
+    def run(world_size: int, state: dict[str, Any] | None, steps: int) -> tuple[list[list[int]], dict[str, Any]]:
+        """Global batches, and the state after them."""
+        loaders = [
+            rows(pusht_shards, batch_size=12 // world_size, rank=rank, world_size=world_size, max_world_size=6)
+            for rank in range(world_size)
+        ]
+        if state is not None:
+            for loader in loaders:
+                loader.load_state_dict(state)
+        orders = [take(loader, steps) for loader in loaders]
+        batches = [[index for share in shares for index in share] for shares in zip(*orders, strict=True)]
+        return batches, loaders[0].state_dict()
+
+    whole, _ = run(1, None, 54)
+    assert len(whole) == len(rows(pusht_shards, batch_size=12))
+    state, found = None, []
+    for world_size, steps in ((2, 5), (6, 7), (1, 20), (3, 22)):
+        part, state = run(world_size, state, steps)
+        found += part
+    assert found == whole
+
+
+def test_workers_give_the_same_stream_and_continue_from_any_state(pusht_shards: Path) -> None:
+    """One pool of two processes serves whole epochs, an abandoned one, and a resumed one."""
+    options: dict[str, Any] = {"max_workers": 2, "batch_size": 20, "cameras": None}
+    alone, loader = rows(pusht_shards, **options), rows(pusht_shards, num_workers=2, **options)
+    for _ in range(2):
+        for one, other in zip(alone, loader, strict=True):
+            assert one.keys() == other.keys()
+            assert one["task"] == other["task"]
+            assert all(torch.equal(one[key], other[key]) for key in one if key != "task")
+    processes = set(multiprocessing.active_children())
+    assert len(processes) == 2
+    assert loader.stats().samples == alone.stats().samples == 2 * FRAMES
+    assert loader.stats().frames_used == alone.stats().frames_used
+    assert loader.stats().episodes_read >= len(ShardedDataset.open(str(pusht_shards)).index)
+    third = order_of(alone)
+    assert take(loader, 4) == third[:4]
+    assert take(loader, 1) == third[:1]
+    state = loader.state_at(2 * len(loader) + 7, world_size=1, batch_size=20)
+    loader.load_state_dict(state)
+    assert order_of(loader) == third[7:]
+    assert set(multiprocessing.active_children()) == processes
+    loader.close()
+    assert not multiprocessing.active_children()
+
+
+def test_one_worker_gives_the_same_stream_and_starts_again_after_close(pusht_shards: Path) -> None:
+    loader, alone = rows(pusht_shards, num_workers=1), rows(pusht_shards)
+    first, second = order_of(alone), order_of(alone)
+    assert order_of(loader) == first
+    assert take(loader, 2) == second[:2]
+    loader.close()
+    loader.load_state_dict(alone.state_at(len(alone) + 30, world_size=1, batch_size=16))
+    assert order_of(loader) == second[30:]
+    loader.close()
+    assert not multiprocessing.active_children()
