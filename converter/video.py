@@ -44,6 +44,8 @@ class Packet(NamedTuple):
     """Flagged so in the file, and safe: decoding can start here."""
     is_hidden: bool
     """An edit list hides it: it is decoded and not shown."""
+    is_foreign: bool
+    """Coded with other parameters (extradata) than the file begins with, which a slice would not carry."""
     coded: "av.Packet[Any]"
     """As it was demuxed. Its times change when it is muxed; its payload, which is never copied, does not."""
 
@@ -77,7 +79,7 @@ class VideoFile:
             raise SourceError("the video stream has no timed packet")
         self._first_dts = first.dts
         self._codec = str(context.codec.canonical_name)
-        self._extradata = bytes(context.extradata or b"")
+        self._extradata = self._in_force = bytes(context.extradata or b"")
 
     def close(self) -> None:
         """Close the file."""
@@ -128,8 +130,11 @@ class VideoFile:
                 raise SourceError("a packet has no timestamp")
             if dts > last:  # pts is never before dts
                 break
+            if packet.has_sidedata("new_extradata"):  # another sample description from here on, till the next change
+                self._in_force = bytes(packet.get_sidedata("new_extradata"))
             is_keyframe = packet.is_keyframe and self._is_random_access(packet)
-            window.append(Packet(pts, dts, is_keyframe, packet.is_discard, packet))
+            is_foreign = self._in_force != self._extradata
+            window.append(Packet(pts, dts, is_keyframe, packet.is_discard, is_foreign, packet))
         return window
 
     def _is_random_access(self, packet: "av.Packet[Any]") -> bool:
@@ -183,7 +188,10 @@ class VideoFile:
         wanted = set(shown)
         end = max(i for i, packet in enumerate(window) if packet.pts in wanted)
         first = window[start]
-        return [packet for packet in window[start : end + 1] if packet.pts >= first.pts]
+        packets = [packet for packet in window[start : end + 1] if packet.pts >= first.pts]
+        if any(packet.is_foreign for packet in packets):
+            raise SourceError("its decoder configuration changes within the file; encode the file again in one piece")
+        return packets
 
     def _mux(self, packets: list[Packet]) -> bytes:
         buffer = io.BytesIO()
