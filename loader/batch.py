@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from roboshard.loader.pixels import stack
 from roboshard.loader.sample import Sample
 from roboshard.loader.stats import LoaderStats
 from roboshard.shards.errors import FormatError
@@ -37,7 +38,6 @@ def _stack(key: str, values: list[Any]) -> torch.Tensor | list[Any]:
             f"{key!r} has shapes {sorted(shapes)} within one batch and cannot be stacked; use batch_size=None "
             "and a collate function of your own"
         )
-    if values[0].dim() >= 3 and not values[0].is_contiguous():
-        # Decoded frames lie in memory as (H, W, C): stacked so, each is one plain copy.
-        return torch.stack([value.movedim(-3, -1) for value in values]).movedim(-1, -3)
+    if values[0].dim() >= 3 and values[0].is_cpu and not values[0].is_contiguous():
+        return stack(values)
     return torch.stack(values)

@@ -98,7 +98,8 @@ class ImageColumn:
                     pixels = np.array(image)
         except (OSError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
             raise FormatError(f"{self._where}, row {row}: not a readable image: {error}") from None
-        return torch.from_numpy(pixels.reshape(*pixels.shape[:2], -1)).permute(2, 0, 1).contiguous().float() / 255
+        channels_first = np.ascontiguousarray(pixels.reshape(*pixels.shape[:2], -1).transpose(2, 0, 1))
+        return torch.from_numpy(np.divide(channels_first, 255, dtype=np.float32))
 
     def window(self, rows: NDArray[np.int64]) -> torch.Tensor:
         """(T, C, H, W) float32 in 0..1."""

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from roboshard.loader.config import ImageTransform
 from roboshard.loader.episode import Episode
 from roboshard.loader.fetch import DrawnSample
+from roboshard.loader.pixels import pick, to_unit_range
 from roboshard.loader.stats import LoaderStats
 from roboshard.loader.windows import window
 
@@ -108,8 +109,7 @@ def _with_frames(
     values = dict(sample.values)
     for camera, frames in sample.frames.items():
         slot = Slice(sample.episode, camera)
-        chosen = pictures[slot][np.searchsorted(requests[slot], frames)]
-        values[camera] = chosen.permute(0, 3, 1, 2).squeeze(0)
+        values[camera] = pick(pictures[slot], np.searchsorted(requests[slot], frames))
     return values
 
 
@@ -125,9 +125,9 @@ def finish_images(
     for samples in steps:
         for sample in samples:
             if not return_uint8:
-                _apply(sample, video_keys, lambda frames: frames.float() / 255)
-            if transform is not None:
-                _apply(sample, [*video_keys, *image_keys], transform)
+                _apply(sample, video_keys, to_unit_range)
+            if transform is not None:  # a transform may work in place, and samples may share a frame
+                _apply(sample, [*video_keys, *image_keys], lambda pictures: transform(pictures.clone()))
         yield list(samples)
 
 

@@ -43,7 +43,15 @@ class WorkerPool:
         if not all(process.is_alive() for process in self._processes()):  # Ctrl-C reaches the workers too
             self.close()
         self._place[:] = [epoch, first_step]
-        yield from self._loader
+        try:
+            yield from self._loader
+        except (EOFError, OSError) as error:  # so it looks when a batch was shared by a worker that is no more
+            dead = [process for process in self._processes() if not process.is_alive()]
+            if not dead:
+                raise
+            raise RuntimeError(
+                f"DataLoader worker (pid(s) {', '.join(str(process.pid) for process in dead)}) exited unexpectedly"
+            ) from error
 
     def close(self) -> None:
         """Stop the processes, also under an iterator that somebody still holds; torch has no public way to."""
