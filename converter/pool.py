@@ -42,8 +42,8 @@ def run_tasks(specs: Iterable[ShardSpec], workers: int, on_episode: OnEpisode) -
             return _run(executor, iter(specs), workers * QUEUED_PER_WORKER)
     except BrokenProcessPool:
         raise RoboshardError(
-            "a conversion worker died (killed, or out of memory: fewer --workers need less). Finished shards are "
-            "kept; run the same command again to continue"
+            "a conversion worker died (killed, or out of memory: fewer --workers need less; or a script that does "
+            "not guard its call with `if __name__ == '__main__'`). Finished shards are kept; run it again to continue"
         ) from None
     finally:
         sender.send(None)

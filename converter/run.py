@@ -68,6 +68,8 @@ def convert(config: ConvertConfig) -> ConversionReport:
         OptionError: options that cannot be used, or a destination that holds something else.
         SourceError, MissingError: the source contradicts itself or cannot be copied exactly.
     """
+    if config.dry_run:
+        raise OptionError("dry_run: `convert` writes; `make_plan` says what it would write")
     plan = make_plan(config)
     destination = _local_destination(config, plan.source.meta)
     with locked(destination):

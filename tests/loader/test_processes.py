@@ -58,7 +58,7 @@ def nothing_left() -> Iterator[None]:
     """Afterwards this process has no workers, no shared memory, and no more open files than before."""
     gc.collect()
     assert not workers()
-    multiprocessing.get_context("spawn").Event()  # the resource tracker's pipe stays open
+    multiprocessing.get_context("spawn").Array("q", 1)  # the resource tracker's pipe, and a heap that is kept
     before = psutil.Process().num_fds()
     yield
     watched = shared_memory([psutil.Process()])

@@ -1,0 +1,114 @@
+"""Real torchrun runs of the example: killed in the middle, and resumed with other numbers of processes."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from itertools import chain
+from pathlib import Path
+
+import psutil
+import pytest
+
+PROJECT = Path(__file__).parents[2]
+STEPS = 30  # more than an epoch of 21
+EVERY = 5
+BATCH = 32
+DEADLINE_S = 150.0
+
+Batches = dict[int, list[int]]
+
+
+def start(output: Path, shards: Path, processes: int) -> subprocess.Popen[bytes]:
+    """The example under torchrun."""
+    arguments = ["--shards", str(shards), "--output", str(output), "--steps", str(STEPS), "--log-batches"]
+    arguments += ["--batch-size", str(BATCH), "--checkpoint-every", str(EVERY), "--max-world-size", "8"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    output.mkdir(parents=True, exist_ok=True)
+    return subprocess.Popen(
+        [*torchrun, str(PROJECT / "examples" / "train_ddp.py"), *arguments],
+        stdout=subprocess.DEVNULL,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+
+
+def finish(run: subprocess.Popen[bytes]) -> None:
+    try:
+        assert run.wait(DEADLINE_S) == 0
+    finally:
+        kill(run)
+
+
+def kill(run: subprocess.Popen[bytes]) -> None:
+    """SIGKILL to torchrun and to its workers, which are sessions of their own."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        root = psutil.Process(run.pid)
+        for process in [root, *root.children(recursive=True)]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+    run.wait()
+
+
+def batches(output: Path) -> Batches:
+    """Step -> the global batch's frames, sorted; the last record of a step counts. Checks that losses are finite."""
+    per_rank: dict[int, dict[int, list[int]]] = defaultdict(dict)
+    for path in output.glob("batches-*.jsonl"):
+        for line in path.read_text().splitlines():
+            record = json.loads(line)
+            assert math.isfinite(record["loss"])
+            per_rank[record["step"]][int(path.stem.removeprefix("batches-"))] = record["index"]
+    return {step: sorted(chain(*ranks.values())) for step, ranks in per_rank.items()}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory, pusht_shards: Path) -> Batches:
+    """The global batches of a run with four processes."""
+    output = tmp_path_factory.mktemp("ddp") / "whole"
+    finish(start(output, pusht_shards, 4))
+    return batches(output)
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory, pusht_shards: Path) -> Path:
+    """The output of a run with four processes that was killed after its second checkpoint at the earliest."""
+    output = tmp_path_factory.mktemp("ddp") / "killed"
+    run = start(output, pusht_shards, 4)
+    deadline = time.monotonic() + DEADLINE_S
+    log = output / "batches-0.jsonl"
+    try:
+        while run.poll() is None and time.monotonic() < deadline:
+            if log.exists() and len(log.read_text().splitlines()) >= 2 * EVERY + 2:
+                break
+            time.sleep(0.005)
+    finally:
+        kill(run)
+    assert max(batches(output)) < STEPS, "it ended before it was killed"
+    return output
+
+
+def test_every_frame_comes_once_per_epoch_over_all_ranks(uninterrupted: Batches) -> None:
+    per_epoch = -(-644 // BATCH)
+    epoch = list(chain(*(uninterrupted[step] for step in range(1, per_epoch + 1))))
+    assert set(epoch) == set(range(644))
+    assert len(epoch) - 644 < 8  # the last step is padded for up to eight rank slots
+    assert sorted(uninterrupted) == list(range(1, STEPS + 1))
+
+
+@pytest.mark.parametrize("processes", [2, 8])
+def test_a_killed_run_goes_on_with_another_number_of_processes(
+    processes: int, killed: Path, uninterrupted: Batches, pusht_shards: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "resumed"
+    output.mkdir()
+    shutil.copy(killed / "checkpoint.pt", output)
+    finish(start(output, pusht_shards, processes))
+    resumed = batches(output)
+    assert min(resumed) in range(2 * EVERY + 1, STEPS, EVERY)  # the step after a checkpoint
+    assert resumed == {step: uninterrupted[step] for step in range(min(resumed), STEPS + 1)}
