@@ -56,7 +56,11 @@ class EpisodeReader:
             tasks=list(episode.tasks),
             cameras=[video.camera for video in slices],
         )
-        table = encode_rows(rows, self._rows.metadata_row(episode), provenance)
+        try:
+            table = encode_rows(rows, self._rows.metadata_row(episode), provenance)
+        except (TypeError, ValueError) as error:  # bytes, dates; text that is not UTF-8
+            where = f"{self._source.root / episode.metadata_path}, episode {episode.index}"
+            raise SourceError(f"{where}: its row cannot be kept as JSON: {error}") from error
         return record, table, {video.camera.member: video.data for video in slices}
 
     def _cut(self, episode: Episode, key: str, timestamps: NDArray[np.float32]) -> VideoSlice:

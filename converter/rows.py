@@ -12,9 +12,10 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from roboshard.converter.source import Episode
-from roboshard.shards import jsonio
 from roboshard.shards.errors import MissingError, SourceError
 from roboshard.shards.jsonio import Json
+
+METADATA_BLOCK = 64  # rows of a hundred columns: converting them together costs little more than one would
 
 
 class RowReader:
@@ -25,6 +26,7 @@ class RowReader:
         self._root = root
         self._files: OrderedDict[str, _DataFile] = OrderedDict()
         self._metadata: tuple[str, pa.Table] | None = None
+        self._metadata_block: tuple[tuple[str, int], list[dict[str, Json]]] | None = None
 
     def rows(self, episode: Episode) -> pa.Table:
         """All columns of the episode's rows. Raises SourceError where they contradict its metadata."""
@@ -39,18 +41,19 @@ class RowReader:
 
     def metadata_row(self, episode: Episode) -> dict[str, Json]:
         """The episode's row of meta/episodes, verbatim."""
-        if self._metadata is None or self._metadata[0] != episode.metadata_path:
-            path = self._root / episode.metadata_path
-            file = _open(path)
-            with _readable(path):
-                self._metadata = (episode.metadata_path, file.read(use_threads=False))
-        try:
-            row = dict(self._metadata[1].slice(episode.metadata_row, 1).to_pylist()[0])
-            jsonio.dump(row)
-        except (TypeError, ValueError) as error:  # bytes, dates; text that is not UTF-8
-            where = f"{self._root / episode.metadata_path}, episode {episode.index}"
-            raise SourceError(f"{where}: its row cannot be kept as JSON: {error}") from error
-        return row
+        block, row = divmod(episode.metadata_row, METADATA_BLOCK)
+        if self._metadata_block is None or self._metadata_block[0] != (episode.metadata_path, block):
+            table = self._metadata_table(episode.metadata_path)
+            rows = table.slice(block * METADATA_BLOCK, METADATA_BLOCK).to_pylist()
+            self._metadata_block = (episode.metadata_path, block), rows
+        return self._metadata_block[1][row]
+
+    def _metadata_table(self, name: str) -> pa.Table:
+        if self._metadata is None or self._metadata[0] != name:
+            file = _open(self._root / name)
+            with _readable(self._root / name):
+                self._metadata = (name, file.read(use_threads=False))
+        return self._metadata[1]
 
     def _file(self, path: str) -> "_DataFile":
         if path not in self._files:

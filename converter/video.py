@@ -130,7 +130,9 @@ class VideoFile:
                 raise SourceError("a packet has no timestamp")
             if dts > last:  # pts is never before dts
                 break
-            if packet.has_sidedata("new_extradata"):  # another sample description from here on, till the next change
+            if packet.is_keyframe and packet.has_sidedata(
+                "new_extradata"
+            ):  # another sample description from here on, till the next change
                 self._in_force = bytes(packet.get_sidedata("new_extradata"))
             is_keyframe = packet.is_keyframe and self._is_random_access(packet)
             is_foreign = self._in_force != self._extradata
