@@ -21,9 +21,9 @@ def repeat_dataset(source: Path, destination: Path, num_bytes: int) -> int:
     meta_files = sorted((source / "meta" / "episodes").glob("**/*.parquet"))
     episodes = pa.concat_tables([pq.read_table(path) for path in meta_files], promote_options="permissive")
     files = _files_per_copy(episodes)
+    shifted = [_shift_episodes(episodes, info, files, copy) for copy in range(copies)]
+    pq.write_table(pa.concat_tables(shifted), destination / "meta" / "episodes" / "chunk-000" / "file-000.parquet")
     for copy in range(copies):
-        shifted = _shift_episodes(episodes, info, files, copy)
-        pq.write_table(shifted, destination / "meta" / "episodes" / "chunk-000" / f"file-{copy:03d}.parquet")
         for path in sorted((source / "data").glob("**/*.parquet")):
             target = _target(path, source, destination, files["data"], copy)
             pq.write_table(_shift_rows(pq.read_table(path), info, copy), target)

@@ -4,6 +4,7 @@ import atexit
 import weakref
 from collections.abc import Iterator, Sequence
 from multiprocessing import get_context
+from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
@@ -15,6 +16,7 @@ from roboshard.loader.pipeline import LoadJob, load
 from roboshard.loader.stats import LoaderStats
 
 PREFETCHED_PER_WORKER = 2
+DEATH_TAKES_S = 1.0
 START_METHOD = "spawn"  # decoders, file systems and thread pools do not survive a fork
 
 
@@ -46,12 +48,10 @@ class WorkerPool:
         try:
             yield from self._loader
         except (EOFError, OSError) as error:  # so it looks when a batch was shared by a worker that is no more
-            dead = [process for process in self._processes() if not process.is_alive()]
+            dead = wait([process.sentinel for process in self._processes()], timeout=DEATH_TAKES_S)
             if not dead:
                 raise
-            raise RuntimeError(
-                f"DataLoader worker (pid(s) {', '.join(str(process.pid) for process in dead)}) exited unexpectedly"
-            ) from error
+            raise RuntimeError("DataLoader worker exited unexpectedly; out of memory?") from error
 
     def close(self) -> None:
         """Stop the processes, also under an iterator that somebody still holds; torch has no public way to."""

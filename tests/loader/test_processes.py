@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -35,20 +35,38 @@ def loader_of(root: Path, **options: Any) -> Loader:
     return make_loader(str(root), **{"batch_size": 4, "num_workers": 2, "seed": 1} | options)
 
 
-def workers() -> list[psutil.Process]:
-    """Worker processes of this process."""
-    return [psutil.Process(child.pid) for child in multiprocessing.active_children()]
+def workers() -> list[int]:
+    """Worker processes of this process, by id."""
+    return sorted(child.pid or 0 for child in multiprocessing.active_children())
 
 
-def are_gone(processes: list[psutil.Process]) -> bool:
-    return not psutil.wait_procs(processes, timeout=SOON_S)[1]
+def soon(condition: Callable[[], bool]) -> bool:
+    """Whether it comes true within `SOON_S`."""
+    until = time.monotonic() + SOON_S
+    while not (reached := condition()) and time.monotonic() < until:
+        time.sleep(0.05)
+    return reached
 
 
-def shared_memory(processes: list[psutil.Process]) -> set[Path]:
+def are_gone(pids: list[int]) -> bool:
+    """Not by psutil, which would take their exit codes away from torch."""
+    return soon(lambda: not set(pids) & set(workers()))
+
+
+def are_deleted(paths: set[Path]) -> bool:
+    return soon(lambda: not any(path.exists() for path in paths))
+
+
+def num_fds(pid: int) -> int:
+    """Open files of a process."""
+    return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+def shared_memory(pids: Iterable[int]) -> set[Path]:
     """Files in /dev/shm that these processes have mapped."""
     found = set()
-    for process in processes:
-        with Path(f"/proc/{process.pid}/maps").open() as maps:
+    for pid in pids:
+        with Path(f"/proc/{pid}/maps").open() as maps:
             found |= {Path(path) for path in re.findall(r" (/dev/shm/\S+)", maps.read())}
     return found
 
@@ -59,13 +77,13 @@ def nothing_left() -> Iterator[None]:
     gc.collect()
     assert not workers()
     multiprocessing.get_context("spawn").Array("q", 1)  # the resource tracker's pipe, and a heap that is kept
-    before = psutil.Process().num_fds()
+    before = num_fds(os.getpid())
     yield
-    watched = shared_memory([psutil.Process()])
+    watched = shared_memory([os.getpid()])
     gc.collect()
     assert not workers()
-    assert not [path for path in watched if path.exists()]
-    assert psutil.Process().num_fds() <= before
+    assert are_deleted(watched)
+    assert soon(lambda: num_fds(os.getpid()) <= before), os.listdir(f"/proc/{os.getpid()}/fd")
 
 
 def test_workers_live_through_epochs_and_go_with_close(pusht_shards: Path) -> None:
@@ -75,20 +93,20 @@ def test_workers_live_through_epochs_and_go_with_close(pusht_shards: Path) -> No
         open_files, seen = [], []
         for _ in range(5):
             assert len(list(loader)) == 21
-            seen.append(sorted(worker.pid for worker in workers()))
-            open_files.append([process.num_fds() for process in (psutil.Process(), *workers())])
+            seen.append(workers())
+            open_files.append([num_fds(pid) for pid in (os.getpid(), *workers())])
         assert len(seen[0]) == 2
         assert seen == [seen[0]] * 5
         assert open_files[1:] == [open_files[1]] * 4
-        iterator, processes = iter(loader), workers()
+        iterator = iter(loader)
         next(iterator)
-        mapped = shared_memory([psutil.Process(), *processes])
+        mapped = shared_memory([os.getpid(), *seen[-1]])
         assert mapped
         loader.close()
-        assert are_gone(processes)
+        assert are_gone(seen[0])
         with pytest.raises(OptionError, match="this iteration is over"):
             next(iterator)
-        assert not [path for path in mapped if path.exists()]
+        assert are_deleted(mapped)
         loader.close()
 
 
@@ -99,7 +117,7 @@ def test_workers_go_with_the_loader_and_with_a_consumer_that_fails(pusht_shards:
                 processes.extend(workers())
                 raise ArithmeticError("the loss is not finite")
 
-    processes: list[psutil.Process] = []
+    processes: list[int] = []
     with nothing_left():
         try:
             train()
@@ -136,9 +154,9 @@ def test_a_killed_worker_is_an_error_and_the_next_iteration_has_new_ones(pusht_s
         batches = (batch["index"].tolist() for batch in loader)
         received = list(itertools.islice(batches, 10))
         first = workers()
-        first[1].kill()
+        os.kill(first[1], signal.SIGKILL)
         killed = time.monotonic()
-        with pytest.raises(RuntimeError, match=r"DataLoader worker \(pid.* (exited unexpectedly|killed by signal)"):
+        with pytest.raises(RuntimeError, match=r"DataLoader worker .*(exited unexpectedly|killed by signal)"):
             received.extend(batches)
         assert time.monotonic() - killed < SOON_S
         assert are_gone(first)
@@ -149,8 +167,8 @@ def test_a_killed_worker_is_an_error_and_the_next_iteration_has_new_ones(pusht_s
         assert received + rest == expected
         second = workers()
         assert len(second) == 2
-        second[0].terminate()  # between two epochs
-        second[0].wait()
+        os.kill(second[0], signal.SIGINT)  # between two epochs
+        assert are_gone(second[:1])
         assert len(list(loader)) == len(expected)
         loader.close()
 
@@ -179,7 +197,7 @@ class Script:
         said = json.loads(self.process.stdout.readline())
         here = psutil.Process(self.process.pid)
         self.seen += here.children(recursive=True)
-        self.mapped |= shared_memory([here, *here.children(recursive=True)])
+        self.mapped |= shared_memory([here.pid, *(child.pid for child in here.children(recursive=True))])
         return said
 
     def has_left_nothing(self) -> bool:
@@ -187,8 +205,8 @@ class Script:
         assert len(self.seen) >= 3, "two workers and the resource tracker"
         assert any("torch" in path.name for path in self.mapped)
         assert any("sem" in path.name for path in self.mapped)
-        gone = are_gone(self.seen)
-        return gone and not [path for path in self.mapped if path.exists()] and not [*self.temporary.glob("pymp-*")]
+        _, alive = psutil.wait_procs(self.seen, timeout=SOON_S)
+        return not alive and are_deleted(self.mapped) and not [*self.temporary.glob("pymp-*")]
 
     def __enter__(self) -> Script:
         return self
