@@ -24,7 +24,7 @@ demo: setup
 	$(BIN)/python examples/demo.py
 
 test: setup lint types
-	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) -m 'not slow'
+	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile -m 'not slow'
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow

@@ -1,6 +1,7 @@
 """Worker processes that load an epoch's steps in turn, kept from epoch to epoch."""
 
 import atexit
+import signal
 import weakref
 from collections.abc import Iterator, Sequence
 from multiprocessing import get_context
@@ -34,6 +35,7 @@ class WorkerPool:
             multiprocessing_context=START_METHOD,
             prefetch_factor=PREFETCHED_PER_WORKER,
             persistent_workers=True,
+            worker_init_fn=_leave_interrupts_to_the_parent,
         )
         atexit.register(_close, weakref.ref(self))  # or multiprocessing would terminate them, whatever they are at
 
@@ -42,7 +44,7 @@ class WorkerPool:
 
         An exception in a worker is raised here with its type and its traceback; so is a worker's death.
         """
-        if not all(process.is_alive() for process in self._processes()):  # Ctrl-C reaches the workers too
+        if not all(process.is_alive() for process in self._processes()):  # killed since, or while they started
             self.close()
         self._place[:] = [epoch, first_step]
         try:
@@ -82,6 +84,11 @@ def _close(pool: weakref.ref[WorkerPool]) -> None:
     found = pool()
     if found is not None:
         found.close()
+
+
+def _leave_interrupts_to_the_parent(_worker: int) -> None:
+    """Ctrl-C reaches the whole process group: the parent decides, and is not told of dead workers first."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _as_it_is(value: Any) -> Any:

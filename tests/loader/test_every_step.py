@@ -302,6 +302,7 @@ def test_length_is_exact_on_every_rank(pusht_shards: Path, shuffle: bool, drop_l
             assert [len(list(loader)) for loader in setup.loaders(Topology(world))] == [steps] * world
 
 
+@pytest.mark.filterwarnings("ignore:the loader has no batch")
 def test_an_epoch_without_a_step_ends(pusht_shards: Path) -> None:
     loader = loader_of(pusht_shards, batch_size=1000, drop_last=True)
     assert len(loader) == 0

@@ -1,0 +1,260 @@
+"""Real worker processes: they live as long as they are of use, and leave nothing behind, however the run ends.
+
+Run as a script it is such a run: `python test_processes.py ROOT loading|training`.
+"""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import json
+import multiprocessing
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from roboshard.loader import Loader, make_loader
+from roboshard.shards import DamageError, OptionError
+
+SOON_S = 20  # torch's workers look every 5 s whether their parent is there; a loaded machine is slow
+PACE_S = 0.05
+
+
+def loader_of(root: Path, **options: Any) -> Loader:
+    """161 steps an epoch: many more than are fetched ahead."""
+    return make_loader(str(root), **{"batch_size": 4, "num_workers": 2, "seed": 1} | options)
+
+
+def workers() -> list[int]:
+    """Worker processes of this process, by id."""
+    return sorted(child.pid or 0 for child in multiprocessing.active_children())
+
+
+def soon(condition: Callable[[], bool]) -> bool:
+    """Whether it comes true within `SOON_S`."""
+    until = time.monotonic() + SOON_S
+    while not (reached := condition()) and time.monotonic() < until:
+        time.sleep(0.05)
+    return reached
+
+
+def are_gone(pids: list[int]) -> bool:
+    """Not by psutil, which would take their exit codes away from torch."""
+    return soon(lambda: not set(pids) & set(workers()))
+
+
+def are_deleted(paths: set[Path]) -> bool:
+    return soon(lambda: not any(path.exists() for path in paths))
+
+
+def num_fds(pid: int) -> int:
+    """Open files of a process."""
+    return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+def shared_memory(pids: Iterable[int]) -> set[Path]:
+    """Files in /dev/shm that these processes have mapped."""
+    found = set()
+    for pid in pids:
+        with Path(f"/proc/{pid}/maps").open() as maps:
+            found |= {Path(path) for path in re.findall(r" (/dev/shm/\S+)", maps.read())}
+    return found
+
+
+@contextmanager
+def nothing_left() -> Iterator[None]:
+    """Afterwards this process has no workers, no shared memory, and no more open files than before."""
+    gc.collect()
+    assert not workers()
+    multiprocessing.get_context("spawn").Array("q", 1)  # the resource tracker's pipe, and a heap that is kept
+    before = num_fds(os.getpid())
+    yield
+    watched = shared_memory([os.getpid()])
+    gc.collect()
+    assert not workers()
+    assert are_deleted(watched)
+    assert soon(lambda: num_fds(os.getpid()) <= before), " ".join(
+        str((f, os.readlink(f"/proc/self/fd/{f}")))
+        for f in os.listdir("/proc/self/fd")
+        if os.path.lexists(f"/proc/self/fd/{f}") and int(f) > 5
+    )
+
+
+def test_workers_live_through_epochs_and_go_with_close(pusht_shards: Path) -> None:
+    with nothing_left():
+        loader = loader_of(pusht_shards, batch_size=32)
+        assert not workers()
+        open_files, seen = [], []
+        for _ in range(5):
+            assert len(list(loader)) == 21
+            seen.append(workers())
+            open_files.append([num_fds(pid) for pid in (os.getpid(), *workers())])
+        assert len(seen[0]) == 2
+        assert seen == [seen[0]] * 5
+        assert open_files[1:] == [open_files[1]] * 4
+        iterator = iter(loader)
+        next(iterator)
+        mapped = shared_memory([os.getpid(), *seen[-1]])
+        assert mapped
+        loader.close()
+        assert are_gone(seen[0])
+        with pytest.raises(OptionError, match="this iteration is over"):
+            next(iterator)
+        assert are_deleted(mapped)
+        loader.close()
+
+
+def test_workers_go_with_the_loader_and_with_a_consumer_that_fails(pusht_shards: Path) -> None:
+    def train() -> None:
+        for step, _ in enumerate(loader_of(pusht_shards)):
+            if step == 3:
+                processes.extend(workers())
+                raise ArithmeticError("the loss is not finite")
+
+    processes: list[int] = []
+    with nothing_left():
+        try:
+            train()
+        except ArithmeticError:
+            assert len(processes) == 2
+        assert are_gone(processes)
+
+
+def test_an_error_in_a_worker_surfaces_with_its_traceback_and_ends_the_workers(
+    pusht_shards: Path, tmp_path: Path
+) -> None:
+    for path in pusht_shards.rglob("*"):
+        if path.is_file():
+            copy = tmp_path / path.relative_to(pusht_shards)
+            copy.parent.mkdir(exist_ok=True)
+            copy.write_bytes(path.read_bytes())
+    shard = sorted(tmp_path.rglob("*.tar"))[1]
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 1
+    shard.write_bytes(data)
+    loader = loader_of(tmp_path)
+    with pytest.raises(DamageError) as failure:
+        list(loader)
+    assert are_gone(workers()), "though loader and exception are still held"
+    assert re.search(r"Caught DamageError in DataLoader worker process \d", str(failure.value))
+    assert f"{shard}, episode " in str(failure.value)
+    assert "in read_episode" in str(failure.value), "the worker's own traceback"
+
+
+def test_a_killed_worker_is_an_error_and_the_next_iteration_has_new_ones(pusht_shards: Path) -> None:
+    expected = [batch["index"].tolist() for batch in loader_of(pusht_shards, num_workers=0, max_workers=2)]
+    loader = loader_of(pusht_shards)
+    with nothing_left():
+        batches = (batch["index"].tolist() for batch in loader)
+        received = list(itertools.islice(batches, 10))
+        first = workers()
+        os.kill(first[1], signal.SIGKILL)
+        killed = time.monotonic()
+        with pytest.raises(RuntimeError, match=r"DataLoader worker .*(exited unexpectedly|killed by signal)"):
+            received.extend(batches)
+        assert time.monotonic() - killed < SOON_S
+        assert are_gone(first)
+        assert received == expected[: len(received)]
+        assert len(received) < len(expected)
+        loader.load_state_dict(loader.state_dict())
+        rest = [batch["index"].tolist() for batch in loader]
+        assert received + rest == expected
+        second = workers()
+        assert len(second) == 2
+        os.kill(second[0], signal.SIGINT)  # between two epochs
+        assert are_gone(second[:1])
+        assert len(list(loader)) == len(expected)
+        loader.close()
+
+
+# -- The whole process ends --------------------------------------------------------------------------------------
+
+
+class Script:
+    """This file as a script, with its workers, its shared memory, and a folder for temporary files."""
+
+    def __init__(self, root: Path, mode: str, temporary: Path) -> None:
+        self.temporary = temporary
+        self.process = subprocess.Popen(
+            [sys.executable, __file__, str(root), mode],
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            env=os.environ | {"TMPDIR": str(temporary)},
+        )
+        self.seen: list[psutil.Process] = []
+        self.mapped: set[Path] = set()
+
+    def hear(self) -> Any:
+        """The next thing that it says; what it then has running is remembered."""
+        assert self.process.stdout is not None
+        said = json.loads(self.process.stdout.readline())
+        here = psutil.Process(self.process.pid)
+        self.seen += here.children(recursive=True)
+        self.mapped |= shared_memory([here.pid, *(child.pid for child in here.children(recursive=True))])
+        return said
+
+    def has_left_nothing(self) -> bool:
+        self.process.wait(timeout=SOON_S)
+        assert len(self.seen) >= 3, "two workers and the resource tracker"
+        assert any("torch" in path.name for path in self.mapped)
+        assert any("sem" in path.name for path in self.mapped)
+        _, alive = psutil.wait_procs(self.seen, timeout=SOON_S)
+        return not alive and are_deleted(self.mapped) and not [*self.temporary.glob("pymp-*")]
+
+    def __enter__(self) -> Script:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+
+@pytest.mark.parametrize("mode", ["loading", "training"])
+def test_ctrl_c(pusht_shards: Path, tmp_path: Path, mode: str) -> None:
+    """The first one is caught, and the loader goes on to be used; the second one ends the process."""
+    with Script(pusht_shards, mode, tmp_path) as script:
+        assert script.hear() == {"step": 2}
+        os.killpg(script.process.pid, signal.SIGINT)
+        assert script.hear() == {"again": 2}
+        os.killpg(script.process.pid, signal.SIGINT)
+        assert script.process.wait(timeout=SOON_S) == -signal.SIGINT
+        assert script.has_left_nothing()
+
+
+def test_the_parent_is_killed(pusht_shards: Path, tmp_path: Path) -> None:
+    with Script(pusht_shards, "training", tmp_path) as script:
+        script.hear()
+        script.process.kill()
+        assert script.has_left_nothing()
+
+
+def _run(root: Path, mode: str) -> None:
+    loader = loader_of(root, pool_episodes=4)
+    for announcement in ("step", "again"):
+        step = -1
+        try:
+            while True:
+                for _ in loader:
+                    step += 1
+                    if step == 2:
+                        sys.stdout.write(json.dumps({announcement: step}) + "\n")
+                        sys.stdout.flush()
+                    time.sleep(PACE_S if mode == "training" else 0)
+        except KeyboardInterrupt:
+            if announcement == "again":
+                raise
+
+
+if __name__ == "__main__":
+    _run(Path(sys.argv[1]), sys.argv[2])
