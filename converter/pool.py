@@ -43,8 +43,8 @@ def run_tasks(specs: Iterable[ShardSpec], workers: int, on_episode: OnEpisode) -
     except BrokenProcessPool:
         raise RoboshardError(
             "a conversion worker died (killed, or out of memory: fewer --workers need less; or a script that does "
-            "not guard its call with `if __name__ == '__main__'`). Finished shards are kept; run the same command again "
-            "to continue"
+            "not guard its call with `if __name__ == '__main__'`). Finished shards are kept; "
+            "run the same command again to continue"
         ) from None
     finally:
         sender.send(None)
