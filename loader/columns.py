@@ -1,8 +1,7 @@
 """Columns of an episode's rows as tensors, with the types that LeRobot gives them.
 
 float64 becomes float32, every integer int64, bool stays bool, a value of one number a 0-d tensor, lists tensors
-of their shape, and strings stay strings. Images are PNG bytes, decoded when a sample needs them, to float32 in
-0..1 of shape (C, H, W).
+of their shape, and strings stay strings. Images are files, decoded when a sample needs them.
 """
 
 import io
@@ -26,41 +25,35 @@ IMAGE_MODES = ("L", "RGB", "RGBA")
 class Column(Protocol):
     """One feature's values over an episode's rows."""
 
-    def at(self, row: int) -> torch.Tensor | str:
-        """The value of one row."""
+    def take(self, rows: NDArray[np.int64]) -> NDArray[Any] | list[Any]:
+        """Copies of the values of some rows, (n,) or (n, T): an array (n, ...) or (n, T, ...).
 
-    def window(self, rows: NDArray[np.int64]) -> torch.Tensor:
-        """The values of several rows, stacked along a new first axis (T, ...)."""
+        A list of n values instead where they are strings, or tensors whose shapes may differ.
+        """
 
 
 class TensorColumn:
-    """Numbers and booleans: one tensor (rows, ...)."""
+    """Numbers and booleans: one array (rows, ...)."""
 
-    def __init__(self, values: torch.Tensor) -> None:
+    def __init__(self, values: NDArray[Any]) -> None:
         self._values = values
 
-    def at(self, row: int) -> torch.Tensor:
-        """The value of one row, a copy: it must not keep the whole episode alive."""
-        return self._values[row].clone()
-
-    def window(self, rows: NDArray[np.int64]) -> torch.Tensor:
-        """(T, ...)."""
-        return self._values[torch.from_numpy(rows)]
+    def take(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+        """See `Column`."""
+        return self._values[rows]
 
 
 class RaggedColumn:
     """Lists whose shape differs from row to row."""
 
-    def __init__(self, values: list[torch.Tensor]) -> None:
+    def __init__(self, values: list[NDArray[Any]]) -> None:
         self._values = values
 
-    def at(self, row: int) -> torch.Tensor:
-        """The value of one row."""
-        return self._values[row].clone()
-
-    def window(self, rows: NDArray[np.int64]) -> torch.Tensor:
-        """(T, ...); only rows of equal shape can be stacked."""
-        return torch.stack([self._values[row] for row in rows.tolist()])
+    def take(self, rows: NDArray[np.int64]) -> list[Any]:
+        """See `Column`; only rows of equal shape can stand in one window."""
+        if rows.ndim == 1:
+            return [torch.from_numpy(self._values[row].copy()) for row in rows.tolist()]
+        return [torch.stack(self.take(window)) for window in rows]
 
 
 class TextColumn:
@@ -69,24 +62,23 @@ class TextColumn:
     def __init__(self, values: list[str]) -> None:
         self._values = values
 
-    def at(self, row: int) -> str:
-        """The value of one row."""
-        return self._values[row]
-
-    def window(self, rows: NDArray[np.int64]) -> torch.Tensor:
-        """Not defined for strings; `make_loader` refuses such a window before it comes to this."""
-        raise TypeError(f"strings have no delta window of {len(rows)} rows")
+    def take(self, rows: NDArray[np.int64]) -> list[Any]:
+        """See `Column`; `make_loader` refuses windows of strings before it comes to this."""
+        if rows.ndim > 1:
+            raise TypeError(f"strings have no delta window of {rows.shape[1]} rows")
+        return [self._values[row] for row in rows.tolist()]
 
 
-class ImageColumn:
-    """PNG images."""
+class ImageFiles:
+    """PNG images of an episode, one per row."""
 
     def __init__(self, files: Sequence[bytes], where: str) -> None:
+        """Keep the files; `where` names episode and feature in errors."""
         self._files = files
         self._where = where
 
-    def at(self, row: int) -> torch.Tensor:
-        """(C, H, W) float32 in 0..1."""
+    def pixels(self, row: int, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
+        """(H, W, C) uint8, resized to `size` (H, W) if given. Raises FormatError for what is no 8-bit image."""
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -95,15 +87,20 @@ class ImageColumn:
                         raise FormatError(
                             f"{self._where}, row {row}: image mode {image.mode} is not one of {IMAGE_MODES}"
                         )
-                    pixels = np.array(image)
+                    resized = image if size is None else image.resize(size[::-1], Image.Resampling.BILINEAR)
+                    pixels = np.array(resized)
         except (OSError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
             raise FormatError(f"{self._where}, row {row}: not a readable image: {error}") from None
-        channels_first = np.ascontiguousarray(pixels.reshape(*pixels.shape[:2], -1).transpose(2, 0, 1))
-        return torch.from_numpy(np.divide(channels_first, 255, dtype=np.float32))
+        return pixels.reshape(*pixels.shape[:2], -1)
 
-    def window(self, rows: NDArray[np.int64]) -> torch.Tensor:
-        """(T, C, H, W) float32 in 0..1."""
-        return torch.stack([self.at(row) for row in rows.tolist()])
+
+def make_images(array: pa.ChunkedArray, where: str) -> ImageFiles:
+    """The images of a feature; `where` names episode and feature in errors.
+
+    Raises:
+        FormatError: rows without an image, or without its bytes.
+    """
+    return ImageFiles(_image_bytes(_values(array, where), where), where)
 
 
 def make_column(array: pa.ChunkedArray, dtype: str, where: str) -> Column:
@@ -112,13 +109,7 @@ def make_column(array: pa.ChunkedArray, dtype: str, where: str) -> Column:
     Raises:
         FormatError: values that do not fit the dtype, or rows without a value.
     """
-    values = array.combine_chunks()
-    if isinstance(values.type, pa.ExtensionType):
-        values = values.storage
-    if values.null_count:
-        raise FormatError(f"{where}: {values.null_count} rows have no value")
-    if dtype == "image":
-        return ImageColumn(_image_bytes(values, where), where)
+    values = _values(array, where)
     if dtype == "string":
         return TextColumn([str(text) for text in values.to_pylist()])
     shape: list[int] = [len(values)]
@@ -131,7 +122,16 @@ def make_column(array: pa.ChunkedArray, dtype: str, where: str) -> Column:
         leaves = leaves.flatten()
         if leaves.null_count:
             raise FormatError(f"{where}: a list has an element without a value")
-    return TensorColumn(_tensor(leaves.to_numpy(zero_copy_only=False), where).reshape(shape))
+    return TensorColumn(_as_lerobot_does(leaves.to_numpy(zero_copy_only=False), where).reshape(shape))
+
+
+def _values(array: pa.ChunkedArray, where: str) -> pa.Array:
+    values = array.combine_chunks()
+    if isinstance(values.type, pa.ExtensionType):
+        values = values.storage
+    if values.null_count:
+        raise FormatError(f"{where}: {values.null_count} rows have no value")
+    return values
 
 
 def _is_list(kind: pa.DataType) -> bool:
@@ -144,23 +144,23 @@ def _list_lengths(array: pa.Array) -> list[int]:
     return list(np.diff(array.offsets.to_numpy()))
 
 
-def _ragged_row(row: list[Any], where: str) -> torch.Tensor:
+def _ragged_row(row: list[Any], where: str) -> NDArray[Any]:
     try:
         values = np.asarray(row)
     except ValueError:
         raise FormatError(f"{where}: a row's lists have no common shape") from None
-    return _tensor(values, where)
+    return _as_lerobot_does(values, where)
 
 
-def _tensor(values: NDArray[Any], where: str) -> torch.Tensor:
+def _as_lerobot_does(values: NDArray[Any], where: str) -> NDArray[Any]:
     if values.dtype.kind == "b":
-        return torch.from_numpy(values.astype(np.bool_))
+        return values.astype(np.bool_)
     if values.dtype.kind in "iu":
         if values.size and values.dtype == np.uint64 and int(values.max()) > np.iinfo(np.int64).max:
             raise FormatError(f"{where}: {values.max()} does not fit int64")
-        return torch.from_numpy(values.astype(np.int64))
+        return values.astype(np.int64)
     if values.dtype.kind == "f":
-        return torch.from_numpy(values.astype(np.float32))
+        return values.astype(np.float32)
     raise FormatError(f"{where}: values of type {values.dtype} cannot become a tensor")
 
 

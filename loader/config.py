@@ -67,8 +67,15 @@ class SampleConfig:
     """Called per sample and camera with (C, H, W), or (T, C, H, W) under delta_timestamps."""
     return_uint8: bool = True
     """Video frames as uint8 in 0..255; False: float32 in 0..1."""
+    image_size: tuple[int, int] | None = None
+    """(H, W) that pictures are resized to as they are decoded; None: as stored."""
 
     def __post_init__(self) -> None:
+        size = self.image_size
+        _check(
+            size is None or (len(size) == 2 and _are_indices(size) and min(size) >= 1),
+            f"image_size must be (height, width) in pixels, not {size!r:.100}",
+        )
         _check(self.tolerance_s >= 0, f"tolerance_s must not be negative: {self.tolerance_s}")
 
 
@@ -119,6 +126,12 @@ class ReadConfig:
 
     decode_threads: int | None = None
     """Threads that decode in each process; None: one per core, shared out over the workers."""
+    decode_device: str = "cpu"
+    """"cpu", or "cuda" or "cuda:1": video is decoded there and stays there."""
+    device: str | None = None
+    """Batches are copied to this device; None: they stay where they were made."""
+    pin_memory: bool | None = None
+    """Pictures in page-locked memory; None: where CUDA is there and batches stay in this process."""
     on_error: OnError = "raise"
     """A damaged episode ends the run, or is replaced by the next one that can be read, counted and warned of."""
 

@@ -7,6 +7,7 @@ import io
 import itertools
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, Protocol, TypeVar
 
@@ -19,6 +20,19 @@ from roboshard.shards.errors import FormatError
 from roboshard.shards.schema import CameraRecord
 
 T = TypeVar("T")
+
+Picture = NDArray[np.uint8] | torch.Tensor
+"""(H, W, C) uint8: an array, or a tensor where a GPU decoded it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureSettings:
+    """What pictures are wanted."""
+
+    image_size: tuple[int, int] | None = None
+    """(H, W) to resize to while decoding; None: as stored."""
+    device: str = "cpu"
+    """Where video is decoded."""
 
 
 class FrameDecoder(Protocol):
@@ -35,15 +49,20 @@ class TorchcodecDecoder:
     streams that reorder further than their keyframes are apart; and it takes every keyframe for a safe one.
     """
 
-    def __init__(self, data: memoryview, camera: CameraRecord) -> None:
+    def __init__(self, data: memoryview, camera: CameraRecord, settings: PictureSettings) -> None:
         """Open an MP4 file."""
         self._decoder = _torchcodec().VideoDecoder(
-            bytes(data), dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="exact"
+            _as_tensor(data),
+            dimension_order="NHWC",
+            num_ffmpeg_threads=1,
+            seek_mode="exact",
+            device=settings.device,
+            transforms=_resize(settings.image_size),
         )
         _check_count(len(self._decoder), camera)
-        self._data, self._camera = data, camera
+        self._data, self._camera, self._settings = data, camera, settings
         self._tick = camera.time_base[0] / camera.time_base[1]
-        self._times = np.asarray(_ticks(camera), dtype=np.float64) * self._tick
+        self._times = [tick * self._tick for tick in _ticks(camera)]
         self._replacement: PyAVDecoder | None = None
 
     def frames(self, indices: Sequence[int]) -> torch.Tensor:
@@ -53,25 +72,28 @@ class TorchcodecDecoder:
                 found = self._decoder.get_frames_at(list(indices))
             except RuntimeError:
                 found = None
-            if found is not None and self._are_of(found.pts_seconds.numpy(), indices):
+            if found is not None and self._are_of(found.pts_seconds.tolist(), indices):
                 return torch.as_tensor(found.data)
-            self._replacement = PyAVDecoder(self._data, self._camera)
+            self._replacement = PyAVDecoder(self._data, self._camera, self._settings)
         return self._replacement.frames(indices)
 
-    def _are_of(self, times: NDArray[np.float64], indices: Sequence[int]) -> bool:
-        return bool(np.all(np.abs(times - self._times[list(indices)]) < self._tick / 2))
+    def _are_of(self, times: Sequence[float], indices: Sequence[int]) -> bool:
+        pairs = zip(times, indices, strict=True)
+        return all(abs(time - self._times[index]) < self._tick / 2 for time, index in pairs)
 
 
 class PyAVDecoder:
     """PyAV: seeks to the last safe keyframe and decodes forward from it."""
 
-    def __init__(self, data: memoryview, camera: CameraRecord) -> None:
+    def __init__(self, data: memoryview, camera: CameraRecord, settings: PictureSettings) -> None:
         """Open an MP4 file."""
         self._container = av.open(io.BytesIO(data), "r")
         self._stream = self._container.streams.video[0]
         _check_count(self._stream.frames, camera)
         self._pts = _ticks(camera)
         self._keyframes = camera.keyframes
+        self._size = settings.image_size
+        self._device = settings.device
 
     def frames(self, indices: Sequence[int]) -> torch.Tensor:
         """Frames by ascending index: (n, H, W, 3) uint8."""
@@ -79,7 +101,7 @@ class PyAVDecoder:
         for index in indices:
             if index not in found:
                 found |= self._decode_from(index, set(indices))
-        return torch.stack([found[index] for index in indices])
+        return torch.stack([found[index] for index in indices]).to(self._device)
 
     def _decode_from(self, index: int, wanted: set[int]) -> dict[int, torch.Tensor]:
         """All wanted frames from `index` to the next keyframe."""
@@ -91,7 +113,7 @@ class PyAVDecoder:
         for packet in self._packets_from(self._pts[start]):
             for frame in packet.decode():
                 if frame.pts in targets:
-                    found[targets[frame.pts]] = torch.from_numpy(_upright(frame))
+                    found[targets[frame.pts]] = torch.from_numpy(_upright(frame, self._size))
             if len(found) == len(targets):
                 return found
         raise FormatError(f"frame {index} was not decoded")
@@ -112,27 +134,55 @@ class PyAVDecoder:
             seek_to = first.dts - 1
 
 
-def open_decoder(data: memoryview, camera: CameraRecord, where: str) -> FrameDecoder:
+def open_decoder(data: memoryview, camera: CameraRecord, settings: PictureSettings, where: str) -> FrameDecoder:
     """A decoder for one slice. Raises FormatError for a file that cannot be decoded; `where` names it."""
-    kind: Callable[[memoryview, CameraRecord], FrameDecoder] = (
+    kind: Callable[[memoryview, CameraRecord, PictureSettings], FrameDecoder] = (
         PyAVDecoder if _torchcodec() is None else TorchcodecDecoder
     )
-    return _named(lambda: kind(data, camera), where)
+    return _named(lambda: kind(data, camera, settings), where)
 
 
-def decode_frames(decoder: FrameDecoder, camera: CameraRecord, indices: Sequence[int], where: str) -> torch.Tensor:
-    """(n, H, W, 3) uint8 by ascending index. Raises FormatError naming `where`."""
+def decode_frames(
+    decoder: FrameDecoder, camera: CameraRecord, indices: Sequence[int], settings: PictureSettings, where: str
+) -> Sequence[Picture]:
+    """Pictures (H, W, 3) uint8 by ascending index. Raises FormatError naming `where`."""
     frames = _named(lambda: decoder.frames(indices), where)
     size = (camera.height, camera.width)
-    if frames.shape not in ((len(indices), *size, 3), (len(indices), *size[::-1], 3)):  # turned by a display matrix
+    allowed = (size, size[::-1]) if settings.image_size is None else (settings.image_size,)  # a display matrix turns
+    if frames.shape not in [(len(indices), *pixels, 3) for pixels in allowed]:
         raise FormatError(f"{where}: frames of {tuple(frames.shape[1:3])} pixels where its record says {size}")
-    return frames
+    return list(frames.numpy() if frames.is_cpu else frames)
 
 
-def _upright(frame: av.VideoFrame) -> NDArray[np.uint8]:
+def _upright(frame: av.VideoFrame, size: tuple[int, int] | None) -> NDArray[np.uint8]:
     """RGB (H, W, 3), turned as the file's display matrix says, which torchcodec does by itself."""
-    pixels = frame.to_ndarray(format="rgb24")
-    return np.ascontiguousarray(np.rot90(pixels, round(frame.rotation / 90) % 4))
+    turns = round(frame.rotation / 90) % 4
+    height, width = (None, None) if size is None else size[::-1] if turns % 2 else size
+    pixels = frame.to_ndarray(format="rgb24", width=width, height=height, interpolation="BILINEAR")
+    return np.ascontiguousarray(np.rot90(pixels, turns))
+
+
+class _Bytes:
+    """Memory as NumPy asks for it. Said to be writable, of which torch would warn otherwise; nobody writes."""
+
+    def __init__(self, data: memoryview) -> None:
+        array = np.frombuffer(data, dtype=np.uint8)
+        self.__array_interface__ = array.__array_interface__ | {"data": (array.ctypes.data, False)}
+        self._data = data
+
+
+def _as_tensor(data: memoryview) -> torch.Tensor:
+    """The same bytes as a tensor, not a copy."""
+    return torch.from_numpy(np.asarray(_Bytes(data)))
+
+
+def _resize(size: tuple[int, int] | None) -> list[Any] | None:
+    """torchcodec's transforms: resizing in the decoder's filter graph."""
+    if size is None:
+        return None
+    from torchcodec import transforms  # noqa: PLC0415 - only where it is used: it needs FFmpeg
+
+    return [transforms.Resize(size)]  # type: ignore[attr-defined]
 
 
 def _ticks(camera: CameraRecord) -> list[int]:

@@ -8,21 +8,27 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from roboshard.loader.config import OnError
+from roboshard.loader.decode import PictureSettings
 from roboshard.loader.episode import Episode
 from roboshard.loader.plan import Draw, Episodes
-from roboshard.loader.stats import LoaderStats
+from roboshard.loader.stats import Counter
 from roboshard.shards.errors import RoboshardError
 from roboshard.shards.reader import ShardedDataset
 
 
 @dataclass(frozen=True, kw_only=True)
-class DrawnSample:
-    """A sample to be made: a row of an episode in memory."""
+class DrawnStep:
+    """The samples of a step: rows of episodes in memory."""
 
-    episode: Episode
-    row: int
+    episodes: Sequence[Episode]
+    """Those that the step draws from, each once."""
+    episode_of: NDArray[np.int64]
+    """(n,) Which of them each sample is of."""
+    rows: NDArray[np.int64]
+    """(n,) The samples' rows in their episodes."""
 
 
 class _Resident(NamedTuple):
@@ -41,34 +47,39 @@ class EpisodePool:
         dataset: ShardedDataset,
         episodes: Episodes,
         cameras: Sequence[str],
+        pictures: PictureSettings,
         capacity: int,
         on_error: OnError,
-        stats: LoaderStats,
+        counter: Counter,
     ) -> None:
         self._dataset = dataset
         self._episodes = episodes
         self._cameras = cameras
+        self._pictures = pictures
         self._capacity = capacity
         self._on_error = on_error
-        self._stats = stats
+        self._counter = counter
         self._resident: OrderedDict[int, _Resident] = OrderedDict()
         self._damaged: set[int] = set()
 
-    def samples(self, draw: Draw) -> list[DrawnSample]:
+    def step(self, draw: Draw) -> DrawnStep:
         """The samples of a step; reads the episodes that are not in memory yet."""
-        pairs = list(zip(draw.positions.tolist(), draw.rows.tolist(), strict=True))
-        needed = {position: self._get(position) for position in dict.fromkeys(position for position, _ in pairs)}
+        positions, episode_of = np.unique(draw.positions, return_inverse=True)
+        needed = [self._get(position) for position in positions.tolist()]
         while len(self._resident) > max(self._capacity, len(needed)):
             self._resident.popitem(last=False)
-        return [
-            # A substitute can be shorter than the episode that it stands in for.
-            DrawnSample(episode=needed[position].episode, row=min(row, needed[position].last_row))
-            for position, row in pairs
-        ]
+        self._counter.set(resident_bytes=sum(resident.episode.num_bytes for resident in self._resident.values()))
+        # A substitute can be shorter than the episode that it stands in for.
+        last_rows = np.asarray([resident.last_row for resident in needed], dtype=np.int64)
+        return DrawnStep(
+            episodes=[resident.episode for resident in needed],
+            episode_of=episode_of,
+            rows=np.minimum(draw.rows, last_rows[episode_of]),
+        )
 
     def _get(self, position: int) -> _Resident:
         if position in self._resident:
-            self._stats.episode_hits += 1
+            self._counter.add(episode_hits=1)
         else:
             self._resident[position] = self._read_or_substitute(position)
         self._resident.move_to_end(position)
@@ -93,22 +104,21 @@ class EpisodePool:
                     f"on_error='skip': {error}; another episode takes its place", RuntimeWarning, stacklevel=2
                 )
                 continue
-            self._stats.substituted_episodes += offset > 0
+            self._counter.add(substituted_episodes=int(offset > 0))
             return resident
         raise failure or RoboshardError("no episode can be read")
 
     def _read(self, place: int) -> _Resident:
         data = self._dataset.read_episode(int(self._episodes.position[place]), self._cameras)
-        self._stats.bytes_read += data.num_bytes
-        self._stats.episodes_read += 1
-        episode = Episode(data, self._dataset.manifest.features, self._dataset.manifest.tasks)
+        self._counter.add(bytes_read=data.num_bytes, episodes_read=1)
+        episode = Episode(data, self._dataset.manifest.features, self._dataset.manifest.tasks, self._pictures)
         return _Resident(episode, int(self._episodes.first_row[place] + self._episodes.num_rows[place]) - 1)
 
 
-def fetch_episodes(draws: Iterable[Draw], pool: EpisodePool, stats: LoaderStats) -> Iterator[list[DrawnSample]]:
+def fetch_episodes(draws: Iterable[Draw], pool: EpisodePool, counter: Counter) -> Iterator[DrawnStep]:
     """Draw -> its samples, with their episodes in memory."""
     for draw in draws:
         started = time.perf_counter()
-        samples = pool.samples(draw)
-        stats.fetch_seconds += time.perf_counter() - started
-        yield samples
+        step = pool.step(draw)
+        counter.add(fetch_seconds=time.perf_counter() - started)
+        yield step

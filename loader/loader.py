@@ -2,18 +2,24 @@
 
 import hashlib
 import time
+import warnings
 from collections.abc import Iterator
 from functools import cached_property
 from typing import Any
 
 from roboshard.loader import topology
-from roboshard.loader.batch import Batch
 from roboshard.loader.meta import DatasetMeta
-from roboshard.loader.pipeline import LoadJob, load
+from roboshard.loader.pipeline import LoadJob
+from roboshard.loader.rows import Batch
+from roboshard.loader.runner import EpochRunner
 from roboshard.loader.state import STATE_VERSION, LoaderState, check_state
 from roboshard.loader.stats import LoaderStats
-from roboshard.loader.workers import WorkerPool
 from roboshard.shards.errors import OptionError
+
+WARN_AFTER = 256
+"""Video frames used before the cost of decoding them is judged."""
+WARN_COST = 4.0
+"""Frames decoded per frame used."""
 
 
 class Loader:
@@ -23,15 +29,15 @@ class Loader:
         """Plan the first epoch; nothing is read, and no process started, before iteration."""
         self._job = job
         self._meta = DatasetMeta(job.dataset.manifest)
-        self._stats = LoaderStats()
+        self._runner = EpochRunner(job)
         self._plan, self._planned_epoch = job.plan(0), 0
-        self._workers: WorkerPool | None = None
         self._epoch = 0
         self._received = 0  # steps of the epoch that the user has
         self._resume_at = 0  # where the next iteration begins
         self._loaded_end: int | None = None  # the epoch that a loaded state was at the end of
         self._iterations = 0  # begun so far
         self._running: int | None = None  # which of them is running
+        self._warned = False
 
     @property
     def meta(self) -> DatasetMeta:
@@ -55,9 +61,7 @@ class Loader:
 
     def stats(self) -> LoaderStats:
         """What the loader has done so far; workers' numbers come with their batches."""
-        copy = LoaderStats()
-        copy.add(self._stats)
-        return copy
+        return self._runner.stats()
 
     def __len__(self) -> int:
         """Steps per epoch: the same on every rank and in every epoch."""
@@ -123,10 +127,8 @@ class Loader:
 
     def close(self) -> None:
         """Stop the worker processes, and with them an iteration that is running; a later one starts them again."""
-        if self._workers is not None:
-            self._workers.close()
-            self._workers = None
-            self._running = None
+        self._runner.close()
+        self._running = None
 
     def __iter__(self) -> Iterator[Batch]:
         """The current epoch, or what a loaded state leaves of it: dicts of tensors, `batch_size` samples each.
@@ -163,10 +165,10 @@ class Loader:
             batch = next(batches, None)
             if batch is None:
                 return
-            self._stats.wait_seconds += time.perf_counter() - started
-            self._stats.batches += 1
-            self._stats.samples += 1 if self.batch_size is None else len(next(iter(batch.values())))
+            num_samples = 1 if self.batch_size is None else len(next(iter(batch.values())))
+            self._runner.counter.add(wait_seconds=time.perf_counter() - started, batches=1, samples=num_samples)
             self._received += 1
+            self._warn_of_long_gops()
             yield batch
             if self._running != iteration:
                 raise OptionError(
@@ -177,20 +179,24 @@ class Loader:
     def _batches(self, first_step: int) -> Iterator[Batch]:
         if self._planned_epoch != self._epoch:
             self._plan, self._planned_epoch = self._job.plan(self._epoch), self._epoch
-        if not self._job.config.split.num_workers:
-            yield from load(self._job, self._plan, first_step, self._stats)
+        return self._runner.batches(self._epoch, self._plan, first_step)
+
+    def _warn_of_long_gops(self) -> None:
+        """Once, when the first frames have shown what a frame in random order costs."""
+        order = self._job.config.order
+        stats = self._runner.counter.snapshot()
+        if self._warned or not order.shuffle or order.frame_order != "uniform" or stats.frames_used < WARN_AFTER:
             return
-        workers = self._workers = self._workers or WorkerPool(self._job)
-        try:
-            for batch, stats in workers.run(self._epoch, first_step):
-                self._stats.add(stats)
-                yield batch
-        except GeneratorExit:
-            raise
-        except BaseException:  # Ctrl-C too: what is left of them is in no state to go on
-            workers.close()
-            self._workers = None
-            raise
+        self._warned = True
+        cost = stats.frames_decoded_per_frame_used
+        if cost > WARN_COST:
+            warnings.warn(
+                f"{cost:.1f} frames are decoded for every frame used, because keyframes are far apart. "
+                'frame_order="sweep" decodes each frame once; or convert a copy of the dataset whose videos were '
+                "encoded again with a keyframe every other frame (GOP 2)",
+                UserWarning,
+                stacklevel=4,
+            )
 
     def _state(self, epoch: int, step: int) -> LoaderState:
         order, slots = self._job.config.order, self._job.slots

@@ -17,6 +17,7 @@ from roboshard.loader.config import (
     SelectionConfig,
     SplitConfig,
 )
+from roboshard.loader.device import check_devices
 from roboshard.loader.episode import ROW_DTYPES
 from roboshard.loader.loader import Loader
 from roboshard.loader.meta import DatasetMeta
@@ -44,10 +45,14 @@ def make_loader(  # noqa: PLR0913 - keyword-only, grouped behind
     frame_order: FrameOrder = "uniform",
     image_transforms: ImageTransform | None = None,
     return_uint8: bool = True,
+    image_size: tuple[int, int] | None = None,
     tolerance_s: float = 1e-4,
     cameras: Sequence[str] | None = None,
     num_workers: int = 0,
     decode_threads: int | None = None,
+    decode_device: str = "cpu",
+    device: str | None = None,
+    pin_memory: bool | None = None,
     rank: int | None = None,
     world_size: int | None = None,
     max_world_size: int | None = None,
@@ -76,10 +81,14 @@ def make_loader(  # noqa: PLR0913 - keyword-only, grouped behind
             chunks of them mixed, so that no frame is decoded twice however far apart keyframes are.
         image_transforms: called per sample and camera with (C, H, W), or (T, C, H, W) for windows.
         return_uint8: video as uint8 in 0..255; False: float32 in 0..1. Images from parquet are always float32.
+        image_size: (H, W): pictures are resized to it as they are decoded, bilinear with antialiasing.
         tolerance_s: how far an offset may be from a whole number of frames.
         cameras: video features to decode; None: all, []: none.
         num_workers: worker processes; 0: this process, with threads.
         decode_threads: threads that decode, per process; None: one per core.
+        decode_device: "cuda": decode video on the GPU (NVDEC), where batches then are; rows stay on the CPU.
+        device: copy batches to this device, beside whatever else runs on it; None: they stay where they were made.
+        pin_memory: pictures in page-locked memory, for fast copies to a GPU; None: if there is one.
         rank: the data-parallel rank; None: torch.distributed's, else the launcher's RANK, else 0.
         world_size: the number of data-parallel ranks, given together with `rank`.
         max_world_size: R: every world size that divides it sees the same global batches; None: world_size.
@@ -110,6 +119,7 @@ def make_loader(  # noqa: PLR0913 - keyword-only, grouped behind
             cameras=cameras,
             image_transforms=image_transforms,
             return_uint8=return_uint8,
+            image_size=image_size,
         ),
         split=SplitConfig(
             batch_size=batch_size,
@@ -119,8 +129,15 @@ def make_loader(  # noqa: PLR0913 - keyword-only, grouped behind
             num_workers=num_workers,
             max_workers=max(1, num_workers) if max_workers is None else max_workers,
         ),
-        read=ReadConfig(decode_threads=decode_threads, on_error=on_error),
+        read=ReadConfig(
+            decode_threads=decode_threads,
+            decode_device=decode_device,
+            device=device,
+            pin_memory=pin_memory,
+            on_error=on_error,
+        ),
     )
+    check_devices(config)
     dataset = ShardedDataset.open(urls)
     meta = DatasetMeta(dataset.manifest)
     _check_features(meta)

@@ -1,20 +1,19 @@
 """The whole chain from plan to batch, stage by stage: the file to read first.
 
-    plan              which steps there are                            plan.py
-    split by node     which rank slots of a step are this rank's       here
-    split by worker   which steps are this worker's                    here
-    draw              which rows of which episodes a step takes        plan.py
-    fetch             those episodes, verified, in memory              fetch.py -> episode.py, shards/
-    windows           rows and delta windows of each sample            sample.py -> windows.py, columns.py
-    decode            video frames of each sample                      sample.py -> decode.py
-    images            float and transforms, if asked for               sample.py
-    batch             samples stacked                                  batch.py
+    plan              which steps there are                                plan.py
+    split by node     which rank slots of a step are this rank's           here
+    split by worker   which steps are this worker's                        here
+    draw              which rows of which episodes a step takes            plan.py
+    fetch             those episodes, verified, in memory                  fetch.py -> episode.py, shards/
+    windows           rows and delta windows of the step's samples         rows.py -> windows.py, columns.py
+    decode            pictures of this step and the next ones, by threads  decode_ahead.py -> decode.py, buffers.py
+    images            the user's transform, if there is one                images.py
+    batch             as it is, or its samples one by one                  batch.py
 
 Each stage takes an iterator and gives one. They are joined by a WebDataset DataPipeline.
 """
 
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -23,12 +22,16 @@ import webdataset as wds
 from numpy.typing import NDArray
 
 from roboshard.loader import topology
-from roboshard.loader.batch import Batch, make_batches, single_samples
+from roboshard.loader.batch import single_samples
+from roboshard.loader.buffers import Buffers
 from roboshard.loader.config import LoaderConfig
+from roboshard.loader.decode import PictureSettings
+from roboshard.loader.decode_ahead import DecodeThreads, decode_video
 from roboshard.loader.fetch import EpisodePool, fetch_episodes
+from roboshard.loader.images import transform_images
 from roboshard.loader.plan import Draw, Episodes, EpochPlan, Slots
-from roboshard.loader.sample import decode_video, delta_windows, finish_images
-from roboshard.loader.stats import LoaderStats
+from roboshard.loader.rows import Batch, PictureKey, delta_windows
+from roboshard.loader.stats import Counter
 from roboshard.shards.reader import ShardedDataset
 
 
@@ -44,6 +47,12 @@ class LoadJob:
     cameras: tuple[str, ...]
     """Video features to decode."""
     image_keys: tuple[str, ...]
+
+    @property
+    def pictures(self) -> tuple[PictureKey, ...]:
+        """Everything that is decoded into pictures."""
+        keys = [(key, True) for key in self.cameras] + [(key, False) for key in self.image_keys]
+        return tuple(PictureKey(key=key, is_video=video, offsets=self.offsets.get(key)) for key, video in keys)
 
     @property
     def slots(self) -> Slots:
@@ -68,36 +77,48 @@ class NodeStep:
     rank_slots: range
 
 
-def load(job: LoadJob, plan: EpochPlan, first_step: int, stats: LoaderStats) -> Iterator[Batch]:
+def load(
+    job: LoadJob, plan: EpochPlan, first_step: int, buffers: Buffers, counter: Counter
+) -> Generator[Batch, None, None]:
     """The batches of this process, in order, from `first_step` of the planned epoch on."""
     config, sample = job.config, job.config.sample
-    threads = config.read.decode_threads or topology.default_threads(config.split.num_workers)
     pool = EpisodePool(
         dataset=job.dataset,
         episodes=job.episodes,
         cameras=job.cameras,
+        pictures=PictureSettings(image_size=sample.image_size, device=config.read.decode_device),
         capacity=_resident_episodes(job),
         on_error=config.read.on_error,
-        stats=stats,
+        counter=counter,
     )
-    with ThreadPoolExecutor(threads, thread_name_prefix="roboshard-decode") as executor:
-        yield from wds.DataPipeline(
-            partial(plan_steps, plan, first_step),
-            partial(split_by_node, config=config),
-            partial(split_by_worker, plan=plan, first_step=first_step),
-            partial(draw_samples, plan=plan),
-            partial(fetch_episodes, pool=pool, stats=stats),
-            partial(delta_windows, offsets=job.offsets, cameras=job.cameras, stats=stats),
-            partial(decode_video, executor=executor, stats=stats),
-            partial(
-                finish_images,
-                video_keys=job.cameras,
-                image_keys=job.image_keys,
-                return_uint8=sample.return_uint8,
-                transform=sample.image_transforms,
-            ),
-            single_samples if config.split.batch_size is None else partial(make_batches, stats=stats),
-        )
+    threads = DecodeThreads(
+        config.read.decode_threads or topology.default_threads(config.split.num_workers),
+        job.pictures,
+        not sample.return_uint8,
+        buffers,
+        counter,
+    )
+    yield from wds.DataPipeline(
+        partial(plan_steps, plan, first_step),
+        partial(split_by_node, config=config),
+        partial(split_by_worker, plan=plan, first_step=first_step),
+        partial(draw_samples, plan=plan),
+        partial(fetch_episodes, pool=pool, counter=counter),
+        partial(delta_windows, offsets=job.offsets, pictures=job.pictures, counter=counter),
+        partial(decode_video, threads=threads, counter=counter),
+        partial(
+            transform_images,
+            keys=[picture.key for picture in job.pictures],
+            transform=sample.image_transforms,
+            buffers=buffers,
+            counter=counter,
+        ),
+        single_samples if config.split.batch_size is None else _as_they_are,
+    )
+
+
+def _as_they_are(batches: Iterable[Batch]) -> Iterator[Batch]:
+    yield from batches
 
 
 def plan_steps(plan: EpochPlan, first_step: int) -> Iterator[int]:

@@ -1,11 +1,15 @@
 """What a loader has done so far, in numbers."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
+from threading import Lock
+
+GAUGE = {"gauge": True}
+"""Marks a number that says how things stand; the others are sums."""
 
 
 @dataclass
 class LoaderStats:
-    """Sums since the loader was made, over all of its workers."""
+    """Sums since the loader was made, over all of its workers, and how it stands now."""
 
     batches: int = 0
     """Handed to the user."""
@@ -15,29 +19,73 @@ class LoaderStats:
     fetch_seconds: float = 0.0
     """Reading and verifying episodes, and turning their rows into tensors."""
     decode_seconds: float = 0.0
-    """Decoding video, wall clock."""
+    """Threads decoded and put frames in their places in batches; summed over threads."""
     assembly_seconds: float = 0.0
-    """Putting samples and batches together."""
+    """Rows, windows and transforms were put together."""
     bytes_read: int = 0
     episodes_read: int = 0
     episode_hits: int = 0
     """Times that a step found an episode it needs in memory."""
     frames_used: int = 0
     """Video frames in samples, repeats included."""
+    frames_requested: int = 0
+    """Video frames that decoders were asked for: those used, without repeats within the look-ahead."""
     frames_decoded: int = 0
-    """Frames that decoders were asked for; what they decode on the way to one is not counted."""
+    """Video frames that had to be decoded for them, those on the way from a keyframe included."""
     substituted_episodes: int = 0
     """Damaged episodes replaced under on_error="skip"."""
+    steps_ahead: int = field(default=0, metadata=GAUGE)
+    """Steps that are being decoded, or wait for the user."""
+    resident_bytes: int = field(default=0, metadata=GAUGE)
+    """Compressed episodes in memory."""
 
-    def take(self) -> "LoaderStats":
-        """The numbers so far, starting again from zero."""
-        taken = LoaderStats()
-        taken.add(self)
-        for field in fields(self):
-            setattr(self, field.name, field.default)
-        return taken
+    @property
+    def frames_decoded_per_frame_used(self) -> float:
+        """1 where every frame decoded was used once; more where keyframes are far apart, less where frames repeat."""
+        return self.frames_decoded / self.frames_used if self.frames_used else 0.0
 
     def add(self, other: "LoaderStats") -> None:
         """Add another's numbers to this one's."""
-        for field in fields(self):
-            setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
+        for name in _names(gauges=True) + _names(gauges=False):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+
+class Counter:
+    """Stats under way, for any number of threads."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._stats = LoaderStats()
+
+    def add(self, **numbers: float) -> None:
+        """Add to sums."""
+        with self._lock:
+            for name, number in numbers.items():
+                setattr(self._stats, name, getattr(self._stats, name) + number)
+
+    def set(self, **numbers: int) -> None:
+        """Set gauges."""
+        with self._lock:
+            for name, number in numbers.items():
+                setattr(self._stats, name, number)
+
+    def merge(self, other: LoaderStats) -> None:
+        """Add another's sums; its gauges are left out."""
+        self.add(**{name: getattr(other, name) for name in _names(gauges=False)})
+
+    def snapshot(self) -> LoaderStats:
+        """The numbers so far."""
+        with self._lock:
+            return LoaderStats(**vars(self._stats))
+
+    def take(self) -> LoaderStats:
+        """The numbers so far; the sums start again from zero."""
+        with self._lock:
+            taken = LoaderStats(**vars(self._stats))
+            for name in _names(gauges=False):
+                setattr(self._stats, name, 0)
+            return taken
+
+
+def _names(*, gauges: bool) -> list[str]:
+    return [field.name for field in fields(LoaderStats) if bool(field.metadata) == gauges]

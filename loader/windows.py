@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from roboshard.shards.errors import OptionError
 
 MAX_OFFSET_S = 1e9
+Window = tuple[NDArray[np.int64], NDArray[np.bool_]]
 
 
 def frame_offsets(
@@ -44,11 +45,17 @@ def _seconds(deltas: Sequence[float]) -> NDArray[np.float64]:
         return np.empty(0)
 
 
-def window(row: int, offsets: NDArray[np.int64], length: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Rows of the window around `row`, clamped to the episode's 0..length-1, and which of them are padding.
+def window(rows: NDArray[np.int64], offsets: NDArray[np.int64], lengths: NDArray[np.int64]) -> Window:
+    """Rows of the windows around some rows, clamped to their episodes, and which of them are padding.
+
+    Args:
+        rows: (n,) rows of episodes.
+        offsets: (T,) of the window, in frames.
+        lengths: (n,) rows that the episode of each has.
 
     Returns:
-        rows (T,) and is_pad (T,), True where the window leaves the episode.
+        rows (n, T) in 0..length-1, and is_pad (n, T), True where the window leaves the episode.
     """
-    rows = row + offsets
-    return np.clip(rows, 0, length - 1), (rows < 0) | (rows >= length)
+    around = rows[:, None] + offsets
+    last = lengths[:, None] - 1
+    return np.clip(around, 0, last), (around < 0) | (around > last)

@@ -12,11 +12,14 @@ from typing import Any
 import torch.utils.data
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
-from roboshard.loader.batch import Batch
+from roboshard.loader import topology
+from roboshard.loader.decode_ahead import LOOK_AHEAD_STEPS
 from roboshard.loader.pipeline import LoadJob, load
-from roboshard.loader.stats import LoaderStats
+from roboshard.loader.ring import Message, RingPlan, RingReceiver, RingSender
+from roboshard.loader.rows import Batch
+from roboshard.loader.stats import Counter, LoaderStats
 
-PREFETCHED_PER_WORKER = 2
+PREFETCHED_PER_WORKER = 1  # beside what each decodes ahead by itself
 DEATH_TAKES_S = 1.0
 START_METHOD = "spawn"  # decoders, file systems and thread pools do not survive a fork
 
@@ -27,8 +30,15 @@ class WorkerPool:
     def __init__(self, job: LoadJob) -> None:
         """Processes start with the first epoch."""
         self._place = get_context(START_METHOD).Array("q", 2)  # epoch and first step, read when an epoch starts
+        ring = RingPlan.make(
+            start_method=START_METHOD,
+            num_workers=job.config.split.num_workers,
+            num_keys=2 * len(job.dataset.manifest.features),  # with the masks of windows
+            batches_ahead=PREFETCHED_PER_WORKER + LOOK_AHEAD_STEPS[1],
+        )
+        self._receiver = RingReceiver(ring)
         self._loader = torch.utils.data.DataLoader(
-            _StepDataset(job, self._place),
+            _StepDataset(job, self._place, ring),
             batch_size=None,
             num_workers=job.config.split.num_workers,
             collate_fn=_as_it_is,
@@ -39,8 +49,8 @@ class WorkerPool:
         )
         atexit.register(_close, weakref.ref(self))  # or multiprocessing would terminate them, whatever they are at
 
-    def run(self, epoch: int, first_step: int) -> Iterator[tuple[Batch, LoaderStats]]:
-        """The batches of an epoch from `first_step` on, in order, each with what it cost.
+    def run(self, epoch: int, first_step: int) -> Iterator[tuple[Batch, int, LoaderStats]]:
+        """The batches of an epoch from `first_step` on, in order, each with its worker and what it cost.
 
         An exception in a worker is raised here with its type and its traceback; so is a worker's death.
         """
@@ -66,18 +76,22 @@ class WorkerPool:
         return iterator._workers if isinstance(iterator, _MultiProcessingDataLoaderIter) else []
 
 
-class _StepDataset(torch.utils.data.IterableDataset[tuple[Batch, LoaderStats]]):
+class _StepDataset(torch.utils.data.IterableDataset[tuple[Message, int, LoaderStats]]):
     """A worker's share of the steps."""
 
-    def __init__(self, job: LoadJob, place: Any) -> None:
+    def __init__(self, job: LoadJob, place: Any, ring: RingPlan) -> None:
         self._job = job
         self._place = place
+        self._ring = ring
+        self._sender: RingSender | None = None
 
-    def __iter__(self) -> Iterator[tuple[Batch, LoaderStats]]:
+    def __iter__(self) -> Iterator[tuple[Message, int, LoaderStats]]:
         epoch, first_step = self._place[:]
-        stats = LoaderStats()
-        for batch in load(self._job, self._job.plan(epoch), first_step, stats):
-            yield batch, stats.take()
+        worker, _ = topology.worker()
+        sender = self._sender = self._sender or RingSender(self._ring, worker)
+        counter = Counter()
+        for batch in load(self._job, self._job.plan(epoch), first_step, sender, counter):
+            yield sender.pack(batch), worker, counter.take()
 
 
 def _close(pool: weakref.ref[WorkerPool]) -> None:

@@ -249,7 +249,7 @@ def test_no_more_episodes_stay_in_memory_than_the_pools(shards: Path, monkeypatc
     most = 0
     for _ in loader:
         most = max(most, len(alive))
-    assert 2 <= most <= 3  # a pool, and one for the pool that follows
+    assert 2 <= most <= 5  # a pool, one for the pool that follows, and what steps under way still need of the last
     gc.collect()
     assert not alive
 

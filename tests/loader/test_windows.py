@@ -48,7 +48,7 @@ def test_any_offsets_are_taken_or_refused_as_lerobot_does(
 )
 def test_windows_repeat_the_boundary_rows_and_mark_them(place: tuple[int, int], offsets: list[int]) -> None:
     row, length = place
-    rows, is_pad = window(row, np.array(offsets), length)
+    rows, is_pad = (found[0] for found in window(np.array([row]), np.array(offsets), np.array([length])))
     assert rows.tolist() == [max(0, min(length - 1, row + offset)) for offset in offsets]
     assert is_pad.tolist() == [not 0 <= row + offset < length for offset in offsets]
     assert is_pad.dtype == np.bool_

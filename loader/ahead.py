@@ -1,0 +1,19 @@
+"""Running a generator one item ahead of whoever takes its items, in a thread of its own."""
+
+from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def run_ahead(items: Generator[T, None, None]) -> Generator[T, None, None]:
+    """The same items; the next one is made while the last one is used. Errors are raised in their place."""
+    with ThreadPoolExecutor(1, thread_name_prefix="roboshard-ahead") as thread:
+        coming = thread.submit(next, items, None)
+        try:
+            while (item := coming.result()) is not None:
+                coming = thread.submit(next, items, None)
+                yield item
+        finally:
+            thread.submit(items.close).result()

@@ -1,0 +1,224 @@
+"""Stage: the pictures of the coming steps, decoded by threads straight into the memory of their batches.
+
+What the steps within the look-ahead need of one slice is decoded together, in ascending order, each frame once.
+A slice is served by one thread at a time; slices are served in the order in which steps need them.
+"""
+
+import itertools
+import time
+from collections import defaultdict, deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Condition, Lock
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from roboshard.loader.buffers import Buffers
+from roboshard.loader.decode import Picture
+from roboshard.loader.episode import Episode
+from roboshard.loader.rows import Batch, PictureKey, WindowedStep, check_shapes
+from roboshard.loader.stats import Counter
+
+LOOK_AHEAD_BYTES = 512 << 20
+"""Of batches that are being decoded at once; two steps at least, so that no thread waits for a step's last frame."""
+LOOK_AHEAD_STEPS = (2, 8)
+CHUNK_FRAMES = 4
+"""Frames asked of a decoder at once: few enough to be still in the cores' caches when they are copied."""
+
+UNIT = np.float32(255)
+
+
+class Slice(NamedTuple):
+    """One camera or image feature of one episode in memory: what one decoder serves."""
+
+    episode: Episode
+    key: str
+
+
+class PendingStep:
+    """A step whose pictures are on their way."""
+
+    def __init__(self, step: WindowedStep, pictures: Sequence[PictureKey], as_float: bool) -> None:
+        self.values = step.values
+        self.left = sum(frames.size for frames in step.frames.values())
+        self.error: BaseException | None = None
+        self._shapes = {
+            picture.key: step.frames[picture.key].shape[: 1 + picture.has_time_axis] for picture in pictures
+        }
+        self._dtypes = {
+            picture.key: torch.float32 if as_float or not picture.is_video else torch.uint8 for picture in pictures
+        }
+        self._tensors: dict[str, torch.Tensor] = {}
+        self._places: dict[str, Any] = {}  # the same memory, one picture after the other
+        self._lending = Lock()
+
+    def put(self, key: str, place: int, picture: Picture, buffers: Buffers) -> None:
+        """Copy a picture to its place. The first one of a key says how large they are."""
+        places = self._places.get(key)
+        if places is None:
+            places = self._lend(key, picture, buffers)
+        if places.shape[1:] != picture.shape:
+            check_shapes(key, {tuple(places.shape[1:]), tuple(picture.shape)})
+        target = places[place]
+        if isinstance(picture, torch.Tensor):
+            target.copy_(picture if target.dtype == torch.uint8 else picture / 255)
+            return
+        target[...] = picture
+        if target.dtype == np.float32:
+            target /= UNIT
+
+    def _lend(self, key: str, picture: Picture, buffers: Buffers) -> Any:
+        with self._lending:
+            if key not in self._places:
+                tensor = buffers.lend((*self._shapes[key], *picture.shape), self._dtypes[key])
+                places = tensor.view(-1, *picture.shape)
+                self._tensors[key] = tensor
+                self._places[key] = places if isinstance(picture, torch.Tensor) else places.numpy()
+            return self._places[key]
+
+    @property
+    def num_bytes(self) -> int:
+        """Of its pictures so far."""
+        return sum(tensor.nbytes for tensor in self._tensors.values())
+
+    def batch(self) -> Batch:
+        """Rows and pictures (n, C, H, W) or (n, T, C, H, W); in memory the channels stay last, as decoded."""
+        return self.values | {key: self._tensors[key].movedim(-1, -3) for key in self._shapes}
+
+
+class _Target(NamedTuple):
+    """Where a frame is needed."""
+
+    step: PendingStep
+    key: str
+    place: int
+
+
+_Requests = dict[int, list[_Target]]
+"""Frame -> where it is needed."""
+
+
+class DecodeThreads:
+    """Threads that serve the requests of several steps."""
+
+    def __init__(
+        self, num_threads: int, pictures: Sequence[PictureKey], as_float: bool, buffers: Buffers, counter: Counter
+    ) -> None:
+        self._pictures = pictures
+        self._as_float = as_float
+        self._buffers = buffers
+        self._counter = counter
+        self._executor = ThreadPoolExecutor(num_threads, thread_name_prefix="roboshard-decode")
+        self._changed = Condition()
+        self._waiting: dict[Slice, _Requests] = {}
+        self._served: dict[Slice, _Requests] = {}
+        self._stopped = False
+
+    def submit(self, step: WindowedStep) -> PendingStep:
+        """Begin with a step's pictures."""
+        pending = PendingStep(step, self._pictures, self._as_float)
+        videos = [picture.key for picture in self._pictures if picture.is_video]
+        self._counter.add(frames_used=sum(step.frames[key].size for key in videos))
+        requests = _requests(step, pending)
+        with self._changed:
+            for slot, frames in requests.items():
+                known = slot in self._waiting or slot in self._served
+                waiting = self._waiting.setdefault(slot, {})
+                for frame, targets in frames.items():
+                    waiting.setdefault(frame, []).extend(targets)
+                if not known:
+                    self._schedule(slot)
+        return pending
+
+    def wait_for(self, pending: PendingStep) -> Batch:
+        """The step's batch, when it is complete. Raises what went wrong with one of its slices."""
+        with self._changed:
+            self._changed.wait_for(lambda: not pending.left or pending.error)
+        if pending.error:
+            raise pending.error
+        return pending.batch()
+
+    def close(self) -> None:
+        """End the threads; what they have not begun is dropped."""
+        with self._changed:
+            self._stopped = True
+        self._executor.shutdown(wait=True, cancel_futures=True)
+
+    def _schedule(self, slot: Slice) -> None:
+        future = self._executor.submit(self._serve, slot)
+        future.add_done_callback(lambda future: self._after(slot, future))
+
+    def _serve(self, slot: Slice) -> None:
+        """Decode what is asked of a slice by now."""
+        with self._changed:
+            requests = self._served[slot] = self._waiting.pop(slot)
+        frames = sorted(requests)
+        for first in range(0, len(frames), CHUNK_FRAMES):
+            if self._stopped:
+                return
+            self._decode(slot, {frame: requests[frame] for frame in frames[first : first + CHUNK_FRAMES]})
+
+    def _decode(self, slot: Slice, requests: Mapping[int, Sequence[_Target]]) -> None:
+        started = time.perf_counter()
+        pictures, num_decoded = slot.episode.decode(slot.key, list(requests))
+        for picture, targets in zip(pictures, requests.values(), strict=True):
+            for target in targets:
+                target.step.put(target.key, target.place, picture, self._buffers)
+        self._counter.add(
+            decode_seconds=time.perf_counter() - started,
+            frames_requested=len(requests) if num_decoded else 0,
+            frames_decoded=num_decoded,
+        )
+        with self._changed:
+            for targets in requests.values():
+                for target in targets:
+                    target.step.left -= 1
+                    if not target.step.left:
+                        self._changed.notify_all()
+
+    def _after(self, slot: Slice, future: Future[None]) -> None:
+        with self._changed:
+            requests = self._served.pop(slot, {})
+            error = None if future.cancelled() else future.exception()
+            if error is not None:
+                for target in (target for targets in requests.values() for target in targets):
+                    target.step.error = error
+                self._changed.notify_all()
+            if slot in self._waiting and not self._stopped and error is None:
+                self._schedule(slot)
+
+
+def _requests(step: WindowedStep, pending: PendingStep) -> dict[Slice, _Requests]:
+    requests: dict[Slice, _Requests] = defaultdict(lambda: defaultdict(list))
+    episode_of = step.episode_of.tolist()
+    for key, frames in step.frames.items():
+        per_sample = frames.shape[1]
+        for place, frame in enumerate(frames.ravel().tolist()):
+            slot = Slice(step.episodes[episode_of[place // per_sample]], key)
+            requests[slot][frame].append(_Target(pending, key, place))
+    return requests
+
+
+def decode_video(steps: Iterable[WindowedStep], threads: DecodeThreads, counter: Counter) -> Iterator[Batch]:
+    """Add the pictures: (n, C, H, W), or (n, T, C, H, W) under a window."""
+    pending: deque[PendingStep] = deque()
+    most = look_ahead_steps(LOOK_AHEAD_BYTES)  # until the first batch shows how large one is
+    try:
+        for step in itertools.chain(steps, [None]):
+            if step is not None:
+                pending.append(threads.submit(step))
+            while pending and (step is None or len(pending) >= most or not pending[0].left):
+                counter.set(steps_ahead=len(pending))
+                complete = threads.wait_for(pending[0])
+                most = look_ahead_steps(pending.popleft().num_bytes)
+                yield complete
+    finally:
+        threads.close()
+
+
+def look_ahead_steps(bytes_per_step: int) -> int:
+    """How many steps are decoded at once."""
+    least, most = LOOK_AHEAD_STEPS
+    return min(most, max(least, LOOK_AHEAD_BYTES // max(1, bytes_per_step)))

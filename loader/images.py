@@ -1,0 +1,57 @@
+"""Stage: the user's transform of every picture."""
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+import torch
+
+from roboshard.loader.buffers import Buffers
+from roboshard.loader.config import ImageTransform
+from roboshard.loader.rows import Batch, check_shapes
+from roboshard.loader.stats import Counter
+
+
+def transform_images(
+    batches: Iterable[Batch],
+    *,
+    keys: Sequence[str],
+    transform: ImageTransform | None,
+    buffers: Buffers,
+    counter: Counter,
+) -> Iterator[Batch]:
+    """Apply the transform per sample and camera, to (C, H, W) or (T, C, H, W); it may work in place."""
+    for batch in batches:
+        if transform is not None:
+            started = time.perf_counter()
+            for key in keys:
+                batch[key] = _transformed(key, batch[key], transform, buffers)
+            counter.add(assembly_seconds=time.perf_counter() - started)
+        yield batch
+
+
+def _transformed(key: str, pictures: torch.Tensor, transform: ImageTransform, buffers: Buffers) -> torch.Tensor:
+    results = [transform(picture) for picture in pictures]
+    first = results[0]
+    if all(_is_same(result, picture) for result, picture in zip(results, pictures, strict=True)):
+        return pictures
+    check_shapes(key, {tuple(result.shape) for result in results})
+    if not first.is_cpu or first.dim() < 3:
+        return torch.stack(results)
+    # With the channels last in memory, as they usually are; NumPy copies without threads of its own.
+    height, width, channels = first.movedim(-3, -1).shape[-3:]
+    shape = (len(results), *first.shape[:-3], height, width, channels)
+    memory = buffers.lend(shape, first.dtype)
+    for target, result in zip(memory, results, strict=True):
+        np.copyto(target.numpy(), result.detach().movedim(-3, -1).numpy())
+    return memory.movedim(-1, -3)
+
+
+def _is_same(result: torch.Tensor, picture: torch.Tensor) -> bool:
+    """Whether a transform returned the very tensor it was given."""
+    return result is picture or (
+        result.dtype == picture.dtype
+        and result.shape == picture.shape
+        and result.stride() == picture.stride()
+        and result.data_ptr() == picture.data_ptr()
+    )

@@ -1,0 +1,240 @@
+"""Batches from a worker process to its parent, through shared memory that is mapped once and used again and again.
+
+    worker    lends a segment to the decoder, sends its number, and lends it again when its flag says that it is free
+    parent    maps a segment when it first hears of it, and clears its flag when the user has let go of it
+
+A segment has no name in the file system: when both processes are gone, however they ended, so is the memory.
+"""
+
+import mmap
+import os
+import tempfile
+import time
+import uuid
+import weakref
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from multiprocessing import get_context
+from multiprocessing.reduction import DupFd
+from threading import Lock
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from roboshard.loader.buffers import FITS, Buffer, lease_of, size_in_bytes
+
+BATCHES_HELD = 3
+"""Batches of one worker that the user may hold in its segments; further ones are copied out of them."""
+SMALL_BYTES = 1 << 16
+"""Tensors up to this size travel in the message."""
+POLL_S = 0.001
+
+
+@dataclass(frozen=True, kw_only=True)
+class RingPlan:
+    """What both sides know of each other; picklable while a process is started."""
+
+    token: str
+    """Names the parent's side."""
+    segments_per_worker: int
+    flags: Any
+    """Shared bytes, one per worker and segment: 1 while its memory is somebody's."""
+
+    @classmethod
+    def make(cls, *, start_method: str, num_workers: int, num_keys: int, batches_ahead: int) -> "RingPlan":
+        """For batches of `num_keys` tensors, `batches_ahead` of which a worker may have made and not handed over."""
+        segments = num_keys * (batches_ahead + BATCHES_HELD + 2)  # and one being received, one to spare
+        flags = get_context(start_method).RawArray("B", num_workers * segments)
+        return cls(token=uuid.uuid4().hex, segments_per_worker=segments, flags=flags)
+
+
+class _Place(NamedTuple):
+    """Where a tensor is."""
+
+    segment: int
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    offset: int
+
+
+class _Loan:
+    """One use of a segment by the worker."""
+
+    sent = False
+
+
+class _Segment:
+    """Shared memory of the worker."""
+
+    def __init__(self, num_bytes: int) -> None:
+        with _anonymous_file(num_bytes) as file:
+            self.memory: Buffer = np.frombuffer(mmap.mmap(file.fileno(), num_bytes), dtype=np.uint8)
+            self.handle: Any = DupFd(file.fileno())  # given to the parent once
+        self.loan = _Loan()
+
+
+class RingSender:
+    """The worker's side: `Buffers` in shared memory, and messages about them."""
+
+    def __init__(self, plan: RingPlan, worker: int) -> None:
+        """Nothing is allocated before it is needed."""
+        self._plan = plan
+        self._worker = worker
+        self._segments: list[_Segment] = []
+        self._lock = Lock()
+
+    def lend(self, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+        """See `Buffers`. Waits for a free segment, which comes: the parent copies what its user holds on to."""
+        while (tensor := self._lend_if_free(shape, dtype)) is None:
+            time.sleep(POLL_S)
+        return tensor
+
+    def pack(self, batch: Mapping[str, Any]) -> "Message":
+        """A message that holds the batch: large tensors by their place in shared memory."""
+        values = {key: self._packed(value) if _fits(value) else value for key, value in batch.items()}
+        used = {
+            value.segment: self._segments[value.segment] for value in values.values() if isinstance(value, _Place)
+        }
+        handles = {}
+        for number, segment in used.items():
+            segment.loan.sent = True
+            if segment.handle is not None:
+                handles[number] = segment.handle, segment.memory.nbytes
+                segment.handle = None
+        return Message(self._plan.token, self._worker, values, handles)
+
+    def _packed(self, tensor: torch.Tensor) -> Any:
+        if tensor.nbytes <= SMALL_BYTES:
+            return tensor.numpy()
+        address = tensor.untyped_storage().data_ptr()
+        for number, segment in enumerate(self._segments):
+            if segment.memory.ctypes.data == address:
+                strides = tuple(tensor.stride())
+                return _Place(number, tensor.dtype, tuple(tensor.shape), strides, int(tensor.storage_offset()))
+        moved = self._lend_if_free(tensor.shape, tensor.dtype)
+        if moved is None:
+            return tensor.numpy()
+        moved.numpy()[...] = tensor.numpy()
+        return self._packed(moved)
+
+    def _lend_if_free(self, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor | None:
+        with self._lock:
+            number = self._free_segment(max(1, size_in_bytes(shape, dtype)))
+            if number is None:
+                return None
+            self._plan.flags[self._flag(number)] = 1
+        loan = self._segments[number].loan = _Loan()
+        lease, tensor = lease_of(self._segments[number].memory, shape, dtype)
+        weakref.finalize(lease, self._dropped, number, loan).atexit = False
+        return tensor
+
+    def _free_segment(self, num_bytes: int) -> int | None:
+        """One that fits, else a new one, else None."""
+        free = [i for i in range(len(self._segments)) if not self._plan.flags[self._flag(i)]]
+        fitting = [i for i in free if num_bytes <= self._segments[i].memory.nbytes <= FITS * num_bytes]
+        if fitting:
+            return min(fitting, key=lambda i: self._segments[i].memory.nbytes)
+        if len(self._segments) < self._plan.segments_per_worker:
+            self._segments.append(_Segment(num_bytes))
+            return len(self._segments) - 1
+        if free:  # all of other sizes
+            self._segments[free[0]] = _Segment(num_bytes)
+            return free[0]
+        return None
+
+    def _flag(self, number: int) -> int:
+        return self._worker * self._plan.segments_per_worker + number
+
+    def _dropped(self, number: int, loan: _Loan) -> None:
+        if not loan.sent:
+            self._plan.flags[self._flag(number)] = 0
+
+
+class RingReceiver:
+    """The parent's side."""
+
+    def __init__(self, plan: RingPlan) -> None:
+        """Messages of `plan` are unpacked here while this exists."""
+        self._plan = plan
+        self._mapped: dict[tuple[int, int], Buffer] = {}
+        self._loans: dict[int, list[Any]] = {}  # finalizers of the leases that each worker's segments are under
+        _RECEIVERS[plan.token] = self
+
+    def unpack(self, message: "Message") -> dict[str, Any]:
+        """The batch. What the user holds of it keeps its segments from being used again."""
+        for number, (handle, num_bytes) in message.handles.items():
+            self._mapped[message.worker, number] = _map(handle.detach(), num_bytes)
+        alive = self._loans[message.worker] = [loan for loan in self._loans.get(message.worker, []) if loan.alive]
+        places = sum(isinstance(value, _Place) for value in message.values.values())
+        copied = len(alive) >= BATCHES_HELD * places
+        return {key: self._unpacked(message.worker, value, copied) for key, value in message.values.items()}
+
+    def _unpacked(self, worker: int, value: Any, copied: bool) -> Any:
+        if isinstance(value, np.ndarray):
+            return torch.from_numpy(value)
+        if not isinstance(value, _Place):
+            return value
+        memory = self._mapped[worker, value.segment]
+        size = memory.nbytes // value.dtype.itemsize
+        lease, whole = lease_of(memory, (size,), value.dtype)
+        flag = worker * self._plan.segments_per_worker + value.segment
+        loan = weakref.finalize(lease, self._plan.flags.__setitem__, flag, 0)
+        loan.atexit = False
+        tensor = whole.as_strided(value.shape, value.strides, value.offset)
+        if copied:
+            return torch.from_numpy(np.array(tensor.numpy()))
+        self._loans[worker].append(loan)
+        return tensor
+
+
+_RECEIVERS: "weakref.WeakValueDictionary[str, RingReceiver]" = weakref.WeakValueDictionary()
+
+
+class Message:
+    """A packed batch; it arrives as the batch itself."""
+
+    def __init__(
+        self, token: str, worker: int, values: Mapping[str, Any], handles: Mapping[int, tuple[Any, int]]
+    ) -> None:
+        self.token = token
+        self.worker = worker
+        self.values = values
+        self.handles = handles
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _received, (self.token, self.worker, self.values, self.handles)
+
+
+def _received(*parts: Any) -> dict[str, Any]:
+    message = Message(*parts)
+    receiver = _RECEIVERS.get(message.token)
+    return {} if receiver is None else receiver.unpack(message)  # closed since: nobody waits for it
+
+
+def _fits(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and value.is_cpu and value.dtype != torch.bfloat16  # which NumPy lacks
+
+
+def _anonymous_file(num_bytes: int) -> Any:
+    """A file in memory. Its space is reserved now: a lack of it is an error here, not a crash at first use."""
+    with ExitStack() as stack:
+        if hasattr(os, "memfd_create"):  # not in /dev/shm, which containers keep small
+            file = stack.enter_context(open(os.memfd_create("roboshard", os.MFD_CLOEXEC), "r+b", buffering=0))
+        else:
+            file = stack.enter_context(tempfile.TemporaryFile(buffering=0))
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, num_bytes)
+        else:
+            file.truncate(num_bytes)
+        stack.pop_all()
+        return file
+
+
+def _map(descriptor: int, num_bytes: int) -> Buffer:
+    try:
+        return np.frombuffer(mmap.mmap(descriptor, num_bytes), dtype=np.uint8)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,125 @@
+"""Stage: rows and delta windows of a step's samples, put together, and which pictures they need."""
+
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from roboshard.loader.episode import Episode
+from roboshard.loader.fetch import DrawnStep
+from roboshard.loader.stats import Counter
+from roboshard.loader.windows import window
+from roboshard.shards.errors import FormatError
+
+Batch = dict[str, Any]
+Offsets = Mapping[str, NDArray[np.int64]]
+IntArray = NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureKey:
+    """A camera stored as video, or an image feature of the rows."""
+
+    key: str
+    is_video: bool
+    offsets: IntArray | None
+    """Its delta window in frames."""
+
+    @property
+    def has_time_axis(self) -> bool:
+        """As LeRobot does it: a window of one video frame has none."""
+        return self.offsets is not None and not (self.is_video and len(self.offsets) == 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WindowedStep:
+    """A step with its rows in place and its pictures still to be decoded."""
+
+    values: Batch
+    """Keys of rows -> tensors (n, ...) or lists of n."""
+    episodes: Sequence[Episode]
+    episode_of: IntArray
+    """(n,) Which of the episodes each sample is of."""
+    frames: Mapping[str, IntArray]
+    """Picture key -> (n, T) frames of the episode's slice, T = 1 without a window."""
+
+
+def delta_windows(
+    steps: Iterable[DrawnStep], offsets: Offsets, pictures: Sequence[PictureKey], counter: Counter
+) -> Iterator[WindowedStep]:
+    """Per step: rows and their windows, padding masks, tasks, and which frames to decode."""
+    for step in steps:
+        started = time.perf_counter()
+        windowed = _windowed(step, offsets, pictures)
+        counter.add(assembly_seconds=time.perf_counter() - started)
+        yield windowed
+
+
+def _windowed(step: DrawnStep, offsets: Offsets, pictures: Sequence[PictureKey]) -> WindowedStep:
+    lengths = np.asarray([episode.length for episode in step.episodes], dtype=np.int64)[step.episode_of]
+    windows = {key: window(step.rows, frames, lengths) for key, frames in offsets.items()}
+    rows_of = {key: rows for key, (rows, _) in windows.items()}
+    members = [np.flatnonzero(step.episode_of == number) for number in range(len(step.episodes))]
+    values: Batch = {
+        key: _gather(key, step.episodes, members, rows_of.get(key, step.rows)) for key in step.episodes[0].columns
+    }
+    values |= {f"{key}_is_pad": torch.from_numpy(is_pad) for key, (_, is_pad) in windows.items()}
+    tasks = [episode.tasks(step.rows[inside]) for episode, inside in zip(step.episodes, members, strict=True)]
+    if tasks[0] is not None:
+        values["task"] = _in_places(members, [texts or [] for texts in tasks])
+    frames = {
+        picture.key: _frames(step, members, picture.key, rows_of.get(picture.key, step.rows[:, None]))
+        for picture in pictures
+    }
+    return WindowedStep(values=values, episodes=step.episodes, episode_of=step.episode_of, frames=frames)
+
+
+def _gather(
+    key: str, episodes: Sequence[Episode], members: Sequence[IntArray], rows: IntArray
+) -> torch.Tensor | list[Any]:
+    """One feature of all samples: a tensor (n, ...), or a list of n strings."""
+    parts = [episode.columns[key].take(rows[inside]) for episode, inside in zip(episodes, members, strict=True)]
+    arrays = [part for part in parts if isinstance(part, np.ndarray)]
+    if len(arrays) == len(parts) and len({array.shape[1:] for array in arrays}) == 1:
+        gathered = np.empty((len(rows), *arrays[0].shape[1:]), dtype=arrays[0].dtype)
+        for inside, array in zip(members, arrays, strict=True):
+            gathered[inside] = array
+        return torch.from_numpy(gathered)
+    values = _in_places(members, [_as_list(part) for part in parts])
+    return stack(key, values) if isinstance(values[0], torch.Tensor) else values
+
+
+def _as_list(part: NDArray[Any] | list[Any]) -> list[Any]:
+    return list(torch.from_numpy(part)) if isinstance(part, np.ndarray) else part
+
+
+def _in_places(members: Sequence[IntArray], parts: Sequence[list[Any]]) -> list[Any]:
+    places = np.concatenate(members)
+    values = [value for part in parts for value in part]
+    return [values[place] for place in np.argsort(places).tolist()]
+
+
+def stack(key: str, values: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Tensors of a step along a new first axis. Raises FormatError where their shapes differ."""
+    check_shapes(key, {tuple(value.shape) for value in values})
+    return torch.stack(list(values))
+
+
+def check_shapes(key: str, shapes: set[tuple[int, ...]]) -> None:
+    """Raise FormatError unless all shapes that a feature has within a step are the same."""
+    if len(shapes) > 1:
+        raise FormatError(
+            f"{key!r} has shapes {sorted(shapes)} within one batch and cannot be stacked; use batch_size=None "
+            "and a collate function of your own"
+        )
+
+
+def _frames(step: DrawnStep, members: Sequence[IntArray], key: str, rows: IntArray) -> IntArray:
+    frames = np.empty_like(rows)
+    for episode, inside in zip(step.episodes, members, strict=True):
+        frames[inside] = episode.frames_of_rows(key, rows[inside])
+    return frames
