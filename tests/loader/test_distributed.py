@@ -112,3 +112,39 @@ def test_a_killed_run_goes_on_with_another_number_of_processes(
     resumed = batches(output)
     assert min(resumed) in range(2 * EVERY + 1, STEPS, EVERY)  # the step after a checkpoint
     assert resumed == {step: uninterrupted[step] for step in range(min(resumed), STEPS + 1)}
+
+
+GROUP = """
+import json, multiprocessing, os, sys
+import torch.distributed as dist
+from roboshard.loader import make_loader
+
+def member(rank, root, store):
+    os.environ |= {"RANK": "0", "WORLD_SIZE": "1"}  # of another launcher: the group counts
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=4)
+    alone = make_loader(root, cameras=[], batch_size=8)
+    paired = make_loader(root, cameras=[], batch_size=16, rank=rank // 2, world_size=2)  # tensor parallel pairs
+    found = [None] * 4
+    dist.all_gather_object(found, [[batch["index"].tolist() for batch in loader] for loader in (alone, paired)])
+    if rank == 0:
+        print(json.dumps(found))
+
+fork = multiprocessing.get_context("fork")  # imports once
+members = [fork.Process(target=member, args=(rank, *sys.argv[1:])) for rank in range(4)]
+for process in members:
+    process.start()
+for process in members:
+    process.join()
+    assert process.exitcode == 0
+"""
+
+
+def test_ranks_come_from_the_group_and_data_parallel_ranks_can_be_passed(pusht_shards: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", GROUP, str(pusht_shards), str(tmp_path / "store")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
+    assert done.returncode == 0, done.stderr
+    alone, paired = zip(*json.loads(done.stdout), strict=True)
+    for ranks in (alone, paired[::2]):
+        drawn = [index for batches in ranks for batch in batches for index in batch]
+        assert sorted(drawn) == list(range(644))
+    assert paired[0] == paired[1] != paired[2] == paired[3]

@@ -150,27 +150,32 @@ def test_an_error_in_a_worker_surfaces_with_its_traceback_and_ends_the_workers(
 def test_a_killed_worker_is_an_error_and_the_next_iteration_has_new_ones(pusht_shards: Path) -> None:
     expected = [batch["index"].tolist() for batch in loader_of(pusht_shards, num_workers=0, max_workers=2)]
     loader = loader_of(pusht_shards)
-    with nothing_left():
-        batches = (batch["index"].tolist() for batch in loader)
-        received = list(itertools.islice(batches, 10))
-        first = workers()
+    batches = (batch["index"].tolist() for batch in loader)
+    received = list(itertools.islice(batches, 10))
+    first = workers()
+
+    def kill_one_and_go_on() -> None:
         os.kill(first[1], signal.SIGKILL)
-        killed = time.monotonic()
-        with pytest.raises(RuntimeError, match=r"DataLoader worker .*(exited unexpectedly|killed by signal)"):
-            received.extend(batches)
-        assert time.monotonic() - killed < SOON_S
-        assert are_gone(first)
-        assert received == expected[: len(received)]
-        assert len(received) < len(expected)
-        loader.load_state_dict(loader.state_dict())
-        rest = [batch["index"].tolist() for batch in loader]
-        assert received + rest == expected
-        second = workers()
-        assert len(second) == 2
-        os.kill(second[0], signal.SIGINT)  # Ctrl-C is for the parent to act on
-        assert len(list(loader)) == len(expected)
-        assert sorted(workers()) == sorted(second)
-        loader.close()
+        received.extend(batches)
+
+    killed = time.monotonic()
+    with pytest.raises(RuntimeError, match=r"DataLoader worker .*(exited unexpectedly|killed by signal)"):
+        kill_one_and_go_on()
+    assert time.monotonic() - killed < SOON_S
+    batches.close()  # torch raises wherever the main thread is, perhaps not in the loader
+    assert received == expected[: len(received)]
+    assert len(received) < len(expected)
+    loader.load_state_dict(loader.state_dict())
+    rest = [batch["index"].tolist() for batch in loader]
+    assert received + rest == expected
+    second = workers()
+    assert len(second) == 2
+    assert not set(second) & set(first)
+    os.kill(second[0], signal.SIGINT)  # Ctrl-C is for the parent to act on
+    assert len(list(loader)) == len(expected)
+    assert workers() == second
+    loader.close()
+    assert are_gone(second)
 
 
 # -- The whole process ends --------------------------------------------------------------------------------------

@@ -17,11 +17,16 @@ BATCH = 16
 
 ACCELERATE = """
 import json, sys
+from itertools import islice
 from accelerate import Accelerator
+from accelerate.utils import DataLoaderConfiguration
+from torch.utils.data import DataLoader
 from roboshard.loader import make_loader
 
-accelerator = Accelerator(cpu=True)
-loader = make_loader(sys.argv[1], batch_size=16, cameras=[], max_world_size=2)
+shards, folder = sys.argv[1:]
+config = DataLoaderConfiguration(split_batches=True, dispatch_batches=True, even_batches=True)
+accelerator = Accelerator(cpu=True, dataloader_config=config)
+loader = make_loader(shards, batch_size=16, cameras=[], max_world_size=2)
 prepared = accelerator.prepare(loader)
 assert prepared is loader
 seen = [batch["index"].tolist() for batch in prepared]
@@ -29,6 +34,27 @@ print(json.dumps({"rank": accelerator.process_index, "world": accelerator.num_pr
 state = loader.state_at(5, world_size=accelerator.num_processes, batch_size=16)
 loader.load_state_dict(state)
 assert [batch["index"].tolist() for batch in accelerator.prepare(loader)] == seen[5:]
+
+# accelerate's own checkpoints
+accelerator.register_for_checkpointing(loader)
+second = [batch["index"].tolist() for batch in islice(loader, 7)]
+accelerator.save_state(folder)
+loader.set_epoch(0)
+loader.load_state_dict(state)
+accelerator.load_state(folder)
+assert (loader.epoch, loader.state_dict()["step"]) == (1, 7)
+rest = [batch["index"].tolist() for batch in loader]
+loader.set_epoch(1)
+assert [batch["index"].tolist() for batch in loader] == second + rest
+
+# what would split, skip or batch a second time does not go unnoticed
+for wrap in (accelerator.prepare_data_loader, accelerator.skip_first_batches, lambda it: next(iter(DataLoader(it)))):
+    try:
+        wrap(loader)
+    except (AttributeError, TypeError):
+        continue
+    raise AssertionError(wrap)
+accelerator.end_training()
 """
 
 
@@ -38,7 +64,11 @@ def run_under_accelerate(shards: Path, processes: int, tmp_path: Path) -> list[d
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     prefix = [sys.executable, *torchrun] if processes > 1 else [sys.executable]
     done = subprocess.run(
-        [*prefix, str(script), str(shards)], capture_output=True, text=True, timeout=120, check=False
+        [*prefix, str(script), str(shards), str(tmp_path / "state")],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"rank"')]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from fractions import Fraction
 from pathlib import Path
@@ -39,7 +40,9 @@ def write_video(path: Path, segments: Iterable[Iterable[Frame]], *, camera: Came
         parts: list[Path] = []
         for number, frames in enumerate(segments):
             parts.append(Path(folder) / f"{number}.mp4")
-            _encode(parts[-1], frames, camera=camera, fps=fps)
+            # SVT-AV1, run as root, gives the calling thread real-time priority, which its children would inherit.
+            with ThreadPoolExecutor(1) as thread:
+                thread.submit(_encode, parts[-1], frames, camera=camera, fps=fps).result()
         hidden = Fraction(camera.hidden_frames, fps)
         shift = Fraction(camera.start_offset_s).limit_denominator(1000) - hidden
         _join(path, parts, shift=shift, fast_start=camera.moov == "head")
