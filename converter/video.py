@@ -1,22 +1,24 @@
 """Cutting one episode out of a video file by copying packets: no frame is decoded, none is re-encoded.
 
 The slice starts at the last keyframe at or before the episode's first frame from which decoding is exact, and
-ends with the last packet, in decode order, that shows a frame of the episode. It is read back and compared with
-the packets of the source before it is used.
+ends with the last packet, in decode order, that shows a frame of the episode. It is opened again, and its sample
+tables and payload are compared with the packets of the source, before it is used.
 """
 
 import io
-import itertools
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import av
 import numpy as np
-from crc32c import crc32c
+from av.container import Flags
+from numpy.typing import NDArray
 
 from roboshard.converter.alignment import RowTimes, match_frames, pts_runs, row_runs
+from roboshard.converter.keyframes import has_av1_frame_types, is_av1_keyframe, is_h264_random_access
+from roboshard.converter.mp4 import read_sample_tables
 from roboshard.shards.errors import MissingError, SourceError
 from roboshard.shards.schema import CameraRecord
 
@@ -35,19 +37,38 @@ _PARAMETERS = (
 )
 
 
-class Packet(NamedTuple):
-    """One coded picture, in ticks of its stream's time base."""
+IntArray = NDArray[np.int64]
+BoolArray = NDArray[np.bool_]
 
-    pts: int
-    dts: int
-    is_keyframe: bool
+
+@dataclass(frozen=True, kw_only=True)
+class Packets:
+    """Coded pictures in decode order, times in ticks of their stream's time base; each of shape (num_packets,)."""
+
+    pts: IntArray
+    dts: IntArray
+    is_keyframe: BoolArray
     """Flagged so in the file, and safe: decoding can start here."""
-    is_hidden: bool
+    is_hidden: BoolArray
     """An edit list hides it: it is decoded and not shown."""
-    is_foreign: bool
+    is_foreign: BoolArray
     """Coded with other parameters (extradata) than the file begins with, which a slice would not carry."""
-    coded: "av.Packet[Any]"
-    """As it was demuxed. Its times change when it is muxed; its payload, which is never copied, does not."""
+    coded: "list[av.Packet[Any]]"
+    """As demuxed. Their times change when they are muxed; their payload, which is never copied, does not."""
+
+    def __len__(self) -> int:
+        return len(self.coded)
+
+    def take(self, positions: IntArray) -> "Packets":
+        """Some of them."""
+        return Packets(
+            pts=self.pts[positions],
+            dts=self.dts[positions],
+            is_keyframe=self.is_keyframe[positions],
+            is_hidden=self.is_hidden[positions],
+            is_foreign=self.is_foreign[positions],
+            coded=[self.coded[i] for i in positions.tolist()],
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +101,10 @@ class VideoFile:
         self._first_dts = first.dts
         self._codec = str(context.codec.canonical_name)
         self._extradata = self._in_force = bytes(context.extradata or b"")
+        self._reads_frame_types = self._codec == "av1" and has_av1_frame_types(self._extradata)
+        if self._reads_frame_types:  # FFmpeg's parser takes as long as all the rest of demuxing; it only tells these
+            no_parse: Any = Flags.no_parse
+            self._container.flags |= no_parse.value
 
     def close(self) -> None:
         """Close the file."""
@@ -98,7 +123,7 @@ class VideoFile:
         except av.FFmpegError as error:
             raise SourceError(f"cannot be demuxed or copied: {error}") from error
 
-    def _select(self, rows: RowTimes) -> tuple[list[Packet], list[int]]:
+    def _select(self, rows: RowTimes) -> tuple[Packets, IntArray]:
         """(packets of the slice in decode order, pts shown for each row)."""
         margin = max(rows.tolerance_s, 1 / rows.fps)
         first = self._ticks(float(rows.in_file[0]) - margin)
@@ -106,22 +131,26 @@ class VideoFile:
         seek_to, back = first, 1
         while True:
             window = self._read_window(seek_to, last)
-            if not window:
+            if not len(window):
                 raise SourceError(f"no frame near {rows.from_s:.6f} s")
-            at_start = window[0].dts <= self._first_dts
-            if at_start or (window[0].is_keyframe and window[0].pts <= first):
+            at_start = int(window.dts[0]) <= self._first_dts
+            if at_start or (window.is_keyframe[0] and window.pts[0] <= first):
                 shown = self._shown(window, rows)
-                start = self._exact_start(window, shown[0])
+                start = self._exact_start(window, int(shown[0]))
                 if start is not None:
                     return self._trim(window, start, shown), shown
             if at_start:
                 raise SourceError("no keyframe before the episode from which its frames decode exactly")
-            seek_to, back = min(seek_to, window[0].dts) - back, back * 2  # doubled: what is read again stays little
+            seek_to, back = (
+                min(seek_to, int(window.dts[0])) - back,
+                back * 2,
+            )  # doubled: what is read again stays little
 
-    def _read_window(self, seek_to: int, last: int) -> list[Packet]:
+    def _read_window(self, seek_to: int, last: int) -> Packets:
         """Packets in decode order from the keyframe before `seek_to` until none can show a frame up to `last`."""
         self._container.seek(seek_to, stream=self._stream, backward=True, any_frame=False)
-        window: list[Packet] = []
+        coded: list[av.Packet[Any]] = []
+        facts: list[tuple[int, int, bool, bool, bool]] = []
         for packet in self._container.demux(self._stream):
             if packet.size == 0:
                 continue  # the demuxer's flush marker
@@ -130,54 +159,41 @@ class VideoFile:
                 raise SourceError("a packet has no timestamp")
             if dts > last:  # pts is never before dts
                 break
-            if packet.is_keyframe and packet.has_sidedata(
-                "new_extradata"
-            ):  # another sample description from here on, till the next change
+            is_keyframe = packet.is_keyframe
+            if self._reads_frame_types:
+                is_keyframe = is_av1_keyframe(memoryview(packet), is_keyframe)
+            # another sample description from here on, till the next change
+            if is_keyframe and packet.has_sidedata("new_extradata"):
                 self._in_force = bytes(packet.get_sidedata("new_extradata"))
-            is_keyframe = packet.is_keyframe and self._is_random_access(packet)
-            is_foreign = self._in_force != self._extradata
-            window.append(Packet(pts, dts, is_keyframe, packet.is_discard, is_foreign, packet))
-        return window
+            if is_keyframe and self._codec == "h264":
+                is_keyframe = is_h264_random_access(memoryview(packet), self._extradata)
+            facts.append((pts, dts, is_keyframe, packet.is_discard, self._in_force != self._extradata))
+            coded.append(packet)
+        columns = np.array(facts, dtype=np.int64).reshape(-1, 5).T
+        return Packets(
+            pts=columns[0],
+            dts=columns[1],
+            is_keyframe=columns[2] != 0,
+            is_hidden=columns[3] != 0,
+            is_foreign=columns[4] != 0,
+            coded=coded,
+        )
 
-    def _is_random_access(self, packet: "av.Packet[Any]") -> bool:
-        """H.264: whether this is an IDR picture.
-
-        Recovery points carry the keyframe flag too. From the start of a gradual refresh, frames decode wrong for
-        a while; from that of an open GOP, FFmpeg may lose the last frame of the file.
-        """
-        if self._codec != "h264" or self._extradata[:1] != b"\1" or len(self._extradata) < 7:
-            return True
-        data = bytes(packet)
-        length_size = (self._extradata[4] & 3) + 1  # ISO/IEC 14496-15, AVCDecoderConfigurationRecord
-        position = 0
-        while position + length_size < len(data):
-            size = int.from_bytes(data[position : position + length_size], "big")
-            if data[position + length_size] & 0x1F == 5:
-                return True
-            position += length_size + size
-        return False
-
-    def _shown(self, window: list[Packet], rows: RowTimes) -> list[int]:
+    def _shown(self, window: Packets, rows: RowTimes) -> IntArray:
         """pts of the frame shown for each row."""
-        pts = np.array(sorted(packet.pts for packet in window if not packet.is_hidden), dtype=np.int64)
+        pts = np.sort(window.pts[~window.is_hidden])
         if np.any(np.diff(pts) == 0):
             raise SourceError("two frames have the same presentation time")
         seconds = np.asarray(pts * float(self._time_base), dtype=np.float64)
-        frames = match_frames(seconds, rows)
-        return [int(tick) for tick in pts[frames]]
+        return pts[match_frames(seconds, rows)]
 
-    def _exact_start(self, window: list[Packet], first_shown: int) -> int | None:
+    def _exact_start(self, window: Packets, first_shown: int) -> int | None:
         """Position of the last packet from which every frame from `first_shown` on decodes exactly."""
-        lowest_later, start = None, None
-        for i in range(len(window) - 1, -1, -1):
-            packet = window[i]
-            leading = lowest_later is not None and lowest_later < packet.pts
-            exact = not leading or self._can_drop_leading
-            if packet.is_keyframe and packet.pts <= first_shown and exact:
-                start = i
-                break
-            lowest_later = packet.pts if lowest_later is None else min(lowest_later, packet.pts)
-        return start
+        possible = window.is_keyframe & (window.pts <= first_shown)
+        if not self._can_drop_leading:
+            possible &= _lowest_later(window.pts) >= window.pts
+        starts = np.flatnonzero(possible)
+        return int(starts[-1]) if starts.size else None
 
     @property
     def _can_drop_leading(self) -> bool:
@@ -185,19 +201,17 @@ class VideoFile:
         # it in output are not referenced by those that follow it in output, so that they can be left out.
         return self._codec == "hevc"
 
-    def _trim(self, window: list[Packet], start: int, shown: list[int]) -> list[Packet]:
+    def _trim(self, window: Packets, start: int, shown: IntArray) -> Packets:
         """From `start` to the last packet needed; without pictures that lead the first one."""
-        wanted = set(shown)
-        end = max(i for i, packet in enumerate(window) if packet.pts in wanted)
-        first = window[start]
-        packets = [packet for packet in window[start : end + 1] if packet.pts >= first.pts]
-        if any(packet.is_foreign for packet in packets):
+        end = int(np.flatnonzero(np.isin(window.pts, shown))[-1])
+        packets = window.take(start + np.flatnonzero(window.pts[start : end + 1] >= window.pts[start]))
+        if packets.is_foreign.any():
             raise SourceError("its decoder configuration changes within the file; encode the file again in one piece")
         return packets
 
-    def _mux(self, packets: list[Packet]) -> bytes:
+    def _mux(self, packets: Packets) -> bytes:
         buffer = io.BytesIO()
-        start = packets[0].dts
+        start = packets.dts[0]
         # Without an edit list: readers disagree on what one hides. Times then start at the decoder's delay.
         options = {"fflags": "+bitexact", "use_editlist": "0"}
         with av.open(buffer, "w", format="mp4", options=options) as output:
@@ -207,39 +221,33 @@ class VideoFile:
             except ValueError as error:
                 raise SourceError(f"an MP4 slice cannot hold its codec: {error}") from error
             stream.time_base = self._time_base
-            duration = self._frame_ticks(packets)
-            for source in packets:
-                packet = av.Packet(bytes(source.coded)) if source.is_hidden else source.coded
-                packet.pts, packet.dts = source.pts - start, source.dts - start
-                packet.time_base = self._time_base
+            duration = int(np.diff(np.sort(packets.pts)).min()) if len(packets) > 1 else 1
+            columns = (packets.pts - start, packets.dts - start, packets.is_keyframe, packets.is_hidden)
+            for coded, pts, dts, key, hidden in zip(packets.coded, *(c.tolist() for c in columns), strict=True):
+                packet = self._without_flags(coded) if hidden else coded
+                packet.pts, packet.dts = pts, dts
                 packet.duration = duration
-                packet.is_keyframe = source.is_keyframe
+                packet.is_keyframe = key
                 packet.stream = stream
                 output.mux(packet)
         return buffer.getvalue()
 
-    @staticmethod
-    def _frame_ticks(packets: list[Packet]) -> int:
-        pts = sorted(packet.pts for packet in packets)
-        return min((b - a for a, b in itertools.pairwise(pts)), default=1)
+    def _without_flags(self, coded: "av.Packet[Any]") -> "av.Packet[Any]":
+        packet: av.Packet[Any] = av.Packet(bytes(coded))
+        packet.time_base = self._time_base
+        return packet
 
-    def _describe(self, data: bytes, packets: list[Packet], shown: list[int], key: str, member: str) -> CameraRecord:
+    def _describe(self, data: bytes, packets: Packets, shown: IntArray, key: str, member: str) -> CameraRecord:
         """Read the slice back, compare it with what was copied, and describe what it holds."""
-        time_base, copied = self._read_back(data)
+        time_base = self._read_time_base(data)
         scale = self._time_base / time_base
         if scale.denominator != 1:
             raise SourceError(f"an MP4 slice cannot hold its time base of {self._time_base} s")
-        start, factor = packets[0].dts, scale.numerator
-        ticks = [(packet.pts - start) * factor for packet in packets]
-        # The demuxer flags recovery points by itself, so only a keyframe that is lost is an error.
-        lost = any(source.is_keyframe and not packet[1] for source, packet in zip(packets, copied, strict=False))
-        found = [(pts, size, crc) for pts, _, size, crc in copied]
-        expected = [(tick, p.coded.size, crc32c(p.coded)) for tick, p in zip(ticks, packets, strict=True)]
-        if lost or found != expected:
-            raise SourceError("the copied packets do not read back as they are in the source")
-        in_order = sorted(ticks)
-        position = {tick: frame for frame, tick in enumerate(in_order)}
-        frames = [position[(pts - start) * factor] for pts in shown]
+        start, factor = packets.dts[0], scale.numerator
+        _check_copied(data, packets, time_base, factor)
+        ticks = (packets.pts - start) * factor
+        in_order = np.sort(ticks)
+        frames = _positions(in_order, (shown - start) * factor)
         context = self._stream.codec_context
         return CameraRecord(
             key=key,
@@ -250,23 +258,18 @@ class VideoFile:
             pix_fmt=context.pix_fmt or "unknown",
             num_frames=len(ticks),
             skip_frames=frames[0],
-            keyframes=_safe_keyframes(ticks, packets, position),
+            keyframes=_safe_keyframes(ticks, packets.is_keyframe, in_order),
             time_base=(time_base.numerator, time_base.denominator),
-            pts=pts_runs(in_order),
+            pts=pts_runs(in_order.tolist()),
             rows=row_runs(frames),
         )
 
-    def _read_back(self, data: bytes) -> tuple[Fraction, list[tuple[int | None, bool, int, int]]]:
-        """(time base, and of every shown packet pts, keyframe flag, size and CRC32C) of a slice."""
+    def _read_time_base(self, data: bytes) -> Fraction:
+        """A slice's time base, as FFmpeg sees it, which must see the codec parameters of the source too."""
         with av.open(io.BytesIO(data), "r") as copy:
             stream = copy.streams.video[0]
             self._check_parameters(stream)
-            copied = [
-                (packet.pts, packet.is_keyframe, packet.size, crc32c(packet))
-                for packet in copy.demux(stream)
-                if packet.size and not packet.is_discard
-            ]
-            return Fraction(stream.time_base or 1), copied
+            return Fraction(stream.time_base or 1)
 
     def _check_parameters(self, stream: Any) -> None:
         source, copy = self._stream.codec_context, stream.codec_context
@@ -280,12 +283,40 @@ class VideoFile:
         return int(seconds / float(self._time_base) // 1)
 
 
-def _safe_keyframes(ticks: list[int], packets: list[Packet], position: dict[int, int]) -> list[int]:
+def _check_copied(data: bytes, packets: Packets, time_base: Fraction, factor: int) -> None:
+    """The slice holds exactly these packets: payloads, times, keyframes. Its tables say all that a demuxer would."""
+    try:
+        tables = read_sample_tables(data)
+    except ValueError as error:
+        raise SourceError(f"the slice does not read back: {error}") from error
+    payload = b"".join(packets.coded)
+    sizes = np.array([packet.size for packet in packets.coded], dtype=np.int64)
+    start, first = packets.dts[0], int(tables.offsets[0])
+    same = (
+        Fraction(1, tables.timescale) == time_base
+        and np.array_equal(tables.sizes, sizes)
+        and np.array_equal(tables.offsets, first + np.cumsum(sizes) - sizes)
+        and data.startswith(payload, first)
+        and np.array_equal(tables.pts, (packets.pts - start) * factor)
+        and np.array_equal(tables.dts, (packets.dts - start) * factor)
+        and np.array_equal(tables.is_sync, packets.is_keyframe)
+    )
+    if not same:
+        raise SourceError("the copied packets do not read back as they are in the source")
+
+
+def _lowest_later(ticks: IntArray) -> IntArray:
+    """Of each packet the lowest time of those after it; the highest there is after the last."""
+    later = np.append(ticks[1:], np.iinfo(np.int64).max)
+    return np.minimum.accumulate(later[::-1])[::-1]
+
+
+def _safe_keyframes(ticks: IntArray, is_keyframe: BoolArray, in_order: IntArray) -> list[int]:
     """Keyframes, as frames of the slice, that no later packet in decode order comes before in time."""
-    safe: list[int] = []
-    lowest_later = ticks[-1] + 1
-    for tick, packet in zip(reversed(ticks), reversed(packets), strict=True):
-        if packet.is_keyframe and tick < lowest_later:
-            safe.append(position[tick])
-        lowest_later = min(lowest_later, tick)
-    return sorted(safe)
+    return _positions(in_order, np.sort(ticks[is_keyframe & (ticks < _lowest_later(ticks))]))
+
+
+def _positions(in_order: IntArray, ticks: IntArray) -> list[int]:
+    """Frames that are shown at these times: of several at one time, all but one hidden, the last."""
+    frames: list[int] = (np.searchsorted(in_order, ticks, side="right") - 1).tolist()
+    return frames
