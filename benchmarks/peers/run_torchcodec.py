@@ -1,0 +1,91 @@
+"""The limit: threads that decode whole slices in order with torchcodec and throw the frames away.
+
+Slices are read (and verified) from the shards before the warm-up and held in memory, at most `max_bytes` of
+them, so that the window holds no read; opening a decoder, which scans the slice, is inside. A thread has one
+(episode, camera) at a time and decodes it in chunks of 32 frames; threads take slices from one endless round
+over the dataset. A chunk counts when it is complete; its "batch" latency is how long it took.
+"""
+
+import itertools
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from window import announce_window, read_case, report, summary
+
+CHUNK = 32
+
+Chunk = tuple[float, float, int]  # from, to, frames
+
+
+def main() -> None:
+    """Decode for the window and report."""
+    case, timing = read_case()
+    started = time.perf_counter()
+    slices = read_slices(case["shards"], case["cameras"], case["max_bytes"])
+    work, lock = itertools.cycle(slices), threading.Lock()
+    chunks: list[list[Chunk]] = [[] for _ in range(case["threads"])]
+    done = threading.Event()
+    threads = [threading.Thread(target=decode, args=(work, lock, mine, done), daemon=True) for mine in chunks]
+    for thread in threads:
+        thread.start()
+    time.sleep(timing.warmup_s)
+    begin = time.perf_counter()
+    announce_window()
+    time.sleep(timing.window_s)
+    end = time.perf_counter()
+    done.set()
+    for thread in threads:
+        thread.join()
+    inside = [chunk for mine in chunks for chunk in mine if begin < chunk[1] <= end]
+    frames = sum(number for _, _, number in inside)
+    report(
+        {
+            "samples": frames / len(case["cameras"]),
+            "frames": frames,
+            "time_to_first_batch_s": round(min(mine[0][1] for mine in chunks if mine) - started, 3),
+            **summary([late - early for early, late, _ in inside]),
+            "elapsed_s": end - begin,
+            "batch": {"chunk": f"({CHUNK}, H, W, 3) uint8"},
+        }
+    )
+
+
+def read_slices(shards: str, cameras: list[str], max_bytes: int) -> list[bytes]:
+    """MP4 slices, episode by episode and camera by camera."""
+    from roboshard.shards.reader import ShardedDataset  # noqa: PLC0415 - importing is part of starting
+
+    dataset = ShardedDataset.open(shards)
+    slices: list[bytes] = []
+    for position in range(len(dataset.index)):
+        videos = dataset.read_episode(position, cameras).videos
+        slices += [bytes(videos[camera]) for camera in cameras]
+        if sum(map(len, slices)) > max_bytes:
+            break
+    return slices
+
+
+def decode(work: Iterator[bytes], lock: threading.Lock, chunks: list[Chunk], done: threading.Event) -> None:
+    """One thread: slices until told to stop."""
+    while not done.is_set():
+        with lock:
+            data = next(work)
+        decoder = open_decoder(data)
+        for start in range(0, len(decoder), CHUNK):
+            begin = time.perf_counter()
+            frames = decoder.get_frames_in_range(start, min(start + CHUNK, len(decoder))).data
+            chunks.append((begin, time.perf_counter(), len(frames)))
+            if done.is_set():
+                return
+
+
+def open_decoder(data: bytes) -> Any:
+    """torchcodec as the loader uses it."""
+    from torchcodec.decoders import VideoDecoder  # noqa: PLC0415 - importing is part of starting
+
+    return VideoDecoder(data, seek_mode="exact", num_ffmpeg_threads=1, dimension_order="NHWC")
+
+
+if __name__ == "__main__":
+    main()
