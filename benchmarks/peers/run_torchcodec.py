@@ -10,6 +10,7 @@ import itertools
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from window import announce_window, read_case, report, summary
@@ -27,24 +28,25 @@ def main() -> None:
     work, lock = itertools.cycle(slices), threading.Lock()
     chunks: list[list[Chunk]] = [[] for _ in range(case["threads"])]
     done = threading.Event()
-    threads = [threading.Thread(target=decode, args=(work, lock, mine, done), daemon=True) for mine in chunks]
-    for thread in threads:
-        thread.start()
-    time.sleep(timing.warmup_s)
-    begin = time.perf_counter()
-    announce_window()
-    time.sleep(timing.window_s)
-    end = time.perf_counter()
-    done.set()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(len(chunks)) as pool:
+        running = [pool.submit(decode, work, lock, mine, done) for mine in chunks]
+        while not all(chunks) and not any(thread.done() for thread in running):
+            time.sleep(0.01)
+        time.sleep(timing.warmup_s)
+        begin = time.perf_counter()
+        announce_window()
+        time.sleep(timing.window_s)
+        end = time.perf_counter()
+        done.set()
+    for thread in running:
+        thread.result()  # raises what it raised
     inside = [chunk for mine in chunks for chunk in mine if begin < chunk[1] <= end]
     frames = sum(number for _, _, number in inside)
     report(
         {
             "samples": frames / len(case["cameras"]),
             "frames": frames,
-            "time_to_first_batch_s": round(min(mine[0][1] for mine in chunks if mine) - started, 3),
+            "time_to_first_batch_s": round(min(mine[0][1] for mine in chunks) - started, 3),
             **summary([late - early for early, late, _ in inside]),
             "elapsed_s": end - begin,
             "batch": {"chunk": f"({CHUNK}, H, W, 3) uint8"},
