@@ -4,6 +4,9 @@ Slices are read (and verified) from the shards before the warm-up and held in me
 them, so that the window holds no read; opening a decoder, which scans the slice, is inside. A thread has one
 (episode, camera) at a time and decodes it in chunks of 32 frames; threads take slices from one endless round
 over the dataset. A chunk counts when it is complete; its "batch" latency is how long it took.
+
+Only frames that rows show are counted: where an episode begins between keyframes, those on the way to its first one
+are work of the limit too, but no output.
 """
 
 import itertools
@@ -17,7 +20,8 @@ from window import announce_window, read_case, report, summary
 
 CHUNK = 32
 
-Chunk = tuple[float, float, int]  # from, to, frames
+Slice = tuple[bytes, set[int]]  # MP4 file, its frames that rows show
+Chunk = tuple[float, float, int]  # from, to, such frames
 
 
 def main() -> None:
@@ -54,30 +58,33 @@ def main() -> None:
     )
 
 
-def read_slices(shards: str, cameras: list[str], max_bytes: int) -> list[bytes]:
-    """MP4 slices, episode by episode and camera by camera."""
+def read_slices(shards: str, cameras: list[str], max_bytes: int) -> list[Slice]:
+    """Episode by episode and camera by camera."""
     from roboshard.shards.reader import ShardedDataset  # noqa: PLC0415 - importing is part of starting
 
     dataset = ShardedDataset.open(shards)
-    slices: list[bytes] = []
+    slices: list[Slice] = []
     for position in range(len(dataset.index)):
-        videos = dataset.read_episode(position, cameras).videos
-        slices += [bytes(videos[camera]) for camera in cameras]
-        if sum(map(len, slices)) > max_bytes:
+        data = dataset.read_episode(position, cameras)
+        for camera in data.record.cameras:
+            if camera.key in cameras:
+                shown = {frame for _, first, count in camera.rows for frame in range(first, first + count)}
+                slices.append((bytes(data.videos[camera.key]), shown))
+        if sum(len(file) for file, _ in slices) > max_bytes:
             break
     return slices
 
 
-def decode(work: Iterator[bytes], lock: threading.Lock, chunks: list[Chunk], done: threading.Event) -> None:
+def decode(work: Iterator[Slice], lock: threading.Lock, chunks: list[Chunk], done: threading.Event) -> None:
     """One thread: slices until told to stop."""
     while not done.is_set():
         with lock:
-            data = next(work)
+            data, shown = next(work)
         decoder = open_decoder(data)
         for start in range(0, len(decoder), CHUNK):
-            begin = time.perf_counter()
-            frames = decoder.get_frames_in_range(start, min(start + CHUNK, len(decoder))).data
-            chunks.append((begin, time.perf_counter(), len(frames)))
+            begin, stop = time.perf_counter(), min(start + CHUNK, len(decoder))
+            decoder.get_frames_in_range(start, stop)
+            chunks.append((begin, time.perf_counter(), len(shown.intersection(range(start, stop)))))
             if done.is_set():
                 return
 
