@@ -174,24 +174,30 @@ def run(contender: Program, timeout_s: float) -> Run:
             text=True,
         )
         watch = TreeWatch(process.pid)
-        timer = threading.Timer(timeout_s, process.kill)
+        timer = threading.Timer(timeout_s, watch.kill)
         timer.start()
         try:
             found = listen(process, watch)
             process.wait()
         finally:
+            late = not timer.is_alive()
             timer.cancel()
-            process.kill()
+            watch.kill()
+            watch.stop()
         if found is None:
             errors.seek(0)
-            raise CaseError(f"ended with {process.returncode}: {errors.read()[-1500:]}")
+            reason = f"killed after {timeout_s} s" if late else f"ended with {process.returncode}"
+            raise CaseError(f"{reason}: {errors.read()[-1500:]}")
     return found
 
 
 def listen(process: subprocess.Popen[str], watch: TreeWatch) -> Run | None:
     """What the contender reports, with memory and CPU time; None: it ended without a result."""
     cpu_before = 0.0
-    for event in map(json.loads, stream(process.stdout)):
+    for line in stream(process.stdout):
+        if not line.startswith('{"event"'):
+            continue  # printed by a library
+        event = json.loads(line)
         if event["event"] == "window":
             cpu_before = watch.cpu_seconds()
         elif event["event"] == "result":
@@ -202,7 +208,6 @@ def listen(process: subprocess.Popen[str], watch: TreeWatch) -> Run | None:
                 "peak_rss_mb": round(peak.rss / 1e6),
                 "peak_pss_mb": round(peak.pss / 1e6),
             }
-    watch.stop()
     return None
 
 

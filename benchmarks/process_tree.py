@@ -40,6 +40,11 @@ class TreeWatch:
         self._thread.join()
         return Peak(self._rss, self._pss)
 
+    def kill(self) -> None:
+        """End every process of the tree that is still there."""
+        for process in self._tree():
+            _or_none(process.kill)
+
     def cpu_seconds(self) -> float:
         """User and system time so far of the processes that live and, through their parents, of those that ended."""
         times = [_or_none(process.cpu_times) for process in self._tree()]
