@@ -1,0 +1,261 @@
+"""Frames per second of the loader, beside the limit and beside other ways to load the same dataset.
+
+    python benchmarks/loading.py --source LEROBOT_DATASET --shards ROBOSHARD_DATASET
+        [--long-gop-source LEROBOT_DATASET --long-gop-shards ROBOSHARD_DATASET]
+
+The cases (loading_cases.py) take turns, round by round; each turn is a fresh process. It makes its loader,
+warms up and then takes batches for a window of wall-clock time (peers/window.py says how they are counted).
+From outside, this program samples the memory of the whole process tree, from its start to the window's end, and
+the CPU time that it uses in the window. Prints every run, medians over the rounds, and ratios of frames/s:
+taken round by round, then their median.
+
+All contenders give batches of 64 samples with all cameras at full size, in host memory:
+
+- torchcodec_sequential: the limit. Threads that decode whole slices in order and throw the frames away.
+- roboshard: the loader. float32 where it stands beside LeRobot, which has nothing else, uint8 otherwise.
+- lerobot: map-style LeRobotDataset in a DataLoader, two workers.
+- webdataset_jpeg: shards of JPEG frames, two workers, uint8.
+- long_gop: the same on videos with few keyframes (long_gop.py).
+"""
+
+import fnmatch
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import tyro
+
+from loading_cases import ALL, DEFAULT, Case
+from loading_peers import PROGRAMS, jpeg_shards, lerobot_environment, lerobot_python
+from process_tree import TreeWatch
+from report import print_result
+from roboshard.shards.reader import ShardedDataset
+
+Run = dict[str, Any]
+PRECISION = {"samples_per_s": 1, "frames_per_s": 1, "cpu_s": 2, "cpu_ms_per_frame": 3, "elapsed_s": 3}
+
+
+@dataclass(frozen=True)
+class Options:
+    """Loading, beside the limit and other loaders."""
+
+    source: Path | None = None
+    """A local LeRobot v3 dataset."""
+    shards: Path | None = None
+    """The same, converted."""
+    long_gop_source: Path | None = None
+    """What long_gop.py made of it."""
+    long_gop_shards: Path | None = None
+    """That, converted."""
+    cases: tuple[str, ...] = ()
+    """Names or patterns (`matrix_*_sweep_*`); default: the cases of the headline for which there is data."""
+    list: bool = False
+    """Print the names of all cases and end."""
+    runs: int = 5
+    """Rounds."""
+    warmup_s: float = 3.0
+    warmup_batches: int = 4
+    """At least; both are waited for."""
+    window_s: float = 10.0
+    min_batches: int = 8
+    """The window is lengthened for a contender that gives fewer in it."""
+    threads: int = 2
+    """Of the limit: as many as there are cores for the others."""
+    peers_dir: Path = Path(__file__).resolve().parent.parent / ".peers"
+    """Where other contenders' environments and data are kept."""
+    timeout_s: float = 600
+    """For one run of one case."""
+    output: Path | None = None
+    """Write the JSON here too."""
+
+
+@dataclass(frozen=True)
+class Program:
+    """How to start a contender."""
+
+    command: list[str]
+    environment: dict[str, str] | None = None
+
+
+class CaseError(Exception):
+    """A contender did not give a result."""
+
+
+def main() -> None:
+    """Measure and print; exit code 1 if a case failed."""
+    options = tyro.cli(Options)
+    if options.list:
+        print("\n".join(case.name for case in ALL))
+        return
+    cases = choose(options)
+    programs = {case.name: program(case, options) for case in cases}
+    runs: dict[str, list[Run]] = {case.name: [] for case in cases}
+    failed: dict[str, str] = {}
+    for number in range(options.runs):
+        for case in cases:
+            if case.name in failed:
+                continue
+            try:
+                runs[case.name].append(run(programs[case.name], options.timeout_s))
+            except CaseError as error:
+                failed[case.name] = str(error)
+            note = failed.get(case.name) or f"{runs[case.name][-1]['frames_per_s']} frames/s"
+            print(f"round {number + 1} of {options.runs}, {case.name}: {note}", file=sys.stderr)
+    done = [case for case in cases if case.name not in failed]
+    values: dict[str, Any] = {
+        "window_s": options.window_s,
+        "warmup_s": options.warmup_s,
+        "cases": {case.name: summary(case, runs[case.name]) for case in done},
+        "ratios": ratios(done, runs),
+    }
+    print_result("loading", values | ({"failed": failed} if failed else {}), options.output)
+    sys.exit(1 if failed else 0)
+
+
+def choose(options: Options) -> list[Case]:
+    """The cases asked for, or those of the headline, as far as there is data for them."""
+    have = {"source": options.shards is not None, "long_gop": options.long_gop_shards is not None}
+    if not options.cases:
+        chosen = [case for case in DEFAULT if have[case.videos]]
+    else:
+        chosen = [case for case in ALL if any(fnmatch.fnmatchcase(case.name, name) for name in options.cases)]
+        missing = [case.name for case in chosen if not have[case.videos]]
+        if missing:
+            raise SystemExit(f"no --shards or --long-gop-shards for {', '.join(missing)}")
+    if not chosen:
+        raise SystemExit("no case to measure: give --shards, or other --cases (see --list)")
+    return chosen
+
+
+def program(case: Case, options: Options) -> Program:
+    """The contender's command line; what it needs is made first."""
+    shards, source = options.shards, options.source
+    if case.videos == "long_gop":
+        shards, source = options.long_gop_shards, options.long_gop_source
+    if shards is None:
+        raise SystemExit(f"{case.name}: no shards")
+    timing = {name: getattr(options, name) for name in ("warmup_s", "warmup_batches", "window_s", "min_batches")}
+    given: dict[str, Any] = {
+        "timing": timing,
+        "cameras": ShardedDataset.open(str(shards)).camera_keys,
+        "batch_size": case.batch_size,
+        "num_workers": case.num_workers,
+    }
+    python, environment = Path(sys.executable), None
+    if case.contender == "torchcodec":
+        given |= {"shards": str(shards), "threads": options.threads, "max_bytes": 1 << 30}
+    elif case.contender == "roboshard":
+        given |= {"shards": str(shards), "keywords": case.keywords}
+    elif case.contender == "webdataset":
+        given |= {"jpeg_shards": str(jpeg_shards(options.peers_dir, shards))}
+    else:
+        if source is None:
+            raise SystemExit(f"{case.name}: needs --source or --long-gop-source")
+        given |= {"source": str(source.resolve())}
+        python, environment = lerobot_python(options.peers_dir.absolute()), lerobot_environment()
+    return Program([str(python), str(PROGRAMS / f"run_{case.contender}.py"), json.dumps(given)], environment)
+
+
+def run(contender: Program, timeout_s: float) -> Run:
+    """One turn of a contender in a fresh process."""
+    with tempfile.TemporaryFile("w+") as errors:
+        process = subprocess.Popen(
+            contender.command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            env=contender.environment,
+            text=True,
+        )
+        watch = TreeWatch(process.pid)
+        timer = threading.Timer(timeout_s, watch.kill)
+        timer.start()
+        try:
+            found = listen(process, watch)
+            process.wait()
+        finally:
+            late = not timer.is_alive()
+            timer.cancel()
+            watch.kill()
+            watch.stop()
+        if found is None:
+            errors.seek(0)
+            reason = f"killed after {timeout_s} s" if late else f"ended with {process.returncode}"
+            raise CaseError(f"{reason}: {errors.read()[-1500:]}")
+    return found
+
+
+def listen(process: subprocess.Popen[str], watch: TreeWatch) -> Run | None:
+    """What the contender reports, with memory and CPU time; None: it ended without a result."""
+    cpu_before = 0.0
+    for line in stream(process.stdout):
+        if not line.startswith('{"event"'):
+            continue  # printed by a library
+        event = json.loads(line)
+        if event["event"] == "window":
+            cpu_before = watch.cpu_seconds()
+        elif event["event"] == "result":
+            cpu, peak = watch.cpu_seconds() - cpu_before, watch.stop()
+            stream(process.stdin).write("\n")
+            stream(process.stdin).close()
+            return derive(event, cpu) | {
+                "peak_rss_mb": round(peak.rss / 1e6),
+                "peak_pss_mb": round(peak.pss / 1e6),
+            }
+    return None
+
+
+def derive(event: Run, cpu_s: float) -> Run:
+    """Rates from counts."""
+    elapsed, frames = event["elapsed_s"], event["frames"]
+    rates = {
+        "samples_per_s": event["samples"] / elapsed,
+        "frames_per_s": frames / elapsed,
+        "cpu_s": cpu_s,
+        "cpu_ms_per_frame": 1000 * cpu_s / frames,
+        "elapsed_s": elapsed,
+    }
+    kept = {key: value for key, value in event.items() if key not in ("event", *rates)}
+    return {key: round(value, PRECISION[key]) for key, value in rates.items()} | kept
+
+
+def stream(pipe: IO[str] | None) -> IO[str]:
+    """A pipe that is there."""
+    if pipe is None:
+        raise TypeError("the process was started without a pipe")
+    return pipe
+
+
+def summary(case: Case, runs: list[Run]) -> dict[str, Any]:
+    """Settings, medians, and every run."""
+    numbers = [key for key, value in runs[0].items() if isinstance(value, int | float)]
+    medians = {key: round(statistics.median(one[key] for one in runs), 3) for key in numbers}
+    plain = [{key: value for key, value in one.items() if key != "batch"} for one in runs]
+    return {"settings": case.settings, "batch": runs[0]["batch"], "median": medians, "runs": plain}
+
+
+def ratios(cases: list[Case], runs: dict[str, list[Run]]) -> dict[str, Any]:
+    """Frames/s of each case over its limit, and over what it stands beside, as far as these were measured too."""
+    names = {case.name for case in cases}
+    pairs = [(case.name, other) for case in cases for other in (case.limit, *case.over)]
+    return {
+        f"{name} / {other}": ratio(runs[name], runs[other])
+        for name, other in pairs
+        if other in names and other != name
+    }
+
+
+def ratio(ours: list[Run], theirs: list[Run]) -> dict[str, Any]:
+    """Median of the rounds' ratios, and each."""
+    rounds = [a["frames_per_s"] / b["frames_per_s"] for a, b in zip(ours, theirs, strict=True)]
+    return {"median": round(statistics.median(rounds), 3), "rounds": [round(value, 3) for value in rounds]}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""What benchmarks/loading.py measures: every case is one line of a list."""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+Contender = Literal["torchcodec", "roboshard", "lerobot", "webdataset"]
+Videos = Literal["source", "long_gop"]
+
+ROBOSHARD_KEYWORDS = (
+    "batch_size",
+    "frame_order",
+    "num_workers",
+    "decode_threads",
+    "return_uint8",
+    "pool_episodes",
+    "image_size",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One contender with its settings. Those of roboshard are keywords of `make_loader`; None: its default."""
+
+    name: str
+    contender: Contender
+    videos: Videos = "source"
+    """The dataset as it is, or its long-GOP version."""
+    batch_size: int = 64
+    num_workers: int | None = None
+    threads: int = 2
+    """Of the limit."""
+    frame_order: Literal["uniform", "sweep"] | None = None
+    decode_threads: int | None = None
+    return_uint8: bool | None = None
+    pool_episodes: int | None = None
+    image_size: tuple[int, int] | None = None
+    """(height, width)"""
+    over: tuple[str, ...] = ()
+    """Cases of the same run that it is divided by, beside the limit."""
+
+    @property
+    def limit(self) -> str:
+        """The case that bounds this one: decoding the same videos in order and doing nothing else."""
+        return LIMITS[self.videos]
+
+    @property
+    def keywords(self) -> dict[str, Any]:
+        """For `make_loader`."""
+        settings = asdict(self)
+        return {key: settings[key] for key in ROBOSHARD_KEYWORDS if settings[key] is not None}
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the case sets, for the report."""
+        return {
+            key: value for key, value in asdict(self).items() if value is not None and key not in ("name", "over")
+        }
+
+
+LIMITS: dict[Videos, str] = {"source": "torchcodec_sequential", "long_gop": "long_gop_torchcodec_sequential"}
+
+
+def roboshard(name: str, **settings: Any) -> Case:
+    """A case of our loader."""
+    return Case(name=name, contender="roboshard", **settings)
+
+
+PEERS: tuple[Case, ...] = (
+    Case(name="lerobot", contender="lerobot", num_workers=2),
+    Case(name="webdataset_jpeg", contender="webdataset", num_workers=2),
+    Case(name="long_gop_lerobot", contender="lerobot", num_workers=2, videos="long_gop"),
+)
+
+DEFAULT: tuple[Case, ...] = (
+    Case(name=LIMITS["source"], contender="torchcodec"),
+    roboshard("roboshard_sweep", frame_order="sweep", over=("webdataset_jpeg",)),
+    roboshard("roboshard_uniform", frame_order="uniform", over=("webdataset_jpeg",)),
+    roboshard("roboshard_sweep_float32", frame_order="sweep", return_uint8=False, over=("lerobot",)),
+    roboshard("roboshard_uniform_float32", frame_order="uniform", return_uint8=False, over=("lerobot",)),
+    *PEERS[:2],
+    Case(name=LIMITS["long_gop"], contender="torchcodec", videos="long_gop"),
+    roboshard("long_gop_roboshard_sweep", frame_order="sweep", videos="long_gop"),
+    roboshard(
+        "long_gop_roboshard_sweep_float32",
+        frame_order="sweep",
+        return_uint8=False,
+        videos="long_gop",
+        over=("long_gop_lerobot",),
+    ),
+    roboshard(
+        "long_gop_roboshard_uniform_float32",
+        frame_order="uniform",
+        return_uint8=False,
+        videos="long_gop",
+        over=("long_gop_lerobot",),
+    ),
+    PEERS[2],
+)
+
+ORDERS: tuple[Literal["uniform", "sweep"], ...] = ("uniform", "sweep")
+VIDEOS: tuple[Videos, ...] = ("source", "long_gop")
+
+
+def variations() -> tuple[Case, ...]:
+    """One setting at a time away from the default, for both orders and both kinds of video."""
+    changes: dict[str, dict[str, Any]] = {
+        "default": {},
+        **{f"workers_{n}": {"num_workers": n} for n in (1, 2, 4, 8)},
+        **{f"threads_{n}": {"decode_threads": n} for n in (1, 2, 4, 8, 16)},
+        **{f"batch_{n}": {"batch_size": n} for n in (8, 16, 128, 256)},
+        **{f"pool_{n}": {"pool_episodes": n} for n in (1, 4, 8, 16)},
+        **{f"size_{n}": {"image_size": (n, n)} for n in (96, 224, 256)},
+        "float32": {"return_uint8": False},
+        "float32_size_224": {"return_uint8": False, "image_size": (224, 224)},
+    }
+    return tuple(
+        roboshard(f"matrix_{videos}_{order}_{name}", videos=videos, frame_order=order, **settings)
+        for videos in VIDEOS
+        for order in ORDERS
+        for name, settings in changes.items()
+    )
+
+
+ALL: tuple[Case, ...] = (*DEFAULT, *variations())

@@ -1,0 +1,38 @@
+"""Contender: map-style LeRobotDataset in torch's DataLoader, as LeRobot trains with it.
+
+Runs in an environment of its own (lerobot_requirements.txt). LeRobot's own defaults otherwise: float32 frames,
+torchcodec. The sampler is an endless one: the permutations of `shuffle=True` one after the other, without the
+restart of the worker processes at each epoch's end, which a short dataset would make look more expensive than
+it is.
+"""
+
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+from window import measure_batches, read_case
+
+VERSIONS = ("lerobot", "torch", "torchcodec", "datasets", "av", "huggingface-hub")
+
+
+def main() -> None:
+    """Make the loader and measure it."""
+    case, timing = read_case()
+    started = time.perf_counter()
+    import torch  # noqa: PLC0415 - importing is part of starting
+    from lerobot.datasets.lerobot_dataset import LeRobotDataset  # noqa: PLC0415
+
+    source = Path(case["source"])
+    dataset = LeRobotDataset(repo_id=f"local/{source.name}", root=source)
+    sampler = torch.utils.data.RandomSampler(dataset, num_samples=len(dataset) * 1_000_000)
+    loader = torch.utils.data.DataLoader(
+        dataset, batch_size=case["batch_size"], sampler=sampler, num_workers=case["num_workers"]
+    )
+    found = {name: version(name) for name in VERSIONS}
+    print(f"{found}, video backend {dataset.video_backend}", file=sys.stderr)
+    measure_batches(iter(loader), case["cameras"], timing, started)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,8 @@
+"""The one name that LeRobot looks up, for images stored in parquet."""
+
+
+class ToTensor:
+    """Not to be made."""
+
+    def __init__(self) -> None:
+        raise NotImplementedError("this benchmark loads video only: torchvision is a stand-in here")

@@ -1,0 +1,103 @@
+"""The timed window that every contender runs, in whatever environment it lives: standard library only.
+
+A contender is a program that gets its case as one JSON argument and speaks to the harness by lines of JSON on
+standard output: `{"event": "window"}` when the timed window begins and `{"event": "result", ...}` when it is
+over; then it waits for a line on standard input, so that the harness finds its processes still there, and ends.
+"""
+
+import itertools
+import json
+import math
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How long to run."""
+
+    warmup_s: float
+    warmup_batches: int
+    """Both are waited for."""
+    window_s: float
+    min_batches: int
+    """The window is lengthened for those that do not give as many in it."""
+
+
+def read_case() -> tuple[dict[str, Any], Timing]:
+    """(what to load and how, how long), from the command line."""
+    case = json.loads(sys.argv[1])
+    return case, Timing(**case.pop("timing"))
+
+
+def announce_window() -> None:
+    """Tell the harness that the window begins now."""
+    _say({"event": "window"})
+
+
+def report(result: dict[str, Any]) -> None:
+    """Tell the harness what was measured, and wait until it has looked at the processes."""
+    _say({"event": "result", **result})
+    sys.stdin.readline()
+
+
+def measure_batches(batches: Iterator[Mapping[str, Any]], cameras: list[str], timing: Timing, started: float) -> None:
+    """Warm up, measure and report an endless stream of batches.
+
+    The window runs from the arrival of the last warm-up batch to the arrival of the first batch after `window_s`;
+    throughput is what arrived in between over the wall-clock time in between. Latency is how long the consumer, which
+    does nothing else, waited for each batch of the window. `started` is when the contender began to make its loader.
+    """
+    batch = next(batches)
+    first_batch_s = time.perf_counter() - started
+    shapes = {key: describe(value) for key, value in batch.items()}
+    samples, frames = count(batch, cameras)
+    warm_until, taken = time.perf_counter() + timing.warmup_s, 1
+    while time.perf_counter() < warm_until or taken < timing.warmup_batches:
+        batch, taken = next(batches), taken + 1
+    del batch
+    announce_window()
+    arrivals, samples, frames = [time.perf_counter()], 0, 0
+    while arrivals[-1] - arrivals[0] < timing.window_s or len(arrivals) <= timing.min_batches:
+        batch = next(batches)
+        arrivals.append(time.perf_counter())
+        new_samples, new_frames = count(batch, cameras)
+        samples, frames = samples + new_samples, frames + new_frames
+        del batch
+    report(
+        {
+            "samples": samples,
+            "frames": frames,
+            "time_to_first_batch_s": round(first_batch_s, 3),
+            **summary([late - early for early, late in itertools.pairwise(arrivals)]),
+            "elapsed_s": arrivals[-1] - arrivals[0],
+            "batch": shapes,
+        }
+    )
+
+
+def summary(waits: list[float]) -> dict[str, float]:
+    """Percentiles of the waits (nearest rank), in milliseconds, and how many there were."""
+    ordered = sorted(waits)
+    ranks = {f"p{percent}_ms": ordered[math.ceil(percent / 100 * len(ordered)) - 1] for percent in (50, 95, 99)}
+    return {"batches": len(waits), **{name: round(1000 * wait, 2) for name, wait in ranks.items()}}
+
+
+def count(batch: Mapping[str, Any], cameras: list[str]) -> tuple[int, int]:
+    """(samples, frames) in a batch of (B, C, H, W) or (B, T, C, H, W) pictures."""
+    shapes = [tuple(batch[camera].shape) for camera in cameras]
+    return shapes[0][0], sum(math.prod(shape[:-3]) for shape in shapes)
+
+
+def describe(value: object) -> str:
+    """Shape and dtype, by which a reader can tell that contenders made the same."""
+    if hasattr(value, "shape"):
+        return f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"  # type: ignore[attr-defined]
+    return type(value).__name__
+
+
+def _say(message: dict[str, Any]) -> None:
+    print(json.dumps(message), flush=True)
