@@ -24,24 +24,25 @@ def transform_images(
     for batch in batches:
         if transform is not None:
             started = time.perf_counter()
-            for key in keys:
-                batch[key] = _transformed(key, batch[key], transform, buffers)
+            results: dict[str, list[torch.Tensor]] = {key: [] for key in keys}
+            for sample in zip(*(batch[key] for key in keys), strict=True):
+                for key, picture in zip(keys, sample, strict=True):
+                    results[key].append(transform(picture))
+            batch |= {key: _joined(key, batch[key], results[key], buffers) for key in keys}
             counter.add(assembly_seconds=time.perf_counter() - started)
         yield batch
 
 
-def _transformed(key: str, pictures: torch.Tensor, transform: ImageTransform, buffers: Buffers) -> torch.Tensor:
-    results = [transform(picture) for picture in pictures]
-    first = results[0]
+def _joined(key: str, pictures: torch.Tensor, results: Sequence[torch.Tensor], buffers: Buffers) -> torch.Tensor:
+    """The results as one tensor: the one that the transform was given where it worked in place."""
     if all(_is_same(result, picture) for result, picture in zip(results, pictures, strict=True)):
         return pictures
     check_shapes(key, {tuple(result.shape) for result in results})
-    if not first.is_cpu or first.dim() < 3:
-        return torch.stack(results)
+    first = results[0]
+    if not first.is_cpu or first.dim() < 3 or first.dtype == torch.bfloat16:
+        return torch.stack(list(results))
     # With the channels last in memory, as they usually are; NumPy copies without threads of its own.
-    height, width, channels = first.movedim(-3, -1).shape[-3:]
-    shape = (len(results), *first.shape[:-3], height, width, channels)
-    memory = buffers.lend(shape, first.dtype)
+    memory = buffers.lend((len(results), *first.movedim(-3, -1).shape), first.dtype)
     for target, result in zip(memory, results, strict=True):
         np.copyto(target.numpy(), result.detach().movedim(-3, -1).numpy())
     return memory.movedim(-1, -3)

@@ -172,9 +172,9 @@ def test_signatures() -> None:
     assert signature(make_loader) == (
         "(urls, *, batch_size=64, delta_timestamps=None, episodes=None, drop_n_first_frames=0, drop_n_last_frames=0, "
         "shuffle=True, seed=0, pool_episodes=32, episode_order='global', frame_order='uniform', "
-        "image_transforms=None, return_uint8=True, tolerance_s=0.0001, cameras=None, num_workers=0, "
-        "decode_threads=None, rank=None, world_size=None, max_world_size=None, max_workers=None, drop_last=False, "
-        "on_error='raise')"
+        "image_transforms=None, return_uint8=True, image_size=None, tolerance_s=0.0001, cameras=None, num_workers=0, "
+        "decode_threads=None, decode_device='cpu', device=None, pin_memory=None, rank=None, world_size=None, "
+        "max_world_size=None, max_workers=None, drop_last=False, on_error='raise')"
     )
     assert signature(convert) == signature(make_plan) == "(config)"
     assert signature(rebuild) == "(root, *, partial_dataset=False)"
@@ -224,8 +224,11 @@ def test_what_a_loader_can_do() -> None:
         "episodes_read",
         "fetch_seconds",
         "frames_decoded",
+        "frames_requested",
         "frames_used",
+        "resident_bytes",
         "samples",
+        "steps_ahead",
         "substituted_episodes",
         "wait_seconds",
     }

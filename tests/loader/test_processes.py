@@ -63,11 +63,11 @@ def num_fds(pid: int) -> int:
 
 
 def shared_memory(pids: Iterable[int]) -> set[Path]:
-    """Files in /dev/shm that these processes have mapped."""
+    """Files in /dev/shm, and memory without a name there, that these processes have mapped."""
     found = set()
     for pid in pids:
         with Path(f"/proc/{pid}/maps").open() as maps:
-            found |= {Path(path) for path in re.findall(r" (/dev/shm/\S+)", maps.read())}
+            found |= {Path(path) for path in re.findall(r" (/dev/shm/\S+|/memfd:roboshard)", maps.read())}
     return found
 
 
@@ -208,7 +208,7 @@ class Script:
     def has_left_nothing(self) -> bool:
         self.process.wait(timeout=SOON_S)
         assert len(self.seen) >= 3, "two workers and the resource tracker"
-        assert any("torch" in path.name for path in self.mapped)
+        assert any("memfd:roboshard" in path.name for path in self.mapped)
         assert any("sem" in path.name for path in self.mapped)
         _, alive = psutil.wait_procs(self.seen, timeout=SOON_S)
         return not alive and are_deleted(self.mapped) and not [*self.temporary.glob("pymp-*")]
