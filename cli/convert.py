@@ -19,6 +19,8 @@ from roboshard.converter import ConversionPlan, ConversionReport, ConvertConfig,
 from roboshard.shards import MissingError, OptionError
 
 SHOWN_SHARDS = 20
+LONG_GOP_COST = 4
+"""Frames decoded per random frame from which on users are told."""
 
 
 def main() -> None:
@@ -145,6 +147,13 @@ def _show_report(report: ConversionReport) -> None:
         f"shards{reused} → {escape(str(report.destination))}",
         soft_wrap=True,
     )
+    for camera, cost in report.random_frame_costs.items():
+        if cost > LONG_GOP_COST:
+            out.print(
+                f"{escape(camera)}: keyframes are far apart; a random frame costs {cost:.0f} decoded frames. "
+                'make_loader(frame_order="sweep") decodes each frame once.',
+                soft_wrap=True,
+            )
     if report.skipped:
         err.print(
             f"[bold yellow]{len(report.skipped)} episodes were left out[/]; "

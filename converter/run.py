@@ -8,6 +8,7 @@ publish    index, then dataset.json, last of all               shards.manifest
 """
 
 import hashlib
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -26,10 +27,14 @@ from roboshard.converter.shard import ShardResult, ShardSpec, SkippedEpisode
 from roboshard.converter.source import Source, SourceMeta
 from roboshard.shards import jsonio, storage
 from roboshard.shards.errors import OptionError, SourceError
+from roboshard.shards.gop import mean_random_cost
 from roboshard.shards.manifest import write_dataset
+from roboshard.shards.reader import ShardedDataset
 from roboshard.shards.schema import FORMAT_VERSION, Conversion, Provenance, SourceInfo
 
 BYTE_DECIDING_LIBRARIES = ("roboshard", "av", "pyarrow")
+EPISODES_LOOKED_AT = 8
+"""To tell what a random frame costs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +64,8 @@ class ConversionReport:
     reused_shards: int
     """Shards that an earlier run had finished."""
     skipped: tuple[SkippedEpisode, ...]
+    random_frame_costs: dict[str, float]
+    """Camera -> frames decoded for one frame picked at random, over a few episodes; about half its GOP."""
 
 
 def convert(config: ConvertConfig) -> ConversionReport:
@@ -169,4 +176,15 @@ def _publish(plan: ConversionPlan, results: list[ShardResult], destination: Path
         bytes_written=sum(manifest.size for manifest in manifests),
         reused_shards=sum(result.reused for result in results),
         skipped=skipped,
+        random_frame_costs=_random_frame_costs(destination),
     )
+
+
+def _random_frame_costs(destination: Path) -> dict[str, float]:
+    dataset = ShardedDataset.open(str(destination))
+    positions = np.unique(np.linspace(0, len(dataset.index) - 1, EPISODES_LOOKED_AT, dtype=np.int64))
+    costs = defaultdict(list)
+    for position in positions.tolist():
+        for camera in dataset.read_episode(position, cameras=[]).record.cameras:
+            costs[camera.key].append(mean_random_cost(camera.keyframes, camera.num_frames))
+    return {key: float(np.mean(found)) for key, found in costs.items()}

@@ -9,11 +9,12 @@ T = TypeVar("T")
 
 def run_ahead(items: Generator[T, None, None]) -> Generator[T, None, None]:
     """The same items; the next one is made while the last one is used. Errors are raised in their place."""
-    with ThreadPoolExecutor(1, thread_name_prefix="roboshard-ahead") as thread:
+    thread = ThreadPoolExecutor(1, thread_name_prefix="roboshard-ahead")
+    try:
         coming = thread.submit(next, items, None)
-        try:
-            while (item := coming.result()) is not None:
-                coming = thread.submit(next, items, None)
-                yield item
-        finally:
-            thread.submit(items.close).result()
+        while (item := coming.result()) is not None:
+            coming = thread.submit(next, items, None)
+            yield item
+    finally:
+        thread.shutdown(wait=True)
+        items.close()

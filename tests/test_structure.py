@@ -247,6 +247,7 @@ def test_conversion_options_and_report() -> None:
         "bytes_written",
         "reused_shards",
         "skipped",
+        "random_frame_costs",
     ]
 
 
