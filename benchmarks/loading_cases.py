@@ -35,6 +35,8 @@ class Case:
     pool_episodes: int | None = None
     image_size: tuple[int, int] | None = None
     """(height, width)"""
+    tuned: bool | None = None
+    """Of WebDataset: decoding and batching by hand, faster than what its documentation shows."""
     over: tuple[str, ...] = ()
     """Cases of the same run that it is divided by, beside the limit."""
 
@@ -68,16 +70,21 @@ def roboshard(name: str, **settings: Any) -> Case:
 PEERS: tuple[Case, ...] = (
     Case(name="lerobot", contender="lerobot", num_workers=2),
     Case(name="webdataset_jpeg", contender="webdataset", num_workers=2),
+    Case(name="webdataset_jpeg_tuned", contender="webdataset", num_workers=2, tuned=True),
     Case(name="long_gop_lerobot", contender="lerobot", num_workers=2, videos="long_gop"),
 )
 
+JPEG = ("webdataset_jpeg", "webdataset_jpeg_tuned")
+
 DEFAULT: tuple[Case, ...] = (
     Case(name=LIMITS["source"], contender="torchcodec"),
-    roboshard("roboshard_sweep", frame_order="sweep", over=("webdataset_jpeg",)),
-    roboshard("roboshard_uniform", frame_order="uniform", over=("webdataset_jpeg",)),
+    roboshard("roboshard_sweep", frame_order="sweep", over=JPEG),
+    roboshard("roboshard_uniform", frame_order="uniform", over=JPEG),
+    roboshard("roboshard_sweep_workers_2", frame_order="sweep", num_workers=2, over=("roboshard_sweep",)),
+    roboshard("roboshard_uniform_workers_2", frame_order="uniform", num_workers=2, over=("roboshard_uniform",)),
     roboshard("roboshard_sweep_float32", frame_order="sweep", return_uint8=False, over=("lerobot",)),
     roboshard("roboshard_uniform_float32", frame_order="uniform", return_uint8=False, over=("lerobot",)),
-    *PEERS[:2],
+    *PEERS[:-1],
     Case(name=LIMITS["long_gop"], contender="torchcodec", videos="long_gop"),
     roboshard("long_gop_roboshard_sweep", frame_order="sweep", videos="long_gop"),
     roboshard(
@@ -94,7 +101,7 @@ DEFAULT: tuple[Case, ...] = (
         videos="long_gop",
         over=("long_gop_lerobot",),
     ),
-    PEERS[2],
+    PEERS[-1],
 )
 
 ORDERS: tuple[Literal["uniform", "sweep"], ...] = ("uniform", "sweep")

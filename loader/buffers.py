@@ -3,9 +3,11 @@
 Fresh memory costs a page fault every 4 KiB, which together take about as long as decoding the pictures.
 """
 
+import mmap
 import weakref
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from threading import Lock
 from typing import Any, Protocol
 
@@ -13,8 +15,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-KEPT = 16
-"""Free buffers that are kept; a batch takes one per camera."""
+TRIMMED_EVERY = 64
+"""Loans after which buffers are given up that none of those loans needed."""
 FITS = 2
 """A buffer serves requests down to this fraction of its size: the last batch of an epoch is smaller."""
 
@@ -33,7 +35,9 @@ class ReusedBuffers:
 
     def __init__(self) -> None:
         self._lock = Lock()
-        self._free: list[Buffer] = []
+        self._free: list[Buffer] = []  # the least recently used first
+        self._loans = 0
+        self._spare = 0  # free buffers that have not been needed since the last trim
         self._returned: deque[Buffer] = deque()  # filled by finalizers, which may run in any thread at any point
 
     def lend(self, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
@@ -41,17 +45,23 @@ class ReusedBuffers:
         num_bytes = size_in_bytes(shape, dtype)
         with self._lock:
             buffer = self._take(num_bytes)
-        lease, tensor = lease_of(np.empty(num_bytes, dtype=np.uint8) if buffer is None else buffer, shape, dtype)
-        weakref.finalize(lease, self._returned.append, lease.base).atexit = False
+        buffer = _fresh(num_bytes) if buffer is None else buffer
+        lease, tensor = lease_of(buffer, shape, dtype)
+        weakref.finalize(lease, self._returned.append, buffer).atexit = False
         return tensor
 
     def _take(self, num_bytes: int) -> Buffer | None:
         """The smallest free buffer that fits."""
         while self._returned:
             self._free.append(self._returned.popleft())
-        fitting = [buffer for buffer in self._free if num_bytes <= buffer.nbytes <= FITS * num_bytes]
-        found = min(fitting, key=lambda buffer: buffer.nbytes, default=None)
-        self._free = [buffer for buffer in self._free if buffer is not found][-KEPT:]
+        fitting = [i for i, free in enumerate(self._free) if num_bytes <= free.nbytes <= FITS * num_bytes]
+        place = min(reversed(fitting), key=lambda i: self._free[i].nbytes, default=None)
+        found = None if place is None else self._free.pop(place)
+        self._spare = min(self._spare, len(self._free))
+        self._loans += 1
+        if self._loans % TRIMMED_EVERY == 0:
+            del self._free[: self._spare]
+            self._spare = len(self._free)
         return found
 
 
@@ -75,6 +85,15 @@ class DeviceBuffers:
     def lend(self, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
         """See `Buffers`."""
         return torch.empty(tuple(shape), dtype=dtype, device=self._device)
+
+
+def _fresh(num_bytes: int) -> Buffer:
+    """Memory straight from the system: in the heap, its comings and goings would leave gaps that stay."""
+    memory = mmap.mmap(-1, max(1, num_bytes), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with suppress(OSError):  # a kernel without them
+            memory.madvise(mmap.MADV_HUGEPAGE)
+    return np.frombuffer(memory, dtype=np.uint8)
 
 
 def size_in_bytes(shape: Sequence[int], dtype: torch.dtype) -> int:
