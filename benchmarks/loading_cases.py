@@ -86,7 +86,6 @@ DEFAULT: tuple[Case, ...] = (
     roboshard("roboshard_uniform_float32", frame_order="uniform", return_uint8=False, over=("lerobot",)),
     *PEERS[:-1],
     Case(name=LIMITS["long_gop"], contender="torchcodec", videos="long_gop"),
-    roboshard("long_gop_roboshard_sweep", frame_order="sweep", videos="long_gop"),
     roboshard(
         "long_gop_roboshard_sweep_float32",
         frame_order="sweep",

@@ -14,6 +14,8 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib import pyplot as plt
 
+from loading_chart import draw_loading
+
 PROJECT = Path(__file__).resolve().parent.parent
 RESULTS = PROJECT / "benchmarks" / "results"
 PAGES = (PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md")))
@@ -26,13 +28,18 @@ def main() -> None:
     blocks = render_blocks()
     for page in PAGES:
         page.write_text(fill(page.read_text(), blocks))
-    draw_conversion(load("conversion"), PROJECT / "docs" / "pictures" / "conversion.png")
+    pictures = PROJECT / "docs" / "pictures"
+    draw_conversion(load("conversion"), pictures / "conversion.png")
+    draw_loading(load("loading"), pictures / "loading.png")
 
 
 def render_blocks() -> dict[str, str]:
     """Block name -> Markdown."""
     makers: dict[str, Callable[[Result], str]] = {
         "conversion": conversion_table,
+        "loading": loading_table,
+        "consumer": consumer_table,
+        "steady": steady_table,
         "plan_scale": plan_table,
         "resume_cost": resume_table,
     }
@@ -68,6 +75,75 @@ def conversion_table(result: Result) -> str:
             f"| `convert-to-shards` | {result['convert_mb_per_s']} | {result['peak_rss_mb']} MB, all processes |",
             f"| ratio, run by run (median) | {result['throughput_over_copy_and_hash']} | |",
             f"| `convert-to-shards` of a quarter of it | | {result['peak_rss_mb_of_a_quarter_of_the_data']} MB |",
+            provenance(result),
+        ]
+    )
+
+
+def loading_table(result: Result) -> str:
+    """Every contender of the loading benchmark."""
+    lines = [
+        "| | frames/s | of the limit | batch, p50 / p95 / p99 | first batch | CPU a frame | peak memory (PSS) |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, case in result["cases"].items():
+        found = case["median"]
+        limit = "long_gop_torchcodec_sequential" if name.startswith("long_gop_") else "torchcodec_sequential"
+        over = 1.0 if name == limit else result["ratios"][f"{name} / {limit}"]["median"]
+        waits = " / ".join(f"{found[f'p{percent}_ms']:.0f}" for percent in (50, 95, 99))
+        first_s = found["time_to_first_batch_s"]
+        lines.append(
+            f"| `{name}` | {found['frames_per_s']:,.0f} | {over:.2f} | {waits} ms | {first_s:.1f} s "
+            f"| {found['cpu_ms_per_frame']:.2f} ms | {found['peak_pss_mb']:,} MB |"
+        )
+    between = [
+        f"| `{pair}` | {ratio['median']:.2f} | {min(ratio['rounds']):.2f} to {max(ratio['rounds']):.2f} |"
+        for pair, ratio in result["ratios"].items()
+        if not pair.endswith("torchcodec_sequential")
+    ]
+    return "\n".join(
+        [
+            *lines,
+            "",
+            "| ratio of frames/s, round by round | median | range |",
+            "|---|---|---|",
+            *between,
+            provenance(result),
+        ]
+    )
+
+
+def consumer_table(result: Result) -> str:
+    """What a training loop notices."""
+    idle, python, slow = (result[name] for name in ("idle", "python", "slow"))
+    slower = f"{python['slower_than_idle_ms']} ms slower than idle"
+    return "\n".join(
+        [
+            "| consumer | a batch | waiting for data |",
+            "|---|---|---|",
+            f"| idle: decoding is all there is | {idle['ms_per_batch']} ms | |",
+            f"| 20 ms of pure Python a batch | {python['ms_per_batch']} ms, {slower} | {python['waiting']:.1%} |",
+            f"| slower than decoding: sleeps two idle batches | {slow['ms_per_batch']} ms | {slow['waiting']:.1%} |",
+            provenance(result),
+        ]
+    )
+
+
+def steady_table(result: Result) -> str:
+    """Memory over epochs."""
+    rows = []
+    for name in ("workers_0", "workers_2"):
+        found = result[name]
+        memory, files, threads = found["memory_mb"], found["open_files"], found["threads"]
+        rows.append(
+            f"| {name[-1]} | {memory[0]:,} / {memory[1]:,} / {memory[-1]:,} MB | "
+            f"{found['growth_since_second_epoch']:+.1%} | {files[1]} / {files[-1]} | {threads[1]} / {threads[-1]} |"
+        )
+    return "\n".join(
+        [
+            f"| num_workers | memory after epoch 1 / 2 / {result['epochs']} | most over 2nd | open files | threads |",
+            "|---|---|---|---|---|",
+            *rows,
             provenance(result),
         ]
     )
