@@ -152,11 +152,11 @@ class DecodeThreads:
         """Decode what is asked of a slice by now."""
         with self._changed:
             requests = self._served[slot] = self._waiting.pop(slot)
-        frames = sorted(requests)
-        for first in range(0, len(frames), CHUNK_FRAMES):
-            if self._stopped:
-                return
-            self._decode(slot, {frame: requests[frame] for frame in frames[first : first + CHUNK_FRAMES]})
+        for frames in slot.episode.ways(slot.key, sorted(requests)):
+            for first in range(0, len(frames), CHUNK_FRAMES):
+                if self._stopped:
+                    return
+                self._decode(slot, {frame: requests[frame] for frame in frames[first : first + CHUNK_FRAMES]})
 
     def _decode(self, slot: Slice, requests: Mapping[int, Sequence[_Target]]) -> None:
         started = time.perf_counter()
