@@ -6,6 +6,7 @@ import gc
 import os
 import pickle
 import random
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.reduction import ForkingPickler
@@ -22,7 +23,7 @@ from support.ring_worker import LARGE, batch_of, send
 from roboshard.loader import ring
 from roboshard.loader.ring import BATCHES_HELD, SMALL_BYTES, RingPlan, RingReceiver, RingSender
 
-SOON_S = 30
+SOON_S = 20
 KEYS = 4
 Batch = dict[str, Any]
 
@@ -37,8 +38,11 @@ class Ring:
 
     def lend(self, value: int = 0, shape: tuple[int, ...] = LARGE, dtype: torch.dtype = torch.uint8) -> torch.Tensor:
         """Memory of the worker, filled; a lend that blocks fails here."""
-        with ThreadPoolExecutor(1) as thread:
-            return thread.submit(self.sender.lend, shape, dtype).result(timeout=SOON_S).fill_(value)
+        lent: list[torch.Tensor] = []
+        thread = threading.Thread(target=lambda: lent.append(self.sender.lend(shape, dtype)), daemon=True)
+        thread.start()
+        thread.join(timeout=SOON_S)
+        return lent.pop().fill_(value)
 
     def message(self, batch: Batch) -> bytes:
         """On its way."""
