@@ -42,7 +42,7 @@ class ReusedBuffers:
 
     def lend(self, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
         """See `Buffers`."""
-        num_bytes = size_in_bytes(shape, dtype)
+        num_bytes = max(1, size_in_bytes(shape, dtype))
         with self._lock:
             buffer = self._take(num_bytes)
         buffer = _fresh(num_bytes) if buffer is None else buffer
@@ -106,5 +106,6 @@ def lease_of(buffer: Buffer, shape: Sequence[int], dtype: torch.dtype) -> tuple[
 
     The storage of a tensor made by torch.from_numpy holds the array it was made from.
     """
-    lease = buffer[: size_in_bytes(shape, dtype)]
-    return lease, torch.from_numpy(lease).view(dtype).view(tuple(shape))
+    num_bytes = size_in_bytes(shape, dtype)
+    lease = buffer[: max(1, num_bytes)]
+    return lease, torch.from_numpy(lease)[:num_bytes].view(dtype).view(tuple(shape))

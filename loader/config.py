@@ -73,7 +73,7 @@ class SampleConfig:
     def __post_init__(self) -> None:
         size = self.image_size
         _check(
-            size is None or (len(size) == 2 and _are_indices(size) and min(size) >= 1),
+            size is None or (_are_indices(size) and len(size) == 2 and min(size) >= 1),
             f"image_size must be (height, width) in pixels, not {size!r:.100}",
         )
         _check(self.tolerance_s >= 0, f"tolerance_s must not be negative: {self.tolerance_s}")

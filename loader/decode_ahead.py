@@ -119,8 +119,6 @@ class DecodeThreads:
     def submit(self, step: WindowedStep) -> PendingStep:
         """Begin with a step's pictures."""
         pending = PendingStep(step, self._pictures, self._as_float)
-        videos = [picture.key for picture in self._pictures if picture.is_video]
-        self._counter.add(frames_used=sum(step.frames[key].size for key in videos))
         requests = _requests(step, pending)
         with self._changed:
             for slot, frames in requests.items():
@@ -154,11 +152,11 @@ class DecodeThreads:
         """Decode what is asked of a slice by now."""
         with self._changed:
             requests = self._served[slot] = self._waiting.pop(slot)
-        frames = sorted(requests)
-        for first in range(0, len(frames), CHUNK_FRAMES):
-            if self._stopped:
-                return
-            self._decode(slot, {frame: requests[frame] for frame in frames[first : first + CHUNK_FRAMES]})
+        for frames in slot.episode.ways(slot.key, sorted(requests)):
+            for first in range(0, len(frames), CHUNK_FRAMES):
+                if self._stopped:
+                    return
+                self._decode(slot, {frame: requests[frame] for frame in frames[first : first + CHUNK_FRAMES]})
 
     def _decode(self, slot: Slice, requests: Mapping[int, Sequence[_Target]]) -> None:
         started = time.perf_counter()
@@ -168,11 +166,13 @@ class DecodeThreads:
                 target.step.put(target.key, target.place, picture, self._buffers)
         self._counter.add(
             decode_seconds=time.perf_counter() - started,
+            frames_used=sum(map(len, requests.values())) if num_decoded else 0,
             frames_requested=len(requests) if num_decoded else 0,
             frames_decoded=num_decoded,
         )
         with self._changed:
-            for targets in requests.values():
+            for frame, targets in requests.items():
+                del self._served[slot][frame]  # an error of a later one is none of its steps'
                 for target in targets:
                     target.step.left -= 1
                     if not target.step.left:

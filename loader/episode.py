@@ -1,5 +1,6 @@
 """An episode in memory: its rows as arrays, its slices as open decoders."""
 
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -69,6 +70,11 @@ class Episode:
         """Which frames of the camera's slice these rows show; of an image feature, the rows themselves."""
         found = self._frame_of_row.get(key)
         return rows if found is None else found[rows]
+
+    def ways(self, key: str, frames: Sequence[int]) -> tuple[Sequence[int], Sequence[int]]:
+        """Ascending frames in the order that costs least: forward from where the decoder stands, then the others."""
+        after = bisect_right(frames, self._last_frame.get(key, -1))
+        return frames[after:], frames[:after]
 
     def decode(self, key: str, frames: Sequence[int]) -> tuple[Sequence[Picture], int]:
         """Pictures (H, W, C) uint8 of a camera or image feature by ascending frame, and how many were decoded.

@@ -98,23 +98,26 @@ def load(
         buffers,
         counter,
     )
-    yield from wds.DataPipeline(
-        partial(plan_steps, plan, first_step),
-        partial(split_by_node, config=config),
-        partial(split_by_worker, plan=plan, first_step=first_step),
-        partial(draw_samples, plan=plan),
-        partial(fetch_episodes, pool=pool, counter=counter),
-        partial(delta_windows, offsets=job.offsets, pictures=job.pictures, counter=counter),
-        partial(decode_video, threads=threads, counter=counter),
-        partial(
-            transform_images,
-            keys=[picture.key for picture in job.pictures],
-            transform=sample.image_transforms,
-            buffers=buffers,
-            counter=counter,
-        ),
-        single_samples if config.split.batch_size is None else _as_they_are,
-    )
+    try:
+        yield from wds.DataPipeline(
+            partial(plan_steps, plan, first_step),
+            partial(split_by_node, config=config),
+            partial(split_by_worker, plan=plan, first_step=first_step),
+            partial(draw_samples, plan=plan),
+            partial(fetch_episodes, pool=pool, counter=counter),
+            partial(delta_windows, offsets=job.offsets, pictures=job.pictures, counter=counter),
+            partial(decode_video, threads=threads, counter=counter),
+            partial(
+                transform_images,
+                keys=[picture.key for picture in job.pictures],
+                transform=sample.image_transforms,
+                buffers=buffers,
+                counter=counter,
+            ),
+            single_samples if config.split.batch_size is None else _as_they_are,
+        )
+    finally:  # here too: after an error in a later stage, its traceback keeps the others suspended
+        threads.close()
 
 
 def _as_they_are(batches: Iterable[Batch]) -> Iterator[Batch]:

@@ -100,7 +100,6 @@ class RingSender:
         }
         handles = {}
         for number, segment in used.items():
-            segment.loan.sent = True
             if segment.handle is not None:
                 handles[number] = segment.handle, segment.memory.nbytes
                 segment.handle = None
@@ -112,6 +111,7 @@ class RingSender:
         address = tensor.untyped_storage().data_ptr()
         for number, segment in enumerate(self._segments):
             if segment.memory.ctypes.data == address:
+                segment.loan.sent = True  # from here on the parent frees it, whenever the tensor goes
                 strides = tuple(tensor.stride())
                 return _Place(number, tensor.dtype, tuple(tensor.shape), strides, int(tensor.storage_offset()))
         moved = self._lend_if_free(tensor.shape, tensor.dtype)

@@ -1,0 +1,673 @@
+"""Pictures decoded ahead by threads: the right ones, in memory that stays the user's, and no thread left behind."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import multiprocessing
+import os
+import random
+import re
+import signal
+import sys
+import threading
+import time
+import warnings
+import zlib
+from collections import Counter as Tally
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from PIL import Image
+from support.damage import Forgery
+from support.lerobot_source import Camera, Source, build
+
+from roboshard.converter import ConvertConfig, convert
+from roboshard.loader import Loader, decode, decode_ahead, fetch, make_loader
+from roboshard.loader.decode_ahead import CHUNK_FRAMES, LOOK_AHEAD_STEPS, DecodeThreads, look_ahead_steps
+from roboshard.loader.episode import Episode
+from roboshard.loader.loader import WARN_AFTER, WARN_COST
+from roboshard.shards import FormatError, OptionError
+from roboshard.shards.gop import mean_random_cost
+
+TOP, WRIST, STILL = "observation.images.top", "observation.images.wrist", "observation.images.still"
+PICTURES = (TOP, WRIST, STILL)
+LENGTHS = (12, 9, 15, 7, 11, 10, 8)
+FRAMES = sum(LENGTHS)
+SOURCE = Source(
+    lengths=LENGTHS,
+    cameras=(Camera(key=TOP, gop=8, bframes=2), Camera(key=WRIST, codec="av1", gop=2, size=(80, 64))),
+    image_keys=(STILL,),
+    tasks=("pick", "place"),
+)
+LONG_GOP, SHORT_GOP, LONG_LENGTHS = 40, 10, (40,) * 12
+WINDOWS = {TOP: [-0.3, 0.0, 0.1], STILL: [-0.1, 0.0], "action": [i / 10 for i in range(300)]}
+"""The actions of a batch are then too large for a message between processes."""
+ORDERS: dict[str, dict[str, Any]] = {
+    "dataset order": {"shuffle": False},
+    "uniform": {"seed": 4, "pool_episodes": 3},
+    "sweep": {"seed": 4, "pool_episodes": 3, "frame_order": "sweep"},
+}
+SLOW = {"dataset order": pytest.mark.slow, "sweep": pytest.mark.slow}
+TWO_WORKERS_SLOWLY = [0, pytest.param(2, marks=pytest.mark.slow)]
+Batch = dict[str, Any]
+every_order = pytest.mark.parametrize("order", ORDERS.values(), ids=ORDERS)
+with_and_without_workers = pytest.mark.parametrize("num_workers", [0, 2])
+
+
+def shards_of(source: Source, folder: Path) -> Path:
+    build(folder / "source", source)
+    convert(
+        ConvertConfig(source=str(folder / "source"), destination=str(folder / "shards"), shard_size="64KB", workers=1)
+    )
+    return folder / "shards"
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two cameras that are hard to seek in different ways, and an image feature."""
+    return shards_of(SOURCE, tmp_path_factory.mktemp("ahead"))
+
+
+@pytest.fixture(scope="module")
+def distant_keyframes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One keyframe an episode."""
+    camera = Camera(key=TOP, gop=LONG_GOP, size=(32, 48))
+    return shards_of(Source(lengths=LONG_LENGTHS, cameras=(camera,)), tmp_path_factory.mktemp("distant"))
+
+
+def load(root: Path, **options: Any) -> Loader:
+    return make_loader(str(root), **({"batch_size": 5} | options))
+
+
+def assert_same(found: Iterable[Batch], expected: Iterable[Batch]) -> None:
+    """To the byte, in the same order."""
+    for one, other in zip(found, expected, strict=True):
+        assert list(one) == list(other)
+        for key, value in other.items():
+            if isinstance(value, torch.Tensor):
+                assert (one[key].dtype, one[key].shape) == (value.dtype, value.shape), key
+                assert torch.equal(one[key], value), key
+            else:
+                assert one[key] == value, key
+
+
+def checksum(tensor: torch.Tensor) -> int:
+    return zlib.crc32(np.ascontiguousarray(tensor.numpy()))
+
+
+def threads_left() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("roboshard-")]
+
+
+Decode = Callable[[Episode, str, Sequence[int]], Any]
+
+
+@pytest.fixture
+def around_decode(
+    monkeypatch: pytest.MonkeyPatch,
+) -> Callable[[Callable[[Decode, Episode, str, Sequence[int]], Any]], None]:
+    """Put a function around every call of `Episode.decode`."""
+    decode_really = Episode.decode
+
+    def put(function: Callable[[Decode, Episode, str, Sequence[int]], Any]) -> None:
+        monkeypatch.setattr(Episode, "decode", lambda *arguments: function(decode_really, *arguments))
+
+    return put
+
+
+@pytest.fixture
+def uneven_threads(around_decode: Any) -> Iterator[set[str]]:
+    """Threads take any time for anything. What is given fills with slices that two of them decoded at once."""
+    dice, busy, shared = random.Random(1), Tally[tuple[int, str]](), set[str]()
+
+    def unevenly(decode_really: Decode, episode: Episode, key: str, frames: Sequence[int]) -> Any:
+        busy[id(episode), key] += 1
+        if busy[id(episode), key] > 1:
+            shared.add(key)
+        time.sleep(dice.random() * 8e-4)
+        found = decode_really(episode, key, frames)
+        time.sleep(dice.random() * 4e-4)
+        busy[id(episode), key] -= 1
+        return found
+
+    around_decode(unevenly)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    yield shared
+    sys.setswitchinterval(interval)
+
+
+# -- The same batches, however threads run -----------------------------------------------------------------------
+
+
+@every_order
+@pytest.mark.parametrize("return_uint8", [True, False], ids=["uint8", "float"])
+@pytest.mark.parametrize("batch_size", [None, 5])
+def test_batches_do_not_depend_on_how_threads_run(
+    shards: Path, request: pytest.FixtureRequest, order: dict[str, Any], return_uint8: bool, batch_size: int | None
+) -> None:
+    options = order | {"batch_size": batch_size, "return_uint8": return_uint8, "delta_timestamps": WINDOWS}
+    expected = list(load(shards, decode_threads=1, **options))
+    shared = request.getfixturevalue("uneven_threads")
+    for decode_threads in (2, 5):
+        assert_same(load(shards, decode_threads=decode_threads, **options), expected)
+    assert not shared
+
+
+def test_batches_do_not_depend_on_how_far_ahead_is_decoded(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = ORDERS["uniform"] | {"delta_timestamps": WINDOWS}
+    expected = list(load(shards, **options))
+    for steps in ((1, 1), (2, 2), (100, 100)):
+        monkeypatch.setattr(decode_ahead, "LOOK_AHEAD_STEPS", steps)
+        assert_same(load(shards, **options), expected)
+
+
+def test_the_look_ahead_is_bounded_by_steps_and_bytes() -> None:
+    least, most = LOOK_AHEAD_STEPS
+    assert [look_ahead_steps(size) for size in (0, 1, 100 << 20, 1 << 40)] == [most, most, 5, least]
+
+
+@pytest.mark.parametrize("order", [pytest.param(ORDERS[name], id=name, marks=SLOW.get(name, ())) for name in ORDERS])
+def test_workers_give_what_threads_give(shards: Path, order: dict[str, Any]) -> None:
+    options = order | {"batch_size": 16, "delta_timestamps": WINDOWS, "max_workers": 2}
+    loader = load(shards, num_workers=2, **options)
+    alone = load(shards, **options)
+    for _ in range(2):
+        kept = list(loader)
+        assert_same(kept, alone)
+        del kept
+    loader.close()
+
+
+# -- What the user keeps stays as it is ------------------------------------------------------------------------
+
+
+@with_and_without_workers
+def test_kept_batches_are_not_written_over(shards: Path, num_workers: int) -> None:
+    loader = load(shards, batch_size=12, num_workers=num_workers, delta_timestamps=WINDOWS)
+    kept: list[Batch] = []
+    sums = []
+    for batch in itertools.chain(loader, loader):
+        kept.append(batch if len(kept) % 2 else {TOP: batch[TOP][-1:, 0]})  # all of it, or a view of one camera
+        sums.append(_checksums(kept[-1]))
+        del batch
+    assert len(kept) == 2 * len(loader)
+    assert [_checksums(held) for held in kept] == sums
+    loader.close()
+    assert [_checksums(held) for held in kept] == sums, "though the workers are gone"
+
+
+def _checksums(batch: Batch) -> list[int]:
+    return [checksum(tensor) for tensor in batch.values() if isinstance(tensor, torch.Tensor)]
+
+
+def test_what_the_user_writes_into_a_batch_is_in_no_other(shards: Path) -> None:
+    expected = list(load(shards, **ORDERS["uniform"]))
+    loader = load(shards, **ORDERS["uniform"])
+    found = []
+    for batch in loader:
+        found.append(
+            {key: value.clone() if isinstance(value, torch.Tensor) else value for key, value in batch.items()}
+        )
+        for key in PICTURES:
+            batch[key].zero_()
+    assert_same(found, expected)
+
+
+# -- What decoders are asked for -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole epoch is within the look-ahead, asked for before the first frame is decoded, and served by then."""
+    serve, wait_for, asked = DecodeThreads._serve, DecodeThreads.wait_for, threading.Event()
+
+    def serve_later(threads: DecodeThreads, *arguments: Any) -> None:
+        asked.wait()
+        serve(threads, *arguments)
+
+    def wait_for_all(threads: DecodeThreads, *arguments: Any) -> Any:
+        asked.set()
+        threads._executor.submit(int).result()  # of one thread: all before it is done
+        return wait_for(threads, *arguments)
+
+    monkeypatch.setattr(decode_ahead, "LOOK_AHEAD_STEPS", (1000, 1000))
+    monkeypatch.setattr(DecodeThreads, "_serve", serve_later)
+    monkeypatch.setattr(DecodeThreads, "wait_for", wait_for_all)
+
+
+def test_within_the_look_ahead_each_frame_is_decoded_once(
+    shards: Path, around_decode: Any, all_at_once: None
+) -> None:
+    calls: list[tuple[int, str, list[int]]] = []
+
+    def recorded(decode_really: Decode, episode: Episode, key: str, frames: Sequence[int]) -> Any:
+        calls.append((id(episode), key, list(frames)))
+        return decode_really(episode, key, frames)
+
+    around_decode(recorded)
+    loader = load(shards, decode_threads=1, **ORDERS["uniform"] | {"pool_episodes": 100}, delta_timestamps=WINDOWS)
+    list(loader)
+    asked = Tally((episode, key, frame) for episode, key, frames in calls for frame in frames)
+    assert max(asked.values()) == 1
+    assert len(asked) == FRAMES * len(PICTURES)
+    assert all(frames == sorted(set(frames)) and len(frames) <= CHUNK_FRAMES for _, _, frames in calls)
+    slices = [(episode, key) for episode, key, _ in calls]
+    assert len(list(itertools.groupby(slices))) == len(set(slices)), "a slice is served in one go"
+    stats = loader.stats()
+    assert (stats.frames_requested, stats.frames_used) == (2 * FRAMES, 4 * FRAMES)
+
+
+def test_a_decoder_goes_on_from_where_it_stands(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the end of a slice and its beginning, which a sweep asks for together, the end comes first."""
+    episodes: list[Episode] = []
+
+    class Kept(Episode):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            episodes.append(self)
+
+    monkeypatch.setattr(fetch, "Episode", Kept)
+    list(load(shards, episodes=[0], shuffle=False, cameras=[TOP, WRIST]))
+    (episode,), frames = episodes, [0, 3, 7, 8, 11]
+    assert episode.ways(TOP, frames) == ([], frames), "it stands at the last one"
+    assert episode.ways(STILL, frames) == (frames, []), "images stand nowhere"
+    episode.decode(TOP, [3, 7])
+    assert episode.ways(TOP, frames) == ([8, 11], [0, 3, 7])
+    assert episode.ways(WRIST, frames) == ([], frames)
+
+
+def test_what_counts_as_used_has_been_decoded(tmp_path: Path) -> None:
+    """Or the cost of a frame would look low as long as others are on their way."""
+    root = shards_of(Source(lengths=(30, 30), cameras=(Camera(key=TOP, gop=1, size=(32, 48)),)), tmp_path)
+    loader = load(root, shuffle=False)
+    for _ in loader:
+        stats = loader.stats()
+        assert stats.frames_decoded == stats.frames_used > 0
+
+
+# -- Errors and other ends -------------------------------------------------------------------------------------
+
+
+@with_and_without_workers
+def test_a_slice_that_cannot_be_decoded_is_an_error_at_the_step_that_needs_it(
+    shards: Path, tmp_path: Path, num_workers: int
+) -> None:
+    forgery = Forgery(shards, tmp_path / "forged")
+    number, at = next(
+        (number, at)
+        for number, shard in enumerate(forgery.shards)
+        for at, sample in enumerate(shard["samples"])
+        if sample["episode_index"] == 4
+    )
+
+    def cut(members: dict[str, bytes]) -> None:
+        wrist = next(suffix for suffix in members if "wrist" in suffix)
+        members[wrist] = members[wrist][:200]
+
+    forgery.put_members(number, at, cut)
+    root = Path(forgery.seal())
+    options: dict[str, Any] = {"shuffle": False, "batch_size": 6, "max_workers": 1}
+    loader = load(root, num_workers=num_workers and 1, **options)
+    found: list[Batch] = []
+    with pytest.raises(FormatError, match=rf"episode 4, camera '{WRIST}': cannot be decoded"):
+        found.extend(loader)
+    assert len(found) == sum(LENGTHS[:4]) // 6
+    assert_same(found, itertools.islice(load(shards, **options), len(found)))
+    assert not threads_left()
+    assert len(list(load(root, episodes=[0, 1, 2, 3, 5, 6], **options))) == -(-(FRAMES - LENGTHS[4]) // 6)
+    loader.close()
+
+
+def _until_error(batches: Iterable[Batch]) -> Iterator[Batch]:
+    try:
+        yield from batches
+    except FormatError:
+        return
+
+
+def test_steps_that_are_complete_come_before_the_error_of_a_later_one(
+    shards: Path, around_decode: Any, all_at_once: None
+) -> None:
+    def broken_from_frame_8(decode_really: Decode, episode: Episode, key: str, frames: Sequence[int]) -> Any:
+        if frames[0] >= 8:
+            raise FormatError("the end is broken")
+        return decode_really(episode, key, frames)
+
+    around_decode(broken_from_frame_8)
+    loader = load(shards, batch_size=CHUNK_FRAMES, episodes=[0], shuffle=False, decode_threads=1)
+    assert [batch["frame_index"].tolist() for batch in _until_error(loader)] == [[0, 1, 2, 3], [4, 5, 6, 7]]
+
+
+def test_no_thread_is_left_after_an_epoch_and_after_break(shards: Path) -> None:
+    loader = load(shards, decode_threads=3)
+    for _ in loader:
+        assert threads_left()
+    assert not threads_left()
+    for _ in loader:
+        break
+    assert not threads_left()
+    iterator = iter(loader)
+    next(iterator)
+    del iterator
+    assert not threads_left()
+
+
+def test_no_thread_is_left_after_the_consumers_error(shards: Path) -> None:
+    loader = load(shards, decode_threads=3)
+
+    def train() -> None:
+        for step, _ in enumerate(loader):
+            if step == 3:
+                raise ArithmeticError("the loss is not finite")
+
+    with pytest.raises(ArithmeticError) as error:
+        train()
+    assert not threads_left()
+    assert error.value.__traceback__
+    assert len(list(load(shards))) == len(loader)
+
+
+def test_no_thread_is_left_after_an_error_in_a_transform_though_that_is_still_held(shards: Path) -> None:
+    calls = itertools.count()
+
+    def transform(picture: torch.Tensor) -> torch.Tensor:
+        if next(calls) == 30:
+            raise ArithmeticError("no such picture")
+        return picture
+
+    with pytest.raises(ArithmeticError) as error:
+        list(load(shards, image_transforms=transform))
+    assert error.value.__traceback__
+    assert not threads_left()
+
+
+@pytest.mark.parametrize("at_call", [1, 5, 20, 21, 22])
+def test_no_thread_is_left_after_ctrl_c(shards: Path, around_decode: Any, at_call: int) -> None:
+    calls = itertools.count(1)
+
+    def interrupted(decode_really: Decode, *arguments: Any) -> Any:
+        if next(calls) == at_call:
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        return decode_really(*arguments)
+
+    around_decode(interrupted)
+    loader = load(shards, decode_threads=3)
+    with pytest.raises(KeyboardInterrupt):
+        for _ in loader:
+            pass
+    assert not threads_left()
+    assert len(list(load(shards))) == len(loader)
+
+
+@pytest.mark.parametrize("num_workers", TWO_WORKERS_SLOWLY)
+def test_nothing_grows_over_many_epochs(shards: Path, num_workers: int) -> None:
+    loader = load(shards, batch_size=12, num_workers=num_workers)
+    threads, files, resident = [], [], []
+    for _ in range(20):
+        assert sum(len(batch["index"]) for batch in loader) == FRAMES
+        gc.collect()
+        pids = [os.getpid(), *sorted(child.pid or 0 for child in multiprocessing.active_children())]
+        assert len(pids) == 1 + num_workers
+        threads.append(threading.active_count())
+        files.append([len(os.listdir(f"/proc/{pid}/fd")) for pid in pids])
+        resident.append([psutil.Process(pid).memory_info().rss for pid in pids])
+    assert threads[1:] == threads[1:2] * 19
+    more_files, more_memory = (np.max(kept[10:], axis=0) - np.max(kept[:10], axis=0) for kept in (files, resident))
+    assert max(more_files) <= 3 * num_workers, (
+        "a segment more where steps happened to be further ahead, not one an epoch"
+    )
+    per_epoch = FRAMES * (64 * 96 * 3 + 80 * 64 * 3 + 48 * 64 * 3 * 4)
+    assert max(more_memory) < 3 * per_epoch, "of ten epochs"
+    loader.close()
+
+
+# -- Transforms ------------------------------------------------------------------------------------------------
+
+TRANSFORMS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "in place": lambda picture: picture.clamp_(max=0.5 if picture.is_floating_point() else 100),
+    "in place, and a copy of it": lambda picture: picture.clamp_(max=1).clone(),
+    "in place, through a view": lambda picture: picture.transpose(-1, -2).clamp_(max=1).transpose(-1, -2),
+    "the same again": lambda picture: picture[:],
+    "a part of it": lambda picture: picture[..., 3:, :-5],
+    "every other pixel": lambda picture: picture[..., ::2, ::3],
+    "turned": lambda picture: picture.transpose(-1, -2),
+    "flipped": lambda picture: picture.flip(-1),
+    "one row for all": lambda picture: picture[..., :1, :].expand_as(picture),
+    "channels first in memory": lambda picture: picture.contiguous() + 0,
+    "float64": lambda picture: picture.double() / 7,
+    "int16": lambda picture: (picture * 255).to(torch.int16),
+    "bool": lambda picture: picture > 0.5,
+    "bfloat16": lambda picture: picture.to(torch.bfloat16),
+    "grey": lambda picture: picture.float().mean(-3),
+    "a vector": lambda picture: picture.float().mean((-1, -2)).flatten(),
+    "one number": lambda picture: picture.float().mean(),
+    "nothing": lambda picture: picture.float()[..., :0],
+    "some in place": lambda picture: picture.clamp_(max=1) if int(picture.sum()) % 2 else picture.clamp(max=1),
+    "larger": lambda picture: picture.repeat_interleave(2, -1),
+    "with a gradient": lambda picture: (picture.float() * torch.ones((), requires_grad=True)).detach(),
+}
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS.values(), ids=TRANSFORMS)
+def test_transforms_may_do_as_they_like(shards: Path, transform: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    options: dict[str, Any] = ORDERS["uniform"] | {"delta_timestamps": {TOP: WINDOWS[TOP]}, "episodes": [0, 1, 2]}
+    found = list(load(shards, image_transforms=transform, **options))
+    for batch, plain in zip(found, load(shards, **options), strict=True):
+        for key in PICTURES:
+            plain[key] = torch.stack([transform(picture.clone()) for picture in plain[key]])
+        assert_same([batch], [plain])
+    singles = load(shards, image_transforms=transform, **options | {"batch_size": None})
+    for number, sample in enumerate(singles):
+        assert all(torch.equal(sample[key], found[number // 5][key][number % 5]) for key in PICTURES)
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [partial(torch.clamp_, max=1), torch.sqrt],
+    ids=["in place", "other dtype"],
+)
+@pytest.mark.slow
+def test_transforms_in_workers(shards: Path, transform: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    options: dict[str, Any] = {"batch_size": 16, "image_transforms": transform, "max_workers": 2}
+    loader = load(shards, num_workers=2, **options)
+    assert_same(list(loader), load(shards, **options))
+    loader.close()
+
+
+# -- Sizes -----------------------------------------------------------------------------------------------------
+
+CLOSE = 4  # of 255, on average; two frames of a film are 20 and more apart
+
+
+@pytest.fixture(params=["torchcodec", "pyav"])
+def either_decoder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "pyav":
+        monkeypatch.setattr(decode, "_torchcodec", lambda: None)
+
+
+def _resized(picture: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """(C, H, W) uint8, by PIL."""
+    image = Image.fromarray(picture.movedim(0, -1).numpy()).resize(size[::-1], Image.Resampling.BILINEAR)
+    return torch.from_numpy(np.array(image)).movedim(-1, 0)
+
+
+def _bytes(pictures: torch.Tensor) -> torch.Tensor:
+    return (pictures * 255).round().to(torch.uint8) if pictures.is_floating_point() else pictures
+
+
+@pytest.mark.parametrize("return_uint8", [True, False], ids=["uint8", "float"])
+@pytest.mark.parametrize("size", [(32, 48), (37, 50), (96, 40), (128, 192), (1, 1)], ids=str)
+def test_pictures_are_resized(shards: Path, either_decoder: None, size: tuple[int, int], return_uint8: bool) -> None:
+    options: dict[str, Any] = {"delta_timestamps": {TOP: [-0.1, 0.0]}, "episodes": [0, 3], "seed": 2}
+    plain = load(shards, **options)
+    for batch, full in zip(load(shards, image_size=size, return_uint8=return_uint8, **options), plain, strict=True):
+        for key in PICTURES:
+            assert batch[key].shape == (*full[key].shape[:-2], *size)
+            assert batch[key].dtype == (full[key].dtype if return_uint8 else torch.float32)
+            pictures, wholes = batch[key].flatten(0, -4), _bytes(full[key]).flatten(0, -4)
+            for picture, whole in zip(pictures, wholes, strict=True):
+                expected = _resized(whole, size).float()
+                assert float((_bytes(picture).float() - expected).abs().mean()) < CLOSE, key
+
+
+@pytest.mark.parametrize("size", [(20, 30), [20, 30], torch.Size((20, 30)), np.array([20, 30])], ids=repr)
+def test_a_size_may_be_any_pair(shards: Path, either_decoder: None, size: Any) -> None:
+    sample = next(iter(load(shards, batch_size=None, image_size=size)))
+    assert {key: tuple(sample[key].shape) for key in PICTURES} == dict.fromkeys(PICTURES, (3, 20, 30))
+
+
+@pytest.mark.parametrize(
+    "size",
+    [(0, 5), (5, -1), (5,), (5, 5, 3), (), 224, 2.5, (5.0, 5.0), "55", (True, 5), (None, 5), ("5", "5")],
+    ids=str,
+)
+def test_what_is_no_size_is_refused(shards: Path, size: Any) -> None:
+    with pytest.raises(OptionError, match=r"image_size must be \(height, width\) in pixels, not "):
+        load(shards, image_size=size)
+
+
+# -- Devices ---------------------------------------------------------------------------------------------------
+
+without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+
+
+@without_gpu
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"decode_device": "cuda"}, "decode_device='cuda': torch finds no CUDA device"),
+        ({"decode_device": "cuda:1"}, "decode_device='cuda:1': torch finds no CUDA device"),
+        ({"device": "cuda"}, "device='cuda': torch finds no CUDA device"),
+        ({"device": torch.device("cuda", 0)}, "torch finds no CUDA device"),
+        ({"pin_memory": True}, "pin_memory=True needs a CUDA device"),
+        ({"decode_device": "cuda", "num_workers": 2}, "decode_device='cuda'"),
+    ],
+    ids=str,
+)
+def test_a_gpu_that_is_not_there_is_refused(shards: Path, options: dict[str, Any], reason: str) -> None:
+    with pytest.raises(OptionError, match=reason):
+        load(shards, **options)
+
+
+@pytest.mark.parametrize("name", ["device", "decode_device"])
+@pytest.mark.parametrize(
+    ("device", "reason"),
+    [("nonsense", "is no device"), ("cuda:", "is no device"), ("", "is no device"), ("meta", "'cpu' or 'cuda'")],
+)
+def test_what_is_no_device_is_refused(shards: Path, name: str, device: str, reason: str) -> None:
+    with pytest.raises(OptionError, match=rf"{name}.*{reason}"):
+        load(shards, **{name: device})
+
+
+def test_workers_do_not_decode_on_a_gpu(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(OptionError, match="decodes in this process: use it with num_workers=0, not 2"):
+        load(shards, decode_device="cuda", num_workers=2)
+    with pytest.raises(OptionError, match="device='cuda:3': torch finds 1 CUDA devices"):
+        load(shards, device="cuda:3")
+
+
+@pytest.mark.parametrize("num_workers", TWO_WORKERS_SLOWLY)
+def test_the_cpu_is_a_device(shards: Path, num_workers: int) -> None:
+    options: dict[str, Any] = {"max_workers": 2, "batch_size": 16}
+    loader = load(shards, device="cpu", decode_device="cpu", pin_memory=False, num_workers=num_workers, **options)
+    assert_same(list(loader), load(shards, **options))
+    loader.close()
+
+
+# -- What it costs, and being told of it -----------------------------------------------------------------------
+
+
+def _warnings_of(loader: Loader, epochs: int = 2) -> list[warnings.WarningMessage]:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(epochs):
+            for _ in loader:
+                pass
+    loader.close()
+    return caught
+
+
+@pytest.mark.parametrize("num_workers", TWO_WORKERS_SLOWLY)
+def test_distant_keyframes_are_warned_of_once(distant_keyframes: Path, num_workers: int) -> None:
+    loader = load(distant_keyframes, num_workers=num_workers, batch_size=2)
+    (warning,) = _warnings_of(loader)
+    assert re.match(r'\d+\.\d frames are decoded for every frame used.*frame_order="sweep"', str(warning.message))
+    assert warning.category is UserWarning
+    assert warning.filename == __file__
+    cost = float(str(warning.message).split()[0])
+    assert WARN_COST < cost <= mean_random_cost([0], LONG_GOP)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"frame_order": "sweep"},
+        {"shuffle": False},
+        {"cameras": []},
+        {"episodes": [0, 1, 2], "drop_n_first_frames": 9},
+    ],
+    ids=str,
+)
+def test_nothing_is_warned_of_where_frames_are_cheap_or_few(distant_keyframes: Path, options: dict[str, Any]) -> None:
+    assert 3 * (LONG_GOP - 9) * 2 < WARN_AFTER < sum(LONG_LENGTHS)
+    assert _warnings_of(load(distant_keyframes, batch_size=2, **options)) == []
+
+
+def test_near_keyframes_are_not_warned_of(pusht_shards: Path) -> None:
+    assert _warnings_of(load(pusht_shards, batch_size=2), epochs=1) == []
+
+
+@pytest.mark.parametrize("gop", [1, 2, SHORT_GOP])
+def test_a_frame_at_random_costs_what_its_keyframes_say(tmp_path: Path, gop: int) -> None:
+    source = Source(lengths=LONG_LENGTHS, cameras=(Camera(key=TOP, gop=gop, size=(32, 48)),))
+    loader = load(shards_of(source, tmp_path), batch_size=1)
+    assert len(_warnings_of(loader, epochs=1)) == int(gop == SHORT_GOP)
+    expected = mean_random_cost(range(0, LONG_LENGTHS[0], gop), LONG_LENGTHS[0])
+    assert 0.75 * expected <= loader.stats().frames_decoded_per_frame_used <= expected * 1.1
+
+
+REDECODED = "what the look-ahead has shown is decoded again, from the keyframe on, for the windows that come later"
+
+
+@pytest.mark.parametrize(
+    "window",
+    [[0.0], pytest.param([-0.2, -0.1, 0.0], marks=pytest.mark.xfail(reason=REDECODED, strict=True))],
+    ids=str,
+)
+def test_a_sweep_plays_each_episode_from_its_phase_on(distant_keyframes: Path, window: list[float]) -> None:
+    """Each frame costs one; those before the phase that an episode begins at are decoded once more on the way."""
+    loader = load(distant_keyframes, frame_order="sweep", delta_timestamps={TOP: window})
+    list(loader)
+    stats = loader.stats()
+    assert stats.frames_used == sum(LONG_LENGTHS) * len(window)
+    assert sum(LONG_LENGTHS) < stats.frames_decoded <= 2 * sum(LONG_LENGTHS)
+
+
+@with_and_without_workers
+def test_stats_tell_how_things_stand(shards: Path, num_workers: int) -> None:
+    loader = load(shards, num_workers=num_workers, batch_size=4)
+    whole = sum(path.stat().st_size for path in (shards / "shards").glob("*.tar"))
+    ahead, resident = [], []
+    for step, _ in enumerate(loader, 1):
+        stats = loader.stats()
+        ahead.append(stats.steps_ahead)
+        resident.append(stats.resident_bytes)
+        assert (stats.batches, stats.samples) == (step, min(FRAMES, 4 * step))
+        assert stats.samples * 2 <= stats.frames_used
+    assert all(1 <= steps <= LOOK_AHEAD_STEPS[1] * max(1, num_workers) for steps in ahead)
+    assert max(ahead) > 1
+    assert all(0 < size <= whole * max(1, num_workers) for size in resident)
+    assert stats.frames_used == 2 * FRAMES <= stats.frames_decoded
+    assert stats.decode_seconds > 0
+    assert stats.episodes_read >= len(LENGTHS)
+    loader.close()
