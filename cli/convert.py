@@ -151,7 +151,7 @@ def _show_report(report: ConversionReport) -> None:
         if cost > LONG_GOP_COST:
             out.print(
                 f"{escape(camera)}: keyframes are far apart; a random frame costs {cost:.0f} decoded frames. "
-                'make_loader(frame_order="sweep") decodes each frame once.',
+                'make_loader(frame_order="sweep") decodes frames in order.',
                 soft_wrap=True,
             )
     if report.skipped:

@@ -192,7 +192,7 @@ class Loader:
         if cost > WARN_COST:
             warnings.warn(
                 f"{cost:.1f} frames are decoded for every frame used, because keyframes are far apart. "
-                'frame_order="sweep" decodes each frame once; or convert a copy of the dataset whose videos were '
+                'frame_order="sweep" decodes frames in order; or convert a copy of the dataset whose videos were '
                 "encoded again with a keyframe every other frame (GOP 2)",
                 UserWarning,
                 stacklevel=4,

@@ -77,8 +77,8 @@ def make_loader(  # noqa: PLR0913 - keyword-only, grouped behind
         seed: of the order.
         pool_episodes: episodes whose frames are mixed with each other, per rank; they are held in memory.
         episode_order: "global": any episode may follow any other; "shard": shard by shard, read in sequence.
-        frame_order: "uniform": a pool's frames in a random permutation; "sweep": its episodes all played forward,
-            chunks of them mixed, so that no frame is decoded twice however far apart keyframes are.
+        frame_order: "uniform": a pool's frames in a random permutation; "sweep": its episodes all played forward
+            from random phases, chunks of them mixed: frames are decoded in order, not again from a keyframe each.
         image_transforms: called per sample and camera with (C, H, W), or (T, C, H, W) for windows.
         return_uint8: video as uint8 in 0..255; False: float32 in 0..1. Images from parquet are always float32.
         image_size: (H, W): pictures are resized to it as they are decoded, bilinear with antialiasing.

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
 from roboshard.loader import buffers
-from roboshard.loader.buffers import FITS, KEPT, ReusedBuffers
+from roboshard.loader.buffers import FITS, TRIMMED_EVERY, ReusedBuffers
 
 SHAPE = (4, 6, 8, 3)
 
@@ -31,13 +31,13 @@ def memory() -> ReusedBuffers:
 def allocated(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """Bytes of every buffer that was made anew."""
     sizes: list[int] = []
-    make = np.empty
+    make = buffers._fresh
 
-    def counted(size: Any, *arguments: Any, **options: Any) -> Any:
-        sizes.append(int(size))
-        return make(size, *arguments, **options)
+    def counted(num_bytes: int) -> buffers.Buffer:
+        sizes.append(num_bytes)
+        return make(num_bytes)
 
-    monkeypatch.setattr(buffers.np, "empty", counted)
+    monkeypatch.setattr(buffers, "_fresh", counted)
     yield sizes
     monkeypatch.undo()
 
@@ -212,17 +212,21 @@ def test_of_many_batches_kept_and_let_go_few_stay(memory: ReusedBuffers, allocat
     kept.clear()
     first = lend(memory)
     assert start(first) in addresses
+    for _ in range(2 * TRIMMED_EVERY):
+        lend(memory)
+    assert len(memory._free) + len(memory._returned) <= 2, "what these did not need was given back"
     allocated.clear()
     again = [lend(memory) for _ in range(100)]
-    assert len(allocated) >= 100 - KEPT, "the others were given back"
+    assert len(allocated) >= 97
     assert len({start(tensor) for tensor in again} | {start(first)}) == 101
 
 
 def test_sizes_that_are_no_longer_asked_for_are_given_back(memory: ReusedBuffers) -> None:
     for size in range(1, 200):
         lend(memory, (size * 1000,))
-    lend(memory, (1,))
-    assert len(memory._free) + len(memory._returned) <= KEPT + 1
+    for _ in range(2 * TRIMMED_EVERY):
+        lend(memory, (1,))
+    assert len(memory._free) + len(memory._returned) <= 2
 
 
 # -- Many at once ----------------------------------------------------------------------------------------------
