@@ -9,6 +9,7 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from threading import Condition, Lock
 from typing import Any, NamedTuple
 
@@ -24,7 +25,7 @@ from roboshard.loader.stats import Counter
 LOOK_AHEAD_BYTES = 512 << 20
 """Of batches that are being decoded at once; two steps at least, so that no thread waits for a step's last frame."""
 LOOK_AHEAD_STEPS = (2, 8)
-CHUNK_FRAMES = 4
+CHUNK_FRAMES = 8
 """Frames asked of a decoder at once: few enough to be still in the cores' caches when they are copied."""
 
 UNIT = np.float32(255)
@@ -110,10 +111,12 @@ class DecodeThreads:
         self._as_float = as_float
         self._buffers = buffers
         self._counter = counter
+        self._num_threads = num_threads
         self._executor = ThreadPoolExecutor(num_threads, thread_name_prefix="roboshard-decode")
         self._changed = Condition()
-        self._waiting: dict[Slice, _Requests] = {}
+        self._waiting: dict[Slice, _Requests] = {}  # in the order in which steps need them
         self._served: dict[Slice, _Requests] = {}
+        self._num_serving = 0
         self._stopped = False
 
     def submit(self, step: WindowedStep) -> PendingStep:
@@ -122,12 +125,10 @@ class DecodeThreads:
         requests = _requests(step, pending)
         with self._changed:
             for slot, frames in requests.items():
-                known = slot in self._waiting or slot in self._served
                 waiting = self._waiting.setdefault(slot, {})
                 for frame, targets in frames.items():
                     waiting.setdefault(frame, []).extend(targets)
-                if not known:
-                    self._schedule(slot)
+            self._start_serving()
         return pending
 
     def wait_for(self, pending: PendingStep) -> Batch:
@@ -144,19 +145,37 @@ class DecodeThreads:
             self._stopped = True
         self._executor.shutdown(wait=True, cancel_futures=True)
 
-    def _schedule(self, slot: Slice) -> None:
-        future = self._executor.submit(self._serve, slot)
-        future.add_done_callback(lambda future: self._after(slot, future))
+    def _start_serving(self) -> None:
+        """As many threads as there are slices that nobody serves; one task serves slice after slice."""
+        idle = len(self._waiting.keys() - self._served.keys())
+        for _ in range(min(idle, self._num_threads - self._num_serving)):
+            self._num_serving += 1
+            now: list[Slice] = []
+            self._executor.submit(self._serve, now).add_done_callback(partial(self._after, now))
 
-    def _serve(self, slot: Slice) -> None:
-        """Decode what is asked of a slice by now."""
+    def _serve(self, now: list[Slice]) -> None:
+        """Decode until there is nothing left to do; `now` holds the slice at hand."""
+        while (slot := self._next()) is not None:
+            now[:] = [slot]
+            requests = self._served[slot]
+            for frames in slot.episode.ways(slot.key, sorted(requests)):
+                for first in range(0, len(frames), CHUNK_FRAMES):
+                    if self._stopped:
+                        return
+                    self._decode(slot, {frame: requests[frame] for frame in frames[first : first + CHUNK_FRAMES]})
+            now.clear()
+            with self._changed:
+                del self._served[slot]
+
+    def _next(self) -> Slice | None:
+        """The slice that is needed first of those that no other thread serves; None: there is none for now."""
         with self._changed:
-            requests = self._served[slot] = self._waiting.pop(slot)
-        for frames in slot.episode.ways(slot.key, sorted(requests)):
-            for first in range(0, len(frames), CHUNK_FRAMES):
-                if self._stopped:
-                    return
-                self._decode(slot, {frame: requests[frame] for frame in frames[first : first + CHUNK_FRAMES]})
+            slot = next((slot for slot in self._waiting if slot not in self._served), None)
+            if slot is None or self._stopped:
+                self._num_serving -= 1
+                return None
+            self._served[slot] = self._waiting.pop(slot)
+            return slot
 
     def _decode(self, slot: Slice, requests: Mapping[int, Sequence[_Target]]) -> None:
         started = time.perf_counter()
@@ -178,16 +197,20 @@ class DecodeThreads:
                     if not target.step.left:
                         self._changed.notify_all()
 
-    def _after(self, slot: Slice, future: Future[None]) -> None:
+    def _after(self, now: list[Slice], future: Future[None]) -> None:
+        """Tell the steps that need a slice what went wrong with it."""
+        error = None if future.cancelled() else future.exception()
+        if error is None:
+            return
         with self._changed:
-            requests = self._served.pop(slot, {})
-            error = None if future.cancelled() else future.exception()
-            if error is not None:
-                for target in (target for targets in requests.values() for target in targets):
-                    target.step.error = error
-                self._changed.notify_all()
-            if slot in self._waiting and not self._stopped and error is None:
-                self._schedule(slot)
+            self._num_serving -= 1
+            for slot in now:
+                for targets in self._served.pop(slot, {}).values():
+                    for target in targets:
+                        target.step.error = error
+            self._changed.notify_all()
+            if not self._stopped:
+                self._start_serving()
 
 
 def _requests(step: WindowedStep, pending: PendingStep) -> dict[Slice, _Requests]:

@@ -118,6 +118,7 @@ def load(
         )
     finally:  # here too: after an error in a later stage, its traceback keeps the others suspended
         threads.close()
+        counter.set(steps_ahead=0, resident_bytes=0)
 
 
 def _as_they_are(batches: Iterable[Batch]) -> Iterator[Batch]:

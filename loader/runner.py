@@ -73,6 +73,7 @@ class EpochRunner:
         except BaseException:  # Ctrl-C too: what is left of them is in no state to go on
             self.close()
             raise
+        self._of_workers.clear()
 
     def _begin_copy(self, batch: Batch) -> tuple[Batch, Any]:
         if self._config.read.device is None:
