@@ -232,7 +232,7 @@ def decode_video(steps: Iterable[WindowedStep], threads: DecodeThreads, counter:
         for step in itertools.chain(steps, [None]):
             if step is not None:
                 pending.append(threads.submit(step))
-            while pending and (step is None or len(pending) >= most or not pending[0].left):
+            while pending and (step is None or len(pending) >= most):
                 counter.set(steps_ahead=len(pending))
                 complete = threads.wait_for(pending[0])
                 most = look_ahead_steps(pending.popleft().num_bytes)
