@@ -52,7 +52,7 @@ def imported(path: Path) -> Iterator[str]:
 
 
 def test_every_part_has_files() -> None:
-    assert {path.parent.name for path in FILES} == set(PARTS)
+    assert {path.relative_to(ROOT).parts[0] for path in FILES} == set(PARTS)
 
 
 @every_file

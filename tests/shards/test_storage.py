@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from roboshard.shards import storage
+from roboshard.shards.storage import access
 from roboshard.shards.errors import DamageError, MissingError, StorageError
 
 CONTENT = bytes(range(256)) * 20
@@ -46,7 +47,7 @@ def test_a_file_url_is_the_path_that_it_encodes(url: str) -> None:
 @given(offset=st.integers(0, 500), length=st.integers(0, 3000), chunk=st.integers(1, 700))
 def test_chunks_are_the_range(url: str, offset: int, length: int, chunk: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(storage, "COPY_CHUNK", chunk)
+        patch.setattr(access, "COPY_CHUNK", chunk)
         chunks = list(storage.read_range_chunks(url, offset, length))
     assert b"".join(chunks) == CONTENT[offset : offset + length]
     assert all(0 < len(part) <= chunk for part in chunks)
@@ -186,6 +187,7 @@ def test_no_reader_ever_sees_half_a_file(tmp_path: Path) -> None:
 KILLED_WHILE_WRITING = """
 import os, pathlib, sys
 from roboshard.shards import storage
+from roboshard.shards.storage import access
 
 def half(file):
     file.write(b"half")

@@ -1,30 +1,14 @@
-"""The one boundary through which shards, manifests and indexes are read and written.
-
-Callers say `read_range(url, offset, length)` and get exactly those bytes or an error that names the URL.
-Local paths and file:// are served here; a further kind of storage is one more class with the same three reads.
-"""
+"""Files of this machine: read by position, written whole or not at all."""
 
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Protocol
-from urllib.parse import unquote, urlsplit
+from typing import IO
 
 from roboshard.shards.errors import DamageError, MissingError, RoboshardError, StorageError
 from roboshard.shards.names import SHARD_FOLDER
-
-COPY_CHUNK = 1 << 20
-
-
-class Storage(Protocol):
-    """What a kind of storage must be able to do."""
-
-    def size(self, url: str) -> int:
-        """Size in bytes."""
-
-    def read_range(self, url: str, offset: int, length: int) -> bytes:
-        """Exactly `length` bytes from `offset`."""
+from roboshard.shards.storage.urls import local_path
 
 
 class LocalStorage:
@@ -50,57 +34,20 @@ class LocalStorage:
                 offset, length = offset + len(chunk), length - len(chunk)
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
+    def read_all(self, url: str, max_bytes: int) -> bytes:
+        """A whole file of at most `max_bytes`."""
+        length = self.size(url)
+        if length > max_bytes:
+            raise StorageError(f"{url}: {length} bytes, more than the {max_bytes} that such a file may have")
+        return self.read_range(url, 0, length)
 
-def storage_of(url: str) -> Storage:
-    """The storage that serves a URL. Raises StorageError for schemes that are not served."""
-    if is_local(url):
-        return LocalStorage()
-    scheme = urlsplit(url).scheme
-    if url.startswith("pipe:"):
-        raise StorageError(f"{url}: pipe: URLs would run a shell command and are refused; give a path")
-    raise StorageError(f"{url}: {scheme}:// is not served by this release; copy the dataset to a local folder")
-
-
-def is_local(url: str) -> bool:
-    """Whether a URL is a path of this machine."""
-    return url.startswith("file://") or ("://" not in url and not url.startswith("pipe:"))
-
-
-def local_path(url: str) -> Path:
-    """The path behind a local URL."""
-    return Path(unquote(urlsplit(url).path)) if url.startswith("file://") else Path(url)
-
-
-def size(url: str) -> int:
-    """Size in bytes of what lies at `url`. Raises MissingError, StorageError."""
-    return storage_of(url).size(url)
-
-
-def read_range(url: str, offset: int, length: int) -> bytes:
-    """Exactly `length` bytes of `url` from `offset`.
-
-    Raises DamageError where the file ends before, MissingError, StorageError.
-    """
-    return storage_of(url).read_range(url, offset, length)
-
-
-def read_all(url: str, max_bytes: int) -> bytes:
-    """A whole small file. Raises StorageError when it is larger than `max_bytes`, before reading it."""
-    length = size(url)
-    if length > max_bytes:
-        raise StorageError(f"{url}: {length} bytes, more than the {max_bytes} that such a file may have")
-    return read_range(url, 0, length)
-
-
-def read_range_chunks(url: str, offset: int, length: int) -> Iterator[bytes]:
-    """The bytes of a range in order, COPY_CHUNK at a time, so that memory does not grow with the range."""
-    for start in range(offset, offset + length, COPY_CHUNK):
-        yield read_range(url, start, min(COPY_CHUNK, offset + length - start))
-
-
-def join(root: str, name: str) -> str:
-    """The URL of `name` under `root`."""
-    return f"{root.rstrip('/')}/{name}" if root != "/" else f"/{name}"
+    def list_files(self, url: str) -> dict[str, int]:
+        """Size in bytes of every regular file under a folder; a link to one counts, hidden files do not."""
+        root = local_path(url)
+        if not root.is_dir():
+            raise MissingError(f"{url}: no such folder")
+        paths = (path for path in root.rglob("[!.]*") if path.is_file())
+        return dict(sorted((path.relative_to(root).as_posix(), path.stat().st_size) for path in paths))
 
 
 def write_atomic(path: Path, write: Callable[[IO[bytes]], None]) -> None:
