@@ -22,7 +22,7 @@ import time
 import warnings
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 from roboshard.shards import cache_files as files
@@ -34,6 +34,8 @@ __all__ = ["CacheKey", "CacheStats", "DiskCache"]
 MIN_BYTES = 1 << 16
 KEEP_FRACTION = 0.9
 """Removing stops here, so that the next scan is far away: a tenth of the folder is written between two."""
+EVICT_SECONDS = 3.0
+"""Or here, once there is room: others wait to write, and give up after `cache_files.LOCK_SECONDS`."""
 TOUCH_SECONDS = 10.0
 """The last use of an entry is noted this exactly, so that hits rarely write."""
 WAIT_SECONDS = 300.0
@@ -238,7 +240,8 @@ class DiskCache:
         if used + needed > self.max_bytes:
             target = max(0, int(self.max_bytes * KEEP_FRACTION) - needed)
             found.sort(reverse=True)
-            while found and used > target:
+            end = time.monotonic() + EVICT_SECONDS
+            while found and used > target and (used + needed > self.max_bytes or time.monotonic() < end):
                 file = found.pop()
                 if not file.name.endswith(PART) and _unlinked(file.name, home):
                     used -= file.size
@@ -306,18 +309,18 @@ class _Process:
     def __init__(self) -> None:
         self.opened: set[DiskCache] = set()
         self._lock = threading.Lock()
-        self._stats: dict[Path, CacheStats] = {}
+        self._counts: dict[Path, dict[str, int]] = {}
         self._warned: set[Path] = set()
 
     def add(self, folder: Path, **numbers: int) -> None:
         with self._lock:
-            old = self._stats.get(folder, CacheStats())
-            sums = {field.name: getattr(old, field.name) + numbers.get(field.name, 0) for field in fields(old)}
-            self._stats[folder] = CacheStats(**sums)
+            counts = self._counts.setdefault(folder, {})
+            for name, number in numbers.items():
+                counts[name] = counts.get(name, 0) + number
 
     def stats(self, folder: Path) -> CacheStats:
         with self._lock:
-            return self._stats.get(folder, CacheStats())
+            return CacheStats(**self._counts.get(folder, {}))
 
     def warns(self, folder: Path) -> bool:
         with self._lock:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from roboshard.shards import cache_files
 from roboshard.shards.cache import CacheKey, DiskCache
 
 NUM_OBJECTS = 60
@@ -111,6 +112,7 @@ def files_of(cache: DiskCache) -> dict[int, int]:
 def rounds_of_kills(folder: Path, rounds: int, seed: int) -> None:
     """Fork two readers, kill them at a random moment, look at the folder; again and again. Exits with 1 if wrong."""
     cache = DiskCache(folder, TOTAL * 2 // 5)
+    cache.open()
     dice = random.Random(seed)
     for _ in range(rounds):
         children = [os.fork() for _ in range(2) if os.getpid() == PARENT]
@@ -128,6 +130,9 @@ def rounds_of_kills(folder: Path, rounds: int, seed: int) -> None:
                 sys.exit(f"a reader ended by itself: {status}")
         if (used := sum(files_of(cache).values())) > cache.max_bytes:
             sys.exit(f"{used} bytes under a cap of {cache.max_bytes}")
+        with cache_files.opened_home(folder) as home, cache_files.opened_account(home) as account:
+            if (known := account.read()) is not None and known < used:
+                sys.exit(f"the account says {known} where {used} bytes are")
         for number in dice.sample(range(NUM_OBJECTS), 6):
             if get(cache, number) != CONTENTS[number]:
                 sys.exit(f"wrong bytes of {number}")
