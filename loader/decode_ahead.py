@@ -66,9 +66,10 @@ class PendingStep:
         if isinstance(picture, torch.Tensor):
             target.copy_(picture if target.dtype == torch.uint8 else picture / 255)
             return
-        target[...] = picture
         if target.dtype == np.float32:
-            target /= UNIT
+            np.divide(picture, UNIT, out=target, dtype=np.float32)
+        else:
+            target[...] = picture
 
     def _lend(self, key: str, picture: Picture, buffers: Buffers) -> Any:
         with self._lending:
