@@ -191,6 +191,14 @@ def test_wrong_ranges(server: RangeServer, client: urllib3.PoolManager) -> None:
     assert [answer.data for answer in answers] == [DATA[1010:2010], DATA[1000:2000], DATA[1000:2000]]
 
 
+@pytest.mark.parametrize("kind", ["wrong_range", "wrong_header"])
+@pytest.mark.parametrize("asked", ["bytes=0-", f"bytes={len(DATA) - 1}-"])
+def test_wrong_ranges_at_the_edges(server: RangeServer, client: urllib3.PoolManager, kind: str, asked: str) -> None:
+    right = get(client, server, Range=asked).headers["Content-Range"]
+    server.fault(kind)
+    assert get(client, server, Range=asked).headers["Content-Range"] != right
+
+
 def test_wrong_bytes(server: RangeServer, client: urllib3.PoolManager) -> None:
     server.fault("wrong_bytes", at=7, method="GET")
     client.request("HEAD", f"{server.url}/a%20file")

@@ -156,10 +156,11 @@ class Exchange(BaseHTTPRequestHandler):
         if status == 206:
             told, told_size = first, size + (args["by"] if kind == "short_total" else 0)
             if kind in ("wrong_range", "wrong_header"):
-                shift = args["shift"]
-                told = first + (shift if 0 <= first + shift <= size - (end - first) else -shift)
-                if kind == "wrong_range":
-                    first, end = max(0, told), max(0, told) + end - first
+                told = first + args["shift"]
+            if kind == "wrong_range":
+                length = min(end - first, size - 1)
+                first = told = told if 0 <= told <= size - length else (first - args["shift"]) % (size - length + 1)
+                end = first + length
             out["Content-Range"] = f"bytes {told}-{told + end - first - 1}/{told_size}"
         source = old.source
         if kind == "replace" and args["after_bytes"] is not None:
@@ -320,6 +321,7 @@ class FaultServer:
         self.log: list[Request] = []
         self.replaced: dict[str, Content] = {}
         self._links: dict[str, list[float]] = {}  # name: uses left, end of its life
+        self._timers: list[threading.Timer] = []
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._connections: set[socket.socket] = set()
@@ -355,6 +357,9 @@ class FaultServer:
         self.replaced.clear()
         self._links.clear()
         self.log = []
+        for timer in self._timers:
+            timer.cancel()
+        self._timers.clear()
         self.accept()
 
     def configure(self, **values: Any) -> None:
@@ -428,6 +433,7 @@ class FaultServer:
         if seconds is not None:
             timer = threading.Timer(seconds, self.accept)
             timer.daemon = True
+            self._timers.append(timer)
             timer.start()
 
     def _accept_on(self, listener: socket.socket, handler: Callable[..., Any]) -> None:

@@ -100,18 +100,7 @@ class XetStore:
         path = self._root / "blobs" / xet_hash
         with self._lock:
             if not path.exists():
-                stored = self._files[xet_hash]
-                snapshot = self._new_folder("reads")
-                _snapshot(stored.folder, snapshot)
-                partial = path.with_suffix(".partial")
-                group = self._session.new_download_stream_group(endpoint=f"local://{snapshot}")
-                with partial.open("wb") as file:
-                    for chunk in group.download_stream(hf_xet.XetFileInfo(xet_hash)):
-                        file.write(chunk)
-                if partial.stat().st_size != stored.size:
-                    raise RuntimeError(f"{xet_hash}: {partial.stat().st_size} bytes in storage, not {stored.size}")
-                partial.rename(path)
-                shutil.rmtree(snapshot)
+                self._put_together(self._files[xet_hash], path)
         return path
 
     def add(self, paths: Iterable[Path]) -> list[str]:
@@ -126,6 +115,29 @@ class XetStore:
         folder = self._root / kind / str(self._count)
         folder.mkdir()
         return folder
+
+    def _put_together(self, stored: StoredFile, path: Path) -> None:
+        """Write a file's content. A snapshot taken while its client uploads on may be of no use: a later one is."""
+        problem: object = None
+        for _ in range(20):
+            snapshot = self._new_folder("reads")
+            partial = path.with_suffix(".partial")
+            try:
+                _snapshot(stored.folder, snapshot)
+                group = self._session.new_download_stream_group(endpoint=f"local://{snapshot}")
+                with partial.open("wb") as file:
+                    for chunk in group.download_stream(hf_xet.XetFileInfo(stored.xet_hash)):
+                        file.write(chunk)
+                if partial.stat().st_size == stored.size:
+                    partial.rename(path)
+                    return
+                problem = f"{partial.stat().st_size} of {stored.size} bytes"
+            except Exception as error:  # noqa: BLE001 - hf_xet raises several kinds
+                problem = error
+            finally:
+                shutil.rmtree(snapshot)
+            time.sleep(0.1)
+        raise RuntimeError(f"{stored.xet_hash} cannot be read from {stored.folder}: {problem}")
 
     def _keep_empty(self) -> None:
         """The empty file has a hash, and no client ever uploads it."""
@@ -162,10 +174,15 @@ class XetStore:
         """Learn of the files that clients have uploaded since."""
         for folder in self._uploads:
             for shard in sorted((folder / "xet/xorbs/shards").glob("*.mdb")):
-                if shard not in self._taken:
-                    self._taken.add(shard)
-                    for xet_hash, size, sha256 in _declared_files(shard.read_bytes()):
-                        self._know(StoredFile(xet_hash, size, sha256, folder))
+                if shard in self._taken:
+                    continue
+                try:
+                    declared = list(_declared_files(shard.read_bytes()))
+                except struct.error:
+                    continue  # still being written
+                self._taken.add(shard)
+                for xet_hash, size, sha256 in declared:
+                    self._know(StoredFile(xet_hash, size, sha256, folder))
 
 
 def _snapshot(folder: Path, into: Path) -> None:
