@@ -226,10 +226,8 @@ class DiskCache:
                 account.write(used)
                 raise
         files.write_entry(claim.part, claim.name, data)
-        with (
-            files.opened_home(self.folder) as home,
-            files.opened_account(home),
-        ):  # no scan must miss it under both names
+        # Under the lock, or a scan that runs meanwhile could miss the file under both names.
+        with files.opened_home(self.folder) as home, files.opened_account(home):
             os.rename(claim.name + PART, claim.name, src_dir_fd=claim.bucket, dst_dir_fd=claim.bucket)
             claim.is_published = True
 
@@ -237,7 +235,8 @@ class DiskCache:
         """Count all files, and if `needed` bytes do not fit, remove those used longest ago; the bytes in use then."""
         found = list(files.scan(home))
         used = before = files.OVERHEAD + sum(file.size for file in found)
-        if used + needed > self.max_bytes:
+        parts = sum(file.size for file in found if file.name.endswith(PART))
+        if used + needed > self.max_bytes >= parts + needed + files.OVERHEAD:  # nothing goes in vain
             target = max(0, int(self.max_bytes * KEEP_FRACTION) - needed)
             found.sort(reverse=True)
             end = time.monotonic() + EVICT_SECONDS

@@ -581,6 +581,47 @@ def test_killed_at_any_moment_it_holds_whole_entries_or_none(tmp_path: Path, rou
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_what_another_wrote_between_look_and_lock_is_seen(cache: DiskCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    get(cache, 0)
+    monkeypatch.setattr(DiskCache, "_look", lambda *_: None)
+    assert get(cache, 0, never) == CONTENTS[0]
+    assert [path.suffix for path in entries(cache)] == [""]
+
+
+def test_an_entry_gets_its_name_under_the_lock_that_scans_hold(
+    cache: DiskCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rename, was_locked = os.rename, []
+
+    def watched(*names: str, **folders: int) -> None:
+        with (cache.folder / "roboshard-cache/account").open("rb") as account:
+            was_locked.append(not cache_files.locked(account.fileno(), 0))
+        rename(*names, **folders)
+
+    monkeypatch.setattr(os, "rename", watched)
+    get(cache, 0)
+    assert was_locked == [True]
+
+
+def test_nothing_is_removed_in_vain_beside_parts_that_leave_no_room(tmp_path: Path) -> None:
+    cache = DiskCache(tmp_path, 10 * LENGTH)
+    put(cache, 0)
+    name = cache_files.entry_name(CacheKey("b" * 64, 0), 5 * LENGTH)
+    with (
+        cache_files.opened_bucket(tmp_path, name, make=True) as bucket,
+        cache_files.opened(name + ".part", os.O_RDWR | os.O_CREAT, bucket) as part,
+    ):
+        assert cache_files.locked(part, 0)
+        os.ftruncate(part, 5 * LENGTH)
+        (tmp_path / "roboshard-cache/account").unlink()
+        put(cache, 1, 6 * LENGTH)
+        assert [path.name.split("-")[1] for path in entries(cache)].count("0") == 2
+        assert used(cache) == accounted(cache)
+    put(cache, 1, 6 * LENGTH)  # the maker of the part is gone now
+    assert holds(cache, 0)
+    assert holds(cache, 1, 6 * LENGTH)
+
+
 def test_a_forked_process_counts_anew(cache: DiskCache) -> None:
     get(cache, 0)
     child = os.fork()
