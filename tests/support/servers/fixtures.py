@@ -64,4 +64,6 @@ def s3_server(_s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator
     for name, value in _s3_server.environment.items():
         monkeypatch.setenv(name, value)
     yield _s3_server
+    _s3_server.reset()
+    _s3_server.configure(latency_s=0.0, bytes_per_second=None)
     _s3_server.empty()

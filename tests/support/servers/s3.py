@@ -1,33 +1,97 @@
-"""An S3-compatible server on loopback: moto's, in a process of its own."""
+"""An S3-compatible server on loopback: moto's, behind a server that paces, logs and misbehaves."""
 
 from __future__ import annotations
 
 import contextlib
-import json
-import os
-import subprocess
-import sys
+import http.client
+import logging
 from pathlib import Path
 from typing import Any, Self
 
-_MAIN = """
-import json, sys, threading
-from moto.server import ThreadedMotoServer
-server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-server.start()
-host, port = server.get_host_and_port()
-print(json.dumps(f"http://{host}:{port}"), flush=True)
-sys.stdin.buffer.read()
-"""
+from .core import Content, Exchange, FaultServer
+from .remote import Remote
+
+_OF_ONE_HOP = {"connection", "content-length", "date", "host", "server", "transfer-encoding"}
 
 
-class S3Server:
-    """A bucket at `.endpoint`. s3fs finds it with nothing but `.environment` set. moto does not check checksums."""
+class S3Process(FaultServer):
+    """Objects are sent by this server, as any range of them may have to be sent wrong; moto answers all the rest."""
 
-    def __init__(self, bucket: str = "shards") -> None:
+    def __init__(self, **options: Any) -> None:
+        from moto.server import ThreadedMotoServer  # noqa: PLC0415 - takes a second, in the server's process only
+
+        logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line for each request
+        self._moto = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+        self._moto.start()
+        self._moto_port = self._moto.get_host_and_port()[1]
+        self._contents: dict[str, Content] = {}
+        super().__init__(**options)
+
+    def close(self) -> None:
+        super().close()
+        self._moto.stop()
+
+    def respond(self, exchange: Exchange) -> None:
+        bucket, _, key = exchange.route.lstrip("/").partition("/")
+        method = exchange.command
+        if method in ("GET", "HEAD") and bucket and key and not exchange.url.query:
+            status, headers, body = self._ask("HEAD", exchange)
+            if status == 200:
+                if "Range" in exchange.headers:  # S3 tells the whole object's checksums of the whole object only
+                    headers = {name: value for name, value in headers.items() if "checksum" not in name.lower()}
+                exchange.reply_object(self._content(exchange, headers["ETag"].strip('"')), headers)
+                return
+        else:
+            status, headers, body = self._ask(method, exchange)
+        if method == "GET" and status == 404:  # a HEAD has been asked, which has no body to say what is missing
+            status, headers, body = self._ask(method, exchange)
+        exchange.reply(status, body, headers)
+
+    def _content(self, exchange: Exchange, etag: str) -> Content:
+        content = self._contents.get(exchange.route)
+        if content is None or content.etag != etag:
+            content = Content(exchange.route, self._ask("GET", exchange)[2], etag)
+            self._contents[exchange.route] = content
+        return content
+
+    def _ask(self, method: str, exchange: Exchange) -> tuple[int, dict[str, str], bytes]:
+        """What moto says to a request, as if it were for the whole object and without conditions."""
+        left_out = _OF_ONE_HOP | {"range", "if-match", "if-range"}
+        headers = {name: value for name, value in exchange.headers.items() if name.lower() not in left_out}
+        host = exchange.headers.get("Host", "")
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", self._moto_port, timeout=60)) as connection:
+            connection.request(method, exchange.path, exchange.body, headers | {"Host": host})
+            response = connection.getresponse()
+            kept = {name: value for name, value in response.getheaders() if name.lower() not in _OF_ONE_HOP}
+            return response.status, kept, response.read()
+
+
+class S3Server(Remote):
+    """A bucket at `.endpoint`. s3fs finds it with nothing but `.environment` set. moto does not check checksums.
+
+    Paths of faults are `/<bucket>/<key>`: `server.fault("status", r"shard-0\\.tar", method="PUT", code=503)`.
+    """
+
+    server_class = S3Process
+
+    def __init__(
+        self,
+        bucket: str = "shards",
+        *,
+        latency_s: float = 0.0,
+        bytes_per_second: float | None = None,
+        in_process: bool = False,
+    ) -> None:
         self.bucket = bucket
-        self.endpoint = ""
-        self._process: subprocess.Popen[bytes] | None = None
+        super().__init__(in_process=in_process, latency_s=latency_s, bytes_per_second=bytes_per_second)
+
+    @property
+    def endpoint(self) -> str:
+        return self.url
+
+    @property
+    def bucket_url(self) -> str:
+        return f"s3://{self.bucket}"
 
     @property
     def environment(self) -> dict[str, str]:
@@ -40,63 +104,33 @@ class S3Server:
             "AWS_EC2_METADATA_DISABLED": "true",
         }
 
-    @property
-    def url(self) -> str:
-        return f"s3://{self.bucket}"
-
     def start(self) -> Self:
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", _MAIN],
-            stdin=subprocess.PIPE,  # closed when this process ends, however it ends: the server ends with it
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,  # a line for each request
-            env=os.environ | {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing"},
-        )
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            self.stop()
-            raise RuntimeError("moto's server did not start: is moto[server] installed?")
-        self.endpoint = json.loads(line)
+        super().start()
         self.empty()
         return self
 
-    def stop(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.communicate()
-            self._process = None
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(self, *exception: object) -> None:
-        self.stop()
-
     def empty(self) -> None:
         """Back to one bucket with nothing in it."""
-        client = self._client()
-        with contextlib.closing(client):
+        with contextlib.closing(self._client()) as client:
             for bucket in client.list_buckets()["Buckets"]:
                 for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket["Name"]):
                     for entry in page.get("Contents", []):
                         client.delete_object(Bucket=bucket["Name"], Key=entry["Key"])
                 client.delete_bucket(Bucket=bucket["Name"])
             client.create_bucket(Bucket=self.bucket)
+        self.reset()
 
     def add_folder(self, folder: Path | str, prefix: str = "") -> str:
         """Put a folder's files into the bucket; the URL of what is there then."""
-        client = self._client()
-        with contextlib.closing(client):
+        with contextlib.closing(self._client()) as client:
             for path in sorted(Path(folder).rglob("*")):
                 if path.is_file():
                     key = "/".join(filter(None, (prefix.strip("/"), path.relative_to(folder).as_posix())))
                     client.put_object(Bucket=self.bucket, Key=key, Body=path.read_bytes())
-        return "/".join(filter(None, (self.url, prefix.strip("/"))))
+        return "/".join(filter(None, (self.bucket_url, prefix.strip("/"))))
 
     def files(self, prefix: str = "") -> dict[str, bytes]:
-        client = self._client()
-        with contextlib.closing(client):
+        with contextlib.closing(self._client()) as client:
             return {
                 entry["Key"]: client.get_object(Bucket=self.bucket, Key=entry["Key"])["Body"].read()
                 for page in client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix)
