@@ -443,11 +443,7 @@ def test_faults_of_the_hub(this_hub: LocalHub, folder: Path) -> None:
     this_hub.fault("reset", "/batch$")  # done, but the answer is lost
     HfApi().batch_bucket_files("me/faulty", add=[(b"a", "a.txt")])
     assert set(this_hub.bucket_files("me/faulty")) == {"a.txt"}
-    assert [request.fault for request in this_hub.requests if request.path.endswith("/batch")] == [
-        "status",
-        "reset",
-        None,
-    ]
+    assert [request.fault for request in this_hub.requests if request.path.endswith("/batch")] == ["reset", None]
 
 
 def test_client_processes(local_hub: LocalHub, folder: Path) -> None:
