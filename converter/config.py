@@ -11,6 +11,7 @@ from roboshard.shards.errors import OptionError
 
 MIN_SHARD_SIZE = 64_000
 MAX_SHARD_SIZE = 1 << 40
+MAX_SCRATCH_SIZE = 1 << 50
 
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*", re.IGNORECASE)
 _EPISODES = re.compile(r"\s*(\d{1,12})\s*(?::\s*(\d{1,12})\s*)?")
@@ -22,7 +23,8 @@ class ConvertConfig:
     """Options of one conversion."""
 
     source: Annotated[str, Positional, arg(metavar="SOURCE")]
-    """LeRobot v3 dataset: a local folder with meta/, data/ and videos/."""
+    """LeRobot v3 dataset: a local folder with meta/, data/ and videos/; org/name or org/name@revision on the Hub,
+    where no folder is of that name; or the URL of such a folder: hf://buckets/owner/name/folder, s3://bucket/folder."""
     destination: Annotated[str, Positional, arg(metavar="DESTINATION")]
     """Folder to write the shards to; made if missing."""
     shard_size: str = "256MB"
@@ -37,6 +39,10 @@ class ConvertConfig:
     """An episode that cannot be copied exactly stops the run, or is left out and listed in skipped.json."""
     tolerance_s: float = 1e-4
     """Largest distance in seconds between a row's timestamp and the frame shown for it."""
+    scratch: str | None = None
+    """Folder for what is downloaded of a remote source, removed at the end; default: the system's for such."""
+    scratch_size: str = "20GB"
+    """What may lie there at once, of all workers together; no less than the source files of one episode."""
     dry_run: bool = False
     """Print the plan and write nothing."""
 
@@ -44,6 +50,7 @@ class ConvertConfig:
         for name in ("source", "destination"):
             object.__setattr__(self, name, os.fspath(getattr(self, name)))  # a Path will do
         parse_size(self.shard_size)
+        parse_size(self.scratch_size, "scratch size", MAX_SCRATCH_SIZE)
         if self.workers is not None and self.workers < 1:
             raise OptionError(f"workers must be at least 1, not {self.workers}")
         if not 0 <= self.tolerance_s < 10:
@@ -58,20 +65,25 @@ class ConvertConfig:
         """Target size of a shard in bytes."""
         return parse_size(self.shard_size)
 
+    @property
+    def scratch_bytes(self) -> int:
+        """What may lie in the scratch folder at once, in bytes."""
+        return parse_size(self.scratch_size, "scratch size", MAX_SCRATCH_SIZE)
 
-def parse_size(text: str) -> int:
+
+def parse_size(text: str, what: str = "shard size", largest: int = MAX_SHARD_SIZE) -> int:
     """Bytes of a human size: "64KB", "256MB" (powers of 1000), "1GiB" (powers of 1024), "1000000".
 
     Raises:
-        OptionError: not a size, or outside 64KB..1TiB.
+        OptionError: not a size, or outside 64KB..`largest`, which is a number of TiB.
     """
     match = _SIZE.fullmatch(text)
     if match is None:
-        raise OptionError(f"shard size {text!r} is not a size; write it like 256MB or 1GiB")
+        raise OptionError(f"{what} {text!r} is not a size; write it like 256MB or 1GiB")
     number, power, binary = match.groups()
     size = float(number) * float(1024 if binary else 1000) ** _POWERS[power.lower()]
-    if not MIN_SHARD_SIZE <= size <= MAX_SHARD_SIZE:
-        raise OptionError(f"shard size {text!r} is outside 64KB..1TiB")
+    if not MIN_SHARD_SIZE <= size <= largest:
+        raise OptionError(f"{what} {text!r} is outside 64KB..{largest >> 40}TiB")
     return round(size)
 
 

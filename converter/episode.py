@@ -25,7 +25,8 @@ class EpisodeReader:
         """Read episodes of `source`."""
         self._source = source
         self._tolerance_s = tolerance_s
-        self._rows = RowReader(source.root)
+        self._held = source.files.held(self._close_file)
+        self._rows = RowReader(source.files, self._held)
         self._members = camera_suffixes(source.camera_keys)
         self._videos: OrderedDict[str, VideoFile] = OrderedDict()
 
@@ -35,15 +36,19 @@ class EpisodeReader:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for video in self._videos.values():
-            video.close()
+        for path in list(self._videos):
+            self._videos.pop(path).close()
+        self._rows.close()
+        self._held.close()
 
     def read(self, episode: Episode, provenance: Provenance | None) -> tuple[EpisodeRecord, bytes, dict[str, bytes]]:
         """(record, parquet file, member suffix -> MP4 file); `provenance` travels in the parquet file.
 
         Raises:
             SourceError, MissingError: naming episode, camera and file.
+            StorageError: a file of it cannot be had from a remote source, which is not its fault.
         """
+        self._held.only({episode.rows_path, *(span.path for span in episode.videos.values())})
         rows = self._rows.rows(episode)
         self._check_tasks(rows, episode)
         timestamps = timestamps_of(rows)
@@ -59,7 +64,7 @@ class EpisodeReader:
         try:
             table = encode_rows(rows, self._rows.metadata_row(episode), provenance)
         except (TypeError, ValueError) as error:  # bytes, dates; text that is not UTF-8
-            where = f"{self._source.root / episode.metadata_path}, episode {episode.index}"
+            where = f"{self._source.files.where(episode.metadata_path)}, episode {episode.index}"
             raise SourceError(f"{where}: its row cannot be kept as JSON: {error}") from error
         return record, table, {video.camera.member: video.data for video in slices}
 
@@ -76,17 +81,23 @@ class EpisodeReader:
             return self._video(span.path).cut(times, key=key, member=self._members[key])
         except RoboshardError as error:
             raise type(error)(
-                f"episode {episode.index}, camera {key!r}, {self._source.root / span.path}: {error}"
+                f"episode {episode.index}, camera {key!r}, {self._source.files.where(span.path)}: {error}"
             ) from error
 
     def _video(self, path: str) -> VideoFile:
         if path in self._videos:
             self._videos.move_to_end(path)
         else:
-            self._videos[path] = VideoFile(self._source.root / path)
+            self._videos[path] = VideoFile(self._held.path(path))
             if len(self._videos) > 2 * max(1, len(self._source.camera_keys)):
                 self._videos.popitem(last=False)[1].close()
         return self._videos[path]
+
+    def _close_file(self, path: str) -> None:
+        video = self._videos.pop(path, None)
+        if video is not None:
+            video.close()
+        self._rows.close_file(path)
 
     def _check_tasks(self, rows: pa.Table, episode: Episode) -> None:
         if "task_index" not in rows.column_names:
@@ -94,6 +105,6 @@ class EpisodeReader:
         indices = np.unique(rows.column("task_index").to_numpy())
         if indices.size and not (indices[0] >= 0 and indices[-1] < len(self._source.tasks)):
             raise SourceError(
-                f"{self._source.root / episode.rows_path}, episode {episode.index}: task_index {indices[-1]} "
+                f"{self._source.files.where(episode.rows_path)}, episode {episode.index}: task_index {indices[-1]} "
                 f"is outside meta/tasks.parquet, which has {len(self._source.tasks)} tasks"
             )

@@ -1,4 +1,4 @@
-"""Reading the metadata of a LeRobot v3 dataset from a local folder.
+"""Reading the metadata of a LeRobot v3 dataset.
 
 Layout as lerobot 0.4 writes it: meta/info.json, meta/stats.json, meta/tasks.parquet, meta/episodes/**.parquet,
 data files and video files that hold many episodes each, under the path templates that info.json gives.
@@ -7,9 +7,10 @@ data files and video files that hold many episodes each, under the path template
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -18,10 +19,12 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from roboshard.converter.source import Episode, SourceMeta, VideoSpan
+from roboshard.converter.source_files import SourceFiles
 from roboshard.shards import jsonio
 from roboshard.shards.errors import MissingError, SourceError
 from roboshard.shards.names import MAX_EPISODES
 
+INFO, STATS, TASKS, EPISODES = "meta/info.json", "meta/stats.json", "meta/tasks.parquet", "meta/episodes/"
 MAX_JSON_BYTES = 256 << 20
 TAR_OVERHEAD = 4096  # headers, padding and record of a sample
 
@@ -45,25 +48,25 @@ _VIDEO_COLUMNS = {
 
 
 class LeRobotV3Source:
-    """A LeRobot v3.x dataset in a local folder."""
+    """A LeRobot v3.x dataset."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, files: SourceFiles) -> None:
         """Read the metadata. Raises MissingError or SourceError, naming file and field."""
-        info = _read_info(root)
+        info = _read_info(files)
         self.meta = SourceMeta(
-            root=root,
-            name=root.resolve().name,
-            revision=None,
+            files=files,
+            name=files.name,
+            revision=files.revision,
             fingerprint="",
             codebase_version=str(info["codebase_version"]),
             fps=float(info["fps"]),
             features=info["features"],
-            tasks=_read_tasks(root),
+            tasks=_read_tasks(files),
             info=info,
-            stats=_read_stats(root),
+            stats=_read_stats(files),
             camera_keys=tuple(key for key, spec in info["features"].items() if spec.get("dtype") == "video"),
         )
-        self._table = _read_episodes(root, self.meta.camera_keys)
+        self._table = _read_episodes(files, self.meta.camera_keys)
         self._check_totals()
         self.meta = replace(self.meta, fingerprint=self._fingerprint())
 
@@ -78,15 +81,31 @@ class LeRobotV3Source:
         return [self._episode(row) for row in self._table.take(pa.array(positions)).to_pylist()]
 
     def estimated_bytes(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
-        """An episode's share of each file that it lies in, by duration and by rows."""
+        """An episode's share of each file that it lies in, by duration and by rows.
+
+        Raises MissingError or SourceError where a file that one of them needs is not there.
+        """
         lengths = self._column("length").astype(np.float64)
+        chosen = np.searchsorted(self.episode_indices, indices)
         total = np.full(len(lengths), float(TAR_OVERHEAD))
         for paths, weights in self._file_shares(lengths):
             names, which = np.unique(paths, return_inverse=True)
-            sizes = np.array([self._size_of(name) for name in names], dtype=np.float64)
+            needed = np.unique(which[chosen])
+            sizes = np.zeros(len(names))
+            sizes[needed] = [self._size_of(name) for name in names[needed]]
             sums = np.bincount(which, weights=weights)
             total += sizes[which] * weights / sums[which]
-        return total[np.searchsorted(self.episode_indices, indices)].astype(np.int64)
+        return total[chosen].astype(np.int64)
+
+    def most_needed_at_once(self, indices: NDArray[np.int64]) -> tuple[int, int]:
+        """(bytes of the data and video files that the neediest of these episodes lies in, its index)."""
+        chosen = np.searchsorted(self.episode_indices, indices)
+        total = np.zeros(len(chosen))
+        for paths in (self._rows_paths, *self._video_paths.values()):
+            names, which = np.unique(paths[chosen], return_inverse=True)
+            total += np.array([self._size_of(name) for name in names], dtype=np.float64)[which]
+        neediest = int(np.argmax(total))
+        return int(total[neediest]), int(indices[neediest])
 
     def _file_shares(self, lengths: NDArray[np.float64]) -> list[tuple[NDArray[np.str_], NDArray[np.float64]]]:
         shares = [(self._rows_paths, lengths), (self._column("metadata_path"), np.ones(len(lengths)))]
@@ -146,16 +165,16 @@ class LeRobotV3Source:
         }
 
     def _size_of(self, path: str) -> int:
+        where = self.meta.files.where(path)
         try:
-            return (self.meta.root / path).stat().st_size
-        except (FileNotFoundError, NotADirectoryError):
-            raise MissingError(
-                f"{self.meta.root / path}: missing, though meta/episodes names it for {self._users_of(path)}"
-            ) from None
+            size = self.meta.files.size(path)
         except OSError as error:
             raise SourceError(
-                f"{self.meta.root / path}: {error.strerror}; meta/episodes names it for {self._users_of(path)}"
+                f"{where}: {error.strerror}; meta/episodes names it for {self._users_of(path)}"
             ) from error
+        if size is None:
+            raise MissingError(f"{where}: missing, though meta/episodes names it for {self._users_of(path)}")
+        return size
 
     def _users_of(self, path: str) -> str:
         used = self._rows_paths == path
@@ -183,30 +202,29 @@ class LeRobotV3Source:
             if not np.all(np.abs(self._column(name)) < MAX_SECONDS)  # nor is NaN
         ]
         if problems:
-            raise SourceError("\n  - ".join([f"{self.meta.root}: metadata contradicts itself:", *problems]))
+            raise SourceError("\n  - ".join([f"{self.meta.files.where()}: metadata contradicts itself:", *problems]))
 
     def _fingerprint(self) -> str:
         """SHA-256 over metadata contents and over names and sizes of data and video files."""
-        digest = hashlib.sha256()
-        meta_files = sorted(p for p in (self.meta.root / "meta").rglob("*") if p.suffix in (".json", ".parquet"))
-        for path in meta_files:
-            relative = path.relative_to(self.meta.root).as_posix()
-            with path.open("rb") as file:
+        files, digest = self.meta.files, hashlib.sha256()
+        for path in files.metadata():
+            with files.metadata_path(path).open("rb") as file:
                 content = hashlib.file_digest(file, "sha256").hexdigest()
-            digest.update(f"{relative} {content}\n".encode())
+            digest.update(f"{path} {content}\n".encode())
         others = {*self._rows_paths.tolist(), *(p for v in self._video_paths.values() for p in v.tolist())}
         for name in sorted(others):
-            digest.update(f"{name} {self._size_of(name)}\n".encode())
+            with suppress(OSError):  # an error where a chosen episode needs it
+                digest.update(f"{name} {files.size(name)}\n".encode())
         return digest.hexdigest()
 
 
-def _read_info(root: Path) -> dict[str, Any]:
-    path = root / "meta" / "info.json"
-    if not path.is_file():
-        raise MissingError(
-            f"{path}: no such file; SOURCE must be a LeRobot dataset folder with meta/, data/, videos/"
-        )
-    info = jsonio.load(path.read_bytes(), str(path), MAX_JSON_BYTES)
+def _read_info(files: SourceFiles) -> dict[str, Any]:
+    path = files.where(INFO)
+    try:
+        data = files.metadata_path(INFO).read_bytes()
+    except MissingError as error:
+        raise MissingError(f"{error}; SOURCE must be a LeRobot dataset, with meta/, data/, videos/") from None
+    info = jsonio.load(data, path, MAX_JSON_BYTES)
     version = info.get("codebase_version")
     if not (isinstance(version, str) and version.startswith("v3.")):
         raise SourceError(
@@ -229,61 +247,67 @@ def _read_info(root: Path) -> dict[str, Any]:
     return info
 
 
-def _read_stats(root: Path) -> dict[str, Any] | None:
-    path = root / "meta" / "stats.json"
-    return jsonio.load(path.read_bytes(), str(path), MAX_JSON_BYTES) if path.is_file() else None
+def _read_stats(files: SourceFiles) -> dict[str, Any] | None:
+    if STATS not in files.metadata():
+        return None
+    return jsonio.load(files.metadata_path(STATS).read_bytes(), files.where(STATS), MAX_JSON_BYTES)
 
 
-def _read_tasks(root: Path) -> tuple[str, ...]:
+def _read_tasks(files: SourceFiles) -> tuple[str, ...]:
     """Task texts in file order: LeRobot looks them up by position. They are the pandas index, whatever its name."""
-    path = root / "meta" / "tasks.parquet"
-    if not path.is_file():
+    if TASKS not in files.metadata():
         return ()
-    table = _read_parquet(path)
+    table = _read_parquet(files, TASKS)
     texts = [name for name in table.column_names if name != "task_index"]
     if len(texts) != 1:
-        raise SourceError(f"{path}: expected task_index and one column of texts, found {table.column_names}")
+        raise SourceError(
+            f"{files.where(TASKS)}: expected task_index and one column of texts, found {table.column_names}"
+        )
     return tuple(str(text) for text in table.column(texts[0]).to_pylist())
 
 
-def _read_episodes(root: Path, camera_keys: Sequence[str]) -> pa.Table:
+def _read_episodes(files: SourceFiles, camera_keys: Sequence[str]) -> pa.Table:
     """The needed columns of meta/episodes, ascending by episode_index, with where each row came from."""
-    paths = sorted((root / "meta" / "episodes").glob("**/*.parquet"))
+    paths = [path for path in files.metadata() if path.startswith(EPISODES) and path.endswith(".parquet")]
     if not paths:
-        raise MissingError(f"{root / 'meta' / 'episodes'}: no parquet file")
+        raise MissingError(f"{files.where('meta/episodes')}: no parquet file")
     columns = _COLUMNS | {
         f"videos/{key}/{name}": kind for key in camera_keys for name, kind in _VIDEO_COLUMNS.items()
     }
     tables = []
     for path in paths:
-        table = _read_parquet(path, columns)
+        table = _read_parquet(files, path, columns)
         tables.append(
-            table.append_column(
-                "metadata_path", pa.array([path.relative_to(root).as_posix()] * table.num_rows)
-            ).append_column("metadata_row", pa.array(np.arange(table.num_rows)))
+            table.append_column("metadata_path", pa.array([path] * table.num_rows)).append_column(
+                "metadata_row", pa.array(np.arange(table.num_rows))
+            )
         )
     table = pa.concat_tables(tables).sort_by("episode_index")
     for name in table.column_names:
         if table.column(name).null_count:
-            raise SourceError(f"{root / 'meta' / 'episodes'}: column {name!r} has rows without a value")
+            raise SourceError(f"{files.where('meta/episodes')}: column {name!r} has rows without a value")
     return table
 
 
-def _read_parquet(path: Path, columns: Mapping[str, pa.DataType] | None = None) -> pa.Table:
+def _read_parquet(files: SourceFiles, path: str, columns: Mapping[str, pa.DataType] | None = None) -> pa.Table:
     """The whole file, or `columns` of it, cast to these types."""
     try:
-        file = pq.ParquetFile(path)
+        file = pq.ParquetFile(files.metadata_path(path))
         names = file.schema_arrow.names if columns is None else list(columns)
         wrong = [name for name in names if file.schema_arrow.names.count(name) != 1]
         if wrong:
-            raise SourceError(f"{path}: no column {', '.join(map(repr, wrong))}, or several of that name")
+            raise SourceError(
+                f"{files.where(path)}: no column {', '.join(map(repr, wrong))}, or several of that name"
+            )
         table = file.read(columns=names).select(names)
         if columns is not None:
             table = table.cast(pa.schema(list(columns.items())))
         table.validate(full=True)
         return table
+    except MissingError:
+        raise
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise SourceError(f"{path}: unreadable parquet: {error}") from error
+        raise SourceError(f"{files.where(path)}: unreadable parquet: {error}") from error
 
 
 def _fill(info: dict[str, Any], template: str, **values: object) -> str:

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from roboshard.converter.source import Episode
+from roboshard.converter.source_files import HeldFiles, SourceFiles
 from roboshard.shards.errors import MissingError, SourceError
 from roboshard.shards.jsonio import Json
 
@@ -21,9 +22,10 @@ METADATA_BLOCK = 64  # rows of a hundred columns: converting them together costs
 class RowReader:
     """Reads episodes' rows; keeps the row group read last, which consecutive episodes often share."""
 
-    def __init__(self, root: Path) -> None:
-        """Read from the dataset folder `root`."""
-        self._root = root
+    def __init__(self, files: SourceFiles, held: HeldFiles) -> None:
+        """Read metadata from `files`, and rows from those of them that are `held`."""
+        self._source = files
+        self._held = held
         self._files: OrderedDict[str, _DataFile] = OrderedDict()
         self._metadata: tuple[str, pa.Table] | None = None
         self._metadata_block: tuple[tuple[str, int], list[dict[str, Json]]] | None = None
@@ -31,13 +33,24 @@ class RowReader:
     def rows(self, episode: Episode) -> pa.Table:
         """All columns of the episode's rows. Raises SourceError where they contradict its metadata."""
         file = self._file(episode.rows_path)
-        where = f"{self._root / episode.rows_path}, episode {episode.index}"
+        where = f"{self._source.where(episode.rows_path)}, episode {episode.index}"
         start, stop = file.find(episode.index, where)
         if stop - start != episode.length:
             raise SourceError(f"{where}: {stop - start} rows where meta/episodes says {episode.length}")
         table = file.read(start, stop, where)
         _check_rows(table, episode, where)
         return table
+
+    def close_file(self, path: str) -> None:
+        """Close a data file, if it is open."""
+        file = self._files.pop(path, None)
+        if file is not None:
+            file.close()
+
+    def close(self) -> None:
+        """Close all data files."""
+        for path in list(self._files):
+            self.close_file(path)
 
     def metadata_row(self, episode: Episode) -> dict[str, Json]:
         """The episode's row of meta/episodes, verbatim."""
@@ -50,30 +63,37 @@ class RowReader:
 
     def _metadata_table(self, name: str) -> pa.Table:
         if self._metadata is None or self._metadata[0] != name:
-            file = _open(self._root / name)
-            with _readable(self._root / name):
+            where = self._source.where(name)
+            file = _open(self._source.metadata_path(name), where)
+            with _readable(where):
                 self._metadata = (name, file.read(use_threads=False))
         return self._metadata[1]
 
     def _file(self, path: str) -> "_DataFile":
         if path not in self._files:
-            self._files[path] = _DataFile(_open(self._root / path), self._root / path)
+            where = self._source.where(path)
+            self._files[path] = _DataFile(_open(self._held.path(path), where), where)
             if len(self._files) > 2:
-                self._files.popitem(last=False)
+                self._files.popitem(last=False)[1].close()
         return self._files[path]
 
 
 class _DataFile:
     """One parquet file of the source: where each episode's rows are, and its row groups one at a time."""
 
-    def __init__(self, file: Any, path: Path) -> None:
+    def __init__(self, file: Any, where: str) -> None:
         self._file = file
-        _check_columns(file.schema_arrow, path)
-        with _readable(path):
+        _check_columns(file.schema_arrow, where)
+        with _readable(where):
             self._episodes = file.read(columns=["episode_index"], use_threads=False).column(0).to_numpy()
         counts = [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
         self._bounds = np.cumsum([0, *counts])
         self._group: tuple[int, pa.Table] | None = None
+
+    def close(self) -> None:
+        """Close the file, and forget what may lie in its mapped memory."""
+        self._group = None
+        self._file.close(force=True)
 
     def find(self, episode: int, where: str) -> tuple[int, int]:
         """First row and row after the last of an episode."""
@@ -116,24 +136,24 @@ def _check_rows(table: pa.Table, episode: Episode, where: str) -> None:
         raise SourceError(f"{where}: timestamps do not ascend")
 
 
-def _check_columns(schema: pa.Schema, path: Path) -> None:
+def _check_columns(schema: pa.Schema, where: str) -> None:
     for name in ("timestamp", "frame_index", "episode_index", "index", "task_index"):
         types = [schema.field(i).type for i in schema.get_all_field_indices(name)]
         if len(types) > 1 or (not types and name != "task_index"):
-            raise SourceError(f"{path}: no column {name!r}, or several of that name")
+            raise SourceError(f"{where}: no column {name!r}, or several of that name")
         if types and not (pa.types.is_integer(types[0]) or pa.types.is_floating(types[0])):
-            raise SourceError(f"{path}: column {name!r} holds {types[0]}, not numbers")
+            raise SourceError(f"{where}: column {name!r} holds {types[0]}, not numbers")
 
 
-def _open(path: Path) -> Any:
+def _open(path: Path, where: str) -> Any:
     if not path.is_file():
-        raise MissingError(f"{path}: no such file")
-    with _readable(path):
+        raise MissingError(f"{where}: no such file")
+    with _readable(where):
         return pq.ParquetFile(path, memory_map=True)
 
 
 @contextmanager
-def _readable(what: object) -> Iterator[None]:
+def _readable(what: str) -> Iterator[None]:
     """Damage to a parquet file that shows while it is read, as a SourceError that names `what`."""
     try:
         yield

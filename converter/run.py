@@ -1,6 +1,6 @@
 """A conversion from start to end: the file to read first.
 
-source     read the dataset's metadata                         lerobot_v3.py -> source.py
+source     open the files, local or remote; read the metadata  open_source.py, lerobot_v3.py -> source.py
 plan       choose episodes, cut them into shards by size       plan.py
 prepare    lock the destination, refuse what is not ours       destination.py
 convert    one idempotent task per shard, in processes         pool.py -> shard.py -> episode.py
@@ -10,21 +10,25 @@ publish    index, then dataset.json, last of all               shards.manifest
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.filesize import decimal
 
 from roboshard.converter.config import ConvertConfig, parse_episodes
 from roboshard.converter.destination import locked, prepare, write_skipped
 from roboshard.converter.lerobot_v3 import LeRobotV3Source
+from roboshard.converter.open_source import open_source
 from roboshard.converter.plan import plan_shards, select_episodes, shuffle_episodes
 from roboshard.converter.pool import default_workers, run_tasks
 from roboshard.converter.progress import Progress
 from roboshard.converter.shard import ShardResult, ShardSpec, SkippedEpisode
 from roboshard.converter.source import Source, SourceMeta
+from roboshard.converter.source_files import SourceFiles
 from roboshard.shards import jsonio, storage
 from roboshard.shards.errors import OptionError, SourceError
 from roboshard.shards.gop import mean_random_cost
@@ -78,22 +82,32 @@ def convert(config: ConvertConfig) -> ConversionReport:
     if config.dry_run:
         raise OptionError("dry_run: `convert` writes; `make_plan` says what it would write")
     plan = make_plan(config)
-    destination = _local_destination(config, plan.source.meta)
-    with locked(destination):
-        prepare(destination, plan.provenance.conversion.id)
-        results = _convert_shards(plan, config, destination)
-        return _publish(plan, results, destination)
+    with closing(plan.source.meta.files):
+        destination = _local_destination(config, plan.source.meta)
+        with locked(destination):
+            prepare(destination, plan.provenance.conversion.id)
+            results = _convert_shards(plan, config, destination)
+            return _publish(plan, results, destination)
 
 
 def make_plan(config: ConvertConfig) -> ConversionPlan:
-    """Read the source's metadata and decide what goes where; writes nothing."""
-    storage.storage_of(config.source)
-    source = LeRobotV3Source(storage.local_path(config.source))
+    """Read the source's metadata and decide what goes where; writes nothing but a remote source's scratch folder."""
+    files = open_source(config.source, config.scratch, config.scratch_bytes)
+    try:
+        return _plan(config, files)
+    except BaseException:
+        files.close()
+        raise
+
+
+def _plan(config: ConvertConfig, files: SourceFiles) -> ConversionPlan:
+    source = LeRobotV3Source(files)
     ranges = None if config.episodes is None else parse_episodes(config.episodes)
     episodes = select_episodes(source.episode_indices, ranges)
     if config.shuffle_episodes is not None:
         episodes = shuffle_episodes(episodes, config.shuffle_episodes)
     sizes = source.estimated_bytes(episodes)
+    _check_capacity(source, episodes)
     shards = plan_shards(sizes, config.shard_bytes)
     return ConversionPlan(
         source=source,
@@ -104,6 +118,19 @@ def make_plan(config: ConvertConfig) -> ConversionPlan:
     )
 
 
+def _check_capacity(source: Source, episodes: NDArray[np.int64]) -> None:
+    """Files that an episode needs are held together, so that room for them there must be."""
+    files = source.meta.files
+    if files.capacity is None:
+        return
+    needed, episode = source.most_needed_at_once(episodes)
+    if needed > files.capacity:
+        raise OptionError(
+            f"{files.where()}: the source files that episode {episode} lies in take {decimal(needed)}; "
+            f"there is room for {decimal(files.capacity)}. Raise --scratch-size, or choose a larger disk by --scratch"
+        )
+
+
 def _provenance(meta: SourceMeta, config: ConvertConfig, num_shards: int) -> Provenance:
     options: dict[str, jsonio.Json] = {
         "shard_size": config.shard_bytes,
@@ -112,7 +139,8 @@ def _provenance(meta: SourceMeta, config: ConvertConfig, num_shards: int) -> Pro
         "tolerance_s": config.tolerance_s,
     }
     versions = {name: version(name) for name in BYTE_DECIDING_LIBRARIES} | {"format": FORMAT_VERSION}
-    identity = jsonio.canonical([meta.fingerprint, meta.name, options, versions])
+    revision = [] if meta.revision is None else [meta.revision]  # it is in the shards, so it decides their bytes
+    identity = jsonio.canonical([meta.fingerprint, meta.name, options, versions, *revision])
     return Provenance(
         source=SourceInfo(
             name=meta.name,
@@ -134,8 +162,8 @@ def _provenance(meta: SourceMeta, config: ConvertConfig, num_shards: int) -> Pro
 def _local_destination(config: ConvertConfig, meta: SourceMeta) -> Path:
     storage.storage_of(config.destination)
     destination = storage.local_path(config.destination).resolve()
-    source = meta.root.resolve()
-    if destination == source or source in destination.parents or destination in source.parents:
+    source = meta.files.folder and meta.files.folder.resolve()
+    if source and (destination == source or source in destination.parents or destination in source.parents):
         raise OptionError(f"{destination}: must not be the source folder, nor inside it or around it")
     return destination
 
@@ -165,7 +193,7 @@ def _publish(plan: ConversionPlan, results: list[ShardResult], destination: Path
     write_skipped(destination, skipped)
     if not manifests:
         raise SourceError(
-            f"{plan.source.meta.root}: no episode could be converted; see skipped.json in {destination}"
+            f"{plan.source.meta.files.where()}: no episode could be converted; see skipped.json in {destination}"
         )
     dataset = write_dataset(destination, plan.provenance, manifests)
     return ConversionReport(

@@ -12,7 +12,7 @@ from typing import IO
 from roboshard.converter.episode import EpisodeReader
 from roboshard.converter.source import Episode, SourceMeta
 from roboshard.shards import storage
-from roboshard.shards.errors import RoboshardError
+from roboshard.shards.errors import RoboshardError, StorageError
 from roboshard.shards.manifest import shard_problems
 from roboshard.shards.names import shard_manifest_name, shard_name
 from roboshard.shards.schema import (
@@ -108,6 +108,8 @@ def _finished(spec: ShardSpec, on_episode: OnEpisode) -> ShardResult | None:
 def _why_unreadable(reader: EpisodeReader, episode: Episode) -> SkippedEpisode | None:
     try:
         reader.read(episode, None)
+    except StorageError:
+        raise
     except RoboshardError as error:
         return SkippedEpisode(episode_index=episode.index, reason=str(error))
     return None
@@ -132,6 +134,8 @@ def _write_shard(spec: ShardSpec, on_episode: OnEpisode) -> ShardResult:
                 provenance = None if writer.num_samples else spec.provenance
                 try:
                     record, rows, videos = reader.read(episode, provenance)
+                except StorageError:  # a remote source that does not answer is no fault of the episode's
+                    raise
                 except RoboshardError as error:
                     if not spec.skip_errors:
                         raise

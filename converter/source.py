@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from roboshard.converter.source_files import SourceFiles
 from roboshard.shards.jsonio import Json
 
 
@@ -47,7 +47,7 @@ class Episode:
 class SourceMeta:
     """What a source says of itself; small enough to send to every worker."""
 
-    root: Path
+    files: SourceFiles
     name: str
     revision: str | None
     fingerprint: str
@@ -76,3 +76,6 @@ class Source(Protocol):
 
     def estimated_bytes(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
         """About how many bytes each of these episodes will take in a shard; what shards are planned by."""
+
+    def most_needed_at_once(self, indices: NDArray[np.int64]) -> tuple[int, int]:
+        """(bytes of the files that the neediest of these episodes lies in, its index)."""

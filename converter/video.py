@@ -90,8 +90,9 @@ class VideoFile:
             self._container = av.open(str(path), metadata_errors="replace")  # a title in Latin-1 is no reason to fail
             self._stream = self._container.streams.video[0]
             first = next((packet for packet in self._container.demux(self._stream) if packet.size), None)
-        except (av.FFmpegError, IndexError) as error:
-            raise SourceError(f"no readable video stream: {error}") from error
+        except (av.FFmpegError, IndexError) as error:  # without the file's name, which may be a temporary one
+            what = error.strerror if isinstance(error, av.FFmpegError) else error
+            raise SourceError(f"no readable video stream: {what}") from error
         context: Any = self._stream.codec_context
         if context is None:
             raise SourceError("its video codec is not known to FFmpeg")
@@ -121,7 +122,7 @@ class VideoFile:
             data = self._mux(packets)
             return VideoSlice(data=data, camera=self._describe(data, packets, shown, key, member))
         except av.FFmpegError as error:
-            raise SourceError(f"cannot be demuxed or copied: {error}") from error
+            raise SourceError(f"cannot be demuxed or copied: {error.strerror}") from error
 
     def _select(self, rows: RowTimes) -> tuple[Packets, IntArray]:
         """(packets of the slice in decode order, pts shown for each row)."""

@@ -237,7 +237,7 @@ def test_what_a_loader_can_do() -> None:
 def test_conversion_options_and_report() -> None:
     assert signature(ConvertConfig) == (
         "(*, source, destination, shard_size='256MB', workers=None, episodes=None, shuffle_episodes=None, "
-        "on_error='fail', tolerance_s=0.0001, dry_run=False)"
+        "on_error='fail', tolerance_s=0.0001, scratch=None, scratch_size='20GB', dry_run=False)"
     )
     assert [field.name for field in fields(ConversionReport)] == [
         "destination",

@@ -1,0 +1,56 @@
+"""From what a user calls SOURCE to its files."""
+
+import re
+import tempfile
+from pathlib import Path
+
+from roboshard.converter.remote_files import open_remote
+from roboshard.converter.source_files import LocalFiles, SourceFiles
+from roboshard.shards import storage
+from roboshard.shards.errors import MissingError
+
+_PINNED = re.compile(r"hf://datasets/([^/@]+/[^/@]+)@([0-9a-f]{40})(/.+)?")
+_HUB_NAME = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(.+))?", re.ASCII)
+
+
+def open_source(source: str, scratch: str | None, scratch_bytes: int) -> SourceFiles:
+    """The files of a source; `close` them at the end. Lists a remote source and downloads its metadata.
+
+    Args:
+        source: a local folder, `org/name[@revision]` of a Hub dataset where no such folder exists, or a URL.
+        scratch: where what is downloaded lies meanwhile; None: the system's folder for temporary files.
+        scratch_bytes: what may lie there at once.
+
+    Raises:
+        MissingError, StorageError: there is no such source, or it cannot be read.
+        OptionError: `scratch_bytes` does not hold the metadata.
+    """
+    url = hub_url(source) or source
+    if storage.is_local(url):
+        return LocalFiles(storage.local_path(url))
+    storage.storage_of(url)
+    try:
+        url = storage.pinned(url.rstrip("/"))
+        name, revision = _name_of(url)
+        return open_remote(url, name, revision, base=Path(scratch or tempfile.gettempdir()), capacity=scratch_bytes)
+    except MissingError as error:
+        if url == source:
+            raise
+        raise MissingError(f"{source}: neither a folder nor a dataset on the Hub: {error}") from error
+
+
+def _name_of(url: str) -> tuple[str, str | None]:
+    """Name and commit: a Hub dataset is known by both, anything else by its folder alone, like a local one."""
+    match = _PINNED.fullmatch(url)
+    if match:
+        return match[1] + (match[3] or ""), match[2]
+    return storage.shown(url).rpartition("/")[2], None
+
+
+def hub_url(source: str) -> str | None:
+    """hf://datasets/... for `org/name[@revision]`, unless there is such a folder; None for anything else."""
+    match = _HUB_NAME.fullmatch(source)
+    if match is None or Path(source).is_dir():
+        return None
+    name, revision = match.groups()
+    return f"hf://datasets/{name}" + (f"@{revision.replace('/', '%2F')}" if revision else "")

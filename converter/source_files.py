@@ -1,0 +1,129 @@
+"""Where a source's files come from: a local folder, or a place from which each is downloaded when it is needed."""
+
+from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from roboshard.shards import storage
+from roboshard.shards.errors import MissingError
+
+_METADATA = (".json", ".parquet")
+
+
+class HeldFiles(Protocol):
+    """The files that one reader works with. They stay where they are as long as it holds them."""
+
+    def only(self, paths: Collection[str]) -> None:
+        """Hold these from now on, and let go of all others; may wait for room, and download."""
+
+    def path(self, path: str) -> Path:
+        """The local file behind a path that is held. A path that the source does not have leads nowhere."""
+
+    def close(self) -> None:
+        """Let go of all."""
+
+
+class SourceFiles(Protocol):
+    """The files of a source, by path relative to its root. Can be sent to other processes."""
+
+    @property
+    def name(self) -> str:
+        """What the dataset is called; says nothing of where it lies, except on the Hub."""
+
+    @property
+    def revision(self) -> str | None:
+        """The commit, for a dataset of the Hub."""
+
+    @property
+    def folder(self) -> Path | None:
+        """The source's folder, if it is one of this machine."""
+
+    @property
+    def capacity(self) -> int | None:
+        """Bytes of files that can be held at once; None: any number."""
+
+    def where(self, path: str = "") -> str:
+        """A file, or the whole source, as messages name it."""
+
+    def metadata(self) -> list[str]:
+        """Paths of the JSON and parquet files under meta/, in a fixed order."""
+
+    def metadata_path(self, path: str) -> Path:
+        """The local file behind one of them. Raises MissingError."""
+
+    def size(self, path: str) -> int | None:
+        """Bytes of a file; None: there is none. Raises OSError where that cannot be told."""
+
+    def held(self, let_go: Callable[[str], None]) -> HeldFiles:
+        """Files for one reader, which closes a file that it has open when `let_go` is called with its path."""
+
+    def close(self) -> None:
+        """Remove what was downloaded. No file may be in use any more."""
+
+
+def metadata_among(paths: Iterable[str]) -> list[str]:
+    """Of all files of a source those that hold its metadata, in a fixed order: a folder's files together."""
+    split = sorted(path.split("/") for path in paths if path.startswith("meta/") and path.endswith(_METADATA))
+    return ["/".join(parts) for parts in split if not any(part.startswith(".") for part in parts)]
+
+
+@dataclass(frozen=True)
+class LocalFiles:
+    """A folder of this machine."""
+
+    folder: Path
+    revision: None = None
+    capacity: None = None
+
+    @property
+    def name(self) -> str:
+        """The folder's own name."""
+        return self.folder.resolve().name
+
+    def where(self, path: str = "") -> str:
+        """The path itself."""
+        return str(self.folder / path)
+
+    def metadata(self) -> list[str]:
+        """Paths of the JSON and parquet files under meta/, in a fixed order."""
+        with suppress(MissingError):
+            return metadata_among(f"meta/{path}" for path in storage.list_files(str(self.folder / "meta")))
+        return []
+
+    def metadata_path(self, path: str) -> Path:
+        """The file itself."""
+        if not (self.folder / path).is_file():
+            raise MissingError(f"{self.where(path)}: no such file")
+        return self.folder / path
+
+    def size(self, path: str) -> int | None:
+        """Bytes of a file; None: there is none."""
+        try:
+            return (self.folder / path).stat().st_size
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def held(self, let_go: Callable[[str], None]) -> HeldFiles:  # noqa: ARG002 - files of a folder stay
+        """The files themselves."""
+        return _Folder(self.folder)
+
+    def close(self) -> None:
+        """Nothing was downloaded."""
+
+
+@dataclass(frozen=True)
+class _Folder:
+    """Nothing has to be held in a folder that nobody tidies up."""
+
+    folder: Path
+
+    def only(self, paths: Collection[str]) -> None:
+        pass
+
+    def path(self, path: str) -> Path:
+        return self.folder / path
+
+    def close(self) -> None:
+        pass
