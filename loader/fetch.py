@@ -1,8 +1,9 @@
-"""Stage: the episodes that a step needs, read, verified and kept while their pool is in use."""
+"""Stage: the episodes that a step needs, read ahead, verified and kept while their pool is in use."""
 
+import itertools
 import time
 import warnings
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -14,9 +15,15 @@ from roboshard.loader.config import OnError
 from roboshard.loader.decode import PictureSettings
 from roboshard.loader.episode import Episode
 from roboshard.loader.plan import Draw, Episodes
+from roboshard.loader.read_ahead import ReadAhead
 from roboshard.loader.stats import Counter
 from roboshard.shards.errors import RoboshardError
 from roboshard.shards.reader import ShardedDataset
+
+DRAWS_AT_ONCE = 8
+"""Steps whose episodes are wanted together, so that neighbours in a shard are found."""
+MAX_DRAWS = 4096
+"""Steps that are looked ahead at the most: an epoch in which nothing new comes is not drawn at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +53,7 @@ class EpisodePool:
         *,
         dataset: ShardedDataset,
         episodes: Episodes,
-        cameras: Sequence[str],
+        reads: ReadAhead,
         pictures: PictureSettings,
         capacity: int,
         on_error: OnError,
@@ -54,7 +61,7 @@ class EpisodePool:
     ) -> None:
         self._dataset = dataset
         self._episodes = episodes
-        self._cameras = cameras
+        self._reads = reads
         self._pictures = pictures
         self._capacity = capacity
         self._on_error = on_error
@@ -62,8 +69,15 @@ class EpisodePool:
         self._resident: OrderedDict[int, _Resident] = OrderedDict()
         self._damaged: set[int] = set()
 
+    def expect(self, draws: Sequence[Draw]) -> None:
+        """Begin to read the episodes of coming steps that are not in memory."""
+        drawn = np.concatenate([draw.positions for draw in draws])
+        positions, first_drawn = np.unique(drawn, return_index=True)
+        in_order = positions[np.argsort(first_drawn)].tolist()
+        self._reads.want([position for position in in_order if position not in self._resident])
+
     def step(self, draw: Draw) -> DrawnStep:
-        """The samples of a step; reads the episodes that are not in memory yet."""
+        """The samples of a step; waits for the episodes that are not in memory yet."""
         positions, episode_of = np.unique(draw.positions, return_inverse=True)
         needed = [self._get(position) for position in positions.tolist()]
         while len(self._resident) > max(self._capacity, len(needed)):
@@ -109,16 +123,30 @@ class EpisodePool:
         raise failure or RoboshardError("no episode can be read")
 
     def _read(self, place: int) -> _Resident:
-        data = self._dataset.read_episode(int(self._episodes.position[place]), self._cameras)
-        self._counter.add(bytes_read=data.num_bytes, episodes_read=1)
+        data = self._reads.take(int(self._episodes.position[place]))
+        self._counter.add(episodes_read=1)
         episode = Episode(data, self._dataset.manifest.features, self._dataset.manifest.tasks, self._pictures)
         return _Resident(episode, int(self._episodes.first_row[place] + self._episodes.num_rows[place]) - 1)
 
 
-def fetch_episodes(draws: Iterable[Draw], pool: EpisodePool, counter: Counter) -> Iterator[DrawnStep]:
-    """Draw -> its samples, with their episodes in memory."""
-    for draw in draws:
+def fetch_episodes(
+    draws: Iterable[Draw], pool: EpisodePool, reads: ReadAhead, counter: Counter
+) -> Iterator[DrawnStep]:
+    """Draw -> its samples, with their episodes in memory; those of the coming draws are read meanwhile."""
+    remaining = iter(draws)
+    coming: deque[Draw] = deque()
+    while True:
+        further = (
+            list(itertools.islice(remaining, DRAWS_AT_ONCE))
+            if not coming or (reads.has_room and len(coming) < MAX_DRAWS)
+            else []
+        )
+        if further:
+            pool.expect(further)
+            coming.extend(further)
+        if not coming:
+            return
         started = time.perf_counter()
-        step = pool.step(draw)
+        step = pool.step(coming.popleft())
         counter.add(fetch_seconds=time.perf_counter() - started)
         yield step

@@ -4,7 +4,7 @@
     split by node     which rank slots of a step are this rank's           here
     split by worker   which steps are this worker's                        here
     draw              which rows of which episodes a step takes            plan.py
-    fetch             those episodes, verified, in memory                  fetch.py -> episode.py, shards/
+    fetch             those episodes, read ahead, verified, in memory      fetch.py -> read_ahead.py, episode.py, shards/
     windows           rows and delta windows of the step's samples         rows.py -> windows.py, columns.py
     decode            pictures of this step and the next ones, by threads  decode_ahead.py -> decode.py, buffers.py
     images            the user's transform, if there is one                images.py
@@ -30,9 +30,15 @@ from roboshard.loader.decode_ahead import DecodeThreads, decode_video
 from roboshard.loader.fetch import EpisodePool, fetch_episodes
 from roboshard.loader.images import transform_images
 from roboshard.loader.plan import Draw, Episodes, EpochPlan, Slots
+from roboshard.loader.read_ahead import ReadAhead
 from roboshard.loader.rows import Batch, PictureKey, delta_windows
 from roboshard.loader.stats import Counter
+from roboshard.shards import storage
 from roboshard.shards.reader import ShardedDataset
+
+LOCAL_READING = (2, 128 << 20)
+"""Threads that read ahead in each process, and bytes that they read ahead, over all workers of a rank."""
+REMOTE_READING = (16, 512 << 20)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,10 +88,11 @@ def load(
 ) -> Generator[Batch, None, None]:
     """The batches of this process, in order, from `first_step` of the planned epoch on."""
     config, sample = job.config, job.config.sample
+    reads = ReadAhead(job.dataset, job.cameras, *_reading(job), counter)
     pool = EpisodePool(
         dataset=job.dataset,
         episodes=job.episodes,
-        cameras=job.cameras,
+        reads=reads,
         pictures=PictureSettings(image_size=sample.image_size, device=config.read.decode_device),
         capacity=_resident_episodes(job),
         on_error=config.read.on_error,
@@ -104,7 +111,7 @@ def load(
             partial(split_by_node, config=config),
             partial(split_by_worker, plan=plan, first_step=first_step),
             partial(draw_samples, plan=plan),
-            partial(fetch_episodes, pool=pool, counter=counter),
+            partial(fetch_episodes, pool=pool, reads=reads, counter=counter),
             partial(delta_windows, offsets=job.offsets, pictures=job.pictures, counter=counter),
             partial(decode_video, threads=threads, counter=counter),
             partial(
@@ -117,8 +124,15 @@ def load(
             single_samples if config.split.batch_size is None else _as_they_are,
         )
     finally:  # here too: after an error in a later stage, its traceback keeps the others suspended
+        reads.close()
         threads.close()
         counter.set(steps_ahead=0, resident_bytes=0)
+
+
+def _reading(job: LoadJob) -> tuple[int, int]:
+    """(threads, bytes) that read ahead in this process."""
+    threads, num_bytes = LOCAL_READING if storage.is_local(job.dataset.root) else REMOTE_READING
+    return threads, num_bytes // max(1, job.config.split.num_workers)
 
 
 def _as_they_are(batches: Iterable[Batch]) -> Iterator[Batch]:

@@ -17,12 +17,15 @@ class LoaderStats:
     wait_seconds: float = 0.0
     """The user waited for a batch."""
     fetch_seconds: float = 0.0
-    """Reading and verifying episodes, and turning their rows into tensors."""
+    """Waiting for episodes that were not there yet, and turning their rows into arrays."""
     decode_seconds: float = 0.0
     """Threads decoded and put frames in their places in batches; summed over threads."""
     assembly_seconds: float = 0.0
     """Rows, windows and transforms were put together."""
     bytes_read: int = 0
+    """From storage; what came out of the disk cache is not among them."""
+    reads: int = 0
+    """Requests to storage that brought them, repeats after a failure not counted."""
     episodes_read: int = 0
     episode_hits: int = 0
     """Times that a step found an episode it needs in memory."""

@@ -15,7 +15,7 @@ from roboshard.shards.errors import (
     StorageError,
     VersionError,
 )
-from roboshard.shards.reader import EpisodeData, ShardedDataset
+from roboshard.shards.reader import EpisodeData, ReadSettings, ShardedDataset
 from roboshard.shards.rebuild import rebuild
 from roboshard.shards.schema import FORMAT_VERSION, DatasetManifest, EpisodeRecord, ShardManifest
 

@@ -129,6 +129,13 @@ class DiskCache:
             bucket = held.enter_context(files.opened_bucket(self.folder, name))
             self._drop(held.enter_context(files.opened(name, os.O_RDONLY, bucket)), name, bucket)
 
+    def holds(self, key: CacheKey, length: int) -> bool:
+        """Whether `get` would hardly call `fetch`: for planning only, it may be gone or found damaged a moment later."""
+        with suppress(OSError), files.opened_bucket(self.folder, name := files.entry_name(key, length)) as bucket:
+            os.stat(name, dir_fd=bucket, follow_symlinks=False)
+            return True
+        return False
+
     def stats(self) -> CacheStats:
         """What this process has had of the folder."""
         return _process.stats(self.folder)

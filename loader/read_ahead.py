@@ -1,0 +1,125 @@
+"""Reading episodes before they are needed: in the order of need, neighbours together, under a budget of bytes.
+
+Threads do nothing but read and verify. Who needs an episode takes it, or what went wrong with it, when it is there.
+"""
+
+import queue
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from concurrent.futures import Future
+from typing import NamedTuple
+
+from roboshard.loader.stats import Counter
+from roboshard.shards.fetch import MAX_GAP, MAX_READ
+from roboshard.shards.ranges import ByteRange, neighbours
+from roboshard.shards.reader import EpisodeData, ShardedDataset
+from roboshard.shards.sample import SampleRead
+
+CLOSE_S = 2.0
+"""How long reads under way are waited for when nobody wants them any more."""
+
+
+class _Request(NamedTuple):
+    """An episode that somebody will take."""
+
+    position: int
+    num_bytes: int
+    """As the index says."""
+    future: Future[EpisodeData]
+
+
+class ReadAhead:
+    """Episodes under way. `want` and `take` are for one thread."""
+
+    def __init__(
+        self, dataset: ShardedDataset, cameras: Sequence[str], num_threads: int, max_bytes: int, counter: Counter
+    ) -> None:
+        """Nothing is started before the first episode is wanted."""
+        self._dataset = dataset
+        self._cameras = cameras
+        self._num_threads = num_threads
+        self._max_bytes = max_bytes
+        self._counter = counter
+        self._coming: dict[int, _Request] = {}
+        self._coming_bytes = 0
+        self._tasks: queue.SimpleQueue[list[_Request] | None] = queue.SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        self._closed = False
+
+    @property
+    def has_room(self) -> bool:
+        """Whether more may be wanted."""
+        return self._coming_bytes < self._max_bytes
+
+    def want(self, positions: Sequence[int]) -> None:
+        """Begin to read these episodes, in this order, but for those that are on their way."""
+        new = []
+        for position in positions:
+            if position not in self._coming:
+                request = _Request(position, int(self._dataset.index.size[position]), Future())
+                self._coming[position] = request
+                self._coming_bytes += request.num_bytes
+                new.append(request)
+        for task in self._together(new):
+            self._tasks.put(task)
+            if len(self._threads) < self._num_threads:
+                self._threads.append(threading.Thread(target=self._work, name="roboshard-read", daemon=True))
+                self._threads[-1].start()
+
+    def take(self, position: int) -> EpisodeData:
+        """The episode, when it is there. Raises what `ShardedDataset.read_episode` raises."""
+        if position not in self._coming:
+            self.want([position])
+        request = self._coming[position]
+        try:
+            return request.future.result()
+        finally:
+            del self._coming[position]
+            self._coming_bytes -= request.num_bytes
+
+    def close(self) -> None:
+        """Nothing more is begun. Reads that hang end by themselves: their threads do not hold up the program's end."""
+        self._closed = True
+        for _ in self._threads:
+            self._tasks.put(None)
+        patient_until = time.monotonic() + CLOSE_S
+        for thread in self._threads:
+            thread.join(max(0.0, patient_until - time.monotonic()))
+        self._threads.clear()
+
+    def _together(self, requests: Sequence[_Request]) -> list[list[_Request]]:
+        """Neighbours in one shard, which one read brings; in the order in which the first of each is needed."""
+        index = self._dataset.index
+        of_shard: dict[int, list[int]] = defaultdict(list)
+        for place, request in enumerate(requests):
+            of_shard[int(index.shard[request.position])].append(place)
+        tasks: list[list[int]] = []
+        for places in of_shard.values():
+            ranges = [ByteRange(int(index.offset[requests[i].position]), requests[i].num_bytes) for i in places]
+            groups = neighbours(ranges, max_gap=MAX_GAP, max_length=MAX_READ)
+            tasks += [[places[member] for member in group] for group in groups]
+        return [[requests[place] for place in task] for task in sorted(tasks, key=min)]
+
+    def _work(self) -> None:
+        while (task := self._tasks.get()) is not None and not self._closed:
+            planned = [(request, read) for request in task if (read := self._planned(request)) is not None]
+            if not planned:
+                continue
+            source = self._dataset.shard_reads(planned[0][1].shard, [read for _, read in planned], self._count)
+            for request, read in planned:
+                try:
+                    request.future.set_result(self._dataset.carry_out(read, source))
+                except BaseException as error:  # noqa: BLE001 - of whatever kind, it is the taker's
+                    request.future.set_exception(error)
+
+    def _planned(self, request: _Request) -> SampleRead | None:
+        try:
+            return self._dataset.plan_read(request.position, self._cameras)
+        except BaseException as error:  # noqa: BLE001
+            request.future.set_exception(error)
+            return None
+
+    def _count(self, num_bytes: int) -> None:
+        self._counter.add(bytes_read=num_bytes, reads=1)

@@ -1,0 +1,85 @@
+"""Reading pieces of a shard: neighbours in one read, each verified, through the disk cache where there is one."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from roboshard.shards import storage
+from roboshard.shards.cache import CacheKey, DiskCache
+from roboshard.shards.errors import DamageError
+from roboshard.shards.ranges import ByteRange, coalesce
+from roboshard.shards.sample import Piece
+from roboshard.shards.schema import ShardEntry
+
+MAX_READ = 16 << 20
+"""Bytes of one read of several pieces. Object stores are at their best from 8 to 64 MiB."""
+MAX_GAP = 128 << 10
+"""Unwanted bytes between two pieces that are cheaper to read than a second request."""
+
+OnRead = Callable[[int], None]
+"""Told the bytes of each read from storage."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadSettings:
+    """How shards are read."""
+
+    cache: DiskCache | None = None
+    """Where bytes of remote shards are kept; None: nowhere."""
+
+
+def blocks_of(pieces: Sequence[Piece]) -> list[ByteRange]:
+    """The reads that bring these pieces of one shard."""
+    return coalesce([piece.range for piece in pieces], max_gap=MAX_GAP, max_length=MAX_READ)
+
+
+class ShardReads:
+    """Pieces of one shard: what is planned to be read together is read when the first of it is asked for.
+
+    For one thread. Keeps what it has read until it is dropped itself.
+    """
+
+    def __init__(
+        self, root: str, shard: ShardEntry, planned: Sequence[Piece], settings: ReadSettings, on_read: OnRead
+    ) -> None:
+        """Plan to read some pieces; nothing is read yet."""
+        self._url = storage.join(root, shard.name)
+        self._shard = shard
+        self._cache = settings.cache if not storage.is_local(self._url) else None
+        self._on_read = on_read
+        self._planned = blocks_of(planned if self._cache is None else [p for p in planned if not self._is_cached(p)])
+        self._read: dict[ByteRange, memoryview] = {}
+
+    def get(self, piece: Piece, where: str) -> memoryview:
+        """The bytes of a piece, planned or not, verified. Raises DamageError, MissingError, StorageError."""
+        if self._cache is None:
+            return self._verified(piece, where)
+        data = self._cache.get(self._key(piece), piece.range.length, lambda: bytes(self._verified(piece, where)))
+        return memoryview(data)
+
+    def _verified(self, piece: Piece, where: str) -> memoryview:
+        data = self._from_block(piece.range)
+        try:
+            piece.check(data, where)
+        except DamageError:
+            if storage.is_local(self._url):
+                raise
+            data = self._from_storage(piece.range)  # a proxy's or a network's fault may not come twice
+            piece.check(data, where)
+        return data
+
+    def _from_block(self, wanted: ByteRange) -> memoryview:
+        block = next((block for block in self._planned if block.covers(wanted)), wanted)
+        if block not in self._read:
+            self._read[block] = self._from_storage(block)
+        return self._read[block][wanted.offset - block.offset :][: wanted.length]
+
+    def _from_storage(self, wanted: ByteRange) -> memoryview:
+        data = storage.read_range(self._url, wanted.offset, wanted.length)
+        self._on_read(len(data))
+        return memoryview(data)
+
+    def _key(self, piece: Piece) -> CacheKey:
+        return CacheKey(self._shard.sha256, piece.range.offset)
+
+    def _is_cached(self, piece: Piece) -> bool:
+        return self._cache is not None and self._cache.holds(self._key(piece), piece.range.length)
