@@ -2,14 +2,20 @@
 
 Callers say `read_range(url, offset, length)` and get exactly those bytes or an error that names the URL.
 
-    access    by URL: size, read_range, read_all, list_files     what all others call
-    urls      what a URL says by itself
-    local     paths of this machine; files appear whole or not at all
+    access       by URL: size, read_range, read_all, list_files, pinned     what all others call
+    urls         what a URL says by itself
+    local        paths of this machine; files appear whole or not at all
+    http         http(s), by ranges: `redirects` says where a URL leads, `replies` what is believed,
+                 `connections` keeps them open
+    hub          hf://buckets/... and hf://datasets/..., which is http with a token
+    objects      s3://, gs:// and whatever else fsspec serves
+    retry        when a remote read is tried again, and when it is given up
 """
 
 from roboshard.shards.storage.access import (
     Storage,
     list_files,
+    pinned,
     read_all,
     read_range,
     read_range_chunks,
@@ -17,14 +23,18 @@ from roboshard.shards.storage.access import (
     storage_of,
 )
 from roboshard.shards.storage.local import remove_temporaries, sync_folder, write_atomic, write_bytes
+from roboshard.shards.storage.retry import PATIENCE, Patience
 from roboshard.shards.storage.urls import is_local, join, local_path, shown
 
 __all__ = [
+    "PATIENCE",
+    "Patience",
     "Storage",
     "is_local",
     "join",
     "list_files",
     "local_path",
+    "pinned",
     "read_all",
     "read_range",
     "read_range_chunks",

@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator
 from typing import Protocol
-from urllib.parse import urlsplit
 
 from roboshard.shards.errors import StorageError
 from roboshard.shards.storage.local import LocalStorage
-from roboshard.shards.storage.urls import is_local, shown
+from roboshard.shards.storage.retry import PATIENCE, Patience
+from roboshard.shards.storage.urls import is_local
 
 COPY_CHUNK = 1 << 20
 
@@ -14,16 +14,16 @@ COPY_CHUNK = 1 << 20
 class Storage(Protocol):
     """What a kind of storage must be able to do."""
 
-    def size(self, url: str) -> int:
+    def size(self, url: str, *, patience: Patience) -> int:
         """Size in bytes."""
 
-    def read_range(self, url: str, offset: int, length: int) -> bytes:
-        """Exactly `length` bytes from `offset`."""
+    def read_range(self, url: str, offset: int, length: int, *, total: int | None, patience: Patience) -> bytes:
+        """Exactly `length` bytes from `offset` of an object that must have `total` bytes, where that is known."""
 
-    def read_all(self, url: str, max_bytes: int) -> bytes:
+    def read_all(self, url: str, max_bytes: int, *, patience: Patience) -> bytes:
         """A whole file of at most `max_bytes`; a larger one is refused before it is read."""
 
-    def list_files(self, url: str) -> dict[str, int]:
+    def list_files(self, url: str, *, patience: Patience) -> dict[str, int]:
         """Size in bytes of every file under a folder, by path relative to it."""
 
 
@@ -31,33 +31,58 @@ def storage_of(url: str) -> Storage:
     """The storage that serves a URL. Raises StorageError for schemes that are not served."""
     if is_local(url):
         return LocalStorage()
-    scheme = urlsplit(url).scheme
     if url.startswith("pipe:"):
         raise StorageError(f"{url}: pipe: URLs would run a shell command and are refused; give a path")
-    raise StorageError(f"{shown(url)}: {scheme}:// is not served by this release; copy the dataset to a local folder")
+    # What a kind of storage needs is imported where it is used: reading local files must not wait for it.
+    scheme = url.partition("://")[0].lower()
+    if scheme in ("http", "https"):
+        from roboshard.shards.storage.http import HttpStorage  # noqa: PLC0415
+
+        return HttpStorage()
+    if scheme == "hf":
+        from roboshard.shards.storage.hub import HubStorage  # noqa: PLC0415
+
+        return HubStorage()
+    from roboshard.shards.storage.objects import FsspecStorage  # noqa: PLC0415
+
+    return FsspecStorage.serving(url)
 
 
-def size(url: str) -> int:
+def size(url: str, *, patience: Patience = PATIENCE) -> int:
     """Size in bytes of what lies at `url`. Raises MissingError, StorageError."""
-    return storage_of(url).size(url)
+    return storage_of(url).size(url, patience=patience)
 
 
-def read_range(url: str, offset: int, length: int) -> bytes:
+def read_range(
+    url: str, offset: int, length: int, *, total: int | None = None, patience: Patience = PATIENCE
+) -> bytes:
     """Exactly `length` bytes of `url` from `offset`.
 
-    Raises DamageError where the file ends before, MissingError, StorageError.
+    `total` is the size that the file must have: checked with the read itself, so `size` need not be asked before.
+
+    Raises DamageError where the file ends before, has another size or changes while it is read; MissingError,
+    StorageError.
     """
-    return storage_of(url).read_range(url, offset, length)
+    return storage_of(url).read_range(url, offset, length, total=total, patience=patience)
 
 
-def read_all(url: str, max_bytes: int) -> bytes:
+def read_all(url: str, max_bytes: int, *, patience: Patience = PATIENCE) -> bytes:
     """A whole small file. Raises StorageError when it is larger than `max_bytes`, before reading it."""
-    return storage_of(url).read_all(url, max_bytes)
+    return storage_of(url).read_all(url, max_bytes, patience=patience)
 
 
-def list_files(url: str) -> dict[str, int]:
+def list_files(url: str, *, patience: Patience = PATIENCE) -> dict[str, int]:
     """Size in bytes of every file under a folder, by path relative to it. Raises MissingError, StorageError."""
-    return storage_of(url).list_files(url)
+    return storage_of(url).list_files(url, patience=patience)
+
+
+def pinned(url: str, *, patience: Patience = PATIENCE) -> str:
+    """A URL that keeps meaning what `url` means now: a Hub dataset's branch becomes its commit."""
+    if not url.startswith("hf://datasets/"):
+        return url
+    from roboshard.shards.storage import hub  # noqa: PLC0415 - only for the Hub
+
+    return hub.pinned(url, patience=patience)
 
 
 def read_range_chunks(url: str, offset: int, length: int) -> Iterator[bytes]:

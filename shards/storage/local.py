@@ -8,21 +8,36 @@ from typing import IO
 
 from roboshard.shards.errors import DamageError, MissingError, RoboshardError, StorageError
 from roboshard.shards.names import SHARD_FOLDER
+from roboshard.shards.storage.retry import PATIENCE, Patience
 from roboshard.shards.storage.urls import local_path
 
 
 class LocalStorage:
-    """Files of this machine, read by position, so that threads and forked processes never share a cursor."""
+    """Files of this machine, read by position, so that threads and forked processes never share a cursor.
 
-    def size(self, url: str) -> int:
+    Nothing is tried twice here, so `patience` is not needed.
+    """
+
+    def size(self, url: str, *, patience: Patience = PATIENCE) -> int:  # noqa: ARG002
         """Size of a regular file in bytes."""
         with _opened(url) as descriptor:
             return os.fstat(descriptor).st_size
 
-    def read_range(self, url: str, offset: int, length: int) -> bytes:
-        """Exactly `length` bytes from `offset`; a shorter file is damage."""
+    def read_range(
+        self,
+        url: str,
+        offset: int,
+        length: int,
+        *,
+        total: int | None = None,
+        patience: Patience = PATIENCE,  # noqa: ARG002
+    ) -> bytes:
+        """Exactly `length` bytes from `offset`; a shorter file, or one that has not `total` bytes, is damage."""
         with _opened(url) as descriptor:
-            available = os.fstat(descriptor).st_size - offset
+            found = os.fstat(descriptor).st_size
+            if total is not None and found != total:
+                raise DamageError(f"{url}: {found} bytes where {total} are expected: cut off or replaced")
+            available = found - offset
             if length > available:  # before anything of a claimed length is allocated
                 raise DamageError(f"{url}: ends {length - available} bytes before offset {offset + length}")
             chunks = []
@@ -34,14 +49,14 @@ class LocalStorage:
                 offset, length = offset + len(chunk), length - len(chunk)
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
-    def read_all(self, url: str, max_bytes: int) -> bytes:
+    def read_all(self, url: str, max_bytes: int, *, patience: Patience = PATIENCE) -> bytes:  # noqa: ARG002
         """A whole file of at most `max_bytes`."""
         length = self.size(url)
         if length > max_bytes:
             raise StorageError(f"{url}: {length} bytes, more than the {max_bytes} that such a file may have")
         return self.read_range(url, 0, length)
 
-    def list_files(self, url: str) -> dict[str, int]:
+    def list_files(self, url: str, *, patience: Patience = PATIENCE) -> dict[str, int]:  # noqa: ARG002
         """Size in bytes of every regular file under a folder; a link to one counts, hidden files do not."""
         root = local_path(url)
         if not root.is_dir():

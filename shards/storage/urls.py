@@ -26,5 +26,8 @@ def shown(url: str) -> str:
     """The URL as errors and logs may show it: without user, password, query and fragment."""
     if is_local(url) or "://" not in url:
         return url
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # no URL, so no telling where its secrets are
+        return f"{url.partition('://')[0]}://..."
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment=""))
