@@ -4,7 +4,7 @@
     split by node     which rank slots of a step are this rank's           here
     split by worker   which steps are this worker's                        here
     draw              which rows of which episodes a step takes            plan.py
-    fetch             those episodes, read ahead, verified, in memory      fetch.py -> read_ahead.py, episode.py, shards/
+    fetch             those episodes, read ahead, verified, in memory      fetch.py -> read_ahead.py, episode.py
     windows           rows and delta windows of the step's samples         rows.py -> windows.py, columns.py
     decode            pictures of this step and the next ones, by threads  decode_ahead.py -> decode.py, buffers.py
     images            the user's transform, if there is one                images.py

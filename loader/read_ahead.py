@@ -80,7 +80,7 @@ class ReadAhead:
             self._coming_bytes -= request.num_bytes
 
     def close(self) -> None:
-        """Nothing more is begun. Reads that hang end by themselves: their threads do not hold up the program's end."""
+        """Nothing more is begun. Reads that hang end by themselves, and do not hold up the program's end."""
         self._closed = True
         for _ in self._threads:
             self._tasks.put(None)

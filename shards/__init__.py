@@ -28,6 +28,7 @@ __all__ = [
     "FormatError",
     "MissingError",
     "OptionError",
+    "ReadSettings",
     "RoboshardError",
     "ShardManifest",
     "ShardedDataset",

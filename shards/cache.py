@@ -130,7 +130,7 @@ class DiskCache:
             self._drop(held.enter_context(files.opened(name, os.O_RDONLY, bucket)), name, bucket)
 
     def holds(self, key: CacheKey, length: int) -> bool:
-        """Whether `get` would hardly call `fetch`: for planning only, it may be gone or found damaged a moment later."""
+        """Whether an entry is there, for planning only: it may be gone, or found damaged, a moment later."""
         with suppress(OSError), files.opened_bucket(self.folder, name := files.entry_name(key, length)) as bucket:
             os.stat(name, dir_fd=bucket, follow_symlinks=False)
             return True

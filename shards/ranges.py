@@ -22,10 +22,10 @@ class ByteRange:
 
 
 def neighbours(ranges: Sequence[ByteRange], *, max_gap: int, max_length: int) -> list[list[int]]:
-    """Which ranges are read together: groups of positions in `ranges`, ascending by offset within and among groups.
+    """Which ranges are read together: groups of positions in `ranges`, ascending by offset.
 
-    Neighbours at most `max_gap` bytes apart are joined while the whole has at most `max_length` bytes; a range that is
-    longer by itself makes a group of its own. Ranges that overlap are always joined.
+    Neighbours at most `max_gap` bytes apart are joined while the whole has at most `max_length` bytes; a range that
+    is longer by itself makes a group of its own. Ranges that overlap are always joined.
     """
     groups: list[list[int]] = []
     start = stop = 0

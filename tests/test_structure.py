@@ -140,6 +140,7 @@ def test_public_names() -> None:
         "FormatError",
         "MissingError",
         "OptionError",
+        "ReadSettings",
         "RoboshardError",
         "ShardManifest",
         "ShardedDataset",
@@ -178,7 +179,7 @@ def test_signatures() -> None:
     )
     assert signature(convert) == signature(make_plan) == "(config)"
     assert signature(rebuild) == "(root, *, partial_dataset=False)"
-    assert signature(ShardedDataset.open) == "(urls)"
+    assert signature(ShardedDataset.open) == "(urls, settings=None)"
     assert signature(ShardedDataset.read_episode) == "(self, position, cameras=None)"
 
 
@@ -226,6 +227,7 @@ def test_what_a_loader_can_do() -> None:
         "frames_decoded",
         "frames_requested",
         "frames_used",
+        "reads",
         "resident_bytes",
         "samples",
         "steps_ahead",
@@ -252,8 +254,9 @@ def test_conversion_options_and_report() -> None:
 
 
 def test_a_sharded_dataset_shows_manifest_index_and_episodes() -> None:
-    assert [field.name for field in fields(ShardedDataset)] == ["root", "manifest", "index"]
-    assert {"open", "camera_keys", "read_episode", "shard_manifest"} == set(public(ShardedDataset))
+    assert [field.name for field in fields(ShardedDataset)] == ["root", "manifest", "index", "settings"]
+    reading = {"read_episode", "plan_read", "shard_reads", "carry_out"}
+    assert {"open", "camera_keys", "shard_manifest", *reading} == set(public(ShardedDataset))
 
 
 def test_errors_subclass_the_builtin_that_a_caller_would_catch() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,7 +21,7 @@ def test_every_range_lies_whole_in_a_read_and_nothing_else_is_read_but_gaps(
     reads = coalesce(ranges, max_gap=max_gap, max_length=max_length)
     assert all(any(read.covers(piece) for read in reads) for piece in ranges)
     assert [read.offset for read in reads] == sorted(read.offset for read in reads)
-    assert all(before.stop <= after.offset for before, after in zip(reads, reads[1:], strict=False))
+    assert all(before.stop <= after.offset for before, after in itertools.pairwise(reads))
     wanted = {byte for piece in ranges for byte in range(piece.offset, piece.stop)}
     for read in reads:
         unwanted = 0
