@@ -26,7 +26,8 @@ class ConvertConfig:
     """LeRobot v3 dataset: a local folder with meta/, data/ and videos/; org/name or org/name@revision on the Hub,
     where no folder is of that name; or the URL of such a folder: hf://buckets/owner/name/folder, s3://bucket/folder."""
     destination: Annotated[str, Positional, arg(metavar="DESTINATION")]
-    """Folder to write the shards to; made if missing."""
+    """Folder to write the shards to, made if missing; or a URL, hf://buckets/owner/name/folder, s3://bucket/folder:
+    then each shard is sent there and removed here, so that the disk holds one per worker."""
     shard_size: str = "256MB"
     """Target size of a shard, from 64KB up: 500MB (10^6 bytes) or 512MiB (2^20 bytes)."""
     workers: int | None = None
@@ -40,7 +41,8 @@ class ConvertConfig:
     tolerance_s: float = 1e-4
     """Largest distance in seconds between a row's timestamp and the frame shown for it."""
     scratch: str | None = None
-    """Folder for what is downloaded of a remote source, removed at the end; default: the system's for such."""
+    """Folder for what is downloaded of a remote source, and for shards on their way to a remote destination; removed
+    at the end. Default: the system's for such."""
     scratch_size: str = "20GB"
     """What may lie there at once, of all workers together; no less than the source files of one episode."""
     dry_run: bool = False

@@ -2,9 +2,11 @@
 
 source     open the files, local or remote; read the metadata  open_source.py, lerobot_v3.py -> source.py
 plan       choose episodes, cut them into shards by size       plan.py
-prepare    lock the destination, refuse what is not ours       destination.py
+prepare    lock the destination, refuse what is not ours       destination.py, remote_destination.py
 convert    one idempotent task per shard, in processes         pool.py -> shard.py -> episode.py
 publish    index, then dataset.json, last of all               shards.manifest
+
+To object storage the same runs in a folder for a while; each shard is sent, seen to be there, and removed here.
 """
 
 import hashlib
@@ -26,11 +28,12 @@ from roboshard.converter.open_source import open_source
 from roboshard.converter.plan import plan_shards, select_episodes, shuffle_episodes
 from roboshard.converter.pool import default_workers, run_tasks
 from roboshard.converter.progress import Progress
+from roboshard.converter.remote_destination import RemoteDestination, work_folder
 from roboshard.converter.shard import ShardResult, ShardSpec, SkippedEpisode
 from roboshard.converter.source import Source, SourceMeta
 from roboshard.converter.source_files import SourceFiles
 from roboshard.shards import jsonio, storage
-from roboshard.shards.errors import OptionError, SourceError
+from roboshard.shards.errors import OptionError, SourceError, StorageError
 from roboshard.shards.gop import mean_random_cost
 from roboshard.shards.manifest import write_dataset
 from roboshard.shards.reader import ShardedDataset
@@ -59,7 +62,8 @@ class ConversionPlan:
 class ConversionReport:
     """What a conversion did."""
 
-    destination: Path
+    destination: Path | str
+    """A folder, or the URL that the shards were sent to."""
     episodes: int
     frames: int
     shards: int
@@ -83,6 +87,8 @@ def convert(config: ConvertConfig) -> ConversionReport:
         raise OptionError("dry_run: `convert` writes; `make_plan` says what it would write")
     plan = make_plan(config)
     with closing(plan.source.meta.files):
+        if not storage.is_local(config.destination):
+            return _convert_remotely(plan, config)
         destination = _local_destination(config, plan.source.meta)
         with locked(destination):
             prepare(destination, plan.provenance.conversion.id)
@@ -159,6 +165,14 @@ def _provenance(meta: SourceMeta, config: ConvertConfig, num_shards: int) -> Pro
     )
 
 
+def _convert_remotely(plan: ConversionPlan, config: ConvertConfig) -> ConversionReport:
+    remote = RemoteDestination(config.destination, plan.provenance.conversion.id, len(plan.shards))
+    with work_folder(config.scratch) as work:
+        remote.prepare()
+        results = _convert_shards(plan, config, work, remote)
+        return _publish(plan, results, work, remote)
+
+
 def _local_destination(config: ConvertConfig, meta: SourceMeta) -> Path:
     storage.storage_of(config.destination)
     destination = storage.local_path(config.destination).resolve()
@@ -168,7 +182,9 @@ def _local_destination(config: ConvertConfig, meta: SourceMeta) -> Path:
     return destination
 
 
-def _specs(plan: ConversionPlan, config: ConvertConfig, destination: Path) -> Iterator[ShardSpec]:
+def _specs(
+    plan: ConversionPlan, config: ConvertConfig, destination: Path, remote: RemoteDestination | None
+) -> Iterator[ShardSpec]:
     for number, shard in enumerate(plan.shards):
         yield ShardSpec(
             number=number,
@@ -178,38 +194,55 @@ def _specs(plan: ConversionPlan, config: ConvertConfig, destination: Path) -> It
             provenance=plan.provenance,
             tolerance_s=config.tolerance_s,
             skip_errors=config.on_error == "skip",
+            remote=remote.place(number) if remote else None,
         )
 
 
-def _convert_shards(plan: ConversionPlan, config: ConvertConfig, destination: Path) -> list[ShardResult]:
+def _convert_shards(
+    plan: ConversionPlan, config: ConvertConfig, destination: Path, remote: RemoteDestination | None = None
+) -> list[ShardResult]:
     workers = min(config.workers or default_workers(), len(plan.shards))
     with Progress(episodes=len(plan.episodes), num_bytes=int(plan.sizes.sum())) as progress:
-        return run_tasks(_specs(plan, config, destination), workers, progress.episode_done)
+        return run_tasks(_specs(plan, config, destination, remote), workers, progress.episode_done)
 
 
-def _publish(plan: ConversionPlan, results: list[ShardResult], destination: Path) -> ConversionReport:
+def _publish(
+    plan: ConversionPlan, results: list[ShardResult], destination: Path, remote: RemoteDestination | None = None
+) -> ConversionReport:
     skipped = tuple(episode for result in results for episode in result.skipped)
     manifests = [result.manifest for result in results if result.manifest is not None]
     write_skipped(destination, skipped)
+    if remote:
+        remote.publish_report(destination)
+    where = remote.target.url if remote else destination
     if not manifests:
         raise SourceError(
-            f"{plan.source.meta.files.where()}: no episode could be converted; see skipped.json in {destination}"
+            f"{plan.source.meta.files.where()}: no episode could be converted; see skipped.json in {where}"
         )
     dataset = write_dataset(destination, plan.provenance, manifests)
+    if remote:
+        remote.publish(destination)
     return ConversionReport(
-        destination=destination,
+        destination=where,
         episodes=dataset.total_episodes,
         frames=dataset.total_frames,
         shards=len(manifests),
         bytes_written=sum(manifest.size for manifest in manifests),
         reused_shards=sum(result.reused for result in results),
         skipped=skipped,
-        random_frame_costs=_random_frame_costs(destination),
+        random_frame_costs=_random_frame_costs(str(where)),
     )
 
 
-def _random_frame_costs(destination: Path) -> dict[str, float]:
-    dataset = ShardedDataset.open(str(destination))
+def _random_frame_costs(destination: str) -> dict[str, float]:
+    try:
+        return _measured_costs(destination)
+    except StorageError:  # the dataset is there and right; what is read here only serves a hint
+        return {}
+
+
+def _measured_costs(destination: str) -> dict[str, float]:
+    dataset = ShardedDataset.open(destination)
     positions = np.unique(np.linspace(0, len(dataset.index) - 1, EPISODES_LOOKED_AT, dtype=np.int64))
     costs = defaultdict(list)
     for position in positions.tolist():

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO
 
 from roboshard.converter.episode import EpisodeReader
+from roboshard.converter.remote_destination import RemotePlace
 from roboshard.converter.source import Episode, SourceMeta
 from roboshard.shards import storage
 from roboshard.shards.errors import RoboshardError, StorageError
@@ -37,11 +38,14 @@ class ShardSpec:
 
     number: int
     destination: Path
+    """The dataset's folder, or the one in which shards wait to be sent."""
     source: SourceMeta
     episodes: tuple[Episode, ...]
     provenance: Provenance
     tolerance_s: float
     skip_errors: bool
+    remote: RemotePlace | None = None
+    """Where to send the shard; None: it stays in `destination`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +70,8 @@ class ShardResult:
 def convert_shard(spec: ShardSpec, on_episode: OnEpisode = ignore) -> ShardResult:
     """Write the shard and then its manifest, each atomically; or find that both are there already.
 
+    With a remote place both are sent there, and only the manifest stays here.
+
     Args:
         spec: what to write, and where.
         on_episode: called with the bytes of each episode as it is written.
@@ -73,23 +79,28 @@ def convert_shard(spec: ShardSpec, on_episode: OnEpisode = ignore) -> ShardResul
     Raises:
         SourceError, MissingError: naming episode, camera and file, unless `spec.skip_errors`.
     """
-    return _finished(spec, on_episode) or _write_shard(spec, on_episode)
+    result = _finished(spec, on_episode)
+    if result is None:
+        result = _write_shard(spec, on_episode)
+        if spec.remote is not None:
+            spec.remote.send(spec.destination, shard_name(spec.number), result.manifest)
+    return result
 
 
 def _finished(spec: ShardSpec, on_episode: OnEpisode) -> ShardResult | None:
     """The shard as an earlier run left it, if it is this conversion's, whole and undamaged."""
     name = shard_name(spec.number)
-    manifest_path = spec.destination / shard_manifest_name(name)
+    there = _files_here(spec.destination, name) if spec.remote is None else spec.remote.finished(name)
+    if there is None:
+        return None
+    data, size, sha256 = there
     try:
-        data = storage.read_all(str(manifest_path), MAX_MANIFEST_BYTES)
-        manifest = parse(ShardManifest, data, str(manifest_path), MAX_MANIFEST_BYTES)
-        size, sha256 = _hash_file(str(spec.destination / name))
+        manifest = parse(ShardManifest, data, shard_manifest_name(name), MAX_MANIFEST_BYTES)
     except RoboshardError:
         return None
     # The manifest to the byte: dataset.json will hold its hash.
-    if (document_bytes(manifest), manifest.size, manifest.sha256) != (data, size, sha256) or shard_problems(manifest):
-        return None
-    if manifest.conversion != spec.provenance.conversion.id:
+    stated = (document_bytes(manifest), manifest.size, manifest.sha256, manifest.conversion)
+    if stated != (data, size, sha256, spec.provenance.conversion.id) or shard_problems(manifest):
         return None
     present = {sample.episode_index for sample in manifest.samples}
     left_out = [episode for episode in spec.episodes if episode.index not in present]
@@ -103,6 +114,15 @@ def _finished(spec: ShardSpec, on_episode: OnEpisode) -> ShardResult | None:
         on_episode(sample.size)
     reasons = tuple(reason for reason in skipped if reason is not None)
     return ShardResult(manifest=manifest, skipped=reasons, reused=True)
+
+
+def _files_here(folder: Path, name: str) -> tuple[bytes, int, str] | None:
+    """(manifest file, size of the shard, its SHA-256); None where one of them is missing or not readable."""
+    try:
+        data = storage.read_all(str(folder / shard_manifest_name(name)), MAX_MANIFEST_BYTES)
+        return data, *_hash_file(str(folder / name))
+    except RoboshardError:
+        return None
 
 
 def _why_unreadable(reader: EpisodeReader, episode: Episode) -> SkippedEpisode | None:

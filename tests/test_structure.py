@@ -15,19 +15,23 @@ import pytest
 
 import roboshard.converter
 import roboshard.loader
+import roboshard.publisher
 import roboshard.shards
 from roboshard.converter import ConversionReport, ConvertConfig, convert, make_plan
 from roboshard.loader import DatasetMeta, Loader, LoaderStats, make_loader
 from roboshard.shards import ShardedDataset, errors, rebuild
 
 ROOT = Path(__file__).parents[1]
-PARTS = ("shards", "converter", "loader", "cli")
+PARTS = ("shards", "converter", "loader", "publisher", "cli")
 MAY_IMPORT = {
     "shards": {"shards"},
     "converter": {"converter", "shards"},
     "loader": {"loader", "shards"},
-    "cli": {"cli", "converter", "loader", "shards"},
+    "publisher": {"publisher", "shards"},
+    "cli": {"cli", "converter", "loader", "publisher", "shards"},
 }
+DRAWS = ROOT / "publisher/preview.py"
+"""Decodes frames for the sample picture of a dataset card: by the loader, which it imports when it comes to it."""
 MAX_LINES = 350
 FILES = sorted(path for part in PARTS for path in (ROOT / part).rglob("*.py"))
 
@@ -59,7 +63,8 @@ def test_every_part_has_files() -> None:
 def test_parts_import_only_what_they_may(path: Path) -> None:
     part = path.relative_to(ROOT).parts[0]
     names = [name.split(".") for name in imported(path)]
-    assert {name[1] for name in names if name[0] == "roboshard"} <= MAY_IMPORT[part]
+    drawn = {"loader"} if path == DRAWS else set()
+    assert {name[1] for name in names if name[0] == "roboshard"} <= MAY_IMPORT[part] | drawn
     assert {name[0] for name in names}.isdisjoint({*PARTS, "tests", "benchmarks", "examples"})
 
 
@@ -83,7 +88,14 @@ def imported_from_anywhere(path: Path) -> Iterator[str]:
     [
         ("roboshard.shards", {"torch", "torchcodec", "webdataset", "av", "tyro", "roboshard.converter"}),
         ("roboshard.converter", {"torch", "torchcodec", "webdataset", "roboshard.loader", "roboshard.cli"}),
-        ("roboshard.cli.main", {"torch", "torchcodec", "webdataset", "roboshard.loader"}),
+        (
+            "roboshard.publisher",
+            {"torch", "torchcodec", "webdataset", "av", "roboshard.loader", "roboshard.converter"},
+        ),
+        (
+            "roboshard.cli.main",
+            {"torch", "torchcodec", "webdataset", "roboshard.loader", "huggingface_hub", "hf_xet"},
+        ),
         ("roboshard.loader", {"tyro", "roboshard.converter", "roboshard.cli"}),
     ],
 )
@@ -158,7 +170,14 @@ def test_public_names() -> None:
         "make_plan",
     ]
     assert sorted(roboshard.loader.__all__) == ["DatasetMeta", "Loader", "LoaderStats", "make_loader"]
-    for package in (roboshard.shards, roboshard.converter, roboshard.loader):
+    assert sorted(roboshard.publisher.__all__) == [
+        "UploadConfig",
+        "UploadPlan",
+        "UploadReport",
+        "make_plan",
+        "upload",
+    ]
+    for package in (roboshard.shards, roboshard.converter, roboshard.loader, roboshard.publisher):
         assert all(getattr(package, name) is not None for name in package.__all__)
 
 
@@ -250,6 +269,22 @@ def test_conversion_options_and_report() -> None:
         "reused_shards",
         "skipped",
         "random_frame_costs",
+    ]
+
+
+def test_upload_options_and_report() -> None:
+    assert signature(roboshard.publisher.UploadConfig) == (
+        "(*, source, destination, jobs=4, private=False, replace=False, card=True, dry_run=False)"
+    )
+    assert signature(roboshard.publisher.upload) == signature(roboshard.publisher.make_plan) == "(config)"
+    assert [field.name for field in fields(roboshard.publisher.UploadReport)] == [
+        "destination",
+        "files_sent",
+        "bytes_sent",
+        "files_kept",
+        "removed",
+        "unlisted",
+        "notes",
     ]
 
 

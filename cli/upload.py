@@ -1,0 +1,74 @@
+"""`upload-shards SOURCE DESTINATION`: publishing as a command."""
+
+import sys
+from collections.abc import Sequence
+
+import tyro
+from rich.filesize import decimal
+from rich.markup import escape
+from rich.table import Table
+
+from roboshard.cli.run import err, out, run_command
+from roboshard.publisher import UploadConfig, UploadPlan, UploadReport, make_plan, upload
+from roboshard.shards.storage import shown
+
+SHOWN_FILES = 20
+
+
+def main() -> None:
+    """Entry point of `upload-shards`."""
+    sys.exit(run_command(upload_command, sys.argv[1:]))
+
+
+def upload_command(arguments: Sequence[str]) -> None:
+    """Parse flags, then plan or send."""
+    config = tyro.cli(
+        UploadConfig,
+        prog="upload-shards",
+        description="Publish a finished dataset. Only what is missing or different is sent; run it again to continue "
+        "where it was interrupted.",
+        args=arguments,
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
+    if config.dry_run:
+        _show_plan(make_plan(config))
+    else:
+        _show_report(upload(config))
+
+
+def _show_plan(plan: UploadPlan) -> None:
+    uploads = plan.uploads
+    table = Table("send", "size")
+    for upload_ in uploads[:SHOWN_FILES]:
+        table.add_row(escape(upload_.path), decimal(upload_.size))
+    if len(uploads) > SHOWN_FILES:
+        table.add_row(f"… and {len(uploads) - SHOWN_FILES} more", "")
+    if uploads:
+        out.print(table)
+    if plan.remove:
+        out.print(f"remove {len(plan.remove)} files of the dataset that is there")
+    out.print(
+        f"{len(uploads)} files, {decimal(sum(upload_.size for upload_ in uploads))}, would be sent to "
+        f"{escape(shown(plan.target.url))}; {len(plan.kept)} are there already; nothing was changed (--dry-run)",
+        soft_wrap=True,
+    )
+    _show_rest(plan.unlisted, plan.notes)
+
+
+def _show_report(report: UploadReport) -> None:
+    kept = f"; {report.files_kept} files were there already" if report.files_kept else ""
+    removed = f"; {len(report.removed)} files of the dataset before were removed" if report.removed else ""
+    out.print(
+        f"{report.files_sent} files, {decimal(report.bytes_sent)}, sent{kept}{removed} → "
+        f"{escape(shown(report.destination))}",
+        soft_wrap=True,
+    )
+    _show_rest(report.unlisted, report.notes)
+
+
+def _show_rest(unlisted: Sequence[str], notes: Sequence[str]) -> None:
+    for note in notes:
+        err.print(escape(note), soft_wrap=True)
+    if unlisted:
+        names = ", ".join(unlisted[:3]) + (", …" if len(unlisted) > 3 else "")
+        err.print(escape(f"left alone, not of this dataset: {len(unlisted)} files ({names})"), soft_wrap=True)
