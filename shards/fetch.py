@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from roboshard.shards import storage
 from roboshard.shards.cache import CacheKey, DiskCache
-from roboshard.shards.errors import DamageError
+from roboshard.shards.errors import DamageError, MissingError
 from roboshard.shards.ranges import ByteRange, coalesce
 from roboshard.shards.sample import Piece
 from roboshard.shards.schema import ShardEntry
@@ -44,6 +44,7 @@ class ShardReads:
         """Plan to read some pieces; nothing is read yet."""
         self._url = storage.join(root, shard.name)
         self._shard = shard
+        self._total = None if storage.is_local(self._url) else shard.size  # of local ones known before
         self._cache = settings.cache if not storage.is_local(self._url) else None
         self._on_read = on_read
         self._planned = blocks_of(planned if self._cache is None else [p for p in planned if not self._is_cached(p)])
@@ -63,6 +64,7 @@ class ShardReads:
         except DamageError:
             if storage.is_local(self._url):
                 raise
+            storage.forget(self._url)
             data = self._from_storage(piece.range)  # a proxy's or a network's fault may not come twice
             piece.check(data, where)
         return data
@@ -74,7 +76,11 @@ class ShardReads:
         return self._read[block][wanted.offset - block.offset :][: wanted.length]
 
     def _from_storage(self, wanted: ByteRange) -> memoryview:
-        data = storage.read_range(self._url, wanted.offset, wanted.length)
+        try:
+            data = storage.read_range(self._url, wanted.offset, wanted.length, total=self._total)
+        except MissingError:
+            what = storage.shown(self._url)
+            raise MissingError(f"{what}: missing, though dataset.json lists it; copy it again") from None
         self._on_read(len(data))
         return memoryview(data)
 

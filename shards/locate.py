@@ -38,12 +38,14 @@ def locate(urls: Urls) -> tuple[str, tuple[str, ...] | None]:
         raise OptionError("no URL given: pass a dataset root or shard URLs")
     for url in expanded:
         storage.storage_of(url)  # refuses pipe: and schemes that are not served
-    if len(expanded) == 1 and not expanded[0].endswith(".tar"):
+    if len(expanded) == 1 and not _path_of(expanded[0]).endswith(".tar"):
         return expanded[0], None
     roots = {_root_of_shard(url) for url in expanded}
     if len(roots) > 1:
-        raise OptionError(f"shards of several datasets in one loader: {', '.join(sorted(roots))}")
-    names = [f"{SHARD_FOLDER}/{posixpath.basename(url)}" for url in expanded]
+        shown = sorted({storage.shown(root) for root in roots})
+        differing = ", ".join(shown) if len(shown) > 1 else f"{shown[0]} with different signatures or passwords"
+        raise OptionError(f"shards of several datasets in one loader: {differing}")
+    names = [f"{SHARD_FOLDER}/{posixpath.basename(_path_of(url))}" for url in expanded]
     if len(set(names)) != len(names):
         raise OptionError("a shard URL is given twice")
     return roots.pop(), tuple(sorted(names))
@@ -53,7 +55,7 @@ def _expand(pattern: str) -> list[str]:
     if "{" not in pattern:
         return [pattern]
     if _num_expanded(pattern) > MAX_URLS:  # asked first: braceexpand holds whole ranges before its first URL
-        raise OptionError(f"{pattern}: expands to more than {MAX_URLS} URLs")
+        raise OptionError(f"{storage.shown(pattern)}: expands to more than {MAX_URLS} URLs")
     return list(braceexpand.braceexpand(pattern))
 
 
@@ -83,9 +85,9 @@ def _num_expanded(pattern: str) -> int:
                 _range_length(pattern[group.start : token.start()]), group.before_comma + group.product
             )
         if len(groups) > MAX_NESTING:
-            raise OptionError(f"{pattern[:200]}: braces nested deeper than {MAX_NESTING} levels")
+            raise OptionError(f"{storage.shown(pattern)[:200]}: braces nested deeper than {MAX_NESTING} levels")
     if len(groups) != 1:
-        raise OptionError(f"{pattern}: unbalanced braces")
+        raise OptionError(f"{storage.shown(pattern)}: unbalanced braces")
     return groups[0].product
 
 
@@ -99,10 +101,18 @@ def _range_length(text: str) -> int:
     return abs(int(match[1]) - int(match[2])) + 1 if len(text) < 64 else MAX_URLS + 1
 
 
+def _path_of(url: str) -> str:
+    """A URL without its query, as signed ones have it."""
+    return url if storage.is_local(url) else url.partition("?")[0]
+
+
 def _root_of_shard(url: str) -> str:
-    folder, name = posixpath.split(url)
+    path = _path_of(url)
+    query = url[len(path) :]
+    folder, name = posixpath.split(path)
     if not name.endswith(".tar") or posixpath.basename(folder) != SHARD_FOLDER:
         raise OptionError(
-            f"{url}: not a shard of a roboshard dataset; expected ROOT/{SHARD_FOLDER}/shard-NNNNNN.tar, or ROOT"
+            f"{storage.shown(url)}: not a shard of a roboshard dataset; expected "
+            f"ROOT/{SHARD_FOLDER}/shard-NNNNNN.tar, or ROOT"
         )
-    return posixpath.dirname(folder) or "."
+    return (posixpath.dirname(folder) or ".") + query

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from roboshard.shards import jsonio, storage
-from roboshard.shards.errors import DamageError, FormatError, MissingError
+from roboshard.shards.errors import DamageError, FormatError, MissingError, StorageError
 from roboshard.shards.index import index_bytes
 from roboshard.shards.names import (
     DATASET_MANIFEST,
@@ -92,19 +92,20 @@ def load_dataset_manifest(root: str) -> DatasetManifest:
         DamageError: its content is not the one that its fingerprint was taken of.
     """
     url = storage.join(root, DATASET_MANIFEST)
+    what = storage.shown(url)
     try:
         data = storage.read_all(url, MAX_MANIFEST_BYTES)
     except MissingError:
         raise MissingError(
-            f"{url}: no such file. Not a roboshard dataset, or its conversion has not finished: run "
+            f"{what}: no such file. Not a roboshard dataset, or its conversion has not finished: run "
             "convert-to-shards again to complete it"
         ) from None
-    manifest = parse(DatasetManifest, data, url, MAX_MANIFEST_BYTES)
-    if fingerprint(jsonio.load(data, url, MAX_MANIFEST_BYTES)) != manifest.fingerprint:
-        raise DamageError(f"{url}: damaged: its content does not have the fingerprint that it states")
+    manifest = parse(DatasetManifest, data, what, MAX_MANIFEST_BYTES)
+    if fingerprint(jsonio.load(data, what, MAX_MANIFEST_BYTES)) != manifest.fingerprint:
+        raise DamageError(f"{what}: damaged: its content does not have the fingerprint that it states")
     problems = _dataset_problems(manifest)
     if problems:
-        raise FormatError(f"{url}: contradicts itself:", problems)
+        raise FormatError(f"{what}: contradicts itself:", problems)
     return manifest
 
 
@@ -120,7 +121,7 @@ def load_shard_manifest(root: str, shard: ShardEntry) -> ShardManifest:
         MissingError, DamageError, FormatError, VersionError: with the shard's name.
     """
     data = _load_checked(root, shard.manifest, MAX_MANIFEST_BYTES, "`roboshard rebuild` derives it from its shard")
-    url = storage.join(root, shard.manifest.name)
+    url = storage.shown(storage.join(root, shard.manifest.name))
     manifest = parse(ShardManifest, data, url, MAX_MANIFEST_BYTES)
     problems = shard_problems(manifest)
     if (manifest.shard, manifest.size, manifest.sha256) != (shard.name, shard.size, shard.sha256):
@@ -134,16 +135,29 @@ def load_shard_manifest(root: str, shard: ShardEntry) -> ShardManifest:
 
 def _load_checked(root: str, entry: FileEntry, max_bytes: int, remedy: str) -> bytes:
     url = storage.join(root, entry.name)
+    what = storage.shown(url)
     try:
-        found = storage.size(url)
+        data = _read_entry(url, entry, max_bytes)
     except MissingError:
-        raise MissingError(f"{url}: missing, though {DATASET_MANIFEST} lists it; {remedy}") from None
-    if found != entry.size:
-        raise DamageError(f"{url}: {found} bytes where {DATASET_MANIFEST} says {entry.size}; {remedy}")
-    data = storage.read_all(url, max_bytes)
+        raise MissingError(f"{what}: missing, though {DATASET_MANIFEST} lists it; {remedy}") from None
+    except DamageError as error:
+        raise DamageError(f"{error}; {remedy}") from None
     if hashlib.sha256(data).hexdigest() != entry.sha256:
-        raise DamageError(f"{url}: damaged: its SHA-256 is not the one that {DATASET_MANIFEST} holds; {remedy}")
+        raise DamageError(f"{what}: damaged: its SHA-256 is not the one that {DATASET_MANIFEST} holds; {remedy}")
     return data
+
+
+def _read_entry(url: str, entry: FileEntry, max_bytes: int) -> bytes:
+    if entry.size > max_bytes:
+        raise StorageError(
+            f"{storage.shown(url)}: {entry.size} bytes, more than the {max_bytes} that such a file may have"
+        )
+    if not storage.is_local(url):  # one request: the reply that brings the bytes says how large the file is
+        return storage.read_range(url, 0, entry.size, total=entry.size)
+    found = storage.size(url)
+    if found != entry.size:
+        raise DamageError(f"{url}: {found} bytes where {DATASET_MANIFEST} says {entry.size}")
+    return storage.read_all(url, max_bytes)
 
 
 def _dataset_problems(manifest: DatasetManifest) -> list[str]:

@@ -41,8 +41,9 @@ class ShardedDataset:
             OptionError, MissingError, FormatError, VersionError, DamageError: with the file's URL.
         """
         root, names = locate(urls)
+        root = storage.pinned(root)
         manifest = load_dataset_manifest(root)
-        what = storage.join(root, manifest.index.name)
+        what = storage.shown(storage.join(root, manifest.index.name))
         index = read_index(load_index(root, manifest, MAX_INDEX_BYTES), manifest, what)
         chosen = index if names is None else _only_shards(index, manifest, names, root)
         return cls(root, manifest, chosen, settings or ReadSettings())
@@ -85,11 +86,16 @@ class ShardedDataset:
         return assemble(read, lambda piece: source.get(piece, read.where), self.camera_keys)
 
     def shard_manifest(self, shard: ShardEntry) -> ShardManifest:
-        """The manifest of a shard, read when first needed; the shard's size is checked then."""
+        """The manifest of a shard, read when first needed.
+
+        A local shard's size is checked then. Of others each read brings the size, which saves a request.
+        """
         known: dict[str, ShardManifest] = self.__dict__["_shards"]
         if shard.name not in known:
             manifest = load_shard_manifest(self.root, shard)
-            check_shard_size(storage.join(self.root, shard.name), shard.size)
+            url = storage.join(self.root, shard.name)
+            if storage.is_local(url):
+                check_shard_size(url, shard.size)
             known[shard.name] = manifest
         return known[shard.name]
 
@@ -109,9 +115,10 @@ class ShardedDataset:
             crc_text(int(self.index.crc32c[position])),
         )
         if sample is None or (sample.episode_index, sample.length, sample.size, sample.crc32c) != expected:
+            what = storage.shown(storage.join(self.root, shard.manifest.name))
             raise FormatError(
-                f"{storage.join(self.root, shard.manifest.name)}: does not hold episode {episode} where the "
-                "index says; `roboshard rebuild` derives both again"
+                f"{what}: does not hold episode {episode} where the index says; `roboshard rebuild` derives both "
+                "again"
             )
         return sample
 
@@ -121,15 +128,17 @@ def check_shard_size(url: str, expected: int) -> None:
     try:
         found = storage.size(url)
     except MissingError:
-        raise MissingError(f"{url}: missing, though dataset.json lists it; copy it again") from None
+        raise MissingError(f"{storage.shown(url)}: missing, though dataset.json lists it; copy it again") from None
     if found != expected:
-        raise DamageError(f"{url}: {found} bytes where dataset.json says {expected}: cut off or replaced")
+        raise DamageError(
+            f"{storage.shown(url)}: {found} bytes where dataset.json says {expected}: cut off or replaced"
+        )
 
 
 def _only_shards(index: EpisodeIndex, manifest: DatasetManifest, names: Sequence[str], root: str) -> EpisodeIndex:
     numbers = {shard.name: number for number, shard in enumerate(manifest.shards)}
     unknown = [name for name in names if name not in numbers]
     if unknown:
-        raise OptionError(f"{root}/dataset.json does not list {', '.join(unknown[:5])}")
+        raise OptionError(f"{storage.shown(root)}/dataset.json does not list {', '.join(unknown[:5])}")
     keep = np.isin(index.shard, [numbers[name] for name in names])
     return replace(index, **{name: getattr(index, name)[keep] for name in EpisodeIndex.__dataclass_fields__})

@@ -14,6 +14,7 @@ Callers say `read_range(url, offset, length)` and get exactly those bytes or an 
 
 from roboshard.shards.storage.access import (
     Storage,
+    forget,
     list_files,
     pinned,
     read_all,
@@ -30,6 +31,7 @@ __all__ = [
     "PATIENCE",
     "Patience",
     "Storage",
+    "forget",
     "is_local",
     "join",
     "list_files",

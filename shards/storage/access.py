@@ -1,7 +1,7 @@
 """Reading by URL: one function each for a size, a range, a small file, a listing; whatever the storage."""
 
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from roboshard.shards.errors import StorageError
 from roboshard.shards.storage.local import LocalStorage
@@ -25,6 +25,14 @@ class Storage(Protocol):
 
     def list_files(self, url: str, *, patience: Patience) -> dict[str, int]:
         """Size in bytes of every file under a folder, by path relative to it."""
+
+
+@runtime_checkable
+class Resolving(Protocol):
+    """A storage that remembers where URLs lead."""
+
+    def forget(self, url: str) -> None:
+        """Ask anew next time."""
 
 
 def storage_of(url: str) -> Storage:
@@ -74,6 +82,13 @@ def read_all(url: str, max_bytes: int, *, patience: Patience = PATIENCE) -> byte
 def list_files(url: str, *, patience: Patience = PATIENCE) -> dict[str, int]:
     """Size in bytes of every file under a folder, by path relative to it. Raises MissingError, StorageError."""
     return storage_of(url).list_files(url, patience=patience)
+
+
+def forget(url: str) -> None:
+    """Drop what this process remembers of where a URL leads: what came from there was wrong, or is replaced."""
+    storage = storage_of(url)
+    if isinstance(storage, Resolving):
+        storage.forget(url)
 
 
 def pinned(url: str, *, patience: Patience = PATIENCE) -> str:

@@ -55,6 +55,10 @@ class HttpStorage:
         """A whole file of at most `max_bytes`, in one request unless it breaks; the address is resolved anew."""
         return fetch(url, self.address(url), max_bytes, patience)[0]
 
+    def forget(self, url: str) -> None:
+        """Resolve the URL anew when it is read next."""
+        redirects.forget(self.address(url))
+
     def list_files(self, url: str, *, patience: Patience) -> dict[str, int]:  # noqa: ARG002 - as all storages
         """Impossible: HTTP has no folders."""
         raise StorageError(f"{shown(url)}: http(s) cannot list files; give a file, or a storage that lists (s3, hf)")

@@ -78,14 +78,19 @@ class FsspecStorage:
         return self._info_size(url, Effort(patience, 0))
 
     def read_range(self, url: str, offset: int, length: int, *, total: int | None, patience: Patience) -> bytes:
-        """Exactly `length` bytes from `offset`. `total` costs one request for each object and process."""
+        """Exactly `length` bytes from `offset`.
+
+        `total` costs one request for each object and process, unless the range reaches the end: a byte more is
+        asked for then, and must not be there.
+        """
         effort = Effort(patience, length)
-        if total is not None:
+        at_end = total is not None and length > 0 and offset + length == total
+        if total is not None and not at_end:
             self._check_total(url, total, effort)
         parts = []
         for start in range(offset, offset + length, PART):
             end = min(start + PART, offset + length)
-            parts.append(self._part(url, start, end, effort))
+            parts.append(self._part(url, start, end, effort, at_end=at_end and end == total))
         return b"".join(parts) if len(parts) != 1 else parts[0]
 
     def read_all(self, url: str, max_bytes: int, *, patience: Patience) -> bytes:
@@ -110,9 +115,19 @@ class FsspecStorage:
             raise MissingError(f"{shown(url)}: no such folder, or nothing in it")
         return dict(sorted(files.items()))
 
-    def _part(self, url: str, start: int, end: int, effort: Effort) -> bytes:
+    def forget(self, url: str) -> None:
+        """Ask for the size anew when it is read next."""
+        with _opened.lock:
+            for known in [key for key in _opened.checked if key[0] == url]:
+                del _opened.checked[known]
+
+    def _part(self, url: str, start: int, end: int, effort: Effort, *, at_end: bool) -> bytes:
         def read(system: Any, path: str, call: dict[str, Any]) -> bytes:
-            data = bytes(system.cat_file(path, start=start, end=end, **call))
+            data = bytes(system.cat_file(path, start=start, end=end + at_end, **call))
+            if at_end and len(data) == end - start + 1:
+                raise AttemptError(
+                    f"more than the {end} bytes that are expected: replaced", error=DamageError, tries=DOUBTED
+                )
             if len(data) > end - start:
                 raise AttemptError(
                     f"{len(data)} bytes for a range of {end - start}: the server ignores Range", tries=DOUBTED
@@ -140,7 +155,7 @@ class FsspecStorage:
         if found != total:
             raise DamageError(f"{shown(url)}: {found} bytes where {total} are expected: cut off or replaced")
         with _opened.lock:
-            if len(opened.checked) >= MAX_CHECKED:
+            if len(_opened.checked) >= MAX_CHECKED:
                 _opened.checked.clear()
             _opened.checked[url, total] = None
 
