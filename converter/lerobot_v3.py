@@ -230,6 +230,7 @@ def _read_info(files: SourceFiles) -> dict[str, Any]:
         raise SourceError(
             f"{path}: codebase_version {version!r}; this release reads v3.x. Bring older datasets up to date "
             "with `python -m lerobot.datasets.v30.convert_dataset_v21_to_v30`"
+            + (", or name a revision that is, as in ORG/NAME@v3.0" if files.revision else "")
         )
     problems = []
     fps = info.get("fps")
