@@ -31,12 +31,12 @@ def make_preview(root: str, dataset: ShardedDataset) -> Preview:
     positions = np.unique(np.linspace(0, len(dataset.index) - 1, MAX_EPISODES, dtype=np.int64))
     episodes = dataset.index.episode_index[positions].tolist()
     try:
-        rows = [_first_frames(root, episode) for episode in episodes]
+        pictures = [_first_frames(root, episode) for episode in episodes]
     except (RoboshardError, ImportError, RuntimeError, OSError, ValueError) as error:
         return Preview(png=None, why_not=" ".join(str(error).split())[:200] or type(error).__name__)
-    if not any(rows):
+    if not any(pictures):
         return Preview(png=None, why_not="the dataset has no camera")
-    return Preview(png=_sheet(rows))
+    return Preview(png=_sheet(pictures))
 
 
 def _first_frames(root: str, episode: int) -> list[NDArray[np.uint8]]:
@@ -57,21 +57,21 @@ def _first_frames(root: str, episode: int) -> list[NDArray[np.uint8]]:
     return frames
 
 
-def _sheet(rows: list[list[NDArray[np.uint8]]]) -> bytes:
-    """A row per episode, a column per camera."""
-    columns = max(len(row) for row in rows)
-    size = (columns * (CELL[0] + GAP) + GAP, len(rows) * (CELL[1] + GAP) + GAP)
+def _sheet(episodes: list[list[NDArray[np.uint8]]]) -> bytes:
+    """A column per episode, a row per camera."""
+    cameras = max(len(frames) for frames in episodes)
+    size = (len(episodes) * (CELL[0] + GAP) + GAP, cameras * (CELL[1] + GAP) + GAP)
     sheet = Image.new("RGB", size, BACKGROUND)
-    for i, row in enumerate(rows):
-        for j, frame in enumerate(row):
+    for i, frames in enumerate(episodes):
+        for j, frame in enumerate(frames):
             picture = Image.fromarray(frame)
             picture.thumbnail(CELL, Image.Resampling.LANCZOS)
             if picture.size[0] < CELL[0] and picture.size[1] < CELL[1]:  # thumbnail never enlarges
                 scale = min(CELL[0] / picture.size[0], CELL[1] / picture.size[1])
                 larger = (round(picture.size[0] * scale), round(picture.size[1] * scale))
                 picture = picture.resize(larger, Image.Resampling.LANCZOS)
-            x = GAP + j * (CELL[0] + GAP) + (CELL[0] - picture.size[0]) // 2
-            y = GAP + i * (CELL[1] + GAP) + (CELL[1] - picture.size[1]) // 2
+            x = GAP + i * (CELL[0] + GAP) + (CELL[0] - picture.size[0]) // 2
+            y = GAP + j * (CELL[1] + GAP) + (CELL[1] - picture.size[1]) // 2
             sheet.paste(picture, (x, y))
     info = PngInfo()
     info.add_text("Software", "roboshard")

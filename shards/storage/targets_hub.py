@@ -5,7 +5,9 @@ Works with huggingface_hub 1.6 and later, 2.x included. Credentials are where th
 
 import re
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from json import JSONDecodeError
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,7 +16,10 @@ from urllib.parse import quote, unquote
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled
 from huggingface_hub.utils import (  # type: ignore[attr-defined,unused-ignore]
+    are_progress_bars_disabled,
     build_hf_headers,
+    disable_progress_bars,
+    enable_progress_bars,
     get_session,
     hf_raise_for_status,
 )
@@ -29,6 +34,7 @@ except ImportError:
 
 BUCKET = re.compile(r"hf://buckets/(?P<id>[^/@?#]+/[^/@?#]+)(?:/(?P<prefix>[^?#]*))?")
 DATASET = re.compile(r"hf://datasets/(?P<id>[^/@?#]+/[^/@?#]+)(?:@(?P<revision>[^/?#]+))?(?:/(?P<prefix>[^?#]*))?")
+_STATUS_OF_XET = re.compile(r"HTTP status (?:client|server) error \((\d{3}) ")
 _PASSING = {408, 409, 412, 425, 429}
 _UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND, _SERVER_ERROR = 401, 403, 404, 500
 
@@ -78,9 +84,11 @@ class HubTarget(Target):
     def _explained(self, error: Exception, doing: str) -> StorageError | MissingError:
         response = getattr(error, "response", None)
         status = getattr(response, "status_code", None)
-        cause = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        if status in (_UNAUTHORIZED, None) and isinstance(error, LocalTokenNotFoundError | PermissionError):
+        cause = " ".join(" ".join(str(error).split()).split(" ")[:60]) or type(error).__name__
+        if isinstance(error, LocalTokenNotFoundError):
             status = _UNAUTHORIZED
+        if status is None and (told := _STATUS_OF_XET.search(str(error))):
+            status = int(told[1])
         if status == _UNAUTHORIZED:
             return StorageError(
                 f"{doing}: the Hub knows no such place, or does not accept the token, or got none ({cause}). "
@@ -148,7 +156,8 @@ class BucketTarget(HubTarget):
                     path.write_bytes(content)
                     content = path
                 add.append((str(content), self._full(upload.path)))
-            HfApi().batch_bucket_files(self.id, add=add)
+            with _no_bars():
+                HfApi().batch_bucket_files(self.id, add=add)
 
     def _remove(self, paths: Sequence[str]) -> None:
         HfApi().batch_bucket_files(self.id, delete=[self._full(path) for path in paths])
@@ -224,11 +233,40 @@ class DatasetRepoTarget(HubTarget):
         self._commit(operations, f"Remove {paths[0]}" + (f" and {len(paths) - 1} more" if len(paths) > 1 else ""))
 
     def _commit(self, operations: Sequence[CommitOperationAdd | CommitOperationDelete], message: str) -> None:
-        HfApi().create_commit(**self._repo, operations=operations, commit_message=message, revision=self._branch)
+        with _no_bars():
+            HfApi().create_commit(**self._repo, operations=operations, commit_message=message, revision=self._branch)
 
     def _read_chunks(self, path: str) -> Iterator[bytes]:
         branch = quote(self._branch, safe="")
         return self._download(f"datasets/{self.id}/resolve/{branch}/{quote(self._full(path))}")
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    """The library's progress bars are off for all threads while one is in here: ours shows the whole."""
+    with _bars.lock:
+        if _bars.users == 0:
+            _bars.were_on = not are_progress_bars_disabled()
+            disable_progress_bars()
+        _bars.users += 1
+    try:
+        yield
+    finally:
+        with _bars.lock:
+            _bars.users -= 1
+            if _bars.users == 0 and _bars.were_on:
+                enable_progress_bars()
+
+
+class _Bars:
+    """Who keeps the library's progress bars off."""
+
+    lock = threading.Lock()
+    users = 0
+    were_on = False
+
+
+_bars = _Bars()
 
 
 def _is_partial(error: Exception) -> bool:
