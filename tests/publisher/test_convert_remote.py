@@ -53,9 +53,10 @@ def test_other_places_get_them_too(
 ) -> None:
     if kind == "s3":
         s3: S3Server = request.getfixturevalue("s3_server")
-        convert_to(pusht_source, "s3://shards/x", tmp_path / "scratch")
+        for place in (str(tmp_path / "here"), "s3://shards/x"):
+            convert_to(pusht_source, place, tmp_path / "scratch", shard_size="300KB")
         there = {key[2:]: hashlib.sha256(data).hexdigest() for key, data in s3.files("x/").items()}
-        assert there == hashes(pusht_shards)
+        assert there == hashes(tmp_path / "here")
         return
     hub: LocalHub = request.getfixturevalue("this_hub")
     convert_to(pusht_source, "hf://datasets/me/converted@v1", tmp_path / "scratch")

@@ -57,7 +57,7 @@ def finish(process: subprocess.Popen[str]) -> str:
 def kill_when(process: subprocess.Popen[str], ready: Callable[[], bool]) -> bool:
     """SIGKILL the process, its children too, as soon as it is `ready`; False where it ended before."""
     while process.poll() is None and not ready():
-        time.sleep(0.005)
+        time.sleep(0.03)  # asking costs the server more than the upload does
     was_running = process.poll() is None
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)  # its own session: it and its workers, nobody else
@@ -86,7 +86,7 @@ class Watcher:
     def _run(self) -> None:
         while not self._ended.is_set():
             self.look()
-            time.sleep(0.02)
+            time.sleep(0.1)
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
