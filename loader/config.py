@@ -3,11 +3,15 @@
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 import torch
 
+from roboshard.shards.cache import DiskCache
 from roboshard.shards.errors import OptionError
+from roboshard.shards.fetch import ReadSettings
+from roboshard.shards.storage import Patience
 
 ImageTransform = Callable[[torch.Tensor], torch.Tensor]
 EpisodeOrder = Literal["global", "shard"]
@@ -132,12 +136,25 @@ class ReadConfig:
     """Batches are copied to this device; None: they stay where they were made."""
     pin_memory: bool | None = None
     """Pictures in page-locked memory; None: where CUDA is there and batches stay in this process."""
+    cache_dir: str | None = None
+    """Folder that keeps bytes of remote shards, shared by all ranks and workers of a machine; None: none does."""
+    cache_bytes: int = 100 * 10**9
+    """It never holds more than this."""
+    retry_s: float = 120.0
+    """How long a remote read is tried again, in seconds without a new byte, before it is an error."""
     on_error: OnError = "raise"
     """A damaged episode ends the run, or is replaced by the next one that can be read, counted and warned of."""
 
     def __post_init__(self) -> None:
         _check(self.decode_threads is None or self.decode_threads >= 1, "decode_threads must be at least 1")
+        _check(self.retry_s >= 0, f"retry_seconds must not be negative: {self.retry_s}")
         _check_choice("on_error", self.on_error, ("raise", "skip"))
+
+    @property
+    def settings(self) -> ReadSettings:
+        """For storage."""
+        cache = None if self.cache_dir is None else DiskCache(Path(self.cache_dir), self.cache_bytes)
+        return ReadSettings(cache=cache, patience=Patience(stall_s=min(20.0, 1 + self.retry_s), retry_s=self.retry_s))
 
 
 @dataclass(frozen=True, kw_only=True)

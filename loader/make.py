@@ -1,5 +1,6 @@
 """`make_loader`: from a user's keywords to a loader, with every mistake found before the first read of a shard."""
 
+import os
 import warnings
 from collections.abc import Mapping, Sequence
 
@@ -58,6 +59,9 @@ def make_loader(  # noqa: PLR0913 - keyword-only, grouped behind
     max_world_size: int | None = None,
     max_workers: int | None = None,
     drop_last: bool = False,
+    cache_dir: str | os.PathLike[str] | None = None,
+    cache_bytes: int = 100 * 10**9,
+    retry_seconds: float = 120.0,
     on_error: OnError = "raise",
 ) -> Loader:
     """Load training batches from a roboshard dataset.
@@ -94,6 +98,10 @@ def make_loader(  # noqa: PLR0913 - keyword-only, grouped behind
         max_world_size: R: every world size that divides it sees the same global batches; None: world_size.
         max_workers: K: every number of workers that divides it sees the same global batches; None: num_workers.
         drop_last: leave out the last, incomplete step; False: pad it where ranks need it.
+        cache_dir: folder of this machine that keeps what was read of remote shards, shared by its ranks and workers;
+            None: nothing is kept. Bytes are found by content, so one folder serves any number of datasets.
+        cache_bytes: that folder never holds more.
+        retry_seconds: how long a remote read is tried again without a new byte before it is an error.
         on_error: "skip" replaces a damaged episode by the next one, warns and counts it.
 
     Raises:
@@ -134,11 +142,17 @@ def make_loader(  # noqa: PLR0913 - keyword-only, grouped behind
             decode_device=decode_device,
             device=device,
             pin_memory=pin_memory,
+            cache_dir=None if cache_dir is None else os.fspath(cache_dir),
+            cache_bytes=cache_bytes,
+            retry_s=retry_seconds,
             on_error=on_error,
         ),
     )
     check_devices(config)
-    dataset = ShardedDataset.open(urls)
+    settings = config.read.settings
+    if settings.cache is not None:
+        settings.cache.open()
+    dataset = ShardedDataset.open(urls, settings)
     meta = DatasetMeta(dataset.manifest)
     _check_features(meta)
     chosen = _chosen_cameras(meta, config.sample)

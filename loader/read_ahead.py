@@ -9,7 +9,7 @@ import time
 from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import Future
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from roboshard.loader.stats import Counter
 from roboshard.shards.fetch import MAX_GAP, MAX_READ
@@ -121,5 +121,8 @@ class ReadAhead:
             request.future.set_exception(error)
             return None
 
-    def _count(self, num_bytes: int) -> None:
-        self._counter.add(bytes_read=num_bytes, reads=1)
+    def _count(self, num_bytes: int, origin: Literal["storage", "cache"]) -> None:
+        if origin == "cache":
+            self._counter.add(cache_hits=1, cached_bytes_read=num_bytes)
+        else:
+            self._counter.add(bytes_read=num_bytes, reads=1)

@@ -26,6 +26,10 @@ class LoaderStats:
     """From storage; what came out of the disk cache is not among them."""
     reads: int = 0
     """Requests to storage that brought them, repeats after a failure not counted."""
+    cache_hits: int = 0
+    """Pieces of shards that the disk cache had."""
+    cached_bytes_read: int = 0
+    """Out of it."""
     episodes_read: int = 0
     episode_hits: int = 0
     """Times that a step found an episode it needs in memory."""

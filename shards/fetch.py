@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from roboshard.shards import storage
 from roboshard.shards.cache import CacheKey, DiskCache
@@ -15,8 +16,12 @@ MAX_READ = 16 << 20
 MAX_GAP = 128 << 10
 """Unwanted bytes between two pieces that are cheaper to read than a second request."""
 
-OnRead = Callable[[int], None]
-"""Told the bytes of each read from storage."""
+OnRead = Callable[[int, Literal["storage", "cache"]], None]
+"""Told the bytes of each read, and where they came from."""
+
+
+def ignore(_num_bytes: int, _origin: str) -> None:
+    """The `OnRead` of a caller who does not want to know."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +30,8 @@ class ReadSettings:
 
     cache: DiskCache | None = None
     """Where bytes of remote shards are kept; None: nowhere."""
+    patience: storage.Patience = storage.PATIENCE
+    """How long a remote read is tried."""
 
 
 def blocks_of(pieces: Sequence[Piece]) -> list[ByteRange]:
@@ -46,6 +53,7 @@ class ShardReads:
         self._shard = shard
         self._total = None if storage.is_local(self._url) else shard.size  # of local ones known before
         self._cache = settings.cache if not storage.is_local(self._url) else None
+        self._patience = settings.patience
         self._on_read = on_read
         self._planned = blocks_of(planned if self._cache is None else [p for p in planned if not self._is_cached(p)])
         self._read: dict[ByteRange, memoryview] = {}
@@ -54,7 +62,16 @@ class ShardReads:
         """The bytes of a piece, planned or not, verified. Raises DamageError, MissingError, StorageError."""
         if self._cache is None:
             return self._verified(piece, where)
-        data = self._cache.get(self._key(piece), piece.range.length, lambda: bytes(self._verified(piece, where)))
+        fetched = False
+
+        def fetch() -> bytes:
+            nonlocal fetched
+            fetched = True
+            return bytes(self._verified(piece, where))
+
+        data = self._cache.get(self._key(piece), piece.range.length, fetch)
+        if not fetched:
+            self._on_read(len(data), "cache")
         return memoryview(data)
 
     def _verified(self, piece: Piece, where: str) -> memoryview:
@@ -77,11 +94,13 @@ class ShardReads:
 
     def _from_storage(self, wanted: ByteRange) -> memoryview:
         try:
-            data = storage.read_range(self._url, wanted.offset, wanted.length, total=self._total)
+            data = storage.read_range(
+                self._url, wanted.offset, wanted.length, total=self._total, patience=self._patience
+            )
         except MissingError:
             what = storage.shown(self._url)
             raise MissingError(f"{what}: missing, though dataset.json lists it; copy it again") from None
-        self._on_read(len(data))
+        self._on_read(len(data), "storage")
         return memoryview(data)
 
     def _key(self, piece: Piece) -> CacheKey:

@@ -83,7 +83,7 @@ def fingerprint(value: dict[str, jsonio.Json]) -> str:
     return hashlib.sha256(jsonio.canonical(rest)).hexdigest()
 
 
-def load_dataset_manifest(root: str) -> DatasetManifest:
+def load_dataset_manifest(root: str, *, patience: storage.Patience = storage.PATIENCE) -> DatasetManifest:
     """Read and check `root`/dataset.json.
 
     Raises:
@@ -94,7 +94,7 @@ def load_dataset_manifest(root: str) -> DatasetManifest:
     url = storage.join(root, DATASET_MANIFEST)
     what = storage.shown(url)
     try:
-        data = storage.read_all(url, MAX_MANIFEST_BYTES)
+        data = storage.read_all(url, MAX_MANIFEST_BYTES, patience=patience)
     except MissingError:
         raise MissingError(
             f"{what}: no such file. Not a roboshard dataset, or its conversion has not finished: run "
@@ -109,18 +109,23 @@ def load_dataset_manifest(root: str) -> DatasetManifest:
     return manifest
 
 
-def load_index(root: str, manifest: DatasetManifest, max_bytes: int) -> bytes:
+def load_index(
+    root: str, manifest: DatasetManifest, max_bytes: int, *, patience: storage.Patience = storage.PATIENCE
+) -> bytes:
     """The bytes of the episode index, checked against dataset.json."""
-    return _load_checked(root, manifest.index, max_bytes, "`roboshard rebuild` derives it again")
+    return _load_checked(root, manifest.index, max_bytes, patience, "`roboshard rebuild` derives it again")
 
 
-def load_shard_manifest(root: str, shard: ShardEntry) -> ShardManifest:
+def load_shard_manifest(
+    root: str, shard: ShardEntry, *, patience: storage.Patience = storage.PATIENCE
+) -> ShardManifest:
     """Read a shard's manifest and check it against dataset.json and against itself.
 
     Raises:
         MissingError, DamageError, FormatError, VersionError: with the shard's name.
     """
-    data = _load_checked(root, shard.manifest, MAX_MANIFEST_BYTES, "`roboshard rebuild` derives it from its shard")
+    remedy = "`roboshard rebuild` derives it from its shard"
+    data = _load_checked(root, shard.manifest, MAX_MANIFEST_BYTES, patience, remedy)
     url = storage.shown(storage.join(root, shard.manifest.name))
     manifest = parse(ShardManifest, data, url, MAX_MANIFEST_BYTES)
     problems = shard_problems(manifest)
@@ -133,11 +138,11 @@ def load_shard_manifest(root: str, shard: ShardEntry) -> ShardManifest:
     return manifest
 
 
-def _load_checked(root: str, entry: FileEntry, max_bytes: int, remedy: str) -> bytes:
+def _load_checked(root: str, entry: FileEntry, max_bytes: int, patience: storage.Patience, remedy: str) -> bytes:
     url = storage.join(root, entry.name)
     what = storage.shown(url)
     try:
-        data = _read_entry(url, entry, max_bytes)
+        data = _read_entry(url, entry, max_bytes, patience)
     except MissingError:
         raise MissingError(f"{what}: missing, though {DATASET_MANIFEST} lists it; {remedy}") from None
     except DamageError as error:
@@ -147,13 +152,13 @@ def _load_checked(root: str, entry: FileEntry, max_bytes: int, remedy: str) -> b
     return data
 
 
-def _read_entry(url: str, entry: FileEntry, max_bytes: int) -> bytes:
+def _read_entry(url: str, entry: FileEntry, max_bytes: int, patience: storage.Patience) -> bytes:
     if entry.size > max_bytes:
         raise StorageError(
             f"{storage.shown(url)}: {entry.size} bytes, more than the {max_bytes} that such a file may have"
         )
     if not storage.is_local(url):  # one request: the reply that brings the bytes says how large the file is
-        return storage.read_range(url, 0, entry.size, total=entry.size)
+        return storage.read_range(url, 0, entry.size, total=entry.size, patience=patience)
     found = storage.size(url)
     if found != entry.size:
         raise DamageError(f"{url}: {found} bytes where {DATASET_MANIFEST} says {entry.size}")

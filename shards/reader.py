@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from threading import Lock
 
 import numpy as np
 
 from roboshard.shards import storage
 from roboshard.shards.errors import DamageError, FormatError, MissingError, OptionError
-from roboshard.shards.fetch import OnRead, ReadSettings, ShardReads
+from roboshard.shards.fetch import OnRead, ReadSettings, ShardReads, ignore
 from roboshard.shards.index import MAX_INDEX_BYTES, EpisodeIndex, read_index
 from roboshard.shards.locate import Urls, locate
 from roboshard.shards.manifest import load_dataset_manifest, load_index, load_shard_manifest
@@ -32,6 +33,7 @@ class ShardedDataset:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_shards", {})
+        object.__setattr__(self, "_locks", {})
 
     @classmethod
     def open(cls, urls: Urls, settings: ReadSettings | None = None) -> "ShardedDataset":
@@ -40,13 +42,15 @@ class ShardedDataset:
         Raises:
             OptionError, MissingError, FormatError, VersionError, DamageError: with the file's URL.
         """
+        settings = settings or ReadSettings()
+        patience = settings.patience
         root, names = locate(urls)
-        root = storage.pinned(root)
-        manifest = load_dataset_manifest(root)
+        root = storage.pinned(root, patience=patience)
+        manifest = load_dataset_manifest(root, patience=patience)
         what = storage.shown(storage.join(root, manifest.index.name))
-        index = read_index(load_index(root, manifest, MAX_INDEX_BYTES), manifest, what)
+        index = read_index(load_index(root, manifest, MAX_INDEX_BYTES, patience=patience), manifest, what)
         chosen = index if names is None else _only_shards(index, manifest, names, root)
-        return cls(root, manifest, chosen, settings or ReadSettings())
+        return cls(root, manifest, chosen, settings)
 
     @cached_property
     def camera_keys(self) -> tuple[str, ...]:
@@ -76,7 +80,7 @@ class ShardedDataset:
             camera_suffixes(self.camera_keys),
         )
 
-    def shard_reads(self, shard: int, reads: Sequence[SampleRead], on_read: OnRead = lambda _: None) -> ShardReads:
+    def shard_reads(self, shard: int, reads: Sequence[SampleRead], on_read: OnRead = ignore) -> ShardReads:
         """Reads of one shard that bring several episodes; neighbours in one go."""
         pieces = [piece for read in reads for piece in read.pieces]
         return ShardReads(self.root, self.manifest.shards[shard], pieces, self.settings, on_read)
@@ -91,17 +95,23 @@ class ShardedDataset:
         A local shard's size is checked then. Of others each read brings the size, which saves a request.
         """
         known: dict[str, ShardManifest] = self.__dict__["_shards"]
+        locks: dict[str, Lock] = self.__dict__["_locks"]
         if shard.name not in known:
-            manifest = load_shard_manifest(self.root, shard)
-            url = storage.join(self.root, shard.name)
-            if storage.is_local(url):
-                check_shard_size(url, shard.size)
-            known[shard.name] = manifest
+            with locks.setdefault(shard.name, Lock()):  # of several threads, one reads it
+                if shard.name not in known:
+                    known[shard.name] = self._load_shard_manifest(shard)
         return known[shard.name]
+
+    def _load_shard_manifest(self, shard: ShardEntry) -> ShardManifest:
+        manifest = load_shard_manifest(self.root, shard, patience=self.settings.patience)
+        url = storage.join(self.root, shard.name)
+        if storage.is_local(url):
+            check_shard_size(url, shard.size)
+        return manifest
 
     def __getstate__(self) -> dict[str, object]:
         kept = {"root": self.root, "manifest": self.manifest, "index": self.index, "settings": self.settings}
-        return {**kept, "_shards": {}}
+        return {**kept, "_shards": {}, "_locks": {}}
 
     def _sample_entry(self, shard: ShardEntry, position: int) -> SampleEntry:
         episode = int(self.index.episode_index[position])
