@@ -41,7 +41,10 @@ def close_all() -> None:
     managers = list(_managers.by_proxy.values())
     _managers.reset()
     for manager in managers:
-        manager.clear()
+        for key in list(manager.pools.keys()):
+            pool = manager.pools.get(key)
+            if pool is not None:
+                pool.close()
 
 
 def get(url: str, headers: Mapping[str, str], patience: Patience) -> Response:

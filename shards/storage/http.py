@@ -110,6 +110,8 @@ class _RangeRead:
 
     def attempt(self) -> bytes:
         """Ask for what is left, and read it."""
+        if self._reached == self._length:  # and yet it failed: more came than was asked for
+            self._reached = 0
         start, end = self._offset + self._reached, self._offset + self._length
         patience = self.effort.patience
         with _asked(self._address, {"Range": f"bytes={start}-{end - 1}"}, patience) as response:
@@ -123,7 +125,7 @@ class _RangeRead:
                     raise AttemptError(f"the connection ended {missing} of {self._length} bytes too early")
                 self._buffer.write(chunk)
                 self._reached += len(chunk)
-                self.effort.advance()
+                self.effort.advance(self._reached)
             if _chunk(response, 1, patience):
                 raise AttemptError("the server sends more bytes than were asked for", tries=replies.DOUBTED)
         return self._buffer.getvalue()
@@ -145,7 +147,7 @@ class _WholeRead:
         self._address = address
         self._max_bytes = max_bytes
         self._data = bytearray()
-        self._most = 0
+        self._expected = 0
         self._length: int | None = None
         self._version: replies.Version | None = None
 
@@ -166,8 +168,9 @@ class _WholeRead:
         self._data.clear()
         self._length = replies.whole_length(response)
         self._check_size(self._length or 0)
-        if not self._most:
-            self.effort.expect(self._length or self._max_bytes)
+        if not self._expected:
+            self._expected = self._length or self._max_bytes
+            self.effort.expect(self._expected)
         self._version = replies.version_of(response, self._length)
 
     def _check_rest(self, response: Response, reached: int, length: int) -> None:
@@ -186,9 +189,7 @@ class _WholeRead:
                 break
             self._data += chunk
             self._check_size(len(self._data))
-            if len(self._data) > self._most:  # what comes again is no progress
-                self._most = len(self._data)
-                self.effort.advance()
+            self.effort.advance(len(self._data))
         if self._length is not None and len(self._data) < self._length:
             raise AttemptError(f"the connection ended {self._length - len(self._data)} bytes too early")
 

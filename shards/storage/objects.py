@@ -37,6 +37,12 @@ class _Opened:
     """What this process has _opened. Filesystems do not survive a fork: the child opens its own."""
 
     def __init__(self) -> None:
+        self.inherited: list[object] = []
+        self.reset()
+
+    def after_fork(self) -> None:
+        """Keep what the parent opened, untouched: its event loop would lose the sockets that a child lets go of."""
+        self.inherited.append(self.shared)
         self.reset()
 
     def reset(self) -> None:
@@ -46,7 +52,7 @@ class _Opened:
 
 
 _opened = _Opened()
-os.register_at_fork(after_in_child=_opened.reset)
+os.register_at_fork(after_in_child=_opened.after_fork)
 
 
 def forget_all() -> None:
@@ -90,7 +96,7 @@ class FsspecStorage:
         parts = []
         for start in range(offset, offset + length, PART):
             end = min(start + PART, offset + length)
-            parts.append(self._part(url, start, end, effort, at_end=at_end and end == total))
+            parts.append(self._part(url, range(start, end), offset + length, effort, at_end=at_end and end == total))
         return b"".join(parts) if len(parts) != 1 else parts[0]
 
     def read_all(self, url: str, max_bytes: int, *, patience: Patience) -> bytes:
@@ -121,7 +127,10 @@ class FsspecStorage:
             for known in [key for key in _opened.checked if key[0] == url]:
                 del _opened.checked[known]
 
-    def _part(self, url: str, start: int, end: int, effort: Effort, *, at_end: bool) -> bytes:
+    def _part(self, url: str, part: range, reach: int, effort: Effort, *, at_end: bool) -> bytes:
+        """A part of a range that reaches to `reach`, and with it to the object's end where `at_end`."""
+        start, end = part.start, part.stop
+
         def read(system: Any, path: str, call: dict[str, Any]) -> bytes:
             data = bytes(system.cat_file(path, start=start, end=end + at_end, **call))
             if at_end and len(data) == end - start + 1:
@@ -133,19 +142,19 @@ class FsspecStorage:
                     f"{len(data)} bytes for a range of {end - start}: the server ignores Range", tries=DOUBTED
                 )
             if len(data) < end - start:
-                raise AttemptError(
-                    f"{len(data)} bytes for a range of {end - start}", error=_ShortError, tries=DOUBTED
-                )
-            effort.advance()
+                raise AttemptError(f"{len(data)} bytes for a range of {end - start}", error=_ShortError, tries=1)
+            effort.advance(end)
             return data
 
-        try:
-            return _persisted(url, effort, read)
-        except _ShortError as short:
-            said = str(short)
-        size = self._info_size(url, Effort(effort.patience, 0))
-        if size < end:
-            raise DamageError(f"{shown(url)}: ends {end - size} bytes before offset {end}")
+        said = ""
+        for _ in range(DOUBTED):
+            try:
+                return _persisted(url, effort, read)
+            except _ShortError as short:
+                said = str(short)
+            size = self._info_size(url, Effort(effort.patience, 0))
+            if size < reach:
+                raise DamageError(f"{shown(url)}: ends {reach - size} bytes before offset {reach}")
         raise StorageError(said)
 
     def _check_total(self, url: str, total: int, effort: Effort) -> None:

@@ -68,14 +68,21 @@ class Effort:
         self.attempts = 0
         self._begun = self._progressed = time.monotonic()
         self._end = self._begun + THROTTLED * patience.retry_s + num_bytes / patience.bytes_per_s
+        self._reached = 0
         self._fruitless = 0
         self._doubted = 0
 
-    def advance(self) -> None:
-        """New bytes have come. Raises AttemptError when they come so slowly that the read is given up."""
-        self._progressed = time.monotonic()
-        self._fruitless = self._doubted = 0
-        if self._progressed > self._end:
+    def advance(self, reached: int) -> None:
+        """`reached` bytes have come; those that came before are no progress when they come again.
+
+        Raises AttemptError when they come so slowly that the read is given up.
+        """
+        now = time.monotonic()
+        if reached > self._reached:
+            self._reached = reached
+            self._progressed = now
+            self._fruitless = self._doubted = 0
+        if now > self._end:
             raise AttemptError(f"slower than {self.patience.bytes_per_s:.0f} bytes/s", tries=1)
 
     def expect(self, num_bytes: int) -> None:
