@@ -133,20 +133,22 @@ class Target(ABC):
 
         def attempt() -> None:
             missing = [upload for upload in uploads if upload.path not in found]
-            failure: StorageError | MissingError | None = None
+            failure: Exception | None = None
             try:
                 self._send(missing)
             except self.errors as error:
-                failure = self._as_ours(error, "cannot be written")
-                if not isinstance(failure, TransientError):
-                    raise failure from error
+                failure = error
+                if not isinstance(self._as_ours(error, ""), TransientError):
+                    raise self._as_ours(error, "cannot be written") from error
             seen = self._look([upload.path for upload in missing])
             for upload in missing:
                 if upload.path in seen and self.matches(upload, seen[upload.path]):
                     found[upload.path] = seen[upload.path]
             wrong = [upload.path for upload in missing if upload.path not in found]
+            if wrong and failure:
+                raise self._as_ours(failure, "cannot be written", wrong[0]) from failure
             if wrong:
-                raise failure or TransientError(
+                raise TransientError(
                     f"{self._at(wrong[0])}: is not there with the bytes that were sent. Is something else writing "
                     "here? Run the same command again to send it again"
                 )

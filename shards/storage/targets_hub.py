@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 from urllib.parse import quote, unquote
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+from huggingface_hub import errors as hub_errors
 from huggingface_hub.errors import HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled
 from huggingface_hub.utils import (  # type: ignore[attr-defined,unused-ignore]
     are_progress_bars_disabled,
@@ -36,14 +37,20 @@ BUCKET = re.compile(r"hf://buckets/(?P<id>[^/@?#]+/[^/@?#]+)(?:/(?P<prefix>[^?#]
 DATASET = re.compile(r"hf://datasets/(?P<id>[^/@?#]+/[^/@?#]+)(?:@(?P<revision>[^/?#]+))?(?:/(?P<prefix>[^?#]*))?")
 _STATUS_OF_XET = re.compile(r"HTTP status (?:client|server) error \((\d{3}) ")
 _PASSING = {408, 409, 412, 425, 429}
-_UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND, _SERVER_ERROR = 401, 403, 404, 500
+_UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND, _ALL_OF_BATCH, _SERVER_ERROR = 401, 403, 404, 422, 500
 
 
 class HubTarget(Target):
     """What buckets and repositories share."""
 
     is_hub = True
-    errors: ClassVar[tuple[type[Exception], ...]] = (OSError, RuntimeError, ValueError, httpx.HTTPError)
+    errors: ClassVar[tuple[type[Exception], ...]] = (
+        OSError,
+        RuntimeError,
+        ValueError,
+        httpx.HTTPError,
+        getattr(hub_errors, "XetError", OSError),  # of releases before 2.0
+    )
 
     def __init__(self, url: str, pattern: re.Pattern[str]) -> None:
         """Take the URL apart."""
@@ -85,7 +92,7 @@ class HubTarget(Target):
         response = getattr(error, "response", None)
         status = getattr(response, "status_code", None)
         cause = " ".join(" ".join(str(error).split()).split(" ")[:60]) or type(error).__name__
-        if isinstance(error, LocalTokenNotFoundError):
+        if isinstance(error, LocalTokenNotFoundError) or type(error).__name__ == "XetAuthorizationError":
             status = _UNAUTHORIZED
         if status is None and (told := _STATUS_OF_XET.search(str(error))):
             status = int(told[1])
@@ -103,7 +110,7 @@ class HubTarget(Target):
         permanent = isinstance(error, OfflineModeIsEnabled | HFValidationError | ValueError)
         if permanent and status not in _PASSING and not isinstance(error, JSONDecodeError):
             return StorageError(f"{doing}: {cause}")
-        passes = status is None or status in _PASSING or status >= _SERVER_ERROR or _is_partial(error)
+        passes = status is None or status in _PASSING or status >= _SERVER_ERROR or _is_of_batch(error, status)
         if not passes:
             return StorageError(f"{doing}: the Hub answered {status}: {cause}")
         transient = TransientError(
@@ -269,6 +276,6 @@ class _Bars:
 _bars = _Bars()
 
 
-def _is_partial(error: Exception) -> bool:
-    """Whether some operations of a batch failed: told so from 1.33 on. Each may have a passing cause."""
-    return type(error).__name__ == "BucketBatchError"
+def _is_of_batch(error: Exception, status: int | None) -> bool:
+    """Whether operations of a batch failed, each perhaps for a passing cause: from 1.33 on an error of its own."""
+    return type(error).__name__ == "BucketBatchError" or status == _ALL_OF_BATCH
