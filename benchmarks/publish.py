@@ -42,6 +42,7 @@ def render_blocks() -> dict[str, str]:
         "steady": steady_table,
         "plan_scale": plan_table,
         "resume_cost": resume_table,
+        "remote": remote_table,
     }
     return {name: make(load(name)) for name, make in makers.items()}
 
@@ -144,6 +145,27 @@ def steady_table(result: Result) -> str:
             f"| num_workers | memory after epoch 1 / 2 / {result['epochs']} | most over 2nd | open files | threads |",
             "|---|---|---|---|---|",
             *rows,
+            provenance(result),
+        ]
+    )
+
+
+def remote_table(result: Result) -> str:
+    """Object storage beside the local disk."""
+    rows = [
+        f"| `{order}` | {found['remote']['samples_per_s']} of {found['local']['samples_per_s']} "
+        f"| {found['remote_over_local']:.2f} | {found['remote']['first_batch_s']} s, {found['local']['first_batch_s']} s "
+        f"| {found['bytes_over_needed']:.3f} | {found['requests_per_episode']} |"
+        for order, found in ((order, result[order]) for order in ("global", "shard"))
+    ]
+    return "\n".join(
+        [
+            "| episode_order | samples/s, remote of local | ratio, turn by turn | first batch, remote, local "
+            "| bytes read over needed | requests an episode |",
+            "|---|---|---|---|---|---|",
+            *rows,
+            "",
+            f"{result['latency_ms']:.0f} ms before each reply, {result['mb_per_s_per_connection']:.0f} MB/s a connection.",
             provenance(result),
         ]
     )

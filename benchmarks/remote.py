@@ -1,0 +1,132 @@
+"""Training from object storage beside training from a local disk.
+
+    python benchmarks/remote.py --shards DATASET
+
+A server on this machine (tests/support/servers) serves the dataset over HTTP with a latency before each reply and a
+limit to each connection's speed. Per order, a loader of the local folder and one of the server take turns of
+`batches` batches, epoch after epoch, `runs` times over; ratios are of turns of the same round. Before that, each
+loads its first batch in a fresh loader, and one whole epoch is counted: bytes read over the bytes of its episodes,
+and requests an episode, manifests and index included.
+"""
+
+import statistics
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+
+from report import print_result
+from roboshard.loader import Loader, make_loader
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+from support.servers import RangeServer  # noqa: E402 - the servers that the tests use
+
+EpisodeOrder = Literal["global", "shard"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """Remote beside local."""
+
+    shards: str
+    """A roboshard dataset in a local folder."""
+    latency_ms: float = 50.0
+    mb_per_s: float = 100.0
+    """Of one connection."""
+    batch_size: int = 64
+    pool_episodes: int = 4
+    """A quarter of a small dataset's episodes, so that there is something to read ahead."""
+    batches: int = 24
+    runs: int = 5
+    output: Path | None = None
+    """Write the JSON here too."""
+
+
+def main() -> None:
+    """Measure and print."""
+    options = tyro.cli(Options)
+    values: dict[str, Any] = {"latency_ms": options.latency_ms, "mb_per_s_per_connection": options.mb_per_s}
+    with RangeServer(
+        Path(options.shards), latency_s=options.latency_ms / 1000, bytes_per_second=options.mb_per_s * 1e6
+    ) as server:
+        for order in ("global", "shard"):
+            values[order] = counted(options, server, order) | raced(options, server.url, order)
+    print_result("remote", values, options.output)
+
+
+def counted(options: Options, server: RangeServer, order: EpisodeOrder) -> dict[str, Any]:
+    """What one epoch reads, from opening the dataset on."""
+    server.reset()
+    loader = make(options, server.url, order)
+    for _ in loader:
+        pass
+    sent, requests, stats = server.bytes_sent, len(server.requests), loader.stats()
+    needed = int(loader._job.dataset.index.size.sum())
+    return {
+        "bytes_needed": needed,
+        "bytes_over_needed": round(sent / needed, 3),
+        "requests_per_episode": round(requests / stats.episodes_read, 2),
+    }
+
+
+def raced(options: Options, url: str, order: EpisodeOrder) -> dict[str, Any]:
+    """Throughput of both, in turn, and how long each takes to its first batch."""
+    first: dict[str, list[float]] = {"local": [], "remote": []}
+    speed: dict[str, list[float]] = {"local": [], "remote": []}
+    roots = {"local": options.shards, "remote": url}
+    for _ in range(options.runs):
+        for name, root in roots.items():
+            started = time.perf_counter()
+            next(iter(make(options, root, order)))
+            first[name].append(time.perf_counter() - started)
+    batches = {name: endless(make(options, root, order)) for name, root in roots.items()}
+    for coming in batches.values():
+        take(coming, options.batches)
+    for _ in range(options.runs):
+        for name, coming in batches.items():
+            speed[name].append(options.batches * options.batch_size / take(coming, options.batches))
+    ratios = [remote / local for local, remote in zip(speed["local"], speed["remote"], strict=True)]
+    found: dict[str, Any] = {}
+    for name in roots:
+        found[name] = {
+            "samples_per_s": round(statistics.median(speed[name])),
+            "runs": [round(samples) for samples in speed[name]],
+            "first_batch_s": round(statistics.median(first[name]), 2),
+        }
+    return found | {"remote_over_local": round(statistics.median(ratios), 3)}
+
+
+def make(options: Options, root: str, order: EpisodeOrder) -> Loader:
+    """A loader that decodes as little as it can, so that reading shows."""
+    return make_loader(
+        root,
+        batch_size=options.batch_size,
+        pool_episodes=options.pool_episodes,
+        episode_order=order,
+        frame_order="sweep",
+        drop_last=True,
+    )
+
+
+def endless(loader: Loader) -> Iterator[Any]:
+    """Batches, epoch after epoch."""
+    while True:
+        yield from loader
+
+
+def take(batches: Iterator[Any], number: int) -> float:
+    """Seconds for `number` batches, with those already decoded ahead taken first."""
+    for _ in range(2):
+        next(batches)
+    started = time.perf_counter()
+    for _ in range(number):
+        next(batches)
+    return time.perf_counter() - started
+
+
+if __name__ == "__main__":
+    main()
