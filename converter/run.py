@@ -214,7 +214,7 @@ def _publish(
     write_skipped(destination, skipped)
     if remote:
         remote.publish_report(destination)
-    where = remote.target.url if remote else destination
+    where = storage.shown(remote.target.url) if remote else destination
     if not manifests:
         raise SourceError(
             f"{plan.source.meta.files.where()}: no episode could be converted; see skipped.json in {where}"
@@ -230,7 +230,7 @@ def _publish(
         bytes_written=sum(manifest.size for manifest in manifests),
         reused_shards=sum(result.reused for result in results),
         skipped=skipped,
-        random_frame_costs=_random_frame_costs(str(where)),
+        random_frame_costs=_random_frame_costs(remote.target.url if remote else str(destination)),
     )
 
 

@@ -36,6 +36,7 @@ except ImportError:
 BUCKET = re.compile(r"hf://buckets/(?P<id>[^/@?#]+/[^/@?#]+)(?:/(?P<prefix>[^?#]*))?")
 DATASET = re.compile(r"hf://datasets/(?P<id>[^/@?#]+/[^/@?#]+)(?:@(?P<revision>[^/?#]+))?(?:/(?P<prefix>[^?#]*))?")
 _STATUS_OF_XET = re.compile(r"HTTP status (?:client|server) error \((\d{3}) ")
+PATHS_AT_ONCE = 100
 _PASSING = {408, 409, 412, 425, 429}
 _UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND, _ALL_OF_BATCH, _SERVER_ERROR = 401, 403, 404, 422, 500
 
@@ -214,8 +215,11 @@ class DatasetRepoTarget(HubTarget):
             raise
 
     def _look(self, paths: Sequence[str]) -> dict[str, RemoteFile]:
-        full = [self._full(path) for path in paths]
-        return self._described(HfApi().get_paths_info(**self._repo, paths=full, revision=self._branch))
+        found = {}
+        for start in range(0, len(paths), PATHS_AT_ONCE):
+            full = [self._full(path) for path in paths[start : start + PATHS_AT_ONCE]]
+            found |= self._described(HfApi().get_paths_info(**self._repo, paths=full, revision=self._branch))
+        return found
 
     def _described(self, entries: Any) -> dict[str, RemoteFile]:
         found = {}
