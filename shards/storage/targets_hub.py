@@ -215,7 +215,7 @@ class DatasetRepoTarget(HubTarget):
             raise
 
     def _look(self, paths: Sequence[str]) -> dict[str, RemoteFile]:
-        found = {}
+        found: dict[str, RemoteFile] = {}
         for start in range(0, len(paths), PATHS_AT_ONCE):
             full = [self._full(path) for path in paths[start : start + PATHS_AT_ONCE]]
             found |= self._described(HfApi().get_paths_info(**self._repo, paths=full, revision=self._branch))
