@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PYTEST_WORKERS ?= 2
 
-.PHONY: setup ffmpeg demo test test-slow lint types bench clean
+.PHONY: setup ffmpeg demo test test-slow test-live lint types bench clean
 
 setup: ffmpeg $(READY)
 
@@ -28,6 +28,10 @@ test: setup lint types
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow
+
+# Needs HF_TOKEN with write access; makes private repositories in your account and removes them.
+test-live: setup
+	ROBOSHARD_LIVE=1 $(BIN)/python -m pytest tests/test_live_hub.py
 
 lint: setup
 	$(BIN)/ruff check .

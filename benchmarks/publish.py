@@ -152,23 +152,19 @@ def steady_table(result: Result) -> str:
 
 def remote_table(result: Result) -> str:
     """Object storage beside the local disk."""
-    rows = [
-        f"| `{order}` | {found['remote']['samples_per_s']} of {found['local']['samples_per_s']} "
-        f"| {found['remote_over_local']:.2f} | {found['remote']['first_batch_s']} s, {found['local']['first_batch_s']} s "
-        f"| {found['bytes_over_needed']:.3f} | {found['requests_per_episode']} |"
-        for order, found in ((order, result[order]) for order in ("global", "shard"))
-    ]
-    return "\n".join(
-        [
-            "| episode_order | samples/s, remote of local | ratio, turn by turn | first batch, remote, local "
-            "| bytes read over needed | requests an episode |",
-            "|---|---|---|---|---|---|",
-            *rows,
-            "",
-            f"{result['latency_ms']:.0f} ms before each reply, {result['mb_per_s_per_connection']:.0f} MB/s a connection.",
-            provenance(result),
-        ]
-    )
+    columns = ("episode_order", "samples/s, remote of local", "ratio", "first batch, remote of local")
+    columns += ("bytes read over needed", "requests an episode")
+    lines = [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
+    for order in ("global", "shard"):
+        found = result[order]
+        remote, local = found["remote"], found["local"]
+        lines.append(
+            f"| `{order}` | {remote['samples_per_s']} of {local['samples_per_s']} | {found['remote_over_local']:.2f} "
+            f"| {remote['first_batch_s']} of {local['first_batch_s']} s "
+            f"| {found['bytes_over_needed']:.3f} | {found['requests_per_episode']} |"
+        )
+    server = f"{result['latency_ms']:.0f} ms before each reply, {result['mb_per_s_per_connection']:.0f} MB/s"
+    return "\n".join([*lines, "", f"{server} a connection.", provenance(result)])
 
 
 def plan_table(result: Result) -> str:

@@ -23,7 +23,7 @@ from report import print_result
 from roboshard.loader import Loader, make_loader
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
-from support.servers import RangeServer  # noqa: E402 - the servers that the tests use
+from support.servers import RangeServer  # the servers that the tests use
 
 EpisodeOrder = Literal["global", "shard"]
 

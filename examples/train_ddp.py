@@ -32,8 +32,10 @@ HORIZON = 8  # actions predicted at once
 class Options:
     """Train a small policy on observation.image and observation.state."""
 
-    shards: Path | None = None
-    """A roboshard dataset; default: the bundled one, converted first."""
+    shards: str | None = None
+    """A roboshard dataset: a folder, hf://buckets/…, s3://…; default: the bundled one, converted first."""
+    cache_dir: Path | None = None
+    """Folder of each machine that keeps what was read of remote shards."""
     output: Path = PROJECT / "demo_output" / "train_ddp"
     """Folder for checkpoint.pt, and for what --log-batches writes."""
     steps: int = 200
@@ -104,14 +106,16 @@ def main() -> None:
     rank, world_size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     shards = options.shards or convert_bundled(options.output, rank)
     loader = make_loader(
-        str(shards),
+        shards,
         batch_size=options.batch_size // world_size,
+        cache_dir=options.cache_dir,
         max_world_size=options.max_world_size,
         delta_timestamps={"action": [i / 10 for i in range(HORIZON)]},
     )
     torch.manual_seed(0)  # the same initial weights on every rank
     policy = Policy(loader.meta)
     training = Training(policy, torch.optim.AdamW(policy.parameters(), lr=1e-3), loader)
+    options.output.mkdir(parents=True, exist_ok=True)
     checkpoint = options.output / "checkpoint.pt"
     if checkpoint.exists():
         training.restore(checkpoint)
@@ -156,7 +160,7 @@ def log(options: Options, rank: int, step: int, batch: dict[str, Any], loss: flo
             file.write(json.dumps({"step": step, "index": batch["index"].tolist(), "loss": loss}) + "\n")
 
 
-def convert_bundled(output: Path, rank: int) -> Path:
+def convert_bundled(output: Path, rank: int) -> str:
     """Convert the dataset that comes with the project; rank 0 does it, the others wait."""
     shards = output / "shards"
     if rank == 0:
@@ -164,7 +168,7 @@ def convert_bundled(output: Path, rank: int) -> Path:
         convert(ConvertConfig(source=str(source), destination=str(shards), shard_size="200KB", workers=1))
     if dist.is_initialized():
         dist.barrier()
-    return shards
+    return str(shards)
 
 
 if __name__ == "__main__":

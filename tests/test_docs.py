@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.servers import LocalHub
 
 PROJECT = Path(__file__).parent.parent
 PAGES = ["README.md", *sorted(str(path.relative_to(PROJECT)) for path in (PROJECT / "docs").glob("*.md"))]
@@ -15,9 +16,16 @@ BLOCK = re.compile(r"^```(python|sh)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)#]+)\)")
 
 
+pytest_plugins = ["support.servers.fixtures"]
+
+
 @pytest.fixture
-def folder_of_a_reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pusht_source: Path) -> Path:
-    """Where a reader would stand: the dataset that docs name, and the commands on the PATH."""
+def folder_of_a_reader(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pusht_source: Path, request: pytest.FixtureRequest
+) -> Path:
+    """Where a reader would stand: the dataset that docs name, here and on the Hub, and the commands on the PATH."""
+    hub: LocalHub = request.getfixturevalue("this_hub")
+    hub.add_dataset("my-org/my_dataset", pusht_source)
     (tmp_path / "my_dataset").symlink_to(pusht_source, target_is_directory=True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
