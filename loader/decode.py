@@ -6,8 +6,8 @@ A decoder is used by one thread at a time.
 import io
 import itertools
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Protocol, TypeVar
 
@@ -33,6 +33,8 @@ class PictureSettings:
     """(H, W) to resize to while decoding; None: as stored."""
     device: str = "cpu"
     """Where video is decoded."""
+    look_back: Mapping[str, int] = field(default_factory=dict)
+    """Camera -> how many frames before its last one a slice will be asked for again, where that is known."""
 
 
 class FrameDecoder(Protocol):

@@ -8,12 +8,16 @@ from numpy.typing import NDArray
 
 from roboshard.loader.columns import SCALAR_DTYPES, Column, ImageFiles, make_column, make_images
 from roboshard.loader.decode import FrameDecoder, Picture, PictureSettings, decode_frames, open_decoder
+from roboshard.loader.recent import RecentPictures
 from roboshard.shards.errors import FormatError
-from roboshard.shards.gop import decode_cost
+from roboshard.shards.gop import decode_cost, mean_random_cost
 from roboshard.shards.jsonio import Json
 from roboshard.shards.reader import EpisodeData
 from roboshard.shards.rows import decode_rows
+from roboshard.shards.schema import CameraRecord
 
+CHEAP_TO_GO_BACK = 4
+"""Frames decoded for one picked at random, up to which pictures that are needed again are decoded again."""
 ROW_DTYPES = (*SCALAR_DTYPES, "string", "image")
 
 
@@ -54,6 +58,7 @@ class Episode:
         self._videos = data.videos
         self._decoders: dict[str, FrameDecoder] = {}
         self._last_frame: dict[str, int] = {}
+        self._recent: dict[str, RecentPictures | None] = {}
 
     def tasks(self, rows: NDArray[np.int64]) -> list[str] | None:
         """The tasks of rows (n,): LeRobot looks them up by position. None for a dataset without tasks."""
@@ -71,10 +76,16 @@ class Episode:
         found = self._frame_of_row.get(key)
         return rows if found is None else found[rows]
 
-    def ways(self, key: str, frames: Sequence[int]) -> tuple[Sequence[int], Sequence[int]]:
-        """Ascending frames in the order that costs least: forward from where the decoder stands, then the others."""
-        after = bisect_right(frames, self._last_frame.get(key, -1))
-        return frames[after:], frames[:after]
+    def ways(self, key: str, frames: Sequence[int]) -> tuple[Sequence[int], ...]:
+        """Ascending frames in the order that costs least, as ascending parts.
+
+        First those that are kept, which decoding further would displace; then forward from where the decoder stands.
+        """
+        recent = self._recent.get(key)
+        kept = set() if recent is None else recent.kept(frames)
+        others = [frame for frame in frames if frame not in kept]
+        after = bisect_right(others, self._last_frame.get(key, -1))
+        return sorted(kept), others[after:], others[:after]
 
     def decode(self, key: str, frames: Sequence[int]) -> tuple[Sequence[Picture], int]:
         """Pictures (H, W, C) uint8 of a camera or image feature by ascending frame, and how many were decoded.
@@ -82,13 +93,28 @@ class Episode:
         Not for two threads at once per key. Raises FormatError naming shard, episode and camera.
         """
         if key in self._images:
-            pictures = [self._images[key].pixels(row, self._settings.image_size) for row in frames]
-            return pictures, 0
+            return [self._images[key].pixels(row, self._settings.image_size) for row in frames], 0
         camera = self._cameras[key]
         where = f"{self._where}, camera {key!r}"
         if key not in self._decoders:
             self._decoders[key] = open_decoder(self._videos[key], camera, self._settings, where)
-        found = decode_frames(self._decoders[key], camera, frames, self._settings, where)
-        cost = decode_cost(frames, camera.keyframes, self._last_frame.get(key))
-        self._last_frame[key] = frames[-1]
-        return found, cost
+            self._recent[key] = self._memory_for(camera)
+        recent = self._recent[key]
+        pictures: dict[int, Picture] = {} if recent is None else dict(recent.find(frames))
+        missing = [frame for frame in frames if frame not in pictures]
+        if not missing:
+            return [pictures[frame] for frame in frames], 0
+        missing = missing if recent is None else recent.with_gaps(missing)
+        decoded = decode_frames(self._decoders[key], camera, missing, self._settings, where)
+        pictures |= zip(missing, decoded, strict=True)
+        if recent is not None:
+            recent.keep(missing, pictures)
+        cost = decode_cost(missing, camera.keyframes, self._last_frame.get(key))
+        self._last_frame[key] = missing[-1]
+        return [pictures[frame] for frame in frames], cost
+
+    def _memory_for(self, camera: CameraRecord) -> RecentPictures | None:
+        """Only where going back is dear: where keyframes are near, memory is worth more than a few frames."""
+        look_back = self._settings.look_back.get(camera.key, 0)
+        dear = mean_random_cost(camera.keyframes, camera.num_frames) > CHEAP_TO_GO_BACK
+        return RecentPictures(look_back) if look_back and dear and self._settings.device == "cpu" else None

@@ -41,6 +41,10 @@ LOCAL_READING = (2, 128 << 20)
 REMOTE_READING = (16, 512 << 20)
 
 
+MAX_LOOK_BACK = 32
+"""Pictures kept of each slice for the windows of coming steps; of wider windows none are."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class LoadJob:
     """All that a process needs to know to load an epoch. Picklable; opens nothing before it is run."""
@@ -93,7 +97,9 @@ def load(
         dataset=job.dataset,
         episodes=job.episodes,
         reads=reads,
-        pictures=PictureSettings(image_size=sample.image_size, device=config.read.decode_device),
+        pictures=PictureSettings(
+            image_size=sample.image_size, device=config.read.decode_device, look_back=_look_back(job)
+        ),
         capacity=_resident_episodes(job),
         on_error=config.read.on_error,
         counter=counter,
@@ -127,6 +133,13 @@ def load(
         reads.close()
         threads.close()
         counter.set(steps_ahead=0, resident_bytes=0)
+
+
+def _look_back(job: LoadJob) -> dict[str, int]:
+    """Camera -> frames by which windows of neighbouring samples overlap, where those are loaded in a row."""
+    spans = {key: int(np.ptp(job.offsets[key])) for key in job.cameras if key in job.offsets}
+    is_forward = job.config.order.frame_order == "sweep" or not job.config.order.shuffle
+    return {key: span for key, span in spans.items() if is_forward and 0 < span <= MAX_LOOK_BACK}
 
 
 def _reading(job: LoadJob) -> tuple[int, int]:
