@@ -8,13 +8,13 @@ from typing import Annotated, Literal
 from tyro.conf import Positional, arg
 
 from roboshard.shards.errors import OptionError
+from roboshard.shards.selection import parse_episodes
 
 MIN_SHARD_SIZE = 64_000
 MAX_SHARD_SIZE = 1 << 40
 MAX_SCRATCH_SIZE = 1 << 50
 
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*", re.IGNORECASE)
-_EPISODES = re.compile(r"\s*(\d{1,12})\s*(?::\s*(\d{1,12})\s*)?")
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 
 
@@ -87,17 +87,3 @@ def parse_size(text: str, what: str = "shard size", largest: int = MAX_SHARD_SIZ
     if not MIN_SHARD_SIZE <= size <= largest:
         raise OptionError(f"{what} {text!r} is outside 64KB..{largest >> 40}TiB")
     return round(size)
-
-
-def parse_episodes(text: str) -> list[range]:
-    """Ranges of episode indices from "0:100,205". Raises OptionError for anything else."""
-    ranges = []
-    for part in text.split(","):
-        match = _EPISODES.fullmatch(part)
-        if match is None:
-            raise OptionError(f'episodes {text!r}: {part!r} is neither an index nor START:STOP, as in "0:100,205"')
-        start = int(match[1])
-        ranges.append(range(start, int(match[2]) if match[2] else start + 1))
-        if not ranges[-1]:
-            raise OptionError(f"episodes {text!r}: {part.strip()!r} is an empty range")
-    return ranges

@@ -1,28 +1,9 @@
 """Which episodes go into which shard: pure arithmetic over indices and estimated sizes."""
 
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import NDArray
 
-from roboshard.shards.errors import OptionError
 from roboshard.shards.permute import derive_key, permute
-
-
-def select_episodes(available: NDArray[np.int64], wanted: Sequence[range] | None) -> NDArray[np.int64]:
-    """The wanted episode indices, ascending, each once. Raises OptionError for those that do not exist."""
-    if wanted is None:
-        return available
-    end = int(available.max()) + 1
-    known = [np.arange(r.start, min(r.stop, end)) for r in wanted]
-    selected = np.unique(np.concatenate(known))
-    unknown = [*np.setdiff1d(selected, available).tolist(), *(max(r.start, end) for r in wanted if r.stop > end)]
-    if unknown:
-        raise OptionError(
-            f"episode {min(unknown)} was chosen and does not exist; "
-            f"the dataset has {available.size}, from {available.min()} to {available.max()}"
-        )
-    return selected
 
 
 def shuffle_episodes(indices: NDArray[np.int64], seed: int) -> NDArray[np.int64]:

@@ -21,11 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.filesize import decimal
 
-from roboshard.converter.config import ConvertConfig, parse_episodes
+from roboshard.converter.config import ConvertConfig
 from roboshard.converter.destination import locked, prepare, write_skipped
 from roboshard.converter.lerobot_v3 import LeRobotV3Source
 from roboshard.converter.open_source import open_source
-from roboshard.converter.plan import plan_shards, select_episodes, shuffle_episodes
+from roboshard.converter.plan import plan_shards, shuffle_episodes
 from roboshard.converter.pool import default_workers, run_tasks
 from roboshard.converter.progress import Progress
 from roboshard.converter.remote_destination import RemoteDestination, work_folder
@@ -38,6 +38,7 @@ from roboshard.shards.gop import mean_random_cost
 from roboshard.shards.manifest import write_dataset
 from roboshard.shards.reader import ShardedDataset
 from roboshard.shards.schema import FORMAT_VERSION, Conversion, Provenance, SourceInfo
+from roboshard.shards.selection import parse_episodes, select_episodes
 
 BYTE_DECIDING_LIBRARIES = ("roboshard", "av", "pyarrow")
 EPISODES_LOOKED_AT = 8
