@@ -2,7 +2,8 @@
 
 from roboshard.loader.loader import Loader
 from roboshard.loader.make import make_loader
+from roboshard.loader.map_style import MapDataset, open_dataset
 from roboshard.loader.meta import DatasetMeta
 from roboshard.loader.stats import LoaderStats
 
-__all__ = ["DatasetMeta", "Loader", "LoaderStats", "make_loader"]
+__all__ = ["DatasetMeta", "Loader", "LoaderStats", "MapDataset", "make_loader", "open_dataset"]

@@ -1,10 +1,8 @@
-"""`make_loader`: from a user's keywords to a loader, with every mistake found before the first read of a shard."""
+"""`make_loader`: from a user's keywords to a loader."""
 
 import os
 import warnings
 from collections.abc import Mapping, Sequence
-
-import numpy as np
 
 from roboshard.loader.config import (
     EpisodeOrder,
@@ -18,17 +16,10 @@ from roboshard.loader.config import (
     SelectionConfig,
     SplitConfig,
 )
-from roboshard.loader.device import check_devices
-from roboshard.loader.episode import ROW_DTYPES
+from roboshard.loader.job import make_job
 from roboshard.loader.loader import Loader
-from roboshard.loader.meta import DatasetMeta
-from roboshard.loader.pipeline import LoadJob
-from roboshard.loader.plan import Episodes
 from roboshard.loader.topology import resolve_rank
-from roboshard.loader.windows import frame_offsets
-from roboshard.shards.errors import OptionError
 from roboshard.shards.locate import Urls
-from roboshard.shards.reader import ShardedDataset
 
 
 def make_loader(  # noqa: PLR0913 - keyword-only, grouped behind
@@ -148,25 +139,7 @@ def make_loader(  # noqa: PLR0913 - keyword-only, grouped behind
             on_error=on_error,
         ),
     )
-    check_devices(config)
-    settings = config.read.settings
-    if settings.cache is not None:
-        settings.cache.open()
-    dataset = ShardedDataset.open(urls, settings)
-    meta = DatasetMeta(dataset.manifest)
-    _check_features(meta)
-    chosen = _chosen_cameras(meta, config.sample)
-    _check_windows(meta, config.sample, chosen)
-    loader = Loader(
-        LoadJob(
-            dataset=dataset,
-            episodes=_select(dataset, config.selection),
-            config=config,
-            offsets=frame_offsets(config.sample.delta_timestamps, meta.fps, tolerance_s),
-            cameras=chosen,
-            image_keys=meta.image_keys,
-        )
-    )
+    loader = Loader(make_job(urls, config))
     if len(loader) == 0:
         warnings.warn(
             f"the loader has no batch: {config.split.global_batch_size} samples a step (batch_size x world_size) are "
@@ -175,75 +148,3 @@ def make_loader(  # noqa: PLR0913 - keyword-only, grouped behind
             stacklevel=2,
         )
     return loader
-
-
-def _check_features(meta: DatasetMeta) -> None:
-    unknown = {key: spec.get("dtype") for key, spec in meta.features.items()}
-    unknown = {key: dtype for key, dtype in unknown.items() if dtype not in (*ROW_DTYPES, "video")}
-    if unknown:
-        raise OptionError(f"features of a kind that this release does not load: {unknown}")
-
-
-def _chosen_cameras(meta: DatasetMeta, sample: SampleConfig) -> tuple[str, ...]:
-    if isinstance(sample.cameras, str):
-        raise OptionError(f"cameras must be a list of keys: [{sample.cameras!r}], not a string")
-    chosen = meta.video_keys if sample.cameras is None else tuple(sample.cameras)
-    unknown = [key for key in chosen if key not in meta.video_keys]
-    if unknown:
-        raise OptionError(f"cameras: {unknown} not among the dataset's videos {list(meta.video_keys)}")
-    depth = [key for key in chosen if _is_depth(meta, key)]
-    if depth:
-        raise OptionError(f"depth video is not decoded by this release: leave {depth} out of cameras=")
-    return tuple(key for key in meta.video_keys if key in chosen)
-
-
-def _is_depth(meta: DatasetMeta, key: str) -> bool:
-    info = meta.features[key].get("info") or {}
-    return bool(info.get("is_depth_map") or info.get("video.is_depth_map"))
-
-
-def _check_windows(meta: DatasetMeta, sample: SampleConfig, cameras: Sequence[str]) -> None:
-    for key in sample.delta_timestamps:
-        if key not in meta.features:
-            raise OptionError(f"delta_timestamps: {key!r} is not a feature; the dataset has {list(meta.features)}")
-        if meta.features[key].get("dtype") == "string":
-            raise OptionError(f"delta_timestamps: {key!r} holds strings, which have no window")
-        if key in meta.video_keys and key not in cameras:
-            raise OptionError(f"delta_timestamps: camera {key!r} is left out by cameras={list(cameras)}")
-
-
-def _select(dataset: ShardedDataset, selection: SelectionConfig) -> Episodes:
-    """The chosen episodes with their usable rows; those that have none are left out with a warning."""
-    index = dataset.index
-    keep = np.ones(len(index), dtype=np.bool_)
-    if selection.episodes is not None:
-        wanted = np.unique(np.asarray(selection.episodes, dtype=np.int64))
-        unknown = np.setdiff1d(wanted, index.episode_index)
-        if unknown.size:
-            raise OptionError(
-                f"episodes: {unknown[:5].tolist()} are not in the dataset (or not in the chosen shards)"
-            )
-        keep = np.isin(index.episode_index, wanted)
-    num_rows = index.length - selection.drop_n_first_frames - selection.drop_n_last_frames
-    vanished = index.episode_index[keep & (num_rows < 1)]
-    if vanished.size:
-        warnings.warn(
-            f"{vanished.size} episodes have no frame left after drop_n_first_frames="
-            f"{selection.drop_n_first_frames} and drop_n_last_frames={selection.drop_n_last_frames}, among them "
-            f"{vanished[:5].tolist()}",
-            UserWarning,
-            stacklevel=3,
-        )
-    keep &= num_rows >= 1
-    if not np.any(keep):
-        raise OptionError("no frame is left: the choice of episodes and dropped frames leaves nothing to load")
-    position = np.flatnonzero(keep).astype(np.int64)
-    storage_rank = np.empty(len(index), dtype=np.int64)
-    storage_rank[np.lexsort((index.offset, index.shard))] = np.arange(len(index))
-    return Episodes(
-        position=position,
-        first_row=np.full(len(position), selection.drop_n_first_frames, dtype=np.int64),
-        num_rows=num_rows[keep],
-        storage_rank=storage_rank[keep],
-        shard=index.shard[keep],
-    )

@@ -87,51 +87,63 @@ class NodeStep:
     rank_slots: range
 
 
+class Resources:
+    """What reads and decodes in this process: threads, and the episodes in memory."""
+
+    def __init__(self, job: LoadJob, buffers: Buffers, counter: Counter) -> None:
+        """Nothing is read before it is needed."""
+        config, sample = job.config, job.config.sample
+        self.reads = ReadAhead(job.dataset, job.cameras, *_reading(job), counter)
+        self.pool = EpisodePool(
+            dataset=job.dataset,
+            episodes=job.episodes,
+            reads=self.reads,
+            pictures=PictureSettings(
+                image_size=sample.image_size, device=config.read.decode_device, look_back=_look_back(job)
+            ),
+            capacity=_resident_episodes(job),
+            on_error=config.read.on_error,
+            counter=counter,
+        )
+        self.threads = DecodeThreads(
+            config.read.decode_threads or topology.default_threads(config.split.num_workers),
+            job.pictures,
+            not sample.return_uint8,
+            buffers,
+            counter,
+        )
+
+    def close(self) -> None:
+        """End the threads."""
+        self.reads.close()
+        self.threads.close()
+
+
 def load(
     job: LoadJob, plan: EpochPlan, first_step: int, buffers: Buffers, counter: Counter
 ) -> Generator[Batch, None, None]:
     """The batches of this process, in order, from `first_step` of the planned epoch on."""
-    config, sample = job.config, job.config.sample
-    reads = ReadAhead(job.dataset, job.cameras, *_reading(job), counter)
-    pool = EpisodePool(
-        dataset=job.dataset,
-        episodes=job.episodes,
-        reads=reads,
-        pictures=PictureSettings(
-            image_size=sample.image_size, device=config.read.decode_device, look_back=_look_back(job)
-        ),
-        capacity=_resident_episodes(job),
-        on_error=config.read.on_error,
-        counter=counter,
-    )
-    threads = DecodeThreads(
-        config.read.decode_threads or topology.default_threads(config.split.num_workers),
-        job.pictures,
-        not sample.return_uint8,
-        buffers,
-        counter,
-    )
+    own = Resources(job, buffers, counter)
     try:
         yield from wds.DataPipeline(
             partial(plan_steps, plan, first_step),
-            partial(split_by_node, config=config),
+            partial(split_by_node, config=job.config),
             partial(split_by_worker, plan=plan, first_step=first_step),
             partial(draw_samples, plan=plan),
-            partial(fetch_episodes, pool=pool, reads=reads, counter=counter),
+            partial(fetch_episodes, pool=own.pool, reads=own.reads, counter=counter),
             partial(delta_windows, offsets=job.offsets, pictures=job.pictures, counter=counter),
-            partial(decode_video, threads=threads, counter=counter),
+            partial(decode_video, threads=own.threads, counter=counter),
             partial(
                 transform_images,
                 keys=[picture.key for picture in job.pictures],
-                transform=sample.image_transforms,
+                transform=job.config.sample.image_transforms,
                 buffers=buffers,
                 counter=counter,
             ),
-            single_samples if config.split.batch_size is None else _as_they_are,
+            single_samples if job.config.split.batch_size is None else _as_they_are,
         )
     finally:  # here too: after an error in a later stage, its traceback keeps the others suspended
-        reads.close()
-        threads.close()
+        own.close()
         counter.set(steps_ahead=0, resident_bytes=0)
 
 

@@ -169,7 +169,14 @@ def test_public_names() -> None:
         "convert",
         "make_plan",
     ]
-    assert sorted(roboshard.loader.__all__) == ["DatasetMeta", "Loader", "LoaderStats", "make_loader"]
+    assert sorted(roboshard.loader.__all__) == [
+        "DatasetMeta",
+        "Loader",
+        "LoaderStats",
+        "MapDataset",
+        "make_loader",
+        "open_dataset",
+    ]
     assert sorted(roboshard.publisher.__all__) == [
         "UploadConfig",
         "UploadPlan",

@@ -1,0 +1,215 @@
+"""Map-style access: any sample by its number, without an order, an epoch or a state. For evaluation and looking."""
+
+import operator
+import os
+import threading
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, overload
+
+import numpy as np
+import torch.utils.data
+
+from roboshard.loader.buffers import ReusedBuffers
+from roboshard.loader.config import (
+    ImageTransform,
+    LoaderConfig,
+    OrderConfig,
+    ReadConfig,
+    SampleConfig,
+    SelectionConfig,
+    SplitConfig,
+)
+from roboshard.loader.images import transform_images
+from roboshard.loader.job import make_job
+from roboshard.loader.meta import DatasetMeta
+from roboshard.loader.pipeline import LoadJob, Resources
+from roboshard.loader.plan import Draw
+from roboshard.loader.rows import Batch, delta_windows
+from roboshard.loader.stats import Counter
+from roboshard.shards.errors import OptionError
+from roboshard.shards.locate import Urls
+
+RESIDENT_EPISODES = 8
+"""Kept in memory with their decoders: neighbours are mostly asked for one after the other."""
+ROWS_AT_ONCE = 16
+"""Decoded together when an episode is gone through."""
+
+
+def open_dataset(  # noqa: PLR0913 - keyword-only, the same names as make_loader's
+    urls: Urls,
+    *,
+    delta_timestamps: Mapping[str, Sequence[float]] | None = None,
+    episodes: Sequence[int] | None = None,
+    image_transforms: ImageTransform | None = None,
+    return_uint8: bool = True,
+    image_size: tuple[int, int] | None = None,
+    tolerance_s: float = 1e-4,
+    cameras: Sequence[str] | None = None,
+    decode_threads: int | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    cache_bytes: int = 100 * 10**9,
+    retry_seconds: float = 120.0,
+) -> "MapDataset":
+    """Open a dataset for access by number: `dataset[i]` is the sample that LeRobotDataset(...)[i] is.
+
+    Args are those of `make_loader`. For training that is faster: samples asked for at random here cost a read and a
+    decode each.
+
+    Raises:
+        OptionError: an argument that cannot be used with this dataset.
+        MissingError, FormatError, VersionError, DamageError, StorageError: no usable dataset at `urls`.
+    """
+    config = LoaderConfig(
+        order=OrderConfig(shuffle=False, pool_episodes=RESIDENT_EPISODES),
+        selection=SelectionConfig(episodes=episodes),
+        sample=SampleConfig(
+            delta_timestamps=delta_timestamps or {},
+            tolerance_s=tolerance_s,
+            cameras=cameras,
+            image_transforms=image_transforms,
+            return_uint8=return_uint8,
+            image_size=image_size,
+        ),
+        split=SplitConfig(batch_size=None),
+        read=ReadConfig(
+            decode_threads=decode_threads,
+            cache_dir=None if cache_dir is None else os.fspath(cache_dir),
+            cache_bytes=cache_bytes,
+            retry_s=retry_seconds,
+        ),
+    )
+    return MapDataset(make_job(urls, config))
+
+
+class MapDataset(torch.utils.data.Dataset[Batch]):
+    """Samples by number, in dataset order. For any number of threads, which take turns; and processes."""
+
+    def __init__(self, job: LoadJob) -> None:
+        """Nothing is read before the first sample."""
+        self._job = job
+        self._meta = DatasetMeta(job.dataset.manifest)
+        self._starts = np.concatenate([[0], np.cumsum(job.episodes.num_rows)]).astype(np.int64)
+        self._lock = threading.Lock()
+        self._own: _OneProcess | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy starts anew: threads and decoders belong to this one."""
+        return MapDataset, (self._job,)
+
+    @property
+    def meta(self) -> DatasetMeta:
+        """Features, stats, fps, tasks and camera keys of the dataset."""
+        return self._meta
+
+    @property
+    def num_episodes(self) -> int:
+        """Episodes that were chosen."""
+        return len(self._job.episodes)
+
+    def __len__(self) -> int:
+        """Samples: one per row."""
+        return int(self._starts[-1])
+
+    def __getitem__(self, number: int) -> Batch:
+        """The sample with this number, counted over the chosen episodes; negative ones from the end.
+
+        Raises IndexError; DamageError, FormatError, MissingError, StorageError naming shard and episode.
+        """
+        return self.__getitems__([number])[0]
+
+    def __getitems__(self, numbers: Sequence[int]) -> list[Batch]:
+        """Several samples, decoded together. torch's DataLoader asks for a batch this way."""
+        wanted = np.asarray([self._checked(number) for number in numbers], dtype=np.int64)
+        place = np.searchsorted(self._starts, wanted, side="right") - 1
+        episodes = self._job.episodes
+        draw = Draw(
+            step=0,
+            positions=episodes.position[place],
+            rows=episodes.first_row[place] + wanted - self._starts[place],
+        )
+        with self._lock:
+            if self._own is None or self._own.process != os.getpid():  # nothing of it survives a fork
+                self._own = _OneProcess(self._job)
+            batch = self._own.load(draw)
+        return [{key: values[i] for key, values in batch.items()} for i in range(len(wanted))]
+
+    def episode(self, episode_index: int) -> "EpisodeView":
+        """The samples of one episode, by its `episode_index`. Raises OptionError where it is not among the chosen."""
+        found = self._job.dataset.index.episode_index[self._job.episodes.position]
+        place = int(np.searchsorted(found, operator.index(episode_index)))
+        if place == len(found) or found[place] != episode_index:
+            raise OptionError(f"episode {episode_index} is not in the dataset (or not among the chosen episodes)")
+        return EpisodeView(self, range(int(self._starts[place]), int(self._starts[place + 1])))
+
+    def close(self) -> None:
+        """End the threads and drop what is in memory; the next sample starts them again."""
+        with self._lock:
+            if self._own is not None and self._own.process == os.getpid():
+                self._own.close()
+            self._own = None
+
+    def _checked(self, number: int) -> int:
+        number = operator.index(number)
+        if not -len(self) <= number < len(self):
+            raise IndexError(f"sample {number} of {len(self)}")
+        return number % len(self)
+
+
+class _OneProcess:
+    """What loads samples in one process."""
+
+    def __init__(self, job: LoadJob) -> None:
+        self.process = os.getpid()
+        self._job = job
+        self._counter = Counter()
+        self._buffers = ReusedBuffers()
+        self._resources = Resources(job, self._buffers, self._counter)
+        self.close = weakref.finalize(self, self._resources.close)
+        """End the threads; also done when nobody holds this any more."""
+
+    def load(self, draw: Draw) -> Batch:
+        """The samples of a draw as a batch: the stages of `pipeline.load`, for one step."""
+        job, own, counter = self._job, self._resources, self._counter
+        own.pool.expect([draw])
+        step = own.pool.step(draw)
+        (windowed,) = delta_windows([step], offsets=job.offsets, pictures=job.pictures, counter=counter)
+        decoded = own.threads.wait_for(own.threads.submit(windowed))
+        (batch,) = transform_images(
+            [decoded],
+            keys=[picture.key for picture in job.pictures],
+            transform=job.config.sample.image_transforms,
+            buffers=self._buffers,
+            counter=counter,
+        )
+        return batch
+
+
+class EpisodeView(Sequence[Batch]):
+    """The samples of one episode, in order."""
+
+    def __init__(self, dataset: MapDataset, numbers: range) -> None:
+        self._dataset = dataset
+        self.numbers = numbers
+        """Their numbers in the dataset."""
+
+    def __len__(self) -> int:
+        """Rows of the episode."""
+        return len(self.numbers)
+
+    @overload
+    def __getitem__(self, row: int) -> Batch: ...
+
+    @overload
+    def __getitem__(self, row: slice) -> list[Batch]: ...
+
+    def __getitem__(self, row: int | slice) -> Batch | list[Batch]:
+        """The sample of a row, or the samples of a slice, decoded together."""
+        if isinstance(row, slice):
+            return self._dataset.__getitems__(self.numbers[row])
+        return self._dataset[self.numbers[row]]
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Row by row, decoded a few at a time."""
+        for first in range(0, len(self), ROWS_AT_ONCE):
+            yield from self[first : first + ROWS_AT_ONCE]
