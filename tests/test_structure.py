@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 import roboshard.converter
+import roboshard.inspector
 import roboshard.loader
 import roboshard.publisher
 import roboshard.shards
@@ -22,16 +23,22 @@ from roboshard.loader import DatasetMeta, Loader, LoaderStats, make_loader
 from roboshard.shards import ShardedDataset, errors, rebuild
 
 ROOT = Path(__file__).parents[1]
-PARTS = ("shards", "converter", "loader", "publisher", "cli")
+PARTS = ("shards", "converter", "loader", "publisher", "inspector", "cli")
 MAY_IMPORT = {
     "shards": {"shards"},
     "converter": {"converter", "shards"},
     "loader": {"loader", "shards"},
     "publisher": {"publisher", "shards"},
-    "cli": {"cli", "converter", "loader", "publisher", "shards"},
+    "inspector": {"inspector", "shards"},
+    "cli": {"cli", "converter", "inspector", "loader", "publisher", "shards"},
 }
-DRAWS = ROOT / "publisher/preview.py"
-"""Decodes frames for the sample picture of a dataset card: by the loader, which it imports when it comes to it."""
+WHEN_NEEDED = {
+    ROOT / "publisher/preview.py": {"loader"},  # decodes frames for the sample picture of a dataset card
+    ROOT / "inspector/frames.py": {"loader"},  # verify --frames decodes as a loader would
+    ROOT / "inspector/slices.py": {"converter"},  # what reads slices back once they are cut
+    ROOT / "inspector/source.py": {"converter"},  # verify --against reads sources
+}
+"""Files that import another part when they come to it, and not before."""
 MAX_LINES = 350
 FILES = sorted(path for part in PARTS for path in (ROOT / part).rglob("*.py"))
 
@@ -63,8 +70,7 @@ def test_every_part_has_files() -> None:
 def test_parts_import_only_what_they_may(path: Path) -> None:
     part = path.relative_to(ROOT).parts[0]
     names = [name.split(".") for name in imported(path)]
-    drawn = {"loader"} if path == DRAWS else set()
-    assert {name[1] for name in names if name[0] == "roboshard"} <= MAY_IMPORT[part] | drawn
+    assert {name[1] for name in names if name[0] == "roboshard"} <= MAY_IMPORT[part] | WHEN_NEEDED.get(path, set())
     assert {name[0] for name in names}.isdisjoint({*PARTS, "tests", "benchmarks", "examples"})
 
 
@@ -91,6 +97,10 @@ def imported_from_anywhere(path: Path) -> Iterator[str]:
         (
             "roboshard.publisher",
             {"torch", "torchcodec", "webdataset", "av", "roboshard.loader", "roboshard.converter"},
+        ),
+        (
+            "roboshard.inspector",
+            {"torch", "torchcodec", "webdataset", "roboshard.loader", "roboshard.converter"},
         ),
         (
             "roboshard.cli.main",
@@ -184,7 +194,16 @@ def test_public_names() -> None:
         "make_plan",
         "upload",
     ]
-    for package in (roboshard.shards, roboshard.converter, roboshard.loader, roboshard.publisher):
+    assert sorted(roboshard.inspector.__all__) == [
+        "Problem",
+        "Summary",
+        "VerifyConfig",
+        "VerifyReport",
+        "summarize",
+        "verify",
+    ]
+    parts = (roboshard.shards, roboshard.converter, roboshard.loader, roboshard.publisher, roboshard.inspector)
+    for package in parts:
         assert all(getattr(package, name) is not None for name in package.__all__)
 
 

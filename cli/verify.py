@@ -1,0 +1,54 @@
+"""`roboshard verify URL`: everything that is wrong with a dataset."""
+
+from collections.abc import Sequence
+
+import tyro
+from rich.filesize import decimal
+from rich.markup import escape
+from rich.table import Table
+
+from roboshard.cli.run import err, out
+from roboshard.inspector import VerifyConfig, VerifyReport, verify
+from roboshard.shards import RoboshardError
+
+SHOWN_PROBLEMS = 100
+
+
+def verify_command(arguments: Sequence[str]) -> None:
+    """Parse and run; a dataset with problems is a command that failed."""
+    config = tyro.cli(
+        VerifyConfig,
+        prog="roboshard verify",
+        description="Find everything that is wrong with a dataset: hashes, checksums, manifests, tars, rows, video. "
+        "Exits with 1 where there is something.",
+        args=arguments,
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
+    report = verify(config)
+    _show(report)
+    if not report.ok:
+        raise RoboshardError(f"{report.url}: {_counted(report.num_problems, 'problem')}")
+
+
+def _show(report: VerifyReport) -> None:
+    if report.problems:
+        table = Table("where", "what is wrong", "what to do", show_lines=True)
+        for problem in report.problems[:SHOWN_PROBLEMS]:
+            episode = "" if problem.episode is None else f"\nepisode {problem.episode}"
+            member = "" if problem.member is None else f"\n{problem.member}"
+            table.add_row(*map(escape, (f"{problem.file}{episode}{member}", problem.what, problem.remedy)))
+        out.print(table)
+        if report.num_problems > SHOWN_PROBLEMS:
+            out.print(f"… and {report.num_problems - SHOWN_PROBLEMS} more; --report FILE.json has them")
+    for note in report.notes:
+        err.print(escape(note), soft_wrap=True)
+    read = f"{report.episodes} of {_counted(report.total_episodes, 'episode')}"
+    out.print(
+        f"{read} in {_counted(report.shards, 'shard')} read, {decimal(report.num_bytes)}"
+        + ("; no problem found" if report.ok else ""),
+        soft_wrap=True,
+    )
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")

@@ -1,0 +1,89 @@
+"""The packets of a source's video file beside those of a slice."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+
+from roboshard.inspector.problems import CONVERT_AGAIN, Place, some
+from roboshard.inspector.slices import read_tables
+
+IntArray = NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clock:
+    """How the ticks of a slice and those of its source belong together."""
+
+    source_tick: int
+    """Of some frame in the source."""
+    slice_tick: int
+    """Of the same frame in the slice."""
+    scale: Fraction
+    """Ticks of the source per tick of the slice."""
+
+
+class SourcePackets:
+    """The source's packets around an episode, in decode order."""
+
+    def __init__(self, path: str, in_file: NDArray[np.float64], lead: float, margin: float) -> None:
+        """Read from `lead` seconds before the rows' first time to their last."""
+        with av.open(path, metadata_errors="replace") as container:
+            stream = container.streams.video[0]
+            self.time_base = Fraction(stream.time_base or 1)
+            first = math.floor((float(in_file[0]) - lead - margin) / self.time_base)
+            last = math.ceil((float(in_file[-1]) + 2 * margin) / self.time_base)
+            seek_to, back, seen = first, 1, None
+            while True:
+                container.seek(seek_to, stream=stream, backward=True)
+                self.coded = list(_until(container.demux(stream), last))
+                start = self.coded[0].dts if self.coded else None
+                if (self.coded and min(packet.pts for packet in self.coded) <= first) or start == seen:
+                    break
+                seen, back = start, back * 2
+                seek_to -= back * math.ceil(Fraction(1) / self.time_base)
+        self.shown: IntArray = np.sort(np.array([p.pts for p in self.coded if not p.is_discard], dtype=np.int64))
+
+
+def _until(packets: Iterator[Any], last: int) -> Iterator[Any]:
+    for packet in packets:
+        if packet.size and packet.dts is not None and packet.pts is not None:
+            if packet.dts > last:
+                return
+            yield packet
+
+
+def compare_payloads(data: bytes, packets: SourcePackets, clock: Clock, place: Place) -> None:
+    """Every packet of the slice is in the source at that time, and none between its first and last is left out."""
+    try:
+        tables = read_tables(data)
+    except ValueError:
+        return  # reported where the slice was looked at
+    at_time: dict[int, list[int]] = {}
+    for i, packet in enumerate(packets.coded):
+        at_time.setdefault(packet.pts, []).append(i)
+    used, absent, other = set[int](), list[int](), list[int]()
+    for i, pts in enumerate(tables.pts.tolist()):
+        tick = clock.source_tick + (pts - clock.slice_tick) * clock.scale
+        offset = int(tables.offsets[i])
+        coded = data[offset : offset + int(tables.sizes[i])]
+        candidates = at_time.get(int(tick), []) if tick.denominator == 1 else []
+        equal = [j for j in candidates if coded == bytes(packets.coded[j])]
+        used.update(equal[:1])
+        if not equal:
+            (other if candidates else absent).append(i)
+    if absent:
+        place.report(f"packet {some(absent)} of the slice is not in the source at its time", CONVERT_AGAIN)
+    if other:
+        place.report(f"packet {some(other)} of the slice has another payload in the source", CONVERT_AGAIN)
+    if used:
+        first = min(used)
+        between = range(first, max(used) + 1)
+        left_out = [j for j in between if j not in used and packets.coded[j].pts >= packets.coded[first].pts]
+        if left_out:
+            place.report(f"{len(left_out)} packets of the source were left out of the slice", CONVERT_AGAIN)

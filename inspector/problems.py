@@ -1,0 +1,76 @@
+"""Problems: what is wrong, where, and what to do about it. All are collected; none ends a verification."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from threading import Lock
+
+from roboshard.shards.errors import RoboshardError
+
+MAX_KEPT = 10_000
+"""Further ones are counted alone, so that memory stays bounded whatever a dataset holds."""
+
+COPY_AGAIN = "copy or upload this file again from where it is whole; otherwise convert again"
+REBUILD = "`roboshard rebuild` derives it from the shards"
+CONVERT_AGAIN = "convert the source again: it was changed by something that made the checksums fit"
+READ_AGAIN = "look at storage and network, then verify again"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """One thing that is wrong."""
+
+    file: str
+    """Relative to the dataset's root."""
+    episode: int | None
+    member: str | None
+    """Of the shard: its full name."""
+    what: str
+    remedy: str
+
+
+class Problems:
+    """Collects from several threads."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._kept: list[Problem] = []
+        self.count = 0
+
+    def add(self, problem: Problem) -> None:
+        """Keep or count one."""
+        with self._lock:
+            self.count += 1
+            if len(self._kept) < MAX_KEPT:
+                self._kept.append(problem)
+
+    def sorted(self) -> tuple[Problem, ...]:
+        """By file and episode, and as they were found within one."""
+        return tuple(sorted(self._kept, key=lambda p: (p.file, -1 if p.episode is None else p.episode)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a check looks: what it finds is reported with that place."""
+
+    problems: Problems
+    file: str
+    episode: int | None = None
+    member: str | None = None
+
+    def at(self, *, episode: int | None = None, member: str | None = None) -> "Place":
+        """A place inside this one."""
+        inner = self if episode is None else replace(self, episode=episode)
+        return inner if member is None else replace(inner, member=member)
+
+    def report(self, what: str, remedy: str) -> None:
+        """Something is wrong here."""
+        self.problems.add(Problem(file=self.file, episode=self.episode, member=self.member, what=what, remedy=remedy))
+
+    def report_error(self, error: RoboshardError, remedy: str) -> None:
+        """An error that a reader would meet is wrong here."""
+        self.report(str(error), remedy)
+
+
+def some(values: Sequence[object], most: int = 3) -> str:
+    """The first few of some values, for messages."""
+    return ", ".join(map(str, values[:most])) + (", …" if len(values) > most else "")

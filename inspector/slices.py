@@ -1,0 +1,118 @@
+"""A video slice against its record: frames, times, keyframes, codec."""
+
+import io
+from typing import Any
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+
+from roboshard.inspector.problems import CONVERT_AGAIN, Place, some
+from roboshard.shards.schema import CameraRecord
+
+IntArray = NDArray[np.int64]
+
+
+def ticks_of(camera: CameraRecord) -> IntArray:
+    """(num_frames,) when each frame is shown, in ticks, as the record says."""
+    return np.concatenate([first + step * np.arange(count, dtype=np.int64) for first, step, count in camera.pts])
+
+
+def frames_of(camera: CameraRecord) -> IntArray:
+    """(rows,) the frame that each row shows."""
+    return np.concatenate([frame + np.arange(count, dtype=np.int64) for _, frame, count in camera.rows])
+
+
+def check_slice(
+    camera: CameraRecord, data: bytes, times: NDArray[np.float32], tolerance_s: float, place: Place
+) -> bool:
+    """Whether the slice can be read at all. `times` are the rows' timestamps, empty where those are unreadable."""
+    if camera.num_frames > len(data):  # a claim to be refused before arrays of that length are made
+        place.report(f"{camera.num_frames} frames cannot lie in {len(data)} bytes", CONVERT_AGAIN)
+        return False
+    if not _check_tables(camera, data, place):
+        return False
+    _check_row_times(camera, times, tolerance_s, place)
+    return _check_stream(camera, data, place)
+
+
+def read_tables(data: bytes) -> Any:
+    """The sample tables of a slice. Raises ValueError."""
+    from roboshard.converter.mp4 import read_sample_tables  # noqa: PLC0415 - the one that reads slices back
+
+    return read_sample_tables(data)
+
+
+def _check_tables(camera: CameraRecord, data: bytes, place: Place) -> bool:
+    try:
+        tables = read_tables(data)
+    except ValueError as error:
+        place.report(f"not an MP4 slice as the format has it: {error}", CONVERT_AGAIN)
+        return False
+    if len(tables.sizes) != camera.num_frames:
+        place.report(
+            f"{len(tables.sizes)} frames in the slice where the record counts {camera.num_frames}: a frame was "
+            "dropped or added",
+            CONVERT_AGAIN,
+        )
+        return True
+    if np.any(tables.offsets < 0) or np.any(tables.offsets + tables.sizes > len(data)):
+        place.report("its sample tables point outside the file", CONVERT_AGAIN)
+    if tuple(camera.time_base) != (1, tables.timescale):
+        place.report(f"{tables.timescale} ticks a second, {camera.time_base} in the record", CONVERT_AGAIN)
+    order = np.argsort(tables.pts, kind="stable")
+    wrong = np.flatnonzero(tables.pts[order] != ticks_of(camera))
+    if wrong.size:
+        place.report(
+            f"{wrong.size} frames are shown at other times than the record says, first frame {wrong[0]}",
+            CONVERT_AGAIN,
+        )
+    safe = _safe_keyframes(tables.pts, tables.is_sync)
+    unsafe = sorted(set(camera.keyframes) - set(np.flatnonzero(safe[order]).tolist()))
+    if unsafe:
+        place.report(f"decoding cannot start at frame {some(unsafe)}, which the record says", CONVERT_AGAIN)
+    return True
+
+
+def _safe_keyframes(pts: IntArray, is_sync: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Of packets in decode order: keyframes that no later packet precedes in time."""
+    later = np.append(pts[1:], np.iinfo(np.int64).max)
+    safe: NDArray[np.bool_] = is_sync & (pts < np.minimum.accumulate(later[::-1])[::-1])
+    return safe
+
+
+def _check_stream(camera: CameraRecord, data: bytes, place: Place) -> bool:
+    try:
+        with av.open(io.BytesIO(data), "r") as container:
+            context: Any = container.streams.video[0].codec_context
+            found = {
+                "codec": context.codec.canonical_name,
+                "width": context.width,
+                "height": context.height,
+                "pix_fmt": context.pix_fmt or "unknown",
+            }
+    except (av.FFmpegError, IndexError, AttributeError, ValueError) as error:
+        place.report(f"cannot be opened as video: {error}", CONVERT_AGAIN)
+        return False
+    for name, value in found.items():
+        if value != getattr(camera, name):
+            place.report(f"its {name} is {value}, {getattr(camera, name)} in the record", CONVERT_AGAIN)
+    return True
+
+
+def _check_row_times(camera: CameraRecord, times: NDArray[np.float32], tolerance_s: float, place: Place) -> None:
+    """Rows and their frames are the same time apart, twice the tolerance and float32's steps aside."""
+    if len(times) != camera.num_rows:
+        return
+    numerator, denominator = camera.time_base
+    apart = ticks_of(camera)[frames_of(camera)] * (numerator / denominator) - times.astype(np.float64)
+    apart -= np.median(apart)
+    allowed = 2 * tolerance_s + np.spacing(np.abs(times)).astype(np.float64) + numerator / denominator
+    wrong = np.flatnonzero(np.abs(apart) > allowed)
+    if wrong.size:
+        row = int(wrong[0])
+        place.report(
+            f"{wrong.size} rows show a frame of another time, first row {row}, {abs(apart[row]):.6f} s away: a frame "
+            "is missing, or rows are mapped to others",
+            CONVERT_AGAIN,
+        )

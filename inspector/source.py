@@ -1,0 +1,169 @@
+"""Comparing with the source: every row, every video packet. What is compared is read anew, not converted again."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from fractions import Fraction
+from typing import Any, Protocol
+
+import av
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from roboshard.inspector.packets import Clock, SourcePackets, compare_payloads
+from roboshard.inspector.problems import CONVERT_AGAIN, Place, some
+from roboshard.inspector.slices import frames_of, ticks_of
+from roboshard.inspector.tables import compare_tables
+from roboshard.shards import jsonio
+from roboshard.shards.errors import RoboshardError
+from roboshard.shards.names import sample_key
+from roboshard.shards.rows import read_episode_row
+from roboshard.shards.schema import CameraRecord, DatasetManifest, EpisodeRecord
+
+
+class SourceReader(Protocol):
+    """Compares episodes with the source; for one thread."""
+
+    def check(
+        self,
+        record: EpisodeRecord,
+        rows_file: memoryview | None,
+        rows: pa.Table | None,
+        videos: Mapping[str, memoryview],
+        place: Place,
+    ) -> None:
+        """Report at `place` what differs."""
+
+
+class SourceComparison:
+    """A LeRobot dataset that shards are compared with."""
+
+    def __init__(self, source: str, manifest: DatasetManifest) -> None:
+        """Open it. Raises MissingError, SourceError, StorageError as a conversion would."""
+        from roboshard.converter import ConvertConfig, make_plan  # noqa: PLC0415 - reads sources of all versions
+
+        self._plan = make_plan(ConvertConfig(source=source, destination="verify", dry_run=True))
+        self._manifest = manifest
+        self.is_local = self._plan.source.meta.files.folder is not None
+        self._indices = frozenset(self._plan.source.episode_indices.tolist())
+
+    def close(self) -> None:
+        """Remove what was downloaded."""
+        self._plan.source.meta.files.close()
+
+    def check_dataset(self, place: Place) -> None:
+        """Features, tasks, stats and info: dataset.json against the source's metadata."""
+        meta, manifest = self._plan.source.meta, self._manifest
+        pairs = {
+            "fps": (meta.fps, manifest.fps),
+            "features": (meta.features, manifest.features),
+            "tasks": (list(meta.tasks), manifest.tasks),
+            "stats": (meta.stats, manifest.stats),
+            "info": (meta.info, manifest.info),
+        }
+        for name, (there, here) in pairs.items():
+            if jsonio.canonical(there) != jsonio.canonical(here):
+                place.report(f"{name} differ from the source's", CONVERT_AGAIN)
+
+    def missing(self, episodes: set[int]) -> list[int]:
+        """Episodes of the source that are not among these."""
+        return sorted(self._indices - episodes)
+
+    @contextmanager
+    def reader(self) -> Iterator[SourceReader]:
+        """For one thread."""
+        reader = _Reader(self._plan.source, self._manifest, self._indices)
+        try:
+            yield reader
+        finally:
+            reader.close()
+
+
+class _Reader:
+    def __init__(self, source: Any, manifest: DatasetManifest, indices: frozenset[int]) -> None:
+        from roboshard.converter.rows import RowReader  # noqa: PLC0415 - with the rest of the converter
+
+        self._source, self._manifest, self._indices = source, manifest, indices
+        self._held = source.meta.files.held(self._let_go)
+        self._rows = RowReader(source.meta.files, self._held)
+
+    def close(self) -> None:
+        self._rows.close()
+        self._held.close()
+
+    def _let_go(self, path: str) -> None:
+        self._rows.close_file(path)
+
+    def check(
+        self,
+        record: EpisodeRecord,
+        rows_file: memoryview | None,
+        rows: pa.Table | None,
+        videos: Mapping[str, memoryview],
+        place: Place,
+    ) -> None:
+        if record.episode_index not in self._indices:
+            place.report("the source has no such episode", CONVERT_AGAIN)
+            return
+        try:
+            episode = self._source.episodes([record.episode_index])[0]
+            self._held.only({episode.rows_path, *(span.path for span in episode.videos.values())})
+            if list(episode.tasks) != record.tasks:
+                place.report(f"tasks are {record.tasks}, {list(episode.tasks)} in the source", CONVERT_AGAIN)
+            table = self._rows.rows(episode)
+            if rows is not None and rows_file is not None:
+                for difference in compare_tables(rows, table):
+                    place.at(member=f"{sample_key(record.episode_index)}.parquet").report(difference, CONVERT_AGAIN)
+                self._check_row_of_metadata(episode, rows_file, place)
+            times = np.asarray(table.column("timestamp").to_numpy(), dtype=np.float32)
+        except RoboshardError as error:
+            place.report(f"the source cannot be read: {error}", "look at the source")
+            return
+        for camera in record.cameras:
+            if camera.key in videos and camera.key in episode.videos:
+                inner = place.at(member=f"{sample_key(record.episode_index)}.{camera.member}")
+                self._check_video(camera, bytes(videos[camera.key]), episode.videos[camera.key], times, inner)
+
+    def _check_row_of_metadata(self, episode: Any, rows_file: memoryview, place: Place) -> None:
+        there = jsonio.load(jsonio.dump(self._rows.metadata_row(episode)), "metadata", 1 << 30)
+        here = read_episode_row(rows_file, "rows")
+        if jsonio.canonical(there) != jsonio.canonical(here):
+            fields = [name for name in there if jsonio.canonical([there[name]]) != jsonio.canonical([here.get(name)])]
+            place.report(f"its row of meta/episodes differs from the source's in {some(fields)}", CONVERT_AGAIN)
+
+    def _check_video(
+        self, camera: CameraRecord, data: bytes, span: Any, times: NDArray[np.float32], place: Place
+    ) -> None:
+        from roboshard.converter.alignment import RowTimes, match_frames  # noqa: PLC0415 - with the converter
+
+        options = self._manifest.conversion.options
+        copied = options.get("video", "copy") == "copy"
+        tolerance = options.get("tolerance_s")
+        rows = RowTimes(
+            from_s=span.from_s,
+            to_s=span.to_s,
+            timestamps=times,
+            fps=self._manifest.fps,
+            tolerance_s=float(tolerance) if isinstance(tolerance, int | float) else 1e-4,
+        )
+        ticks, frames = ticks_of(camera), frames_of(camera)
+        lead = float(ticks[frames[0]] - ticks[0]) * camera.time_base[0] / camera.time_base[1]
+        try:
+            packets = SourcePackets(str(self._held.path(span.path)), rows.in_file, lead, 1 / rows.fps)
+            seconds = np.asarray(packets.shown * float(packets.time_base), dtype=np.float64)
+            shown = packets.shown[match_frames(seconds, rows)]
+        except (RoboshardError, av.FFmpegError, IndexError) as error:
+            place.report(f"{span.path} of the source cannot be compared: {error}", "look at the source")
+            return
+        scale = Fraction(*camera.time_base) / packets.time_base
+        mapped = ticks[frames]
+        expected = (shown - shown[0]).astype(np.float64)
+        here = (mapped - mapped[0]).astype(np.float64) * float(scale)
+        wrong = np.flatnonzero(np.abs(here - expected) > 0.5) if len(here) == len(expected) else np.zeros(1, int)
+        if wrong.size:
+            place.report(
+                f"{wrong.size} rows show another frame than in the source, first row {wrong[0]}", CONVERT_AGAIN
+            )
+        if copied:
+            clock = Clock(source_tick=int(shown[0]), slice_tick=int(mapped[0]), scale=scale)
+            compare_payloads(data, packets, clock, place)

@@ -1,0 +1,147 @@
+"""What a dataset is, in numbers: from its manifests, and from the records of a few episodes."""
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from roboshard.shards import storage
+from roboshard.shards.gop import mean_random_cost
+from roboshard.shards.index import MAX_INDEX_BYTES
+from roboshard.shards.manifest import load_index
+from roboshard.shards.names import camera_suffixes, member_name
+from roboshard.shards.reader import ShardedDataset
+from roboshard.shards.schema import CameraRecord
+
+EPISODES_LOOKED_AT = 8
+BARS = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class CameraSummary:
+    """One camera, over the episodes looked at."""
+
+    key: str
+    codec: str
+    """Several where episodes differ."""
+    size: str
+    """Width x height."""
+    pix_fmt: str
+    gop: float
+    """Frames from one keyframe to the next, on average."""
+    random_cost: float
+    """Frames decoded for one frame picked at random."""
+    bytes_per_frame: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """One dataset."""
+
+    url: str
+    version: str
+    fingerprint: str
+    episodes: int
+    frames: int
+    fps: float
+    hours: float
+    shards: int
+    num_bytes: int
+    shard_bytes: tuple[int, int, int]
+    """Smallest, median, largest."""
+    lengths: list[tuple[int, int, int]]
+    """Histogram of rows per episode: from, to (included), episodes."""
+    tasks: list[tuple[str, int]]
+    """Task and its episodes, most frequent first."""
+    features: dict[str, str]
+    """Name -> dtype and shape."""
+    cameras: list[CameraSummary]
+    looked_at: list[int]
+    """The episodes whose records were read for `cameras`."""
+    source: dict[str, Any]
+    conversion: dict[str, Any]
+
+
+def summarize(url: str) -> Summary:
+    """Read manifests, index and a few records. Raises as opening the dataset for reading does."""
+    dataset = ShardedDataset.open(url)
+    manifest, index = dataset.manifest, dataset.index
+    shards = [manifest.shards[i] for i in np.unique(index.shard).tolist()]
+    sizes = sorted(shard.size for shard in shards)
+    spread = np.unique(np.linspace(0, len(index) - 1, EPISODES_LOOKED_AT, dtype=np.int64))
+    positions: list[int] = spread.tolist() if len(index) else []
+    frames = int(index.length.sum())
+    return Summary(
+        url=storage.shown(dataset.root),
+        version=manifest.version,
+        fingerprint=manifest.fingerprint,
+        episodes=len(index),
+        frames=frames,
+        fps=manifest.fps,
+        hours=frames / manifest.fps / 3600,
+        shards=len(shards),
+        num_bytes=sum(sizes),
+        shard_bytes=(sizes[0], sizes[len(sizes) // 2], sizes[-1]) if sizes else (0, 0, 0),
+        lengths=histogram(index.length),
+        tasks=_tasks(dataset),
+        features={key: f"{spec.get('dtype')} {spec.get('shape')}" for key, spec in manifest.features.items()},
+        cameras=_cameras(dataset, positions),
+        looked_at=[int(index.episode_index[position]) for position in positions],
+        source=manifest.source.model_dump(mode="json"),
+        conversion=manifest.conversion.model_dump(mode="json"),
+    )
+
+
+def histogram(lengths: NDArray[np.int64]) -> list[tuple[int, int, int]]:
+    """At most BARS bars of whole lengths, equally wide: (from, to included, episodes)."""
+    if not len(lengths):
+        return []
+    low, high = int(lengths.min()), int(lengths.max())
+    width = -(-(high - low + 1) // BARS)
+    counts = np.bincount((lengths - low) // width)
+    return [(low + i * width, low + (i + 1) * width - 1, int(count)) for i, count in enumerate(counts)]
+
+
+def _tasks(dataset: ShardedDataset) -> list[tuple[str, int]]:
+    data = load_index(dataset.root, dataset.manifest, MAX_INDEX_BYTES)
+    table = pq.read_table(pa.BufferReader(data), columns=["episode_index", "tasks"], use_threads=False)
+    kept = np.isin(table.column("episode_index").to_numpy(), dataset.index.episode_index)
+    counts = Counter[str]()
+    for tasks in table.column("tasks").filter(pa.array(kept)).to_pylist():
+        counts.update(set(tasks))
+    return counts.most_common()
+
+
+def _cameras(dataset: ShardedDataset, positions: list[int]) -> list[CameraSummary]:
+    records: dict[str, list[tuple[CameraRecord, int]]] = {key: [] for key in dataset.camera_keys}
+    suffixes = camera_suffixes(dataset.camera_keys)
+    for position in positions:
+        read = dataset.plan_read(position, cameras=[])
+        record = dataset.carry_out(read, dataset.shard_reads(read.shard, [read])).record
+        sizes = {member.name: member.size for member in read.sample.members}
+        for camera in record.cameras:
+            size = sizes.get(member_name(read.sample.key, camera.member or suffixes[camera.key]), 0)
+            records.setdefault(camera.key, []).append((camera, size))
+    return [_camera(key, found) for key, found in records.items() if found]
+
+
+def _camera(key: str, found: list[tuple[CameraRecord, int]]) -> CameraSummary:
+    cameras = [camera for camera, _ in found]
+    frames = sum(camera.num_frames for camera in cameras)
+    return CameraSummary(
+        key=key,
+        codec=_all_of([camera.codec for camera in cameras]),
+        size=_all_of([f"{camera.width}x{camera.height}" for camera in cameras]),
+        pix_fmt=_all_of([camera.pix_fmt for camera in cameras]),
+        gop=frames / sum(len(camera.keyframes) for camera in cameras),
+        random_cost=float(np.mean([mean_random_cost(camera.keyframes, camera.num_frames) for camera in cameras])),
+        bytes_per_frame=sum(size for _, size in found) / frames,
+    )
+
+
+def _all_of(values: list[str]) -> str:
+    return ", ".join(sorted(set(values)))
