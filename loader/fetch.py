@@ -17,7 +17,7 @@ from roboshard.loader.episode import Episode
 from roboshard.loader.plan import Draw, Episodes
 from roboshard.loader.read_ahead import ReadAhead
 from roboshard.loader.stats import Counter
-from roboshard.shards.errors import RoboshardError
+from roboshard.shards.errors import RoboshardError, StorageError
 from roboshard.shards.reader import ShardedDataset
 
 DRAWS_AT_ONCE = 8
@@ -67,14 +67,15 @@ class EpisodePool:
         self._on_error = on_error
         self._counter = counter
         self._resident: OrderedDict[int, _Resident] = OrderedDict()
-        self._damaged: set[int] = set()
+        self._damaged: set[int] = set()  # positions
 
     def expect(self, draws: Sequence[Draw]) -> None:
         """Begin to read the episodes of coming steps that are not in memory."""
         drawn = np.concatenate([draw.positions for draw in draws])
         positions, first_drawn = np.unique(drawn, return_index=True)
         in_order = positions[np.argsort(first_drawn)].tolist()
-        self._reads.want([position for position in in_order if position not in self._resident])
+        known = self._resident.keys() | self._damaged  # the damaged are never taken again
+        self._reads.want([position for position in in_order if position not in known])
 
     def step(self, draw: Draw) -> DrawnStep:
         """The samples of a step; waits for the episodes that are not in memory yet."""
@@ -107,12 +108,15 @@ class EpisodePool:
         failure: RoboshardError | None = None
         for offset in range(len(self._episodes)):
             candidate = (place + offset) % len(self._episodes)
-            if candidate in self._damaged:
+            position = int(self._episodes.position[candidate])
+            if position in self._damaged:
                 continue
             try:
                 resident = self._read(candidate)
+            except StorageError:  # an outage is no damage: it would be met again at every other episode
+                raise
             except RoboshardError as error:
-                self._damaged.add(candidate)
+                self._damaged.add(position)
                 failure = failure or error
                 warnings.warn(
                     f"on_error='skip': {error}; another episode takes its place", RuntimeWarning, stacklevel=2

@@ -109,12 +109,16 @@ class ReadAhead:
                 continue
             source = self._dataset.shard_reads(planned[0][1].shard, [read for _, read in planned], self._count)
             for request, read in planned:
+                if self._closed:  # nobody takes the rest, and a server that is away would be tried for each of them
+                    return
                 try:
                     request.future.set_result(self._dataset.carry_out(read, source))
                 except BaseException as error:  # noqa: BLE001 - of whatever kind, it is the taker's
                     request.future.set_exception(error)
 
     def _planned(self, request: _Request) -> SampleRead | None:
+        if self._closed:
+            return None
         try:
             return self._dataset.plan_read(request.position, self._cameras)
         except BaseException as error:  # noqa: BLE001
