@@ -23,8 +23,9 @@ class ConvertConfig:
     """Options of one conversion."""
 
     source: Annotated[str, Positional, arg(metavar="SOURCE")]
-    """LeRobot v3 dataset: a local folder with meta/, data/ and videos/; org/name or org/name@revision on the Hub,
-    where no folder is of that name; or the URL of such a folder: hf://buckets/owner/name/folder, s3://bucket/folder."""
+    """LeRobot dataset, v2.1 or v3: a local folder with meta/, data/ and videos/; org/name or org/name@revision on the
+    Hub, where no folder is of that name; or the URL of such a folder: hf://buckets/owner/name/folder,
+    s3://bucket/folder."""
     destination: Annotated[str, Positional, arg(metavar="DESTINATION")]
     """Folder to write the shards to, made if missing; or a URL, hf://buckets/owner/name/folder, s3://bucket/folder:
     then each shard is sent there and removed here, so that the disk holds one per worker."""

@@ -106,5 +106,5 @@ class EpisodeReader:
         if indices.size and not (indices[0] >= 0 and indices[-1] < len(self._source.tasks)):
             raise SourceError(
                 f"{self._source.files.where(episode.rows_path)}, episode {episode.index}: task_index {indices[-1]} "
-                f"is outside meta/tasks.parquet, which has {len(self._source.tasks)} tasks"
+                f"is outside {self._source.tasks_path}, which has {len(self._source.tasks)} tasks"
             )

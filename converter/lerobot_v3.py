@@ -4,13 +4,9 @@ Layout as lerobot 0.4 writes it: meta/info.json, meta/stats.json, meta/tasks.par
 data files and video files that hold many episodes each, under the path templates that info.json gives.
 """
 
-import hashlib
-import re
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
-from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -18,19 +14,24 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from roboshard.converter.lerobot_common import (
+    TAR_OVERHEAD,
+    camera_keys,
+    contradiction,
+    fill,
+    fingerprint_of,
+    read_stats,
+    size_of,
+    total_problems,
+)
 from roboshard.converter.source import Episode, SourceMeta, VideoSpan
 from roboshard.converter.source_files import SourceFiles
-from roboshard.shards import jsonio
 from roboshard.shards.errors import MissingError, SourceError
 from roboshard.shards.names import MAX_EPISODES
 
-INFO, STATS, TASKS, EPISODES = "meta/info.json", "meta/stats.json", "meta/tasks.parquet", "meta/episodes/"
-MAX_JSON_BYTES = 256 << 20
-TAR_OVERHEAD = 4096  # headers, padding and record of a sample
-
+TASKS, EPISODES = "meta/tasks.parquet", "meta/episodes/"
 MAX_SECONDS = 1e9  # of a video file
 
-_FIELD = re.compile(r"\{\w+(:\d{1,2}d?)?\}")  # of a path template; format() itself can be made to fill the memory
 _COLUMNS = {
     "episode_index": pa.int64(),
     "length": pa.int64(),
@@ -50,9 +51,8 @@ _VIDEO_COLUMNS = {
 class LeRobotV3Source:
     """A LeRobot v3.x dataset."""
 
-    def __init__(self, files: SourceFiles) -> None:
-        """Read the metadata. Raises MissingError or SourceError, naming file and field."""
-        info = _read_info(files)
+    def __init__(self, files: SourceFiles, info: dict[str, Any]) -> None:
+        """Read the metadata beside `info`. Raises MissingError or SourceError, naming file and field."""
         self.meta = SourceMeta(
             files=files,
             name=files.name,
@@ -62,13 +62,15 @@ class LeRobotV3Source:
             fps=float(info["fps"]),
             features=info["features"],
             tasks=_read_tasks(files),
+            tasks_path=TASKS,
             info=info,
-            stats=_read_stats(files),
-            camera_keys=tuple(key for key, spec in info["features"].items() if spec.get("dtype") == "video"),
+            stats=read_stats(files),
+            camera_keys=camera_keys(info),
         )
         self._table = _read_episodes(files, self.meta.camera_keys)
         self._check_totals()
-        self.meta = replace(self.meta, fingerprint=self._fingerprint())
+        videos = (path for paths in self._video_paths.values() for path in paths.tolist())
+        self.meta = replace(self.meta, fingerprint=fingerprint_of(files, (*self._rows_paths.tolist(), *videos)))
 
     @property
     def episode_indices(self) -> NDArray[np.int64]:
@@ -138,10 +140,10 @@ class LeRobotV3Source:
         return np.asarray(self._table.column(name).to_numpy())
 
     def _rows_path(self, chunk: int, file: int) -> str:
-        return _fill(self.meta.info, "data_path", chunk_index=chunk, file_index=file)
+        return fill(self.meta.info, "data_path", chunk_index=chunk, file_index=file)
 
     def _video_path(self, key: str, chunk: int, file: int) -> str:
-        return _fill(self.meta.info, "video_path", video_key=key, chunk_index=chunk, file_index=file)
+        return fill(self.meta.info, "video_path", video_key=key, chunk_index=chunk, file_index=file)
 
     @cached_property
     def _rows_paths(self) -> NDArray[np.str_]:
@@ -165,16 +167,7 @@ class LeRobotV3Source:
         }
 
     def _size_of(self, path: str) -> int:
-        where = self.meta.files.where(path)
-        try:
-            size = self.meta.files.size(path)
-        except OSError as error:
-            raise SourceError(
-                f"{where}: {error.strerror}; meta/episodes names it for {self._users_of(path)}"
-            ) from error
-        if size is None:
-            raise MissingError(f"{where}: missing, though meta/episodes names it for {self._users_of(path)}")
-        return size
+        return size_of(self.meta.files, path, lambda: f"meta/episodes names it for {self._users_of(path)}")
 
     def _users_of(self, path: str) -> str:
         used = self._rows_paths == path
@@ -190,9 +183,7 @@ class LeRobotV3Source:
             problems.append("an episode_index occurs twice in meta/episodes")
         if lengths.size == 0 or lengths.min() < 1:
             problems.append("meta/episodes holds no episode, or one of length 0")
-        for name, found in (("total_episodes", len(indices)), ("total_frames", int(lengths.sum()))):
-            if info.get(name) != found:
-                problems.append(f"info.json says {name} {info.get(name)}, meta/episodes adds up to {found}")
+        problems += total_problems(info, len(indices), int(lengths.sum()), "meta/episodes")
         if indices.size and not (indices.min() >= 0 and indices.max() < MAX_EPISODES):
             problems.append(f"an episode_index is outside 0..{MAX_EPISODES - 1}")
         times = [f"videos/{key}/{end}_timestamp" for key in self.meta.camera_keys for end in ("from", "to")]
@@ -202,56 +193,7 @@ class LeRobotV3Source:
             if not np.all(np.abs(self._column(name)) < MAX_SECONDS)  # nor is NaN
         ]
         if problems:
-            raise SourceError("\n  - ".join([f"{self.meta.files.where()}: metadata contradicts itself:", *problems]))
-
-    def _fingerprint(self) -> str:
-        """SHA-256 over metadata contents and over names and sizes of data and video files."""
-        files, digest = self.meta.files, hashlib.sha256()
-        for path in files.metadata():
-            with files.metadata_path(path).open("rb") as file:
-                content = hashlib.file_digest(file, "sha256").hexdigest()
-            digest.update(f"{path} {content}\n".encode())
-        others = {*self._rows_paths.tolist(), *(p for v in self._video_paths.values() for p in v.tolist())}
-        for name in sorted(others):
-            with suppress(OSError):  # an error where a chosen episode needs it
-                digest.update(f"{name} {files.size(name)}\n".encode())
-        return digest.hexdigest()
-
-
-def _read_info(files: SourceFiles) -> dict[str, Any]:
-    path = files.where(INFO)
-    try:
-        data = files.metadata_path(INFO).read_bytes()
-    except MissingError as error:
-        raise MissingError(f"{error}; SOURCE must be a LeRobot dataset, with meta/, data/, videos/") from None
-    info = jsonio.load(data, path, MAX_JSON_BYTES)
-    version = info.get("codebase_version")
-    if not (isinstance(version, str) and version.startswith("v3.")):
-        raise SourceError(
-            f"{path}: codebase_version {version!r}; this release reads v3.x. Bring older datasets up to date "
-            "with `python -m lerobot.datasets.v30.convert_dataset_v21_to_v30`"
-            + (", or name a revision that is, as in ORG/NAME@v3.0" if files.revision else "")
-        )
-    problems = []
-    fps = info.get("fps")
-    if isinstance(fps, bool) or not isinstance(fps, int | float) or not 0 < fps < 1e6:
-        problems.append(f"fps must be a positive number, not {fps!r}")
-    features = info.get("features")
-    if not isinstance(features, dict) or not all(isinstance(spec, dict) for spec in features.values()):
-        problems.append("features must be an object of objects")
-    elif any(spec.get("dtype") == "video" for spec in features.values()) and not info.get("video_path"):
-        problems.append("video_path is missing, though there are video features")
-    if not isinstance(info.get("data_path"), str):
-        problems.append("data_path is missing")
-    if problems:
-        raise SourceError("\n  - ".join([f"{path}: not usable:", *problems]))
-    return info
-
-
-def _read_stats(files: SourceFiles) -> dict[str, Any] | None:
-    if STATS not in files.metadata():
-        return None
-    return jsonio.load(files.metadata_path(STATS).read_bytes(), files.where(STATS), MAX_JSON_BYTES)
+            raise contradiction(self.meta.files, problems)
 
 
 def _read_tasks(files: SourceFiles) -> tuple[str, ...]:
@@ -309,16 +251,3 @@ def _read_parquet(files: SourceFiles, path: str, columns: Mapping[str, pa.DataTy
         raise
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise SourceError(f"{files.where(path)}: unreadable parquet: {error}") from error
-
-
-def _fill(info: dict[str, Any], template: str, **values: object) -> str:
-    """A path from one of info.json's templates. It must stay inside the dataset."""
-    try:
-        if "{" in _FIELD.sub("", str(info[template])):
-            raise ValueError("fields are {name} or {name:03d}")
-        path = str(info[template]).format(**values)
-    except (KeyError, ValueError, IndexError, AttributeError) as error:
-        raise SourceError(f"info.json: {template} {info.get(template)!r} cannot be filled: {error!r}") from None
-    if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts or "\0" in path:
-        raise SourceError(f"info.json: {template} leads outside the dataset: {path!r}")
-    return path

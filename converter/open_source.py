@@ -1,10 +1,14 @@
-"""From what a user calls SOURCE to its files."""
+"""From what a user calls SOURCE to its files, and from these to the reader of their LeRobot version."""
 
 import re
 import tempfile
 from pathlib import Path
 
+from roboshard.converter.lerobot_common import read_info
+from roboshard.converter.lerobot_v3 import LeRobotV3Source
+from roboshard.converter.lerobot_v21 import LeRobotV21Source
 from roboshard.converter.remote_files import open_remote
+from roboshard.converter.source import Source
 from roboshard.converter.source_files import LocalFiles, SourceFiles
 from roboshard.shards import storage
 from roboshard.shards.errors import MissingError
@@ -37,6 +41,14 @@ def open_source(source: str, scratch: str | None, scratch_bytes: int) -> SourceF
         if url == source:
             raise
         raise MissingError(f"{source}: neither a folder nor a dataset on the Hub: {error}") from error
+
+
+def read_source(files: SourceFiles) -> Source:
+    """The dataset in these files, by the reader of its version. Raises MissingError or SourceError."""
+    info = read_info(files)
+    if str(info["codebase_version"]).startswith("v2."):
+        return LeRobotV21Source(files, info)
+    return LeRobotV3Source(files, info)
 
 
 def _name_of(url: str) -> tuple[str, str | None]:

@@ -54,6 +54,8 @@ class RowReader:
 
     def metadata_row(self, episode: Episode) -> dict[str, Json]:
         """The episode's row of meta/episodes, verbatim."""
+        if episode.metadata is not None:
+            return dict(episode.metadata)
         block, row = divmod(episode.metadata_row, METADATA_BLOCK)
         if self._metadata_block is None or self._metadata_block[0] != (episode.metadata_path, block):
             table = self._metadata_table(episode.metadata_path)

@@ -1,6 +1,6 @@
 """A conversion from start to end: the file to read first.
 
-source     open the files, local or remote; read the metadata  open_source.py, lerobot_v3.py -> source.py
+source     open the files, local or remote; read the metadata  open_source.py, lerobot_v*.py -> source.py
 plan       choose episodes, cut them into shards by size       plan.py
 prepare    lock the destination, refuse what is not ours       destination.py, remote_destination.py
 convert    one idempotent task per shard, in processes         pool.py -> shard.py -> episode.py
@@ -23,8 +23,7 @@ from rich.filesize import decimal
 
 from roboshard.converter.config import ConvertConfig
 from roboshard.converter.destination import locked, prepare, write_skipped
-from roboshard.converter.lerobot_v3 import LeRobotV3Source
-from roboshard.converter.open_source import open_source
+from roboshard.converter.open_source import open_source, read_source
 from roboshard.converter.plan import plan_shards, shuffle_episodes
 from roboshard.converter.pool import default_workers, run_tasks
 from roboshard.converter.progress import Progress
@@ -108,7 +107,7 @@ def make_plan(config: ConvertConfig) -> ConversionPlan:
 
 
 def _plan(config: ConvertConfig, files: SourceFiles) -> ConversionPlan:
-    source = LeRobotV3Source(files)
+    source = read_source(files)
     ranges = None if config.episodes is None else parse_episodes(config.episodes)
     episodes = select_episodes(source.episode_indices, ranges)
     if config.shuffle_episodes is not None:

@@ -20,7 +20,7 @@ class VideoSpan:
     from_s: float
     """Time of the episode's first frame in the file, in seconds."""
     to_s: float
-    """Time of the episode's end in the file, in seconds."""
+    """Time of the episode's end in the file, in seconds; infinite: the file's own end."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,9 +38,11 @@ class Episode:
     videos: Mapping[str, VideoSpan]
     """By camera key."""
     metadata_path: str
-    """Parquet file with its row of meta/episodes, relative to the source's root."""
+    """File with its row of meta/episodes, relative to the source's root."""
     metadata_row: int
     """Which row of that file."""
+    metadata: Mapping[str, Json] | None = None
+    """The row itself; None: the file is parquet, and the row is read when it is needed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +59,8 @@ class SourceMeta:
     features: dict[str, dict[str, Json]]
     tasks: tuple[str, ...]
     """By position: a row's task is tasks[task_index]."""
+    tasks_path: str
+    """The file that lists them."""
     info: dict[str, Json]
     stats: dict[str, Json] | None
     camera_keys: tuple[str, ...]

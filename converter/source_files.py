@@ -9,7 +9,7 @@ from typing import Protocol
 from roboshard.shards import storage
 from roboshard.shards.errors import MissingError
 
-_METADATA = (".json", ".parquet")
+_METADATA = (".json", ".jsonl", ".parquet")
 
 
 class HeldFiles(Protocol):
@@ -48,7 +48,7 @@ class SourceFiles(Protocol):
         """A file, or the whole source, as messages name it."""
 
     def metadata(self) -> list[str]:
-        """Paths of the JSON and parquet files under meta/, in a fixed order."""
+        """Paths of the JSON, JSON Lines and parquet files under meta/, in a fixed order."""
 
     def metadata_path(self, path: str) -> Path:
         """The local file behind one of them. Raises MissingError."""
@@ -87,7 +87,7 @@ class LocalFiles:
         return str(self.folder / path)
 
     def metadata(self) -> list[str]:
-        """Paths of the JSON and parquet files under meta/, in a fixed order."""
+        """Paths of the JSON, JSON Lines and parquet files under meta/, in a fixed order."""
         with suppress(MissingError):
             return metadata_among(f"meta/{path}" for path in storage.list_files(str(self.folder / "meta")))
         return []

@@ -58,7 +58,7 @@ def change_video(change: Callable[[bytes], bytes]) -> Break:
 
 PLANNING: dict[str, tuple[Break, type[RoboshardError], str]] = {
     "no dataset": (lambda s: s.info.unlink(), MissingError, r"info.json: no such file; SOURCE must be a LeRobot"),
-    "v2.1": (change_info(codebase_version="v2.1"), SourceError, "this release reads v3.x.*convert_dataset_v21"),
+    "v1.6": (change_info(codebase_version="v1.6"), SourceError, "this release reads v2.0, v2.1 and v3.x"),
     "no version": (change_info(codebase_version=None), SourceError, "codebase_version None"),
     "no JSON": (lambda s: s.truncate(s.info), FormatError, "info.json: not valid JSON"),
     "fps": (change_info(fps=0), SourceError, "fps must be a positive number, not 0"),
