@@ -54,8 +54,9 @@ def _check_tar(sample: Sample, data: memoryview, is_last: bool, place: Place, re
         return False
     listed = [member.name for member in sample.members]
     if [member.name for member in found] != listed:
-        names = some([member.name for member in found], 8)
-        place.report(f"the tar holds {names} where the manifest lists {some(listed, 8)}", remedy)
+        names = [member.name for member in found]
+        swapped = ": members are swapped" if sorted(names) == sorted(listed) else ""
+        place.report(f"the tar holds {some(names, 8)} where the manifest lists {some(listed, 8)}{swapped}", remedy)
         return False
     for member, entry in zip(found, sample.members, strict=True):
         inner = place.at(member=entry.name)
