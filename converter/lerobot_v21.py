@@ -34,7 +34,7 @@ from roboshard.shards.names import MAX_EPISODES
 from roboshard.shards.schema import MAX_FRAMES
 
 TASKS, EPISODES, EPISODES_STATS = "meta/tasks.jsonl", "meta/episodes.jsonl", "meta/episodes_stats.jsonl"
-MAX_LINE_BYTES = 16 << 20
+MAX_LINE_BYTES = 7 << 20  # two of them, an episode and its statistics, fit into what a shard holds of it
 MAX_TASKS = 10**6
 
 
@@ -227,7 +227,7 @@ def _read_lines(files: SourceFiles, path: str) -> Iterator[_Line]:
     with files.metadata_path(path).open("rb") as file:
         while data := file.readline(MAX_LINE_BYTES + 1):
             number += 1
-            if data.strip():
+            if data.strip() or len(data) > MAX_LINE_BYTES:
                 yield _parse(files, path, number, offset, data)
             offset += len(data)
 
