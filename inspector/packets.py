@@ -1,5 +1,6 @@
 """The packets of a source's video file beside those of a slice."""
 
+import io
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,6 +29,25 @@ class Clock:
     """Ticks of the source per tick of the slice."""
 
 
+PARAMETERS = (
+    "width",
+    "height",
+    "pix_fmt",
+    "profile",
+    "color_range",
+    "color_primaries",
+    "color_trc",
+    "colorspace",
+    "sample_aspect_ratio",
+    "extradata",
+)
+
+
+def parameters_of(stream: Any) -> dict[str, Any]:
+    """What a decoder is told of a stream before its first packet."""
+    return {name: getattr(stream.codec_context, name) for name in PARAMETERS}
+
+
 class SourcePackets:
     """The source's packets around an episode, in decode order."""
 
@@ -36,6 +56,7 @@ class SourcePackets:
         with av.open(path, metadata_errors="replace") as container:
             stream = container.streams.video[0]
             self.time_base = Fraction(stream.time_base or 1)
+            self.parameters = parameters_of(stream)
             first = math.floor((float(in_file[0]) - lead - margin) / self.time_base)
             last = math.ceil((float(in_file[-1]) + 2 * margin) / self.time_base)
             seek_to, back, seen = first, 1, None
@@ -67,7 +88,7 @@ def compare_payloads(data: bytes, packets: SourcePackets, clock: Clock, place: P
     at_time: dict[int, list[int]] = {}
     for i, packet in enumerate(packets.coded):
         at_time.setdefault(packet.pts, []).append(i)
-    used, absent, other = set[int](), list[int](), list[int]()
+    used, absent, other, unkeyed = set[int](), list[int](), list[int](), list[int]()
     for i, pts in enumerate(tables.pts.tolist()):
         tick = clock.source_tick + (pts - clock.slice_tick) * clock.scale
         offset = int(tables.offsets[i])
@@ -75,12 +96,21 @@ def compare_payloads(data: bytes, packets: SourcePackets, clock: Clock, place: P
         candidates = at_time.get(int(tick), []) if tick.denominator == 1 else []
         equal = [j for j in candidates if coded == bytes(packets.coded[j])]
         used.update(equal[:1])
+        if equal and tables.is_sync[i] and not packets.coded[equal[0]].is_keyframe:
+            unkeyed.append(i)
         if not equal:
             (other if candidates else absent).append(i)
     if absent:
         place.report(f"packet {some(absent)} of the slice is not in the source at its time", CONVERT_AGAIN)
     if other:
         place.report(f"packet {some(other)} of the slice has another payload in the source", CONVERT_AGAIN)
+    if unkeyed:
+        place.report(f"packet {some(unkeyed)} of the slice is no keyframe in the source", CONVERT_AGAIN)
+    with av.open(io.BytesIO(data)) as container:
+        here = parameters_of(container.streams.video[0])
+    changed = [name for name, value in packets.parameters.items() if here[name] != value]
+    if changed:
+        place.report(f"its {', '.join(changed)} differ from the source's", CONVERT_AGAIN)
     if used:
         first = min(used)
         between = range(first, max(used) + 1)

@@ -18,9 +18,11 @@ def compare_tables(here: pa.Table, source: pa.Table) -> Iterator[str]:
         yield f"{here.num_rows} rows, {source.num_rows} in the source"
         return
     for i, name in enumerate(here.column_names):
-        if here.schema.field(i).type != source.schema.field(i).type:
-            yield f"column {name!r} is {here.schema.field(i).type}, {source.schema.field(i).type} in the source"
-        else:
+        ours, theirs = here.schema.field(i), source.schema.field(i)
+        if not ours.equals(theirs, check_metadata=True):
+            stated = (ours, theirs) if ours.type == theirs.type else (ours.type, theirs.type)
+            yield f"column {name!r} is {stated[0]}, {stated[1]} in the source"
+        if ours.type == theirs.type:
             yield from _compare_columns(name, here.column(i).combine_chunks(), source.column(i).combine_chunks())
     metadata = {key: value for key, value in (here.schema.metadata or {}).items() if key not in OURS}
     if metadata != (source.schema.metadata or {}):
