@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 import roboshard.converter
+import roboshard.exporter
 import roboshard.inspector
 import roboshard.loader
 import roboshard.publisher
@@ -23,14 +24,15 @@ from roboshard.loader import DatasetMeta, Loader, LoaderStats, make_loader
 from roboshard.shards import ShardedDataset, errors, rebuild
 
 ROOT = Path(__file__).parents[1]
-PARTS = ("shards", "converter", "loader", "publisher", "inspector", "cli")
+PARTS = ("shards", "converter", "loader", "publisher", "inspector", "exporter", "cli")
 MAY_IMPORT = {
     "shards": {"shards"},
     "converter": {"converter", "shards"},
     "loader": {"loader", "shards"},
     "publisher": {"publisher", "shards"},
     "inspector": {"inspector", "shards"},
-    "cli": {"cli", "converter", "inspector", "loader", "publisher", "shards"},
+    "exporter": {"exporter", "shards"},
+    "cli": {"cli", "converter", "exporter", "inspector", "loader", "publisher", "shards"},
 }
 WHEN_NEEDED = {
     ROOT / "publisher/preview.py": {"loader"},  # decodes frames for the sample picture of a dataset card
@@ -101,6 +103,10 @@ def imported_from_anywhere(path: Path) -> Iterator[str]:
         (
             "roboshard.inspector",
             {"torch", "torchcodec", "webdataset", "roboshard.loader", "roboshard.converter"},
+        ),
+        (
+            "roboshard.exporter",
+            {"torch", "torchcodec", "webdataset", "roboshard.loader", "roboshard.converter", "roboshard.cli"},
         ),
         (
             "roboshard.cli.main",
@@ -314,6 +320,18 @@ def test_upload_options_and_report() -> None:
         "removed",
         "unlisted",
         "notes",
+    ]
+
+
+def test_export_options_and_report() -> None:
+    assert signature(roboshard.exporter.ExportConfig) == "(*, source, destination, episodes=None)"
+    assert [field.name for field in fields(roboshard.exporter.ExportReport)] == [
+        "destination",
+        "episodes",
+        "frames",
+        "data_files",
+        "video_files",
+        "renumbered",
     ]
 
 
