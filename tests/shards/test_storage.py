@@ -16,8 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from roboshard.shards import storage
-from roboshard.shards.storage import access
 from roboshard.shards.errors import DamageError, MissingError, StorageError
+from roboshard.shards.storage import access
 
 CONTENT = bytes(range(256)) * 20
 
