@@ -73,7 +73,11 @@ def s3_root(s3_server: S3Server, arm_shards: Path) -> str:
 
 @pytest.mark.parametrize("episode_order", ["global", "shard"])
 @pytest.mark.parametrize("frame_order", ["uniform", "sweep"])
-@pytest.mark.parametrize("cameras", [None, [TOP], []], ids=["all", "top", "none"])
+@pytest.mark.parametrize(
+    "cameras",
+    [pytest.param(None, marks=pytest.mark.slow), [TOP], pytest.param([], marks=pytest.mark.slow)],
+    ids=["all", "top", "none"],
+)
 def test_every_order_and_choice_of_cameras_gives_the_local_batches(
     http: RangeServer,
     local: Callable[..., list[str]],
@@ -164,7 +168,7 @@ def _in_child(method: str, loader: Any, path: Path) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("used_before", [False, True])
+@pytest.mark.parametrize("used_before", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_forked_child_reads_by_itself(
     http: RangeServer,
     hub_roots: list[str],
@@ -182,6 +186,7 @@ def test_a_forked_child_reads_by_itself(
         assert digests(loader) == local(cameras=[])
 
 
+@pytest.mark.slow
 def test_a_spawned_child_reads_by_itself(
     hub_roots: list[str], local: Callable[..., list[str]], tmp_path: Path
 ) -> None:
@@ -210,6 +215,7 @@ def test_without_the_right_token_nothing_is_loaded(
 # -- Faults -----------------------------------------------------------------------------------------------------
 
 CUT = {"after_bytes": 5000}
+SLOW = pytest.mark.slow
 URL = r"http://127\.0\.0\.1:\d+/shards/shard-\d{6}\.tar"
 FAULTS: list[tuple[str, dict[str, Any], str | None]] = [
     # fault, its arguments, what the error says when it never ends (None: everything is read nevertheless)
@@ -235,8 +241,14 @@ FAULTS: list[tuple[str, dict[str, Any], str | None]] = [
     ("redirect", {"uses": 0}, "access is refused"),
     ("redirect_loop", {}, "lead in a circle"),
 ]
+QUICK = ("refuse", "reset", "truncate", "ignore_range", "wrong_bytes", "gzip")
 each_fault = pytest.mark.parametrize(
-    ("kind", "args", "message"), FAULTS, ids=["-".join(map(str, (kind, *args.values()))) for kind, args, _ in FAULTS]
+    ("kind", "args", "message"),
+    [
+        fault if fault[0] in QUICK or 503 in fault[1].values() else pytest.param(*fault, marks=SLOW)
+        for fault in FAULTS
+    ],
+    ids=["-".join(map(str, (kind, *args.values()))) for kind, args, _ in FAULTS],
 )
 
 
@@ -293,7 +305,7 @@ MANIFEST_FAULTS: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-@pytest.mark.parametrize("times", [1, None])
+@pytest.mark.parametrize("times", [1, pytest.param(None, marks=SLOW)])
 @pytest.mark.parametrize("name", ["dataset.json", "episodes.parquet", "shard-000001.json"])
 def test_faults_of_manifests_end_in_the_right_batches_or_name_the_manifest(
     http: RangeServer, local: Callable[..., list[str]], name: str, times: int | None
@@ -397,7 +409,9 @@ S3_FAULTS: list[tuple[str, dict[str, Any], bool]] = [
 
 
 @pytest.mark.parametrize(
-    ("kind", "args", "may_fail"), S3_FAULTS, ids=[f"{f[0]}-{list(f[1].values())}" for f in S3_FAULTS]
+    ("kind", "args", "may_fail"),
+    [fault if fault[0] in ("truncate", "wrong_bytes") else pytest.param(*fault, marks=SLOW) for fault in S3_FAULTS],
+    ids=[f"{kind}-{list(args.values())}" for kind, args, _ in S3_FAULTS],
 )
 def test_faults_of_s3(
     s3_server: S3Server,
