@@ -43,6 +43,7 @@ def render_blocks() -> dict[str, str]:
         "plan_scale": plan_table,
         "resume_cost": resume_table,
         "remote": remote_table,
+        "profile_loading": profile_table,
     }
     return {name: make(load(name)) for name, make in makers.items()}
 
@@ -165,6 +166,18 @@ def remote_table(result: Result) -> str:
         )
     server = f"{result['latency_ms']:.0f} ms before each reply, {result['mb_per_s_per_connection']:.0f} MB/s"
     return "\n".join([*lines, "", f"{server} a connection.", provenance(result)])
+
+
+def profile_table(result: Result) -> str:
+    """Where a loader's time goes."""
+    orders = ("sweep", "uniform")
+    stages = sorted(result["uniform"]["share"], key=result["uniform"]["share"].__getitem__, reverse=True)
+    rows = [f"| {s} | {' | '.join(format(result[o]['share'].get(s, 0.0), '.1%') for o in orders)} |" for s in stages]
+    rows.append(f"| threads busy at once | {' | '.join(str(result[o]['busy_threads']) for o in orders)} |")
+    held = " | ".join(f"{result[o]['lock_held']:.0%} of the time" for o in orders)
+    return "\n".join(
+        ["| | sweep | uniform |", "|---|---|---|", *rows, f"| interpreter's lock held | {held} |", provenance(result)]
+    )
 
 
 def plan_table(result: Result) -> str:
