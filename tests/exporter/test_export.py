@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from support.lerobot_source import Camera, Source, build
+from support.lerobot_v21_source import write_v21
 
 from roboshard.cli.main import dispatch
 from roboshard.converter import ConvertConfig, convert
@@ -26,7 +28,7 @@ from roboshard.exporter.video import is_hevc_idr
 from roboshard.shards import OptionError, SourceError
 from roboshard.shards.jsonio import Json
 
-KEY = "observation.image"
+KEY, TOP = "observation.image", "observation.images.top"
 
 
 def go(source: Path, destination: Path, **options: Any) -> ExportReport:
@@ -87,6 +89,24 @@ def test_statistics_of_all_episodes_are_about_the_datasets_own(pusht_source: Pat
         assert found[key].keys() == values.keys()
         for name in ("mean", "std", "min", "max", "count"):
             assert np.allclose(found[key][name], values[name], rtol=1e-6), (key, name)
+
+
+def test_a_source_of_an_older_version_becomes_a_v3_dataset(tmp_path: Path) -> None:
+    built = build(tmp_path / "v3", Source(lengths=(6, 4), cameras=(Camera(key=TOP, bframes=2),)))
+    write_v21(built.root, tmp_path / "v21")
+    convert(ConvertConfig(source=str(tmp_path / "v21"), destination=str(tmp_path / "shards"), workers=1))
+    report = go(tmp_path / "shards", tmp_path / "out")
+    assert (report.episodes, report.frames, report.renumbered, report.video_files) == (2, 10, False, 1)
+    expected, info = read_json(built.root / "meta/info.json"), read_json(tmp_path / "out/meta/info.json")
+    assert {name: info[name] for name in expected if name != "chunks_size"} == {
+        name: value for name, value in expected.items() if name != "chunks_size"
+    }
+    assert "total_chunks" not in info
+    for before, after in zip(episodes_of(built.root), episodes_of(tmp_path / "out"), strict=True):
+        assert after["stats/action/mean"] == before["stats/action/mean"]
+        assert after["tasks"] == before["tasks"]
+    assert read_json(tmp_path / "out/meta/stats.json").keys() == read_json(built.root / "meta/stats.json").keys()
+    convert(ConvertConfig(source=str(tmp_path / "out"), destination=str(tmp_path / "again"), workers=1))
 
 
 # -- Files -----------------------------------------------------------------------------------------------------
