@@ -136,6 +136,10 @@ def test_workers_read_the_hub_by_the_environment(
     assert digests(loader) == local(max_workers=2)
     assert not this_hub.token_leaks
     assert not this_hub.armed
+
+
+@pytest.mark.slow
+def test_damage_in_a_worker_names_the_url_on_the_hub(this_hub: LocalHub, hub_roots: list[str]) -> None:
     this_hub.fault("wrong_bytes", r"\.tar", times=None)
     with bounded(60), pytest.raises(DamageError, match=r"hf://buckets/me/arm.*\.tar, episode \d+: .*damaged"):
         digests(small_loader(hub_roots[0], num_workers=1, cameras=[]))
@@ -444,7 +448,8 @@ def test_faults_of_s3(
 def test_faults_in_workers(
     http: RangeServer, local: Callable[..., list[str]], kind: str, args: dict[str, Any], message: str | None
 ) -> None:
-    options = FEW | {"num_workers": 2, "max_workers": 2}
+    # Their first wait is not shortened: a read in many pieces takes its time.
+    options = FEW | {"num_workers": 2, "max_workers": 2, "retry_seconds": 0.5 if message else 10}
     loader = small_loader(http.url, **options)
     expected = local(**FEW, max_workers=2)
     arguments = {"seconds": 0.2} if kind == "refuse" else args
