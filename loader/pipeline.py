@@ -91,8 +91,10 @@ class Resources:
     """What reads and decodes in this process: threads, and the episodes in memory."""
 
     def __init__(self, job: LoadJob, buffers: Buffers, counter: Counter) -> None:
-        """Nothing is read before it is needed."""
+        """Nothing is read before it is needed. Batches are made in `buffers`, and counted in `counter`."""
         config, sample = job.config, job.config.sample
+        self.buffers = buffers
+        self.counter = counter
         self.reads = ReadAhead(job.dataset, job.cameras, *_reading(job), counter)
         self.pool = EpisodePool(
             dataset=job.dataset,
@@ -119,11 +121,9 @@ class Resources:
         self.threads.close()
 
 
-def load(
-    job: LoadJob, plan: EpochPlan, first_step: int, buffers: Buffers, counter: Counter
-) -> Generator[Batch, None, None]:
-    """The batches of this process, in order, from `first_step` of the planned epoch on."""
-    own = Resources(job, buffers, counter)
+def load(job: LoadJob, plan: EpochPlan, first_step: int, own: Resources) -> Generator[Batch, None, None]:
+    """The batches of this process, in order, from `first_step` of the planned epoch on. Closes `own` at the end."""
+    counter = own.counter
     try:
         yield from wds.DataPipeline(
             partial(plan_steps, plan, first_step),
@@ -137,7 +137,7 @@ def load(
                 transform_images,
                 keys=[picture.key for picture in job.pictures],
                 transform=job.config.sample.image_transforms,
-                buffers=buffers,
+                buffers=own.buffers,
                 counter=counter,
             ),
             single_samples if job.config.split.batch_size is None else _as_they_are,

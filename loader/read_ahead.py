@@ -8,7 +8,8 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future, InvalidStateError
+from contextlib import suppress
 from typing import Literal, NamedTuple
 
 from roboshard.loader.stats import Counter
@@ -17,7 +18,7 @@ from roboshard.shards.ranges import ByteRange, neighbours
 from roboshard.shards.reader import EpisodeData, ShardedDataset
 from roboshard.shards.sample import SampleRead
 
-CLOSE_S = 2.0
+CLOSE_S = 1.0
 """How long reads under way are waited for when nobody wants them any more."""
 
 
@@ -57,7 +58,7 @@ class ReadAhead:
         """Begin to read these episodes, in this order, but for those that are on their way."""
         new = []
         for position in positions:
-            if position not in self._coming:
+            if position not in self._coming and not self._closed:
                 request = _Request(position, int(self._dataset.index.size[position]), Future())
                 self._coming[position] = request
                 self._coming_bytes += request.num_bytes
@@ -69,9 +70,13 @@ class ReadAhead:
                 self._threads[-1].start()
 
     def take(self, position: int) -> EpisodeData:
-        """The episode, when it is there. Raises what `ShardedDataset.read_episode` raises."""
-        if position not in self._coming:
-            self.want([position])
+        """The episode, when it is there.
+
+        Raises what `ShardedDataset.read_episode` raises; CancelledError when another thread has called `stop`.
+        """
+        self.want([position])
+        if self._closed:
+            raise CancelledError
         request = self._coming[position]
         try:
             return request.future.result()
@@ -79,9 +84,15 @@ class ReadAhead:
             del self._coming[position]
             self._coming_bytes -= request.num_bytes
 
-    def close(self) -> None:
-        """Nothing more is begun. Reads that hang end by themselves, and do not hold up the program's end."""
+    def stop(self) -> None:
+        """Nothing more is begun, and nobody waits any longer. May be called from any thread."""
         self._closed = True
+        for request in list(self._coming.values()):
+            request.future.cancel()
+
+    def close(self) -> None:
+        """End the threads. Reads that hang end by themselves, and do not hold up the program's end."""
+        self.stop()
         for _ in self._threads:
             self._tasks.put(None)
         patient_until = time.monotonic() + CLOSE_S
@@ -111,10 +122,13 @@ class ReadAhead:
             for request, read in planned:
                 if self._closed:  # nobody takes the rest, and a server that is away would be tried for each of them
                     return
-                try:
-                    request.future.set_result(self._dataset.carry_out(read, source))
-                except BaseException as error:  # noqa: BLE001 - of whatever kind, it is the taker's
-                    request.future.set_exception(error)
+                with suppress(InvalidStateError):  # stopped meanwhile
+                    try:
+                        request.future.set_result(self._dataset.carry_out(read, source))
+                    except InvalidStateError:
+                        raise
+                    except BaseException as error:  # noqa: BLE001 - of whatever kind, it is the taker's
+                        request.future.set_exception(error)
 
     def _planned(self, request: _Request) -> SampleRead | None:
         if self._closed:
@@ -122,7 +136,8 @@ class ReadAhead:
         try:
             return self._dataset.plan_read(request.position, self._cameras)
         except BaseException as error:  # noqa: BLE001
-            request.future.set_exception(error)
+            with suppress(InvalidStateError):
+                request.future.set_exception(error)
             return None
 
     def _count(self, num_bytes: int, origin: Literal["storage", "cache"]) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from roboshard.loader.ahead import run_ahead
 from roboshard.loader.buffers import Buffers, DeviceBuffers, PinnedBuffers, ReusedBuffers
 from roboshard.loader.device import Copies, decodes_on_gpu, pin_batch, should_pin
-from roboshard.loader.pipeline import LoadJob, load
+from roboshard.loader.pipeline import LoadJob, Resources, load
 from roboshard.loader.plan import EpochPlan
 from roboshard.loader.rows import Batch
 from roboshard.loader.stats import Counter, LoaderStats
@@ -36,7 +36,8 @@ class EpochRunner:
         if self._config.split.num_workers:
             yield from self._of_processes(epoch, first_step)
         else:
-            with closing(run_ahead(self._of_threads(plan, first_step))) as coming:
+            own = Resources(self._job, self._buffers, self.counter)
+            with closing(run_ahead(self._of_threads(plan, first_step, own), own.reads.stop)) as coming:
                 for batch, arrived in coming:
                     yield batch if self._copies is None else self._copies.finish(batch, arrived)
 
@@ -55,8 +56,10 @@ class EpochRunner:
             self._workers = None
             self._of_workers.clear()
 
-    def _of_threads(self, plan: EpochPlan, first_step: int) -> Generator[tuple[Batch, Any], None, None]:
-        with closing(load(self._job, plan, first_step, self._buffers, self.counter)) as batches:
+    def _of_threads(
+        self, plan: EpochPlan, first_step: int, own: Resources
+    ) -> Generator[tuple[Batch, Any], None, None]:
+        with closing(load(self._job, plan, first_step, own)) as batches:
             for batch in batches:
                 yield self._begin_copy(batch)
 

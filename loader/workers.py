@@ -16,7 +16,7 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from roboshard.loader import topology
 from roboshard.loader.decode_ahead import LOOK_AHEAD_STEPS
-from roboshard.loader.pipeline import LoadJob, load
+from roboshard.loader.pipeline import LoadJob, Resources, load
 from roboshard.loader.ring import Message, RingPlan, RingReceiver, RingSender
 from roboshard.loader.rows import Batch
 from roboshard.loader.stats import Counter, LoaderStats
@@ -92,7 +92,7 @@ class _StepDataset(torch.utils.data.IterableDataset[tuple[Message, int, LoaderSt
         worker, _ = topology.worker()
         sender = self._sender = self._sender or RingSender(self._ring, worker)
         counter = Counter()
-        for batch in load(self._job, self._job.plan(epoch), first_step, sender, counter):
+        for batch in load(self._job, self._job.plan(epoch), first_step, Resources(self._job, sender, counter)):
             yield sender.pack(batch), worker, counter.take()
         _return_freed_memory()
 

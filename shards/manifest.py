@@ -143,6 +143,9 @@ def _load_checked(root: str, entry: FileEntry, max_bytes: int, patience: storage
     what = storage.shown(url)
     try:
         data = _read_entry(url, entry, max_bytes, patience)
+        if hashlib.sha256(data).hexdigest() != entry.sha256 and not storage.is_local(url):
+            storage.forget(url)
+            data = _read_entry(url, entry, max_bytes, patience)  # a proxy's or a network's fault may not come twice
     except MissingError:
         raise MissingError(f"{what}: missing, though {DATASET_MANIFEST} lists it; {remedy}") from None
     except DamageError as error:

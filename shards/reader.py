@@ -1,5 +1,6 @@
 """Reading a dataset: manifests and index once, episodes by position, every byte checked before it is used."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -97,7 +98,8 @@ class ShardedDataset:
         known: dict[str, ShardManifest] = self.__dict__["_shards"]
         locks: dict[str, Lock] = self.__dict__["_locks"]
         if shard.name not in known:
-            with locks.setdefault(shard.name, Lock()):  # of several threads, one reads it
+            # Of several threads, one reads it. A fork may copy a lock that is held: a child has its own.
+            with locks.setdefault(f"{os.getpid()} {shard.name}", Lock()):
                 if shard.name not in known:
                     known[shard.name] = self._load_shard_manifest(shard)
         return known[shard.name]

@@ -358,13 +358,11 @@ def stalled_run(http: RangeServer) -> Iterator[Callable[..., subprocess.Popen[by
         process.communicate()
 
 
-@pytest.mark.slow
-@pytest.mark.xfail(reason="loader/ahead.py waits for its thread, which waits for the read", strict=True)
 def test_ctrl_c_in_a_stall_ends_soon(stalled_run: Callable[..., subprocess.Popen[bytes]]) -> None:
     run = stalled_run()
-    with bounded(3):
+    with bounded(6):  # of the read's 20 s; some of them for a busy machine to end a process with torch
         run.send_signal(signal.SIGINT)
-        _, errors = run.communicate(timeout=6)
+        _, errors = run.communicate(timeout=12)
     assert errors.rstrip().endswith(b"KeyboardInterrupt")
 
 
