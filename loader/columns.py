@@ -125,6 +125,15 @@ def make_column(array: pa.ChunkedArray, dtype: str, where: str) -> Column:
     return TensorColumn(_as_lerobot_does(leaves.to_numpy(zero_copy_only=False), where).reshape(shape))
 
 
+def empty_column(dtype: str, shape: Sequence[int], length: int) -> Column:
+    """A column of zeros, or of empty strings, for a feature that an episode lacks; it takes no memory."""
+    if dtype == "string":
+        return TextColumn([""] * length)
+    kind = np.float32 if dtype in FLOAT_DTYPES else np.bool_ if dtype == "bool" else np.int64
+    inner = () if tuple(shape) == (1,) else tuple(shape)
+    return TensorColumn(np.broadcast_to(np.zeros(inner, dtype=kind), (length, *inner)))
+
+
 def _values(array: pa.ChunkedArray, where: str) -> pa.Array:
     values = array.combine_chunks()
     if isinstance(values.type, pa.ExtensionType):

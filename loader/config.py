@@ -17,6 +17,7 @@ ImageTransform = Callable[[torch.Tensor], torch.Tensor]
 EpisodeOrder = Literal["global", "shard"]
 FrameOrder = Literal["uniform", "sweep"]
 OnError = Literal["raise", "skip"]
+OnMissing = Literal["error", "drop", "fill"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +74,8 @@ class SampleConfig:
     """Video frames as uint8 in 0..255; False: float32 in 0..1."""
     image_size: tuple[int, int] | None = None
     """(H, W) that pictures are resized to as they are decoded; None: as stored."""
+    on_missing: OnMissing = "error"
+    """Features that some datasets of a mixture lack: refused, left out of all samples, or filled with zeros."""
 
     def __post_init__(self) -> None:
         size = self.image_size
@@ -80,6 +83,7 @@ class SampleConfig:
             size is None or (_are_indices(size) and len(size) == 2 and min(size) >= 1),
             f"image_size must be (height, width) in pixels, not {size!r:.100}",
         )
+        _check_choice("on_missing", self.on_missing, ("error", "drop", "fill"))
         _check(self.tolerance_s >= 0, f"tolerance_s must not be negative: {self.tolerance_s}")
 
 

@@ -2,11 +2,13 @@
 
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from roboshard.loader.columns import SCALAR_DTYPES, Column, ImageFiles, make_column, make_images
+from roboshard.loader.columns import SCALAR_DTYPES, Column, ImageFiles, empty_column, make_column, make_images
 from roboshard.loader.decode import FrameDecoder, Picture, PictureSettings, decode_frames, open_decoder
 from roboshard.loader.recent import RecentPictures
 from roboshard.shards.errors import FormatError
@@ -21,6 +23,21 @@ CHEAP_TO_GO_BACK = 4
 ROW_DTYPES = (*SCALAR_DTYPES, "string", "image")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Membership:
+    """What an episode must know of the mixture that it is part of."""
+
+    dataset: int | None = None
+    """Which of the mixture's datasets it is of; None: there is but one dataset."""
+    missing: Mapping[str, Mapping[str, Json]] = field(default_factory=dict)
+    """Features of the mixture that its dataset lacks, and that are filled with zeros."""
+    optional: tuple[str, ...] = ()
+    """Features that any dataset of the mixture lacks."""
+
+
+PLAIN = Membership()
+
+
 class Episode:
     """Rows and video of one episode, ready to make samples from."""
 
@@ -30,10 +47,12 @@ class Episode:
         features: Mapping[str, Mapping[str, Json]],
         tasks: Sequence[str],
         settings: PictureSettings,
+        membership: Membership = PLAIN,
     ) -> None:
         """Parse the rows of a fetched episode. Raises FormatError naming shard, episode and feature."""
         self.length = data.record.length
         self.num_bytes = data.num_bytes
+        self.membership = membership
         self._where = data.where
         dtypes = {key: str(spec.get("dtype")) for key, spec in features.items() if spec.get("dtype") in ROW_DTYPES}
         table = decode_rows(data.rows, data.where, data.record.length, list(dtypes))
@@ -48,6 +67,12 @@ class Episode:
                 self._images[key] = make_images(table.column(key), where)
             else:
                 self.columns[key] = make_column(table.column(key), dtype, where)
+        self._blanks: dict[str, Picture] = {}
+        for key, spec in membership.missing.items():
+            if spec["dtype"] in ("image", "video"):
+                self._blanks[key] = _blank(spec, settings)
+            elif key != "task":
+                self.columns[key] = empty_column(str(spec["dtype"]), spec["shape"], self.length)
         self._tasks = tasks
         self._settings = settings
         self._cameras = {camera.key: camera for camera in data.record.cameras if camera.key in data.videos}
@@ -63,6 +88,8 @@ class Episode:
     def tasks(self, rows: NDArray[np.int64]) -> list[str] | None:
         """The tasks of rows (n,): LeRobot looks them up by position. None for a dataset without tasks."""
         column = self.columns.get("task_index")
+        if "task" in self.membership.missing:
+            return [""] * len(rows)
         if column is None or not self._tasks:
             return None
         indices = np.asarray(column.take(rows)).tolist()
@@ -92,6 +119,8 @@ class Episode:
 
         Not for two threads at once per key. Raises FormatError naming shard, episode and camera.
         """
+        if key in self._blanks:
+            return [self._blanks[key]] * len(frames), 0
         if key in self._images:
             return [self._images[key].pixels(row, self._settings.image_size) for row in frames], 0
         camera = self._cameras[key]
@@ -118,3 +147,19 @@ class Episode:
         look_back = self._settings.look_back.get(camera.key, 0)
         dear = mean_random_cost(camera.keyframes, camera.num_frames) > CHEAP_TO_GO_BACK
         return RecentPictures(look_back) if look_back and dear and self._settings.device == "cpu" else None
+
+
+def _blank(spec: Mapping[str, Json], settings: PictureSettings) -> Picture:
+    """A black picture of a feature, as large as its others."""
+    height, width, channels = picture_shape(spec)
+    size = (height, width) if settings.image_size is None else settings.image_size
+    black = np.zeros((*size, channels), dtype=np.uint8)
+    return black if settings.device == "cpu" else torch.from_numpy(black).to(settings.device)
+
+
+def picture_shape(spec: Mapping[str, Json]) -> tuple[int, int, int]:
+    """(height, width, channels) of a camera, whichever way round its dataset says them."""
+    first, second, third = (int(size) for size in spec["shape"])
+    names = spec.get("names")
+    is_channel_first = str(names[0]).startswith("channel") if isinstance(names, list) and names else first in (1, 3)
+    return (second, third, first) if is_channel_first else (first, second, third)

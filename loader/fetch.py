@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from roboshard.loader.config import OnError
 from roboshard.loader.decode import PictureSettings
 from roboshard.loader.episode import Episode
-from roboshard.loader.plan import Draw, Episodes
+from roboshard.loader.plan import Draw
 from roboshard.loader.read_ahead import ReadAhead
+from roboshard.loader.sources import Source
 from roboshard.loader.stats import Counter
 from roboshard.shards.errors import RoboshardError, StorageError
-from roboshard.shards.reader import ShardedDataset
 
 DRAWS_AT_ONCE = 8
 """Steps whose episodes are wanted together, so that neighbours in a shard are found."""
@@ -51,16 +51,15 @@ class EpisodePool:
     def __init__(  # noqa: PLR0913 - keyword-only
         self,
         *,
-        dataset: ShardedDataset,
-        episodes: Episodes,
+        sources: Sequence[Source],
         reads: ReadAhead,
         pictures: PictureSettings,
         capacity: int,
         on_error: OnError,
         counter: Counter,
     ) -> None:
-        self._dataset = dataset
-        self._episodes = episodes
+        self._sources = sources
+        self._first = [source.first for source in sources]
         self._reads = reads
         self._pictures = pictures
         self._capacity = capacity
@@ -101,22 +100,23 @@ class EpisodePool:
         return self._resident[position]
 
     def _read_or_substitute(self, position: int) -> _Resident:
-        """The episode at `position`, or with on_error="skip" the next one of those in use that can be read."""
-        place = int(np.searchsorted(self._episodes.position, position))
+        """The episode at `position`, or with on_error="skip" the next one in use of its dataset that can be read."""
+        source = self._sources[int(np.searchsorted(self._first, position, side="right")) - 1]
+        used = source.episodes.position
+        place = int(np.searchsorted(used, position))
         if self._on_error == "raise":
-            return self._read(place)
+            return self._read(source, place)
         failure: RoboshardError | None = None
-        for offset in range(len(self._episodes)):
-            candidate = (place + offset) % len(self._episodes)
-            position = int(self._episodes.position[candidate])
-            if position in self._damaged:
+        for offset in range(len(used)):
+            candidate = (place + offset) % len(used)
+            if int(used[candidate]) in self._damaged:
                 continue
             try:
-                resident = self._read(candidate)
+                resident = self._read(source, candidate)
             except StorageError:  # an outage is no damage: it would be met again at every other episode
                 raise
             except RoboshardError as error:
-                self._damaged.add(position)
+                self._damaged.add(int(used[candidate]))
                 failure = failure or error
                 warnings.warn(
                     f"on_error='skip': {error}; another episode takes its place", RuntimeWarning, stacklevel=2
@@ -126,11 +126,12 @@ class EpisodePool:
             return resident
         raise failure or RoboshardError("no episode can be read")
 
-    def _read(self, place: int) -> _Resident:
-        data = self._reads.take(int(self._episodes.position[place]))
+    def _read(self, source: Source, place: int) -> _Resident:
+        episodes = source.episodes
+        data = self._reads.take(int(episodes.position[place]))
         self._counter.add(episodes_read=1)
-        episode = Episode(data, self._dataset.manifest.features, self._dataset.manifest.tasks, self._pictures)
-        return _Resident(episode, int(self._episodes.first_row[place] + self._episodes.num_rows[place]) - 1)
+        episode = Episode(data, source.features, source.tasks, self._pictures, source.membership)
+        return _Resident(episode, int(episodes.first_row[place] + episodes.num_rows[place]) - 1)
 
 
 def fetch_episodes(

@@ -11,6 +11,7 @@ from roboshard.loader.episode import ROW_DTYPES
 from roboshard.loader.meta import DatasetMeta
 from roboshard.loader.pipeline import LoadJob
 from roboshard.loader.plan import Episodes
+from roboshard.loader.sources import Source
 from roboshard.loader.windows import frame_offsets
 from roboshard.shards.errors import OptionError
 from roboshard.shards.locate import Urls
@@ -19,33 +20,46 @@ from roboshard.shards.reader import ShardedDataset
 
 def make_job(urls: Urls, config: LoaderConfig) -> LoadJob:
     """Open the dataset and hold the configuration against it. Raises what `make_loader` raises."""
+    source = open_source(urls, config)
+    meta = DatasetMeta(source.dataset.manifest)
+    check_features(meta)
+    chosen = chosen_cameras(meta, config.sample)
+    check_windows(meta, config.sample, chosen)
+    return LoadJob(
+        sources=(source,),
+        config=config,
+        offsets=frame_offsets(config.sample.delta_timestamps, meta.fps, config.sample.tolerance_s),
+        cameras=chosen,
+        image_keys=meta.image_keys,
+        meta=meta,
+    )
+
+
+def open_source(urls: Urls, config: LoaderConfig) -> Source:
+    """Open a dataset and choose its episodes."""
     check_devices(config)
     settings = config.read.settings
     if settings.cache is not None:
         settings.cache.open()
     dataset = ShardedDataset.open(urls, settings)
-    meta = DatasetMeta(dataset.manifest)
-    _check_features(meta)
-    chosen = _chosen_cameras(meta, config.sample)
-    _check_windows(meta, config.sample, chosen)
-    return LoadJob(
+    return Source(
         dataset=dataset,
         episodes=_select(dataset, config.selection),
-        config=config,
-        offsets=frame_offsets(config.sample.delta_timestamps, meta.fps, config.sample.tolerance_s),
-        cameras=chosen,
-        image_keys=meta.image_keys,
+        features=dataset.manifest.features,
+        tasks=dataset.manifest.tasks,
     )
 
 
-def _check_features(meta: DatasetMeta) -> None:
+def check_features(meta: DatasetMeta) -> None:
+    """Raise OptionError for features of a kind that is not loaded."""
     unknown = {key: spec.get("dtype") for key, spec in meta.features.items()}
     unknown = {key: dtype for key, dtype in unknown.items() if dtype not in (*ROW_DTYPES, "video")}
     if unknown:
         raise OptionError(f"features of a kind that this release does not load: {unknown}")
 
 
-def _chosen_cameras(meta: DatasetMeta, sample: SampleConfig) -> tuple[str, ...]:
+def chosen_cameras(meta: DatasetMeta, sample: SampleConfig) -> tuple[str, ...]:
+    """The cameras to decode. Raises OptionError for those that there are not."""
     if isinstance(sample.cameras, str):
         raise OptionError(f"cameras must be a list of keys: [{sample.cameras!r}], not a string")
     chosen = meta.video_keys if sample.cameras is None else tuple(sample.cameras)
@@ -63,7 +77,8 @@ def _is_depth(meta: DatasetMeta, key: str) -> bool:
     return bool(info.get("is_depth_map") or info.get("video.is_depth_map"))
 
 
-def _check_windows(meta: DatasetMeta, sample: SampleConfig, cameras: Sequence[str]) -> None:
+def check_windows(meta: DatasetMeta, sample: SampleConfig, cameras: Sequence[str]) -> None:
+    """Raise OptionError for windows of what is not loaded."""
     for key in sample.delta_timestamps:
         if key not in meta.features:
             raise OptionError(f"delta_timestamps: {key!r} is not a feature; the dataset has {list(meta.features)}")
@@ -93,7 +108,7 @@ def _select(dataset: ShardedDataset, selection: SelectionConfig) -> Episodes:
             f"{selection.drop_n_first_frames} and drop_n_last_frames={selection.drop_n_last_frames}, among them "
             f"{vanished[:5].tolist()}",
             UserWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
     keep &= num_rows >= 1
     if not np.any(keep):

@@ -10,9 +10,10 @@ from typing import Any
 from roboshard.loader import topology
 from roboshard.loader.meta import DatasetMeta
 from roboshard.loader.pipeline import LoadJob
+from roboshard.loader.plan import Episodes, EpochPlan
 from roboshard.loader.rows import Batch
 from roboshard.loader.runner import EpochRunner
-from roboshard.loader.state import STATE_VERSION, LoaderState, check_state
+from roboshard.loader.state import STATE_VERSION, LoaderState, MixtureState, check_state
 from roboshard.loader.stats import LoaderStats
 from roboshard.shards.errors import OptionError
 
@@ -28,7 +29,6 @@ class Loader:
     def __init__(self, job: LoadJob) -> None:
         """Plan the first epoch; nothing is read, and no process started, before iteration."""
         self._job = job
-        self._meta = DatasetMeta(job.dataset.manifest)
         self._runner = EpochRunner(job)
         self._plan, self._planned_epoch = job.plan(0), 0
         self._epoch = 0
@@ -41,8 +41,13 @@ class Loader:
 
     @property
     def meta(self) -> DatasetMeta:
-        """Features, stats, fps, tasks and camera keys of the dataset."""
-        return self._meta
+        """Features, stats, fps, tasks and camera keys of the dataset; of a mixture, see `MixtureMeta`."""
+        return self._job.meta
+
+    @property
+    def metas(self) -> tuple[DatasetMeta, ...]:
+        """Of each dataset of a mixture, by `dataset_index`; of one dataset, its own."""
+        return tuple(DatasetMeta(source.dataset.manifest) for source in self._job.sources)
 
     @property
     def batch_size(self) -> int | None:
@@ -119,6 +124,8 @@ class Loader:
         if self._running is not None:
             raise OptionError("load_state_dict during an iteration comes too late: load before `iter(loader)`")
         given = check_state(state, self._state(0, 0), len(self))
+        if given != self._state(given.epoch, given.step):  # what a mixture had drawn
+            raise OptionError("the state is not whole: its `drawn` is not what its epoch and step say")
         self._epoch, self._received, self._resume_at = given.epoch, given.step, given.step
         self._loaded_end = None
         if given.step and given.step == len(self):
@@ -199,11 +206,11 @@ class Loader:
             )
 
     def _state(self, epoch: int, step: int) -> LoaderState:
-        order, slots = self._job.config.order, self._job.slots
-        return LoaderState(
+        order, slots, sources = self._job.config.order, self._job.slots, self._job.sources
+        state = LoaderState(
             version=STATE_VERSION,
-            fingerprint=self._job.dataset.manifest.fingerprint,
-            selection=self._selection_digest,
+            fingerprint=",".join(source.dataset.manifest.fingerprint for source in sources),
+            selection=self._selection_digests,
             seed=order.seed,
             epoch=epoch,
             step=step,
@@ -216,10 +223,18 @@ class Loader:
             frame_order=order.frame_order,
             drop_last=order.drop_last,
         )
+        if self._job.schedule is None or isinstance(self._plan, EpochPlan):
+            return state
+        drawn = [{"epoch": own, "samples": samples} for own, samples in self._plan.drawn(epoch, step)]
+        return MixtureState(**state.as_dict(), weights=list(self._job.schedule.parts), drawn=drawn)
 
     @cached_property
-    def _selection_digest(self) -> str:
-        digest = hashlib.sha256()
-        for array in (self._job.episodes.position, self._job.episodes.first_row, self._job.episodes.num_rows):
-            digest.update(array.astype("<i8").tobytes())
-        return digest.hexdigest()
+    def _selection_digests(self) -> str:
+        return ",".join(_selection_digest(source.episodes) for source in self._job.sources)
+
+
+def _selection_digest(episodes: Episodes) -> str:
+    digest = hashlib.sha256()
+    for array in (episodes.position, episodes.first_row, episodes.num_rows):
+        digest.update(array.astype("<i8").tobytes())
+    return digest.hexdigest()

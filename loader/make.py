@@ -3,6 +3,7 @@
 import os
 import warnings
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 from roboshard.loader.config import (
     EpisodeOrder,
@@ -10,6 +11,7 @@ from roboshard.loader.config import (
     ImageTransform,
     LoaderConfig,
     OnError,
+    OnMissing,
     OrderConfig,
     ReadConfig,
     SampleConfig,
@@ -18,12 +20,13 @@ from roboshard.loader.config import (
 )
 from roboshard.loader.job import make_job
 from roboshard.loader.loader import Loader
+from roboshard.loader.mixture_job import Mixture, is_mixture, make_mixture_job
 from roboshard.loader.topology import resolve_rank
 from roboshard.shards.locate import Urls
 
 
 def make_loader(  # noqa: PLR0913 - keyword-only, grouped behind
-    urls: Urls,
+    urls: Urls | Mixture,
     *,
     batch_size: int | None = 64,
     delta_timestamps: Mapping[str, Sequence[float]] | None = None,
@@ -54,6 +57,7 @@ def make_loader(  # noqa: PLR0913 - keyword-only, grouped behind
     cache_bytes: int = 100 * 10**9,
     retry_seconds: float = 120.0,
     on_error: OnError = "raise",
+    on_missing: OnMissing = "error",
 ) -> Loader:
     """Load training batches from a roboshard dataset.
 
@@ -61,7 +65,8 @@ def make_loader(  # noqa: PLR0913 - keyword-only, grouped behind
     `return_uint8` differs in its default.
 
     Args:
-        urls: the dataset's root, one shard, a brace pattern, or a list of shards.
+        urls: the dataset's root, one shard, a brace pattern, or a list of shards. Or a mixture: a list of pairs
+            (urls, weight), whose samples come in the proportion of the weights, each with its `dataset_index`.
         batch_size: samples per rank and step; None: single samples, without a batch axis.
         delta_timestamps: feature key -> offsets in seconds; the feature gains an axis of that length and a mask
             `<key>_is_pad`, True where the window leaves the episode.
@@ -94,6 +99,8 @@ def make_loader(  # noqa: PLR0913 - keyword-only, grouped behind
         cache_bytes: that folder never holds more.
         retry_seconds: how long a remote read is tried again without a new byte before it is an error.
         on_error: "skip" replaces a damaged episode by the next one, warns and counts it.
+        on_missing: what becomes of features that only some datasets of a mixture have: "error"; "drop" leaves them
+            out, as MultiLeRobotDataset does; "fill" puts zeros there, and a mask `<key>_is_missing` in all samples.
 
     Raises:
         OptionError: an argument that cannot be used with this dataset.
@@ -119,6 +126,7 @@ def make_loader(  # noqa: PLR0913 - keyword-only, grouped behind
             image_transforms=image_transforms,
             return_uint8=return_uint8,
             image_size=image_size,
+            on_missing=on_missing,
         ),
         split=SplitConfig(
             batch_size=batch_size,
@@ -139,7 +147,8 @@ def make_loader(  # noqa: PLR0913 - keyword-only, grouped behind
             on_error=on_error,
         ),
     )
-    loader = Loader(make_job(urls, config))
+    job = make_mixture_job(urls, config) if is_mixture(urls) else make_job(cast(Urls, urls), config)
+    loader = Loader(job)
     if len(loader) == 0:
         warnings.warn(
             f"the loader has no batch: {config.split.global_batch_size} samples a step (batch_size x world_size) are "

@@ -23,6 +23,7 @@ from roboshard.loader.config import (
 from roboshard.loader.images import transform_images
 from roboshard.loader.job import make_job
 from roboshard.loader.meta import DatasetMeta
+from roboshard.loader.mixture_job import is_mixture
 from roboshard.loader.pipeline import LoadJob, Resources
 from roboshard.loader.plan import Draw
 from roboshard.loader.rows import Batch, delta_windows
@@ -79,6 +80,8 @@ def open_dataset(  # noqa: PLR0913 - keyword-only, the same names as make_loader
             retry_s=retry_seconds,
         ),
     )
+    if is_mixture(urls):
+        raise OptionError("a mixture has no samples by number: open its datasets one by one")
     return MapDataset(make_job(urls, config))
 
 

@@ -1,5 +1,6 @@
 """What a dataset says of itself, under the names that LeRobot policies and trainers use."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from roboshard.shards.errors import OptionError
 from roboshard.shards.jsonio import Json
 from roboshard.shards.schema import DatasetManifest
 
@@ -79,3 +81,64 @@ class DatasetMeta:
 
     def _keys(self, dtype: str) -> tuple[str, ...]:
         return tuple(key for key, spec in self.features.items() if spec.get("dtype") == dtype)
+
+
+@dataclass(frozen=True)
+class MixtureMeta(DatasetMeta):
+    """Metadata of a mixture: the features of its samples, all tasks, episodes and frames.
+
+    `stats` are those of the mixture's samples: min and max over all datasets, mean and std by weight. Quantiles of
+    a mixture do not follow from those of its datasets, and are left out.
+    """
+
+    metas: Sequence[DatasetMeta]
+
+    @property
+    def fps(self) -> int | float:
+        """That of all datasets. Raises OptionError where they differ."""
+        rates = {meta.fps for meta in self.metas}
+        if len(rates) > 1:
+            raise OptionError(f"the datasets of this mixture have {sorted(rates)} fps: see loader.metas")
+        return rates.pop()
+
+
+def merged_manifest(
+    metas: Sequence[DatasetMeta], features: Mapping[str, Mapping[str, Json]], parts: Sequence[int]
+) -> DatasetManifest:
+    """The first dataset's manifest with what is true of a mixture in these parts."""
+    episodes, frames = sum(meta.total_episodes for meta in metas), sum(meta.total_frames for meta in metas)
+    tasks = list(dict.fromkeys(task for meta in metas for task in meta.tasks))
+    totals = {"total_episodes": episodes, "total_frames": frames, "total_tasks": len(tasks), "features": features}
+    return metas[0].manifest.model_copy(
+        update={
+            "features": dict(features),
+            "tasks": tasks,
+            "stats": {key: _merged([meta.stats.get(key, {}) for meta in metas], parts) for key in features},
+            "info": metas[0].info | totals,
+            "total_episodes": episodes,
+            "total_frames": frames,
+        }
+    )
+
+
+def _merged(stats: Sequence[Mapping[str, NDArray[Any]]], parts: Sequence[int]) -> dict[str, NDArray[Any]]:
+    """Statistics of a feature over the datasets that have them; {} where none has."""
+    known = [
+        (own, part) for own, part in zip(stats, parts, strict=True) if {"min", "max", "mean", "std"} <= own.keys()
+    ]
+    if not known:
+        return {}
+    shares = [part / sum(part for _, part in known) for _, part in known]
+    mean = sum(share * own["mean"] for (own, _), share in zip(known, shares, strict=True))
+    square = sum(
+        share * (own["std"] ** 2 + (own["mean"] - mean) ** 2) for (own, _), share in zip(known, shares, strict=True)
+    )
+    merged = {
+        "min": np.minimum.reduce([own["min"] for own, _ in known]),
+        "max": np.maximum.reduce([own["max"] for own, _ in known]),
+        "mean": np.asarray(mean),
+        "std": np.sqrt(square),
+    }
+    if all("count" in own for own, _ in known):
+        merged["count"] = np.sum([own["count"] for own, _ in known], axis=0)
+    return merged

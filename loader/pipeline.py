@@ -1,6 +1,6 @@
 """The whole chain from plan to batch, stage by stage: the file to read first.
 
-    plan              which steps there are                                plan.py
+    plan              which steps there are                                plan.py, of a mixture mixture.py
     split by node     which rank slots of a step are this rank's           here
     split by worker   which steps are this worker's                        here
     draw              which rows of which episodes a step takes            plan.py
@@ -29,9 +29,13 @@ from roboshard.loader.decode import PictureSettings
 from roboshard.loader.decode_ahead import DecodeThreads, decode_video
 from roboshard.loader.fetch import EpisodePool, fetch_episodes
 from roboshard.loader.images import transform_images
+from roboshard.loader.meta import DatasetMeta
+from roboshard.loader.mixture import MixturePlan, pool_sizes
 from roboshard.loader.plan import Draw, Episodes, EpochPlan, Slots
 from roboshard.loader.read_ahead import ReadAhead
 from roboshard.loader.rows import Batch, PictureKey, delta_windows
+from roboshard.loader.schedule import Schedule
+from roboshard.loader.sources import SideBySide, Source
 from roboshard.loader.stats import Counter
 from roboshard.shards import storage
 from roboshard.shards.reader import ShardedDataset
@@ -40,29 +44,44 @@ LOCAL_READING = (2, 128 << 20)
 """Threads that read ahead in each process, and bytes that they read ahead, over all workers of a rank."""
 REMOTE_READING = (16, 512 << 20)
 
-
 MAX_LOOK_BACK = 32
 """Pictures kept of each slice for the windows of coming steps; of wider windows none are."""
+
+Plan = EpochPlan | MixturePlan
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoadJob:
     """All that a process needs to know to load an epoch. Picklable; opens nothing before it is run."""
 
-    dataset: ShardedDataset
-    episodes: Episodes
+    sources: tuple[Source, ...]
+    """One, or those of a mixture."""
     config: LoaderConfig
     offsets: dict[str, NDArray[np.int64]]
-    """Feature key -> delta window in frames."""
+    """Feature key -> delta window in frames; in a mixture one for each dataset."""
     cameras: tuple[str, ...]
     """Video features to decode."""
     image_keys: tuple[str, ...]
+    meta: DatasetMeta
+    schedule: Schedule | None = None
+    """Of a mixture."""
+
+    @property
+    def dataset(self) -> ShardedDataset:
+        """The one dataset, or the first."""
+        return self.sources[0].dataset
+
+    @property
+    def episodes(self) -> Episodes:
+        """Of the one dataset, or the first."""
+        return self.sources[0].episodes
 
     @property
     def pictures(self) -> tuple[PictureKey, ...]:
         """Everything that is decoded into pictures."""
         keys = [(key, True) for key in self.cameras] + [(key, False) for key in self.image_keys]
-        return tuple(PictureKey(key=key, is_video=video, offsets=self.offsets.get(key)) for key, video in keys)
+        windows = {key: np.atleast_2d(offsets)[0] for key, offsets in self.offsets.items()}
+        return tuple(PictureKey(key=key, is_video=video, offsets=windows.get(key)) for key, video in keys)
 
     @property
     def slots(self) -> Slots:
@@ -74,8 +93,11 @@ class LoadJob:
             global_batch_size=split.global_batch_size,
         )
 
-    def plan(self, epoch: int) -> EpochPlan:
+    def plan(self, epoch: int) -> Plan:
         """The order of an epoch."""
+        if self.schedule is not None:
+            episodes = [source.episodes for source in self.sources]
+            return MixturePlan(episodes, self.config.order, self.slots, self.schedule, epoch)
         return EpochPlan(self.episodes, self.config.order, self.slots, epoch)
 
 
@@ -95,10 +117,10 @@ class Resources:
         config, sample = job.config, job.config.sample
         self.buffers = buffers
         self.counter = counter
-        self.reads = ReadAhead(job.dataset, job.cameras, *_reading(job), counter)
+        dataset = job.dataset if job.schedule is None else SideBySide(job.sources)
+        self.reads = ReadAhead(dataset, job.cameras, *_reading(job), counter)
         self.pool = EpisodePool(
-            dataset=job.dataset,
-            episodes=job.episodes,
+            sources=job.sources,
             reads=self.reads,
             pictures=PictureSettings(
                 image_size=sample.image_size, device=config.read.decode_device, look_back=_look_back(job)
@@ -121,7 +143,7 @@ class Resources:
         self.threads.close()
 
 
-def load(job: LoadJob, plan: EpochPlan, first_step: int, own: Resources) -> Generator[Batch, None, None]:
+def load(job: LoadJob, plan: Plan, first_step: int, own: Resources) -> Generator[Batch, None, None]:
     """The batches of this process, in order, from `first_step` of the planned epoch on. Closes `own` at the end."""
     counter = own.counter
     try:
@@ -149,14 +171,16 @@ def load(job: LoadJob, plan: EpochPlan, first_step: int, own: Resources) -> Gene
 
 def _look_back(job: LoadJob) -> dict[str, int]:
     """Camera -> frames by which windows of neighbouring samples overlap, where those are loaded in a row."""
-    spans = {key: int(np.ptp(job.offsets[key])) for key in job.cameras if key in job.offsets}
+    windows = {key: np.atleast_2d(job.offsets[key]) for key in job.cameras if key in job.offsets}
+    spans = {key: int(np.ptp(frames, axis=1).max()) for key, frames in windows.items()}
     is_forward = job.config.order.frame_order == "sweep" or not job.config.order.shuffle
     return {key: span for key, span in spans.items() if is_forward and 0 < span <= MAX_LOOK_BACK}
 
 
 def _reading(job: LoadJob) -> tuple[int, int]:
     """(threads, bytes) that read ahead in this process."""
-    threads, num_bytes = LOCAL_READING if storage.is_local(job.dataset.root) else REMOTE_READING
+    is_local = all(storage.is_local(source.dataset.root) for source in job.sources)
+    threads, num_bytes = LOCAL_READING if is_local else REMOTE_READING
     return threads, num_bytes // max(1, job.config.split.num_workers)
 
 
@@ -164,7 +188,7 @@ def _as_they_are(batches: Iterable[Batch]) -> Iterator[Batch]:
     yield from batches
 
 
-def plan_steps(plan: EpochPlan, first_step: int) -> Iterator[int]:
+def plan_steps(plan: Plan, first_step: int) -> Iterator[int]:
     """The numbers of the epoch's steps."""
     yield from range(first_step, plan.num_steps)
 
@@ -178,7 +202,7 @@ def split_by_node(steps: Iterable[int], config: LoaderConfig) -> Iterator[NodeSt
         yield NodeStep(step, slots)
 
 
-def split_by_worker(steps: Iterable[NodeStep], plan: EpochPlan, first_step: int) -> Iterator[NodeStep]:
+def split_by_worker(steps: Iterable[NodeStep], plan: Plan, first_step: int) -> Iterator[NodeStep]:
     """A worker serves the steps of its worker slots.
 
     torch's DataLoader asks worker 0 first, then 1, 2, …: the first step's worker slot decides who is 0.
@@ -190,7 +214,7 @@ def split_by_worker(steps: Iterable[NodeStep], plan: EpochPlan, first_step: int)
             yield step
 
 
-def draw_samples(steps: Iterable[NodeStep], plan: EpochPlan) -> Iterator[Draw]:
+def draw_samples(steps: Iterable[NodeStep], plan: Plan) -> Iterator[Draw]:
     """Which rows of which episodes each step takes."""
     for step in steps:
         yield plan.step(step.step, step.rank_slots)
@@ -200,6 +224,8 @@ def _resident_episodes(job: LoadJob) -> int:
     """Episodes to keep: the pools of this process's lanes, and one more each for the pool that follows."""
     split = job.config.split
     lanes = job.slots.worker_slots // max(1, split.num_workers if job.config.order.shuffle else 1)
-    per_lane = max(1, job.config.order.pool_episodes // job.slots.worker_slots)
+    per_lane = [max(1, job.config.order.pool_episodes // job.slots.worker_slots)]
+    if job.schedule is not None:
+        per_lane = pool_sizes(job.config.order, job.slots, job.schedule)
     rank_slots = split.max_world_size // split.world_size
-    return rank_slots * max(1, lanes) * (per_lane + 1)
+    return rank_slots * max(1, lanes) * sum(size + 1 for size in per_lane)

@@ -69,22 +69,71 @@ class Draw:
     """(n,) rows within those episodes."""
 
 
-class EpochPlan:
-    """One epoch's order. Building it is O(episodes); asking for a step is O(log episodes) per sample."""
+class Tape:
+    """The tape of an epoch, and the order of any stretch of it. Building it is O(episodes)."""
 
-    def __init__(self, episodes: Episodes, order: OrderConfig, slots: Slots, epoch: int) -> None:
-        """Lay out epoch number `epoch` (from 0)."""
+    def __init__(self, episodes: Episodes, order: OrderConfig, epoch: int, pool_size: int) -> None:
+        """Lay out epoch number `epoch` (from 0) for pools of `pool_size` episodes in each lane."""
         self._episodes = episodes
         self._order = order
-        self._slots = slots
         self._epoch = epoch
+        self._pool_size = pool_size
         self._tape = _episode_order(episodes, order, epoch)
         self._starts = np.concatenate([[0], np.cumsum(episodes.num_rows[self._tape])]).astype(np.int64)
 
     @property
     def num_frames(self) -> int:
-        """F: frames of the epoch, each drawn once."""
+        """Frames of the epoch."""
         return int(self._starts[-1])
+
+    def samples(self, lane: int, bounds: tuple[int, int], within: IntArray) -> tuple[IntArray, IntArray]:
+        """(episode positions, rows) of the samples that a lane emits at places `within` (0 is its first).
+
+        `bounds`: the lane's first tape position, and the one after its last.
+        """
+        start, stop = bounds
+        tape = start + within
+        if self._order.shuffle:
+            tape = self._mix_pools(lane, start, stop, tape)
+        slot = np.searchsorted(self._starts, tape, side="right") - 1
+        episode = self._tape[slot]
+        rows = self._episodes.first_row[episode] + tape - self._starts[slot]
+        return self._episodes.position[episode], rows
+
+    def _mix_pools(self, lane: int, start: int, stop: int, tape: IntArray) -> IntArray:
+        """Tape positions after each pool's own reordering; a pool is a stretch of the tape."""
+        first = int(np.searchsorted(self._starts, start, side="right")) - 1
+        slot = np.searchsorted(self._starts, tape, side="right") - 1
+        pools = (slot - first) // self._pool_size
+        mixed = np.empty_like(tape)
+        for pool in np.unique(pools).tolist():
+            begin = first + pool * self._pool_size
+            end = min(begin + self._pool_size, len(self._tape))
+            low, high = max(start, int(self._starts[begin])), min(stop, int(self._starts[end]))
+            inside = pools == pool
+            places, purpose = tape[inside] - low, (self._order.seed, self._epoch, lane, pool)
+            if self._order.frame_order == "uniform":
+                mixed[inside] = low + uniform(places, high - low, *purpose)
+            else:
+                bounds = np.clip(self._starts[begin : end + 1], low, high) - low
+                mixed[inside] = low + sweep(places, bounds, *purpose)
+        return mixed
+
+
+class EpochPlan:
+    """One epoch's order. Building it is O(episodes); asking for a step is O(log episodes) per sample."""
+
+    def __init__(self, episodes: Episodes, order: OrderConfig, slots: Slots, epoch: int) -> None:
+        """Lay out epoch number `epoch` (from 0)."""
+        self._order = order
+        self._slots = slots
+        pool_size = max(1, order.pool_episodes // slots.worker_slots)
+        self._tape = Tape(episodes, order, epoch, pool_size)
+
+    @property
+    def num_frames(self) -> int:
+        """F: frames of the epoch, each drawn once."""
+        return self._tape.num_frames
 
     @cached_property
     def num_full_lane_steps(self) -> int:
@@ -141,41 +190,11 @@ class EpochPlan:
 
     def lane_samples(self, lane: int, within: IntArray) -> tuple[IntArray, IntArray]:
         """(episode positions, rows) of the samples that a lane emits at places `within` (0 is its first)."""
-        start, stop = self.lane_bounds(lane)
-        tape = start + within
-        if self._order.shuffle:
-            tape = self._mix_pools(lane, start, stop, tape)
-        slot = np.searchsorted(self._starts, tape, side="right") - 1
-        episode = self._tape[slot]
-        rows = self._episodes.first_row[episode] + tape - self._starts[slot]
-        return self._episodes.position[episode], rows
+        return self._tape.samples(lane, self.lane_bounds(lane), within)
 
     @property
     def _num_lanes(self) -> int:
         return self._slots.rank_slots * self._slots.worker_slots
-
-    @property
-    def _pool_size(self) -> int:
-        return max(1, self._order.pool_episodes // self._slots.worker_slots)
-
-    def _mix_pools(self, lane: int, start: int, stop: int, tape: IntArray) -> IntArray:
-        """Tape positions after each pool's own reordering; a pool is a stretch of the tape."""
-        first = int(np.searchsorted(self._starts, start, side="right")) - 1
-        slot = np.searchsorted(self._starts, tape, side="right") - 1
-        pools = (slot - first) // self._pool_size
-        mixed = np.empty_like(tape)
-        for pool in np.unique(pools).tolist():
-            begin = first + pool * self._pool_size
-            end = min(begin + self._pool_size, len(self._tape))
-            low, high = max(start, int(self._starts[begin])), min(stop, int(self._starts[end]))
-            inside = pools == pool
-            places, purpose = tape[inside] - low, (self._order.seed, self._epoch, lane, pool)
-            if self._order.frame_order == "uniform":
-                mixed[inside] = low + uniform(places, high - low, *purpose)
-            else:
-                bounds = np.clip(self._starts[begin : end + 1], low, high) - low
-                mixed[inside] = low + sweep(places, bounds, *purpose)
-        return mixed
 
     def _leftover_positions(self, leftover_step: int, rank_slot: int) -> IntArray:
         """Places in the leftover tape that a rank slot takes; the last step may repeat its own samples."""

@@ -12,6 +12,7 @@ from concurrent.futures import CancelledError, Future, InvalidStateError
 from contextlib import suppress
 from typing import Literal, NamedTuple
 
+from roboshard.loader.sources import SideBySide
 from roboshard.loader.stats import Counter
 from roboshard.shards.fetch import MAX_GAP, MAX_READ
 from roboshard.shards.ranges import ByteRange, neighbours
@@ -35,7 +36,12 @@ class ReadAhead:
     """Episodes under way. `want` and `take` are for one thread."""
 
     def __init__(
-        self, dataset: ShardedDataset, cameras: Sequence[str], num_threads: int, max_bytes: int, counter: Counter
+        self,
+        dataset: ShardedDataset | SideBySide,
+        cameras: Sequence[str],
+        num_threads: int,
+        max_bytes: int,
+        counter: Counter,
     ) -> None:
         """Nothing is started before the first episode is wanted."""
         self._dataset = dataset

@@ -7,8 +7,7 @@ from typing import Any
 from roboshard.loader.ahead import run_ahead
 from roboshard.loader.buffers import Buffers, DeviceBuffers, PinnedBuffers, ReusedBuffers
 from roboshard.loader.device import Copies, decodes_on_gpu, pin_batch, should_pin
-from roboshard.loader.pipeline import LoadJob, Resources, load
-from roboshard.loader.plan import EpochPlan
+from roboshard.loader.pipeline import LoadJob, Plan, Resources, load
 from roboshard.loader.rows import Batch
 from roboshard.loader.stats import Counter, LoaderStats
 from roboshard.loader.workers import WorkerPool
@@ -31,7 +30,7 @@ class EpochRunner:
         """A copy starts anew: threads, processes and memory belong to this one."""
         return EpochRunner, (self._job,)
 
-    def batches(self, epoch: int, plan: EpochPlan, first_step: int) -> Generator[Batch, None, None]:
+    def batches(self, epoch: int, plan: Plan, first_step: int) -> Generator[Batch, None, None]:
         """The batches of an epoch from `first_step` on, where the user wants them."""
         if self._config.split.num_workers:
             yield from self._of_processes(epoch, first_step)
@@ -56,9 +55,7 @@ class EpochRunner:
             self._workers = None
             self._of_workers.clear()
 
-    def _of_threads(
-        self, plan: EpochPlan, first_step: int, own: Resources
-    ) -> Generator[tuple[Batch, Any], None, None]:
+    def _of_threads(self, plan: Plan, first_step: int, own: Resources) -> Generator[tuple[Batch, Any], None, None]:
         with closing(load(self._job, plan, first_step, own)) as batches:
             for batch in batches:
                 yield self._begin_copy(batch)

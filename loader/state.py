@@ -35,21 +35,31 @@ class LoaderState:
         return asdict(self)
 
 
+@dataclass(frozen=True, kw_only=True)
+class MixtureState(LoaderState):
+    """Position in the order of a mixture. `fingerprint` and `selection` are those of all datasets, in their order."""
+
+    weights: list[int]
+    """In whole parts."""
+    drawn: list[dict[str, int]]
+    """Of each dataset its own epoch, and the samples drawn of that. It follows from the rest."""
+
+
 def check_state(state: dict[str, Any], current: LoaderState, num_steps: int) -> LoaderState:
     """The state, if it fits the loader.
 
     Raises:
         OptionError: every field that differs, and what would do.
     """
-    names = LoaderState.__dataclass_fields__
+    names = type(current).__dataclass_fields__
     if set(state) != set(names):
         missing, unknown = sorted(set(names) - set(state)), sorted(set(state) - set(names))
         raise OptionError(f"not a loader state of this release: fields missing {missing}, unknown {unknown}")
-    given = LoaderState(**state)
+    given = type(current)(**state)
     problems = [
         f"{name} is {getattr(current, name)!r} now and {getattr(given, name)!r} in the state"
         for name in names
-        if name not in ("epoch", "step") and getattr(given, name) != getattr(current, name)
+        if name not in ("epoch", "step", "drawn") and getattr(given, name) != getattr(current, name)
     ]
     if not (isinstance(given.epoch, int) and given.epoch >= 0):
         problems.append(f"epoch {given.epoch!r} is not an epoch")

@@ -35,7 +35,7 @@ class WorkerPool:
         ring = RingPlan.make(
             start_method=START_METHOD,
             num_workers=job.config.split.num_workers,
-            num_keys=2 * len(job.dataset.manifest.features),  # with the masks of windows
+            num_keys=sum(2 * len(source.features) + 2 * len(source.membership.missing) + 2 for source in job.sources),
             batches_ahead=PREFETCHED_PER_WORKER + LOOK_AHEAD_STEPS[1],
         )
         self._receiver = RingReceiver(ring)

@@ -227,7 +227,7 @@ def test_signatures() -> None:
         "image_transforms=None, return_uint8=True, image_size=None, tolerance_s=0.0001, cameras=None, num_workers=0, "
         "decode_threads=None, decode_device='cpu', device=None, pin_memory=None, rank=None, world_size=None, "
         "max_world_size=None, max_workers=None, drop_last=False, cache_dir=None, cache_bytes=100000000000, "
-        "retry_seconds=120.0, on_error='raise')"
+        "retry_seconds=120.0, on_error='raise', on_missing='error')"
     )
     assert signature(convert) == signature(make_plan) == "(config)"
     assert signature(rebuild) == "(root, *, partial_dataset=False)"
@@ -244,6 +244,7 @@ def public(cls: type) -> dict[str, str]:
 def test_what_a_loader_can_do() -> None:
     assert public(Loader) == {
         "meta": "",
+        "metas": "",
         "batch_size": "",
         "epoch": "",
         "num_padded": "",

@@ -35,7 +35,8 @@ class Topology(NamedTuple):
 class Setup:
     """A run, whatever its topology."""
 
-    root: str
+    root: Any
+    """Dataset or mixture."""
     global_batch_size: int
     max_world_size: int = 1
     max_workers: int = 1
@@ -144,7 +145,10 @@ def close(ranks: Sequence[Loader]) -> None:
 
 def merged(batch: GlobalBatch) -> Batch:
     """All ranks' samples by dataset index: equal for equal sets of samples (as often each, where some repeat)."""
-    order = torch.argsort(torch.cat([part["index"] for part in batch]), stable=True)
+    index = torch.cat([part["index"] for part in batch])
+    if "dataset_index" in batch[0]:
+        index = index + (torch.cat([part["dataset_index"] for part in batch]) << 40)
+    order = torch.argsort(index, stable=True)
     whole = {}
     for key in batch[0]:
         values = [part[key] for part in batch]

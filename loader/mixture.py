@@ -1,0 +1,123 @@
+"""The order of a mixture as arithmetic: which samples of which datasets each step takes, for any step, at once.
+
+    stream      endless, B places a step; schedule.py says which dataset each place takes
+    samples     a dataset's places are numbered; number n is of its own epoch n div F, where F are its frames
+    tape        each epoch of each dataset has a tape of its own (plan.py), with a seed of its own
+    lanes       the tape is cut into R x K lanes, each as long as what the steps of that lane draw of the epoch
+
+So each dataset's samples n F .. (n + 1) F - 1 are each of its frames once, in its own order, while a rank reads only
+the episodes of its lanes. Nothing is simulated and nothing ends: all steps are full, and a mixture's epoch is a
+number of them. See docs/order.md.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from roboshard.loader.config import OrderConfig
+from roboshard.loader.plan import Draw, Episodes, Slots, Tape
+from roboshard.loader.schedule import LaneCounts, Schedule
+from roboshard.shards.permute import derive_key
+
+IntArray = NDArray[np.int64]
+KEPT_TAPES = 4
+"""Per dataset: a step of a small one can reach into several of its epochs."""
+
+
+class MixturePlan:
+    """One epoch of a mixture, a stretch of its endless stream; `EpochPlan` is the same for one dataset."""
+
+    num_padded = 0
+    """There is no incomplete step."""
+
+    def __init__(
+        self, episodes: Sequence[Episodes], order: OrderConfig, slots: Slots, schedule: Schedule, epoch: int
+    ) -> None:
+        """Epoch number `epoch` (from 0) of datasets, the positions of whose episodes are distinct."""
+        self._episodes = episodes
+        self._slots = slots
+        self._schedule = schedule
+        self._epoch = epoch
+        self._orders = [_order_of(order, number) for number in range(len(episodes))]
+        self._num_frames = [int(those.num_rows.sum()) for those in episodes]
+        self._counts = LaneCounts(
+            schedule,
+            rank_slots=slots.rank_slots,
+            worker_slots=slots.worker_slots,
+            per_rank_slot=slots.per_rank_slot,
+        )
+        self._tapes: dict[tuple[int, int], tuple[Tape, IntArray, IntArray]] = {}
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of an epoch: until every dataset has been through once, counted from the stream's beginning."""
+        places = [self._schedule.place(number, frames - 1) for number, frames in enumerate(self._num_frames)]
+        return max(places) // self._slots.global_batch_size + 1
+
+    def worker_slot(self, step: int) -> int:
+        """k: the worker slot that serves a step."""
+        return (self._epoch * self.num_steps + step) % self._slots.worker_slots
+
+    def drawn(self, epoch: int, step: int) -> list[tuple[int, int]]:
+        """(own epoch, samples drawn of it) of each dataset before a step of any epoch."""
+        place = np.asarray((epoch * self.num_steps + step) * self._slots.global_batch_size, dtype=np.int64)
+        numbers = [int(self._schedule.before(number, place)) for number in range(len(self._num_frames))]
+        return [divmod(number, frames) for number, frames in zip(numbers, self._num_frames, strict=True)]
+
+    def step(self, step: int, rank_slots: Sequence[int]) -> Draw:
+        """The samples that these rank slots contribute to a step, slot by slot.
+
+        Raises:
+            IndexError: no such step.
+        """
+        if not 0 <= step < self.num_steps:
+            raise IndexError(f"step {step} of an epoch of {self.num_steps}")
+        size = self._slots.per_rank_slot
+        first = (self._epoch * self.num_steps + step) * self._slots.global_batch_size
+        lanes = np.asarray(rank_slots, dtype=np.int64) * self._slots.worker_slots + self.worker_slot(step)
+        places = first + np.asarray(rank_slots, dtype=np.int64)[:, None] * size + np.arange(size, dtype=np.int64)
+        positions, rows = np.empty_like(places), np.empty_like(places)
+        datasets = self._schedule.dataset(places)
+        for dataset in np.unique(datasets).tolist():
+            numbers = self._schedule.before(dataset, places)
+            within = self._counts.before(dataset, first)[lanes, None] + numbers - numbers[:, :1]
+            epochs = numbers // self._num_frames[dataset]
+            for epoch in np.unique(epochs[datasets == dataset]).tolist():
+                tape, bounds, begun = self._tape(dataset, epoch)
+                for slot, lane in enumerate(lanes.tolist()):
+                    mine = (datasets[slot] == dataset) & (epochs[slot] == epoch)
+                    positions[slot, mine], rows[slot, mine] = tape.samples(
+                        lane, (int(bounds[lane]), int(bounds[lane + 1])), within[slot, mine] - begun[lane]
+                    )
+        return Draw(step=step, positions=positions.ravel(), rows=rows.ravel())
+
+    def _tape(self, dataset: int, epoch: int) -> tuple[Tape, IntArray, IntArray]:
+        """A tape, where its lanes begin (one more entry than lanes), and what lanes had drawn before it."""
+        if (dataset, epoch) not in self._tapes:
+            frames = self._num_frames[dataset]
+            begun, ended = (
+                self._counts.before(dataset, self._schedule.place(dataset, number * frames))
+                for number in (epoch, epoch + 1)
+            )
+            tape = Tape(self._episodes[dataset], self._orders[dataset], epoch, self._pool_size(dataset))
+            for old in [key for key in self._tapes if key[0] == dataset][: 1 - KEPT_TAPES]:
+                del self._tapes[old]
+            self._tapes[dataset, epoch] = tape, np.concatenate([[0], np.cumsum(ended - begun)]), begun
+        return self._tapes[dataset, epoch]
+
+    def _pool_size(self, dataset: int) -> int:
+        return pool_sizes(self._orders[dataset], self._slots, self._schedule)[dataset]
+
+
+def pool_sizes(order: OrderConfig, slots: Slots, schedule: Schedule) -> list[int]:
+    """Episodes of each dataset that a lane mixes: its share of `pool_episodes`."""
+    episodes = order.pool_episodes // slots.worker_slots
+    return [max(1, episodes * part // schedule.period) for part in schedule.parts]
+
+
+def _order_of(order: OrderConfig, dataset: int) -> OrderConfig:
+    """The order within a dataset: with a seed of its own, for datasets of equal size would move in step."""
+    seed = int.from_bytes(derive_key("dataset", order.seed, dataset)[:8], "little") >> 1
+    return replace(order, seed=seed)

@@ -1,0 +1,170 @@
+"""Which dataset of a mixture each place of its endless stream takes: a pure function of the weights.
+
+Weights become whole shares w of a period of W places. Within a period the places are dealt out by Tijdeman's rule
+("The chairman assignment problem", Discrete Mathematics 32, 1980): sample x of a dataset may come as soon as the
+dataset is owed 1/(2n-2) of a sample more than x, and of those that may, the one that must come first is taken. So the
+first g places hold, for every g and each of n datasets, w g / W samples give or take 1 - 1/(2n-2), which no rule can
+better: half a sample for two datasets, always less than one. Periods are equal, so a table of one answers for any
+place at once.
+"""
+
+import heapq
+from collections.abc import Sequence
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+MAX_PERIOD = 1 << 14
+"""Weights are rounded to parts of a period, of this many places at the most."""
+EXACT = 1e-9
+"""Weights within this of whole parts of a shorter period are meant to be those."""
+
+IntArray = NDArray[np.int64]
+
+
+def shares(weights: Sequence[float]) -> tuple[int, ...]:
+    """Whole shares in the proportion of `weights`, their sum being the period: the shortest one that is exact.
+
+    0.7 and 0.3 become 7 and 3. Where no period up to MAX_PERIOD is exact, that one is shared out by largest
+    remainder; a share of 0 then says that a weight is too small.
+    """
+    proportions = np.asarray(weights, dtype=np.float64) / sum(weights)
+    periods = np.arange(len(weights), MAX_PERIOD + 1, dtype=np.int64)
+    ideal = periods[:, None] * proportions
+    whole = np.rint(ideal).astype(np.int64)
+    exact = (np.abs(ideal - whole).max(axis=1) <= EXACT * periods) & (whole.sum(axis=1) == periods)
+    found = np.flatnonzero(exact & (whole.min(axis=1) > 0))
+    if found.size:
+        return tuple(whole[found[0]].tolist())
+    floor = np.floor(ideal[-1]).astype(np.int64)
+    largest = np.argsort(floor - ideal[-1], kind="stable")[: MAX_PERIOD - int(floor.sum())]
+    floor[largest] += 1
+    return tuple(floor.tolist())
+
+
+class Schedule:
+    """The dataset of each place, and how many places each dataset has before any other."""
+
+    def __init__(self, parts: Sequence[int]) -> None:
+        """Deal out one period: `parts` are whole shares, each at least 1."""
+        self.parts = tuple(parts)
+        self._pattern = _deal(self.parts)
+        taken = self._pattern == np.arange(len(parts))[:, None]
+        self._before = np.concatenate([np.zeros((len(parts), 1)), np.cumsum(taken, axis=1)], axis=1).astype(np.int64)
+        self._places = [np.flatnonzero(row) for row in taken]
+
+    @property
+    def period(self) -> int:
+        """W."""
+        return len(self._pattern)
+
+    def dataset(self, places: IntArray) -> IntArray:
+        """Which dataset each place takes."""
+        found: IntArray = self._pattern[places % self.period]
+        return found
+
+    def before(self, dataset: int, places: IntArray) -> IntArray:
+        """How many of the places before each of `places` take this dataset."""
+        periods, rest = np.divmod(places, self.period)
+        count: IntArray = periods * self.parts[dataset] + self._before[dataset, rest]
+        return count
+
+    def place(self, dataset: int, number: int) -> int:
+        """The place of a dataset's sample `number` (from 0)."""
+        periods, rest = divmod(number, self.parts[dataset])
+        return periods * self.period + int(self._places[dataset][rest])
+
+
+class LaneCounts:
+    """How many samples of each dataset every lane has drawn before any place of the stream, at once.
+
+    Steps are B places each, and rank slot r takes the places r B/R .. (r+1) B/R - 1 of them: of step t for lane
+    (r, t mod K). From step to step of a lane the place within the period moves on by K B; the residues that it goes
+    through are a cycle, and sums along the cycles are all that is stored.
+    """
+
+    def __init__(self, schedule: Schedule, *, rank_slots: int, worker_slots: int, per_rank_slot: int) -> None:
+        """For R rank slots, K worker slots and B/R samples of each rank slot in a step."""
+        self._schedule = schedule
+        self._worker_slots = worker_slots
+        self._size = per_rank_slot
+        self._batch = rank_slots * per_rank_slot
+        self._lanes = np.arange(rank_slots * worker_slots, dtype=np.int64)
+
+    def before(self, dataset: int, place: int) -> IntArray:
+        """(R K,) samples of `dataset` that each lane draws at places before `place`."""
+        rank_slots, worker_slots = np.divmod(self._lanes, self._worker_slots)
+        step, offset = divmod(place, self._batch)
+        full = np.maximum(0, -(-(step - worker_slots) // self._worker_slots))
+        begun = np.where(step % self._worker_slots == worker_slots, offset - rank_slots * self._size, 0)
+        first = step * self._batch + rank_slots * self._size
+        partial = self._between(dataset, first, first + np.clip(begun, 0, self._size))
+        start = (worker_slots * self._batch + rank_slots * self._size) % self._schedule.period
+        return self._along(dataset, start, full) + partial
+
+    def _between(self, dataset: int, first: IntArray, last: IntArray) -> IntArray:
+        return self._schedule.before(dataset, last) - self._schedule.before(dataset, first)
+
+    def _along(self, dataset: int, start: IntArray, steps: IntArray) -> IntArray:
+        """Samples in so many steps of lanes whose first step begins at these residues."""
+        cycle, turn = start % len(self._cycles), self._turn[start]
+        sums = self._sums[dataset]
+        length = self._cycles.shape[1]
+        rounds, rest = np.divmod(turn + steps, length)
+        return rounds * sums[cycle, length] + sums[cycle, rest] - sums[cycle, turn]
+
+    @cached_property
+    def _cycles(self) -> IntArray:
+        """(cycles, length) residues in the order in which lanes go through them."""
+        period = self._schedule.period
+        stride = self._worker_slots * self._batch
+        num_cycles = int(np.gcd(stride, period))
+        turns = np.arange(period // num_cycles, dtype=np.int64)
+        return (np.arange(num_cycles, dtype=np.int64)[:, None] + turns * (stride % period)) % period
+
+    @cached_property
+    def _turn(self) -> IntArray:
+        """(W,) where in its cycle a residue is."""
+        turn = np.empty(self._schedule.period, dtype=np.int64)
+        turn[self._cycles] = np.arange(self._cycles.shape[1])
+        return turn
+
+    @cached_property
+    def _sums(self) -> list[IntArray]:
+        """Per dataset (cycles, length + 1): samples in the steps of a cycle before each."""
+        steps = [
+            self._between(number, self._cycles, self._cycles + self._size)
+            for number in range(len(self._schedule.parts))
+        ]
+        return [np.pad(np.cumsum(counts, axis=1), ((0, 0), (1, 0))) for counts in steps]
+
+
+def _deal(parts: Sequence[int]) -> IntArray:
+    """The datasets of one period's places: whose sample must come first, of those that may come."""
+    period, many = sum(parts), 2 * len(parts) - 2
+    if many == 0:
+        return np.zeros(period, dtype=np.int64)
+
+    def release(number: int, drawn: int) -> int:
+        """The first place at which the sample may come: (g + 1) w - W x >= W / (2n - 2)."""
+        return -(-period * (many * drawn + 1) // (many * parts[number])) - 1
+
+    def deadline(number: int, drawn: int) -> int:
+        """The last place at which it may."""
+        return period * (many * (drawn + 1) - 1) // (many * parts[number])
+
+    drawn = [0] * len(parts)
+    later = [(release(number, 0), number) for number in range(len(parts))]
+    heapq.heapify(later)
+    ready: list[tuple[int, int]] = []
+    pattern = np.empty(period, dtype=np.int64)
+    for place in range(period):
+        while later and later[0][0] <= place:
+            _, number = heapq.heappop(later)
+            heapq.heappush(ready, (deadline(number, drawn[number]), number))
+        _, number = heapq.heappop(ready)
+        pattern[place] = number
+        drawn[number] += 1
+        heapq.heappush(later, (release(number, drawn[number]), number))
+    return pattern
