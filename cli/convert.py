@@ -19,6 +19,7 @@ from roboshard.converter import ConversionPlan, ConversionReport, ConvertConfig,
 from roboshard.shards import MissingError, OptionError
 
 SHOWN_SHARDS = 20
+DESCRIPTION = "Convert a LeRobot dataset into WebDataset shards. Run it again to continue where it was interrupted."
 LONG_GOP_COST = 4
 """Frames decoded per random frame from which on users are told."""
 
@@ -34,10 +35,14 @@ def convert_command(arguments: Sequence[str]) -> None:
     if config.dry_run:
         _show_plan(make_plan(config), config)
     else:
-        _show_report(convert(config))
+        show_report(convert(config))
+        if config.shards is not None:
+            out.print(f"part {config.shards}; `roboshard finalize` makes a dataset of all parts", soft_wrap=True)
 
 
-def parse_config(arguments: Sequence[str]) -> ConvertConfig:
+def parse_config(
+    arguments: Sequence[str], *, prog: str = "convert-to-shards", description: str = DESCRIPTION
+) -> ConvertConfig:
     """The options of a command line; a flag beats the file that `--config` names.
 
     SOURCE or DESTINATION from the file stand in the place that they would have on the command line.
@@ -50,9 +55,9 @@ def parse_config(arguments: Sequence[str]) -> ConvertConfig:
     before, after = ([str(values.pop(name))] if name in values else [] for name in ("source", "destination"))
     config: ConvertConfig = tyro.cli(
         ConvertConfig,
-        prog="convert-to-shards",
-        description="Convert a LeRobot dataset into WebDataset shards. Run it again to continue where it was "
-        "interrupted. `--config FILE` reads options from a YAML, JSON or TOML file; they have the flags' names.",
+        prog=prog,
+        description=f"{description} `--config FILE` reads options from a YAML, JSON or TOML file; they have the "
+        "flags' names.",
         args=[*_as_flags(values), *before, *rest, *after],
         config=(tyro.conf.FlagCreatePairsOff,),
     )
@@ -140,7 +145,8 @@ def _show_plan(plan: ConversionPlan, config: ConvertConfig) -> None:
     )
 
 
-def _show_report(report: ConversionReport) -> None:
+def show_report(report: ConversionReport) -> None:
+    """Print what a conversion did."""
     reused = f", {report.reused_shards} of them from an earlier run" if report.reused_shards else ""
     out.print(
         f"{report.episodes} episodes, {report.frames} frames, {decimal(report.bytes_written)} in {report.shards} "

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 
 from roboshard.cli.convert import convert_command
 from roboshard.cli.export import export_command
+from roboshard.cli.finalize import finalize_command
 from roboshard.cli.inspect import inspect_command
 from roboshard.cli.rebuild import rebuild_command
 from roboshard.cli.run import EXIT_USAGE, err, out, run_command
@@ -13,6 +14,7 @@ from roboshard.cli.verify import verify_command
 
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], None], str]] = {
     "convert": (convert_command, "LeRobot dataset → shards (the same as convert-to-shards)"),
+    "finalize": (finalize_command, "shards that were converted in parts → one dataset"),
     "upload": (upload_command, "finished shards → Hub, S3, … (the same as upload-shards)"),
     "verify": (verify_command, "everything that is wrong with a dataset"),
     "inspect": (inspect_command, "what a dataset holds: counts, tasks, lengths, cameras, provenance"),

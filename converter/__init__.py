@@ -1,7 +1,15 @@
 """LeRobot dataset in, shards out. `run.py` shows the whole chain."""
 
 from roboshard.converter.config import ConvertConfig
-from roboshard.converter.run import ConversionPlan, ConversionReport, convert, make_plan
+from roboshard.converter.run import ConversionPlan, ConversionReport, convert, finalize, make_plan
 from roboshard.converter.shard import SkippedEpisode
 
-__all__ = ["ConversionPlan", "ConversionReport", "ConvertConfig", "SkippedEpisode", "convert", "make_plan"]
+__all__ = [
+    "ConversionPlan",
+    "ConversionReport",
+    "ConvertConfig",
+    "SkippedEpisode",
+    "convert",
+    "finalize",
+    "make_plan",
+]

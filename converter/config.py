@@ -15,6 +15,7 @@ MAX_SHARD_SIZE = 1 << 40
 MAX_SCRATCH_SIZE = 1 << 50
 
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*", re.IGNORECASE)
+_PART = re.compile(r"(\d{1,9})/([1-9]\d{0,8})", re.ASCII)
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 
 
@@ -32,7 +33,15 @@ class ConvertConfig:
     shard_size: str = "256MB"
     """Target size of a shard, from 64KB up: 500MB (10^6 bytes) or 512MiB (2^20 bytes)."""
     workers: int | None = None
-    """Processes; default: one per core."""
+    """Processes; default: one per core. With --engine ray: tasks at once; default: what its cores want."""
+    engine: Literal["processes", "ray"] = "processes"
+    """What runs the work: processes of this machine, or a Ray cluster (pip install 'roboshard[ray]'), all of whose
+    nodes see SOURCE and DESTINATION."""
+    address: str | None = None
+    """Of the Ray cluster, as `ray start` prints it; default: the one that runs here, or a new one on this machine."""
+    shards: str | None = None
+    """Write only a part: "3/16" is part 3 of 16, counted from 0. `roboshard finalize`, with the same SOURCE,
+    DESTINATION and options, makes a dataset of all parts."""
     episodes: str | None = None
     """Which episodes: "0:100,205" (half-open ranges and single indices); default: all."""
     shuffle_episodes: int | None = None
@@ -56,6 +65,9 @@ class ConvertConfig:
         parse_size(self.scratch_size, "scratch size", MAX_SCRATCH_SIZE)
         if self.workers is not None and self.workers < 1:
             raise OptionError(f"workers must be at least 1, not {self.workers}")
+        if self.address is not None and self.engine != "ray":
+            raise OptionError("address is that of a Ray cluster: it needs engine ray")
+        parse_part(self.shards)
         if not 0 <= self.tolerance_s < 10:
             raise OptionError(f"tolerance_s must be in 0..10 seconds, not {self.tolerance_s}")
         if self.shuffle_episodes is not None and self.shuffle_episodes < 0:
@@ -72,6 +84,21 @@ class ConvertConfig:
     def scratch_bytes(self) -> int:
         """What may lie in the scratch folder at once, in bytes."""
         return parse_size(self.scratch_size, "scratch size", MAX_SCRATCH_SIZE)
+
+
+def parse_part(text: str | None) -> tuple[int, int]:
+    """(number of the part, counted from 0; how many parts there are) of "3/16"; None is all in one.
+
+    Raises:
+        OptionError: no such text, or no such part.
+    """
+    match = _PART.fullmatch("0/1" if text is None else text)
+    if match is None:
+        raise OptionError(f"shards {text!r} is not a part of a conversion; write it like 3/16")
+    part, parts = int(match[1]), int(match[2])
+    if part >= parts:
+        raise OptionError(f"shards {text!r}: parts are counted from 0, so the last one is {parts - 1}/{parts}")
+    return part, parts
 
 
 def parse_size(text: str, what: str = "shard size", largest: int = MAX_SHARD_SIZE) -> int:

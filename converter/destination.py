@@ -11,7 +11,7 @@ from roboshard.converter.shard import SkippedEpisode
 from roboshard.shards import jsonio, storage
 from roboshard.shards.errors import OptionError, RoboshardError, StorageError
 from roboshard.shards.manifest import load_dataset_manifest
-from roboshard.shards.names import DATASET_MANIFEST, SHARD_FOLDER, is_shard_name, shard_manifest_name
+from roboshard.shards.names import DATASET_MANIFEST, SHARD_FOLDER, is_shard_name, shard_manifest_name, shard_name
 from roboshard.shards.rebuild import rebuild_shard
 from roboshard.shards.schema import MAX_MANIFEST_BYTES
 
@@ -19,8 +19,11 @@ SKIPPED_REPORT = "skipped.json"
 
 
 @contextmanager
-def locked(destination: Path) -> Iterator[None]:
-    """Make the folder and hold it against a second conversion; the lock goes with the process."""
+def locked(destination: Path, *, shared: bool = False) -> Iterator[None]:
+    """Make the folder and hold it against a second conversion; the lock goes with the process.
+
+    `shared`: with the other parts of the same conversion.
+    """
     try:
         destination.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(destination, os.O_RDONLY)
@@ -28,7 +31,7 @@ def locked(destination: Path) -> Iterator[None]:
         raise StorageError(f"{destination}: cannot be made or opened: {error.strerror}") from error
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
             raise OptionError(f"{destination}: another conversion is writing here; wait until it ends") from None
         yield
@@ -36,15 +39,21 @@ def locked(destination: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def prepare(destination: Path, conversion: str) -> None:
+def prepare(destination: Path, conversion: str, part: range | None = None) -> None:
     """Refuse a folder that holds other shards; withdraw dataset.json until all shards are seen to be there.
+
+    With the numbers of a part's shards only those are looked at, and temporaries stay: they may be of parts that are
+    being written now.
 
     Raises:
         OptionError: shards of another conversion, or such as no conversion wrote.
     """
-    storage.remove_temporaries(destination)
-    found = {f"{SHARD_FOLDER}/{path.stem}.tar" for path in (destination / SHARD_FOLDER).glob("shard-*.*")}
-    for name in sorted(name for name in found if is_shard_name(name)):
+    if part is None:
+        storage.remove_temporaries(destination)
+        found = _shards_in(destination)
+    else:
+        found = {shard_name(number) for number in part}
+    for name in sorted(found):
         if not _is_ours(destination, name, conversion):
             raise OptionError(
                 f"{destination}: holds shards of another conversion (another source, other options or other library "
@@ -54,8 +63,14 @@ def prepare(destination: Path, conversion: str) -> None:
     if manifest.exists() and _dataset_conversion(destination) not in (conversion, None):
         raise OptionError(f"{destination}: holds another dataset. Choose another folder, or remove this one first")
     if manifest.exists():
-        manifest.unlink()
+        manifest.unlink(missing_ok=True)  # another part may have come first
         storage.sync_folder(destination)
+
+
+def _shards_in(destination: Path) -> set[str]:
+    """Names of the shards of which there is anything."""
+    paths = (destination / SHARD_FOLDER).glob("shard-*.*")
+    return {name for path in paths if is_shard_name(name := f"{SHARD_FOLDER}/{path.stem}.tar")}
 
 
 def write_skipped(destination: Path, skipped: Sequence[SkippedEpisode]) -> None:

@@ -3,17 +3,20 @@
 import multiprocessing
 import os
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from multiprocessing.connection import Connection
-from typing import Never
+from typing import Never, TypeVar
 
-from roboshard.converter.shard import OnEpisode, ShardResult, ShardSpec, convert_shard, ignore
+from roboshard.converter.shard import OnEpisode, ShardSpec, ignore
 from roboshard.shards.errors import RoboshardError
 
 QUEUED_PER_WORKER = 2
 PARENT_POLL_S = 0.5
+
+Result = TypeVar("Result")
 
 _report: OnEpisode = ignore  # replaced in each worker
 
@@ -23,8 +26,10 @@ def default_workers() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def run_tasks(specs: Iterable[ShardSpec], workers: int, on_episode: OnEpisode) -> list[ShardResult]:
-    """Run `convert_shard` over all specs, in this process when one worker is enough; results in order of specs.
+def run_tasks(
+    task: Callable[[ShardSpec, OnEpisode], Result], specs: Iterable[ShardSpec], workers: int, on_episode: OnEpisode
+) -> list[Result]:
+    """Run `task` over all specs, in this process when one worker is enough; results in order of specs.
 
     Specs are drawn as workers come free, so that a plan of any size is never held whole.
 
@@ -32,14 +37,14 @@ def run_tasks(specs: Iterable[ShardSpec], workers: int, on_episode: OnEpisode) -
         RoboshardError: the first task's that failed, or when a worker died; the others are not started.
     """
     if workers <= 1:
-        return [convert_shard(spec, on_episode) for spec in specs]
+        return [task(spec, on_episode) for spec in specs]
     context = multiprocessing.get_context("spawn")  # libraries with threads of their own do not survive a fork
     receiver, sender = context.Pipe(duplex=False)
     listener = threading.Thread(target=_forward, args=(receiver, on_episode), daemon=True)
     listener.start()
     try:
         with ProcessPoolExecutor(workers, context, _start_worker, (sender, os.getpid())) as executor:
-            return _run(executor, iter(specs), workers * QUEUED_PER_WORKER)
+            return _run(executor, partial(_run_task, task), specs, workers * QUEUED_PER_WORKER)
     except BrokenProcessPool:
         raise RoboshardError(
             "a conversion worker died (killed, or out of memory: fewer --workers need less; or a script that does "
@@ -53,14 +58,16 @@ def run_tasks(specs: Iterable[ShardSpec], workers: int, on_episode: OnEpisode) -
         receiver.close()
 
 
-def _run(executor: ProcessPoolExecutor, specs: Iterable[ShardSpec], at_once: int) -> list[ShardResult]:
-    results: dict[int, ShardResult] = {}
-    pending: dict[Future[ShardResult], int] = {}
+def _run(
+    executor: ProcessPoolExecutor, task: Callable[[ShardSpec], Result], specs: Iterable[ShardSpec], at_once: int
+) -> list[Result]:
+    results: dict[int, Result] = {}
+    pending: dict[Future[Result], int] = {}
     remaining = enumerate(specs)
     try:
         while True:
-            while len(pending) < at_once and (task := next(remaining, None)) is not None:
-                pending[executor.submit(_run_task, task[1])] = task[0]
+            while len(pending) < at_once and (spec := next(remaining, None)) is not None:
+                pending[executor.submit(task, spec[1])] = spec[0]
             if not pending:
                 return [results[number] for number in sorted(results)]
             done, _ = wait(pending, return_when=FIRST_COMPLETED)
@@ -71,8 +78,8 @@ def _run(executor: ProcessPoolExecutor, specs: Iterable[ShardSpec], at_once: int
         raise
 
 
-def _run_task(spec: ShardSpec) -> ShardResult:
-    return convert_shard(spec, _report)
+def _run_task(task: Callable[[ShardSpec, OnEpisode], Result], spec: ShardSpec) -> Result:
+    return task(spec, _report)
 
 
 def _start_worker(sender: "Connection[int | None, Never]", parent: int) -> None:

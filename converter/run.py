@@ -4,44 +4,62 @@ source     open the files, local or remote; read the metadata  open_source.py, l
 plan       choose episodes, cut them into shards by size       plan.py
 prepare    lock the destination, refuse what is not ours       destination.py, remote_destination.py
 convert    one idempotent task per shard, in processes         pool.py -> shard.py -> episode.py
+           or on a Ray cluster                                 ray_engine.py -> shard.py
 publish    index, then dataset.json, last of all               shards.manifest
+
+Parts of a conversion can run apart, in jobs of their own: `convert` with `shards` ends after its shards,
+and `finalize` checks and publishes all.
 
 To object storage the same runs in a folder for a while; each shard is sent, seen to be there, and removed here.
 """
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import closing
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from rich.filesize import decimal
 
-from roboshard.converter.config import ConvertConfig
+from roboshard.converter.config import ConvertConfig, parse_part
 from roboshard.converter.destination import locked, prepare, write_skipped
 from roboshard.converter.open_source import open_source, read_source
 from roboshard.converter.plan import plan_shards, shuffle_episodes
 from roboshard.converter.pool import default_workers, run_tasks
 from roboshard.converter.progress import Progress
+from roboshard.converter.ray_engine import run_on_ray
 from roboshard.converter.remote_destination import RemoteDestination, work_folder
-from roboshard.converter.shard import ShardResult, ShardSpec, SkippedEpisode
+from roboshard.converter.shard import (
+    OnEpisode,
+    ShardResult,
+    ShardSpec,
+    SkippedEpisode,
+    convert_shard,
+    finished_shard,
+)
 from roboshard.converter.source import Source, SourceMeta
 from roboshard.converter.source_files import SourceFiles
 from roboshard.shards import jsonio, storage
-from roboshard.shards.errors import OptionError, SourceError, StorageError
+from roboshard.shards.errors import MissingError, OptionError, SourceError, StorageError
 from roboshard.shards.gop import mean_random_cost
 from roboshard.shards.manifest import write_dataset
+from roboshard.shards.names import shard_name
 from roboshard.shards.reader import ShardedDataset
 from roboshard.shards.schema import FORMAT_VERSION, Conversion, Provenance, SourceInfo
 from roboshard.shards.selection import parse_episodes, select_episodes
 
 BYTE_DECIDING_LIBRARIES = ("roboshard", "av", "pyarrow")
+SHOWN_MISSING = 10
 EPISODES_LOOKED_AT = 8
 """To tell what a random frame costs."""
+
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +97,8 @@ class ConversionReport:
 def convert(config: ConvertConfig) -> ConversionReport:
     """Convert a LeRobot dataset into shards. A killed run is continued by running it again.
 
+    With `config.shards` only that part's shards are written, and reported; `finalize` makes them a dataset.
+
     Raises:
         OptionError: options that cannot be used, or a destination that holds something else.
         SourceError, MissingError: the source contradicts itself or cannot be copied exactly.
@@ -90,10 +110,37 @@ def convert(config: ConvertConfig) -> ConversionReport:
         if not storage.is_local(config.destination):
             return _convert_remotely(plan, config)
         destination = _local_destination(config, plan.source.meta)
+        part = None if config.shards is None else _numbers(plan, config)
+        with locked(destination, shared=part is not None):
+            prepare(destination, plan.provenance.conversion.id, part)
+            try:
+                results = _run(convert_shard, plan, config, destination)
+            finally:
+                if part is None:
+                    storage.remove_temporaries(destination)  # of workers that were killed
+            return _publish(plan, results, destination) if part is None else _report(results, destination)
+
+
+def finalize(config: ConvertConfig) -> ConversionReport:
+    """Make a dataset of shards that were converted in parts: see that all are there and right, then publish.
+
+    The options are those of the parts. Every shard is read once to compare its hash.
+
+    Raises:
+        MissingError: shards that are not there, or are not as their manifest says, by name.
+        OptionError: options that cannot be used, or a destination that holds something else, or is being written to.
+    """
+    if config.shards is not None or config.dry_run:
+        raise OptionError("finalize works on all parts: without --shards and --dry-run")
+    plan = make_plan(config)
+    with closing(plan.source.meta.files):
+        if not storage.is_local(config.destination):
+            with _remotely(plan, config) as (work, remote):
+                return _publish(plan, _finished_shards(plan, config, work, remote), work, remote)
+        destination = _local_destination(config, plan.source.meta)
         with locked(destination):
             prepare(destination, plan.provenance.conversion.id)
-            results = _convert_shards(plan, config, destination)
-            return _publish(plan, results, destination)
+            return _publish(plan, _finished_shards(plan, config, destination), destination)
 
 
 def make_plan(config: ConvertConfig) -> ConversionPlan:
@@ -166,11 +213,20 @@ def _provenance(meta: SourceMeta, config: ConvertConfig, num_shards: int) -> Pro
 
 
 def _convert_remotely(plan: ConversionPlan, config: ConvertConfig) -> ConversionReport:
+    with _remotely(plan, config) as (work, remote):
+        results = _run(convert_shard, plan, config, work, remote)
+        if config.shards is not None:
+            return _report(results, storage.shown(remote.target.url))
+        return _publish(plan, results, work, remote)
+
+
+@contextmanager
+def _remotely(plan: ConversionPlan, config: ConvertConfig) -> Iterator[tuple[Path, RemoteDestination]]:
+    """The prepared destination, and a folder for what is on its way there."""
     remote = RemoteDestination(config.destination, plan.provenance.conversion.id, len(plan.shards))
     with work_folder(config.scratch) as work:
         remote.prepare()
-        results = _convert_shards(plan, config, work, remote)
-        return _publish(plan, results, work, remote)
+        yield work, remote
 
 
 def _local_destination(config: ConvertConfig, meta: SourceMeta) -> Path:
@@ -185,7 +241,8 @@ def _local_destination(config: ConvertConfig, meta: SourceMeta) -> Path:
 def _specs(
     plan: ConversionPlan, config: ConvertConfig, destination: Path, remote: RemoteDestination | None
 ) -> Iterator[ShardSpec]:
-    for number, shard in enumerate(plan.shards):
+    for number in _numbers(plan, config):
+        shard = plan.shards[number]
         yield ShardSpec(
             number=number,
             destination=destination,
@@ -198,12 +255,42 @@ def _specs(
         )
 
 
-def _convert_shards(
+def _numbers(plan: ConversionPlan, config: ConvertConfig) -> range:
+    """Of the shards that this run is about: neighbours, which lie in the same source files."""
+    part, parts = parse_part(config.shards)
+    return range(len(plan.shards) * part // parts, len(plan.shards) * (part + 1) // parts)
+
+
+def _run(
+    task: Callable[[ShardSpec, OnEpisode], Result],
+    plan: ConversionPlan,
+    config: ConvertConfig,
+    destination: Path,
+    remote: RemoteDestination | None = None,
+) -> list[Result]:
+    """Run a task for every shard on the engine that was chosen; results in the shards' order."""
+    numbers = _numbers(plan, config)
+    sizes = plan.sizes[plan.shards[numbers[0]].start : plan.shards[numbers[-1]].stop] if numbers else plan.sizes[:0]
+    specs = _specs(plan, config, destination, remote)
+    with Progress(episodes=len(sizes), num_bytes=int(sizes.sum())) as progress:
+        if config.engine == "ray":
+            return run_on_ray(task, specs, config, progress.episode_done)
+        workers = min(config.workers or default_workers(), len(numbers))
+        return run_tasks(task, specs, workers, progress.episode_done)
+
+
+def _finished_shards(
     plan: ConversionPlan, config: ConvertConfig, destination: Path, remote: RemoteDestination | None = None
 ) -> list[ShardResult]:
-    workers = min(config.workers or default_workers(), len(plan.shards))
-    with Progress(episodes=len(plan.episodes), num_bytes=int(plan.sizes.sum())) as progress:
-        return run_tasks(_specs(plan, config, destination, remote), workers, progress.episode_done)
+    found = _run(finished_shard, plan, config, destination, remote)
+    missing = [shard_name(number) for number, result in enumerate(found) if result is None]
+    if missing:
+        named = ", ".join(missing[:SHOWN_MISSING]) + (", …" if len(missing) > SHOWN_MISSING else "")
+        raise MissingError(
+            f"{storage.shown(config.destination)}: {len(missing)} of {len(found)} shards are missing or not right: "
+            f"{named}. Run their parts again; or convert-to-shards without --shards, which makes what is missing"
+        )
+    return [result for result in found if result is not None]
 
 
 def _publish(
@@ -219,18 +306,25 @@ def _publish(
         raise SourceError(
             f"{plan.source.meta.files.where()}: no episode could be converted; see skipped.json in {where}"
         )
-    dataset = write_dataset(destination, plan.provenance, manifests)
+    write_dataset(destination, plan.provenance, manifests)
     if remote:
         remote.publish(destination)
+    costs = _random_frame_costs(remote.target.url if remote else str(destination))
+    return replace(_report(results, where), random_frame_costs=costs)
+
+
+def _report(results: list[ShardResult], where: Path | str) -> ConversionReport:
+    manifests = [result.manifest for result in results if result.manifest is not None]
+    samples = [sample for manifest in manifests for sample in manifest.samples]
     return ConversionReport(
         destination=where,
-        episodes=dataset.total_episodes,
-        frames=dataset.total_frames,
+        episodes=len(samples),
+        frames=sum(sample.length for sample in samples),
         shards=len(manifests),
         bytes_written=sum(manifest.size for manifest in manifests),
         reused_shards=sum(result.reused for result in results),
-        skipped=skipped,
-        random_frame_costs=_random_frame_costs(remote.target.url if remote else str(destination)),
+        skipped=tuple(episode for result in results for episode in result.skipped),
+        random_frame_costs={},
     )
 
 

@@ -87,6 +87,32 @@ def convert_shard(spec: ShardSpec, on_episode: OnEpisode = ignore) -> ShardResul
     return result
 
 
+def finished_shard(spec: ShardSpec, on_episode: OnEpisode = ignore) -> ShardResult | None:
+    """What `convert_shard` finds done: a shard that is there, whole and right, or one that has no episodes left.
+
+    None: there is still something to do. Writes nothing.
+    """
+    result = _finished(spec, on_episode)
+    if result is not None or not spec.skip_errors or _is_there(spec):
+        return result
+    with EpisodeReader(spec.source, spec.tolerance_s) as reader:
+        skipped = []
+        for episode in spec.episodes:
+            reason = _why_unreadable(reader, episode)
+            if reason is None:
+                return None
+            skipped.append(reason)
+    return ShardResult(manifest=None, skipped=tuple(skipped), reused=True)
+
+
+def _is_there(spec: ShardSpec) -> bool:
+    """Whether there is anything of the shard."""
+    names = (shard_name(spec.number), shard_manifest_name(shard_name(spec.number)))
+    if spec.remote is not None:
+        return any(name in spec.remote.there for name in names)
+    return any((spec.destination / name).exists() for name in names)
+
+
 def _finished(spec: ShardSpec, on_episode: OnEpisode) -> ShardResult | None:
     """The shard as an earlier run left it, if it is this conversion's, whole and undamaged."""
     name = shard_name(spec.number)

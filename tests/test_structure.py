@@ -19,7 +19,7 @@ import roboshard.inspector
 import roboshard.loader
 import roboshard.publisher
 import roboshard.shards
-from roboshard.converter import ConversionReport, ConvertConfig, convert, make_plan
+from roboshard.converter import ConversionReport, ConvertConfig, convert, finalize, make_plan
 from roboshard.loader import DatasetMeta, Loader, LoaderStats, make_loader
 from roboshard.shards import ShardedDataset, errors, rebuild
 
@@ -95,7 +95,7 @@ def imported_from_anywhere(path: Path) -> Iterator[str]:
     ("module", "unwanted"),
     [
         ("roboshard.shards", {"torch", "torchcodec", "webdataset", "av", "tyro", "roboshard.converter"}),
-        ("roboshard.converter", {"torch", "torchcodec", "webdataset", "roboshard.loader", "roboshard.cli"}),
+        ("roboshard.converter", {"ray", "torch", "torchcodec", "webdataset", "roboshard.loader", "roboshard.cli"}),
         (
             "roboshard.publisher",
             {"torch", "torchcodec", "webdataset", "av", "roboshard.loader", "roboshard.converter"},
@@ -183,6 +183,7 @@ def test_public_names() -> None:
         "ConvertConfig",
         "SkippedEpisode",
         "convert",
+        "finalize",
         "make_plan",
     ]
     assert sorted(roboshard.loader.__all__) == [
@@ -229,7 +230,7 @@ def test_signatures() -> None:
         "max_world_size=None, max_workers=None, drop_last=False, cache_dir=None, cache_bytes=100000000000, "
         "retry_seconds=120.0, on_error='raise', on_missing='error')"
     )
-    assert signature(convert) == signature(make_plan) == "(config)"
+    assert signature(convert) == signature(finalize) == signature(make_plan) == "(config)"
     assert signature(rebuild) == "(root, *, partial_dataset=False)"
     assert signature(ShardedDataset.open) == "(urls, settings=None)"
     assert signature(ShardedDataset.read_episode) == "(self, position, cameras=None)"
@@ -293,7 +294,8 @@ def test_what_a_loader_can_do() -> None:
 
 def test_conversion_options_and_report() -> None:
     assert signature(ConvertConfig) == (
-        "(*, source, destination, shard_size='256MB', workers=None, episodes=None, shuffle_episodes=None, "
+        "(*, source, destination, shard_size='256MB', workers=None, engine='processes', address=None, "
+        "shards=None, episodes=None, shuffle_episodes=None, "
         "on_error='fail', tolerance_s=0.0001, scratch=None, scratch_size='20GB', dry_run=False)"
     )
     assert [field.name for field in fields(ConversionReport)] == [

@@ -1,6 +1,7 @@
 """Files of this machine: read by position, written whole or not at all."""
 
 import os
+import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -68,12 +69,13 @@ class LocalStorage:
 def write_atomic(path: Path, write: Callable[[IO[bytes]], None]) -> None:
     """Write a local file so that it appears whole or not at all, and survives a power cut once it appears.
 
-    `write` is given a temporary file beside the target; it is synced and renamed, or removed on any error.
+    `write` is given a temporary file beside the target; it is synced and renamed, or removed on any error. Its name
+    is nobody else's, on whatever machine: two that write the same file at once do not meet before it is whole.
 
     Raises:
         StorageError: no space, no permission, no folder.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{TEMPORARY_SUFFIX}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:

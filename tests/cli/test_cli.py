@@ -198,7 +198,7 @@ def test_a_conversion_by_config_file_alone(pusht_source: Path, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("name", "text", "expected"),
     [
-        ("c.yaml", "wokers: 2\nepisode: 1\n", "c.yaml: no such option: episode, wokers; there are dest"),
+        ("c.yaml", "wokers: 2\nepisode: 1\n", "c.yaml: no such option: episode, wokers; there are address, dest"),
         ("c.json", "{", "c.json: not valid json"),
         ("c.toml", "workers = ", "c.toml: not valid toml"),
         ("c.yaml", "a: [", "c.yaml: not valid yaml"),
@@ -232,7 +232,7 @@ def test_config_files_that_cannot_be_used(
         (["--episodes", "0:99"], "episode 14 was chosen and does not exist; the dataset has 14, from 0 to 13"),
         (["--tolerance-s", "-1"], "tolerance_s must be in 0..10 seconds"),
         (["--on-error", "ignore"], "invalid choice 'ignore' for argument '--on-error'"),
-        (["--shards", "4"], "--shards"),
+        (["--shards", "4"], "write it like 3/16"),
         (["--config"], "--config needs a file"),
     ],
     ids=str,

@@ -1,0 +1,186 @@
+"""Running shard tasks on a Ray cluster: the same function as in processes, tried again where a worker dies."""
+
+import importlib
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, TypeVar
+
+from roboshard.converter.config import ConvertConfig
+from roboshard.converter.remote_destination import work_folder
+from roboshard.converter.shard import OnEpisode, ShardResult, ShardSpec
+from roboshard.shards import storage
+from roboshard.shards.errors import OptionError, RoboshardError, StorageError
+from roboshard.shards.names import shard_name
+
+TRIES = 5
+"""Of one shard, whether its worker dies or storage does not answer."""
+QUEUED_PER_CORE = 2
+CANCEL_S = 15.0
+"""How long cancelled tasks get to end by themselves, and then again to be killed."""
+SEEN_WITHIN_S = 30.0
+"""After which a file that another node wrote must be seen here; network file systems take moments."""
+
+Result = TypeVar("Result")
+
+
+def run_on_ray(
+    task: Callable[[ShardSpec, OnEpisode], Result],
+    specs: Iterable[ShardSpec],
+    config: ConvertConfig,
+    on_episode: OnEpisode,
+) -> list[Result]:
+    """Run `task` over all specs on a cluster; results in order of specs.
+
+    Specs are drawn as cores come free, so that a plan of any size is never held whole.
+
+    Raises:
+        OptionError: Ray is not installed, there is no cluster at the address, or its nodes cannot do the work.
+        RoboshardError: the first task's that failed, as it was raised there; the others are cancelled.
+    """
+    ray = _import_ray()
+    with _connected(ray, config):
+        _check_scratch(ray, config)
+        # Nothing but storage may come right by itself.
+        options = ray.remote(num_cpus=1, max_retries=TRIES - 1, retry_exceptions=[StorageError])
+        try:
+            remote = options(_run_task)
+            return _run(ray, lambda spec: remote.remote(task, spec), specs, config.workers, on_episode)
+        except ray.exceptions.RayTaskError as error:
+            raise _as_raised(error) from None
+        except ray.exceptions.RayError as error:
+            raise RoboshardError(
+                f"a conversion task could not be run to its end on Ray, in {TRIES} tries where its worker died (out "
+                f"of memory: fewer --workers need less). Finished shards are kept; run the same command again to "
+                f"continue. Ray says: {error}"
+            ) from None
+
+
+def _import_ray() -> Any:
+    try:
+        return importlib.import_module("ray")
+    except ImportError as error:
+        raise OptionError(f"engine ray needs Ray: pip install 'roboshard[ray]' ({error})") from None
+
+
+@contextmanager
+def _connected(ray: Any, config: ConvertConfig) -> Iterator[None]:
+    """The caller's own connection, if there is one; else a new one, closed at the end."""
+    if ray.is_initialized():
+        yield
+        return
+    try:
+        ray.init(
+            address=config.address,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            include_dashboard=None if config.address else False,
+        )
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise OptionError(f"no Ray cluster can be reached at {config.address or 'this machine'}: {error}") from None
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _check_scratch(ray: Any, config: ConvertConfig) -> None:
+    """Downloaded files lie in a folder that all workers share."""
+    nodes = sum(node["Alive"] for node in ray.nodes())
+    if nodes > 1 and config.scratch is None and not storage.is_local(config.source):
+        raise OptionError(
+            f"{storage.shown(config.source)} is not a folder, and the cluster has {nodes} nodes: they share what is "
+            "downloaded. Name a folder that all of them see by --scratch"
+        )
+
+
+def _run(
+    ray: Any,
+    submit: Callable[[ShardSpec], Any],
+    specs: Iterable[ShardSpec],
+    workers: int | None,
+    on_episode: OnEpisode,
+) -> list[Any]:
+    results: dict[int, Any] = {}
+    pending: dict[Any, tuple[int, ShardSpec]] = {}
+    remaining = enumerate(specs)
+    try:
+        while True:
+            at_once = workers or QUEUED_PER_CORE * max(1, int(ray.cluster_resources().get("CPU", 1)))
+            while len(pending) < at_once and (numbered := next(remaining, None)) is not None:
+                pending[submit(numbered[1])] = numbered
+            if not pending:
+                return [results[number] for number in sorted(results)]
+            for reference in ray.wait(list(pending), num_returns=1)[0]:
+                result, sizes = ray.get(reference)
+                number, spec = pending.pop(reference)
+                _check_seen(spec, result)
+                results[number] = result
+                for num_bytes in sizes:
+                    on_episode(num_bytes)
+    except BaseException:
+        _cancel(ray, list(pending))  # nobody writes any more when the error is out
+        raise
+
+
+def _cancel(ray: Any, pending: list[Any]) -> None:
+    with suppress(ray.exceptions.RayError):  # the cluster is gone, and its workers with it
+        for force in (False, True):
+            for reference in pending:
+                ray.cancel(reference, force=force)
+            if pending:
+                _, pending = ray.wait(pending, num_returns=len(pending), timeout=CANCEL_S)
+
+
+def _as_raised(error: Any) -> BaseException:
+    """The error of a task as it was there; one of Ray's own types stands around it."""
+    cause = error.cause
+    return cause if isinstance(cause, RoboshardError | OSError) else error
+
+
+def _run_task(task: Callable[[ShardSpec, OnEpisode], Result], spec: ShardSpec) -> tuple[Result, list[int]]:
+    """On a node: the result, and the bytes of each episode as it was written."""
+    sizes: list[int] = []
+    _check_versions(spec)
+    if spec.remote is None:
+        if not spec.destination.is_dir():
+            raise _not_shared(spec.destination)
+        return task(spec, sizes.append), sizes
+    # On a node other than the driver's, nothing keeps the driver's folder from being taken for a killed run's.
+    base = spec.destination if spec.destination.is_dir() else spec.destination.parent
+    with work_folder(str(base)) as work:
+        return task(replace(spec, destination=work), sizes.append), sizes
+
+
+def _check_versions(spec: ShardSpec) -> None:
+    """The libraries decide bytes, so that they must be the ones that the conversion is known by."""
+    stated = {name: text for name, text in spec.provenance.conversion.versions.items() if name != "format"}
+    here = {name: version(name) for name in stated}
+    if here != stated:
+        raise OptionError(
+            f"a node of the cluster has {_listed(here)}, where the conversion was started with {_listed(stated)}: "
+            "install the same versions on all"
+        )
+
+
+def _listed(versions: dict[str, str]) -> str:
+    return ", ".join(f"{name} {text}" for name, text in sorted(versions.items()))
+
+
+def _check_seen(spec: ShardSpec, result: object) -> None:
+    """What a node wrote must be here too: else it has a folder of that name of its own."""
+    if spec.remote is not None or not isinstance(result, ShardResult) or result.manifest is None:
+        return
+    path, end = spec.destination / shard_name(spec.number), time.monotonic() + SEEN_WITHIN_S
+    while not path.exists() or path.stat().st_size != result.manifest.size:
+        if time.monotonic() > end:
+            raise _not_shared(spec.destination)
+        time.sleep(0.2)
+
+
+def _not_shared(destination: Path) -> OptionError:
+    return OptionError(f"{destination}: not every node of the cluster sees this folder; it must be on shared storage")
