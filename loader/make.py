@@ -98,7 +98,8 @@ def make_loader(  # noqa: PLR0913 - keyword-only, grouped behind
             None: nothing is kept. Bytes are found by content, so one folder serves any number of datasets.
         cache_bytes: that folder never holds more.
         retry_seconds: how long a remote read is tried again without a new byte before it is an error.
-        on_error: "skip" replaces a damaged episode by the next one, warns and counts it.
+        on_error: "skip" replaces a damaged episode by the next one, warns and counts it. Storage that cannot be
+            reached is an error all the same.
         on_missing: what becomes of features that only some datasets of a mixture have: "error"; "drop" leaves them
             out, as MultiLeRobotDataset does; "fill" puts zeros there, and a mask `<key>_is_missing` in all samples.
 
