@@ -179,15 +179,15 @@ class DecodeThreads:
             return slot
 
     def _decode(self, slot: Slice, requests: Mapping[int, Sequence[_Target]]) -> None:
-        started = time.perf_counter()
+        started, is_video = time.perf_counter(), slot.episode.is_video(slot.key)
         pictures, num_decoded = slot.episode.decode(slot.key, list(requests))
         for picture, targets in zip(pictures, requests.values(), strict=True):
             for target in targets:
                 target.step.put(target.key, target.place, picture, self._buffers)
         self._counter.add(
             decode_seconds=time.perf_counter() - started,
-            frames_used=sum(map(len, requests.values())) if num_decoded else 0,
-            frames_requested=len(requests) if num_decoded else 0,
+            frames_used=sum(map(len, requests.values())) if is_video else 0,
+            frames_requested=len(requests) if is_video else 0,
             frames_decoded=num_decoded,
         )
         with self._changed:

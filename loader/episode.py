@@ -98,6 +98,10 @@ class Episode:
                 raise FormatError(f"{self._where}: row {row} has task_index {index} of {len(self._tasks)} tasks")
         return [self._tasks[index] for index in indices]
 
+    def is_video(self, key: str) -> bool:
+        """Whether a key is a camera stored as video, not an image feature of the rows."""
+        return key in self._cameras
+
     def frames_of_rows(self, key: str, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Which frames of the camera's slice these rows show; of an image feature, the rows themselves."""
         found = self._frame_of_row.get(key)

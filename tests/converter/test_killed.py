@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from _pytest.mark import ParameterSet
 from support.lerobot_source import Camera, Source, build
 
 from roboshard.converter import ConversionReport
@@ -25,6 +26,14 @@ pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="fi
 Run = Callable[..., ConversionReport]
 ReadTree = Callable[[Path], dict[str, str]]
 MOMENTS = 26
+
+
+def slowly(moment: float) -> ParameterSet:
+    """A moment that the quick suite passes over."""
+    return pytest.param(moment, marks=pytest.mark.slow)
+
+
+SOME_QUICKLY = [moment if moment % 4 == 0 or moment == MOMENTS - 1 else slowly(moment) for moment in range(MOMENTS)]
 EPISODES = 26
 
 CONVERT = """
@@ -149,7 +158,7 @@ def temporaries(root: Path) -> list[Path]:
     return list(root.rglob(".*"))
 
 
-@pytest.mark.parametrize("moment", range(MOMENTS))
+@pytest.mark.parametrize("moment", SOME_QUICKLY)
 def test_killed_with_its_workers(
     source: Path, whole: dict[str, str], tmp_path: Path, run: Run, tree: ReadTree, moment: int
 ) -> None:
@@ -170,7 +179,7 @@ def test_killed_with_its_workers(
     assert tree(root) == whole
 
 
-@pytest.mark.parametrize("moment", range(MOMENTS))
+@pytest.mark.parametrize("moment", SOME_QUICKLY)
 def test_killed_alone_so_that_its_workers_are_orphans(
     source: Path, whole: dict[str, str], tmp_path: Path, run: Run, tree: ReadTree, moment: int
 ) -> None:
@@ -189,7 +198,7 @@ def test_killed_alone_so_that_its_workers_are_orphans(
     assert tree(root) == whole
 
 
-@pytest.mark.parametrize("moment", [0.0, 0.2, 0.5, 0.8])
+@pytest.mark.parametrize("moment", [slowly(0.0), 0.2, slowly(0.5), 0.8])
 def test_a_killed_worker_is_an_error_that_says_what_to_do(
     source: Path, whole: dict[str, str], tmp_path: Path, run: Run, tree: ReadTree, moment: float
 ) -> None:
@@ -209,7 +218,7 @@ def test_a_killed_worker_is_an_error_that_says_what_to_do(
     assert tree(root) == whole
 
 
-@pytest.mark.parametrize("moment", [0.0, 0.1, 0.3, 0.5, 0.7, 0.9])
+@pytest.mark.parametrize("moment", [slowly(0.0), 0.1, slowly(0.3), 0.5, slowly(0.7), 0.9])
 def test_interrupted_it_tidies_up(
     source: Path, whole: dict[str, str], tmp_path: Path, run: Run, tree: ReadTree, moment: float
 ) -> None:

@@ -189,7 +189,7 @@ def test_workers_give_what_threads_give(shards: Path, order: dict[str, Any]) -> 
 # -- What the user keeps stays as it is ------------------------------------------------------------------------
 
 
-@with_and_without_workers
+@pytest.mark.parametrize("num_workers", TWO_WORKERS_SLOWLY)
 def test_kept_batches_are_not_written_over(shards: Path, num_workers: int) -> None:
     loader = load(shards, batch_size=12, num_workers=num_workers, delta_timestamps=WINDOWS)
     kept: list[Batch] = []
@@ -277,11 +277,11 @@ def test_a_decoder_goes_on_from_where_it_stands(shards: Path, monkeypatch: pytes
     monkeypatch.setattr(fetch, "Episode", Kept)
     list(load(shards, episodes=[0], shuffle=False, cameras=[TOP, WRIST]))
     (episode,), frames = episodes, [0, 3, 7, 8, 11]
-    assert episode.ways(TOP, frames) == ([], frames), "it stands at the last one"
-    assert episode.ways(STILL, frames) == (frames, []), "images stand nowhere"
+    assert episode.ways(TOP, frames) == ([], [], frames), "it stands at the last one"
+    assert episode.ways(STILL, frames) == ([], frames, []), "images stand nowhere"
     episode.decode(TOP, [3, 7])
-    assert episode.ways(TOP, frames) == ([8, 11], [0, 3, 7])
-    assert episode.ways(WRIST, frames) == ([], frames)
+    assert episode.ways(TOP, frames) == ([], [8, 11], [0, 3, 7])
+    assert episode.ways(WRIST, frames) == ([], [], frames)
 
 
 def test_what_counts_as_used_has_been_decoded(tmp_path: Path) -> None:
@@ -296,7 +296,7 @@ def test_what_counts_as_used_has_been_decoded(tmp_path: Path) -> None:
 # -- Errors and other ends -------------------------------------------------------------------------------------
 
 
-@with_and_without_workers
+@pytest.mark.parametrize("num_workers", TWO_WORKERS_SLOWLY)
 def test_a_slice_that_cannot_be_decoded_is_an_error_at_the_step_that_needs_it(
     shards: Path, tmp_path: Path, num_workers: int
 ) -> None:
@@ -408,7 +408,8 @@ def test_no_thread_is_left_after_ctrl_c(shards: Path, around_decode: Any, at_cal
     assert len(list(load(shards))) == len(loader)
 
 
-@pytest.mark.parametrize("num_workers", TWO_WORKERS_SLOWLY)
+@pytest.mark.slow
+@pytest.mark.parametrize("num_workers", [0, 2])
 def test_nothing_grows_over_many_epochs(shards: Path, num_workers: int) -> None:
     loader = load(shards, batch_size=12, num_workers=num_workers)
     threads, files, resident = [], [], []

@@ -109,6 +109,7 @@ def test_worker_processes_and_decoded_frames(pusht_shards: Path) -> None:
     check_resume_at_every_step(setup, Topology(1, 2), [Topology(2, 0)], fresh=False)
 
 
+@pytest.mark.slow
 def test_other_processes(pusht_shards: Path) -> None:
     """A fresh Python process restores every state; another one restores one with workers of its own."""
     setup = decoding_setup(pusht_shards)

@@ -423,7 +423,7 @@ def test_decoding_threads_lend_beside_a_user_who_keeps_some() -> None:
 # -- Between processes -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("keeps", [0, 40], ids=["nothing kept", "all kept"])
+@pytest.mark.parametrize("keeps", [pytest.param(0, marks=pytest.mark.slow), 40], ids=["nothing kept", "all kept"])
 def test_through_a_real_process(keeps: int, mapped: list[int]) -> None:
     num_batches = 40
     context = torch.multiprocessing.get_context("spawn")

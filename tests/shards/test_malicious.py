@@ -143,6 +143,7 @@ def test_deep_json_is_refused(data: bytes, forgery: Forgery) -> None:
     refused(str(forgery.root), "nested deeper than 64 levels")
 
 
+@pytest.mark.slow
 def test_very_many_unknown_fields_are_read(forgery: Forgery) -> None:
     forgery.dataset |= {f"later-{i}": i for i in range(300_000)}
     root, start = forgery.seal(), time.process_time()

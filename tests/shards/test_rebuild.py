@@ -24,10 +24,10 @@ from roboshard.shards import (
     ShardedDataset,
     StorageError,
     rebuild,
-    storage,
 )
 from roboshard.shards.rows import PROVENANCE_METADATA
 from roboshard.shards.schema import document_bytes
+from roboshard.shards.storage import local
 
 
 @pytest.fixture
@@ -251,7 +251,7 @@ def test_a_flipped_bit_in_record_or_rows_stops_it(root: Path) -> None:
 def test_a_full_disk_leaves_no_dataset_but_never_half_of_one(
     fails_at: int, root: Path, pusht_shards: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real: Callable[[Path, Callable[[IO[bytes]], None]], None] = storage.write_atomic
+    real: Callable[[Path, Callable[[IO[bytes]], None]], None] = local.write_atomic
     files = len(files_of(root))
     writes = [0, 1, files // 2 - 1, files // 2][fails_at]
     done: list[Path] = []
@@ -262,7 +262,7 @@ def test_a_full_disk_leaves_no_dataset_but_never_half_of_one(
         done.append(path)
         real(path, content)
 
-    monkeypatch.setattr(storage, "write_atomic", write)
+    monkeypatch.setattr(local, "write_atomic", write)
     with pytest.raises(StorageError, match="no space left"):
         rebuild(root)
     with pytest.raises(MissingError, match=r"dataset\.json: no such file"):
