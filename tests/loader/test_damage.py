@@ -182,6 +182,7 @@ def whole(honest: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
 # -- In worker processes ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_an_error_in_a_worker_comes_to_the_parent_with_type_and_place(copy: Path) -> None:
     offset, _ = member_bytes(copy, BROKEN)[f"{TOP}.mp4"]
     flip(shard_file(copy), offset + 1000)

@@ -101,7 +101,8 @@ def test_every_frame_comes_once_per_epoch_over_all_ranks(uninterrupted: Batches)
     assert sorted(uninterrupted) == list(range(1, STEPS + 1))
 
 
-@pytest.mark.parametrize("processes", [2, pytest.param(8, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [2, 8])
 def test_a_killed_run_goes_on_with_another_number_of_processes(
     processes: int, killed: Path, uninterrupted: Batches, pusht_shards: Path, tmp_path: Path
 ) -> None:

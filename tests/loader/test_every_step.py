@@ -103,6 +103,7 @@ def test_decoded_frames(pusht_shards: Path, frame_order: str) -> None:
     check_resume_at_every_step(setup, Topology(1), [Topology(2)])
 
 
+@pytest.mark.slow
 def test_worker_processes_and_decoded_frames(pusht_shards: Path) -> None:
     """States taken under two workers, restored under two and under none; the workers persist through all of it."""
     setup = decoding_setup(pusht_shards, seed=3)

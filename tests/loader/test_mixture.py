@@ -66,6 +66,7 @@ def test_resume_at_every_step_in_any_topology(roots: Roots, frame_order: str) ->
     check_resume_at_every_step(setup, Topology(2), [Topology(1)])
 
 
+@pytest.mark.slow
 def test_worker_processes_with_pictures_and_windows(roots: Roots) -> None:
     setup = setup_of(roots, delta_timestamps={TOP: [-0.1, 0.0], "action": [0.0, 0.1, 0.2]}, drop_last=True)
     check_resume_at_every_step(setup, Topology(1, 2), [Topology(1, 0)], fresh=False)

@@ -110,6 +110,7 @@ def test_workers_live_through_epochs_and_go_with_close(pusht_shards: Path) -> No
         loader.close()
 
 
+@pytest.mark.slow
 def test_workers_go_with_the_loader_and_with_a_consumer_that_fails(pusht_shards: Path) -> None:
     def train() -> None:
         for step, _ in enumerate(loader_of(pusht_shards)):
@@ -147,6 +148,7 @@ def test_an_error_in_a_worker_surfaces_with_its_traceback_and_ends_the_workers(
     assert "in carry_out" in str(failure.value), "the worker's own traceback, of the thread that read"
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_an_error_and_the_next_iteration_has_new_ones(pusht_shards: Path) -> None:
     expected = [batch["index"].tolist() for batch in loader_of(pusht_shards, num_workers=0, max_workers=2)]
     loader = loader_of(pusht_shards)
@@ -221,7 +223,7 @@ class Script:
         self.process.communicate()
 
 
-@pytest.mark.parametrize("mode", ["loading", "training"])
+@pytest.mark.parametrize("mode", [pytest.param("loading", marks=pytest.mark.slow), "training"])
 def test_ctrl_c(pusht_shards: Path, tmp_path: Path, mode: str) -> None:
     """The first one is caught, and the loader goes on to be used; the second one ends the process."""
     with Script(pusht_shards, mode, tmp_path) as script:

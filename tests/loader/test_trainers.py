@@ -39,6 +39,7 @@ assert [batch["index"].tolist() for batch in accelerator.prepare(loader)] == see
 accelerator.register_for_checkpointing(loader)
 second = [batch["index"].tolist() for batch in islice(loader, 7)]
 accelerator.save_state(folder)
+accelerator.wait_for_everyone()  # one process writes what all read
 loader.set_epoch(0)
 loader.load_state_dict(state)
 accelerator.load_state(folder)
