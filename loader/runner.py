@@ -1,5 +1,6 @@
 """Where an epoch's batches are made: by threads of this process, one step ahead, or by worker processes."""
 
+import atexit
 from collections.abc import Generator, Iterator
 from contextlib import closing
 from typing import Any
@@ -37,8 +38,12 @@ class EpochRunner:
         else:
             own = Resources(self._job, self._buffers, self.counter)
             with closing(run_ahead(self._of_threads(plan, first_step, own), own.reads.stop)) as coming:
-                for batch, arrived in coming:
-                    yield batch if self._copies is None else self._copies.finish(batch, arrived)
+                atexit.register(coming.close)  # a program may end in mid-epoch: later there is nothing to end it with
+                try:
+                    for batch, arrived in coming:
+                        yield batch if self._copies is None else self._copies.finish(batch, arrived)
+                finally:
+                    atexit.unregister(coming.close)
 
     def stats(self) -> LoaderStats:
         """The numbers so far."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import pickle
+import subprocess
+import sys
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -288,3 +290,13 @@ def test_in_a_worker_of_another_dataloader_it_refuses(shards: Path, monkeypatch:
     monkeypatch.setattr(topology, "in_worker", lambda: True)
     with pytest.raises(OptionError, match="it has workers of its own"):
         next(iter(load(shards)))
+
+
+def test_a_program_that_ends_in_mid_epoch_ends_quietly(shards: Path) -> None:
+    program = f"""
+from roboshard.loader import make_loader
+batches = iter(make_loader({str(shards)!r}, batch_size=2))
+next(batches)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stderr == ""
