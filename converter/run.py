@@ -18,6 +18,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TypeVar
@@ -31,7 +32,6 @@ from roboshard.converter.destination import locked, prepare, write_skipped
 from roboshard.converter.open_source import open_source, read_source
 from roboshard.converter.plan import plan_shards, shuffle_episodes
 from roboshard.converter.pool import default_workers, run_tasks
-from roboshard.converter.progress import Progress
 from roboshard.converter.ray_engine import run_on_ray
 from roboshard.converter.remote_destination import RemoteDestination, work_folder
 from roboshard.converter.shard import (
@@ -49,6 +49,7 @@ from roboshard.shards.errors import MissingError, OptionError, SourceError, Stor
 from roboshard.shards.gop import mean_random_cost
 from roboshard.shards.manifest import write_dataset
 from roboshard.shards.names import shard_name
+from roboshard.shards.progress import Progress
 from roboshard.shards.reader import ShardedDataset
 from roboshard.shards.schema import FORMAT_VERSION, Conversion, Provenance, SourceInfo
 from roboshard.shards.selection import parse_episodes, select_episodes
@@ -272,11 +273,12 @@ def _run(
     numbers = _numbers(plan, config)
     sizes = plan.sizes[plan.shards[numbers[0]].start : plan.shards[numbers[-1]].stop] if numbers else plan.sizes[:0]
     specs = _specs(plan, config, destination, remote)
-    with Progress(episodes=len(sizes), num_bytes=int(sizes.sum())) as progress:
+    with Progress("converting", items=len(sizes), what="episodes", num_bytes=int(sizes.sum())) as progress:
+        episode_done = partial(progress.add, items=1)
         if config.engine == "ray":
-            return run_on_ray(task, specs, config, progress.episode_done)
+            return run_on_ray(task, specs, config, episode_done)
         workers = min(config.workers or default_workers(), len(numbers))
-        return run_tasks(task, specs, workers, progress.episode_done)
+        return run_tasks(task, specs, workers, episode_done)
 
 
 def _finished_shards(

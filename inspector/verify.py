@@ -25,7 +25,6 @@ from roboshard.inspector.config import VerifyConfig
 from roboshard.inspector.episode import Expected
 from roboshard.inspector.index import IndexRows
 from roboshard.inspector.problems import COPY_AGAIN, READ_AGAIN, REBUILD, Place, Problem, Problems, some
-from roboshard.inspector.progress import Progress
 from roboshard.inspector.rows import provenance_fields
 from roboshard.inspector.shard import Checked, Dataset, ShardCheck, ShardTask
 from roboshard.inspector.source import SourceComparison
@@ -35,6 +34,7 @@ from roboshard.shards.index import MAX_INDEX_BYTES
 from roboshard.shards.locate import locate
 from roboshard.shards.manifest import load_dataset_manifest, load_index
 from roboshard.shards.names import DATASET_MANIFEST, EPISODE_INDEX, SHARD_FOLDER, is_shard_name, shard_manifest_name
+from roboshard.shards.progress import Progress
 from roboshard.shards.schema import MAX_MANIFEST_BYTES, DatasetManifest, parse
 
 SKIPPED_REPORT = "skipped.json"
@@ -207,16 +207,16 @@ def _check_shards(
 ) -> list[Checked]:
     def check(task: ShardTask) -> Checked:
         with source.reader() if source else nullcontext() as reader:
-            return ShardCheck(task, dataset, reader, progress.read).run()
+            return ShardCheck(task, dataset, reader, progress.add).run()
 
     share = [1.0 if task.chosen is None else len(task.chosen) / task.entry.episodes for task in tasks]
     num_bytes = int(sum(part * task.entry.size for part, task in zip(share, tasks, strict=True)))
-    with Progress(shards=len(tasks), num_bytes=num_bytes) as progress, ThreadPoolExecutor(jobs) as threads:
+    with Progress("verifying", items=len(tasks), what="shards", num_bytes=num_bytes) as progress, ThreadPoolExecutor(jobs) as threads:
         futures = [threads.submit(check, task) for task in tasks]
         try:
             for future in as_completed(futures):
                 future.result()
-                progress.shard_done()
+                progress.add(items=1)
         except BaseException:
             threads.shutdown(wait=False, cancel_futures=True)
             raise

@@ -3,6 +3,7 @@
 import itertools
 import time
 import warnings
+from bisect import bisect_right
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -101,7 +102,7 @@ class EpisodePool:
 
     def _read_or_substitute(self, position: int) -> _Resident:
         """The episode at `position`, or with on_error="skip" the next one in use of its dataset that can be read."""
-        source = self._sources[int(np.searchsorted(self._first, position, side="right")) - 1]
+        source = self._sources[bisect_right(self._first, position) - 1]
         used = source.episodes.position
         place = int(np.searchsorted(used, position))
         if self._on_error == "raise":
@@ -141,14 +142,11 @@ def fetch_episodes(
     remaining = iter(draws)
     coming: deque[Draw] = deque()
     while True:
-        further = (
-            list(itertools.islice(remaining, DRAWS_AT_ONCE))
-            if not coming or (reads.has_room and len(coming) < MAX_DRAWS)
-            else []
-        )
-        if further:
-            pool.expect(further)
-            coming.extend(further)
+        if not coming or (reads.has_room and len(coming) < MAX_DRAWS):
+            further = list(itertools.islice(remaining, DRAWS_AT_ONCE))
+            if further:
+                pool.expect(further)
+                coming.extend(further)
         if not coming:
             return
         started = time.perf_counter()

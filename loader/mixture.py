@@ -12,6 +12,7 @@ number of them. See docs/order.md.
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,9 +49,10 @@ class MixturePlan:
             worker_slots=slots.worker_slots,
             per_rank_slot=slots.per_rank_slot,
         )
+        self._pool_sizes = pool_sizes(order, slots, schedule)
         self._tapes: dict[tuple[int, int], tuple[Tape, IntArray, IntArray]] = {}
 
-    @property
+    @cached_property
     def num_steps(self) -> int:
         """Steps of an epoch: until every dataset has been through once, counted from the stream's beginning."""
         places = [self._schedule.place(number, frames - 1) for number, frames in enumerate(self._num_frames)]
@@ -101,14 +103,11 @@ class MixturePlan:
                 self._counts.before(dataset, self._schedule.place(dataset, number * frames))
                 for number in (epoch, epoch + 1)
             )
-            tape = Tape(self._episodes[dataset], self._orders[dataset], epoch, self._pool_size(dataset))
+            tape = Tape(self._episodes[dataset], self._orders[dataset], epoch, self._pool_sizes[dataset])
             for old in [key for key in self._tapes if key[0] == dataset][: 1 - KEPT_TAPES]:
                 del self._tapes[old]
             self._tapes[dataset, epoch] = tape, np.concatenate([[0], np.cumsum(ended - begun)]), begun
         return self._tapes[dataset, epoch]
-
-    def _pool_size(self, dataset: int) -> int:
-        return pool_sizes(self._orders[dataset], self._slots, self._schedule)[dataset]
 
 
 def pool_sizes(order: OrderConfig, slots: Slots, schedule: Schedule) -> list[int]:

@@ -7,9 +7,10 @@ import queue
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future, InvalidStateError
 from contextlib import suppress
+from functools import partial
 from typing import Literal, NamedTuple
 
 from roboshard.loader.sources import SideBySide
@@ -128,13 +129,7 @@ class ReadAhead:
             for request, read in planned:
                 if self._closed:  # nobody takes the rest, and a server that is away would be tried for each of them
                     return
-                with suppress(InvalidStateError):  # stopped meanwhile
-                    try:
-                        request.future.set_result(self._dataset.carry_out(read, source))
-                    except InvalidStateError:
-                        raise
-                    except BaseException as error:  # noqa: BLE001 - of whatever kind, it is the taker's
-                        request.future.set_exception(error)
+                _settle(request.future, partial(self._dataset.carry_out, read, source))
 
     def _planned(self, request: _Request) -> SampleRead | None:
         if self._closed:
@@ -151,3 +146,15 @@ class ReadAhead:
             self._counter.add(cache_hits=1, cached_bytes_read=num_bytes)
         else:
             self._counter.add(bytes_read=num_bytes, reads=1)
+
+
+def _settle(future: Future[EpisodeData], read: Callable[[], EpisodeData]) -> None:
+    """Give the taker what `read` returns, or what it raises, unless nobody waits any more."""
+    try:
+        data = read()
+    except BaseException as error:  # noqa: BLE001 - of whatever kind, it is the taker's
+        with suppress(InvalidStateError):  # stopped meanwhile
+            future.set_exception(error)
+    else:
+        with suppress(InvalidStateError):
+            future.set_result(data)

@@ -1,5 +1,6 @@
 """The datasets of a loader side by side: one, or those of a mixture, under one numbering of episodes."""
 
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
@@ -46,7 +47,7 @@ class SideBySide:
 
     def plan_read(self, position: int, cameras: Sequence[str] | None = None) -> SampleRead:
         """See `ShardedDataset`; cameras that the episode's dataset lacks are none of it."""
-        number = int(np.searchsorted(self._first, position, side="right")) - 1
+        number = bisect_right(self._first, position) - 1
         dataset = self._datasets[number]
         known = None if cameras is None else [key for key in cameras if key in dataset.camera_keys]
         read = dataset.plan_read(position - self._first[number], known)

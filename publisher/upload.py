@@ -16,9 +16,9 @@ from dataclasses import dataclass
 
 from roboshard.publisher.config import UploadConfig
 from roboshard.publisher.plan import UploadPlan, check_shard, make_plan
-from roboshard.publisher.progress import Progress
 from roboshard.shards.errors import OptionError
 from roboshard.shards.names import DATASET_MANIFEST
+from roboshard.shards.progress import Progress
 from roboshard.shards.storage.targets import Target, Upload
 
 
@@ -56,16 +56,16 @@ def upload(config: UploadConfig) -> UploadReport:
     if plan.withdraw:
         target.remove([DATASET_MANIFEST])
     target.remove(plan.remove)
-    with Progress(files=len(uploads), num_bytes=sum(upload.size for upload in uploads)) as progress:
+    with Progress("sending", items=len(uploads), what="files", num_bytes=_num_bytes(uploads)) as progress:
         _send_shards(plan, config.jobs, progress)
         for part in (plan.last, (plan.manifest,) if plan.manifest else ()):
             if part:
                 target.put(part)
-                progress.sent(part)
+                progress.add(_num_bytes(part), items=len(part))
     return UploadReport(
         destination=target.url,
         files_sent=len(uploads),
-        bytes_sent=sum(upload.size for upload in uploads),
+        bytes_sent=_num_bytes(uploads),
         files_kept=len(plan.kept),
         removed=plan.remove,
         unlisted=plan.unlisted,
@@ -88,7 +88,8 @@ def _send_shards(plan: UploadPlan, jobs: int, progress: Progress) -> None:
     try:
         futures: list[Future[Sequence[Upload]]] = [executor.submit(send, batch) for batch in _batches(plan)]
         for future in as_completed(futures):
-            progress.sent(future.result())
+            sent = future.result()
+            progress.add(_num_bytes(sent), items=len(sent))
     finally:
         executor.shutdown(wait=True, cancel_futures=True)
 
@@ -98,10 +99,14 @@ def _batches(plan: UploadPlan) -> Iterator[list[Upload]]:
     target: Target = plan.target
     batch: list[Upload] = []
     for shard in plan.shards:
-        files, size = len(batch) + len(shard), sum(upload.size for upload in (*batch, *shard))
+        files, size = len(batch) + len(shard), _num_bytes([*batch, *shard])
         if batch and (files > target.max_batch_files or size > target.max_batch_bytes):
             yield batch
             batch = []
         batch = [*batch, *shard]
     if batch:
         yield batch
+
+
+def _num_bytes(uploads: Sequence[Upload]) -> int:
+    return sum(upload.size for upload in uploads)

@@ -34,11 +34,6 @@ class ReadSettings:
     """How long a remote read is tried."""
 
 
-def blocks_of(pieces: Sequence[Piece]) -> list[ByteRange]:
-    """The reads that bring these pieces of one shard."""
-    return coalesce([piece.range for piece in pieces], max_gap=MAX_GAP, max_length=MAX_READ)
-
-
 class ShardReads:
     """Pieces of one shard: what is planned to be read together is read when the first of it is asked for.
 
@@ -51,11 +46,13 @@ class ShardReads:
         """Plan to read some pieces; nothing is read yet."""
         self._url = storage.join(root, shard.name)
         self._shard = shard
-        self._total = None if storage.is_local(self._url) else shard.size  # of local ones known before
-        self._cache = settings.cache if not storage.is_local(self._url) else None
+        self._is_local = storage.is_local(self._url)
+        self._total = None if self._is_local else shard.size  # of local ones known before
+        self._cache = None if self._is_local else settings.cache
         self._patience = settings.patience
         self._on_read = on_read
-        self._planned = blocks_of(planned if self._cache is None else [p for p in planned if not self._is_cached(p)])
+        wanted = [piece.range for piece in planned if not self._is_cached(piece)]
+        self._planned = coalesce(wanted, max_gap=MAX_GAP, max_length=MAX_READ)
         self._read: dict[ByteRange, memoryview] = {}
 
     def get(self, piece: Piece, where: str) -> memoryview:
@@ -79,7 +76,7 @@ class ShardReads:
         try:
             piece.check(data, where)
         except DamageError:
-            if storage.is_local(self._url):
+            if self._is_local:
                 raise
             storage.forget(self._url)
             data = self._from_storage(piece.range)  # a proxy's or a network's fault may not come twice

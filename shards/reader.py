@@ -1,9 +1,11 @@
 """Reading a dataset: manifests and index once, episodes by position, every byte checked before it is used."""
 
 import os
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from operator import attrgetter
 from threading import Lock
 
 import numpy as np
@@ -58,6 +60,10 @@ class ShardedDataset:
         """Feature keys of the cameras that are stored as video, in the source's order."""
         return tuple(key for key, spec in self.manifest.features.items() if spec.get("dtype") == "video")
 
+    @cached_property
+    def _camera_suffixes(self) -> Mapping[str, str]:
+        return camera_suffixes(self.camera_keys)
+
     def read_episode(self, position: int, cameras: Sequence[str] | None = None) -> EpisodeData:
         """Read and verify the episode at `position` of the index, with the videos of `cameras` (None: all).
 
@@ -78,7 +84,7 @@ class ShardedDataset:
             sample,
             f"{storage.shown(storage.join(self.root, entry.name))}, episode {sample.episode_index}",
             None if cameras is None or set(cameras) >= set(self.camera_keys) else tuple(cameras),
-            camera_suffixes(self.camera_keys),
+            self._camera_suffixes,
         )
 
     def shard_reads(self, shard: int, reads: Sequence[SampleRead], on_read: OnRead = ignore) -> ShardReads:
@@ -118,21 +124,26 @@ class ShardedDataset:
     def _sample_entry(self, shard: ShardEntry, position: int) -> SampleEntry:
         episode = int(self.index.episode_index[position])
         manifest = self.shard_manifest(shard)
-        by_offset = {sample.offset: sample for sample in manifest.samples}
-        sample = by_offset.get(int(self.index.offset[position]))
+        place = bisect_left(manifest.samples, int(self.index.offset[position]), key=attrgetter("offset"))
+        sample = manifest.samples[place] if place < len(manifest.samples) else None
         expected = (
+            int(self.index.offset[position]),
             episode,
             int(self.index.length[position]),
             int(self.index.size[position]),
             crc_text(int(self.index.crc32c[position])),
         )
-        if sample is None or (sample.episode_index, sample.length, sample.size, sample.crc32c) != expected:
+        if sample is None or _identity(sample) != expected:
             what = storage.shown(storage.join(self.root, shard.manifest.name))
             raise FormatError(
                 f"{what}: does not hold episode {episode} where the index says; `roboshard rebuild` derives both "
                 "again"
             )
         return sample
+
+
+def _identity(sample: SampleEntry) -> tuple[int, int, int, int, str]:
+    return sample.offset, sample.episode_index, sample.length, sample.size, sample.crc32c
 
 
 def check_shard_size(url: str, expected: int) -> None:
