@@ -3,7 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-PYTEST_WORKERS ?= 2
+# Tests wait for processes of their own: one more than there are cores.
+PYTEST_WORKERS ?= 3
 
 .PHONY: setup ffmpeg demo test test-slow test-ray test-live lint types bench clean
 
@@ -24,7 +25,7 @@ demo: setup
 	$(BIN)/python examples/demo.py
 
 test: setup lint types
-	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile -m 'not slow and not ray'
+	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile --no-loadscope-reorder -m 'not slow and not ray'
 
 test-slow: setup
 	$(BIN)/python -m pytest -m 'slow and not ray'

@@ -211,7 +211,10 @@ def _check_shards(
 
     share = [1.0 if task.chosen is None else len(task.chosen) / task.entry.episodes for task in tasks]
     num_bytes = int(sum(part * task.entry.size for part, task in zip(share, tasks, strict=True)))
-    with Progress("verifying", items=len(tasks), what="shards", num_bytes=num_bytes) as progress, ThreadPoolExecutor(jobs) as threads:
+    with (
+        Progress("verifying", items=len(tasks), what="shards", num_bytes=num_bytes) as progress,
+        ThreadPoolExecutor(jobs) as threads,
+    ):
         futures = [threads.submit(check, task) for task in tasks]
         try:
             for future in as_completed(futures):

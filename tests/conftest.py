@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,12 @@ from roboshard.converter import ConvertConfig, convert
 
 settings.register_profile("roboshard", deadline=None)  # a busy machine is no failure
 settings.load_profile("roboshard")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ctrl_c_interrupts() -> None:
+    """Here and in what the tests start, also where a shell runs them in the background and has it ignored."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

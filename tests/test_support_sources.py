@@ -29,6 +29,7 @@ from support.lerobot_source import (
     render,
 )
 from support.probe import boxes, leading_packets, packets, pyav_frames, shown_keyframes
+from support.slowly import some_quickly
 
 ALL_CASES = HARD_CASES | FURTHER_CASES
 TOP = "observation.images.top"
@@ -49,11 +50,13 @@ def case(request: pytest.FixtureRequest, builds: dict[str, Built], tmp_path_fact
     return builds[name]
 
 
-def named(*names: str) -> pytest.MarkDecorator:
+def named(*names: Any) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("case", names, indirect=True)
 
 
-every_case = named(*ALL_CASES)
+some_cases_quickly = named(
+    *some_quickly(ALL_CASES, {"edit_list", "av1", "image_features", "all_dtypes", "start_offset"})
+)
 
 
 def clips(built: Built) -> Iterator[tuple[Camera, int, Clip]]:
@@ -79,7 +82,7 @@ def info(built: Built) -> dict[str, Any]:
 # -- What holds for every case ---------------------------------------------------------------------------------
 
 
-@every_case
+@some_cases_quickly
 def test_every_reference_frame_says_it_is_the_right_one(case: Built) -> None:
     for camera, episode, clip in clips(case):
         frames = case.frames(camera.key, episode)
@@ -87,7 +90,7 @@ def test_every_reference_frame_says_it_is_the_right_one(case: Built) -> None:
         assert {read_camera(frame) for frame in frames} == {camera_code(camera.key)}
 
 
-@every_case
+@some_cases_quickly
 def test_another_ffmpeg_shows_the_same_frames_in_the_same_order(case: Built) -> None:
     for camera, episode, clip in clips(case):
         frames = pyav_frames(clip.path)
@@ -99,7 +102,7 @@ def test_another_ffmpeg_shows_the_same_frames_in_the_same_order(case: Built) -> 
         assert len(frames) == case.clips[camera.key, last].first_frame + case.clips[camera.key, last].num_frames
 
 
-@every_case
+@some_cases_quickly
 def test_metadata_times_are_the_files_times_but_for_the_drift(case: Built) -> None:
     fps = case.source.fps
     for camera, episode, clip in clips(case):
@@ -109,7 +112,7 @@ def test_metadata_times_are_the_files_times_but_for_the_drift(case: Built) -> No
         np.testing.assert_allclose(mine, clip.from_timestamp - drift + np.arange(len(mine)) / fps, atol=1e-4)
 
 
-@every_case
+@some_cases_quickly
 def test_rows_and_metadata_describe_the_same_episodes(case: Built) -> None:
     source, start = case.source, 0
     for row, length in zip(episodes_meta(case), source.lengths, strict=True):
@@ -186,7 +189,7 @@ def test_closed_gops_have_none(case: Built) -> None:
     assert all(leading_packets(path) == 0 for path in files(case))
 
 
-@every_case
+@some_cases_quickly
 def test_streams_are_what_the_camera_says(case: Built) -> None:
     for camera, _, clip in clips(case):
         with av.open(str(clip.path)) as container:

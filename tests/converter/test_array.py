@@ -174,6 +174,7 @@ def test_finalize_is_for_all_parts(source: Path, tmp_path: Path) -> None:
         finalize(ConvertConfig(source=str(source), destination=str(tmp_path / "shards"), shards="0/2"))
 
 
+@pytest.mark.slow
 def test_the_recipe_runs(source: Path, whole: dict[str, str], tmp_path: Path, tree: ReadTree) -> None:
     root = tmp_path / "shards"
     environment = os.environ | {

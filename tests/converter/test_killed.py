@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from _pytest.mark import ParameterSet
 from support.lerobot_source import Camera, Source, build
+from support.slowly import some_quickly
 
 from roboshard.converter import ConversionReport
 from roboshard.shards import ShardedDataset
@@ -27,13 +27,7 @@ Run = Callable[..., ConversionReport]
 ReadTree = Callable[[Path], dict[str, str]]
 MOMENTS = 26
 
-
-def slowly(moment: float) -> ParameterSet:
-    """A moment that the quick suite passes over."""
-    return pytest.param(moment, marks=pytest.mark.slow)
-
-
-SOME_QUICKLY = [moment if moment % 4 == 0 or moment == MOMENTS - 1 else slowly(moment) for moment in range(MOMENTS)]
+SOME_QUICKLY = some_quickly(range(MOMENTS), {0, 5, 12, 19, MOMENTS - 1})
 EPISODES = 26
 
 CONVERT = """
@@ -198,7 +192,7 @@ def test_killed_alone_so_that_its_workers_are_orphans(
     assert tree(root) == whole
 
 
-@pytest.mark.parametrize("moment", [slowly(0.0), 0.2, slowly(0.5), 0.8])
+@pytest.mark.parametrize("moment", some_quickly([0.0, 0.2, 0.5, 0.8], {0.2}))
 def test_a_killed_worker_is_an_error_that_says_what_to_do(
     source: Path, whole: dict[str, str], tmp_path: Path, run: Run, tree: ReadTree, moment: float
 ) -> None:
@@ -218,7 +212,7 @@ def test_a_killed_worker_is_an_error_that_says_what_to_do(
     assert tree(root) == whole
 
 
-@pytest.mark.parametrize("moment", [slowly(0.0), 0.1, slowly(0.3), 0.5, slowly(0.7), 0.9])
+@pytest.mark.parametrize("moment", some_quickly([0.0, 0.1, 0.3, 0.5, 0.7, 0.9], {0.1, 0.9}))
 def test_interrupted_it_tidies_up(
     source: Path, whole: dict[str, str], tmp_path: Path, run: Run, tree: ReadTree, moment: float
 ) -> None:

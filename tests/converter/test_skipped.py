@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from support.broken_source import BrokenSource, put_at
 from support.lerobot_source import Camera, Source, build
+from support.slowly import slowly
 
 from roboshard.converter import ConversionReport
 from roboshard.shards import MissingError, ShardedDataset, SourceError, rebuild, storage
@@ -70,7 +71,7 @@ def test_the_other_episodes_are_as_they_would_have_been(lacking: Path, tmp_path:
         assert (a.record, a.videos) == (b.record, b.videos)
 
 
-@pytest.mark.parametrize("shard_size", ["64KB", "150KB", "1GB"])
+@pytest.mark.parametrize("shard_size", ["64KB", slowly("150KB"), slowly("1GB")])
 def test_run_again_it_ends_with_the_same_bytes_and_report(
     lacking: Path, tmp_path: Path, run: Run, tree: ReadTree, shard_size: str
 ) -> None:

@@ -27,6 +27,7 @@ import torch
 from PIL import Image
 from support.damage import Forgery
 from support.lerobot_source import Camera, Source, build
+from support.slowly import slowly
 
 from roboshard.converter import ConvertConfig, convert
 from roboshard.loader import Loader, decode, decode_ahead, fetch, make_loader
@@ -149,7 +150,7 @@ def uneven_threads(around_decode: Any) -> Iterator[set[str]]:
 
 @every_order
 @pytest.mark.parametrize("return_uint8", [True, False], ids=["uint8", "float"])
-@pytest.mark.parametrize("batch_size", [None, 5])
+@pytest.mark.parametrize("batch_size", [slowly(None), 5])
 def test_batches_do_not_depend_on_how_threads_run(
     shards: Path, request: pytest.FixtureRequest, order: dict[str, Any], return_uint8: bool, batch_size: int | None
 ) -> None:
@@ -505,7 +506,7 @@ def _bytes(pictures: torch.Tensor) -> torch.Tensor:
     return (pictures * 255).round().to(torch.uint8) if pictures.is_floating_point() else pictures
 
 
-@pytest.mark.parametrize("return_uint8", [True, False], ids=["uint8", "float"])
+@pytest.mark.parametrize("return_uint8", [True, slowly(False)], ids=["uint8", "float"])
 @pytest.mark.parametrize("size", [(32, 48), (37, 50), (96, 40), (128, 192), (1, 1)], ids=str)
 def test_pictures_are_resized(shards: Path, either_decoder: None, size: tuple[int, int], return_uint8: bool) -> None:
     options: dict[str, Any] = {"delta_timestamps": {TOP: [-0.1, 0.0]}, "episodes": [0, 3], "seed": 2}
@@ -629,7 +630,7 @@ def test_near_keyframes_are_not_warned_of(pusht_shards: Path) -> None:
     assert _warnings_of(load(pusht_shards, batch_size=2), epochs=1) == []
 
 
-@pytest.mark.parametrize("gop", [1, 2, SHORT_GOP])
+@pytest.mark.parametrize("gop", [slowly(1), 2, SHORT_GOP])
 def test_a_frame_at_random_costs_what_its_keyframes_say(tmp_path: Path, gop: int) -> None:
     source = Source(lengths=LONG_LENGTHS, cameras=(Camera(key=TOP, gop=gop, size=(32, 48)),))
     loader = load(shards_of(source, tmp_path), batch_size=1)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from support.resume import Checkpoint, Restoration, Setup, Topology, check_resume_at_every_step, digest, record
+from support.slowly import slowly
 
 from roboshard.loader import Loader, make_loader
 from roboshard.shards import OptionError
@@ -71,12 +72,12 @@ def state_after(root: Path, steps: int, **options: Any) -> dict[str, Any]:
     ("frame_order", "episode_order", "shape"),
     [
         ("uniform", "global", "padded"),
-        ("uniform", "shard", "padded"),
-        ("sweep", "global", "padded"),
-        ("sweep", "shard", "padded"),
-        ("uniform", "global", "dropped"),
+        slowly("uniform", "shard", "padded"),
+        slowly("sweep", "global", "padded"),
+        slowly("sweep", "shard", "padded"),
+        slowly("uniform", "global", "dropped"),
         ("sweep", "shard", "dropped"),
-        ("uniform", "shard", "even"),
+        slowly("uniform", "shard", "even"),
         ("sweep", "global", "even"),
     ],
 )
@@ -96,7 +97,7 @@ def test_in_dataset_order(pusht_shards: Path) -> None:
     check_resume_at_every_step(setup, Topology(1), [Topology(2)])
 
 
-@pytest.mark.parametrize("frame_order", ["uniform", "sweep"])
+@pytest.mark.parametrize("frame_order", ["uniform", slowly("sweep")])
 def test_decoded_frames(pusht_shards: Path, frame_order: str) -> None:
     windows = {"observation.image": [-0.1, 0.0], "action": [0.0, 0.1, 0.2]}
     setup = decoding_setup(pusht_shards, frame_order=frame_order, delta_timestamps=windows)

@@ -127,6 +127,7 @@ def test_workers_go_with_the_loader_and_with_a_consumer_that_fails(pusht_shards:
         assert are_gone(processes)
 
 
+@pytest.mark.slow
 def test_an_error_in_a_worker_surfaces_with_its_traceback_and_ends_the_workers(
     pusht_shards: Path, tmp_path: Path
 ) -> None:

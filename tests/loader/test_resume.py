@@ -291,6 +291,7 @@ def test_workers_give_the_same_stream_and_continue_from_any_state(pusht_shards: 
     assert not multiprocessing.active_children()
 
 
+@pytest.mark.slow
 def test_one_worker_gives_the_same_stream_and_starts_again_after_close(pusht_shards: Path) -> None:
     loader, alone = rows(pusht_shards, num_workers=1), rows(pusht_shards)
     first, second = order_of(alone), order_of(alone)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.slowly import slowly
 
 from roboshard.loader import Loader, make_loader
 
@@ -75,7 +76,7 @@ def run_under_accelerate(shards: Path, processes: int, tmp_path: Path) -> list[d
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"rank"')]
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [slowly(1), 2])
 def test_accelerate_does_not_split_the_loader_again(processes: int, pusht_shards: Path, tmp_path: Path) -> None:
     ranks = run_under_accelerate(pusht_shards, processes, tmp_path)
     assert sorted(rank["rank"] for rank in ranks) == list(range(processes))

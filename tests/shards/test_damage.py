@@ -90,7 +90,7 @@ def check(root: Path, path: Path, damage: Damage, honest: bytes, manifests: dict
         assert f"{name}, episode {episode}: " in found
 
 
-@settings(once_restored, max_examples=1000)
+@settings(once_restored, max_examples=400)
 @given(damages())
 def test_no_damage_to_any_file_changes_what_is_read(
     root: Path, honest: bytes, manifests: dict[str, ShardManifest], drawn: tuple[int, Damage]

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from support.lerobot_source import HARD_CASES, build
+from support.slowly import slowly
 
 from roboshard.converter import ConvertConfig, convert
 from roboshard.shards import ShardedDataset, jsonio
@@ -175,7 +176,7 @@ def test_gnu_tar_lists_and_extracts_the_same(root: Path, tmp_path: Path) -> None
     assert len(list(tmp_path.iterdir())) == sum(len(list(names_in(path))) for path in tars(root))
 
 
-@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("streaming", [slowly(False), True])
 def test_hugging_face_datasets_reads_every_episode(
     case: str, streaming: bool, converted: dict[str, Path], by_datasets: dict[tuple[str, bool], Any]
 ) -> None:
