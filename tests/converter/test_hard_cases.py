@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
+from support.hard_cases import SOME_QUICKLY
 from support.lerobot_source import FURTHER_CASES, HARD_CASES, Built, Camera, Source, build, read_stamp, render
 from support.slowly import some_quickly
 from torchcodec.decoders import VideoDecoder  # type: ignore[attr-defined]
@@ -28,22 +29,6 @@ from roboshard.shards.rows import read_episode_row
 from roboshard.shards.schema import CameraRecord
 
 TOP = "observation.images.top"
-QUICK = {
-    "several_files_with_gaps",
-    "edit_list",
-    "open_gop_hevc",
-    "av1",
-    "timestamp_drift",
-    "image_features",
-    "all_dtypes",
-    "case_colliding_cameras",
-    "start_offset_bframes",
-    "edit_list_av1",
-    "two_cameras_mixed_codecs",
-    "one_frame_episodes",
-    "mid_gop_starts",
-}
-"""A case of each kind; `make test-slow` has all."""
 CASES = {name: case for name, case in (HARD_CASES | FURTHER_CASES).items() if name != "dropped_frames"}
 PARAMETERS = ["name", "codec_tag", "width", "height", "pix_fmt", "profile", "extradata", "sample_aspect_ratio"]
 COLORS = ["color_range", "color_primaries", "color_trc", "colorspace"]
@@ -162,7 +147,7 @@ class Converted:
         return [row for path in paths for row in pq.ParquetFile(path).read().to_pylist()]
 
 
-@pytest.fixture(scope="module", params=some_quickly(CASES, QUICK))
+@pytest.fixture(scope="module", params=some_quickly(CASES, SOME_QUICKLY))
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, run: Run) -> Iterator[Converted]:
     root = tmp_path_factory.mktemp("case")
     built = build(root / "source", CASES[request.param])

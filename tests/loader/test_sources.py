@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from support.hard_cases import SOME_QUICKLY
 from support.lerobot_source import (
     FURTHER_CASES,
     HARD_CASES,
@@ -49,21 +50,6 @@ HARD_TO_SEEK = [
 ]
 MEAN_ROUNDING = 2  # of ten bits, which PyAV's FFmpeg turns into RGB with other chroma sampling
 CASES = {name: source for name, source in (HARD_CASES | FURTHER_CASES).items() if name not in REFUSED} | MORE_CASES
-QUICK = {
-    "several_files_with_gaps",
-    "edit_list",
-    "open_gop_hevc",
-    "av1",
-    "timestamp_drift",
-    "image_features",
-    "all_dtypes",
-    "case_colliding_cameras",
-    "start_offset_bframes",
-    "edit_list_av1",
-    "two_cameras_mixed_codecs",
-    "short_open_gops_h264",
-}
-"""A case of each kind; `make test-slow` has all."""
 WINDOWS = ((-4, -1, 0, 3), (-1, 0), (0, 20), (-30, -3, -3, 1))
 Sample = dict[str, Any]
 
@@ -138,7 +124,7 @@ class Case:
         return {key: [offset / fps for offset in offsets] for key, offsets in windows.items()}
 
 
-@pytest.fixture(scope="module", params=some_quickly(CASES, QUICK))
+@pytest.fixture(scope="module", params=some_quickly(CASES, SOME_QUICKLY))
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
     name: str = request.param
     folder = tmp_path_factory.mktemp(name)
@@ -165,7 +151,7 @@ def test_a_window_of_one_keeps_its_axis_for_rows_and_loses_it_for_video(case: Ca
     assert {sample["action"].ndim for sample in found} == {1 if case.built.source.state_dim == 1 else 2}
 
 
-@pytest.mark.parametrize("case", some_quickly(HARD_TO_SEEK, QUICK & {*HARD_TO_SEEK}), indirect=True)
+@pytest.mark.parametrize("case", some_quickly(HARD_TO_SEEK, SOME_QUICKLY & {*HARD_TO_SEEK}), indirect=True)
 def test_windows_are_the_same_with_pyav(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decode, "_torchcodec", lambda: None)
     windows = case.windows(WINDOWS)
@@ -173,7 +159,7 @@ def test_windows_are_the_same_with_pyav(case: Case, monkeypatch: pytest.MonkeyPa
     case.check(case.load(delta_timestamps=case.seconds(windows)), windows, exact=not ten_bits)
 
 
-@pytest.mark.parametrize("case", some_quickly(HARD_TO_SEEK, QUICK & {*HARD_TO_SEEK}), indirect=True)
+@pytest.mark.parametrize("case", some_quickly(HARD_TO_SEEK, SOME_QUICKLY & {*HARD_TO_SEEK}), indirect=True)
 def test_frames_bear_the_stamps_of_their_rows_in_any_order(case: Case) -> None:
     for sample in make_loader(str(case.shards), batch_size=None, pool_episodes=2, seed=3):
         for key in case.video_keys:
