@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from support.lerobot_source import Camera, Source, build
 from support.lerobot_v21_source import write_v21
+from support.servers import LocalHub, RangeServer, S3Server
 
 from roboshard.cli.main import dispatch
 from roboshard.converter import ConvertConfig, convert
@@ -28,10 +29,12 @@ from roboshard.exporter.video import is_hevc_idr
 from roboshard.shards import OptionError, SourceError
 from roboshard.shards.jsonio import Json
 
+pytest_plugins = ["support.servers.fixtures"]
+
 KEY, TOP = "observation.image", "observation.images.top"
 
 
-def go(source: Path, destination: Path, **options: Any) -> ExportReport:
+def go(source: Path | str, destination: Path, **options: Any) -> ExportReport:
     return export(ExportConfig(source=str(source), destination=str(destination), **options))
 
 
@@ -175,6 +178,23 @@ def test_an_error_leaves_nothing(pusht_shards: Path, tmp_path: Path) -> None:
     with pytest.raises(OSError, match="episode"):
         go(damaged, tmp_path / "out")
     assert list(tmp_path.iterdir()) == [damaged]
+
+
+def test_from_other_places_it_is_the_same(
+    pusht_shards: Path, tmp_path: Path, range_server: RangeServer, this_hub: LocalHub, s3_server: S3Server
+) -> None:
+    go(pusht_shards, tmp_path / "here")
+    range_server.serve(pusht_shards)
+    range_server.fault("truncate", r"\.tar$", after_bytes=1000)
+    this_hub.add_bucket_folder("me/exported", pusht_shards, "v1")
+    urls = {
+        "http": range_server.url,
+        "hub": "hf://buckets/me/exported/v1",
+        "s3": s3_server.add_folder(pusht_shards, "exported/v1"),
+    }
+    for name, url in urls.items():
+        go(url, tmp_path / name)
+        assert tree(tmp_path / name) == tree(tmp_path / "here"), name
 
 
 def test_what_cannot_be_put_back_is_an_error_with_episode_and_camera(
