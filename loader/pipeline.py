@@ -13,7 +13,9 @@
 Each stage takes an iterator and gives one. They are joined by a WebDataset DataPipeline.
 """
 
+import ctypes
 from collections.abc import Generator, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -141,6 +143,7 @@ class Resources:
         """End the threads."""
         self.reads.close()
         self.threads.close()
+        _return_freed_memory()
 
 
 def load(job: LoadJob, plan: Plan, first_step: int, own: Resources) -> Generator[Batch, None, None]:
@@ -167,6 +170,12 @@ def load(job: LoadJob, plan: Plan, first_step: int, own: Resources) -> Generator
     finally:  # here too: after an error in a later stage, its traceback keeps the others suspended
         own.close()
         counter.set(steps_ahead=0, resident_bytes=0)
+
+
+def _return_freed_memory() -> None:
+    """Give the system what is free in the heaps: glibc has one per thread, and they would fill up in turn."""
+    with suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _look_back(job: LoadJob) -> dict[str, int]:

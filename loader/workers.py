@@ -1,11 +1,9 @@
 """Worker processes that load an epoch's steps in turn, kept from epoch to epoch."""
 
 import atexit
-import ctypes
 import signal
 import weakref
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from multiprocessing import get_context
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
@@ -94,7 +92,6 @@ class _StepDataset(torch.utils.data.IterableDataset[tuple[Message, int, LoaderSt
         counter = Counter()
         for batch in load(self._job, self._job.plan(epoch), first_step, Resources(self._job, sender, counter)):
             yield sender.pack(batch), worker, counter.take()
-        _return_freed_memory()
 
 
 def _close(pool: weakref.ref[WorkerPool]) -> None:
@@ -106,12 +103,6 @@ def _close(pool: weakref.ref[WorkerPool]) -> None:
 def _leave_interrupts_to_the_parent(_worker: int) -> None:
     """Ctrl-C reaches the whole process group: the parent decides, and is not told of dead workers first."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _return_freed_memory() -> None:
-    """Give the system what is free in the heaps: glibc has one per thread, and they would fill up in turn."""
-    with suppress(OSError, AttributeError):  # another C library
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _as_it_is(value: Any) -> Any:
