@@ -13,6 +13,7 @@ from roboshard.inspector.rows import check_metadata, check_rows, numbers
 from roboshard.inspector.slices import check_slice
 from roboshard.inspector.source import SourceReader
 from roboshard.shards.errors import RoboshardError
+from roboshard.shards.features import keys_of
 from roboshard.shards.names import RECORD_SUFFIX, ROWS_SUFFIX
 from roboshard.shards.schema import MAX_RECORD_BYTES, DatasetManifest, EpisodeRecord, parse
 
@@ -32,7 +33,7 @@ class Expected:
     @property
     def camera_keys(self) -> list[str]:
         """Of the cameras that are stored as video."""
-        return [key for key, spec in self.manifest.features.items() if spec.get("dtype") == "video"]
+        return list(keys_of(self.manifest.features, "video"))
 
     @property
     def tolerance_s(self) -> float:

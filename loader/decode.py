@@ -16,13 +16,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from roboshard.loader.pictures import Picture
 from roboshard.shards.errors import FormatError
 from roboshard.shards.schema import CameraRecord
 
 T = TypeVar("T")
-
-Picture = NDArray[np.uint8] | torch.Tensor
-"""(H, W, C) uint8: an array, or a tensor where a GPU decoded it."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -55,6 +55,15 @@ HARD_CASES: dict[str, Source] = {
     ),
 }
 
+EVERY_KIND = Source(
+    lengths=(5, 4, 6),
+    image_keys=("observation.images.still",),
+    depth_images={"observation.depth.m": "m", "observation.depth.mm": "mm", "observation.depth.png": None},
+    language=True,
+    extra_features=True,
+)
+"""A feature of every kind."""
+
 FURTHER_CASES: dict[str, Source] = {
     "dropped_frames": _filmed(Camera(key=TOP, drop_frames={0: 2, 3: 1})),
     "start_offset": _filmed(Camera(key=TOP, start_offset_s=1.5)),

@@ -22,11 +22,12 @@ from numpy.typing import NDArray
 
 from . import tables
 from .encode import sequential_rgb, write_video
-from .hard_cases import FURTHER_CASES, HARD_CASES
+from .hard_cases import EVERY_KIND, FURTHER_CASES, HARD_CASES
 from .spec import Camera, Color, Source, file_groups
 from .stamp import HIDDEN_EPISODE, Frame, camera_code, read_camera, read_stamp, render
 
 __all__ = [
+    "EVERY_KIND",
     "FURTHER_CASES",
     "HARD_CASES",
     "HIDDEN_EPISODE",
@@ -180,7 +181,7 @@ def _write_meta(root: Path, source: Source, clips: dict[tuple[str, int], Clip], 
 def _info(source: Source) -> dict[str, Any]:
     total = len(source.lengths)
     return {
-        "codebase_version": "v3.0",
+        "codebase_version": "v3.1" if source.language else "v3.0",
         "fps": source.fps,
         "features": tables.features(source),
         "total_episodes": total,
@@ -197,9 +198,9 @@ def _info(source: Source) -> dict[str, Any]:
 
 
 def _stats(source: Source, episodes: Sequence[int]) -> dict[str, dict[str, list[Any]]]:
-    """Statistics of every feature but strings, over some episodes."""
+    """Statistics of every feature that is measured, over some episodes."""
     result: dict[str, dict[str, list[Any]]] = {}
-    for key in tables.features(source):
+    for key, spec in tables.features(source).items():
         camera = next((camera for camera in source.cameras if camera.key == key), None)
         if camera is not None:
             frames = [frame for episode in episodes for frame in _episode_frames(source, camera, episode)]
@@ -207,7 +208,10 @@ def _stats(source: Source, episodes: Sequence[int]) -> dict[str, dict[str, list[
         elif key in source.image_keys:
             frames = [frame for episode in episodes for frame in _png_frames(source, key, episode)]
             result[key] = tables.statistics(np.stack(frames), image=True)
-        elif key != "note":
+        elif key in source.depth_images:
+            depth = [tables.depth_images(source, key, episode) for episode in episodes]
+            result[key] = tables.statistics(np.concatenate(depth)[..., None], image=True)
+        elif spec["dtype"] not in ("string", "language"):
             values = [np.asarray(tables.columns(source, episode)[key]) for episode in episodes]
             result[key] = tables.statistics(np.concatenate(values))
     return result

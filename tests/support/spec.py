@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Codec = Literal["h264", "hevc", "av1"]
+Unit = Literal["m", "mm"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +81,10 @@ class Source:
     Attributes:
         lengths: Number of rows of each episode.
         image_keys: Features kept as PNG bytes in the parquet files.
+        depth_images: Image feature of a depth camera -> its unit. "m": float32 TIFF, "mm": uint16 TIFF, as LeRobot
+            writes them; None: 16-bit PNG without a recorded unit.
         image_size: Height and width of those images in pixels.
+        language: Add the annotation columns of v3.1, lists of messages.
         extra_features: Add one feature of every other dtype and rank.
         undeclared_columns: Add a parquet column `_debug` that info.json does not declare.
         tasks: Task texts, dealt to the episodes in turn.
@@ -94,7 +98,9 @@ class Source:
     lengths: tuple[int, ...] = (12, 9, 15, 7, 11)
     cameras: tuple[Camera, ...] = ()
     image_keys: tuple[str, ...] = ()
+    depth_images: Mapping[str, Unit | None] = field(default_factory=dict)
     image_size: tuple[int, int] = (48, 64)
+    language: bool = False
     extra_features: bool = False
     undeclared_columns: bool = False
     tasks: tuple[str, ...] = ("pick the cube",)
