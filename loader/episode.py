@@ -13,7 +13,7 @@ from roboshard.loader.decode import FrameDecoder, PictureSettings, decode_frames
 from roboshard.loader.pictures import Picture
 from roboshard.loader.recent import RecentPictures
 from roboshard.shards.errors import FormatError
-from roboshard.shards.features import ROW_DTYPES, Features, Spec, depth_factor, is_depth
+from roboshard.shards.features import ROW_DTYPES, Features, Spec, depth_factor, depth_scale, is_depth
 from roboshard.shards.gop import decode_cost, mean_random_cost
 from roboshard.shards.reader import EpisodeData
 from roboshard.shards.rows import decode_rows
@@ -80,6 +80,7 @@ class Episode:
             key: np.concatenate([np.arange(frame, frame + count) for _, frame, count in camera.rows])
             for key, camera in self._cameras.items()
         }
+        self._depth = {key: depth_scale(features[key]) for key in self._cameras}
         self._videos = data.videos
         self._decoders: dict[str, FrameDecoder] = {}
         self._last_frame: dict[str, int] = {}
@@ -130,7 +131,7 @@ class Episode:
         camera = self._cameras[key]
         where = f"{self._where}, camera {key!r}"
         if key not in self._decoders:
-            self._decoders[key] = open_decoder(self._videos[key], camera, self._settings, where)
+            self._decoders[key] = open_decoder(self._videos[key], camera, self._settings, where, self._depth[key])
             self._recent[key] = self._memory_for(camera)
         recent = self._recent[key]
         pictures: dict[int, Picture] = {} if recent is None else dict(recent.find(frames))

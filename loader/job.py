@@ -12,8 +12,8 @@ from roboshard.loader.pipeline import LoadJob
 from roboshard.loader.plan import Episodes
 from roboshard.loader.sources import Source
 from roboshard.loader.windows import frame_offsets
-from roboshard.shards.errors import OptionError
-from roboshard.shards.features import DTYPES, OBJECT_DTYPES
+from roboshard.shards.errors import FormatError, OptionError
+from roboshard.shards.features import DTYPES, OBJECT_DTYPES, depth_scale
 from roboshard.shards.locate import Urls
 from roboshard.shards.reader import ShardedDataset
 
@@ -66,9 +66,11 @@ def chosen_cameras(meta: DatasetMeta, sample: SampleConfig) -> tuple[str, ...]:
     unknown = [key for key in chosen if key not in meta.video_keys]
     if unknown:
         raise OptionError(f"cameras: {unknown} not among the dataset's videos {list(meta.video_keys)}")
-    depth = [key for key in chosen if key in meta.depth_keys]
-    if depth:
-        raise OptionError(f"depth video is not decoded by this release: leave {depth} out of cameras=")
+    for key in chosen:
+        try:
+            depth_scale(meta.features[key])
+        except FormatError as error:
+            raise OptionError(f"camera {key!r} cannot be loaded, leave it out of cameras=: {error}") from None
     return tuple(key for key in meta.video_keys if key in chosen)
 
 

@@ -24,7 +24,7 @@ from . import tables
 from .encode import sequential_rgb, write_video
 from .hard_cases import EVERY_KIND, FURTHER_CASES, HARD_CASES
 from .spec import Camera, Color, Source, file_groups
-from .stamp import HIDDEN_EPISODE, Frame, camera_code, read_camera, read_stamp, render
+from .stamp import HIDDEN_EPISODE, Codes, Frame, camera_code, read_camera, read_stamp, render, render_depth
 
 __all__ = [
     "EVERY_KIND",
@@ -83,6 +83,11 @@ class Built:
             self._decoded[clip.path].setflags(write=False)
         return self._decoded[clip.path][clip.first_frame : clip.first_frame + clip.num_frames]
 
+    def depth_codes(self, key: str, episode_index: int) -> NDArray[np.uint16]:
+        """What was encoded of one episode of a depth camera, uint16 (frames, H, W)."""
+        camera = next(camera for camera in self.source.cameras if camera.key == key)
+        return np.stack(_episode_frames(self.source, camera, episode_index))
+
     def rows(self, episode_index: int) -> pa.Table:
         """One episode's rows, read back from its data file with every column."""
         table = pq.read_table(self.data_files[episode_index])
@@ -136,21 +141,23 @@ def _clips(
         first, start = first + count, stop
 
 
-def _segments(source: Source, camera: Camera, episodes: Sequence[int]) -> list[list[Frame]]:
+def _segments(source: Source, camera: Camera, episodes: Sequence[int]) -> list[list[Frame | Codes]]:
     """The runs of frames of one file that are encoded apart, hidden ones first."""
+    draw = render if camera.depth is None else render_depth
     hidden = [
-        render(key=camera.key, episode=HIDDEN_EPISODE, frame=i, size=camera.size, seed=source.seed)
+        draw(key=camera.key, episode=HIDDEN_EPISODE, frame=i, size=camera.size, seed=source.seed)
         for i in range(camera.hidden_frames)
     ]
-    runs = [_episode_frames(source, camera, episode) for episode in episodes]
+    runs: list[list[Frame | Codes]] = [_episode_frames(source, camera, episode) for episode in episodes]
     if camera.stream == "continuous":
         runs = [[frame for run in runs for frame in run]]
     return [hidden + runs[0], *runs[1:]]
 
 
-def _episode_frames(source: Source, camera: Camera, episode: int) -> list[Frame]:
+def _episode_frames(source: Source, camera: Camera, episode: int) -> list[Frame | Codes]:
+    draw = render if camera.depth is None else render_depth
     return [
-        render(key=camera.key, episode=episode, frame=i, size=camera.size, seed=source.seed)
+        draw(key=camera.key, episode=episode, frame=i, size=camera.size, seed=source.seed)
         for i in range(source.num_video_frames(camera, episode))
     ]
 
@@ -204,7 +211,8 @@ def _stats(source: Source, episodes: Sequence[int]) -> dict[str, dict[str, list[
         camera = next((camera for camera in source.cameras if camera.key == key), None)
         if camera is not None:
             frames = [frame for episode in episodes for frame in _episode_frames(source, camera, episode)]
-            result[key] = tables.statistics(np.stack(frames), image=True)
+            pixels = np.stack(frames)
+            result[key] = tables.statistics(pixels if pixels.ndim == 4 else pixels[..., None], image=True)
         elif key in source.image_keys:
             frames = [frame for episode in episodes for frame in _png_frames(source, key, episode)]
             result[key] = tables.statistics(np.stack(frames), image=True)

@@ -40,6 +40,7 @@ class Camera:
         drop_frames: Episode index to the number of last frames that the video lacks.
         start_offset_s: Time in seconds at which each file's first frame is shown.
         color: Colour tags; None leaves the stream untagged.
+        depth: A depth camera, lossless, and what LeRobot notes of its scale: depth_min, depth_max, shift, use_log.
     """
 
     key: str
@@ -58,6 +59,7 @@ class Camera:
     drop_frames: Mapping[int, int] = field(default_factory=dict)
     start_offset_s: float = 0.0
     color: Color | None = None
+    depth: Mapping[str, float | bool] | None = None
 
     def __post_init__(self) -> None:
         """Refuse what no encoder here would honour, so that a case never tests less than it says."""
@@ -67,6 +69,9 @@ class Camera:
             raise ValueError(f"{self.key}: open_gop needs bframes, or no leading picture can occur")
         if self.edit_list and self.start_offset_s:
             raise ValueError(f"{self.key}: edit_list and start_offset_s both move the first frame; choose one")
+
+        if (self.depth is not None) != (self.pix_fmt == "gray12le" and self.codec == "hevc"):
+            raise ValueError(f"{self.key}: depth is hevc in gray12le, and nothing else is")
 
     @property
     def hidden_frames(self) -> int:

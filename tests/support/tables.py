@@ -168,17 +168,19 @@ def _feature(dtype: str, shape: tuple[int, ...], names: list[str] | None = None)
 
 
 def _video_feature(camera: Camera, fps: int) -> Json:
-    feature = _feature("video", (*camera.size, 3), ["height", "width", "channels"])
+    channels = 3 if camera.depth is None else 1
+    feature = _feature("video", (*camera.size, channels), ["height", "width", "channels"])
     feature["info"] = {
         "video.height": camera.size[0],
         "video.width": camera.size[1],
         "video.codec": camera.codec,
         "video.pix_fmt": camera.pix_fmt,
         "video.fps": fps,
-        "video.channels": 3,
+        "video.channels": channels,
         "has_audio": False,
-        "is_depth_map": False,
+        "is_depth_map": camera.depth is not None,
     }
+    feature["info"] |= {f"video.{name}": value for name, value in (camera.depth or {}).items()}
     return feature
 
 
