@@ -150,7 +150,7 @@ def open_decoder(
     Raises FormatError for a file that cannot be decoded; `where` names it.
     """
     kind: Callable[[memoryview, CameraRecord, PictureSettings], FrameDecoder]
-    if depth is not None:  # torchcodec gives 8 bits
+    if depth is not None:  # torchcodec gives 8-bit RGB
         kind = partial(PyAVDecoder, pixels=DepthPixels(depth, settings.image_size))
     else:
         kind = PyAVDecoder if _torchcodec() is None else TorchcodecDecoder

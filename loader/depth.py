@@ -45,7 +45,7 @@ class DepthPixels:
     def __call__(self, frame: av.VideoFrame) -> NDArray[np.float32]:
         """(H, W, 1) float32 in millimetres."""
         codes = nearest(_codes(frame), self.size)
-        return millimetres(self.scale)[codes][:, :, None]
+        return np.take(millimetres(self.scale), codes)[:, :, None]  # faster than indexing
 
 
 def _codes(frame: av.VideoFrame) -> NDArray[np.uint16]:

@@ -38,6 +38,7 @@ QUICK = {
         tasks=("pick", "place"),
     ),
     "every_kind": EVERY_KIND,
+    "image_features": HARD_CASES["image_features"],
     "dropped_frames": FURTHER_CASES["dropped_frames"],
 }
 CASES = HARD_CASES | FURTHER_CASES | QUICK

@@ -22,7 +22,10 @@ from support.lerobot_source import EVERY_KIND, Built, Source, build
 from roboshard.converter import ConvertConfig, convert
 from roboshard.inspector import VerifyConfig, verify
 from roboshard.loader import make_loader, open_dataset
+from roboshard.loader.buffers import ReusedBuffers
+from roboshard.loader.decode_ahead import PendingStep
 from roboshard.loader.depth import millimetres
+from roboshard.loader.rows import PictureKey, WindowedStep
 from roboshard.shards import FormatError, OptionError, ShardedDataset
 from roboshard.shards.features import DepthScale
 from roboshard.shards.rows import decode_rows
@@ -258,6 +261,26 @@ def test_depth_video_is_resized_to_the_nearest_pixel_and_not_transformed(built: 
     key = next(iter(DEPTH_VIDEO))
     batch = in_order(shards, image_size=(32, 35), image_transforms=lambda picture: picture * 0)
     assert torch.equal(batch[key], dequantized(stored_codes(built, key)[:, 1::2, 1::2], **DEPTH_VIDEO[key]))
+
+
+@pytest.mark.parametrize(
+    ("picture", "as_float", "expected"),
+    [
+        (torch.full((2, 3, 1), 1234.0), False, torch.tensor(1234.0)),
+        (torch.full((2, 3, 3), 51, dtype=torch.uint8), True, torch.tensor(0.2)),
+        (torch.full((2, 3, 3), 51, dtype=torch.uint8), False, torch.tensor(51, dtype=torch.uint8)),
+    ],
+    ids=["depth", "float", "uint8"],
+)
+@pytest.mark.parametrize("on_gpu", [True, False])
+def test_pictures_are_put_into_their_batch_as_what_they_are(
+    picture: torch.Tensor, as_float: bool, expected: torch.Tensor, on_gpu: bool
+) -> None:
+    """Those that a GPU decoded are tensors, others arrays."""
+    step = WindowedStep(values={}, episodes=(), episode_of=np.zeros(1, int), frames={"x": np.zeros((1, 1), int)})
+    pending = PendingStep(step, [PictureKey(key="x", is_video=True, offsets=None)], as_float)
+    pending.put("x", 0, picture if on_gpu else picture.numpy(), ReusedBuffers())
+    assert equal(pending.batch()["x"], expected.expand(1, picture.shape[-1], 2, 3))
 
 
 @pytest.mark.parametrize(
