@@ -10,6 +10,7 @@ from typing import Any
 from roboshard.converter.source_files import SourceFiles
 from roboshard.shards import jsonio
 from roboshard.shards.errors import MissingError, SourceError
+from roboshard.shards.features import keys_of
 
 INFO, STATS = "meta/info.json", "meta/stats.json"
 MAX_JSON_BYTES = 256 << 20
@@ -55,7 +56,7 @@ def read_info(files: SourceFiles) -> dict[str, Any]:
 
 def camera_keys(info: dict[str, Any]) -> tuple[str, ...]:
     """Keys of the video features, in order."""
-    return tuple(key for key, spec in info["features"].items() if spec.get("dtype") == "video")
+    return keys_of(info["features"], "video")
 
 
 def read_stats(files: SourceFiles) -> dict[str, Any] | None:

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 from roboshard.exporter.layout import DATA_PATH, DEFAULTS, EPISODES_PATH, VIDEO_PATH, Limits
 from roboshard.exporter.rows import TableFiles
 from roboshard.shards import jsonio
+from roboshard.shards.features import keys_of
 from roboshard.shards.schema import MAX_RECORD_BYTES, Provenance
 
 Row = dict[str, jsonio.Json]
@@ -96,7 +97,6 @@ def _write_block(files: TableFiles, block: list[Row], schema: pa.Schema) -> None
 def info_of(provenance: Provenance, *, episodes: int, frames: int, is_whole: bool) -> Row:
     """info.json: the source's, but for what is not true of this dataset."""
     source, is_v3 = provenance.info, str(provenance.info.get("codebase_version")).startswith("v3.")
-    has_video = any(spec.get("dtype") == "video" for spec in provenance.features.values())
     info = {name: value for name, value in source.items() if name not in ("total_chunks", "total_videos")}
     info |= {
         "codebase_version": source["codebase_version"] if is_v3 else "v3.0",
@@ -106,7 +106,7 @@ def info_of(provenance: Provenance, *, episodes: int, frames: int, is_whole: boo
         "total_frames": frames,
         "total_tasks": source.get("total_tasks", len(provenance.tasks)),
         "data_path": DATA_PATH,
-        "video_path": VIDEO_PATH if has_video else None,
+        "video_path": VIDEO_PATH if keys_of(provenance.features, "video") else None,
     }
     info |= {name: value for name, value in DEFAULTS.items() if name not in info}
     if not is_whole or "splits" not in info:

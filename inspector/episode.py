@@ -6,13 +6,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from roboshard.inspector.checksums import payload
-from roboshard.inspector.frames import check_frames
+from roboshard.inspector.frames import check_frames, spread
 from roboshard.inspector.layout import Sample
 from roboshard.inspector.problems import CONVERT_AGAIN, Place, some
 from roboshard.inspector.rows import check_metadata, check_rows, numbers
 from roboshard.inspector.slices import check_slice
 from roboshard.inspector.source import SourceReader
 from roboshard.shards.errors import RoboshardError
+from roboshard.shards.features import keys_of
 from roboshard.shards.names import RECORD_SUFFIX, ROWS_SUFFIX
 from roboshard.shards.schema import MAX_RECORD_BYTES, DatasetManifest, EpisodeRecord, parse
 
@@ -32,7 +33,7 @@ class Expected:
     @property
     def camera_keys(self) -> list[str]:
         """Of the cameras that are stored as video."""
-        return [key for key, spec in self.manifest.features.items() if spec.get("dtype") == "video"]
+        return list(keys_of(self.manifest.features, "video"))
 
     @property
     def tolerance_s(self) -> float:
@@ -88,8 +89,10 @@ def check_episode(contents: Contents, expected: Expected, source: SourceReader |
             if check_slice(camera, bytes(sound[camera.member]), timestamps, expected.tolerance_s, video_place):
                 videos[camera.key] = sound[camera.member]
                 if expected.frames:
-                    count, seed = expected.frames, f"{expected.seed} {sample.episode} {camera.key}"
-                    check_frames(camera, sound[camera.member], count, seed, video_place)
+                    seed = f"{expected.seed} {sample.episode} {camera.key}"
+                    chosen = spread(camera.num_rows, expected.frames, seed)
+                    spec = expected.manifest.features.get(camera.key, {})
+                    check_frames(camera, spec, sound[camera.member], chosen, video_place)
     if source is not None:
         source.check(record, sound.get(ROWS_SUFFIX), rows, videos, place)
 

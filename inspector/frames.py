@@ -5,6 +5,7 @@ import random
 from roboshard.inspector.problems import CONVERT_AGAIN, Place
 from roboshard.inspector.slices import frames_of
 from roboshard.shards.errors import FormatError
+from roboshard.shards.features import Spec, depth_scale
 from roboshard.shards.schema import CameraRecord
 
 
@@ -16,15 +17,15 @@ def spread(num_rows: int, count: int, seed: str) -> list[int]:
     return sorted({*ends, *chosen})
 
 
-def check_frames(camera: CameraRecord, data: memoryview, count: int, seed: str, place: Place) -> None:
-    """Decode the frames of some rows; their shape and time must be those of the record."""
+def check_frames(camera: CameraRecord, spec: Spec, data: memoryview, rows: list[int], place: Place) -> None:
+    """Decode the frames of some rows of a camera; their shape and time must be those of the record."""
     from roboshard.loader.decode import PictureSettings, decode_frames, open_decoder  # noqa: PLC0415 - brings torch
 
     settings = PictureSettings()
     shown = frames_of(camera)
-    frames = sorted({int(shown[row]) for row in spread(camera.num_rows, count, seed)})
+    frames = sorted({int(shown[row]) for row in rows})
     try:
-        decoder = open_decoder(data, camera, settings, "frames")
+        decoder = open_decoder(data, camera, settings, "frames", depth_scale(spec))
         for frame in frames:  # one by one: pictures of a whole episode need not fit into memory
             decode_frames(decoder, camera, [frame], settings, f"frame {frame}")
     except FormatError as error:

@@ -47,11 +47,11 @@ def _compare_columns(name: str, here: pa.Array, source: pa.Array) -> Iterator[st
 
 
 def _bits(array: pa.Array) -> bytes:
-    """Of floating-point values, nested in lists or not: equal values may have different signs of zero."""
-    while (
-        pa.types.is_list(array.type) or pa.types.is_fixed_size_list(array.type) or pa.types.is_large_list(array.type)
-    ):
-        array = array.flatten()
+    """Of floating-point values, nested or not: equal values may have different signs of zero."""
+    if pa.types.is_struct(array.type):
+        return b"".join(map(_bits, array.flatten()))
+    if pa.types.is_list(array.type) or pa.types.is_fixed_size_list(array.type) or pa.types.is_large_list(array.type):
+        return _bits(array.flatten())
     if not pa.types.is_floating(array.type):
         return b""
     return bytes(array.to_numpy(zero_copy_only=False).tobytes())

@@ -1,10 +1,13 @@
 """Columns of an episode's rows as tensors, with the types that LeRobot gives them.
 
 float64 becomes float32, every integer int64, bool stays bool, a value of one number a 0-d tensor, lists tensors
-of their shape, and strings stay strings. Images are files, decoded when a sample needs them.
+of their shape, and strings stay strings. Language columns are lists of messages, each a dict. Images are files.
+Messages and images are decoded when a sample needs them.
 """
 
 import io
+import itertools
+import json
 import warnings
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -15,11 +18,14 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from roboshard.loader.pictures import Picture, nearest
 from roboshard.shards.errors import FormatError
+from roboshard.shards.features import FLOAT_DTYPES
 
-FLOAT_DTYPES = ("float16", "float32", "float64")
-SCALAR_DTYPES = ("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", *FLOAT_DTYPES)
+TOOL_CALLS = "tool_calls"
 IMAGE_MODES = ("L", "RGB", "RGBA")
+DEPTH_MODES = ("I;16", "I;16B", "I;16L", "F")
+"""Of 16-bit and floating-point images, whose values LeRobot (`pil_to_chw_tensor`) leaves as they are."""
 
 
 class Column(Protocol):
@@ -69,24 +75,47 @@ class TextColumn:
         return [self._values[row] for row in rows.tolist()]
 
 
-class ImageFiles:
-    """PNG images of an episode, one per row."""
+class LanguageColumn:
+    """Lists of messages, as Arrow holds them: every row may repeat all that was said so far."""
 
-    def __init__(self, files: Sequence[bytes], where: str) -> None:
-        """Keep the files; `where` names episode and feature in errors."""
+    def __init__(self, values: pa.Array) -> None:
+        self._values = values
+
+    def take(self, rows: NDArray[np.int64]) -> list[Any]:
+        """See `Column`: per row a list of dicts, or None; tool calls are parsed, as LeRobot's JSON feature does."""
+        if rows.ndim > 1:
+            raise TypeError(f"messages have no delta window of {rows.shape[1]} rows")
+        found: list[Any] = [self._values[row].as_py() for row in rows.tolist()]
+        for message in itertools.chain.from_iterable(messages or () for messages in found):
+            if message.get(TOOL_CALLS):
+                message[TOOL_CALLS] = [_parsed(call) for call in message[TOOL_CALLS]]
+        return found
+
+
+class ImageFiles:
+    """Images of an episode, one file (PNG; depth also TIFF) per row."""
+
+    def __init__(self, files: Sequence[bytes], where: str, depth_factor: float = 1.0) -> None:
+        """Keep the files; `where` names episode and feature in errors, `depth_factor` leads to millimetres."""
         self._files = files
         self._where = where
+        self._depth_factor = np.float32(depth_factor)
 
-    def pixels(self, row: int, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
-        """(H, W, C) uint8, resized to `size` (H, W) if given. Raises FormatError for what is no 8-bit image."""
+    def pixels(self, row: int, size: tuple[int, int] | None = None) -> Picture:
+        """(H, W, C) uint8, or depth (H, W, 1) float32; resized to `size` (H, W) if given.
+
+        Raises FormatError for what is no image, or one of another kind.
+        """
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("error", Image.DecompressionBombWarning)
                 with Image.open(io.BytesIO(self._files[row])) as image:
+                    if image.mode in DEPTH_MODES:
+                        depth = np.array(image, dtype=np.float32)[:, :, None]
+                        return nearest(depth, size) * self._depth_factor
                     if image.mode not in IMAGE_MODES:
-                        raise FormatError(
-                            f"{self._where}, row {row}: image mode {image.mode} is not one of {IMAGE_MODES}"
-                        )
+                        known = (*IMAGE_MODES, *DEPTH_MODES)
+                        raise FormatError(f"{self._where}, row {row}: image mode {image.mode} is not one of {known}")
                     resized = image if size is None else image.resize(size[::-1], Image.Resampling.BILINEAR)
                     pixels = np.array(resized)
         except (OSError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -94,13 +123,13 @@ class ImageFiles:
         return pixels.reshape(*pixels.shape[:2], -1)
 
 
-def make_images(array: pa.ChunkedArray, where: str) -> ImageFiles:
-    """The images of a feature; `where` names episode and feature in errors.
+def make_images(array: pa.ChunkedArray, where: str, depth_factor: float = 1.0) -> ImageFiles:
+    """The images of a feature; see `ImageFiles`.
 
     Raises:
         FormatError: rows without an image, or without its bytes.
     """
-    return ImageFiles(_image_bytes(_values(array, where), where), where)
+    return ImageFiles(_image_bytes(_values(array, where), where), where, depth_factor)
 
 
 def make_column(array: pa.ChunkedArray, dtype: str, where: str) -> Column:
@@ -109,6 +138,8 @@ def make_column(array: pa.ChunkedArray, dtype: str, where: str) -> Column:
     Raises:
         FormatError: values that do not fit the dtype, or rows without a value.
     """
+    if dtype == "language":
+        return LanguageColumn(_messages(array.combine_chunks(), where))
     values = _values(array, where)
     if dtype == "string":
         return TextColumn([str(text) for text in values.to_pylist()])
@@ -126,7 +157,9 @@ def make_column(array: pa.ChunkedArray, dtype: str, where: str) -> Column:
 
 
 def empty_column(dtype: str, shape: Sequence[int], length: int) -> Column:
-    """A column of zeros, or of empty strings, for a feature that an episode lacks; it takes no memory."""
+    """A column of zeros, or of what is empty, for a feature that an episode lacks; it takes no memory."""
+    if dtype == "language":
+        return LanguageColumn(pa.array([[]] * length))
     if dtype == "string":
         return TextColumn([""] * length)
     kind = np.float32 if dtype in FLOAT_DTYPES else np.bool_ if dtype == "bool" else np.int64
@@ -141,6 +174,20 @@ def _values(array: pa.ChunkedArray, where: str) -> pa.Array:
     if values.null_count:
         raise FormatError(f"{where}: {values.null_count} rows have no value")
     return values
+
+
+def _messages(values: pa.Array, where: str) -> pa.Array:
+    if not _is_list(values.type) or not pa.types.is_struct(values.type.value_type):
+        raise FormatError(f"{where}: language is stored as {values.type}, not as lists of structs")
+    return values
+
+
+def _parsed(call: Any) -> Any:
+    """A tool call: files hold JSON as Arrow's JSON type, as text, or taken apart into structs."""
+    try:
+        return json.loads(call) if isinstance(call, str) else call
+    except ValueError:
+        return call
 
 
 def _is_list(kind: pa.DataType) -> bool:

@@ -69,9 +69,9 @@ class SampleConfig:
     cameras: Sequence[str] | None = None
     """Video features to decode; None: all, empty: none."""
     image_transforms: ImageTransform | None = None
-    """Called per sample and camera with (C, H, W), or (T, C, H, W) under delta_timestamps."""
+    """Called per sample and camera but depth with (C, H, W), or (T, C, H, W) under delta_timestamps."""
     return_uint8: bool = True
-    """Video frames as uint8 in 0..255; False: float32 in 0..1."""
+    """Video frames as uint8 in 0..255; False: float32 in 0..1. Depth is float32 in millimetres."""
     image_size: tuple[int, int] | None = None
     """(H, W) that pictures are resized to as they are decoded; None: as stored."""
     on_missing: OnMissing = "error"

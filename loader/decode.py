@@ -1,4 +1,4 @@
-"""Decoding frames of an episode's slice: one interface, torchcodec behind it, PyAV where that cannot be loaded.
+"""Decoding frames of an episode's slice: one interface, torchcodec behind it; PyAV for depth, and without torchcodec.
 
 A decoder is used by one thread at a time.
 """
@@ -8,7 +8,7 @@ import itertools
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from typing import Any, Protocol, TypeVar
 
 import av
@@ -16,13 +16,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from roboshard.loader.depth import DepthPixels
+from roboshard.loader.pictures import Picture
 from roboshard.shards.errors import FormatError
+from roboshard.shards.features import DepthScale
 from roboshard.shards.schema import CameraRecord
 
 T = TypeVar("T")
-
-Picture = NDArray[np.uint8] | torch.Tensor
-"""(H, W, C) uint8: an array, or a tensor where a GPU decoded it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,7 @@ class FrameDecoder(Protocol):
     """Random access to the frames of one slice."""
 
     def frames(self, indices: Sequence[int]) -> torch.Tensor:
-        """Frames by ascending index: (n, H, W, 3) uint8."""
+        """Frames by ascending index: (n, H, W, 3) uint8; of depth (n, H, W, 1) float32 in millimetres."""
 
 
 class TorchcodecDecoder:
@@ -87,18 +87,24 @@ class TorchcodecDecoder:
 class PyAVDecoder:
     """PyAV: seeks to the last safe keyframe and decodes forward from it."""
 
-    def __init__(self, data: memoryview, camera: CameraRecord, settings: PictureSettings) -> None:
-        """Open an MP4 file."""
+    def __init__(
+        self,
+        data: memoryview,
+        camera: CameraRecord,
+        settings: PictureSettings,
+        pixels: Callable[[av.VideoFrame], NDArray[Any]] | None = None,
+    ) -> None:
+        """Open an MP4 file. `pixels` makes (H, W, C) of its frames; None: RGB."""
         self._container = av.open(io.BytesIO(data), "r")
         self._stream = self._container.streams.video[0]
         _check_count(self._stream.frames, camera)
         self._pts = _ticks(camera)
         self._keyframes = camera.keyframes
-        self._size = settings.image_size
+        self._pixels = partial(_upright, size=settings.image_size) if pixels is None else pixels
         self._device = settings.device
 
     def frames(self, indices: Sequence[int]) -> torch.Tensor:
-        """Frames by ascending index: (n, H, W, 3) uint8."""
+        """Frames by ascending index: (n, H, W, C)."""
         found: dict[int, torch.Tensor] = {}
         for index in indices:
             if index not in found:
@@ -115,7 +121,7 @@ class PyAVDecoder:
         for packet in self._packets_from(self._pts[start]):
             for frame in packet.decode():
                 if frame.pts in targets:
-                    found[targets[frame.pts]] = torch.from_numpy(_upright(frame, self._size))
+                    found[targets[frame.pts]] = torch.from_numpy(self._pixels(frame))
             if len(found) == len(targets):
                 return found
         raise FormatError(f"frame {index} was not decoded")
@@ -136,22 +142,29 @@ class PyAVDecoder:
             seek_to = first.dts - 1
 
 
-def open_decoder(data: memoryview, camera: CameraRecord, settings: PictureSettings, where: str) -> FrameDecoder:
-    """A decoder for one slice. Raises FormatError for a file that cannot be decoded; `where` names it."""
-    kind: Callable[[memoryview, CameraRecord, PictureSettings], FrameDecoder] = (
-        PyAVDecoder if _torchcodec() is None else TorchcodecDecoder
-    )
+def open_decoder(
+    data: memoryview, camera: CameraRecord, settings: PictureSettings, where: str, depth: DepthScale | None = None
+) -> FrameDecoder:
+    """A decoder for one slice, of depth with this scale.
+
+    Raises FormatError for a file that cannot be decoded; `where` names it.
+    """
+    kind: Callable[[memoryview, CameraRecord, PictureSettings], FrameDecoder]
+    if depth is not None:  # torchcodec gives 8-bit RGB
+        kind = partial(PyAVDecoder, pixels=DepthPixels(depth, settings.image_size))
+    else:
+        kind = PyAVDecoder if _torchcodec() is None else TorchcodecDecoder
     return _named(lambda: kind(data, camera, settings), where)
 
 
 def decode_frames(
     decoder: FrameDecoder, camera: CameraRecord, indices: Sequence[int], settings: PictureSettings, where: str
 ) -> Sequence[Picture]:
-    """Pictures (H, W, 3) uint8 by ascending index. Raises FormatError naming `where`."""
+    """Pictures (H, W, C) by ascending index. Raises FormatError naming `where`."""
     frames = _named(lambda: decoder.frames(indices), where)
     size = (camera.height, camera.width)
     allowed = (size, size[::-1]) if settings.image_size is None else (settings.image_size,)  # a display matrix turns
-    if frames.shape not in [(len(indices), *pixels, 3) for pixels in allowed]:
+    if frames.shape[:3] not in [(len(indices), *pixels) for pixels in allowed]:
         raise FormatError(f"{where}: frames of {tuple(frames.shape[1:3])} pixels where its record says {size}")
     return list(frames.numpy() if frames.is_cpu else frames)
 

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 
 from roboshard.loader.buffers import Buffers
-from roboshard.loader.decode import Picture
 from roboshard.loader.episode import Episode
+from roboshard.loader.pictures import Picture, is_brightness
 from roboshard.loader.rows import Batch, PictureKey, WindowedStep, check_shapes
 from roboshard.loader.stats import Counter
 
@@ -48,25 +48,23 @@ class PendingStep:
         self._shapes = {
             picture.key: step.frames[picture.key].shape[: 1 + picture.has_time_axis] for picture in pictures
         }
-        self._dtypes = {
-            picture.key: torch.float32 if as_float or not picture.is_video else torch.uint8 for picture in pictures
-        }
+        self._as_float = {picture.key: as_float or not picture.is_video for picture in pictures}
         self._tensors: dict[str, torch.Tensor] = {}
         self._places: dict[str, Any] = {}  # the same memory, one picture after the other
         self._lending = Lock()
 
     def put(self, key: str, place: int, picture: Picture, buffers: Buffers) -> None:
-        """Copy a picture to its place. The first one of a key says how large they are."""
+        """Copy a picture to its place. The first one of a key says how large they are, and of which kind."""
         places = self._places.get(key)
         if places is None:
             places = self._lend(key, picture, buffers)
         if places.shape[1:] != picture.shape:
             check_shapes(key, {tuple(places.shape[1:]), tuple(picture.shape)})
         target = places[place]
+        is_scaled = is_brightness(picture) and target.dtype.itemsize > 1
         if isinstance(picture, torch.Tensor):
-            target.copy_(picture if target.dtype == torch.uint8 else picture / 255)
-            return
-        if target.dtype == np.float32:
+            target.copy_(picture / 255 if is_scaled else picture)
+        elif is_scaled:
             np.divide(picture, UNIT, out=target, dtype=np.float32)
         else:
             target[...] = picture
@@ -74,7 +72,8 @@ class PendingStep:
     def _lend(self, key: str, picture: Picture, buffers: Buffers) -> Any:
         with self._lending:
             if key not in self._places:
-                tensor = buffers.lend((*self._shapes[key], *picture.shape), self._dtypes[key])
+                dtype = torch.uint8 if is_brightness(picture) and not self._as_float[key] else torch.float32
+                tensor = buffers.lend((*self._shapes[key], *picture.shape), dtype)
                 places = tensor.view(-1, *picture.shape)
                 self._tensors[key] = tensor
                 self._places[key] = places if isinstance(picture, torch.Tensor) else places.numpy()

@@ -1,26 +1,26 @@
 """An episode in memory: its rows as arrays, its slices as open decoders."""
 
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from roboshard.loader.columns import SCALAR_DTYPES, Column, ImageFiles, empty_column, make_column, make_images
-from roboshard.loader.decode import FrameDecoder, Picture, PictureSettings, decode_frames, open_decoder
+from roboshard.loader.columns import Column, ImageFiles, empty_column, make_column, make_images
+from roboshard.loader.decode import FrameDecoder, PictureSettings, decode_frames, open_decoder
+from roboshard.loader.pictures import Picture
 from roboshard.loader.recent import RecentPictures
 from roboshard.shards.errors import FormatError
+from roboshard.shards.features import ROW_DTYPES, Features, Spec, depth_factor, depth_scale, is_depth
 from roboshard.shards.gop import decode_cost, mean_random_cost
-from roboshard.shards.jsonio import Json
 from roboshard.shards.reader import EpisodeData
 from roboshard.shards.rows import decode_rows
 from roboshard.shards.schema import CameraRecord
 
 CHEAP_TO_GO_BACK = 4
 """Frames decoded for one picked at random, up to which pictures that are needed again are decoded again."""
-ROW_DTYPES = (*SCALAR_DTYPES, "string", "image")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,7 @@ class Membership:
 
     dataset: int | None = None
     """Which of the mixture's datasets it is of; None: there is but one dataset."""
-    missing: Mapping[str, Mapping[str, Json]] = field(default_factory=dict)
+    missing: Features = field(default_factory=dict)
     """Features of the mixture that its dataset lacks, and that are filled with zeros."""
     optional: tuple[str, ...] = ()
     """Features that any dataset of the mixture lacks."""
@@ -44,7 +44,7 @@ class Episode:
     def __init__(
         self,
         data: EpisodeData,
-        features: Mapping[str, Mapping[str, Json]],
+        features: Features,
         tasks: Sequence[str],
         settings: PictureSettings,
         membership: Membership = PLAIN,
@@ -64,7 +64,7 @@ class Episode:
         for key, dtype in dtypes.items():
             where = f"{data.where}, feature {key!r}"
             if dtype == "image":
-                self._images[key] = make_images(table.column(key), where)
+                self._images[key] = make_images(table.column(key), where, depth_factor(features[key]))
             else:
                 self.columns[key] = make_column(table.column(key), dtype, where)
         self._blanks: dict[str, Picture] = {}
@@ -80,6 +80,7 @@ class Episode:
             key: np.concatenate([np.arange(frame, frame + count) for _, frame, count in camera.rows])
             for key, camera in self._cameras.items()
         }
+        self._depth = {key: depth_scale(features[key]) for key in self._cameras}
         self._videos = data.videos
         self._decoders: dict[str, FrameDecoder] = {}
         self._last_frame: dict[str, int] = {}
@@ -119,7 +120,7 @@ class Episode:
         return sorted(kept), others[after:], others[:after]
 
     def decode(self, key: str, frames: Sequence[int]) -> tuple[Sequence[Picture], int]:
-        """Pictures (H, W, C) uint8 of a camera or image feature by ascending frame, and how many were decoded.
+        """Pictures (H, W, C) of a camera or image feature by ascending frame, and how many were decoded.
 
         Not for two threads at once per key. Raises FormatError naming shard, episode and camera.
         """
@@ -130,7 +131,7 @@ class Episode:
         camera = self._cameras[key]
         where = f"{self._where}, camera {key!r}"
         if key not in self._decoders:
-            self._decoders[key] = open_decoder(self._videos[key], camera, self._settings, where)
+            self._decoders[key] = open_decoder(self._videos[key], camera, self._settings, where, self._depth[key])
             self._recent[key] = self._memory_for(camera)
         recent = self._recent[key]
         pictures: dict[int, Picture] = {} if recent is None else dict(recent.find(frames))
@@ -153,15 +154,15 @@ class Episode:
         return RecentPictures(look_back) if look_back and dear and self._settings.device == "cpu" else None
 
 
-def _blank(spec: Mapping[str, Json], settings: PictureSettings) -> Picture:
-    """A black picture of a feature, as large as its others."""
+def _blank(spec: Spec, settings: PictureSettings) -> Picture:
+    """A picture of zeros of a feature, as large as its others and of their kind."""
     height, width, channels = picture_shape(spec)
     size = (height, width) if settings.image_size is None else settings.image_size
-    black = np.zeros((*size, channels), dtype=np.uint8)
-    return black if settings.device == "cpu" else torch.from_numpy(black).to(settings.device)
+    zeros = torch.zeros((*size, channels), dtype=torch.float32 if is_depth(spec) else torch.uint8)
+    return zeros.numpy() if settings.device == "cpu" else zeros.to(settings.device)
 
 
-def picture_shape(spec: Mapping[str, Json]) -> tuple[int, int, int]:
+def picture_shape(spec: Spec) -> tuple[int, int, int]:
     """(height, width, channels) of a camera, whichever way round its dataset says them."""
     first, second, third = (int(size) for size in spec["shape"])
     names = spec.get("names")

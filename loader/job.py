@@ -7,13 +7,13 @@ import numpy as np
 
 from roboshard.loader.config import LoaderConfig, SampleConfig, SelectionConfig
 from roboshard.loader.device import check_devices
-from roboshard.loader.episode import ROW_DTYPES
 from roboshard.loader.meta import DatasetMeta
 from roboshard.loader.pipeline import LoadJob
 from roboshard.loader.plan import Episodes
 from roboshard.loader.sources import Source
 from roboshard.loader.windows import frame_offsets
-from roboshard.shards.errors import OptionError
+from roboshard.shards.errors import FormatError, OptionError
+from roboshard.shards.features import DTYPES, OBJECT_DTYPES, depth_scale
 from roboshard.shards.locate import Urls
 from roboshard.shards.reader import ShardedDataset
 
@@ -53,7 +53,7 @@ def open_source(urls: Urls, config: LoaderConfig) -> Source:
 def check_features(meta: DatasetMeta) -> None:
     """Raise OptionError for features of a kind that is not loaded."""
     unknown = {key: spec.get("dtype") for key, spec in meta.features.items()}
-    unknown = {key: dtype for key, dtype in unknown.items() if dtype not in (*ROW_DTYPES, "video")}
+    unknown = {key: dtype for key, dtype in unknown.items() if dtype not in DTYPES}
     if unknown:
         raise OptionError(f"features of a kind that this release does not load: {unknown}")
 
@@ -66,15 +66,12 @@ def chosen_cameras(meta: DatasetMeta, sample: SampleConfig) -> tuple[str, ...]:
     unknown = [key for key in chosen if key not in meta.video_keys]
     if unknown:
         raise OptionError(f"cameras: {unknown} not among the dataset's videos {list(meta.video_keys)}")
-    depth = [key for key in chosen if _is_depth(meta, key)]
-    if depth:
-        raise OptionError(f"depth video is not decoded by this release: leave {depth} out of cameras=")
+    for key in chosen:
+        try:
+            depth_scale(meta.features[key])
+        except FormatError as error:
+            raise OptionError(f"camera {key!r} cannot be loaded, leave it out of cameras=: {error}") from None
     return tuple(key for key in meta.video_keys if key in chosen)
-
-
-def _is_depth(meta: DatasetMeta, key: str) -> bool:
-    info = meta.features[key].get("info") or {}
-    return bool(info.get("is_depth_map") or info.get("video.is_depth_map"))
 
 
 def check_windows(meta: DatasetMeta, sample: SampleConfig, cameras: Sequence[str]) -> None:
@@ -82,8 +79,8 @@ def check_windows(meta: DatasetMeta, sample: SampleConfig, cameras: Sequence[str
     for key in sample.delta_timestamps:
         if key not in meta.features:
             raise OptionError(f"delta_timestamps: {key!r} is not a feature; the dataset has {list(meta.features)}")
-        if meta.features[key].get("dtype") == "string":
-            raise OptionError(f"delta_timestamps: {key!r} holds strings, which have no window")
+        if (dtype := meta.features[key].get("dtype")) in OBJECT_DTYPES:
+            raise OptionError(f"delta_timestamps: {key!r} is a {dtype} feature, which has no window")
         if key in meta.video_keys and key not in cameras:
             raise OptionError(f"delta_timestamps: camera {key!r} is left out by cameras={list(cameras)}")
 

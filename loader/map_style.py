@@ -180,7 +180,7 @@ class _OneProcess:
         decoded = own.threads.wait_for(own.threads.submit(windowed))
         (batch,) = transform_images(
             [decoded],
-            keys=[picture.key for picture in job.pictures],
+            keys=job.transformed,
             transform=job.config.sample.image_transforms,
             buffers=self._buffers,
             counter=counter,

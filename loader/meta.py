@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roboshard.shards.errors import OptionError
+from roboshard.shards.features import Features, depth_factor, is_depth, keys_of
 from roboshard.shards.jsonio import Json
 from roboshard.shards.schema import DatasetManifest
 
@@ -32,10 +33,15 @@ class DatasetMeta:
 
     @cached_property
     def stats(self) -> dict[str, dict[str, NDArray[Any]]]:
-        """Feature key -> min, max, mean, std, count, … as arrays; empty where the source has none."""
-        return {
-            key: {name: np.asarray(value) for name, value in values.items()}
-            for key, values in (self.manifest.stats or {}).items()
+        """Feature key -> min, max, mean, std, count, … as arrays; empty where the source has none.
+
+        Of depth cameras in millimetres, as samples are.
+        """
+        stats = _arrays(self.manifest)
+        factors = {key: depth_factor(self.features[key]) for key in self.depth_keys if key in stats}
+        return stats | {
+            key: {name: value if name == "count" else value * factor for name, value in stats[key].items()}
+            for key, factor in factors.items()
         }
 
     @property
@@ -46,17 +52,22 @@ class DatasetMeta:
     @cached_property
     def video_keys(self) -> tuple[str, ...]:
         """Keys of cameras stored as video."""
-        return self._keys("video")
+        return keys_of(self.features, "video")
 
     @cached_property
     def image_keys(self) -> tuple[str, ...]:
         """Keys of cameras stored as images in the rows."""
-        return self._keys("image")
+        return keys_of(self.features, "image")
 
     @cached_property
     def camera_keys(self) -> tuple[str, ...]:
         """Keys of all cameras."""
         return tuple(key for key in self.features if key in (*self.video_keys, *self.image_keys))
+
+    @cached_property
+    def depth_keys(self) -> tuple[str, ...]:
+        """Keys of the cameras that show distances, stored as video or as images."""
+        return tuple(key for key, spec in self.features.items() if is_depth(spec))
 
     @property
     def total_episodes(self) -> int:
@@ -79,9 +90,6 @@ class DatasetMeta:
         """The source's info.json, verbatim."""
         return self.manifest.info
 
-    def _keys(self, dtype: str) -> tuple[str, ...]:
-        return tuple(key for key, spec in self.features.items() if spec.get("dtype") == dtype)
-
 
 @dataclass(frozen=True)
 class MixtureMeta(DatasetMeta):
@@ -93,6 +101,11 @@ class MixtureMeta(DatasetMeta):
 
     metas: Sequence[DatasetMeta]
 
+    @cached_property
+    def stats(self) -> dict[str, dict[str, NDArray[Any]]]:
+        """See above."""
+        return _arrays(self.manifest)
+
     @property
     def fps(self) -> int | float:
         """That of all datasets. Raises OptionError where they differ."""
@@ -102,9 +115,14 @@ class MixtureMeta(DatasetMeta):
         return rates.pop()
 
 
-def merged_manifest(
-    metas: Sequence[DatasetMeta], features: Mapping[str, Mapping[str, Json]], parts: Sequence[int]
-) -> DatasetManifest:
+def _arrays(manifest: DatasetManifest) -> dict[str, dict[str, NDArray[Any]]]:
+    return {
+        key: {name: np.asarray(value) for name, value in values.items()}
+        for key, values in (manifest.stats or {}).items()
+    }
+
+
+def merged_manifest(metas: Sequence[DatasetMeta], features: Features, parts: Sequence[int]) -> DatasetManifest:
     """The first dataset's manifest with what is true of a mixture in these parts."""
     episodes, frames = sum(meta.total_episodes for meta in metas), sum(meta.total_frames for meta in metas)
     tasks = list(dict.fromkeys(task for meta in metas for task in meta.tasks))

@@ -1,13 +1,12 @@
 """From a mixture as users write it, `[(urls, weight), ...]`, to what there is to load of each dataset."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
 
-from roboshard.loader.columns import FLOAT_DTYPES
 from roboshard.loader.config import LoaderConfig, SampleConfig
 from roboshard.loader.episode import Membership, picture_shape
 from roboshard.loader.job import check_features, check_windows, chosen_cameras, open_source
@@ -18,13 +17,12 @@ from roboshard.loader.sources import Source
 from roboshard.loader.windows import frame_offsets
 from roboshard.shards import storage
 from roboshard.shards.errors import OptionError
-from roboshard.shards.jsonio import Json
+from roboshard.shards.features import FLOAT_DTYPES, OBJECT_DTYPES, Features, Spec, is_depth
 from roboshard.shards.locate import Urls
 
 Mixture = Sequence[tuple[Urls, float]]
 """Datasets and their weights, which need not add up to 1."""
-Features = Mapping[str, Mapping[str, Json]]
-TASK = {"dtype": "string", "shape": [1], "names": None}
+TASK: Spec = {"dtype": "string", "shape": [1], "names": None}
 
 
 def is_mixture(urls: Urls | Mixture) -> TypeGuard[Mixture]:
@@ -126,13 +124,14 @@ def _agreed(loaded: Sequence[Features], where: Sequence[str], sample: SampleConf
     return kept
 
 
-def _kind(spec: Mapping[str, Json], sample: SampleConfig) -> tuple[str, tuple[int, ...]]:
+def _kind(spec: Spec, sample: SampleConfig) -> tuple[str, tuple[int, ...]]:
     """(dtype, shape) as they are loaded."""
     dtype = str(spec["dtype"])
     if dtype in ("image", "video"):
         height, width, channels = picture_shape(spec)
-        return dtype, (*(sample.image_size or (height, width)), channels)
-    kind = dtype if dtype in ("bool", "string") else "float32" if dtype in FLOAT_DTYPES else "int64"
+        kind = f"depth {dtype}" if is_depth(spec) else dtype
+        return kind, (*(sample.image_size or (height, width)), channels)
+    kind = dtype if dtype in ("bool", *OBJECT_DTYPES) else "float32" if dtype in FLOAT_DTYPES else "int64"
     return kind, tuple(spec["shape"])
 
 

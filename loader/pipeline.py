@@ -86,6 +86,11 @@ class LoadJob:
         return tuple(PictureKey(key=key, is_video=video, offsets=windows.get(key)) for key, video in keys)
 
     @property
+    def transformed(self) -> tuple[str, ...]:
+        """Keys of the pictures that `image_transforms` is for: depth is left alone, as LeRobot does."""
+        return tuple(picture.key for picture in self.pictures if picture.key not in self.meta.depth_keys)
+
+    @property
     def slots(self) -> Slots:
         """The shape of the plan."""
         split = self.config.split
@@ -160,7 +165,7 @@ def load(job: LoadJob, plan: Plan, first_step: int, own: Resources) -> Generator
             partial(decode_video, threads=own.threads, counter=counter),
             partial(
                 transform_images,
-                keys=[picture.key for picture in job.pictures],
+                keys=job.transformed,
                 transform=job.config.sample.image_transforms,
                 buffers=own.buffers,
                 counter=counter,

@@ -17,14 +17,14 @@ class RecentPictures:
     def __init__(self, capacity: int) -> None:
         """Nothing is taken up before the first picture."""
         self._capacity = capacity
-        self._memory: NDArray[np.uint8] | None = None
+        self._memory: NDArray[Any] | None = None
         self._frames = [-1] * capacity
 
     def kept(self, frames: Iterable[int]) -> set[int]:
         """Which of these frames are kept."""
         return {frame for frame in frames if self._frames[frame % self._capacity] == frame}
 
-    def find(self, frames: Iterable[int]) -> dict[int, NDArray[np.uint8]]:
+    def find(self, frames: Iterable[int]) -> dict[int, NDArray[Any]]:
         """Those of these frames that are kept: copies, which `keep` does not change."""
         memory = self._memory
         if memory is None:
@@ -47,6 +47,6 @@ class RecentPictures:
         for frame in frames[-self._capacity :]:
             picture = pictures[frame]
             if self._memory is None:
-                self._memory = np.empty((self._capacity, *picture.shape), dtype=np.uint8)
+                self._memory = np.empty((self._capacity, *picture.shape), dtype=picture.dtype)
             self._memory[frame % self._capacity] = picture
             self._frames[frame % self._capacity] = frame

@@ -1,7 +1,7 @@
 """The datasets of a loader side by side: one, or those of a mixture, under one numbering of episodes."""
 
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
@@ -9,8 +9,8 @@ import numpy as np
 
 from roboshard.loader.episode import PLAIN, Membership
 from roboshard.loader.plan import Episodes
+from roboshard.shards.features import Features
 from roboshard.shards.fetch import OnRead, ShardReads, ignore
-from roboshard.shards.jsonio import Json
 from roboshard.shards.reader import EpisodeData, ShardedDataset
 from roboshard.shards.sample import SampleRead
 
@@ -22,7 +22,7 @@ class Source:
     dataset: ShardedDataset
     episodes: Episodes
     """Their positions count from `first`."""
-    features: Mapping[str, Mapping[str, Json]]
+    features: Features
     """What is loaded."""
     tasks: Sequence[str]
     first: int = 0

@@ -12,6 +12,7 @@ import numpy as np
 
 from roboshard.shards import storage
 from roboshard.shards.errors import DamageError, FormatError, MissingError, OptionError
+from roboshard.shards.features import keys_of
 from roboshard.shards.fetch import OnRead, ReadSettings, ShardReads, ignore
 from roboshard.shards.index import MAX_INDEX_BYTES, EpisodeIndex, read_index
 from roboshard.shards.locate import Urls, locate
@@ -58,7 +59,7 @@ class ShardedDataset:
     @cached_property
     def camera_keys(self) -> tuple[str, ...]:
         """Feature keys of the cameras that are stored as video, in the source's order."""
-        return tuple(key for key, spec in self.manifest.features.items() if spec.get("dtype") == "video")
+        return keys_of(self.manifest.features, "video")
 
     @cached_property
     def _camera_suffixes(self) -> Mapping[str, str]:

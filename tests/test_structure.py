@@ -259,6 +259,7 @@ def test_what_a_loader_can_do() -> None:
     assert {"__iter__", "__len__"} <= set(vars(Loader))
     assert set(public(DatasetMeta)) == {
         "camera_keys",
+        "depth_keys",
         "features",
         "fps",
         "image_keys",

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from support.lerobot_source import FURTHER_CASES, HARD_CASES, Camera, Source, build
+from support.lerobot_source import EVERY_KIND, FURTHER_CASES, HARD_CASES, Camera, Source, build
 
 from roboshard.converter import ConvertConfig, convert
 from roboshard.exporter import ExportConfig, ExportReport, export
@@ -37,6 +37,8 @@ QUICK = {
         extra_features=True,
         tasks=("pick", "place"),
     ),
+    "every_kind": EVERY_KIND,
+    "image_features": HARD_CASES["image_features"],
     "dropped_frames": FURTHER_CASES["dropped_frames"],
 }
 CASES = HARD_CASES | FURTHER_CASES | QUICK

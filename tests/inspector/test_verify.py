@@ -22,6 +22,7 @@ from support.servers import RangeServer
 from roboshard.cli.main import dispatch
 from roboshard.converter import ConvertConfig, convert
 from roboshard.inspector import Problem, VerifyConfig, VerifyReport, verify
+from roboshard.inspector.tables import compare_tables
 from roboshard.shards.errors import OptionError
 from roboshard.shards.index import index_bytes
 from roboshard.shards.jsonio import dump
@@ -472,3 +473,12 @@ def test_the_command(forgery: Forgery, tmp_path: Path, capsys: pytest.CaptureFix
     assert (problem["file"], problem["episode"]) == (SHARDS.format(1), None)
     with pytest.raises(SystemExit, match="2"):
         dispatch(["verify", str(forgery.root), "--sample", "0"])
+
+
+@pytest.mark.parametrize("other", [[[{"t": -0.0}]], [[{"t": 0.0}, {"t": 0.0}]], [[]], [None]], ids=str)
+def test_messages_that_differ_in_anything_are_told(other: Any) -> None:
+    kind = pa.list_(pa.struct({"t": pa.float32()}))
+    here, there = (pa.table({"said": pa.array(rows, kind)}) for rows in ([[{"t": 0.0}]], other))
+    assert not list(compare_tables(here, here))
+    told = [difference.split(":")[0] for difference in compare_tables(here, there)]
+    assert told == ["column 'said' differs in 1 rows"]

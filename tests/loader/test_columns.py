@@ -147,6 +147,35 @@ def test_values_that_do_not_fit_are_refused_with_their_place(
         column(values, kind, dtype)
 
 
+# -- Language --------------------------------------------------------------------------------------------------
+
+CALLS = ['{"say": [1, null, "ü"]}', "not JSON", "3"]
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.json_()], ids=str)
+def test_tool_calls_are_parsed_where_they_are_json(kind: pa.DataType) -> None:
+    plain = pa.list_(pa.struct({"content": pa.string(), "tool_calls": pa.list_(pa.string())}))
+    rows = [[{"content": "a", "tool_calls": CALLS}, {"content": None, "tool_calls": None}], None, []]
+    stored = pa.array(rows, plain).cast(pa.list_(pa.struct({"content": pa.string(), "tool_calls": pa.list_(kind)})))
+    messages = make_column(pa.chunked_array([stored[:1], stored[1:]]), "language", WHERE).take(np.array([2, 0, 1, 0]))
+    said = [
+        {"content": "a", "tool_calls": [{"say": [1, None, "ü"]}, "not JSON", 3]},
+        {"content": None, "tool_calls": None},
+    ]
+    assert messages == [[], said, None, said]
+    assert messages[1] is not messages[3]  # a user may change one of them
+
+
+def test_tool_calls_that_were_stored_as_structs_are_objects() -> None:
+    rows = [[{"tool_calls": [{"name": "say"}]}]]
+    assert make_column(pa.chunked_array([pa.array(rows)]), "language", WHERE).take(np.array([0])) == rows
+
+
+def test_language_that_is_no_list_of_messages_is_refused() -> None:
+    with pytest.raises(FormatError, match=f"{WHERE}: language is stored as string, not as lists of structs"):
+        column(["a", "b"], pa.string(), "language")
+
+
 # -- Images ----------------------------------------------------------------------------------------------------
 
 
@@ -181,10 +210,25 @@ def test_unreadable_images_are_named(file: bytes) -> None:
         image_column([GREY, file]).pixels(1)
 
 
-def test_sixteen_bit_images_are_refused_instead_of_scaled_wrongly() -> None:
-    depth = png(np.full((4, 4), 40_000, np.uint16))
-    with pytest.raises(FormatError, match="row 0: image mode I;16 is not one of"):
-        image_column([depth, depth]).pixels(0)
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "float TIFF", "big-endian TIFF"])
+def test_sixteen_bit_and_float_images_keep_their_values(kind: str) -> None:
+    depth = np.random.default_rng(0).integers(0, 1 << 16, (8, 6), dtype=np.uint16)
+    stored = Image.fromarray(depth.astype(np.float32) if kind == "float TIFF" else depth)
+    if kind == "big-endian TIFF":
+        stored = Image.frombytes("I;16B", (6, 8), depth.astype(">u2").tobytes())
+    file = io.BytesIO()
+    stored.save(file, kind.rsplit(maxsplit=1)[-1])
+    found = image_column([file.getvalue()])
+    assert found.pixels(0).dtype == np.float32
+    assert np.array_equal(found.pixels(0), depth[:, :, None])
+    assert np.array_equal(found.pixels(0, (4, 3)), depth[1::2, 1::2, None])
+
+
+def test_images_of_other_kinds_are_refused() -> None:
+    file = io.BytesIO()
+    Image.new("CMYK", (4, 4)).save(file, "TIFF")
+    with pytest.raises(FormatError, match="row 0: image mode CMYK is not one of"):
+        image_column([file.getvalue()]).pixels(0)
 
 
 def test_images_that_are_stored_otherwise_are_refused() -> None:

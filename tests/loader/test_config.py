@@ -109,7 +109,7 @@ def test_options_that_can_be_used(pusht_shards: Path, options: dict[str, Any]) -
 def test_a_string_has_no_window(tmp_path: Path) -> None:
     source = build(tmp_path / "source", Source(lengths=(3,), extra_features=True))
     convert(ConvertConfig(source=str(source.root), destination=str(tmp_path / "shards"), workers=1))
-    with pytest.raises(OptionError, match="delta_timestamps: 'note' holds strings, which have no window"):
+    with pytest.raises(OptionError, match="delta_timestamps: 'note' is a string feature, which has no window"):
         make_loader(str(tmp_path / "shards"), delta_timestamps={"note": [0.0]})
 
 

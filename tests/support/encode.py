@@ -19,17 +19,17 @@ from numpy.typing import NDArray
 from torchcodec._core import ops as torchcodec_ops
 
 from .spec import Camera, Color
-from .stamp import Frame
+from .stamp import Codes, Frame
 
 _ENCODERS = {"h264": "libx264", "hevc": "libx265", "av1": "libsvtav1"}
 
 
-def write_video(path: Path, segments: Iterable[Iterable[Frame]], *, camera: Camera, fps: int) -> list[float]:
+def write_video(path: Path, segments: Iterable[Iterable[Frame | Codes]], *, camera: Camera, fps: int) -> list[float]:
     """Encode each segment apart and join them by packet copy into one MP4 file.
 
     Args:
-        segments: Runs of frames, each uint8 (H, W, 3), encoded apart: each starts on a keyframe. The first
-            `camera.hidden_frames` frames of the first run are hidden by an edit list.
+        segments: Runs of frames, each uint8 (H, W, 3) or depth uint16 (H, W), encoded apart: each starts on a
+            keyframe. The first `camera.hidden_frames` frames of the first run are hidden by an edit list.
 
     Returns:
         Seconds that each segment is shown, as its own file says: what the recorder notes down. With B-frames
@@ -85,8 +85,8 @@ def hidden_times(path: Path) -> list[Fraction]:
         ]
 
 
-def _encode(path: Path, frames: Iterable[Frame], *, camera: Camera, fps: int) -> None:
-    """Encode one run of frames, each uint8 (H, W, 3), into an MP4 file of its own."""
+def _encode(path: Path, frames: Iterable[Frame | Codes], *, camera: Camera, fps: int) -> None:
+    """Encode one run of frames into an MP4 file of its own."""
     if camera.codec == "av1":
         os.environ.setdefault("SVT_LOG", "1")  # errors only; read from C, it has no other switch
     with av.open(str(path), "w") as container:
@@ -102,8 +102,13 @@ def _encode(path: Path, frames: Iterable[Frame], *, camera: Camera, fps: int) ->
         container.mux(stream.encode(None))
 
 
-def _to_yuv(pixels: Frame, camera: Camera) -> av.VideoFrame:
-    """Convert uint8 (H, W, 3) RGB to the camera's pixel format, in the range and matrix its tags promise."""
+def _to_yuv(pixels: Frame | Codes, camera: Camera) -> av.VideoFrame:
+    """Convert uint8 (H, W, 3) RGB, or uint16 (H, W) depth codes, to the camera's pixel format.
+
+    RGB is converted in the range and with the matrix that the camera's tags promise.
+    """
+    if camera.depth is not None:
+        return av.VideoFrame.from_ndarray(pixels, format=camera.pix_fmt)
     color = camera.color or Color(colorspace="smpte170m")
     return av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(
         format=camera.pix_fmt,
@@ -131,7 +136,7 @@ def _encoder_options(camera: Camera) -> dict[str, str]:
     )
     if camera.codec == "h264":
         return options | {"preset": "veryfast", "x264-params": f"{structure}:threads=1"}
-    quiet = "log-level=none:pools=none:frame-threads=1"
+    quiet = "log-level=none:pools=none:frame-threads=1" + (":lossless=1" if camera.depth is not None else "")
     return options | {"preset": "ultrafast", "x265-params": f"{structure}:{quiet}"}
 
 

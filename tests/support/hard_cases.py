@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from .spec import Camera, Color, Source
 
@@ -54,6 +55,32 @@ HARD_CASES: dict[str, Source] = {
         cameras=(Camera(key=TOP), Camera(key=WRIST, stream="continuous", bframes=2)),
     ),
 }
+
+
+def _depth(key: str, scale: dict[str, float | bool], **others: Any) -> Camera:
+    return Camera(key=key, codec="hevc", pix_fmt="gray12le", depth=scale, **others)
+
+
+EVERY_KIND = Source(
+    lengths=(5, 4, 6),
+    cameras=(
+        Camera(key=TOP),
+        _depth("observation.depth.log", {}, gop=2, size=(64, 70)),
+        _depth(
+            "observation.depth.linear",
+            {"depth_min": 0.2, "depth_max": 70, "shift": 0.0, "use_log": False},
+            gop=4,
+            bframes=2,
+            open_gop=True,
+            stream="continuous",
+        ),
+    ),
+    image_keys=("observation.images.still",),
+    depth_images={"observation.depth.m": "m", "observation.depth.mm": "mm", "observation.depth.png": None},
+    language=True,
+    extra_features=True,
+)
+"""A feature of every kind."""
 
 FURTHER_CASES: dict[str, Source] = {
     "dropped_frames": _filmed(Camera(key=TOP, drop_frames={0: 2, 3: 1})),

@@ -22,11 +22,12 @@ from numpy.typing import NDArray
 
 from . import tables
 from .encode import sequential_rgb, write_video
-from .hard_cases import FURTHER_CASES, HARD_CASES
+from .hard_cases import EVERY_KIND, FURTHER_CASES, HARD_CASES
 from .spec import Camera, Color, Source, file_groups
-from .stamp import HIDDEN_EPISODE, Frame, camera_code, read_camera, read_stamp, render
+from .stamp import HIDDEN_EPISODE, Codes, Frame, camera_code, read_camera, read_stamp, render, render_depth
 
 __all__ = [
+    "EVERY_KIND",
     "FURTHER_CASES",
     "HARD_CASES",
     "HIDDEN_EPISODE",
@@ -82,6 +83,11 @@ class Built:
             self._decoded[clip.path].setflags(write=False)
         return self._decoded[clip.path][clip.first_frame : clip.first_frame + clip.num_frames]
 
+    def depth_codes(self, key: str, episode_index: int) -> NDArray[np.uint16]:
+        """What was encoded of one episode of a depth camera, uint16 (frames, H, W)."""
+        camera = next(camera for camera in self.source.cameras if camera.key == key)
+        return np.stack(_episode_frames(self.source, camera, episode_index))
+
     def rows(self, episode_index: int) -> pa.Table:
         """One episode's rows, read back from its data file with every column."""
         table = pq.read_table(self.data_files[episode_index])
@@ -135,21 +141,23 @@ def _clips(
         first, start = first + count, stop
 
 
-def _segments(source: Source, camera: Camera, episodes: Sequence[int]) -> list[list[Frame]]:
+def _segments(source: Source, camera: Camera, episodes: Sequence[int]) -> list[list[Frame | Codes]]:
     """The runs of frames of one file that are encoded apart, hidden ones first."""
+    draw = render if camera.depth is None else render_depth
     hidden = [
-        render(key=camera.key, episode=HIDDEN_EPISODE, frame=i, size=camera.size, seed=source.seed)
+        draw(key=camera.key, episode=HIDDEN_EPISODE, frame=i, size=camera.size, seed=source.seed)
         for i in range(camera.hidden_frames)
     ]
-    runs = [_episode_frames(source, camera, episode) for episode in episodes]
+    runs: list[list[Frame | Codes]] = [_episode_frames(source, camera, episode) for episode in episodes]
     if camera.stream == "continuous":
         runs = [[frame for run in runs for frame in run]]
     return [hidden + runs[0], *runs[1:]]
 
 
-def _episode_frames(source: Source, camera: Camera, episode: int) -> list[Frame]:
+def _episode_frames(source: Source, camera: Camera, episode: int) -> list[Frame | Codes]:
+    draw = render if camera.depth is None else render_depth
     return [
-        render(key=camera.key, episode=episode, frame=i, size=camera.size, seed=source.seed)
+        draw(key=camera.key, episode=episode, frame=i, size=camera.size, seed=source.seed)
         for i in range(source.num_video_frames(camera, episode))
     ]
 
@@ -180,7 +188,7 @@ def _write_meta(root: Path, source: Source, clips: dict[tuple[str, int], Clip], 
 def _info(source: Source) -> dict[str, Any]:
     total = len(source.lengths)
     return {
-        "codebase_version": "v3.0",
+        "codebase_version": "v3.1" if source.language else "v3.0",
         "fps": source.fps,
         "features": tables.features(source),
         "total_episodes": total,
@@ -197,17 +205,21 @@ def _info(source: Source) -> dict[str, Any]:
 
 
 def _stats(source: Source, episodes: Sequence[int]) -> dict[str, dict[str, list[Any]]]:
-    """Statistics of every feature but strings, over some episodes."""
+    """Statistics of every feature that is measured, over some episodes."""
     result: dict[str, dict[str, list[Any]]] = {}
-    for key in tables.features(source):
+    for key, spec in tables.features(source).items():
         camera = next((camera for camera in source.cameras if camera.key == key), None)
         if camera is not None:
             frames = [frame for episode in episodes for frame in _episode_frames(source, camera, episode)]
-            result[key] = tables.statistics(np.stack(frames), image=True)
+            pixels = np.stack(frames)
+            result[key] = tables.statistics(pixels if pixels.ndim == 4 else pixels[..., None], image=True)
         elif key in source.image_keys:
             frames = [frame for episode in episodes for frame in _png_frames(source, key, episode)]
             result[key] = tables.statistics(np.stack(frames), image=True)
-        elif key != "note":
+        elif key in source.depth_images:
+            depth = [tables.depth_images(source, key, episode) for episode in episodes]
+            result[key] = tables.statistics(np.concatenate(depth)[..., None], image=True)
+        elif spec["dtype"] not in ("string", "language"):
             values = [np.asarray(tables.columns(source, episode)[key]) for episode in episodes]
             result[key] = tables.statistics(np.concatenate(values))
     return result

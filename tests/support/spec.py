@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Codec = Literal["h264", "hevc", "av1"]
+Unit = Literal["m", "mm"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +40,7 @@ class Camera:
         drop_frames: Episode index to the number of last frames that the video lacks.
         start_offset_s: Time in seconds at which each file's first frame is shown.
         color: Colour tags; None leaves the stream untagged.
+        depth: A depth camera, lossless, and what LeRobot notes of its scale: depth_min, depth_max, shift, use_log.
     """
 
     key: str
@@ -57,6 +59,7 @@ class Camera:
     drop_frames: Mapping[int, int] = field(default_factory=dict)
     start_offset_s: float = 0.0
     color: Color | None = None
+    depth: Mapping[str, float | bool] | None = None
 
     def __post_init__(self) -> None:
         """Refuse what no encoder here would honour, so that a case never tests less than it says."""
@@ -66,6 +69,9 @@ class Camera:
             raise ValueError(f"{self.key}: open_gop needs bframes, or no leading picture can occur")
         if self.edit_list and self.start_offset_s:
             raise ValueError(f"{self.key}: edit_list and start_offset_s both move the first frame; choose one")
+
+        if (self.depth is not None) != (self.pix_fmt == "gray12le" and self.codec == "hevc"):
+            raise ValueError(f"{self.key}: depth is hevc in gray12le, and nothing else is")
 
     @property
     def hidden_frames(self) -> int:
@@ -80,7 +86,10 @@ class Source:
     Attributes:
         lengths: Number of rows of each episode.
         image_keys: Features kept as PNG bytes in the parquet files.
+        depth_images: Image feature of a depth camera -> its unit. "m": float32 TIFF, "mm": uint16 TIFF, as LeRobot
+            writes them; None: 16-bit PNG without a recorded unit.
         image_size: Height and width of those images in pixels.
+        language: Add the annotation columns of v3.1, lists of messages.
         extra_features: Add one feature of every other dtype and rank.
         undeclared_columns: Add a parquet column `_debug` that info.json does not declare.
         tasks: Task texts, dealt to the episodes in turn.
@@ -94,7 +103,9 @@ class Source:
     lengths: tuple[int, ...] = (12, 9, 15, 7, 11)
     cameras: tuple[Camera, ...] = ()
     image_keys: tuple[str, ...] = ()
+    depth_images: Mapping[str, Unit | None] = field(default_factory=dict)
     image_size: tuple[int, int] = (48, 64)
+    language: bool = False
     extra_features: bool = False
     undeclared_columns: bool = False
     tasks: tuple[str, ...] = ("pick the cube",)

@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 Frame = NDArray[np.uint8]
 """One RGB frame, uint8 (H, W, 3)."""
 
+Codes = NDArray[np.uint16]
+"""One depth frame, 12-bit codes in uint16 (H, W)."""
+
 HIDDEN_EPISODE = 4095
 """Episode stamped on pre-roll frames, which nobody may ever be shown."""
 
@@ -44,6 +47,12 @@ def render(*, key: str, episode: int, frame: int, size: tuple[int, int], seed: i
         for bit in range(_BITS):
             image[_block(row, bit, size)] = _WHITE if value >> (_BITS - 1 - bit) & 1 else _BLACK
     return image
+
+
+def render_depth(*, key: str, episode: int, frame: int, size: tuple[int, int], seed: int = 0) -> Codes:
+    """Draw one depth frame, noise of all codes: only what is lossless gives it back. Returns uint16 (H, W)."""
+    rng = np.random.default_rng((seed, camera_code(key), episode, frame))
+    return rng.integers(0, 1 << 12, size, dtype=np.uint16)
 
 
 def read_stamp(frame: Frame) -> tuple[int, int]:

@@ -14,12 +14,13 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
 
+from . import language
 from .spec import Camera, Source
 from .stamp import render
 
 Json = dict[str, Any]
-Values = NDArray[Any] | list[str] | list[dict[str, Any]]
-"""One episode of one column: an array (rows, *shape), strings, or PNG structs."""
+Values = NDArray[Any] | list[Any] | pa.Array
+"""One episode of one column: an array (rows, *shape), strings, structs of image files; an Arrow array as it is."""
 
 _QUANTILES = (0.01, 0.1, 0.5, 0.9, 0.99)
 _ARROW_TYPES = {
@@ -43,6 +44,11 @@ def features(source: Source) -> dict[str, Json]:
         declared[camera.key] = _video_feature(camera, source.fps)
     for key in source.image_keys:
         declared[key] = _feature("image", (*source.image_size, 3), ["height", "width", "channels"])
+    for key, unit in source.depth_images.items():
+        declared[key] = _feature("image", (*source.image_size, 1), ["height", "width", "channels"])
+        declared[key]["info"] = {"is_depth_map": True} | ({"depth_unit": unit} if unit else {})
+    if source.language:
+        declared |= dict.fromkeys(language.KEYS, _feature("language", (1,)))
     if source.extra_features:
         declared |= {
             "note": _feature("string", (1,)),
@@ -77,6 +83,10 @@ def columns(source: Source, episode: int) -> dict[str, Values]:
     }
     for key in source.image_keys:
         result[key] = [_png(source, key, episode, row) for row in range(length)]
+    for key, unit in source.depth_images.items():
+        result[key] = [depth_file(depth, unit) for depth in depth_images(source, key, episode)]
+    if source.language:
+        result |= {key: language.column(key, episode, length, source.fps) for key in language.KEYS}
     if source.extra_features:
         result |= _extra_columns(length, episode, rng)
     frame_index = np.arange(length, dtype=np.int64)
@@ -94,7 +104,7 @@ def table(source: Source, episode: int) -> pa.Table:
     """One episode as the Arrow table that `datasets` would have made of it."""
     schema = _schema(source)
     data = columns(source, episode)
-    arrays = [pa.array(_plain(data[field.name]), type=field.type) for field in schema]
+    arrays = [_array(data[field.name], field.type) for field in schema]
     return pa.Table.from_arrays(arrays, schema=schema)
 
 
@@ -113,11 +123,13 @@ def statistics(values: NDArray[Any], *, image: bool = False) -> dict[str, list[A
     """LeRobot's statistics of one feature.
 
     Args:
-        values: (rows, *shape), or for images uint8 (frames, H, W, 3), which become (3, 1, 1) in [0, 1].
+        values: (rows, *shape), or for images uint8 (frames, H, W, 3), which become (3, 1, 1) in [0, 1]; depth
+            (frames, H, W, 1) becomes (1, 1, 1) in its unit.
     """
     array = values.astype(np.float64)
     if image:
-        array = array.reshape(-1, 3, 1, 1) / 255.0
+        channels = array.shape[-1]
+        array = array.reshape(-1, channels, 1, 1) / (255.0 if channels == 3 else 1.0)
     elif array.ndim == 1:
         array = array[:, None]
     result: dict[str, list[Any]] = {
@@ -132,6 +144,20 @@ def statistics(values: NDArray[Any], *, image: bool = False) -> dict[str, list[A
     return result
 
 
+def depth_images(source: Source, key: str, episode: int) -> NDArray[Any]:
+    """Depth (rows, H, W) as the files of a depth camera hold it, float32 metres or uint16."""
+    rng = np.random.default_rng((source.seed, episode, len(key)))
+    millimetres = rng.integers(0, 1 << 16, (source.lengths[episode], *source.image_size), dtype=np.uint16)
+    return (millimetres / 1000).astype(np.float32) if source.depth_images[key] == "m" else millimetres
+
+
+def depth_file(depth: NDArray[Any], unit: str | None) -> dict[str, Any]:
+    """One depth image (H, W) as LeRobot embeds it; a PNG where it has no unit."""
+    buffer = io.BytesIO()
+    Image.fromarray(depth).save(buffer, format="TIFF" if unit else "PNG")
+    return {"bytes": buffer.getvalue(), "path": f"frame.{'tiff' if unit else 'png'}"}
+
+
 def decode_png(data: bytes) -> NDArray[np.uint8]:
     """RGB pixels of a PNG file, uint8 (H, W, 3)."""
     return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
@@ -142,17 +168,19 @@ def _feature(dtype: str, shape: tuple[int, ...], names: list[str] | None = None)
 
 
 def _video_feature(camera: Camera, fps: int) -> Json:
-    feature = _feature("video", (*camera.size, 3), ["height", "width", "channels"])
+    channels = 3 if camera.depth is None else 1
+    feature = _feature("video", (*camera.size, channels), ["height", "width", "channels"])
     feature["info"] = {
         "video.height": camera.size[0],
         "video.width": camera.size[1],
         "video.codec": camera.codec,
         "video.pix_fmt": camera.pix_fmt,
         "video.fps": fps,
-        "video.channels": 3,
+        "video.channels": channels,
         "has_audio": False,
-        "is_depth_map": False,
+        "is_depth_map": camera.depth is not None,
     }
+    feature["info"] |= {f"video.{name}": value for name, value in (camera.depth or {}).items()}
     return feature
 
 
@@ -174,8 +202,10 @@ def _png(source: Source, key: str, episode: int, row: int) -> dict[str, Any]:
     return {"bytes": buffer.getvalue(), "path": f"frame-{row:06d}.png"}
 
 
-def _plain(values: Values) -> Any:
-    return values.tolist() if isinstance(values, np.ndarray) else values
+def _array(values: Values, kind: pa.DataType) -> pa.Array:
+    if isinstance(values, pa.Array):
+        return values
+    return pa.array(values.tolist() if isinstance(values, np.ndarray) else values, type=kind)
 
 
 def _schema(source: Source) -> pa.Schema:
@@ -195,6 +225,8 @@ def _schema(source: Source) -> pa.Schema:
 def _column(key: str, feature: Mapping[str, Any]) -> tuple[pa.Field, Json]:
     """One column's Arrow field and its `datasets` feature, by LeRobot's get_hf_features_from_features."""
     dtype, shape = feature["dtype"], tuple(feature["shape"])
+    if dtype == "language":
+        return pa.field(key, language.TYPES[key]), language.HF_TYPES[key]
     if dtype == "image":
         struct = pa.struct([pa.field("bytes", pa.binary()), pa.field("path", pa.string())])
         return pa.field(key, struct), {"_type": "Image"}

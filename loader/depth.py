@@ -1,0 +1,55 @@
+"""Depth video: distances as 12-bit codes, and the way back to millimetres."""
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import av
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from roboshard.loader.pictures import nearest
+from roboshard.shards.features import MM_PER_M, DepthScale
+
+PIXEL_FORMAT = "gray12le"
+NUM_CODES = 1 << 12
+MAX_MM = float(np.iinfo(np.uint16).max)
+
+
+@cache
+def millimetres(scale: DepthScale) -> NDArray[np.float32]:
+    """(4096,) float32: what each code stands for, whole millimetres.
+
+    The arithmetic is that of LeRobot's `dequantize_depth` (lerobot/datasets/depth_utils.py) for tensors with
+    `output_unit="mm"`, in the same order and in float32, so that the values are equal to the bit.
+    """
+    step = (scale.end - scale.start) / (NUM_CODES - 1)
+    depth = torch.arange(NUM_CODES, dtype=torch.float32).mul_(step).add_(scale.start)
+    if scale.use_log:
+        depth.exp_().sub_(scale.shift)
+    depth.clamp_(scale.depth_min, scale.depth_max)
+    table: NDArray[np.float32] = depth.mul_(MM_PER_M).round_().clamp_(0, MAX_MM).numpy()
+    table.setflags(write=False)
+    return table
+
+
+@dataclass(frozen=True)
+class DepthPixels:
+    """From decoded frames to depth."""
+
+    scale: DepthScale
+    size: tuple[int, int] | None
+    """(H, W) to resize to; None: as stored."""
+
+    def __call__(self, frame: av.VideoFrame) -> NDArray[np.float32]:
+        """(H, W, 1) float32 in millimetres."""
+        codes = nearest(_codes(frame), self.size)
+        return np.take(millimetres(self.scale), codes)[:, :, None]  # faster than indexing
+
+
+def _codes(frame: av.VideoFrame) -> NDArray[np.uint16]:
+    """(H, W) as stored; of a frame in another format, as FFmpeg converts it, which LeRobot asks for too."""
+    plane: Any = frame.reformat(format=PIXEL_FORMAT).planes[0]
+    rows = np.frombuffer(plane, dtype="<u2").reshape(-1, plane.line_size // 2)
+    return rows[: frame.height, : frame.width]

@@ -1,0 +1,96 @@
+"""What kinds of features a dataset has, read from the `features` of info.json. docs/format.md has them as a table."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Self
+
+from roboshard.shards.errors import FormatError
+from roboshard.shards.jsonio import Json
+
+Spec = Mapping[str, Json]
+"""One feature: dtype, shape, names, and `info` of cameras."""
+Features = Mapping[str, Spec]
+
+FLOAT_DTYPES = ("float16", "float32", "float64")
+SCALAR_DTYPES = ("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", *FLOAT_DTYPES)
+OBJECT_DTYPES = ("string", "language")
+"""Values that are no numbers: batches hold them in lists, and they have no delta windows."""
+ROW_DTYPES = (*SCALAR_DTYPES, *OBJECT_DTYPES, "image")
+"""Columns of the rows."""
+DTYPES = (*ROW_DTYPES, "video")
+"""All that is known; video alone lies beside the rows."""
+
+MM_PER_M = 1000.0
+
+
+def keys_of(features: Features, dtype: str) -> tuple[str, ...]:
+    """Keys of the features of one dtype, in order."""
+    return tuple(key for key, spec in features.items() if spec.get("dtype") == dtype)
+
+
+def is_depth(spec: Spec) -> bool:
+    """Whether a camera shows distances, by the marks that LeRobot's `LeRobotDatasetMetadata.depth_keys` looks for."""
+    info, older = spec.get("info") or {}, spec.get("video_info") or {}
+    marks = (info.get("is_depth_map"), info.get("video.is_depth_map"), older.get("video.is_depth_map"))
+    return spec.get("dtype") in ("image", "video") and any(marks)
+
+
+def depth_factor(spec: Spec) -> float:
+    """What depth images, and statistics of depth cameras, are multiplied with to be in millimetres.
+
+    LeRobot (`convert_image_depth_units`, `rescale_depth_stats`) leaves those as they are whose unit is not recorded.
+    """
+    in_metres = is_depth(spec) and (spec.get("info") or {}).get("depth_unit") == "m"
+    return MM_PER_M if in_metres else 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class DepthScale:
+    """How a depth video's codes lie between two distances. Defaults are those of LeRobot's `DepthEncoderConfig`."""
+
+    depth_min: float = 0.01
+    """In metres, of the lowest code."""
+    depth_max: float = 10.0
+    """In metres, of the highest code."""
+    shift: float = 3.5
+    """In metres, added before the logarithm is taken."""
+    use_log: bool = True
+    """Codes are evenly spaced in the logarithm of the distance; False: in the distance."""
+
+    @classmethod
+    def of(cls, spec: Spec) -> Self:
+        """Of a camera, from `video.depth_min`, … of its `info`; what is missing there has its default.
+
+        Raises:
+            FormatError: values that no distance follows from.
+        """
+        info = spec.get("info") or {}
+        found = {name: info.get(f"video.{name}") for name in ("depth_min", "depth_max", "shift")}
+        numbers = {name: value for name, value in found.items() if value is not None}
+        if not all(isinstance(value, int | float) and math.isfinite(value) for value in numbers.values()):
+            raise FormatError(f"its depth scale {numbers} is not made of numbers")
+        use_log = info.get("video.use_log")
+        scale = cls(
+            **{name: float(value) for name, value in numbers.items()},
+            use_log=cls.use_log if use_log is None else bool(use_log),
+        )
+        if scale.depth_min >= scale.depth_max or (scale.use_log and scale.depth_min + scale.shift <= 0):
+            rule = "depth_min must be below depth_max, and above -shift"
+            raise FormatError(f"no distance follows from its {scale}: {rule}")
+        return scale
+
+    @property
+    def start(self) -> float:
+        """What the lowest code stands for: metres, or their logarithm."""
+        return math.log(self.depth_min + self.shift) if self.use_log else self.depth_min
+
+    @property
+    def end(self) -> float:
+        """What the highest code stands for."""
+        return math.log(self.depth_max + self.shift) if self.use_log else self.depth_max
+
+
+def depth_scale(spec: Spec) -> DepthScale | None:
+    """Of a depth video; None for other cameras. Raises FormatError as `DepthScale.of` does."""
+    return DepthScale.of(spec) if spec.get("dtype") == "video" and is_depth(spec) else None
