@@ -73,6 +73,8 @@ class Episode:
                 self._blanks[key] = _blank(spec, settings)
             elif key != "task":
                 self.columns[key] = empty_column(str(spec["dtype"]), spec["shape"], self.length)
+        if membership.dataset is not None:  # datasets list their features in orders of their own
+            self.columns = dict(sorted(self.columns.items()))
         self._tasks = tasks
         self._settings = settings
         self._cameras = {camera.key: camera for camera in data.record.cameras if camera.key in data.videos}

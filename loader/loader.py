@@ -223,10 +223,10 @@ class Loader:
             frame_order=order.frame_order,
             drop_last=order.drop_last,
         )
-        if self._job.schedule is None or isinstance(self._plan, EpochPlan):
+        if isinstance(self._plan, EpochPlan):
             return state
         drawn = [{"epoch": own, "samples": samples} for own, samples in self._plan.drawn(epoch, step)]
-        return MixtureState(**state.as_dict(), weights=list(self._job.schedule.parts), drawn=drawn)
+        return MixtureState(**state.as_dict(), weights=list(self._plan.parts), drawn=drawn)
 
     @cached_property
     def _selection_digests(self) -> str:

@@ -91,7 +91,6 @@ class MapDataset(torch.utils.data.Dataset[Batch]):
     def __init__(self, job: LoadJob) -> None:
         """Nothing is read before the first sample."""
         self._job = job
-        self._meta = DatasetMeta(job.dataset.manifest)
         self._starts = np.concatenate([[0], np.cumsum(job.episodes.num_rows)]).astype(np.int64)
         self._lock = threading.Lock()
         self._own: _OneProcess | None = None
@@ -103,7 +102,7 @@ class MapDataset(torch.utils.data.Dataset[Batch]):
     @property
     def meta(self) -> DatasetMeta:
         """Features, stats, fps, tasks and camera keys of the dataset."""
-        return self._meta
+        return self._job.meta
 
     @property
     def num_episodes(self) -> int:

@@ -52,6 +52,11 @@ class MixturePlan:
         self._pool_sizes = pool_sizes(order, slots, schedule)
         self._tapes: dict[tuple[int, int], tuple[Tape, IntArray, IntArray]] = {}
 
+    @property
+    def parts(self) -> tuple[int, ...]:
+        """Places of each dataset in a period of the stream."""
+        return self._schedule.parts
+
     @cached_property
     def num_steps(self) -> int:
         """Steps of an epoch: until every dataset has been through once, counted from the stream's beginning."""

@@ -62,8 +62,7 @@ def delta_windows(
 
 def _windowed(step: DrawnStep, offsets: Offsets, pictures: Sequence[PictureKey]) -> WindowedStep:
     lengths = np.asarray([episode.length for episode in step.episodes], dtype=np.int64)[step.episode_of]
-    members_of = [episode.membership for episode in step.episodes]
-    dataset = np.asarray([member.dataset or 0 for member in members_of], dtype=np.int64)[step.episode_of]
+    dataset = np.asarray([episode.membership.dataset or 0 for episode in step.episodes])[step.episode_of]
     windows = {
         key: window(step.rows, frames if frames.ndim == 1 else frames[dataset], lengths)
         for key, frames in offsets.items()
@@ -71,25 +70,30 @@ def _windowed(step: DrawnStep, offsets: Offsets, pictures: Sequence[PictureKey])
     rows_of = {key: rows for key, (rows, _) in windows.items()}
     members = [np.flatnonzero(step.episode_of == number) for number in range(len(step.episodes))]
     values: Batch = {
-        key: _gather(key, step.episodes, members, rows_of.get(key, step.rows))
-        for key in (step.episodes[0].columns if members_of[0].dataset is None else sorted(step.episodes[0].columns))
+        key: _gather(key, step.episodes, members, rows_of.get(key, step.rows)) for key in step.episodes[0].columns
     }
     values |= {f"{key}_is_pad": torch.from_numpy(is_pad) for key, (_, is_pad) in windows.items()}
     tasks = [episode.tasks(step.rows[inside]) for episode, inside in zip(step.episodes, members, strict=True)]
     if tasks[0] is not None:
         values["task"] = _in_places(members, [texts or [] for texts in tasks])
-    if members_of[0].dataset is not None:
+    if step.episodes[0].membership.dataset is not None:
         values["dataset_index"] = torch.from_numpy(dataset)
-    for key in members_of[0].optional:
-        lacks = torch.tensor([key in member.missing for member in members_of])[step.episode_of]
-        values[f"{key}_is_missing"] = lacks
-        if key in windows:
-            values[f"{key}_is_pad"] |= lacks[:, None]
+        _mark_missing(values, step)
     frames = {
         picture.key: _frames(step, members, picture.key, rows_of.get(picture.key, step.rows[:, None]))
         for picture in pictures
     }
     return WindowedStep(values=values, episodes=step.episodes, episode_of=step.episode_of, frames=frames)
+
+
+def _mark_missing(values: Batch, step: DrawnStep) -> None:
+    """Of each feature that not all datasets of a mixture have: which samples lack it. It counts as padding there."""
+    members = [episode.membership for episode in step.episodes]
+    for key in members[0].optional:
+        lacks = torch.tensor([key in member.missing for member in members])[step.episode_of]
+        values[f"{key}_is_missing"] = lacks
+        if f"{key}_is_pad" in values:
+            values[f"{key}_is_pad"] |= lacks[:, None]
 
 
 def _gather(
