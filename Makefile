@@ -36,7 +36,7 @@ test-ray: setup
 
 # LeRobot's policies and its trainer, in an environment of their own below .peers/: a gigabyte.
 test-lerobot: setup
-	PYTHONPATH=benchmarks $(BIN)/python -c 'from loading_peers import *; lerobot_python(PEERS, training=True)'
+	PYTHONPATH=benchmarks $(BIN)/python -c 'from loading_peers import PEERS, lerobot_python; lerobot_python(PEERS, training=True)'
 	$(BIN)/python -m pytest -m lerobot
 
 # Needs HF_TOKEN with write access; makes private repositories in your account and removes them.

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 pytest_plugins = ["support.lerobot"]
 pytestmark = pytest.mark.lerobot
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+PROJECT = Path(__file__).parents[2]
+EXAMPLES = PROJECT / "examples"
+BLOCK = re.compile(r"^```python lerobot\n(.*?)^```", re.MULTILINE | re.DOTALL)
 SMALL_ACT = {
     "type": "act",
     "push_to_hub": "false",
@@ -43,6 +45,13 @@ def test_metadata_policies_and_samples_equal_those_of_lerobots_dataset(
 ) -> None:
     program = Path(__file__).parent / "lerobot_program.py"
     assert int(lerobot_training(program, pusht_source, pusht_shards).stdout) == 18
+
+
+def test_the_code_of_the_page_runs(lerobot_training: Run, pusht_shards: Path, tmp_path: Path) -> None:
+    (code,) = BLOCK.findall((PROJECT / "docs/lerobot.md").read_text())
+    (tmp_path / "my_dataset_shards").symlink_to(pusht_shards, target_is_directory=True)
+    (tmp_path / "page.py").write_text(code + "print(float(loss))\n")
+    assert math.isfinite(float(lerobot_training(tmp_path / "page.py", cwd=tmp_path).stdout.splitlines()[-1]))
 
 
 def test_the_example_learns_and_a_resumed_run_repeats_the_uninterrupted_one(

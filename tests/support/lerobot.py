@@ -31,9 +31,10 @@ def _runner(home: Path, *, training: bool) -> Run:
         pytest.skip(f"an environment with LeRobot 0.4.4 cannot be made here: {error}")
     environment = peers.lerobot_environment(training=training) | {"HF_HOME": str(home), "OMP_NUM_THREADS": "1"}
 
-    def run(program: Path, *args: object, timeout: float = 600) -> subprocess.CompletedProcess[str]:
+    def run(program: Path, *args: object, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
         command = [str(python), str(program), *map(str, args)]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout, check=False)
+        options: dict[str, Any] = {"env": environment, "cwd": cwd, "timeout": 600}
+        done = subprocess.run(command, capture_output=True, text=True, check=False, **options)
         assert done.returncode == 0, done.stderr[-3000:]
         return done
 
