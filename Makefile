@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 # Tests wait for processes of their own: one more than there are cores.
 PYTEST_WORKERS ?= 3
 
-.PHONY: setup ffmpeg demo test test-slow test-ray test-live lint types bench clean
+.PHONY: setup ffmpeg demo test test-slow test-ray test-lerobot test-live lint types bench clean
 
 setup: ffmpeg $(READY)
 
@@ -25,15 +25,21 @@ demo: setup
 	$(BIN)/python examples/demo.py
 
 test: setup lint types
-	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile --no-loadscope-reorder -m 'not slow and not ray'
+	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile --no-loadscope-reorder \
+	  -m 'not slow and not ray and not lerobot'
 
 test-slow: setup
-	$(BIN)/python -m pytest -m 'slow and not ray'
+	$(BIN)/python -m pytest -m 'slow and not ray and not lerobot'
 
 # A real local Ray cluster, some of whose workers are killed.
 test-ray: setup
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[test-ray]'
 	$(BIN)/python -m pytest -m ray
+
+# LeRobot's policies and its trainer, in an environment of their own below .peers/: a gigabyte.
+test-lerobot: setup
+	PYTHONPATH=benchmarks $(BIN)/python -c 'from loading_peers import PEERS, lerobot_python; lerobot_python(PEERS, training=True)'
+	$(BIN)/python -m pytest -m lerobot
 
 # Needs HF_TOKEN with write access; makes private repositories in your account and removes them.
 test-live: setup

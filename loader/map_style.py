@@ -20,9 +20,10 @@ from roboshard.loader.config import (
     SelectionConfig,
     SplitConfig,
 )
+from roboshard.loader.episode_table import EpisodeTable
 from roboshard.loader.images import transform_images
 from roboshard.loader.job import make_job
-from roboshard.loader.meta import DatasetMeta
+from roboshard.loader.meta import MapMeta
 from roboshard.loader.mixture_job import is_mixture
 from roboshard.loader.pipeline import LoadJob, Resources
 from roboshard.loader.plan import Draw
@@ -88,9 +89,15 @@ def open_dataset(  # noqa: PLR0913 - keyword-only, the same names as make_loader
 class MapDataset(torch.utils.data.Dataset[Batch]):
     """Samples by number, in dataset order. For any number of threads, which take turns; and processes."""
 
+    absolute_to_relative_idx: None = None
+    """LeRobot's trainer asks for it: the boundaries in `meta.episodes` are numbers of samples as they stand."""
+
     def __init__(self, job: LoadJob) -> None:
         """Nothing is read before the first sample."""
         self._job = job
+        chosen = job.dataset.index.episode_index[job.episodes.position]
+        table = EpisodeTable(chosen, job.episodes.num_rows)
+        self._meta = MapMeta(job.dataset.manifest, table)
         self._starts = np.concatenate([[0], np.cumsum(job.episodes.num_rows)]).astype(np.int64)
         self._lock = threading.Lock()
         self._own: _OneProcess | None = None
@@ -100,14 +107,25 @@ class MapDataset(torch.utils.data.Dataset[Batch]):
         return MapDataset, (self._job,)
 
     @property
-    def meta(self) -> DatasetMeta:
-        """Features, stats, fps, tasks and camera keys of the dataset."""
-        return self._job.meta
+    def meta(self) -> MapMeta:
+        """Features, stats, fps, tasks and camera keys of the dataset, and where each episode's samples lie."""
+        return self._meta
+
+    @property
+    def episodes(self) -> list[int] | None:
+        """The `episodes` that were chosen, ascending; None: all."""
+        chosen = self._job.config.selection.episodes
+        return None if chosen is None else sorted(set(map(operator.index, chosen)))
 
     @property
     def num_episodes(self) -> int:
         """Episodes that were chosen."""
         return len(self._job.episodes)
+
+    @property
+    def num_frames(self) -> int:
+        """Samples: one per row."""
+        return len(self)
 
     def __len__(self) -> int:
         """Samples: one per row."""
@@ -123,6 +141,8 @@ class MapDataset(torch.utils.data.Dataset[Batch]):
     def __getitems__(self, numbers: Sequence[int]) -> list[Batch]:
         """Several samples, decoded together. torch's DataLoader asks for a batch this way."""
         wanted = np.asarray([self._checked(number) for number in numbers], dtype=np.int64)
+        if not len(wanted):
+            return []
         place = np.searchsorted(self._starts, wanted, side="right") - 1
         episodes = self._job.episodes
         draw = Draw(

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from roboshard.loader.episode_table import EpisodeTable
 from roboshard.shards.errors import OptionError
 from roboshard.shards.features import Features, depth_factor, is_depth, keys_of
 from roboshard.shards.jsonio import Json
@@ -26,10 +27,13 @@ class DatasetMeta:
         fps: int | float = self.manifest.info.get("fps", self.manifest.fps)
         return fps
 
-    @property
+    @cached_property
     def features(self) -> dict[str, dict[str, Json]]:
-        """Feature key -> dtype, shape, names, as in the source's info.json."""
-        return self.manifest.features
+        """Feature key -> dtype, shape, names, as in the source's info.json; a shape is a tuple, as in LeRobot."""
+        return {
+            key: spec | {"shape": tuple(spec["shape"])} if isinstance(spec.get("shape"), list) else spec
+            for key, spec in self.manifest.features.items()
+        }
 
     @cached_property
     def stats(self) -> dict[str, dict[str, NDArray[Any]]]:
@@ -80,6 +84,11 @@ class DatasetMeta:
         return self.manifest.total_frames
 
     @property
+    def total_tasks(self) -> int:
+        """Tasks of the dataset."""
+        return len(self.tasks)
+
+    @property
     def robot_type(self) -> str | None:
         """As in the source's info.json."""
         robot: str | None = self.manifest.info.get("robot_type")
@@ -89,6 +98,19 @@ class DatasetMeta:
     def info(self) -> dict[str, Json]:
         """The source's info.json, verbatim."""
         return self.manifest.info
+
+
+@dataclass(frozen=True)
+class MapMeta(DatasetMeta):
+    """Metadata of a dataset whose samples have numbers."""
+
+    episodes: EpisodeTable
+    """Where each episode's samples lie among those of the `MapDataset`."""
+
+    @property
+    def has_language_columns(self) -> bool:
+        """LeRobot's trainer asks for it. Datasets with such columns are not loaded by this release."""
+        return False
 
 
 @dataclass(frozen=True)

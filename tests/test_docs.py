@@ -1,5 +1,6 @@
 """The code in README and docs/ runs as it stands there."""
 
+import ast
 import importlib
 import os
 import re
@@ -50,6 +51,14 @@ def test_links_lead_to_files_that_exist(page: str) -> None:
     targets = [link for link in LINK.findall((PROJECT / page).read_text()) if "://" not in link]
     missing = [link for link in targets if not (PROJECT / page).parent.joinpath(link).exists()]
     assert not missing
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_that_run_examples_are_those_that_the_examples_name(page: str) -> None:
+    text = (PROJECT / page).read_text()
+    for command in re.findall(r"^\$ (python examples/\S+(?:.*\\\n)*.*)$", text, re.MULTILINE):
+        example = ast.get_docstring(ast.parse((PROJECT / command.split()[1]).read_text()))
+        assert " ".join(command.split()) in " ".join((example or "").split())
 
 
 def test_readme_names_the_two_commands_that_do_all_set_up() -> None:

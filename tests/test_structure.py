@@ -20,7 +20,8 @@ import roboshard.loader
 import roboshard.publisher
 import roboshard.shards
 from roboshard.converter import ConversionReport, ConvertConfig, convert, finalize, make_plan
-from roboshard.loader import DatasetMeta, Loader, LoaderStats, make_loader
+from roboshard.loader import DatasetMeta, Loader, LoaderStats, MapDataset, make_loader
+from roboshard.loader.meta import MapMeta
 from roboshard.shards import ShardedDataset, errors, rebuild
 
 ROOT = Path(__file__).parents[1]
@@ -269,7 +270,18 @@ def test_what_a_loader_can_do() -> None:
         "tasks",
         "total_episodes",
         "total_frames",
+        "total_tasks",
         "video_keys",
+    }
+    assert set(public(MapMeta)) == {"has_language_columns"}
+    assert set(public(MapDataset)) == {
+        "absolute_to_relative_idx",
+        "close",
+        "episode",
+        "episodes",
+        "meta",
+        "num_episodes",
+        "num_frames",
     }
     assert {field.name for field in fields(LoaderStats)} == {
         "assembly_seconds",

@@ -212,7 +212,7 @@ def test_metadata_is_what_policies_are_built_from(shards: Path) -> None:
     assert (meta.fps, meta.robot_type, meta.tasks) == (10, "stampbot", ("pick", "place"))
     assert (meta.total_episodes, meta.total_frames) == (len(LENGTHS), FRAMES)
     assert (meta.video_keys, meta.image_keys, meta.camera_keys) == ((TOP, WRIST), (STILL,), (TOP, WRIST, STILL))
-    assert meta.features["action"] == {"dtype": "float32", "shape": [4], "names": [f"axis{i}" for i in range(4)]}
+    assert meta.features["action"] == {"dtype": "float32", "shape": (4,), "names": [f"axis{i}" for i in range(4)]}
     assert meta.stats["action"]["mean"].shape == (4,)
     assert meta.stats[TOP]["max"].shape == (3, 1, 1)
     actions = torch.cat([batch["action"] for batch in load(shards, cameras=[])])

@@ -53,6 +53,7 @@ def test_samples_asked_for_together_come_in_the_order_of_asking(dataset: MapData
     numbers = [5, 4, 300, 5, 17]
     for number, sample in zip(numbers, dataset.__getitems__(numbers), strict=True):
         assert_same(sample, samples[number])
+    assert dataset.__getitems__([]) == []
 
 
 def test_an_episode_is_its_samples(dataset: MapDataset, samples: list[Sample]) -> None:
