@@ -16,6 +16,7 @@ from roboshard.loader.windows import frame_offsets
 from roboshard.shards.errors import OptionError
 from roboshard.shards.locate import Urls
 from roboshard.shards.reader import ShardedDataset
+from roboshard.shards.schema import is_depth
 
 
 def make_job(urls: Urls, config: LoaderConfig) -> LoadJob:
@@ -66,15 +67,10 @@ def chosen_cameras(meta: DatasetMeta, sample: SampleConfig) -> tuple[str, ...]:
     unknown = [key for key in chosen if key not in meta.video_keys]
     if unknown:
         raise OptionError(f"cameras: {unknown} not among the dataset's videos {list(meta.video_keys)}")
-    depth = [key for key in chosen if _is_depth(meta, key)]
+    depth = [key for key in chosen if is_depth(meta.features[key])]
     if depth:
         raise OptionError(f"depth video is not decoded by this release: leave {depth} out of cameras=")
     return tuple(key for key in meta.video_keys if key in chosen)
-
-
-def _is_depth(meta: DatasetMeta, key: str) -> bool:
-    info = meta.features[key].get("info") or {}
-    return bool(info.get("is_depth_map") or info.get("video.is_depth_map"))
 
 
 def check_windows(meta: DatasetMeta, sample: SampleConfig, cameras: Sequence[str]) -> None:

@@ -3,6 +3,7 @@
 Reading a document reports every problem with its place. Fields that this release does not know are kept.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
@@ -214,6 +215,12 @@ class DatasetManifest(Provenance):
     total_frames: Count
     shards: list[ShardEntry]
     index: FileEntry
+
+
+def is_depth(feature: Mapping[str, jsonio.Json]) -> bool:
+    """Whether a video feature holds distances, not colours."""
+    info = feature.get("info") or feature.get("video_info") or {}
+    return bool(info.get("is_depth_map") or info.get("video.is_depth_map"))
 
 
 DocumentT = TypeVar("DocumentT", bound=Document)
