@@ -67,14 +67,19 @@ def parse_config(
     path, rest = _take_config_flag(list(arguments))
     values = read_config_file(path) if path else {}
     before, after = ([str(values.pop(name))] if name in values else [] for name in ("source", "destination"))
+    given = [*_as_flags(values), *before, *rest, *after]
     config: ConvertConfig = tyro.cli(
         ConvertConfig,
         prog=prog,
         description=f"{description} `--config FILE` reads options from a YAML, JSON or TOML file; they have the "
         "flags' names.",
-        args=[*_as_flags(values), *before, *rest, *after],
+        args=given,
         config=(tyro.conf.FlagCreatePairsOff,),
     )
+    how = [f"--{field.name}" for field in fields(ReencodeConfig)]
+    vain = [flag for flag in how if any(text.partition("=")[0] == flag for text in given)]
+    if vain and config.video == "copy":  # even with the value that is the default
+        raise OptionError(f"{', '.join(vain)}: how to encode again, which needs --video reencode")
     return config
 
 
@@ -129,7 +134,8 @@ def _as_flags(values: dict[str, Any]) -> list[str]:
         if isinstance(value, bool):
             flags += [f"--{name.replace('_', '-')}"] * value
         elif isinstance(value, list):
-            flags += [f"--{name.replace('_', '-')}", *map(str, value)]
+            texts = [str(item) for item in value]
+            flags += [f"--{name.replace('_', '-')}", *(texts if name == "size" else [",".join(texts)])]
         elif value is not None:
             flags += [f"--{name.replace('_', '-')}", str(value)]
     return flags

@@ -38,12 +38,12 @@ def reencode(video: VideoFile, rows: RowTimes, encoding: Encoding, *, key: str, 
         times, frames = np.unique(shown, return_inverse=True)
         clip = Clip(ticks=times - times[0], time_base=video.time_base, fps=rows.fps, like=context)
         data = encode(frames_at(video.stream, packets, times), clip, encoding)
+        ticks, keyframes, time_base = _read_back(data, clip, encoding)
     except (av.FFmpegError, ValueError) as error:
         if isinstance(error, RoboshardError):
             raise
         raise SourceError(f"cannot be decoded or encoded again: {error}") from error
     size = encoding.size or (context.height, context.width)
-    ticks, keyframes, time_base = _read_back(data, clip, encoding)
     camera = CameraRecord(
         key=key,
         member=member,
