@@ -169,7 +169,7 @@ def _be_patient() -> None:
 
 
 def check_encoder(encoding: Encoding, size: tuple[int, int]) -> None:
-    """Encode one black frame of this height and width. Raises OptionError where that cannot be done."""
+    """Encode one frame of this height and width. Raises OptionError where that cannot be done."""
     if encoding.codec not in av.codecs_available:
         there = ", ".join(codec for codec in CODEC_NAMES if codec in av.codecs_available) or "none of the others"
         raise OptionError(f"codec {encoding.codec}: PyAV's FFmpeg has no such encoder here; it has {there}")
@@ -181,9 +181,10 @@ def check_encoder(encoding: Encoding, size: tuple[int, int]) -> None:
     try:
         encode([frame], clip, encoding)
     except (av.FFmpegError, ValueError) as error:
+        why = error.strerror if isinstance(error, av.FFmpegError) else error
         raise OptionError(
             f"codec {encoding.codec} does not take gop {encoding.gop}, crf {encoding.crf} and pictures of height "
-            f"{height} and width {width}: {error}"
+            f"{height} and width {width}: {why}"
         ) from error
 
 

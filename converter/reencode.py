@@ -42,7 +42,8 @@ def reencode(video: VideoFile, rows: RowTimes, encoding: Encoding, *, key: str, 
     except (av.FFmpegError, ValueError) as error:
         if isinstance(error, RoboshardError):
             raise
-        raise SourceError(f"cannot be decoded or encoded again: {error}") from error
+        why = error.strerror if isinstance(error, av.FFmpegError) else error
+        raise SourceError(f"cannot be decoded or encoded again: {why}") from error
     size = encoding.size or (context.height, context.width)
     camera = CameraRecord(
         key=key,

@@ -258,6 +258,7 @@ def test_an_unfinished_conversion_is_completed_with_the_same_options_alone(
 # -- The encoder -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds threads in /proc")
 @pytest.mark.parametrize("codec", ["libsvtav1", "libx264", "libx265"])
 def test_encoders_say_nothing_and_take_no_priority(codec: Any, capfd: pytest.CaptureFixture[str]) -> None:
     def policies() -> set[int]:
