@@ -12,16 +12,28 @@ import tyro
 import yaml
 from rich.filesize import decimal
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from roboshard.cli.run import err, out, run_command
-from roboshard.converter import ConversionPlan, ConversionReport, ConvertConfig, convert, make_plan
+from roboshard.converter import (
+    ConversionPlan,
+    ConversionReport,
+    ConvertConfig,
+    ReencodeConfig,
+    convert,
+    make_plan,
+    survey_videos,
+)
 from roboshard.shards import MissingError, OptionError
+from roboshard.shards.cameras import CameraSummary
+from roboshard.shards.gop import COSTLY
 
 SHOWN_SHARDS = 20
 DESCRIPTION = "Convert a LeRobot dataset into WebDataset shards. Run it again to continue where it was interrupted."
-LONG_GOP_COST = 4
-"""Frames decoded per random frame from which on users are told."""
+REMEDY = (
+    'make_loader(frame_order="sweep") decodes frames in order; `--video reencode --gop 2` makes every other frame a '
+    "keyframe, at some cost of quality."
+)
 
 
 def main() -> None:
@@ -32,7 +44,9 @@ def main() -> None:
 def convert_command(arguments: Sequence[str]) -> None:
     """Parse flags over the config file's values, then plan or convert."""
     config = parse_config(arguments)
-    if config.dry_run:
+    if config.video_report:
+        _show_videos(survey_videos(config))
+    elif config.dry_run:
         _show_plan(make_plan(config), config)
     else:
         show_report(convert(config))
@@ -53,14 +67,19 @@ def parse_config(
     path, rest = _take_config_flag(list(arguments))
     values = read_config_file(path) if path else {}
     before, after = ([str(values.pop(name))] if name in values else [] for name in ("source", "destination"))
+    given = [*_as_flags(values), *before, *rest, *after]
     config: ConvertConfig = tyro.cli(
         ConvertConfig,
         prog=prog,
         description=f"{description} `--config FILE` reads options from a YAML, JSON or TOML file; they have the "
         "flags' names.",
-        args=[*_as_flags(values), *before, *rest, *after],
+        args=given,
         config=(tyro.conf.FlagCreatePairsOff,),
     )
+    how = [f"--{field.name}" for field in fields(ReencodeConfig)]
+    vain = [flag for flag in how if any(text.partition("=")[0] == flag for text in given)]
+    if vain and config.video == "copy":  # even with the value that is the default
+        raise OptionError(f"{', '.join(vain)}: how to encode again, which needs --video reencode")
     return config
 
 
@@ -87,7 +106,7 @@ def read_config_file(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise OptionError(f"{path}: must hold options by name")
     values = {str(name).replace("-", "_"): value for name, value in values.items()}
-    names = {field.name for field in fields(ConvertConfig)}
+    names = {field.name for field in (*fields(ConvertConfig), *fields(ReencodeConfig))} - {"reencode"}
     unknown = sorted(set(values) - names)
     if unknown:
         raise OptionError(f"{path}: no such option: {', '.join(unknown)}; there are {', '.join(sorted(names))}")
@@ -114,6 +133,9 @@ def _as_flags(values: dict[str, Any]) -> list[str]:
     for name, value in values.items():
         if isinstance(value, bool):
             flags += [f"--{name.replace('_', '-')}"] * value
+        elif isinstance(value, list):
+            texts = [str(item) for item in value]
+            flags += [f"--{name.replace('_', '-')}", *(texts if name == "size" else [",".join(texts)])]
         elif value is not None:
             flags += [f"--{name.replace('_', '-')}", str(value)]
     return flags
@@ -145,6 +167,26 @@ def _show_plan(plan: ConversionPlan, config: ConvertConfig) -> None:
     )
 
 
+def _show_videos(cameras: Sequence[CameraSummary]) -> None:
+    """Print how the cameras are encoded, and what helps where random frames are costly."""
+    names = ("codec", "size", "pixels", "GOP", "longest", "decoded per\nrandom frame")
+    table = Table(Column("camera", overflow="fold"), *names)
+    for camera in cameras:
+        table.add_row(
+            escape(camera.key),
+            camera.codec,
+            camera.size,
+            camera.pix_fmt,
+            f"{camera.gop:.1f}",
+            str(camera.longest_gop),
+            f"{camera.random_cost:.1f}" + (", costly" if camera.random_cost > COSTLY else ""),
+        )
+    out.print(table)
+    if any(camera.random_cost > COSTLY for camera in cameras):
+        out.print(f"Keyframes are far apart. {REMEDY}", soft_wrap=True)
+    out.print("nothing was written (--video-report)")
+
+
 def show_report(report: ConversionReport) -> None:
     """Print what a conversion did."""
     reused = f", {report.reused_shards} of them from an earlier run" if report.reused_shards else ""
@@ -154,10 +196,10 @@ def show_report(report: ConversionReport) -> None:
         soft_wrap=True,
     )
     for camera, cost in report.random_frame_costs.items():
-        if cost > LONG_GOP_COST:
+        if cost > COSTLY:
             out.print(
                 f"{escape(camera)}: keyframes are far apart; a random frame costs {cost:.0f} decoded frames. "
-                'make_loader(frame_order="sweep") decodes frames in order.',
+                f"{REMEDY}",
                 soft_wrap=True,
             )
     if report.skipped:

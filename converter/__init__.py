@@ -1,15 +1,18 @@
 """LeRobot dataset in, shards out. `run.py` shows the whole chain."""
 
-from roboshard.converter.config import ConvertConfig
+from roboshard.converter.config import ConvertConfig, ReencodeConfig
 from roboshard.converter.run import ConversionPlan, ConversionReport, convert, finalize, make_plan
 from roboshard.converter.shard import SkippedEpisode
+from roboshard.converter.survey import survey_videos
 
 __all__ = [
     "ConversionPlan",
     "ConversionReport",
     "ConvertConfig",
+    "ReencodeConfig",
     "SkippedEpisode",
     "convert",
     "finalize",
     "make_plan",
+    "survey_videos",
 ]

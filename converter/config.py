@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
+from roboshard.converter.encoding import Codec
 from roboshard.shards.errors import OptionError
 from roboshard.shards.selection import parse_episodes
 
@@ -17,6 +18,36 @@ MAX_SCRATCH_SIZE = 1 << 50
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*", re.IGNORECASE)
 _PART = re.compile(r"(\d{1,9})/([1-9]\d{0,8})", re.ASCII)
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReencodeConfig:
+    """With --video reencode. Flags and keys of a config file have these names alone, as in --gop 2."""
+
+    codec: Codec = "libsvtav1"
+    """Encoder. The default is LeRobot's own, AV1; libx264 makes H.264, libx265 H.265."""
+    gop: int = 2
+    """Frames from keyframe to keyframe; a random frame costs about half of them to decode."""
+    crf: int = 30
+    """Quality: lower is better, and larger."""
+    size: Annotated[tuple[int, int] | None, arg(metavar="HEIGHT WIDTH")] = None
+    """Height and width in pixels, no larger than the source's; default: the source's."""
+    cameras: str | None = None
+    """Which cameras, as in "observation.images.top,observation.images.wrist"; the others are copied. Default: all but
+    depth, and what has other than 8 bits."""
+
+    def __post_init__(self) -> None:
+        if self.gop < 1:
+            raise OptionError(f"gop is a number of frames and must be at least 1, not {self.gop}")
+        if self.crf < 0:
+            raise OptionError(f"crf must not be negative: {self.crf}")
+        if self.size is not None and (len(self.size) != 2 or min(self.size) < 2 or any(n % 2 for n in self.size)):
+            raise OptionError(f"size is HEIGHT WIDTH in pixels, both even, not {self.size}")
+
+    @property
+    def camera_keys(self) -> tuple[str, ...] | None:
+        """The cameras that are named; None: those that can be."""
+        return None if self.cameras is None else tuple(key.strip() for key in self.cameras.split(","))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +81,10 @@ class ConvertConfig:
     """An episode that cannot be copied exactly stops the run, or is left out and listed in skipped.json."""
     tolerance_s: float = 1e-4
     """Largest distance in seconds between a row's timestamp and the frame shown for it."""
+    video: Literal["copy", "reencode"] = "copy"
+    """Copy video packet by packet, lossless; or encode it again, which costs quality and time: for keyframes that are
+    far apart, or for smaller pictures. Depth is always copied."""
+    reencode: Annotated[ReencodeConfig, arg(name="")] = ReencodeConfig()
     scratch: str | None = None
     """Folder for what is downloaded of a remote source, and for shards on their way to a remote destination; removed
     at the end. Default: the system's for such."""
@@ -57,6 +92,8 @@ class ConvertConfig:
     """What may lie there at once, of all workers together; no less than the source files of one episode."""
     dry_run: bool = False
     """Print the plan and write nothing."""
+    video_report: bool = False
+    """Print how each camera is encoded, what a random frame of it costs to decode, and what helps; write nothing."""
 
     def __post_init__(self) -> None:
         for name in ("source", "destination"):
@@ -68,6 +105,8 @@ class ConvertConfig:
         if self.address is not None and self.engine != "ray":
             raise OptionError("address is that of a Ray cluster: it needs engine ray")
         parse_part(self.shards)
+        if self.video == "copy" and self.reencode != ReencodeConfig():
+            raise OptionError("codec, gop, crf, size and cameras say how to encode again: they need video reencode")
         if not 0 <= self.tolerance_s < 10:
             raise OptionError(f"tolerance_s must be in 0..10 seconds, not {self.tolerance_s}")
         if self.shuffle_episodes is not None and self.shuffle_episodes < 0:

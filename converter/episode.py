@@ -9,6 +9,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from roboshard.converter.alignment import RowTimes
+from roboshard.converter.encoding import Encoding
+from roboshard.converter.reencode import reencode
 from roboshard.converter.rows import RowReader, timestamps_of
 from roboshard.converter.source import Episode, SourceMeta
 from roboshard.converter.video import VideoFile, VideoSlice
@@ -21,9 +23,10 @@ from roboshard.shards.schema import FORMAT_VERSION, EpisodeRecord, Provenance
 class EpisodeReader:
     """Reads episodes; keeps the files of the last one open, which the next one mostly needs. A context manager."""
 
-    def __init__(self, source: SourceMeta, tolerance_s: float) -> None:
-        """Read episodes of `source`."""
+    def __init__(self, source: SourceMeta, tolerance_s: float, encoding: Encoding | None = None) -> None:
+        """Read episodes of `source`; without an encoding, video is copied."""
         self._source = source
+        self._encoding = encoding
         self._tolerance_s = tolerance_s
         self._held = source.files.held(self._close_file)
         self._rows = RowReader(source.files, self._held)
@@ -78,7 +81,10 @@ class EpisodeReader:
             tolerance_s=self._tolerance_s,
         )
         try:
-            return self._video(span.path).cut(times, key=key, member=self._members[key])
+            video, member = self._video(span.path), self._members[key]
+            if self._encoding is not None and key in self._encoding.cameras:
+                return reencode(video, times, self._encoding, key=key, member=member)
+            return video.cut(times, key=key, member=member)
         except RoboshardError as error:
             raise type(error)(
                 f"episode {episode.index}, camera {key!r}, {self._source.files.where(span.path)}: {error}"

@@ -14,7 +14,6 @@ To object storage the same runs in a folder for a while; each shard is sent, see
 """
 
 import hashlib
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
@@ -29,10 +28,12 @@ from rich.filesize import decimal
 
 from roboshard.converter.config import ConvertConfig, parse_part
 from roboshard.converter.destination import locked, prepare, write_skipped
+from roboshard.converter.encoding import Encoding, encoded_features
 from roboshard.converter.open_source import open_source, read_source
 from roboshard.converter.plan import plan_shards, shuffle_episodes
 from roboshard.converter.pool import default_workers, run_tasks
 from roboshard.converter.ray_engine import run_on_ray
+from roboshard.converter.reencode import plan_encoding
 from roboshard.converter.remote_destination import RemoteDestination, work_folder
 from roboshard.converter.shard import (
     OnEpisode,
@@ -45,8 +46,8 @@ from roboshard.converter.shard import (
 from roboshard.converter.source import Source, SourceMeta
 from roboshard.converter.source_files import SourceFiles
 from roboshard.shards import jsonio, storage
+from roboshard.shards.cameras import spread, summarize_cameras
 from roboshard.shards.errors import MissingError, OptionError, SourceError, StorageError
-from roboshard.shards.gop import mean_random_cost
 from roboshard.shards.manifest import write_dataset
 from roboshard.shards.names import shard_name
 from roboshard.shards.progress import Progress
@@ -56,9 +57,6 @@ from roboshard.shards.selection import parse_episodes, select_episodes
 
 BYTE_DECIDING_LIBRARIES = ("roboshard", "av", "pyarrow")
 SHOWN_MISSING = 10
-EPISODES_LOOKED_AT = 8
-"""To tell what a random frame costs."""
-
 
 Result = TypeVar("Result")
 
@@ -74,6 +72,8 @@ class ConversionPlan:
     """Estimated bytes of each."""
     shards: list[slice]
     """Of `episodes`, per shard."""
+    encoding: Encoding | None
+    """Of the cameras whose video is not copied; None: all is."""
     provenance: Provenance
 
 
@@ -106,6 +106,8 @@ def convert(config: ConvertConfig) -> ConversionReport:
     """
     if config.dry_run:
         raise OptionError("dry_run: `convert` writes; `make_plan` says what it would write")
+    if config.video_report:
+        raise OptionError("video_report: `convert` writes; `survey_videos` reports")
     plan = make_plan(config)
     with closing(plan.source.meta.files):
         if not storage.is_local(config.destination):
@@ -131,8 +133,8 @@ def finalize(config: ConvertConfig) -> ConversionReport:
         MissingError: shards that are not there, or are not as their manifest says, by name.
         OptionError: options that cannot be used, or a destination that holds something else, or is being written to.
     """
-    if config.shards is not None or config.dry_run:
-        raise OptionError("finalize works on all parts: without --shards and --dry-run")
+    if config.shards is not None or config.dry_run or config.video_report:
+        raise OptionError("finalize works on all parts: without --shards, --dry-run and --video-report")
     plan = make_plan(config)
     with closing(plan.source.meta.files):
         if not storage.is_local(config.destination):
@@ -163,12 +165,14 @@ def _plan(config: ConvertConfig, files: SourceFiles) -> ConversionPlan:
     sizes = source.estimated_bytes(episodes)
     _check_capacity(source, episodes)
     shards = plan_shards(sizes, config.shard_bytes)
+    encoding = plan_encoding(source, episodes, config.reencode) if config.video == "reencode" else None
     return ConversionPlan(
         source=source,
         episodes=episodes,
         sizes=sizes,
         shards=shards,
-        provenance=_provenance(source.meta, config, len(shards)),
+        encoding=encoding,
+        provenance=_provenance(source.meta, config, encoding, len(shards)),
     )
 
 
@@ -185,13 +189,15 @@ def _check_capacity(source: Source, episodes: NDArray[np.int64]) -> None:
         )
 
 
-def _provenance(meta: SourceMeta, config: ConvertConfig, num_shards: int) -> Provenance:
+def _provenance(meta: SourceMeta, config: ConvertConfig, encoding: Encoding | None, num_shards: int) -> Provenance:
     options: dict[str, jsonio.Json] = {
         "shard_size": config.shard_bytes,
         "episodes": config.episodes,
         "shuffle_episodes": config.shuffle_episodes,
         "tolerance_s": config.tolerance_s,
     }
+    if encoding is not None:
+        options["video"] = encoding.as_json()
     versions = {name: version(name) for name in BYTE_DECIDING_LIBRARIES} | {"format": FORMAT_VERSION}
     revision = [] if meta.revision is None else [meta.revision]  # it is in the shards, so it decides their bytes
     identity = jsonio.canonical([meta.fingerprint, meta.name, options, versions, *revision])
@@ -206,7 +212,7 @@ def _provenance(meta: SourceMeta, config: ConvertConfig, num_shards: int) -> Pro
             id=hashlib.sha256(identity).hexdigest(), options=options, versions=versions, num_shards=num_shards
         ),
         fps=meta.fps,
-        features=meta.features,
+        features=meta.features if encoding is None else encoded_features(meta.features, encoding),
         tasks=list(meta.tasks),
         info=meta.info,
         stats=meta.stats,
@@ -251,6 +257,7 @@ def _specs(
             episodes=tuple(plan.source.episodes(plan.episodes[shard].tolist())),
             provenance=plan.provenance,
             tolerance_s=config.tolerance_s,
+            encoding=plan.encoding,
             skip_errors=config.on_error == "skip",
             remote=remote.place(number) if remote else None,
         )
@@ -339,9 +346,6 @@ def _random_frame_costs(destination: str) -> dict[str, float]:
 
 def _measured_costs(destination: str) -> dict[str, float]:
     dataset = ShardedDataset.open(destination)
-    positions = np.unique(np.linspace(0, len(dataset.index) - 1, EPISODES_LOOKED_AT, dtype=np.int64))
-    costs = defaultdict(list)
-    for position in positions.tolist():
-        for camera in dataset.read_episode(position, cameras=[]).record.cameras:
-            costs[camera.key].append(mean_random_cost(camera.keyframes, camera.num_frames))
-    return {key: float(np.mean(found)) for key, found in costs.items()}
+    records = (dataset.read_episode(position, cameras=[]).record for position in spread(len(dataset.index)))
+    cameras = summarize_cameras((camera, 0) for record in records for camera in record.cameras)
+    return {camera.key: camera.random_cost for camera in cameras}

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from roboshard.converter.encoding import Encoding
 from roboshard.converter.episode import EpisodeReader
 from roboshard.converter.remote_destination import RemotePlace
 from roboshard.converter.source import Episode, SourceMeta
@@ -43,6 +44,8 @@ class ShardSpec:
     episodes: tuple[Episode, ...]
     provenance: Provenance
     tolerance_s: float
+    encoding: Encoding | None
+    """Of the cameras that are not copied; None: all are."""
     skip_errors: bool
     remote: RemotePlace | None = None
     """Where to send the shard; None: it stays in `destination`."""
@@ -95,7 +98,7 @@ def finished_shard(spec: ShardSpec, on_episode: OnEpisode = ignore) -> ShardResu
     result = _finished(spec, on_episode)
     if result is not None or not spec.skip_errors or _is_there(spec):
         return result
-    with EpisodeReader(spec.source, spec.tolerance_s) as reader:
+    with EpisodeReader(spec.source, spec.tolerance_s, spec.encoding) as reader:
         skipped = []
         for episode in spec.episodes:
             reason = _why_unreadable(reader, episode)
@@ -132,7 +135,7 @@ def _finished(spec: ShardSpec, on_episode: OnEpisode) -> ShardResult | None:
     left_out = [episode for episode in spec.episodes if episode.index not in present]
     if left_out and not spec.skip_errors:
         return None
-    with EpisodeReader(spec.source, spec.tolerance_s) as reader:
+    with EpisodeReader(spec.source, spec.tolerance_s, spec.encoding) as reader:
         skipped = [_why_unreadable(reader, episode) for episode in left_out]
     if None in skipped:
         return None
@@ -175,7 +178,7 @@ def _write_shard(spec: ShardSpec, on_episode: OnEpisode) -> ShardResult:
 
     def write(file: IO[bytes]) -> None:
         writer = ShardWriter(file, shard=name, conversion=spec.provenance.conversion.id)
-        with EpisodeReader(spec.source, spec.tolerance_s) as reader:
+        with EpisodeReader(spec.source, spec.tolerance_s, spec.encoding) as reader:
             for episode in spec.episodes:
                 provenance = None if writer.num_samples else spec.provenance
                 try:

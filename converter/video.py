@@ -118,14 +118,24 @@ class VideoFile:
             SourceError: a row without a frame within tolerance, or packets that cannot be copied exactly.
         """
         try:
-            packets, shown = self._select(rows)
+            packets, shown = self.select(rows)
             data = self._mux(packets)
             return VideoSlice(data=data, camera=self._describe(data, packets, shown, key, member))
         except av.FFmpegError as error:
             raise SourceError(f"cannot be demuxed or copied: {error.strerror}") from error
 
-    def _select(self, rows: RowTimes) -> tuple[Packets, IntArray]:
-        """(packets of the slice in decode order, pts shown for each row)."""
+    @property
+    def stream(self) -> Any:
+        """The video stream as demuxed."""
+        return self._stream
+
+    @property
+    def time_base(self) -> Fraction:
+        """Seconds per tick."""
+        return self._time_base
+
+    def select(self, rows: RowTimes) -> tuple[Packets, IntArray]:
+        """(packets of the slice in decode order, pts shown for each row). Raises SourceError as `cut` does."""
         margin = max(rows.tolerance_s, 1 / rows.fps)
         first = self._ticks(float(rows.in_file[0]) - margin)
         last = self._ticks(float(rows.in_file[-1]) + margin) + 1

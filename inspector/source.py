@@ -1,7 +1,10 @@
-"""Comparing with the source: every row, every video packet. What is compared is read anew, not converted again."""
+"""Comparing with the source: every row, every video packet, or the pictures of what was encoded again.
+
+What is compared is read anew, not converted again.
+"""
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from fractions import Fraction
 from typing import Any, Protocol
 
@@ -11,6 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from roboshard.inspector.packets import Clock, SourcePackets, compare_payloads
+from roboshard.inspector.pictures import Original, compare_pictures
 from roboshard.inspector.problems import CONVERT_AGAIN, Place, some
 from roboshard.inspector.slices import frames_of, ticks_of
 from roboshard.inspector.tables import compare_tables
@@ -44,6 +48,7 @@ class SourceComparison:
 
         self._plan = make_plan(ConvertConfig(source=source, destination="verify", dry_run=True))
         self._manifest = manifest
+        self._encoding = self._encoding_of(manifest)
         self.is_local = self._plan.source.meta.files.folder is not None
         self._indices = frozenset(self._plan.source.episode_indices.tolist())
 
@@ -53,10 +58,15 @@ class SourceComparison:
 
     def check_dataset(self, place: Place) -> None:
         """Features, tasks, stats and info: dataset.json against the source's metadata."""
+        from roboshard.converter.encoding import encoded_features  # noqa: PLC0415 - with the converter
+
         meta, manifest = self._plan.source.meta, self._manifest
+        features = meta.features if self._encoding is None else encoded_features(meta.features, self._encoding)
+        if self._encoding is None and "video" in manifest.conversion.options:
+            place.report("conversion.options.video says nothing that this release knows of the source", CONVERT_AGAIN)
         pairs = {
             "fps": (meta.fps, manifest.fps),
-            "features": (meta.features, manifest.features),
+            "features": (features, manifest.features),
             "tasks": (list(meta.tasks), manifest.tasks),
             "stats": (meta.stats, manifest.stats),
             "info": (meta.info, manifest.info),
@@ -65,6 +75,17 @@ class SourceComparison:
             if jsonio.canonical(there) != jsonio.canonical(here):
                 place.report(f"{name} differ from the source's", CONVERT_AGAIN)
 
+    def _encoding_of(self, manifest: DatasetManifest) -> Any:
+        """How cameras were encoded again; None: none was, or that cannot be told."""
+        from roboshard.converter.encoding import Encoding  # noqa: PLC0415 - with the converter
+
+        try:
+            encoding = Encoding.of_json(manifest.conversion.options.get("video"))
+        except ValueError:
+            return None
+        known = encoding is not None and set(encoding.cameras) <= set(self._plan.source.meta.camera_keys)
+        return encoding if known else None
+
     def missing(self, episodes: set[int]) -> list[int]:
         """Episodes of the source that are not among these."""
         return sorted(self._indices - episodes)
@@ -72,7 +93,7 @@ class SourceComparison:
     @contextmanager
     def reader(self) -> Iterator[SourceReader]:
         """For one thread."""
-        reader = _Reader(self._plan.source, self._manifest, self._indices)
+        reader = _Reader(self._plan.source, self._manifest, self._encoding, self._indices)
         try:
             yield reader
         finally:
@@ -80,10 +101,10 @@ class SourceComparison:
 
 
 class _Reader:
-    def __init__(self, source: Any, manifest: DatasetManifest, indices: frozenset[int]) -> None:
+    def __init__(self, source: Any, manifest: DatasetManifest, encoding: Any, indices: frozenset[int]) -> None:
         from roboshard.converter.rows import RowReader  # noqa: PLC0415 - with the rest of the converter
 
-        self._source, self._manifest, self._indices = source, manifest, indices
+        self._source, self._manifest, self._encoding, self._indices = source, manifest, encoding, indices
         self._held = source.meta.files.held(self._let_go)
         self._rows = RowReader(source.meta.files, self._held)
 
@@ -137,7 +158,6 @@ class _Reader:
         from roboshard.converter.alignment import RowTimes, match_frames  # noqa: PLC0415 - with the converter
 
         options = self._manifest.conversion.options
-        copied = options.get("video", "copy") == "copy"
         tolerance = options.get("tolerance_s")
         rows = RowTimes(
             from_s=span.from_s,
@@ -164,6 +184,18 @@ class _Reader:
             place.report(
                 f"{wrong.size} rows show another frame than in the source, first row {wrong[0]}", CONVERT_AGAIN
             )
-        if copied:
+        if self._encoding is None or camera.key not in self._encoding.cameras:
             clock = Clock(source_tick=int(shown[0]), slice_tick=int(mapped[0]), scale=scale)
             compare_payloads(data, packets, clock, place)
+        elif len(frames) == len(shown):
+            self._check_pictures(camera, data, span.path, rows, place)
+
+    def _check_pictures(self, camera: CameraRecord, data: bytes, path: str, rows: Any, place: Place) -> None:
+        from roboshard.converter.video import VideoFile  # noqa: PLC0415 - with the converter
+
+        try:
+            with closing(VideoFile(self._held.path(path))) as video:
+                original = Original(video=video, rows=rows, encoding=self._encoding)
+                compare_pictures(camera, data, original, place)
+        except (RoboshardError, av.FFmpegError) as error:
+            place.report(f"{path} of the source cannot be decoded: {error}", "look at the source")

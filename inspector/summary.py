@@ -10,32 +10,14 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from roboshard.shards import storage
-from roboshard.shards.gop import mean_random_cost
+from roboshard.shards.cameras import CameraSummary, spread, summarize_cameras
 from roboshard.shards.index import MAX_INDEX_BYTES
 from roboshard.shards.manifest import load_index
 from roboshard.shards.names import camera_suffixes, member_name
 from roboshard.shards.reader import ShardedDataset
 from roboshard.shards.schema import CameraRecord
 
-EPISODES_LOOKED_AT = 8
 BARS = 10
-
-
-@dataclass(frozen=True, kw_only=True)
-class CameraSummary:
-    """One camera, over the episodes looked at."""
-
-    key: str
-    codec: str
-    """Several where episodes differ."""
-    size: str
-    """Width x height."""
-    pix_fmt: str
-    gop: float
-    """Frames from one keyframe to the next, on average."""
-    random_cost: float
-    """Frames decoded for one frame picked at random."""
-    bytes_per_frame: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,8 +54,7 @@ def summarize(url: str) -> Summary:
     manifest, index = dataset.manifest, dataset.index
     shards = [manifest.shards[i] for i in np.unique(index.shard).tolist()]
     sizes = sorted(shard.size for shard in shards)
-    spread = np.unique(np.linspace(0, len(index) - 1, EPISODES_LOOKED_AT, dtype=np.int64))
-    positions: list[int] = spread.tolist() if len(index) else []
+    positions = spread(len(index))
     frames = int(index.length.sum())
     return Summary(
         url=storage.shown(dataset.root),
@@ -117,7 +98,7 @@ def _tasks(dataset: ShardedDataset) -> list[tuple[str, int]]:
 
 
 def _cameras(dataset: ShardedDataset, positions: list[int]) -> list[CameraSummary]:
-    records: dict[str, list[tuple[CameraRecord, int]]] = {key: [] for key in dataset.camera_keys}
+    records: list[tuple[CameraRecord, int]] = []
     suffixes = camera_suffixes(dataset.camera_keys)
     for position in positions:
         read = dataset.plan_read(position, cameras=[])
@@ -125,23 +106,5 @@ def _cameras(dataset: ShardedDataset, positions: list[int]) -> list[CameraSummar
         sizes = {member.name: member.size for member in read.sample.members}
         for camera in record.cameras:
             size = sizes.get(member_name(read.sample.key, camera.member or suffixes[camera.key]), 0)
-            records.setdefault(camera.key, []).append((camera, size))
-    return [_camera(key, found) for key, found in records.items() if found]
-
-
-def _camera(key: str, found: list[tuple[CameraRecord, int]]) -> CameraSummary:
-    cameras = [camera for camera, _ in found]
-    frames = sum(camera.num_frames for camera in cameras)
-    return CameraSummary(
-        key=key,
-        codec=_all_of([camera.codec for camera in cameras]),
-        size=_all_of([f"{camera.width}x{camera.height}" for camera in cameras]),
-        pix_fmt=_all_of([camera.pix_fmt for camera in cameras]),
-        gop=frames / sum(len(camera.keyframes) for camera in cameras),
-        random_cost=float(np.mean([mean_random_cost(camera.keyframes, camera.num_frames) for camera in cameras])),
-        bytes_per_frame=sum(size for _, size in found) / frames,
-    )
-
-
-def _all_of(values: list[str]) -> str:
-    return ", ".join(sorted(set(values)))
+            records.append((camera, size))
+    return summarize_cameras(records)

@@ -16,11 +16,10 @@ from roboshard.loader.runner import EpochRunner
 from roboshard.loader.state import STATE_VERSION, LoaderState, MixtureState, check_state
 from roboshard.loader.stats import LoaderStats
 from roboshard.shards.errors import OptionError
+from roboshard.shards.gop import COSTLY
 
 WARN_AFTER = 256
 """Video frames used before the cost of decoding them is judged."""
-WARN_COST = 4.0
-"""Frames decoded per frame used."""
 
 
 class Loader:
@@ -196,11 +195,11 @@ class Loader:
             return
         self._warned = True
         cost = stats.frames_decoded_per_frame_used
-        if cost > WARN_COST:
+        if cost > COSTLY:
             warnings.warn(
                 f"{cost:.1f} frames are decoded for every frame used, because keyframes are far apart. "
-                'frame_order="sweep" decodes frames in order; or convert a copy of the dataset whose videos were '
-                "encoded again with a keyframe every other frame (GOP 2)",
+                'frame_order="sweep" decodes frames in order; or convert the source again with '
+                "`convert-to-shards --video reencode --gop 2`, which makes every other frame a keyframe",
                 UserWarning,
                 stacklevel=4,
             )

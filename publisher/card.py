@@ -83,10 +83,13 @@ def _front_matter(dataset: ShardedDataset, url: str) -> str:
 def _introduction(dataset: ShardedDataset) -> str:
     source = dataset.manifest.source
     revision = f" at revision {_code(source.revision)}" if source.revision else ""
+    is_copy = "video" not in dataset.manifest.conversion.options
+    how = "converted losslessly" if is_copy else "converted"
+    video = "copied packet by packet" if is_copy else "encoded again (see `conversion.options.video` in dataset.json)"
     return (
         f"A [LeRobot](https://github.com/huggingface/lerobot) dataset ({_code(source.codebase_version)}) as "
-        "[WebDataset](https://github.com/webdataset/webdataset) shards, converted losslessly by roboshard from "
-        f"{_code(source.name)}{revision}. Video is copied packet by packet; every row keeps its frame."
+        f"[WebDataset](https://github.com/webdataset/webdataset) shards, {how} by roboshard from "
+        f"{_code(source.name)}{revision}. Video is {video}; every row keeps its frame."
     )
 
 

@@ -4,6 +4,16 @@ from bisect import bisect_right
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
+
+COSTLY = 4.0
+"""Frames decoded for one that is used, from which on users are told what helps."""
+
+
+def distances(keyframes: Sequence[int], num_frames: int) -> NDArray[np.int64]:
+    """(len(keyframes),) frames from each keyframe to the next, and from the last to the end."""
+    bounds = np.asarray([*keyframes, num_frames], dtype=np.int64)
+    return bounds[1:] - bounds[:-1]
 
 
 def mean_random_cost(keyframes: Sequence[int], num_frames: int) -> float:
@@ -11,8 +21,7 @@ def mean_random_cost(keyframes: Sequence[int], num_frames: int) -> float:
 
     1 where every frame is a keyframe, about half the distance between keyframes where that is long.
     """
-    bounds = np.asarray([*keyframes, num_frames], dtype=np.float64)
-    lengths = np.diff(bounds)  # n frames from a keyframe on cost 1, 2, … n
+    lengths = distances(keyframes, num_frames).astype(np.float64)  # n frames from a keyframe on cost 1, 2, … n
     return float(np.sum(lengths * (lengths + 1) / 2) / max(1.0, np.sum(lengths)))
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import yaml
+from rich.console import Console
 from support.lerobot_source import Camera, Source, build
 
 from roboshard.cli.convert import main as convert_main
@@ -22,7 +23,7 @@ from roboshard.cli.convert import parse_config
 from roboshard.cli.main import dispatch
 from roboshard.cli.main import main as roboshard_main
 from roboshard.cli.run import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, run_command
-from roboshard.converter import ConvertConfig
+from roboshard.converter import ConvertConfig, ReencodeConfig
 from roboshard.shards import DamageError, OptionError, ShardedDataset, SourceError
 
 BIN = Path(sys.executable).parent
@@ -101,6 +102,25 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(pusht_source: Path, tmp_pa
     assert done.stdout.startswith(f"pusht_sim → {tmp_path}/out\n")
     assert re.search(r"7 episodes in \d shards, about \d+\.\d kB; nothing was written \(--dry-run\)\n", done.stdout)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_video_report_tells_what_is_costly_and_what_helps(
+    pusht_source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("roboshard.cli.convert.out", Console(width=160))
+    camera = Camera(key="observation.images.top", gop=60, stream="continuous")
+    long = build(tmp_path / "long", Source(lengths=(9, 20), cameras=(camera,))).root
+    shown = []
+    for source in (pusht_source, long):
+        assert dispatch(["convert", str(source), str(tmp_path / "out"), "--video-report"]) == 0
+        shown.append(capsys.readouterr().out)
+    assert re.search(r"observation.image │ av1 +│ 96x96 │ yuv420p │ 2\.\d │ 2 +│ 1\.5 ", shown[0])
+    assert "--video reencode" not in shown[0]
+    assert re.search(r"observation.images.top │ h264 +│ 96x64 │ yuv420p │ 19.0 │ 29 +│ 10.0, costly ", shown[1])
+    assert 'frame_order="sweep"' in shown[1]
+    assert "`--video reencode --gop 2`" in shown[1]
+    assert all("nothing was written (--video-report)" in text for text in shown)
+    assert not (tmp_path / "out").exists()
 
 
 def test_episodes_left_out_are_counted_and_listed(lacking: Path, tmp_path: Path) -> None:
@@ -187,6 +207,18 @@ def test_yaml_values_are_read_as_flags_would_be(tmp_path: Path) -> None:
     assert (config.episodes, config.shard_size, config.tolerance_s) == ("1:50", "256000", 0.001)
 
 
+@pytest.mark.parametrize("suffix", WRITERS)
+def test_how_to_encode_video_has_the_flags_names(tmp_path: Path, suffix: str) -> None:
+    flags = ["--video", "reencode", "--codec", "libx264", "--gop", "5", "--size", "48", "64", "--cameras", "a,b"]
+    path = tmp_path / f"convert{suffix}"
+    values = {"video": "reencode", "codec": "libx264", "gop": 5, "size": [48, 64], "cameras": ["a", "b"]}
+    path.write_text(WRITERS[suffix](values), encoding="utf-8")
+    config = parse_config(["in", "out", *flags])
+    assert parse_config(["in", "out", "--config", str(path)]) == parse_config(["--config", str(path), "in", "out"])
+    assert parse_config(["in", "out", "--config", str(path)]) == config
+    assert config.reencode == ReencodeConfig(codec="libx264", gop=5, size=(48, 64), cameras="a,b")
+
+
 def test_a_conversion_by_config_file_alone(pusht_source: Path, tmp_path: Path) -> None:
     values = {"source": str(pusht_source), "destination": "out", "episodes": "0:2", "workers": 1}
     (tmp_path / "convert.json").write_text(json.dumps(values), encoding="utf-8")
@@ -198,7 +230,7 @@ def test_a_conversion_by_config_file_alone(pusht_source: Path, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("name", "text", "expected"),
     [
-        ("c.yaml", "wokers: 2\nepisode: 1\n", "c.yaml: no such option: episode, wokers; there are address, dest"),
+        ("c.yaml", "wokers: 2\nepisode: 1\n", "c.yaml: no such option: episode, wokers; there are address, cam"),
         ("c.json", "{", "c.json: not valid json"),
         ("c.toml", "workers = ", "c.toml: not valid toml"),
         ("c.yaml", "a: [", "c.yaml: not valid yaml"),
@@ -233,6 +265,10 @@ def test_config_files_that_cannot_be_used(
         (["--tolerance-s", "-1"], "tolerance_s must be in 0..10 seconds"),
         (["--on-error", "ignore"], "invalid choice 'ignore' for argument '--on-error'"),
         (["--shards", "4"], "write it like 3/16"),
+        (["--gop", "2"], "--gop: how to encode again, which needs --video reencode"),
+        (["--gop", "3"], "they need video reencode"),
+        (["--video", "reencode", "--size", "48", "65"], "size is HEIGHT WIDTH in pixels, both even"),
+        (["--video", "reencode", "--size", "480", "640"], "is larger than camera 'observation.image', 96 96"),
         (["--config"], "--config needs a file"),
     ],
     ids=str,

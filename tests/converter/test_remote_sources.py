@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 import pytest
@@ -25,7 +26,7 @@ from support.lerobot_source import Camera, Source, build
 from support.servers.hub import LocalHub
 from support.servers.s3 import S3Server
 
-from roboshard.converter import ConversionReport, ConvertConfig, make_plan
+from roboshard.converter import ConversionReport, ConvertConfig, ReencodeConfig, make_plan
 from roboshard.converter.scratch import PREFIX, Scratch, remove_leftovers
 from roboshard.shards import MissingError, OptionError, StorageError
 
@@ -131,6 +132,19 @@ def watched(folder: Path) -> Iterator[list[int]]:
 
 
 # -- The same shards, wherever the source lies ---------------------------------------------------------------------
+
+
+def test_video_that_is_encoded_again(hub: LocalHub, robot: Path, tmp_path: Path, run: Run) -> None:
+    options: dict[str, Any] = {
+        "video": "reencode",
+        "reencode": ReencodeConfig(codec="libx264", size=(48, 64), cameras=SIDE),
+        "episodes": "1:3",
+    }
+    run(robot, tmp_path / "local", **options)
+    run(BUCKET, tmp_path / "remote", scratch=str(tmp_path / "scratch"), **options)
+    assert members(tmp_path / "remote") == members(tmp_path / "local")
+    assert max(fetched(hub).values()) == 1
+    assert list((tmp_path / "scratch").iterdir()) == []
 
 
 def test_a_hub_dataset_at_a_revision(this_hub: LocalHub, robot: Path, tmp_path: Path, run: Run) -> None:

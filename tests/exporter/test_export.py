@@ -12,21 +12,22 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from support.lerobot_source import Camera, Source, build
+from support.lerobot_source import Camera, Source, build, read_stamp
 from support.lerobot_v21_source import write_v21
 from support.servers import LocalHub, RangeServer, S3Server
 
 from roboshard.cli.main import dispatch
-from roboshard.converter import ConvertConfig, convert
+from roboshard.converter import ConvertConfig, ReencodeConfig, convert
 from roboshard.exporter import ExportConfig, ExportReport, export, run
 from roboshard.exporter.layout import Limits
 from roboshard.exporter.statistics import Statistics
 from roboshard.exporter.timing import evened, period_of, span_of, start_of
 from roboshard.exporter.video import is_hevc_idr
-from roboshard.shards import OptionError, SourceError
+from roboshard.shards import OptionError, ShardedDataset, SourceError
 from roboshard.shards.jsonio import Json
 
 pytest_plugins = ["support.servers.fixtures"]
@@ -113,6 +114,38 @@ def test_a_source_of_an_older_version_becomes_a_v3_dataset(tmp_path: Path) -> No
 
 
 # -- Files -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("codec", ["libsvtav1", "libx265"])
+def test_video_that_was_encoded_again_is_described_as_it_is_now(tmp_path: Path, codec: Any) -> None:
+    camera = Camera(key=TOP, gop=30, bframes=2, stream="continuous")
+    source = build(tmp_path / "source", Source(lengths=(6, 9, 5), cameras=(camera,))).root
+    options = ReencodeConfig(codec=codec, gop=2, size=(48, 72))
+    convert(
+        ConvertConfig(
+            source=str(source), destination=str(tmp_path / "shards"), workers=1, video="reencode", reencode=options
+        )
+    )
+    report = go(tmp_path / "shards", tmp_path / "out")
+    assert report.video_files == 1
+    feature = read_json(tmp_path / "out/meta/info.json")["features"][TOP]
+    (path,) = (tmp_path / "out/videos").rglob("*.mp4")
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        context = stream.codec_context
+        assert feature["shape"] == [context.height, context.width, 3] == [48, 72, 3]
+        assert (feature["info"]["video.height"], feature["info"]["video.width"]) == (48, 72)
+        assert feature["info"]["video.codec"] == context.codec.canonical_name
+        assert feature["info"]["video.pix_fmt"] == context.pix_fmt
+        assert [read_stamp(frame.to_ndarray(format="rgb24")) for frame in container.decode(video=0)] == [
+            (episode, row) for episode, length in enumerate((6, 9, 5)) for row in range(length)
+        ]
+    again = ConvertConfig(source=str(tmp_path / "out"), destination=str(tmp_path / "again"), workers=1)
+    convert(again)
+    before, after = (ShardedDataset.open(str(tmp_path / name)) for name in ("shards", "again"))
+    for position in range(3):
+        cameras = [each.read_episode(position).record.cameras[0] for each in (before, after)]
+        assert cameras[0].model_dump(exclude={"pts"}) == cameras[1].model_dump(exclude={"pts"})
 
 
 def test_files_are_closed_when_full_and_the_same_bytes_come_again(pusht_shards: Path, tmp_path: Path) -> None:

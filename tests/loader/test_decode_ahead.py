@@ -33,9 +33,9 @@ from roboshard.converter import ConvertConfig, convert
 from roboshard.loader import Loader, decode, decode_ahead, fetch, make_loader
 from roboshard.loader.decode_ahead import CHUNK_FRAMES, LOOK_AHEAD_STEPS, DecodeThreads, look_ahead_steps
 from roboshard.loader.episode import Episode
-from roboshard.loader.loader import WARN_AFTER, WARN_COST
+from roboshard.loader.loader import WARN_AFTER
 from roboshard.shards import FormatError, OptionError
-from roboshard.shards.gop import mean_random_cost
+from roboshard.shards.gop import COSTLY, mean_random_cost
 
 TOP, WRIST, STILL = "observation.images.top", "observation.images.wrist", "observation.images.still"
 PICTURES = (TOP, WRIST, STILL)
@@ -608,7 +608,7 @@ def test_distant_keyframes_are_warned_of_once(distant_keyframes: Path, num_worke
     assert warning.category is UserWarning
     assert warning.filename == __file__
     cost = float(str(warning.message).split()[0])
-    assert WARN_COST < cost <= mean_random_cost([0], LONG_GOP)
+    assert COSTLY < cost <= mean_random_cost([0], LONG_GOP)
 
 
 @pytest.mark.parametrize(

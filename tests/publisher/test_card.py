@@ -17,6 +17,7 @@ from support.publishing import contents
 from support.servers import LocalHub
 
 from roboshard import loader
+from roboshard.converter import ConvertConfig, ReencodeConfig, convert
 from roboshard.publisher import UploadConfig, UploadReport, upload
 from roboshard.publisher.card import CARD, PREVIEW, _code, _plain, is_ours, make_card
 from roboshard.shards import DatasetManifest, ShardedDataset, StorageError
@@ -65,6 +66,20 @@ def test_the_line_that_loads_it_is_python_and_names_the_place(card: str) -> None
     assert ast.unparse(call.args[0]) == repr(URL)
     name = ast.unparse(call.func)
     assert hasattr(loader, name)
+
+
+def test_it_calls_lossless_what_is(card: str, pusht_source: Path, tmp_path: Path) -> None:
+    assert "converted losslessly" in card
+    config: dict[str, Any] = {
+        "source": str(pusht_source),
+        "destination": str(tmp_path / "shards"),
+        "workers": 1,
+        "episodes": "0",
+    }
+    convert(ConvertConfig(**config, video="reencode", reencode=ReencodeConfig(codec="libx264")))
+    other = make_card(str(tmp_path / "shards"), URL).text
+    assert "lossless" not in other
+    assert "Video is encoded again" in other
 
 
 def test_a_repository_tells_the_viewer_where_the_shards_are(pusht_shards: Path) -> None:

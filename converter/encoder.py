@@ -1,0 +1,202 @@
+"""Decoding the frames that rows show, and encoding them again.
+
+One thread each, and options that fix every keyframe, so that the same frames give the same bytes wherever they are
+encoded. No picture is reordered: packets are in the order of time.
+"""
+
+import io
+import os
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from av.video.frame import PictureType
+from av.video.reformatter import ColorRange, Interpolation
+
+from roboshard.converter.encoding import CODEC_NAMES, PIX_FMT, PRESETS, Codec, Encoding
+from roboshard.converter.video import IntArray, Packets
+from roboshard.shards.errors import OptionError, SourceError
+
+MAX_EARLY = 64
+"""Frames that a decoder may give out before one that is shown earlier; no codec reorders more than 16."""
+_COLOR = ("color_range", "color_primaries", "color_trc", "colorspace")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clip:
+    """When and in which colours frames are shown."""
+
+    ticks: IntArray
+    """(num_frames,) of `time_base`, ascending from 0."""
+    time_base: Fraction
+    fps: float
+    """What the encoder plans its quality by."""
+    like: Any
+    """Codec context whose colour description and pixel aspect are kept."""
+
+
+def frames_at(stream: Any, packets: Packets, times: IntArray) -> Iterator[av.VideoFrame]:
+    """Decode packets of a stream from the first on: the frames shown at these times, in ticks, ascending.
+
+    Raises:
+        SourceError: a frame is damaged, or the decoder does not give it.
+    """
+    context = stream.codec_context
+    if not context.is_open:
+        context.thread_count = 1
+    context.flush_buffers()
+    early: dict[int, av.VideoFrame] = {}
+    wanted, given = set(times.tolist()), 0
+    for packet in [*packets.coded, None]:
+        for frame in context.decode(packet):
+            if frame.pts in wanted:
+                early[frame.pts] = frame
+        while given < len(times) and int(times[given]) in early:
+            frame = early.pop(int(times[given]))
+            if frame.is_corrupt:
+                raise SourceError(f"the frame at {float(times[given] * stream.time_base):.6f} s is damaged")
+            yield frame
+            given += 1
+        if len(early) > MAX_EARLY:
+            break
+    if given < len(times):
+        raise SourceError(f"the frame at {float(times[given] * stream.time_base):.6f} s cannot be decoded")
+
+
+def fitted(frame: av.VideoFrame, size: tuple[int, int] | None) -> av.VideoFrame:
+    """The frame as 8-bit 4:2:0 of this height and width, in the range and matrix that it has."""
+    height, width = size or (frame.height, frame.width)
+    if (frame.format.name, frame.height, frame.width) == (PIX_FMT, height, width):
+        return frame
+    is_full = frame.format.name.startswith("yuvj") or frame.color_range == ColorRange.JPEG
+    color_range = ColorRange.JPEG if is_full else ColorRange.MPEG
+    return frame.reformat(
+        width,
+        height,
+        PIX_FMT,
+        interpolation=Interpolation.BICUBIC,
+        src_color_range=color_range,
+        dst_color_range=color_range,
+    )
+
+
+def encode(frames: Iterable[av.VideoFrame], clip: Clip, encoding: Encoding) -> bytes:
+    """An MP4 file of these frames, each shown when `clip` says.
+
+    Raises:
+        av.FFmpegError, ValueError: the encoder refuses its options or a frame.
+    """
+    # SVT-AV1, run as root, gives the calling thread real-time priority, which its children would inherit.
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(_encode, frames, clip, encoding).result()
+
+
+def _encode(frames: Iterable[av.VideoFrame], clip: Clip, encoding: Encoding) -> bytes:
+    buffer = io.BytesIO()
+    options = {"fflags": "+bitexact", "use_editlist": "0"}  # as slices that are copied
+    with av.open(buffer, "w", format="mp4", options=options) as output:
+        muxer = None
+        for number, source in enumerate(frames):
+            frame = fitted(source, encoding.size)
+            muxer = muxer or _Muxer(output, (frame.height, frame.width), clip, encoding)
+            frame.pts, frame.time_base = number, 1 / muxer.rate
+            frame.pict_type = PictureType.NONE  # what it was in the source is nothing to the encoder
+            muxer.add(frame)
+        if muxer is not None:
+            muxer.add(None)
+    return buffer.getvalue()
+
+
+class _Muxer:
+    """An encoder and the file that its packets go into."""
+
+    def __init__(self, output: Any, size: tuple[int, int], clip: Clip, encoding: Encoding) -> None:
+        self.rate = Fraction(clip.fps).limit_denominator(100_000)
+        self._output, self._clip = output, clip
+        self._duration = int(np.diff(clip.ticks).min()) if len(clip.ticks) > 1 else 1
+        self._stream = output.add_stream(encoding.codec, rate=self.rate, options=_options(encoding))
+        context = self._stream.codec_context
+        context.height, context.width = size
+        context.pix_fmt, context.thread_count = PIX_FMT, 1
+        for name in _COLOR:
+            setattr(context, name, getattr(clip.like, name))
+        if encoding.size is None and clip.like.sample_aspect_ratio:
+            context.sample_aspect_ratio = clip.like.sample_aspect_ratio
+        self._stream.time_base = clip.time_base
+        if encoding.codec == "libsvtav1":
+            os.putenv("SVT_LOG", "1")  # errors only; it has no other switch
+        context.open()
+        _be_patient()
+
+    def add(self, frame: av.VideoFrame | None) -> None:
+        """Encode a frame; None: there are no more."""
+        for packet in self._stream.encode(frame):
+            number = packet.pts
+            packet.time_base = self._clip.time_base
+            packet.pts = packet.dts = int(self._clip.ticks[number])
+            packet.duration = self._duration
+            self._output.mux(packet)
+
+
+def _options(encoding: Encoding) -> dict[str, str]:
+    options = {"preset": str(PRESETS[encoding.codec]), "crf": str(encoding.crf), "g": str(encoding.gop)}
+    keyframes = f"keyint={encoding.gop}:min-keyint={encoding.gop}:scenecut=0:open-gop=0:bframes=0"
+    special: dict[Codec, dict[str, str]] = {
+        "libsvtav1": {"svtav1-params": "lp=1"},
+        "libx264": {"x264-params": f"{keyframes}:threads=1"},
+        # info: the processor's features would be among the bytes
+        "libx265": {"x265-params": f"{keyframes}:pools=none:frame-threads=1:log-level=none:info=0"},
+    }
+    return options | special[encoding.codec]
+
+
+def _be_patient() -> None:
+    """Take back the real-time priority that SVT-AV1's threads have as root: nothing else would run beside them."""
+    tasks = Path("/proc/self/task")
+    if not tasks.is_dir() or os.sched_getscheduler(os.getpid()) != os.SCHED_OTHER:
+        return
+    for task in tasks.iterdir():
+        try:
+            if os.sched_getscheduler(int(task.name)) == os.SCHED_FIFO:
+                os.sched_setscheduler(int(task.name), os.SCHED_OTHER, os.sched_param(0))
+        except OSError:
+            continue  # it has ended
+
+
+def check_encoder(encoding: Encoding, size: tuple[int, int]) -> None:
+    """Encode one frame of this height and width. Raises OptionError where that cannot be done."""
+    if encoding.codec not in av.codecs_available:
+        there = ", ".join(codec for codec in CODEC_NAMES if codec in av.codecs_available) or "none of the others"
+        raise OptionError(f"codec {encoding.codec}: PyAV's FFmpeg has no such encoder here; it has {there}")
+    height, width = encoding.size or size
+    frame = av.VideoFrame(width, height, PIX_FMT)
+    for plane in frame.planes:
+        plane.update(bytes(plane.buffer_size))
+    clip = Clip(ticks=np.zeros(1, dtype=np.int64), time_base=Fraction(1, 30), fps=30, like=_UNTAGGED)
+    try:
+        encode([frame], clip, encoding)
+    except (av.FFmpegError, ValueError) as error:
+        why = error.strerror if isinstance(error, av.FFmpegError) else error
+        raise OptionError(
+            f"codec {encoding.codec} does not take gop {encoding.gop}, crf {encoding.crf} and pictures of height "
+            f"{height} and width {width}: {why}"
+        ) from error
+
+
+@dataclass(frozen=True)
+class _Untagged:
+    """A picture of which nothing is known; 2 is FFmpeg's "unspecified"."""
+
+    color_range: int = 0
+    color_primaries: int = 2
+    color_trc: int = 2
+    colorspace: int = 2
+    sample_aspect_ratio: None = None
+
+
+_UNTAGGED = _Untagged()

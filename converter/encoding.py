@@ -1,0 +1,98 @@
+"""How cameras are encoded again, and what that changes in a dataset's features; apart from any video library."""
+
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import asdict, dataclass
+from typing import Literal, Self, get_args
+
+from roboshard.shards import jsonio
+
+Codec = Literal["libsvtav1", "libx264", "libx265"]
+CODEC_NAMES: dict[Codec, str] = {"libsvtav1": "av1", "libx264": "h264", "libx265": "hevc"}
+"""Encoder -> what it makes, as FFmpeg and LeRobot name it."""
+PRESETS: dict[Codec, int | str] = {"libsvtav1": 8, "libx264": "medium", "libx265": "veryfast"}
+"""SVT-AV1's faster ones, LeRobot's 12 among them, take pictures with little motion whole from their neighbours."""
+PIX_FMT = "yuv420p"
+"""What all three encoders write and all decoders read."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoding:
+    """What becomes of the cameras that are not copied."""
+
+    codec: Codec
+    gop: int
+    """Frames from keyframe to keyframe."""
+    crf: int
+    size: tuple[int, int] | None
+    """Height and width in pixels; None: the source's."""
+    cameras: tuple[str, ...]
+    """Feature keys; all others are copied."""
+
+    def as_json(self) -> dict[str, jsonio.Json]:
+        """As dataset.json records it."""
+        return {"mode": "reencode", **asdict(self), "size": self.size and list(self.size), "cameras": [*self.cameras]}
+
+    @classmethod
+    def of_json(cls, value: jsonio.Json) -> Self | None:
+        """What `as_json` wrote; None: everything was copied. Raises ValueError for anything else."""
+        if value is None:
+            return None
+        try:
+            codec, size = value["codec"], value["size"]
+            if value["mode"] != "reencode" or codec not in get_args(Codec):
+                raise ValueError(f"unknown mode or codec: {value}")
+            return cls(
+                codec=codec,
+                gop=int(value["gop"]),
+                crf=int(value["crf"]),
+                size=None if size is None else (int(size[0]), int(size[1])),
+                cameras=tuple(map(str, value["cameras"])),
+            )
+        except (KeyError, TypeError, IndexError) as error:
+            raise ValueError(f"not a video encoding: {value}") from error
+
+
+def encoded_features(
+    features: Mapping[str, dict[str, jsonio.Json]], encoding: Encoding
+) -> dict[str, dict[str, jsonio.Json]]:
+    """The source's features as they are after encoding: shape, and LeRobot's notes on the video."""
+    result = deepcopy(dict(features))
+    for key in encoding.cameras:
+        spec = result[key]
+        if encoding.size is not None:
+            spec["shape"] = _resized(spec, encoding.size)
+        notes = [spec[name] for name in ("info", "video_info") if isinstance(spec.get(name), dict)]
+        if not notes:
+            notes = [spec.setdefault("info", {})]
+        for note in notes:
+            _describe(note, encoding)
+    return result
+
+
+def _describe(note: dict[str, jsonio.Json], encoding: Encoding) -> None:
+    for name in ("video.fast_decode", "video.extra_options"):  # of the encoder before
+        note.pop(name, None)
+    if encoding.size is not None:
+        note["video.height"], note["video.width"] = encoding.size
+    note |= {
+        "video.codec": CODEC_NAMES[encoding.codec],
+        "video.pix_fmt": PIX_FMT,
+        "video.g": encoding.gop,
+        "video.crf": encoding.crf,
+        "video.preset": PRESETS[encoding.codec],
+    }
+
+
+def _resized(spec: dict[str, jsonio.Json], size: tuple[int, int]) -> list[int]:
+    """The feature's shape with another height and width, which stand where `names` says, or before the channels."""
+    shape, names = list(spec.get("shape") or ()), spec.get("names")
+    if len(shape) != 3:
+        return [*size, 3]
+    if isinstance(names, list) and {"height", "width"} <= set(names):
+        axes = (names.index("height"), names.index("width"))
+    else:
+        axes = (0, 1) if shape[2] in (1, 3) else (1, 2)
+    for axis, pixels in zip(axes, size, strict=True):
+        shape[axis] = pixels
+    return shape

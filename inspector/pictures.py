@@ -1,0 +1,148 @@
+"""The pictures of a slice that was encoded again beside those of its source, decoded."""
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+
+from roboshard.inspector.problems import CONVERT_AGAIN, Place
+from roboshard.inspector.slices import frames_of
+from roboshard.shards.errors import FormatError
+from roboshard.shards.schema import CameraRecord
+
+Luma = NDArray[np.float32]
+
+MIN_PSNR = 20.0
+"""Decibels of luma; the worst quality that encoders have to offer is above."""
+NEARER = 1.25
+"""A picture whose mean squared error to a neighbour of its own frame is so many times smaller is that neighbour's."""
+RUN = 6
+"""So many rows one after the other. Fewer may be pictures that the encoder found not worth their bits and took from
+the one before; but it never does that to a keyframe, of which one is enough."""
+_WORST_MSE = 255**2 / 10 ** (MIN_PSNR / 10)
+
+
+class Findings:
+    """What rows show, as it is found out, in order of rows."""
+
+    def __init__(self) -> None:
+        """Nothing is found yet."""
+        self._wrong: dict[int, list[int]] = {1: [], -1: []}
+        self._unlike: list[int] = []
+        self._run: list[int] = []
+        self._side = self._keyframes = 0
+
+    def judge(self, row: int, here: Luma, beside: tuple[Luma | None, ...], *, is_keyframe: bool) -> None:
+        """Hold a row's picture against (the frame before, its own frame, the frame after) of the source."""
+        before, error, after = (np.inf if other is None else _mse(here, other) for other in beside)
+        side = 0
+        if error > NEARER * min(before, after):
+            side = 1 if after < before else -1
+        if side != self._side:
+            self._end_run()
+        self._side = side
+        if side:
+            self._run.append(row)
+            self._keyframes += is_keyframe
+        elif error > _WORST_MSE:
+            self._unlike.append(row)
+
+    def report(self, place: Place) -> None:
+        """Say what was found."""
+        self._end_run()
+        kinds = {
+            "show the frame after their own: a frame was dropped in encoding it again": self._wrong[1],
+            "show the frame before their own: a frame was added or repeated in encoding it again": self._wrong[-1],
+            f"show no frame like their own in the source (below {MIN_PSNR:g} dB)": self._unlike,
+        }
+        for what, rows in kinds.items():
+            if rows:
+                place.report(f"{len(rows)} rows, first row {rows[0]}, {what}", CONVERT_AGAIN)
+
+    def _end_run(self) -> None:
+        if self._side and (self._keyframes or len(self._run) >= RUN):
+            self._wrong[self._side] += self._run
+        self._run, self._keyframes = [], 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Original:
+    """An episode in the source, of one camera."""
+
+    video: Any
+    """`VideoFile` of the converter."""
+    rows: Any
+    """`RowTimes` in that file."""
+    encoding: Any
+    """`Encoding` of the conversion."""
+
+
+def compare_pictures(camera: CameraRecord, data: bytes, original: Original, place: Place) -> None:
+    """Every row's picture is its frame of the source, resized as the conversion did, but for coding noise.
+
+    Raises:
+        SourceError: the source cannot be decoded.
+    """
+    from roboshard.converter.encoder import fitted, frames_at  # noqa: PLC0415 - decodes as a conversion does
+
+    video, encoding = original.video, original.encoding
+    packets, shown = video.select(original.rows)
+    times, first_rows = np.unique(shown, return_index=True)
+    if np.diff([*camera.keyframes, camera.num_frames]).max() > encoding.gop:
+        place.report(f"keyframes are more than {encoding.gop} frames apart, the conversion's gop", CONVERT_AGAIN)
+    theirs = (_luma(fitted(frame, encoding.size)) for frame in frames_at(video.stream, packets, times))
+    ours = _Slice(data)
+    frames, keyframes, findings = frames_of(camera), set(camera.keyframes), Findings()
+    before: Luma | None = None
+    own: Luma | None = next(theirs)
+    for row, after in zip(first_rows.tolist(), chain(theirs, [None]), strict=True):
+        try:
+            here = ours.frame(int(frames[row]))
+        except (av.FFmpegError, FormatError) as error:
+            place.report(f"the picture of row {row} cannot be decoded: {error}", CONVERT_AGAIN)
+            break
+        if own is None or here.shape != own.shape:
+            size = None if own is None else own.shape
+            place.report(f"its pictures are {here.shape} (height, width), not {size}", CONVERT_AGAIN)
+            break
+        findings.judge(row, here, (before, own, after), is_keyframe=frames[row] in keyframes)
+        before, own = own, after
+    findings.report(place)
+
+
+class _Slice:
+    """The pictures of a slice, asked for in ascending order."""
+
+    def __init__(self, data: bytes) -> None:
+        self._frames = enumerate(_decoded(data))
+        self._last: tuple[int, av.VideoFrame] | None = None
+
+    def frame(self, number: int) -> Luma:
+        """The picture of a frame. Raises FormatError where the slice ends before it."""
+        while self._last is None or self._last[0] < number:
+            self._last = next(self._frames, None)
+            if self._last is None:
+                raise FormatError(f"the slice has no frame {number}")
+        return _luma(self._last[1])
+
+
+def _decoded(data: bytes) -> Iterator[av.VideoFrame]:
+    with av.open(io.BytesIO(data), "r") as container:
+        container.streams.video[0].codec_context.thread_count = 1
+        yield from container.decode(video=0)
+
+
+def _luma(frame: av.VideoFrame) -> Luma:
+    plane = frame.planes[0]
+    pixels = np.frombuffer(memoryview(plane), dtype=np.uint8).reshape(plane.height, plane.line_size)
+    return np.asarray(pixels[:, : plane.width], dtype=np.float32)
+
+
+def _mse(one: Luma, other: Luma) -> float:
+    difference = one - other
+    return float(np.mean(difference * difference))
