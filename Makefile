@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PYTEST_WORKERS ?= 2
 
-.PHONY: setup ffmpeg demo test test-slow test-ray test-live lint types bench clean
+.PHONY: setup ffmpeg demo test test-slow test-ray test-rerun test-live lint types bench clean
 
 setup: ffmpeg $(READY)
 
@@ -24,15 +24,20 @@ demo: setup
 	$(BIN)/python examples/demo.py
 
 test: setup lint types
-	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile -m 'not slow and not ray'
+	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile -m 'not slow and not ray and not rerun'
 
 test-slow: setup
-	$(BIN)/python -m pytest -m 'slow and not ray'
+	$(BIN)/python -m pytest -m 'slow and not ray and not rerun'
 
 # A real local Ray cluster, some of whose workers are killed.
 test-ray: setup
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[test-ray]'
 	$(BIN)/python -m pytest -m ray
+
+# Recordings for the Rerun viewer, read back with rerun-sdk.
+test-rerun: setup
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[test-rerun]'
+	$(BIN)/python -m pytest -m rerun
 
 # Needs HF_TOKEN with write access; makes private repositories in your account and removes them.
 test-live: setup
