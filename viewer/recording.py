@@ -8,21 +8,20 @@ import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
 from roboshard.shards import storage
 from roboshard.viewer.content import Content, Curves
 from roboshard.viewer.pictures import Picture, depth_steps, encode_jpeg
+from roboshard.viewer.pipe import copied_from
 
 rr: Any = import_module("rerun")
 """Not by an import statement: types must not depend on whether it is installed."""
 
 ROWS_AT_ONCE = 16
 """Pictures that are held together."""
-FLUSH_S = 30.0
-"""How long the disk may take for them. Where writing fails, Rerun may wait for as long before it says so."""
 Pictures = Iterable[Mapping[str, Picture]]
 OnProgress = Callable[[int, int], None]
 
@@ -39,26 +38,24 @@ def record(content: Content, pictures: Pictures, path: Path, on_progress: OnProg
     Raises:
         StorageError: it cannot be written.
     """
-    # Rerun writes to a path, not into an open file: to that of the file that is open here and renamed when whole.
-    storage.write_atomic(path, lambda file: _record(Path(file.name), content, pictures, on_progress))
+    storage.write_atomic(path, lambda file: _record(file, content, pictures, on_progress))
 
 
-def _record(path: Path, content: Content, pictures: Pictures, on_progress: OnProgress | None) -> None:
+def _record(file: IO[bytes], content: Content, pictures: Pictures, on_progress: OnProgress | None) -> None:
     name = f"{content.dataset}, episode {content.episode_index}"
     stream = rr.RecordingStream("roboshard", recording_id=name)
-    try:
-        stream.save(path)
-        stream.send_recording_name(name)
-        for curves in content.curves:
-            _send_curves(stream, content, curves)
-        if content.tasks:
-            rows, texts = zip(*content.tasks, strict=True)
-            stream.send_columns("task", _times(content, rows), rr.TextDocument.columns(text=texts), strict=True)
-        cameras = _send_pictures(stream, content, pictures, on_progress)
-        stream.send_blueprint(_arrangement(content, cameras))
-        _flush(stream)
-    finally:
-        stream.disconnect()
+    with copied_from(stream.save, file) as check:
+        try:
+            stream.send_recording_name(name)
+            for curves in content.curves:
+                _send_curves(stream, content, curves)
+            if content.tasks:
+                rows, texts = zip(*content.tasks, strict=True)
+                stream.send_columns("task", _times(content, rows), rr.TextDocument.columns(text=texts), strict=True)
+            cameras = _send_pictures(stream, content, pictures, check, on_progress)
+            stream.send_blueprint(_arrangement(content, cameras))
+        finally:
+            stream.disconnect()
 
 
 def _send_curves(stream: Any, content: Content, curves: Curves) -> None:
@@ -68,8 +65,14 @@ def _send_curves(stream: Any, content: Content, curves: Curves) -> None:
         stream.send_columns(rr.new_entity_path([curves.key, name]), times, columns, strict=True)
 
 
-def _send_pictures(stream: Any, content: Content, pictures: Pictures, on_progress: OnProgress | None) -> list[str]:
-    """Send all pictures, some rows at a time; the cameras."""
+def _send_pictures(
+    stream: Any,
+    content: Content,
+    pictures: Pictures,
+    check: Callable[[], None],
+    on_progress: OnProgress | None,
+) -> list[str]:
+    """Send all pictures, some rows at a time, and `check` whether they arrive; the cameras."""
     cameras: list[str] = []
     remaining = iter(pictures)
     sent = 0
@@ -80,18 +83,10 @@ def _send_pictures(stream: Any, content: Content, pictures: Pictures, on_progres
             columns = _encoded([row[camera] for row in several])
             stream.send_columns(rr.new_entity_path([camera]), times, columns, strict=True)
         sent += len(several)
-        _flush(stream)
+        check()
         if on_progress is not None:
             on_progress(sent, content.length)
     return cameras
-
-
-def _flush(stream: Any) -> None:
-    """Wait for Rerun's thread that writes. Raises OSError where it could not, which is said nowhere else."""
-    try:
-        stream.flush(timeout_sec=FLUSH_S)
-    except RuntimeError as error:
-        raise OSError(f"Rerun says: {error}") from error
 
 
 def _encoded(pictures: Sequence[Picture]) -> Any:

@@ -12,6 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 from support.lerobot_source import HARD_CASES, Camera, build
+from support.servers import RangeServer
 
 from roboshard.cli.main import dispatch
 from roboshard.converter import ConvertConfig, convert
@@ -21,6 +22,7 @@ from roboshard.viewer.content import Content, Curves
 from roboshard.viewer.layout import LEFT, STRIP_WIDTH, make_layout, panel_height
 from roboshard.viewer.sheet import DPI, draw
 
+pytest_plugins = ["support.servers.fixtures"]
 TOP = "observation.images.top"
 
 
@@ -105,6 +107,16 @@ def test_as_a_command(pusht_shards: Path, tmp_path: Path, capsys: pytest.Capture
     assert dispatch(["preview", str(pusht_shards), "--episode", "14"]) == 2
     assert "which has 14 episodes from 0 to 13" in " ".join(capsys.readouterr().err.split())
     assert [path.name for path in sheet.parent.iterdir()] == ["sheet.png"]
+
+
+def test_a_remote_dataset_gives_the_same_sheet(
+    pusht_shards: Path, range_server: RangeServer, tmp_path: Path
+) -> None:
+    range_server.serve(pusht_shards)
+    here, there = tmp_path / "here.png", tmp_path / "there.png"
+    for url, sheet in ((str(pusht_shards), here), (range_server.url, there)):
+        preview(PreviewConfig(url=url, episode=5, frames=3, output=sheet))
+    assert here.read_bytes() == there.read_bytes()
 
 
 def test_images_in_rows_and_features_of_every_kind(tmp_path: Path) -> None:
