@@ -100,10 +100,10 @@ class _Page:
         right = LEFT + STRIP_WIDTH
         facts = f"{content.length} frames · {content.length / content.fps:.2f} s · {content.fps:g} fps"
         taken = self._text(right, 0.36, facts, room=4, size=9, colour=GREY, align="right")
-        name = f"{content.dataset} · episode {content.episode_index}"
-        self._text(LEFT, 0.36, name, room=right - LEFT - taken - 0.3, size=13, weight="bold")
+        room, end = right - LEFT - taken - 0.3, f" · episode {content.episode_index}"
+        self._text(LEFT, 0.36, content.dataset, end=end, room=room, size=13, weight="bold")
         tasks = " → ".join(dict.fromkeys(" ".join(task.split()) for _, task in content.tasks))
-        self._text(LEFT, 0.62, tasks, room=right - LEFT, size=9)
+        self._text(LEFT, 0.62, tasks, room=WIDTH - LEFT - 0.2, size=9)
 
     def times(self, content: Content, rows: Sequence[int]) -> None:
         """The time of each frame, above the first strip."""
@@ -211,15 +211,17 @@ class _Page:
         *,
         room: float,
         size: float,
+        end: str = "",
         colour: ColorType = BLACK,
         weight: str = "normal",
         align: str = "left",
     ) -> float:
-        """Write one line, its middle at `top`, cut where it would be wider than `room`; how wide it is."""
+        """Write one line, its middle at `top`; how wide it is. Cut before `end` where it is wider than `room`."""
         x, y = left / WIDTH, 1 - top / self._layout.height
-        artist = self._figure.text(x, y, text, fontsize=size, color=colour, fontweight=weight, ha=align, va="center")
+        line = text + end
+        artist = self._figure.text(x, y, line, fontsize=size, color=colour, fontweight=weight, ha=align, va="center")
         kept = len(text)
         while (width := artist.get_window_extent().width / DPI) > room and kept > 1:
             kept = min(kept - 1, int(kept * room / width))
-            artist.set_text(text[:kept].rstrip() + "…")
+            artist.set_text(text[:kept].rstrip() + "…" + end)
         return width

@@ -109,9 +109,7 @@ def test_as_a_command(pusht_shards: Path, tmp_path: Path, capsys: pytest.Capture
     assert [path.name for path in sheet.parent.iterdir()] == ["sheet.png"]
 
 
-def test_a_remote_dataset_gives_the_same_sheet(
-    pusht_shards: Path, range_server: RangeServer, tmp_path: Path
-) -> None:
+def test_a_remote_dataset_gives_the_same_sheet(pusht_shards: Path, range_server: RangeServer, tmp_path: Path) -> None:
     range_server.serve(pusht_shards)
     here, there = tmp_path / "here.png", tmp_path / "there.png"
     for url, sheet in ((str(pusht_shards), here), (range_server.url, there)):
