@@ -5,8 +5,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 # Tests wait for processes of their own: one more than there are cores.
 PYTEST_WORKERS ?= 3
+# What needs nothing large beside the set-up; the rest has targets of its own.
+IN_PLACE := not ray and not lerobot and not rerun
 
-.PHONY: setup ffmpeg demo test test-slow test-ray test-lerobot test-live lint types bench clean
+.PHONY: setup ffmpeg demo test test-slow test-ray test-lerobot test-rerun test-live lint types bench clean
 
 setup: ffmpeg $(READY)
 
@@ -25,11 +27,10 @@ demo: setup
 	$(BIN)/python examples/demo.py
 
 test: setup lint types
-	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile --no-loadscope-reorder \
-	  -m 'not slow and not ray and not lerobot'
+	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile --no-loadscope-reorder -m 'not slow and $(IN_PLACE)'
 
 test-slow: setup
-	$(BIN)/python -m pytest -m 'slow and not ray and not lerobot'
+	$(BIN)/python -m pytest -m 'slow and $(IN_PLACE)'
 
 # A real local Ray cluster, some of whose workers are killed.
 test-ray: setup
@@ -40,6 +41,11 @@ test-ray: setup
 test-lerobot: setup
 	PYTHONPATH=benchmarks $(BIN)/python -c 'from loading_peers import PEERS, lerobot_python; lerobot_python(PEERS, training=True)'
 	$(BIN)/python -m pytest -m lerobot
+
+# Recordings for the Rerun viewer, read back with rerun-sdk.
+test-rerun: setup
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[test-rerun]'
+	$(BIN)/python -m pytest -m rerun
 
 # Needs HF_TOKEN with write access; makes private repositories in your account and removes them.
 test-live: setup

@@ -7,6 +7,7 @@ from roboshard.cli.convert import convert_command
 from roboshard.cli.export import export_command
 from roboshard.cli.finalize import finalize_command
 from roboshard.cli.inspect import inspect_command
+from roboshard.cli.preview import preview_command
 from roboshard.cli.rebuild import rebuild_command
 from roboshard.cli.run import EXIT_USAGE, err, out, run_command
 from roboshard.cli.upload import upload_command
@@ -18,6 +19,7 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], None], str]] = {
     "upload": (upload_command, "finished shards → Hub, S3, … (the same as upload-shards)"),
     "verify": (verify_command, "everything that is wrong with a dataset"),
     "inspect": (inspect_command, "what a dataset holds: counts, tasks, lengths, cameras, provenance"),
+    "preview": (preview_command, "an episode → a picture, or a recording for the Rerun viewer"),
     "export": (export_command, "shards → LeRobot v3 dataset"),
     "rebuild": (rebuild_command, "shards → manifests and index, where those are lost"),
 }

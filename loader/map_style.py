@@ -27,7 +27,7 @@ from roboshard.loader.meta import MapMeta
 from roboshard.loader.mixture_job import is_mixture
 from roboshard.loader.pipeline import LoadJob, Resources
 from roboshard.loader.plan import Draw
-from roboshard.loader.rows import Batch, delta_windows
+from roboshard.loader.rows import Batch, PictureKey, delta_windows
 from roboshard.loader.stats import Counter
 from roboshard.shards.errors import OptionError
 from roboshard.shards.locate import Urls
@@ -140,9 +140,38 @@ class MapDataset(torch.utils.data.Dataset[Batch]):
 
     def __getitems__(self, numbers: Sequence[int]) -> list[Batch]:
         """Several samples, decoded together. torch's DataLoader asks for a batch this way."""
+        batch = self._load(numbers, self._job.pictures)
+        return [{key: values[i] for key, values in batch.items()} for i in range(len(numbers))]
+
+    def rows(self, numbers: Sequence[int]) -> Batch:
+        """Several samples as one batch without their pictures, so that nothing is decoded.
+
+        Key -> tensor (n, ...), or a list of n strings.
+        """
+        return self._load(numbers, ())
+
+    def episode(self, episode_index: int) -> "EpisodeView":
+        """The samples of one episode, by its `episode_index`. Raises OptionError where it is not among the chosen."""
+        found = self._job.dataset.index.episode_index[self._job.episodes.position]
+        place = int(np.searchsorted(found, operator.index(episode_index)))
+        if place == len(found) or found[place] != episode_index:
+            raise OptionError(
+                f"episode {episode_index} is not in the dataset (or not among the chosen episodes), which has "
+                f"{len(found)} episodes from {found[0]} to {found[-1]}"
+            )
+        return EpisodeView(self, range(int(self._starts[place]), int(self._starts[place + 1])))
+
+    def close(self) -> None:
+        """End the threads and drop what is in memory; the next sample starts them again."""
+        with self._lock:
+            if self._own is not None and self._own.process == os.getpid():
+                self._own.close()
+            self._own = None
+
+    def _load(self, numbers: Sequence[int], pictures: Sequence[PictureKey]) -> Batch:
         wanted = np.asarray([self._checked(number) for number in numbers], dtype=np.int64)
         if not len(wanted):
-            return []
+            return {}
         place = np.searchsorted(self._starts, wanted, side="right") - 1
         episodes = self._job.episodes
         draw = Draw(
@@ -153,23 +182,7 @@ class MapDataset(torch.utils.data.Dataset[Batch]):
         with self._lock:
             if self._own is None or self._own.process != os.getpid():  # nothing of it survives a fork
                 self._own = _OneProcess(self._job)
-            batch = self._own.load(draw)
-        return [{key: values[i] for key, values in batch.items()} for i in range(len(wanted))]
-
-    def episode(self, episode_index: int) -> "EpisodeView":
-        """The samples of one episode, by its `episode_index`. Raises OptionError where it is not among the chosen."""
-        found = self._job.dataset.index.episode_index[self._job.episodes.position]
-        place = int(np.searchsorted(found, operator.index(episode_index)))
-        if place == len(found) or found[place] != episode_index:
-            raise OptionError(f"episode {episode_index} is not in the dataset (or not among the chosen episodes)")
-        return EpisodeView(self, range(int(self._starts[place]), int(self._starts[place + 1])))
-
-    def close(self) -> None:
-        """End the threads and drop what is in memory; the next sample starts them again."""
-        with self._lock:
-            if self._own is not None and self._own.process == os.getpid():
-                self._own.close()
-            self._own = None
+            return self._own.load(draw, pictures)
 
     def _checked(self, number: int) -> int:
         number = operator.index(number)
@@ -190,12 +203,14 @@ class _OneProcess:
         self.close = weakref.finalize(self, self._resources.close)
         """End the threads; also done when nobody holds this any more."""
 
-    def load(self, draw: Draw) -> Batch:
-        """The samples of a draw as a batch: the stages of `pipeline.load`, for one step."""
+    def load(self, draw: Draw, pictures: Sequence[PictureKey]) -> Batch:
+        """The samples of a draw as a batch with these pictures: the stages of `pipeline.load`, for one step."""
         job, own, counter = self._job, self._resources, self._counter
         own.pool.expect([draw])
         step = own.pool.step(draw)
-        (windowed,) = delta_windows([step], offsets=job.offsets, pictures=job.pictures, counter=counter)
+        (windowed,) = delta_windows([step], offsets=job.offsets, pictures=pictures, counter=counter)
+        if not pictures:
+            return windowed.values
         decoded = own.threads.wait_for(own.threads.submit(windowed))
         (batch,) = transform_images(
             [decoded],

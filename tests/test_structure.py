@@ -19,6 +19,7 @@ import roboshard.inspector
 import roboshard.loader
 import roboshard.publisher
 import roboshard.shards
+import roboshard.viewer
 from roboshard.converter import (
     ConversionReport,
     ConvertConfig,
@@ -33,15 +34,16 @@ from roboshard.loader.meta import MapMeta
 from roboshard.shards import ShardedDataset, errors, rebuild
 
 ROOT = Path(__file__).parents[1]
-PARTS = ("shards", "converter", "loader", "publisher", "inspector", "exporter", "cli")
+PARTS = ("shards", "converter", "loader", "publisher", "inspector", "viewer", "exporter", "cli")
 MAY_IMPORT = {
     "shards": {"shards"},
     "converter": {"converter", "shards"},
     "loader": {"loader", "shards"},
     "publisher": {"publisher", "shards"},
     "inspector": {"inspector", "shards"},
+    "viewer": {"viewer", "loader", "shards"},
     "exporter": {"exporter", "shards"},
-    "cli": {"cli", "converter", "exporter", "inspector", "loader", "publisher", "shards"},
+    "cli": {"cli", "converter", "exporter", "inspector", "loader", "publisher", "shards", "viewer"},
 }
 WHEN_NEEDED = {
     ROOT / "publisher/preview.py": {"loader"},  # decodes frames for the sample picture of a dataset card
@@ -119,9 +121,10 @@ def imported_from_anywhere(path: Path) -> Iterator[str]:
             "roboshard.exporter",
             {"torch", "torchcodec", "webdataset", "roboshard.loader", "roboshard.converter", "roboshard.cli"},
         ),
+        ("roboshard.viewer", {"torch", "matplotlib", "rerun", "roboshard.loader", "roboshard.cli"}),
         (
             "roboshard.cli.main",
-            {"torch", "torchcodec", "webdataset", "roboshard.loader", "huggingface_hub", "hf_xet"},
+            {"torch", "torchcodec", "webdataset", "matplotlib", "roboshard.loader", "huggingface_hub", "hf_xet"},
         ),
         ("roboshard.loader", {"tyro", "roboshard.converter", "roboshard.cli"}),
     ],
@@ -223,8 +226,9 @@ def test_public_names() -> None:
         "summarize",
         "verify",
     ]
+    assert sorted(roboshard.viewer.__all__) == ["PreviewConfig", "PreviewReport", "preview"]
     parts = (roboshard.shards, roboshard.converter, roboshard.loader, roboshard.publisher, roboshard.inspector)
-    for package in parts:
+    for package in (*parts, roboshard.viewer):
         assert all(getattr(package, name) is not None for name in package.__all__)
 
 
@@ -365,6 +369,21 @@ def test_export_options_and_report() -> None:
         "data_files",
         "video_files",
         "renumbered",
+    ]
+
+
+def test_preview_options_and_report() -> None:
+    assert signature(roboshard.viewer.PreviewConfig) == (
+        "(*, url, episode=None, cameras=None, frames=8, output=None, rerun=None)"
+    )
+    assert signature(roboshard.viewer.preview) == "(config, on_progress=None)"
+    assert [field.name for field in fields(roboshard.viewer.PreviewReport)] == [
+        "dataset",
+        "episode_index",
+        "length",
+        "output",
+        "rerun",
+        "not_drawn",
     ]
 
 

@@ -67,6 +67,15 @@ def test_an_episode_is_its_samples(dataset: MapDataset, samples: list[Sample]) -
         assert_same(view[2:9:3][1], expected[5])
 
 
+def test_rows_come_without_pictures(dataset: MapDataset, samples: list[Sample]) -> None:
+    numbers = [300, 4, 5]
+    rows = dataset.rows(numbers)
+    assert set(rows) == set(samples[0]) - {IMAGE}
+    for place, number in enumerate(numbers):
+        expected = {key: value for key, value in samples[number].items() if key != IMAGE}
+        assert_same({key: rows[key][place] for key in expected}, expected)
+
+
 def test_numbers_count_over_the_chosen_episodes(pusht_shards: Path, samples: list[Sample]) -> None:
     dataset = open_dataset(str(pusht_shards), episodes=[3, 1], delta_timestamps=WINDOWS)
     expected = [sample for sample in samples if sample["episode_index"] in (1, 3)]
@@ -74,7 +83,7 @@ def test_numbers_count_over_the_chosen_episodes(pusht_shards: Path, samples: lis
     assert dataset.num_episodes == 2
     assert_same(dataset[len(expected) - 1], expected[-1])
     assert_same(dataset.episode(3)[0], next(s for s in expected if s["episode_index"] == 3))
-    with pytest.raises(OptionError, match="episode 2 is not in the dataset"):
+    with pytest.raises(OptionError, match=r"episode 2 is not in the dataset .* which has 2 episodes from 1 to 3"):
         dataset.episode(2)
 
 
