@@ -1,0 +1,1 @@
+"""Programs that tests run in other environments and share code with."""
