@@ -122,6 +122,20 @@ class DiskCache:
                     self._step_aside(error)
             return data
 
+    def keep(self, key: CacheKey, data: bytes | memoryview) -> None:
+        """Keep bytes that came along with others and were verified, unless they are there or somebody writes them."""
+        name = files.entry_name(key, len(data))
+        if len(data) + TRAILER.size > self.max_bytes - files.OVERHEAD:
+            return
+        with ExitStack() as held:
+            try:
+                self._open()
+                found = None if self.holds(key, len(data)) else self._claim(name, len(data), held, patience=0)
+                if isinstance(found, _Claim):
+                    self._store(found, data)
+            except OSError as error:
+                self._step_aside(error)
+
     def drop(self, key: CacheKey, length: int) -> None:
         """Remove an entry, for a caller whose own check says that its bytes are wrong."""
         name = files.entry_name(key, length)
@@ -184,14 +198,16 @@ class DiskCache:
 
     # -- One download, however many ask ----------------------------------------------------------------------------
 
-    def _claim(self, name: str, length: int, held: ExitStack) -> "bytes | _Claim | None":
+    def _claim(
+        self, name: str, length: int, held: ExitStack, patience: float = WAIT_SECONDS
+    ) -> "bytes | _Claim | None":
         """The right to download, until `held` ends; the bytes, if another did; None: download, and keep nothing."""
         bucket = held.enter_context(files.opened_bucket(self.folder, name, make=True))
         for _ in range(CLAIM_ATTEMPTS):
             with ExitStack() as attempt:
                 part = attempt.enter_context(files.opened(name + PART, os.O_RDWR | os.O_CREAT, bucket))
                 at_once = files.locked(part, 0)
-                if not at_once and not files.locked(part, WAIT_SECONDS):
+                if not at_once and (not patience or not files.locked(part, patience)):
                     return None
                 if files.is_at(part, name + PART, bucket):
                     claim = _Claim(self, bucket, part, name)
@@ -217,7 +233,7 @@ class DiskCache:
 
     # -- Writing ---------------------------------------------------------------------------------------------------
 
-    def _store(self, claim: "_Claim", data: bytes) -> None:
+    def _store(self, claim: "_Claim", data: bytes | memoryview) -> None:
         size = len(data) + TRAILER.size
         with files.opened_home(self.folder) as home, files.opened_account(home) as account:
             grows = max(0, size - os.fstat(claim.part).st_size)

@@ -187,7 +187,7 @@ def read_entry(descriptor: int, name: str, length: int) -> bytes | None:
     return data if len(data) == length and trailer == _trailer(name, data) else None
 
 
-def write_entry(descriptor: int, name: str, data: bytes) -> None:
+def write_entry(descriptor: int, name: str, data: bytes | memoryview) -> None:
     """Fill a file with an entry. It is not synced: what a power cut tears, its checksum shows."""
     left = memoryview(data)
     offset = 0
@@ -196,7 +196,7 @@ def write_entry(descriptor: int, name: str, data: bytes) -> None:
     os.pwrite(descriptor, _trailer(name, data), offset)
 
 
-def _trailer(name: str, data: bytes) -> bytes:
+def _trailer(name: str, data: bytes | memoryview) -> bytes:
     return TRAILER.pack(MAGIC, crc32c(data, crc32c(name.encode())))
 
 

@@ -1,6 +1,7 @@
 """Reading pieces of a shard: neighbours in one read, each verified, through the disk cache where there is one."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
@@ -51,22 +52,27 @@ class ShardReads:
         self._cache = None if self._is_local else settings.cache
         self._patience = settings.patience
         self._on_read = on_read
-        wanted = [piece.range for piece in planned if not self._is_cached(piece)]
-        self._planned = coalesce(wanted, max_gap=MAX_GAP, max_length=MAX_READ)
+        self._pieces = [piece for piece in planned if not self._is_cached(piece)]
+        ranges = [piece.range for piece in self._pieces]
+        self._planned = coalesce(ranges, max_gap=MAX_GAP, max_length=MAX_READ)
         self._read: dict[ByteRange, memoryview] = {}
 
     def get(self, piece: Piece, where: str) -> memoryview:
         """The bytes of a piece, planned or not, verified. Raises DamageError, MissingError, StorageError."""
-        if self._cache is None:
+        block = self._block_of(piece.range)
+        cache = self._cache
+        if cache is None or block in self._read:
             return self._verified(piece, where)
         fetched = False
 
         def fetch() -> bytes:
             nonlocal fetched
             fetched = True
-            return bytes(self._verified(piece, where))
+            data = bytes(self._verified(piece, where))
+            self._keep_others(cache, block, piece)
+            return data
 
-        data = self._cache.get(self._key(piece), piece.range.length, fetch)
+        data = cache.get(self._key(piece), piece.range.length, fetch)
         if not fetched:
             self._on_read(len(data), "cache")
         return memoryview(data)
@@ -83,8 +89,20 @@ class ShardReads:
             piece.check(data, where)
         return data
 
+    def _keep_others(self, cache: DiskCache, block: ByteRange, first: Piece) -> None:
+        """What came with the first piece, before that can be seen: who waits for it need not read the rest too."""
+        for piece in self._pieces:
+            if piece is not first and block.covers(piece.range):
+                data = self._from_block(piece.range)
+                with suppress(DamageError):  # it is read again when it is asked for
+                    piece.check(data, str(piece.range))
+                    cache.keep(self._key(piece), data)
+
+    def _block_of(self, wanted: ByteRange) -> ByteRange:
+        return next((block for block in self._planned if block.covers(wanted)), wanted)
+
     def _from_block(self, wanted: ByteRange) -> memoryview:
-        block = next((block for block in self._planned if block.covers(wanted)), wanted)
+        block = self._block_of(wanted)
         if block not in self._read:
             self._read[block] = self._from_storage(block)
         return self._read[block][wanted.offset - block.offset :][: wanted.length]

@@ -10,12 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from support.remote_loading import digests, load_epochs, small_loader
 from support.servers import LocalHub, RangeServer
 
-from roboshard.shards import DamageError, OptionError, ShardedDataset
-from roboshard.shards.cache import MIN_BYTES
+from roboshard.shards import DamageError, OptionError, ReadSettings, ShardedDataset
+from roboshard.shards.cache import MIN_BYTES, DiskCache
 
 pytest_plugins = ["support.servers.fixtures"]
 
@@ -108,6 +109,23 @@ def test_members_and_whole_episodes_are_kept_apart_and_both_are_right(
     http.reset()
     digests(small_loader(http.url, cache_dir=cache, cameras=cameras))
     assert data_bytes(http) == 0
+
+
+def test_what_one_read_brought_is_there_for_all_when_the_first_of_it_is(
+    http: RangeServer, arm_shards: Path, cache: Path
+) -> None:
+    dataset = ShardedDataset.open(http.url, ReadSettings(cache=DiskCache(cache, 1 << 30)))
+    positions = np.flatnonzero(dataset.index.shard == 1).tolist()
+    reads = [dataset.plan_read(position) for position in positions]
+    assert len(reads) > 1
+    dataset.carry_out(reads[0], dataset.shard_reads(1, reads))
+    sent = data_bytes(http)
+    assert sent >= int(dataset.index.size[positions].sum())
+    other = dataset.shard_reads(1, reads)  # planned as another process would, now
+    here = ShardedDataset.open(str(arm_shards))
+    for position, read in zip(positions, reads, strict=True):
+        assert dataset.carry_out(read, other).videos == here.read_episode(position).videos
+    assert data_bytes(http) == sent
 
 
 def test_damaged_files_of_the_cache_are_fetched_again(http: RangeServer, arm_shards: Path, cache: Path) -> None:

@@ -467,6 +467,26 @@ def test_threads_that_want_the_same_share_one_download(cache: DiskCache) -> None
     assert (cache.stats().hits, cache.stats().misses) == (35, 5)
 
 
+def test_what_came_along_is_kept_and_nobody_is_waited_for(cache: DiskCache) -> None:
+    began, end = threading.Event(), threading.Event()
+
+    def slowly() -> bytes:
+        began.set()
+        assert end.wait(20)
+        return CONTENTS[0]
+
+    with ThreadPoolExecutor(1) as thread:
+        download = thread.submit(get, cache, 0, slowly)
+        assert began.wait(20)
+        cache.keep(key(0), b"x" * len(CONTENTS[0]))
+        cache.keep(key(1), memoryview(CONTENTS[1]))
+        cache.keep(key(1), b"x" * len(CONTENTS[1]))
+        end.set()
+        assert download.result() == CONTENTS[0]
+    assert [get(cache, number, never) for number in (0, 1)] == [CONTENTS[0], CONTENTS[1]]
+    assert used(cache) == accounted(cache)
+
+
 def test_who_waits_reads_what_was_written_also_when_it_is_evicted_at_once(cache: DiskCache) -> None:
     began = threading.Event()
 
