@@ -8,7 +8,7 @@ PYTEST_WORKERS ?= 3
 # What needs nothing large beside the set-up; the rest has targets of its own.
 IN_PLACE := not ray and not lerobot and not rerun
 
-.PHONY: setup ffmpeg demo test test-slow test-ray test-lerobot test-rerun test-live lint types bench clean
+.PHONY: setup ffmpeg demo test test-slow test-ray test-lerobot test-rerun test-old-hub test-live lint types bench clean
 
 setup: ffmpeg $(READY)
 
@@ -46,6 +46,13 @@ test-lerobot: setup
 test-rerun: setup
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[test-rerun]'
 	$(BIN)/python -m pytest -m rerun
+
+# What talks to the Hub, with the oldest huggingface_hub that is supported; it calls what hf_xet has deprecated since.
+test-old-hub: setup
+	PYTHONPATH=tests $(BIN)/python -m support.beside .peers/old_hub tests/old_hub_requirements.txt
+	.peers/old_hub/bin/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile -m 'not slow and $(IN_PLACE)' \
+	  -W 'ignore:hf_xet:DeprecationWarning' \
+	  tests/publisher tests/shards/test_storage_hub.py tests/converter/test_remote_sources.py tests/loader/test_remote.py
 
 # Needs HF_TOKEN with write access; makes private repositories in your account and removes them.
 test-live: setup

@@ -6,11 +6,10 @@ import hashlib
 import json
 import shutil
 import subprocess
-import sys
-import sysconfig
 from pathlib import Path
 
 import pytest
+from support.beside import environment_beside
 
 from roboshard.shards import ShardedDataset
 from roboshard.shards.names import sample_key
@@ -23,17 +22,8 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def commands() -> Path:
-    """The folder with `energon` and its `python`; made from the package index when first needed."""
-    ready, wanted = ENVIRONMENT / ".ready", REQUIREMENTS.read_text()
-    if not ready.exists() or ready.read_text() != wanted:
-        subprocess.run([sys.executable, "-m", "venv", "--clear", str(ENVIRONMENT)], check=True)
-        python = ENVIRONMENT / "bin/python"
-        where = [str(python), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
-        packages = Path(subprocess.run(where, check=True, capture_output=True, text=True).stdout.strip())
-        (packages / "beside.pth").write_text(sysconfig.get_path("purelib") + "\n")
-        subprocess.run([str(python), "-m", "pip", "install", "-q", "--no-deps", "-r", str(REQUIREMENTS)], check=True)
-        ready.write_text(wanted)
-    return ENVIRONMENT / "bin"
+    """The folder with `energon` and its `python`."""
+    return environment_beside(ENVIRONMENT, REQUIREMENTS)
 
 
 def test_energon_reads_every_episode(pusht_shards: Path, tmp_path: Path, commands: Path) -> None:
