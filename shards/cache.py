@@ -17,7 +17,6 @@ Whatever fails here costs speed only: the caller's function is called, and its b
 import errno
 import os
 import stat
-import threading
 import time
 import warnings
 from collections.abc import Callable
@@ -26,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from roboshard.shards import cache_files as files
+from roboshard.shards.cache_counts import CacheStats, this_process
 from roboshard.shards.cache_files import PART, TRAILER, CacheKey
 from roboshard.shards.errors import OptionError, StorageError
 
@@ -41,20 +41,6 @@ TOUCH_SECONDS = 10.0
 WAIT_SECONDS = 300.0
 """Longest wait for another's download; then both download."""
 CLAIM_ATTEMPTS = 4
-
-
-@dataclass(frozen=True)
-class CacheStats:
-    """What one process has had of a folder since it began."""
-
-    hits: int = 0
-    """Bytes asked for that were there, or that another process or thread was downloading."""
-    misses: int = 0
-    """Downloads."""
-    hit_bytes: int = 0
-    """Read from the folder."""
-    evicted_bytes: int = 0
-    """Removed by this process to make room."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +98,7 @@ class DiskCache:
             except OSError as error:
                 self._step_aside(error)
             if isinstance(found, bytes):
-                _process.add(self.folder, hits=1, hit_bytes=length)
+                this_process().add(self.folder, hits=1, hit_bytes=length)
                 return found
             data = self._fetched(fetch)
             if found is not None and len(data) == length:
@@ -152,16 +138,16 @@ class DiskCache:
 
     def stats(self) -> CacheStats:
         """What this process has had of the folder."""
-        return _process.stats(self.folder)
+        return this_process().stats(self.folder)
 
     # -- Looking ---------------------------------------------------------------------------------------------------
 
     def _open(self) -> None:
         """Once in each process: claim the folder; where the account is not known or over the cap, put it right."""
-        if self in _process.opened:
+        if self in this_process().opened:
             return
         files.claim_folder(self.folder)
-        _process.opened.add(self)
+        this_process().opened.add(self)
         try:
             with files.opened_home(self.folder, make=True) as home, files.opened_account(home) as account:
                 used = account.read()
@@ -228,7 +214,7 @@ class DiskCache:
         return None
 
     def _fetched(self, fetch: Callable[[], bytes]) -> bytes:
-        _process.add(self.folder, misses=1)
+        this_process().add(self.folder, misses=1)
         return fetch()
 
     # -- Writing ---------------------------------------------------------------------------------------------------
@@ -268,11 +254,11 @@ class DiskCache:
                 if not file.name.endswith(PART) and _unlinked(file.name, home):
                     used -= file.size
         account.write(used)
-        _process.add(self.folder, evicted_bytes=before - used)
+        this_process().add(self.folder, evicted_bytes=before - used)
         return used
 
     def _step_aside(self, error: OSError) -> None:
-        if _process.warns(self.folder):
+        if this_process().warns(self.folder):
             text = f"{self.folder}: the cache is of no use for now ({error.strerror or error}); bytes are downloaded"
             warnings.warn(text, RuntimeWarning, stacklevel=3)
 
@@ -323,40 +309,3 @@ def _unlinked(name: str, home: int) -> bool:
     except OSError:  # another user's
         return False
     return True
-
-
-class _Process:
-    """What a process knows: which caches it has opened, what it counted, whether it warned. A fork starts anew."""
-
-    def __init__(self) -> None:
-        self.opened: set[DiskCache] = set()
-        self._lock = threading.Lock()
-        self._counts: dict[Path, dict[str, int]] = {}
-        self._warned: set[Path] = set()
-
-    def add(self, folder: Path, **numbers: int) -> None:
-        with self._lock:
-            counts = self._counts.setdefault(folder, {})
-            for name, number in numbers.items():
-                counts[name] = counts.get(name, 0) + number
-
-    def stats(self, folder: Path) -> CacheStats:
-        with self._lock:
-            return CacheStats(**self._counts.get(folder, {}))
-
-    def warns(self, folder: Path) -> bool:
-        with self._lock:
-            first = folder not in self._warned
-            self._warned.add(folder)
-            return first
-
-
-_process = _Process()
-
-
-def _after_fork_in_child() -> None:
-    global _process  # noqa: PLW0603 - its lock may have been held by a thread that the child does not have
-    _process = _Process()
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -187,7 +187,7 @@ def test_a_loader_gives_pictures_of_the_features_shape(two_cameras: Built, small
     loader = make_loader(str(smaller), batch_size=12, shuffle=False, cameras=[TOP])
     batch = next(iter(loader))
     loader.close()
-    assert loader.meta.features[TOP]["shape"] == [48, 72, 3]
+    assert loader.meta.features[TOP]["shape"] == (48, 72, 3)
     assert batch[TOP].shape == (12, 3, 48, 72)
     pictures = batch[TOP].numpy().transpose(0, 2, 3, 1)
     assert [read_stamp(picture) for picture in pictures] == [(0, row) for row in range(12)]

@@ -196,8 +196,8 @@ def test_a_host_that_cannot_be_resolved_is_said(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_tls_that_fails_is_not_tried_again(range_server: RangeServer, url: str) -> None:
-    with bounded(BRIEF.retry_s), pytest.raises(StorageError, match="no TLS connection"):
-        read(url.replace("http:", "https:"))
+    with bounded(LONG.retry_s / 2), pytest.raises(StorageError, match="no TLS connection"):
+        storage.read_range(url.replace("http:", "https:"), 5, 6, patience=LONG)
 
 
 @pytest.mark.parametrize("status", [401, 403, 400, 405])
@@ -253,7 +253,7 @@ def test_nothing_stays_open_after_faults(range_server: RangeServer, url: str) ->
         range_server.reset()
     assert len(os.listdir("/proc/self/fd")) <= before + 2  # kept for reuse, one for each of two names of the host
     connections.close_all()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before
 
 
 # -- Replies that the server above does not give ------------------------------------------------------------------
