@@ -24,10 +24,13 @@ from roboshard.shards.schema import (
 MAX_ROWS_BYTES = 4 << 30
 EPISODE_METADATA = b"roboshard.episode"
 PROVENANCE_METADATA = b"roboshard.provenance"
+EXTENSION_NAME, EXTENSION_METADATA = b"ARROW:extension:name", b"ARROW:extension:metadata"
+"""As Arrow's format names them, in the metadata of a field."""
 
 
 def encode_rows(table: pa.Table, episode: dict[str, jsonio.Json], provenance: Provenance | None) -> bytes:
     """One parquet file of one row group; the same bytes for the same table and pyarrow version."""
+    table = as_stored(table)
     metadata = dict(table.schema.metadata or {})
     metadata[EPISODE_METADATA] = jsonio.dump(episode).rstrip()
     if provenance is not None:
@@ -62,7 +65,35 @@ def decode_rows(data: bytes | memoryview, what: str, num_rows: int, columns: Seq
         raise FormatError(f"{what}: unreadable parquet: {error}") from None
     if table.num_rows != num_rows:
         raise FormatError(f"{what}: {table.num_rows} rows could be read where the episode has {num_rows}")
-    return table
+    return as_stored(table)
+
+
+def as_stored(table: pa.Table) -> pa.Table:
+    """The table as a process sees it that knows no extension types, with metadata of columns in one order.
+
+    Whether Arrow shows a column as an extension type depends on what else the process has imported: Hugging Face
+    `datasets` registers its arrays of two and more dimensions.
+    """
+    stored = [_as_stored(field, column) for field, column in zip(table.schema, table.columns, strict=True)]
+    schema = pa.schema([field for field, _ in stored], table.schema.metadata)
+    return pa.Table.from_arrays([column for _, column in stored], schema=schema)
+
+
+def _as_stored(field: pa.Field, column: pa.ChunkedArray) -> tuple[pa.Field, pa.ChunkedArray]:
+    metadata = dict(field.metadata or {})
+    if isinstance(field.type, pa.ExtensionType):  # those of Arrow itself are always known
+        parameters = field.type.__arrow_ext_serialize__()
+        metadata |= {EXTENSION_NAME: field.type.extension_name.encode(), EXTENSION_METADATA: parameters}
+        kind = _read_type(field.type.storage_type)
+        column = pa.chunked_array([chunk.storage.cast(kind) for chunk in column.chunks], kind)
+    return pa.field(field.name, column.type, field.nullable, dict(sorted(metadata.items())) or None), column
+
+
+def _read_type(kind: pa.DataType) -> pa.DataType:
+    """A type with the names of list items that Arrow gives them when it reads parquet."""
+    if not pa.types.is_list(kind):
+        return kind
+    return pa.list_(pa.field("element", _read_type(kind.value_type), kind.value_field.nullable))
 
 
 def read_provenance(data: bytes | memoryview, what: str) -> Provenance | None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -50,6 +52,16 @@ def test_the_number_of_workers_does_not_show(
 ) -> None:
     report = run(source, tmp_path / "shards", workers=workers)
     assert report.reused_shards == 0
+    assert tree(tmp_path / "shards") == tree(shards)
+
+
+def test_what_else_the_process_has_imported_does_not_show(
+    source: Path, shards: Path, tmp_path: Path, tree: ReadTree
+) -> None:
+    """`datasets` registers Arrow types that the source's files name."""
+    arguments = f"source={str(source)!r}, destination={str(tmp_path / 'shards')!r}, shard_size='64KB', workers=1"
+    code = "import datasets\nfrom roboshard.converter import ConvertConfig, convert\n"
+    subprocess.run([sys.executable, "-c", f"{code}convert(ConvertConfig({arguments}))"], check=True)
     assert tree(tmp_path / "shards") == tree(shards)
 
 
