@@ -49,7 +49,7 @@ class Encoding:
                 size=None if size is None else (int(size[0]), int(size[1])),
                 cameras=tuple(map(str, value["cameras"])),
             )
-        except (KeyError, TypeError, IndexError) as error:
+        except (KeyError, TypeError, IndexError, OverflowError) as error:
             raise ValueError(f"not a video encoding: {value}") from error
 
 

@@ -28,6 +28,7 @@ from rich.filesize import decimal
 
 from roboshard.converter.config import ConvertConfig, parse_part
 from roboshard.converter.destination import locked, prepare, write_skipped
+from roboshard.converter.encoder import library_versions
 from roboshard.converter.encoding import Encoding, encoded_features
 from roboshard.converter.open_source import open_source, read_source
 from roboshard.converter.plan import plan_shards, shuffle_episodes
@@ -199,6 +200,8 @@ def _provenance(meta: SourceMeta, config: ConvertConfig, encoding: Encoding | No
     if encoding is not None:
         options["video"] = encoding.as_json()
     versions = {name: version(name) for name in BYTE_DECIDING_LIBRARIES} | {"format": FORMAT_VERSION}
+    if encoding is not None:
+        versions |= library_versions()
     revision = [] if meta.revision is None else [meta.revision]  # it is in the shards, so it decides their bytes
     identity = jsonio.canonical([meta.fingerprint, meta.name, options, versions, *revision])
     return Provenance(
