@@ -1,6 +1,6 @@
 """How cameras are encoded again, and what that changes in a dataset's features; apart from any video library."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from typing import Literal, Self, get_args
@@ -32,6 +32,13 @@ class Encoding:
     def as_json(self) -> dict[str, jsonio.Json]:
         """As dataset.json records it."""
         return {"mode": "reencode", **asdict(self), "size": self.size and list(self.size), "cameras": [*self.cameras]}
+
+    def described(self, cameras: Iterable[str]) -> str:
+        """Which of these cameras are encoded again, and how, and which are copied."""
+        size = [] if self.size is None else [f"size {self.size[0]} {self.size[1]}"]
+        how = ", ".join([self.codec, f"gop {self.gop}", f"crf {self.crf}", *size])
+        copied = ", ".join(key for key in cameras if key not in self.cameras)
+        return f"encoded again: {', '.join(self.cameras)} ({how})" + (f"; copied: {copied}" if copied else "")
 
     @classmethod
     def of_json(cls, value: jsonio.Json) -> Self | None:

@@ -299,6 +299,7 @@ def test_what_a_loader_can_do() -> None:
         "meta",
         "num_episodes",
         "num_frames",
+        "rows",
     }
     assert {field.name for field in fields(LoaderStats)} == {
         "assembly_seconds",
@@ -340,6 +341,7 @@ def test_conversion_options_and_report() -> None:
         "bytes_written",
         "reused_shards",
         "skipped",
+        "video",
         "random_frame_costs",
     ]
 

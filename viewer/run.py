@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from roboshard.shards import storage
 from roboshard.shards.errors import OptionError
+from roboshard.shards.selection import spread
 from roboshard.viewer.config import PreviewConfig
-from roboshard.viewer.content import Content, make_content, spread
+from roboshard.viewer.content import Content, make_content
 from roboshard.viewer.pictures import Picture, as_picture
 
 if TYPE_CHECKING:
