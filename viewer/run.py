@@ -113,7 +113,9 @@ def _all_pictures(dataset: "MapDataset", episode: "EpisodeView") -> Iterator[dic
 
 
 def _of_sample(dataset: "MapDataset", sample: Mapping[str, Any]) -> dict[str, Picture]:
-    return {key: as_picture(sample[key]) for key in dataset.meta.camera_keys if key in sample}
+    depth = dataset.meta.depth_keys
+    keys = [key for key in dataset.meta.camera_keys if key in sample]
+    return {key: as_picture(sample[key], is_depth=key in depth) for key in keys}
 
 
 def _file_name(dataset: str) -> str:
