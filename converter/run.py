@@ -6,6 +6,7 @@ prepare    lock the destination, refuse what is not ours       destination.py, r
 convert    one idempotent task per shard, in processes         pool.py -> shard.py -> episode.py
            or on a Ray cluster                                 ray_engine.py -> shard.py
 publish    index, then dataset.json, last of all               shards.manifest
+report     what was done, and what random frames will cost     report.py
 
 Parts of a conversion can run apart, in jobs of their own: `convert` with `shards` ends after its shards,
 and `finalize` checks and publishes all.
