@@ -80,9 +80,19 @@ def test_every_frame_stands_in_its_cell_above_its_moment() -> None:
         content(task="拿起方块 → $x_2$ التقط 📦 _ " * 30),
         replace(content(), tasks=(), curves=()),
         replace(content(), curves=(replace(content().curves[0], values=np.full((40, 3), np.nan)),)),
+        replace(content(), curves=(replace(content().curves[0], values=content().curves[0].values * 1.79e308),)),
         replace(content(), curves=(replace(content().curves[0], names=("_a", "$b", "c" * 200)),)),
     ],
-    ids=["one row", "14 names", "40 names", "a long task in any script", "bare", "nothing finite", "odd names"],
+    ids=[
+        "one row",
+        "14 names",
+        "40 names",
+        "a long task in any script",
+        "bare",
+        "nothing finite",
+        "the largest numbers",
+        "odd names",
+    ],
 )
 def test_what_is_hard_to_draw_is_drawn(shown: Content) -> None:
     """Its parts stand where they should, and something is in each; the page is as high as they need."""
