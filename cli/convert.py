@@ -14,6 +14,7 @@ from rich.filesize import decimal
 from rich.markup import escape
 from rich.table import Column, Table
 
+from roboshard.cli.cameras import camera_cells
 from roboshard.cli.run import err, out, run_command
 from roboshard.converter import (
     ConversionPlan,
@@ -160,6 +161,8 @@ def _show_plan(plan: ConversionPlan, config: ConvertConfig) -> None:
     if len(plan.shards) > SHOWN_SHARDS:
         table.add_row("…", "", "")
     out.print(table)
+    if plan.video is not None:
+        out.print(escape(plan.video), soft_wrap=True)
     out.print(
         f"{len(plan.episodes)} episodes in {len(plan.shards)} shards, about {decimal(int(plan.sizes.sum()))}; "
         "nothing was written (--dry-run)",
@@ -173,11 +176,7 @@ def _show_videos(cameras: Sequence[CameraSummary]) -> None:
     table = Table(Column("camera", overflow="fold"), *names)
     for camera in cameras:
         table.add_row(
-            escape(camera.key),
-            camera.codec,
-            camera.size,
-            camera.pix_fmt,
-            f"{camera.gop:.1f}",
+            *camera_cells(camera),
             str(camera.longest_gop),
             f"{camera.random_cost:.1f}" + (", costly" if camera.random_cost > COSTLY else ""),
         )
@@ -195,6 +194,8 @@ def show_report(report: ConversionReport) -> None:
         f"shards{reused} → {escape(str(report.destination))}",
         soft_wrap=True,
     )
+    if report.video is not None:
+        out.print(escape(report.video), soft_wrap=True)
     for camera, cost in report.random_frame_costs.items():
         if cost > COSTLY:
             out.print(

@@ -10,6 +10,7 @@ from rich.filesize import decimal
 from rich.markup import escape
 from rich.table import Table
 
+from roboshard.cli.cameras import camera_cells
 from roboshard.cli.run import out
 from roboshard.inspector import Summary, summarize
 
@@ -96,11 +97,7 @@ def _show_cameras(summary: Summary) -> None:
     table = Table(*names, title=title, title_justify="left", box=None)
     for camera in summary.cameras:
         table.add_row(
-            escape(camera.key),
-            camera.codec,
-            camera.size,
-            camera.pix_fmt,
-            f"{camera.gop:.1f}",
+            *camera_cells(camera),
             f"{camera.random_cost:.1f} frames",
             decimal(round(camera.bytes_per_frame)),
         )

@@ -33,8 +33,8 @@ class ReencodeConfig:
     size: Annotated[tuple[int, int] | None, arg(metavar="HEIGHT WIDTH")] = None
     """Height and width in pixels, no larger than the source's; default: the source's."""
     cameras: str | None = None
-    """Which cameras, as in "observation.images.top,observation.images.wrist"; the others are copied. Default: all but
-    depth, and what has other than 8 bits."""
+    """Which cameras, as in "observation.images.top,observation.images.wrist"; the others are copied. Default: all
+    that is YUV of 8 bits and not depth."""
 
     def __post_init__(self) -> None:
         if self.gop < 1:

@@ -24,6 +24,12 @@ from roboshard.shards.errors import OptionError, SourceError
 
 MAX_EARLY = 64
 """Frames that a decoder may give out before one that is shown earlier; no codec reorders more than 16."""
+MIN_X265 = 64
+"""Pixels each way. libx265 (seen in 4.2) writes beyond its memory in some smaller pictures, of 30 x 40 for one, which
+ends the process: trying one is no way to find out."""
+_BICUBIC = Interpolation.BICUBIC.value | 0x40000 | 0x80000
+"""With swscale's SWS_ACCURATE_RND and SWS_BITEXACT, nameless in older PyAV: the same on all processors."""
+_LIBRARIES = ("libavutil", "libavcodec", "libavformat", "libswscale")
 _COLOR = ("color_range", "color_primaries", "color_trc", "colorspace")
 
 
@@ -79,7 +85,7 @@ def fitted(frame: av.VideoFrame, size: tuple[int, int] | None) -> av.VideoFrame:
         width,
         height,
         PIX_FMT,
-        interpolation=Interpolation.BICUBIC,
+        interpolation=_BICUBIC,
         src_color_range=color_range,
         dst_color_range=color_range,
     )
@@ -89,7 +95,7 @@ def encode(frames: Iterable[av.VideoFrame], clip: Clip, encoding: Encoding) -> b
     """An MP4 file of these frames, each shown when `clip` says.
 
     Raises:
-        av.FFmpegError, ValueError: the encoder refuses its options or a frame.
+        av.FFmpegError, ValueError: the encoder refuses its options, the size or a frame.
     """
     # SVT-AV1, run as root, gives the calling thread real-time priority, which its children would inherit.
     with ThreadPoolExecutor(1) as thread:
@@ -116,6 +122,9 @@ class _Muxer:
     """An encoder and the file that its packets go into."""
 
     def __init__(self, output: Any, size: tuple[int, int], clip: Clip, encoding: Encoding) -> None:
+        reason = why_refused(encoding.codec, size)
+        if reason is not None:
+            raise ValueError(reason)
         self.rate = Fraction(clip.fps).limit_denominator(100_000)
         self._output, self._clip = output, clip
         self._duration = int(np.diff(clip.ticks).min()) if len(clip.ticks) > 1 else 1
@@ -147,8 +156,9 @@ def _options(encoding: Encoding) -> dict[str, str]:
     options = {"preset": str(PRESETS[encoding.codec]), "crf": str(encoding.crf), "g": str(encoding.gop)}
     keyframes = f"keyint={encoding.gop}:min-keyint={encoding.gop}:scenecut=0:open-gop=0:bframes=0"
     special: dict[Codec, dict[str, str]] = {
-        "libsvtav1": {"svtav1-params": "lp=1"},
-        "libx264": {"x264-params": f"{keyframes}:threads=1"},
+        # tf: its temporal filter would blend the pictures beside a keyframe into it
+        "libsvtav1": {"svtav1-params": "lp=1:enable-tf=0"},
+        "libx264": {"x264-params": f"{keyframes}:threads=1:cpu-independent=1"},
         # info: the processor's features would be among the bytes
         "libx265": {"x265-params": f"{keyframes}:pools=none:frame-threads=1:log-level=none:info=0"},
     }
@@ -168,16 +178,35 @@ def _be_patient() -> None:
             continue  # it has ended
 
 
+def why_refused(codec: Codec, size: tuple[int, int]) -> str | None:
+    """Why this encoder is not given pictures of this height and width; None: it is."""
+    pictures = f"codec {codec} does not take pictures of height {size[0]} and width {size[1]}"
+    if codec != "libsvtav1" and any(pixels % 2 for pixels in size):
+        return f"{pictures}: both must be even; choose --size, or --codec libsvtav1, which takes odd ones"
+    if codec == "libx265" and min(size) < MIN_X265:
+        return f"{pictures}: both must be at least {MIN_X265}; choose --codec libsvtav1 or libx264"
+    return None
+
+
+def library_versions() -> dict[str, str]:
+    """What decides the bytes of video that is encoded again, as far as PyAV tells: FFmpeg, not the encoders in it."""
+    versions = {name: ".".join(map(str, av.library_versions[name])) for name in _LIBRARIES}
+    return {"ffmpeg": av.ffmpeg_version_info} | versions
+
+
 def check_encoder(encoding: Encoding, size: tuple[int, int]) -> None:
     """Encode one frame of this height and width. Raises OptionError where that cannot be done."""
     if encoding.codec not in av.codecs_available:
         there = ", ".join(codec for codec in CODEC_NAMES if codec in av.codecs_available) or "none of the others"
         raise OptionError(f"codec {encoding.codec}: PyAV's FFmpeg has no such encoder here; it has {there}")
     height, width = encoding.size or size
+    reason = why_refused(encoding.codec, (height, width))
+    if reason is not None:
+        raise OptionError(reason)
     frame = av.VideoFrame(width, height, PIX_FMT)
     for plane in frame.planes:
         plane.update(bytes(plane.buffer_size))
-    clip = Clip(ticks=np.zeros(1, dtype=np.int64), time_base=Fraction(1, 30), fps=30, like=_UNTAGGED)
+    clip = Clip(ticks=np.zeros(1, dtype=np.int64), time_base=Fraction(1, 30), fps=30, like=UNTAGGED)
     try:
         encode([frame], clip, encoding)
     except (av.FFmpegError, ValueError) as error:
@@ -199,4 +228,4 @@ class _Untagged:
     sample_aspect_ratio: None = None
 
 
-_UNTAGGED = _Untagged()
+UNTAGGED = _Untagged()

@@ -1,6 +1,6 @@
 """How cameras are encoded again, and what that changes in a dataset's features; apart from any video library."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from typing import Literal, Self, get_args
@@ -33,6 +33,13 @@ class Encoding:
         """As dataset.json records it."""
         return {"mode": "reencode", **asdict(self), "size": self.size and list(self.size), "cameras": [*self.cameras]}
 
+    def described(self, cameras: Iterable[str]) -> str:
+        """Which of these cameras are encoded again, and how, and which are copied."""
+        size = [] if self.size is None else [f"size {self.size[0]} {self.size[1]}"]
+        how = ", ".join([self.codec, f"gop {self.gop}", f"crf {self.crf}", *size])
+        copied = ", ".join(key for key in cameras if key not in self.cameras)
+        return f"encoded again: {', '.join(self.cameras)} ({how})" + (f"; copied: {copied}" if copied else "")
+
     @classmethod
     def of_json(cls, value: jsonio.Json) -> Self | None:
         """What `as_json` wrote; None: everything was copied. Raises ValueError for anything else."""
@@ -49,7 +56,7 @@ class Encoding:
                 size=None if size is None else (int(size[0]), int(size[1])),
                 cameras=tuple(map(str, value["cameras"])),
             )
-        except (KeyError, TypeError, IndexError) as error:
+        except (KeyError, TypeError, IndexError, OverflowError) as error:
             raise ValueError(f"not a video encoding: {value}") from error
 
 

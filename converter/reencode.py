@@ -19,7 +19,7 @@ from roboshard.converter.mp4 import read_sample_tables
 from roboshard.converter.source import Episode, Source, SourceMeta
 from roboshard.converter.video import IntArray, VideoFile, VideoSlice
 from roboshard.shards.cameras import EPISODES_LOOKED_AT
-from roboshard.shards.errors import OptionError, RoboshardError, SourceError
+from roboshard.shards.errors import OptionError, RoboshardError, SourceError, StorageError
 from roboshard.shards.features import is_depth
 from roboshard.shards.schema import CameraRecord
 
@@ -34,6 +34,12 @@ def reencode(video: VideoFile, rows: RowTimes, encoding: Encoding, *, key: str, 
     reason = why_copied({}, context.pix_fmt)
     if reason is not None:
         raise SourceError(f"{reason}, unlike in other files of this camera: leave the camera out of --cameras")
+    size = encoding.size or (context.height, context.width)
+    if size[0] > context.height or size[1] > context.width:
+        raise SourceError(
+            f"its pictures are smaller than in other files of this camera, {context.height} {context.width} (height, "
+            f"width), and not enlarged to {size[0]} {size[1]}: choose a smaller --size"
+        )
     try:
         packets, shown = video.select(rows)
         times, frames = np.unique(shown, return_inverse=True)
@@ -45,7 +51,6 @@ def reencode(video: VideoFile, rows: RowTimes, encoding: Encoding, *, key: str, 
             raise
         why = error.strerror if isinstance(error, av.FFmpegError) else error
         raise SourceError(f"cannot be decoded or encoded again: {why}") from error
-    size = encoding.size or (context.height, context.width)
     camera = CameraRecord(
         key=key,
         member=member,
@@ -137,6 +142,8 @@ def _look_at(meta: SourceMeta, episodes: Sequence[Episode], key: str) -> tuple[s
             try:
                 held.only({path})
                 video = VideoFile(held.path(path))
+            except StorageError:  # says nothing of the video
+                raise
             except RoboshardError as error:
                 if number == len(episodes):
                     raise type(error)(f"camera {key!r}, {meta.files.where(path)}: {error}") from error

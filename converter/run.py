@@ -6,6 +6,7 @@ prepare    lock the destination, refuse what is not ours       destination.py, r
 convert    one idempotent task per shard, in processes         pool.py -> shard.py -> episode.py
            or on a Ray cluster                                 ray_engine.py -> shard.py
 publish    index, then dataset.json, last of all               shards.manifest
+report     what was done, and what random frames will cost     report.py
 
 Parts of a conversion can run apart, in jobs of their own: `convert` with `shards` ends after its shards,
 and `finalize` checks and publishes all.
@@ -28,6 +29,7 @@ from rich.filesize import decimal
 
 from roboshard.converter.config import ConvertConfig, parse_part
 from roboshard.converter.destination import locked, prepare, write_skipped
+from roboshard.converter.encoder import library_versions
 from roboshard.converter.encoding import Encoding, encoded_features
 from roboshard.converter.open_source import open_source, read_source
 from roboshard.converter.plan import plan_shards, shuffle_episodes
@@ -35,23 +37,21 @@ from roboshard.converter.pool import default_workers, run_tasks
 from roboshard.converter.ray_engine import run_on_ray
 from roboshard.converter.reencode import plan_encoding
 from roboshard.converter.remote_destination import RemoteDestination, work_folder
+from roboshard.converter.report import ConversionReport, make_report, random_frame_costs
 from roboshard.converter.shard import (
     OnEpisode,
     ShardResult,
     ShardSpec,
-    SkippedEpisode,
     convert_shard,
     finished_shard,
 )
 from roboshard.converter.source import Source, SourceMeta
 from roboshard.converter.source_files import SourceFiles
 from roboshard.shards import jsonio, storage
-from roboshard.shards.cameras import spread, summarize_cameras
-from roboshard.shards.errors import MissingError, OptionError, SourceError, StorageError
+from roboshard.shards.errors import MissingError, OptionError, SourceError
 from roboshard.shards.manifest import write_dataset
 from roboshard.shards.names import shard_name
 from roboshard.shards.progress import Progress
-from roboshard.shards.reader import ShardedDataset
 from roboshard.shards.schema import FORMAT_VERSION, Conversion, Provenance, SourceInfo
 from roboshard.shards.selection import parse_episodes, select_episodes
 
@@ -76,23 +76,10 @@ class ConversionPlan:
     """Of the cameras whose video is not copied; None: all is."""
     provenance: Provenance
 
-
-@dataclass(frozen=True, kw_only=True)
-class ConversionReport:
-    """What a conversion did."""
-
-    destination: Path | str
-    """A folder, or the URL that the shards were sent to."""
-    episodes: int
-    frames: int
-    shards: int
-    bytes_written: int
-    """Size of all shards."""
-    reused_shards: int
-    """Shards that an earlier run had finished."""
-    skipped: tuple[SkippedEpisode, ...]
-    random_frame_costs: dict[str, float]
-    """Camera -> frames decoded for one frame picked at random, over a few episodes; about half its GOP."""
+    @property
+    def video(self) -> str | None:
+        """Which cameras are encoded again and how, and which are copied; None: all are."""
+        return None if self.encoding is None else self.encoding.described(self.source.meta.camera_keys)
 
 
 def convert(config: ConvertConfig) -> ConversionReport:
@@ -121,7 +108,9 @@ def convert(config: ConvertConfig) -> ConversionReport:
             finally:
                 if part is None:
                     storage.remove_temporaries(destination)  # of workers that were killed
-            return _publish(plan, results, destination) if part is None else _report(results, destination)
+            if part is not None:
+                return make_report(results, destination, plan.video)
+            return _publish(plan, results, destination)
 
 
 def finalize(config: ConvertConfig) -> ConversionReport:
@@ -199,6 +188,8 @@ def _provenance(meta: SourceMeta, config: ConvertConfig, encoding: Encoding | No
     if encoding is not None:
         options["video"] = encoding.as_json()
     versions = {name: version(name) for name in BYTE_DECIDING_LIBRARIES} | {"format": FORMAT_VERSION}
+    if encoding is not None:
+        versions |= library_versions()
     revision = [] if meta.revision is None else [meta.revision]  # it is in the shards, so it decides their bytes
     identity = jsonio.canonical([meta.fingerprint, meta.name, options, versions, *revision])
     return Provenance(
@@ -223,7 +214,7 @@ def _convert_remotely(plan: ConversionPlan, config: ConvertConfig) -> Conversion
     with _remotely(plan, config) as (work, remote):
         results = _run(convert_shard, plan, config, work, remote)
         if config.shards is not None:
-            return _report(results, storage.shown(remote.target.url))
+            return make_report(results, storage.shown(remote.target.url), plan.video)
         return _publish(plan, results, work, remote)
 
 
@@ -318,34 +309,5 @@ def _publish(
     write_dataset(destination, plan.provenance, manifests)
     if remote:
         remote.publish(destination)
-    costs = _random_frame_costs(remote.target.url if remote else str(destination))
-    return replace(_report(results, where), random_frame_costs=costs)
-
-
-def _report(results: list[ShardResult], where: Path | str) -> ConversionReport:
-    manifests = [result.manifest for result in results if result.manifest is not None]
-    samples = [sample for manifest in manifests for sample in manifest.samples]
-    return ConversionReport(
-        destination=where,
-        episodes=len(samples),
-        frames=sum(sample.length for sample in samples),
-        shards=len(manifests),
-        bytes_written=sum(manifest.size for manifest in manifests),
-        reused_shards=sum(result.reused for result in results),
-        skipped=tuple(episode for result in results for episode in result.skipped),
-        random_frame_costs={},
-    )
-
-
-def _random_frame_costs(destination: str) -> dict[str, float]:
-    try:
-        return _measured_costs(destination)
-    except StorageError:  # the dataset is there and right; what is read here only serves a hint
-        return {}
-
-
-def _measured_costs(destination: str) -> dict[str, float]:
-    dataset = ShardedDataset.open(destination)
-    records = (dataset.read_episode(position, cameras=[]).record for position in spread(len(dataset.index)))
-    cameras = summarize_cameras((camera, 0) for record in records for camera in record.cameras)
-    return {camera.key: camera.random_cost for camera in cameras}
+    costs = random_frame_costs(remote.target.url if remote else str(destination))
+    return replace(make_report(results, where, plan.video), random_frame_costs=costs)

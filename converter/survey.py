@@ -6,8 +6,9 @@ from contextlib import closing
 from roboshard.converter.config import ConvertConfig
 from roboshard.converter.episode import EpisodeReader
 from roboshard.converter.run import make_plan
-from roboshard.shards.cameras import CameraSummary, spread, summarize_cameras
+from roboshard.shards.cameras import EPISODES_LOOKED_AT, CameraSummary, summarize_cameras
 from roboshard.shards.schema import CameraRecord
+from roboshard.shards.selection import spread
 
 
 def survey_videos(config: ConvertConfig) -> list[CameraSummary]:
@@ -18,7 +19,7 @@ def survey_videos(config: ConvertConfig) -> list[CameraSummary]:
     """
     plan = make_plan(config)
     with closing(plan.source.meta.files):
-        indices = sorted(plan.episodes[spread(len(plan.episodes))].tolist())
+        indices = sorted(plan.episodes[spread(len(plan.episodes), EPISODES_LOOKED_AT)].tolist())
 
         def records() -> Iterator[tuple[CameraRecord, int]]:
             with EpisodeReader(plan.source.meta, config.tolerance_s) as reader:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from roboshard.inspector.checksums import payload
-from roboshard.inspector.frames import check_frames, spread
+from roboshard.inspector.frames import check_frames, choose_rows
 from roboshard.inspector.layout import Sample
 from roboshard.inspector.problems import CONVERT_AGAIN, Place, some
 from roboshard.inspector.rows import check_metadata, check_rows, numbers
@@ -90,7 +90,7 @@ def check_episode(contents: Contents, expected: Expected, source: SourceReader |
                 videos[camera.key] = sound[camera.member]
                 if expected.frames:
                     seed = f"{expected.seed} {sample.episode} {camera.key}"
-                    chosen = spread(camera.num_rows, expected.frames, seed)
+                    chosen = choose_rows(camera.num_rows, expected.frames, seed)
                     spec = expected.manifest.features.get(camera.key, {})
                     check_frames(camera, spec, sound[camera.member], chosen, video_place)
     if source is not None:

@@ -9,7 +9,7 @@ from roboshard.shards.features import Spec, depth_scale
 from roboshard.shards.schema import CameraRecord
 
 
-def spread(num_rows: int, count: int, seed: str) -> list[int]:
+def choose_rows(num_rows: int, count: int, seed: str) -> list[int]:
     """First row, last row, and random ones between; ascending, at most `count`."""
     ends = [0, num_rows - 1][: min(count, num_rows)]
     inner = range(1, max(1, num_rows - 1))

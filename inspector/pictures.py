@@ -18,12 +18,16 @@ from roboshard.shards.schema import CameraRecord
 Luma = NDArray[np.float32]
 
 MIN_PSNR = 20.0
-"""Decibels of luma; the worst quality that encoders have to offer is above."""
+"""Decibels of luma. What encoders make of pictures with little noise is above, however low the quality."""
+BLANK = 0.95
+"""Of the variance of the source frame, which is the squared error of a picture that is grey all over: what encoders
+leave of noisy pictures is nearer, what has nothing to do with the frame is not."""
 NEARER = 1.25
 """A picture whose mean squared error to a neighbour of its own frame is so many times smaller is that neighbour's."""
 RUN = 6
 """So many rows one after the other. Fewer may be pictures that the encoder found not worth their bits and took from
-the one before; but it never does that to a keyframe, of which one is enough."""
+the one before. A keyframe is made of its own frame alone, with SVT-AV1 because its temporal filter is off: one is
+enough."""
 _WORST_MSE = 255**2 / 10 ** (MIN_PSNR / 10)
 
 
@@ -49,7 +53,7 @@ class Findings:
         if side:
             self._run.append(row)
             self._keyframes += is_keyframe
-        elif error > _WORST_MSE:
+        elif error > _WORST_MSE and beside[1] is not None and error > BLANK * float(np.var(beside[1])):
             self._unlike.append(row)
 
     def report(self, place: Place) -> None:

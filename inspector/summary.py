@@ -10,12 +10,13 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from roboshard.shards import storage
-from roboshard.shards.cameras import CameraSummary, spread, summarize_cameras
+from roboshard.shards.cameras import EPISODES_LOOKED_AT, CameraSummary, summarize_cameras
 from roboshard.shards.index import MAX_INDEX_BYTES
 from roboshard.shards.manifest import load_index
 from roboshard.shards.names import camera_suffixes, member_name
 from roboshard.shards.reader import ShardedDataset
 from roboshard.shards.schema import CameraRecord
+from roboshard.shards.selection import spread
 
 BARS = 10
 
@@ -54,7 +55,7 @@ def summarize(url: str) -> Summary:
     manifest, index = dataset.manifest, dataset.index
     shards = [manifest.shards[i] for i in np.unique(index.shard).tolist()]
     sizes = sorted(shard.size for shard in shards)
-    positions = spread(len(index))
+    positions = spread(len(index), EPISODES_LOOKED_AT)
     frames = int(index.length.sum())
     return Summary(
         url=storage.shown(dataset.root),

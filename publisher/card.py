@@ -8,20 +8,20 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import yaml
 
 from roboshard.publisher.preview import Preview, make_preview
 from roboshard.shards import storage
+from roboshard.shards.cameras import EPISODES_LOOKED_AT
 from roboshard.shards.jsonio import Json
 from roboshard.shards.reader import ShardedDataset
 from roboshard.shards.schema import CameraRecord
+from roboshard.shards.selection import spread
 
 CARD = "README.md"
 PREVIEW = "roboshard-preview.png"
 MARK = "<!-- This card was made by roboshard upload-shards. Remove this line to keep your changes. -->"
 TAGS = ("LeRobot", "robotics", "webdataset", "roboshard")
-EPISODES_LOOKED_AT = 8
 SHOWN_TASKS = 20
 SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
 LARGER_SIZES = ((10**8, "10M<n<100M"), (10**9, "100M<n<1B"), (10**10, "1B<n<10B"), (10**12, "10B<n<100B"))
@@ -83,14 +83,22 @@ def _front_matter(dataset: ShardedDataset, url: str) -> str:
 def _introduction(dataset: ShardedDataset) -> str:
     source = dataset.manifest.source
     revision = f" at revision {_code(source.revision)}" if source.revision else ""
-    is_copy = "video" not in dataset.manifest.conversion.options
-    how = "converted losslessly" if is_copy else "converted"
-    video = "copied packet by packet" if is_copy else "encoded again (see `conversion.options.video` in dataset.json)"
+    options = dataset.manifest.conversion.options.get("video")
+    how = "converted" if options else "converted losslessly"
+    video = _encoded_again(options, dataset.camera_keys) if options else "Video is copied packet by packet"
     return (
         f"A [LeRobot](https://github.com/huggingface/lerobot) dataset ({_code(source.codebase_version)}) as "
         f"[WebDataset](https://github.com/webdataset/webdataset) shards, {how} by roboshard from "
-        f"{_code(source.name)}{revision}. Video is {video}; every row keeps its frame."
+        f"{_code(source.name)}{revision}. {video}; every row keeps its frame."
     )
+
+
+def _encoded_again(options: Json, cameras: Sequence[str]) -> str:
+    named = options.get("cameras") if isinstance(options, dict) else None
+    known = [key for key in cameras if isinstance(named, list) and key in named]
+    which = f" of {', '.join(map(_code, known))}" if known else ""
+    rest = ", the rest is copied packet by packet" if 0 < len(known) < len(cameras) else ""
+    return f"Video{which} is encoded again (see `conversion.options.video` in dataset.json){rest}"
 
 
 def _loading(url: str) -> str:
@@ -123,9 +131,8 @@ def _counts(dataset: ShardedDataset) -> str:
 
 def _cameras(dataset: ShardedDataset) -> str:
     """From a few episodes, evenly spread."""
-    positions = np.unique(np.linspace(0, len(dataset.index) - 1, EPISODES_LOOKED_AT, dtype=np.int64))
     found: dict[str, list[CameraRecord]] = defaultdict(list)
-    for position in positions.tolist():
+    for position in spread(len(dataset.index), EPISODES_LOOKED_AT):
         for camera in dataset.read_episode(position, cameras=[]).record.cameras:
             found[camera.key].append(camera)
     rows = []

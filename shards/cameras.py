@@ -31,11 +31,6 @@ class CameraSummary:
     bytes_per_frame: float
 
 
-def spread(count: int) -> list[int]:
-    """Positions of the episodes to look at, of so many: first and last, and evenly between."""
-    return np.unique(np.linspace(0, count - 1, EPISODES_LOOKED_AT, dtype=np.int64)).tolist() if count else []
-
-
 def summarize_cameras(found: Iterable[tuple[CameraRecord, int]]) -> list[CameraSummary]:
     """One summary per camera, of (record, bytes of the slice)."""
     by_key: defaultdict[str, list[tuple[CameraRecord, int]]] = defaultdict(list)

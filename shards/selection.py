@@ -1,4 +1,4 @@
-"""Which episodes a command is to work on, as users write it: "0:100,205"."""
+"""Which episodes a command is to work on, as users write it: "0:100,205"; and a few of many."""
 
 import re
 from collections.abc import Sequence
@@ -39,3 +39,9 @@ def select_episodes(available: NDArray[np.int64], wanted: Sequence[range] | None
             f"the dataset has {available.size}, from {available.min()} to {available.max()}"
         )
     return selected
+
+
+def spread(length: int, count: int) -> list[int]:
+    """At most `count` different places of `length`, ascending and evenly spaced: first, last, and some between."""
+    places: list[int] = np.linspace(0, length - 1, min(count, length)).round().astype(np.int64).tolist()
+    return places

@@ -341,6 +341,7 @@ def test_conversion_options_and_report() -> None:
         "bytes_written",
         "reused_shards",
         "skipped",
+        "video",
         "random_frame_costs",
     ]
 

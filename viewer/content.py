@@ -86,12 +86,6 @@ def make_content(
     )
 
 
-def spread(length: int, count: int) -> list[int]:
-    """At most `count` different rows of `length`, evenly spaced: the first, the last, and some between."""
-    rows: list[int] = np.linspace(0, length - 1, min(count, length)).round().astype(np.int64).tolist()
-    return rows
-
-
 def dimension_names(names: Json, count: int) -> tuple[str, ...] | None:
     """The names of a feature's dimensions, as recorders write them; None where there are not `count` different ones.
 

@@ -14,15 +14,16 @@ Picture = NDArray[np.uint8] | NDArray[np.float32]
 JPEG_QUALITY = 85
 
 
-def as_picture(values: Any) -> Picture:
+def as_picture(values: Any, *, is_depth: bool = False) -> Picture:
     """What can be shown of a sample's camera.
 
     Args:
-        values: (C, H, W) array-like: 1, 3 or 4 channels, uint8 or float in [0, 1]; one channel of anything else than
-            uint8 is depth. Opacity is dropped.
+        values: (C, H, W) array-like: 1, 3 or 4 channels, uint8 or float in [0, 1]; opacity is dropped. Of depth one
+            channel, in millimetres.
+        is_depth: Whether the dataset calls it a depth camera. One channel alone may as well be grey.
     """
     array = np.asarray(values)
-    if len(array) == 1 and array.dtype != np.uint8:
+    if is_depth:
         return np.asarray(array[0], dtype=np.float32)
     if array.dtype != np.uint8:
         array = (array.clip(0, 1) * 255).round().astype(np.uint8)

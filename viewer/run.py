@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from roboshard.shards import storage
 from roboshard.shards.errors import OptionError
+from roboshard.shards.selection import spread
 from roboshard.viewer.config import PreviewConfig
-from roboshard.viewer.content import Content, make_content, spread
+from roboshard.viewer.content import Content, make_content
 from roboshard.viewer.pictures import Picture, as_picture
 
 if TYPE_CHECKING:
@@ -112,7 +113,9 @@ def _all_pictures(dataset: "MapDataset", episode: "EpisodeView") -> Iterator[dic
 
 
 def _of_sample(dataset: "MapDataset", sample: Mapping[str, Any]) -> dict[str, Picture]:
-    return {key: as_picture(sample[key]) for key in dataset.meta.camera_keys if key in sample}
+    depth = dataset.meta.depth_keys
+    keys = [key for key in dataset.meta.camera_keys if key in sample]
+    return {key: as_picture(sample[key], is_depth=key in depth) for key in keys}
 
 
 def _file_name(dataset: str) -> str:

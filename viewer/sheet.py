@@ -36,6 +36,8 @@ DPI = 110
 BLACK, GREY, PALE = "0.1", "0.45", "0.88"
 LABEL_GAP = 0.14
 """Between what is shown and the labels beside it."""
+HUGE = 1e300
+"""Twice of which is still a float64, for matplotlib's sums."""
 MAX_NAMES = 16
 """Of dimensions, in a legend."""
 ONE_COLUMN, SHORT_NAME = 6, 11
@@ -143,7 +145,8 @@ class _Page:
         for row in rows:
             axis.axvline(float(seconds[row]), color=PALE, linewidth=0.6, zorder=0)
         colours = _colours(len(curves.names))
-        for values, colour in zip(curves.values.T, colours, strict=True):
+        drawable = np.where(np.isfinite(curves.values), curves.values.clip(-HUGE, HUGE), np.nan)
+        for values, colour in zip(drawable.T, colours, strict=True):
             marker, drawn = "." if len(seconds) == 1 else "", "steps-post" if curves.boolean else "default"
             axis.plot(seconds, values, color=colour, linewidth=0.9, marker=marker, drawstyle=drawn)
         axis.spines[["top", "right"]].set_visible(False)

@@ -104,6 +104,21 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(pusht_source: Path, tmp_pa
     assert list(tmp_path.iterdir()) == []
 
 
+def test_it_says_which_cameras_are_encoded_again_and_how(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("roboshard.cli.convert.out", Console(width=160))
+    cameras = tuple(Camera(key=key) for key in ("left", "right", "top"))
+    source = build(tmp_path / "source", Source(lengths=(4,), cameras=cameras)).root
+    flags = ["--workers", "1", "--video", "reencode", "--codec", "libx264", "--size", "48", "64"]
+    line = "encoded again: left, top (libx264, gop 2, crf 30, size 48 64); copied: right\n"
+    for more in (["--dry-run"], []):
+        assert dispatch(["convert", str(source), str(tmp_path / "out"), *flags, "--cameras", "top,left", *more]) == 0
+        assert line in capsys.readouterr().out
+    assert dispatch(["convert", str(source), str(tmp_path / "out"), *flags, "--dry-run"]) == 0
+    assert "encoded again: left, right, top (libx264, gop 2, crf 30, size 48 64)\n" in capsys.readouterr().out
+
+
 def test_a_video_report_tells_what_is_costly_and_what_helps(
     pusht_source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

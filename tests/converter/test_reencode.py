@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,13 @@ from numpy.typing import NDArray
 from support.lerobot_source import FURTHER_CASES, HARD_CASES, Built, Camera, Source, build, read_stamp
 
 from roboshard.converter import ConversionReport, ConvertConfig, ReencodeConfig, encoder, make_plan, survey_videos
-from roboshard.converter.encoder import Clip, encode
+from roboshard.converter import reencode as converter_reencode
+from roboshard.converter.encoder import UNTAGGED, Clip, check_encoder, encode, library_versions
 from roboshard.converter.encoding import Encoding, encoded_features
+from roboshard.converter.mp4 import read_sample_tables
+from roboshard.converter.video import VideoFile
 from roboshard.loader import make_loader
-from roboshard.shards import OptionError, ShardedDataset, SourceError, rebuild
+from roboshard.shards import OptionError, ShardedDataset, SourceError, StorageError, rebuild
 from roboshard.shards.schema import CameraRecord
 
 TOP, WRIST = "observation.images.top", "observation.images.wrist"
@@ -158,6 +162,7 @@ def test_manifest_and_features_say_what_was_done(two_cameras: Built, smaller: Pa
         "size": [48, 72],
         "cameras": [TOP],
     }
+    assert manifest.conversion.versions.items() >= library_versions().items()
     info = json.loads((two_cameras.root / "meta/info.json").read_bytes())
     assert manifest.info == info
     assert manifest.features[WRIST] == info["features"][WRIST]
@@ -171,6 +176,17 @@ def test_a_copy_says_nothing_of_it(two_cameras: Built) -> None:
     plan = make_plan(ConvertConfig(source=str(two_cameras.root), destination="/nowhere"))
     assert plan.encoding is None
     assert "video" not in plan.provenance.conversion.options
+    assert "ffmpeg" not in plan.provenance.conversion.versions
+
+
+def test_another_ffmpeg_makes_another_conversion(two_cameras: Built, monkeypatch: pytest.MonkeyPatch) -> None:
+    def plan(video: Any) -> str:
+        found = make_plan(ConvertConfig(source=str(two_cameras.root), destination="/nowhere", video=video))
+        return found.provenance.conversion.id
+
+    before = [plan("copy"), plan("reencode")]
+    monkeypatch.setattr(encoder.av, "ffmpeg_version_info", "another")
+    assert [plan("copy") == before[0], plan("reencode") == before[1]] == [True, False]
 
 
 def test_the_other_camera_is_copied(two_cameras: Built, smaller: Path, tmp_path: Path, run: Run) -> None:
@@ -187,7 +203,7 @@ def test_a_loader_gives_pictures_of_the_features_shape(two_cameras: Built, small
     loader = make_loader(str(smaller), batch_size=12, shuffle=False, cameras=[TOP])
     batch = next(iter(loader))
     loader.close()
-    assert loader.meta.features[TOP]["shape"] == (48, 72, 3)
+    assert tuple(loader.meta.features[TOP]["shape"]) == (48, 72, 3)
     assert batch[TOP].shape == (12, 3, 48, 72)
     pictures = batch[TOP].numpy().transpose(0, 2, 3, 1)
     assert [read_stamp(picture) for picture in pictures] == [(0, row) for row in range(12)]
@@ -277,6 +293,67 @@ def test_encoders_say_nothing_and_take_no_priority(codec: Any, capfd: pytest.Cap
     assert decoded(data)[0] == [Fraction(0), Fraction(1, 10), Fraction(4, 10)]
     assert capfd.readouterr() == ("", "")
     assert found == [{os.SCHED_OTHER}] * 3
+    if os.geteuid() != 0:
+        pytest.skip("priority not tried: only root's threads could take any")
+
+
+def noise(count: int, size: tuple[int, int]) -> Iterator[av.VideoFrame]:
+    """Pictures with detail of every kind."""
+    values = np.random.default_rng(0).integers(0, 256, (count, *size, 3), dtype=np.uint8)
+    yield from (av.VideoFrame.from_ndarray(picture, format="rgb24") for picture in values)
+
+
+def encoded_noise(codec: Any, gop: int = 4, count: int = 6, size: tuple[int, int] = (64, 96)) -> bytes:
+    clip = Clip(ticks=np.arange(count), time_base=Fraction(1, 10), fps=10, like=UNTAGGED)
+    return encode(noise(count, size), clip, Encoding(codec=codec, gop=gop, crf=30, size=None, cameras=()))
+
+
+def test_x264_gives_the_same_bytes_whatever_the_processor_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    here, options = encoded_noise("libx264"), encoder._options
+
+    def of_a_plain_processor(encoding: Encoding) -> dict[str, str]:
+        given = options(encoding)
+        return given | {"x264-params": given["x264-params"] + ":asm=0"}
+
+    monkeypatch.setattr(encoder, "_options", of_a_plain_processor)
+    assert encoded_noise("libx264") == here
+
+
+@pytest.mark.parametrize("size", [(63, 96), (64, 97), (33, 47)])
+def test_the_default_encoder_takes_odd_sizes(size: tuple[int, int]) -> None:
+    times, pictures = decoded(encoded_noise("libsvtav1", size=size))
+    assert (len(times), pictures.shape[1:]) == (6, (*size, 3))
+
+
+@pytest.mark.parametrize("codec", ["libsvtav1", "libx264", "libx265"])
+@pytest.mark.parametrize("count", [1, 3])
+def test_every_frame_can_be_a_keyframe(codec: str, count: int) -> None:
+    tables = read_sample_tables(encoded_noise(codec, gop=1, count=count))
+    assert tables.is_sync.tolist() == [True] * count
+
+
+@pytest.mark.parametrize(
+    ("codec", "size", "why"),
+    [
+        ("libx264", (63, 96), "both must be even; choose --size, or --codec libsvtav1"),
+        ("libx265", (64, 97), "both must be even"),
+        ("libx265", (30, 40), "both must be at least 64; choose --codec libsvtav1 or libx264"),
+        ("libx265", (62, 96), "both must be at least 64"),
+        ("libx265", (64, 18), "both must be at least 64"),
+    ],
+)
+def test_sizes_that_an_encoder_must_not_see_never_reach_it(
+    codec: Any, size: tuple[int, int], why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encoder, "_options", lambda _: pytest.fail("it was tried"))
+    encoding = Encoding(codec=codec, gop=2, crf=30, size=None, cameras=())
+    message = f"codec {codec} does not take pictures of height {size[0]} and width {size[1]}: {why}"
+    with pytest.raises(OptionError, match=message):
+        check_encoder(encoding, size)
+    with pytest.raises(OptionError, match=message):
+        check_encoder(replace(encoding, size=size), (480, 640))
+    with pytest.raises(ValueError, match=message):
+        encoded_noise(codec, size=size)
 
 
 # -- What cannot be done ---------------------------------------------------------------------------------------
@@ -324,6 +401,29 @@ def test_an_encoder_that_is_not_there(
     with pytest.raises(OptionError, match="codec libsvtav1: PyAV's FFmpeg has no such encoder here; it has libx264"):
         run(two_cameras.root, tmp_path / "shards", **reencode())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_pictures_of_a_later_file_are_not_enlarged(tmp_path: Path, run: Run) -> None:
+    built = build(tmp_path / "source", Source(lengths=(4, 6), cameras=(Camera(key=TOP, episodes_per_file=1),)))
+    built.clips[TOP, 1].path.write_bytes(encoded_noise("libx264", size=(48, 72)))
+    with pytest.raises(SourceError, match=r"smaller than in other files .*, 48 72 .*, and not enlarged to 64 96"):
+        run(built.root, tmp_path / "shards", **reencode(codec="libx264", size=(64, 96)))
+
+
+def test_a_storage_that_fails_is_not_taken_for_a_bad_video(
+    two_cameras: Built, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed = list[object]()
+
+    def fail_once(path: Path) -> VideoFile:
+        if not failed:
+            failed.append(path)
+            raise StorageError("the bucket is away")
+        return VideoFile(path)
+
+    monkeypatch.setattr(converter_reencode, "VideoFile", fail_once)
+    with pytest.raises(StorageError, match="the bucket is away"):
+        run(two_cameras.root, tmp_path / "shards", **reencode())
 
 
 def test_depth_and_more_than_eight_bits_are_copied(tmp_path: Path, run: Run) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable
+from contextlib import closing
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -12,18 +13,25 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from support.damage import Forgery
 from support.lerobot_source import Camera, Source, build
 
 from roboshard.converter import ConvertConfig, ReencodeConfig, convert
-from roboshard.converter.encoder import Clip, encode
+from roboshard.converter.alignment import RowTimes
+from roboshard.converter.encoder import UNTAGGED, Clip, encode
 from roboshard.converter.encoding import Encoding
+from roboshard.converter.reencode import reencode
+from roboshard.converter.video import VideoFile
 from roboshard.inspector import Problem, VerifyConfig, verify
+from roboshard.inspector.pictures import Original, compare_pictures
+from roboshard.inspector.problems import Place, Problems
 from roboshard.shards.jsonio import dump
 
 TOP, WRIST = "observation.images.top", "observation.images.wrist"
 GOP = 3
 Order = Callable[[int], list[int]]
+ENDLESS = {"mode": "reencode", "codec": "libx264", "gop": float("inf"), "crf": 30, "size": None, "cameras": [TOP]}
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +123,41 @@ def test_frames_that_moved_are_found_and_named(forgery: Forgery, reencoded: Path
     assert (problem.episode, problem.member) == (0, f"ep-000000000.{TOP}.mp4")
 
 
+# -- Sound, though hard to tell --------------------------------------------------------------------------------
+
+
+def found_in(tmp_path: Path, lumas: list[NDArray[np.uint8]], encoding: Encoding) -> list[str]:
+    """What is said of grey pictures that were encoded again."""
+    height, width = lumas[0].shape
+    clip = Clip(ticks=np.arange(len(lumas)) * 512, time_base=Fraction(1, 5120), fps=10, like=UNTAGGED)
+    grey = np.full((height // 2, width), 128, np.uint8)
+    pictures = (av.VideoFrame.from_ndarray(np.vstack([luma, grey]), format="yuv420p") for luma in lumas)
+    path = tmp_path / "source.mp4"
+    path.write_bytes(encode(pictures, clip, Encoding(codec="libx264", gop=30, crf=1, size=None, cameras=())))
+    times = np.arange(len(lumas), dtype=np.float32) / np.float32(10)
+    rows = RowTimes(from_s=0, to_s=len(lumas) / 10, timestamps=times, fps=10, tolerance_s=1e-4)
+    problems = Problems()
+    with closing(VideoFile(path)) as video:
+        cut = reencode(video, rows, encoding, key=TOP, member=f"{TOP}.mp4")
+        original = Original(video=video, rows=rows, encoding=encoding)
+        compare_pictures(cut.camera, cut.data, original, Place(problems=problems, file="shard"))
+    return [problem.what for problem in problems.sorted()]
+
+
+def test_keyframes_have_nothing_of_their_neighbours(tmp_path: Path) -> None:
+    """A faint blob that moves over a smooth ground: SVT-AV1's temporal filter would move it by a frame."""
+    y, x = np.mgrid[:240, :320]
+    blobs = [np.exp(-((x - 96 - 2 * i) ** 2 + (y - 120) ** 2) / 128) for i in range(18)]
+    lumas = [(100 + 30 * blob).astype(np.uint8) for blob in blobs]
+    assert found_in(tmp_path, lumas, Encoding(codec="libsvtav1", gop=15, crf=40, size=None, cameras=())) == []
+
+
+def test_noise_that_the_encoder_leaves_out_is_no_fault(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(-60, 61, (8, 96, 128))
+    lumas = list((np.linspace(60, 180, 128) + noise).clip(0, 255).astype(np.uint8))
+    assert found_in(tmp_path, lumas, Encoding(codec="libx264", gop=4, crf=51, size=None, cameras=())) == []
+
+
 def test_a_dropped_frame_shows_without_the_source(forgery: Forgery) -> None:
     found = verify(VerifyConfig(url=forge(forgery, lambda n: [*range(7), *range(8, n)]))).problems
     assert any("19 frames in the slice where the record counts 20: a frame was dropped" in p.what for p in found)
@@ -129,6 +172,14 @@ def test_a_picture_of_something_else(forgery: Forgery, reencoded: Path) -> None:
     assert [p.what for p in found] == [
         "2 rows, first row 9, show no frame like their own in the source (below 20 dB)"
     ]
+
+
+def test_a_grey_picture_is_a_picture_of_something_else(forgery: Forgery, reencoded: Path) -> None:
+    def bleach(frames: list[Any]) -> None:
+        frames[9][:48] = round(float(frames[9][:48].mean()))
+
+    (problem,) = problems(forge(forgery, lambda n: list(range(n)), change=bleach), reencoded.parent / "source")
+    assert problem.what.startswith("1 rows, first row 9, show no frame like their own")
 
 
 def test_keyframes_that_are_too_far_apart(forgery: Forgery, reencoded: Path) -> None:
@@ -151,7 +202,7 @@ def test_features_that_do_not_fit_the_options(forgery: Forgery, reencoded: Path)
     assert any(p.what == "features differ from the source's" for p in found)
 
 
-@pytest.mark.parametrize("video", [{"mode": "dream"}, 5, {"mode": "reencode", "cameras": []}])
+@pytest.mark.parametrize("video", [{"mode": "dream"}, 5, {"mode": "reencode", "cameras": []}, ENDLESS])
 def test_options_that_say_nothing(forgery: Forgery, reencoded: Path, video: Any) -> None:
     def claim(dataset: dict[str, Any]) -> None:
         dataset["conversion"]["options"]["video"] = video

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
+from support.lerobot_source import Camera, Source, build
 from support.publishing import contents
 from support.servers import LocalHub
 
@@ -79,7 +80,19 @@ def test_it_calls_lossless_what_is(card: str, pusht_source: Path, tmp_path: Path
     convert(ConvertConfig(**config, video="reencode", reencode=ReencodeConfig(codec="libx264")))
     other = make_card(str(tmp_path / "shards"), URL).text
     assert "lossless" not in other
-    assert "Video is encoded again" in other
+    assert "Video of `observation.image` is encoded again (see `conversion.options.video`" in other
+    assert "the rest is copied" not in other
+
+
+def test_it_names_the_cameras_that_were_encoded_again(tmp_path: Path) -> None:
+    cameras = tuple(Camera(key=f"observation.images.{name}") for name in ("top", "left", "right"))
+    built = build(tmp_path / "source", Source(lengths=(3,), cameras=cameras))
+    options = ReencodeConfig(codec="libx264", cameras="observation.images.right,observation.images.top")
+    config = {"source": str(built.root), "destination": str(tmp_path / "shards")}
+    convert(ConvertConfig(**config, workers=1, video="reencode", reencode=options))
+    text = make_card(str(tmp_path / "shards"), URL).text
+    assert "Video of `observation.images.top`, `observation.images.right` is encoded again" in text
+    assert "in dataset.json), the rest is copied packet by packet; every row keeps its frame." in text
 
 
 def test_a_repository_tells_the_viewer_where_the_shards_are(pusht_shards: Path) -> None:

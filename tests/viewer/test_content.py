@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from roboshard.viewer.content import Content, dimension_names, make_content, spread
+from roboshard.shards.selection import spread
+from roboshard.viewer.content import Content, dimension_names, make_content
 from roboshard.viewer.layout import LEFT, STRIP_WIDTH, WIDTH, make_layout, panel_height
 from roboshard.viewer.pictures import as_picture, depth_range, depth_steps
 
@@ -124,7 +125,9 @@ def test_pictures_of_all_kinds() -> None:
     assert np.array_equal(as_picture(np.concatenate([colours, colours[:1]])), colours.transpose(1, 2, 0))
     assert np.array_equal(as_picture(colours[:1]), np.stack([colours[0]] * 3, axis=-1))
     assert np.array_equal(as_picture(np.float32([[[0.5]], [[2]], [[-1]]])), [[[128, 255, 0]]])
-    depth = as_picture(np.float32([[[0, 800.4], [np.inf, np.nan], [1200, 70000]]]))
+    grey = as_picture(np.float32([[[0, 0.2], [0.6, 1]]]))
+    assert np.array_equal(grey, np.uint8([[[0] * 3, [51] * 3], [[153] * 3, [255] * 3]]))
+    depth = as_picture(np.float32([[[0, 800.4], [np.inf, np.nan], [1200, 70000]]]), is_depth=True)
     assert depth.shape == (3, 2)
     assert depth_steps(depth).tolist() == [[0, 800], [0, 0], [1200, 65535]]
     low, high = depth_range([depth])

@@ -6,21 +6,26 @@ import io
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
-from support.lerobot_source import HARD_CASES, Camera, build
+from support.lerobot_source import HARD_CASES, Camera, Source, build
 from support.servers import RangeServer
 
 from roboshard.cli.main import dispatch
 from roboshard.converter import ConvertConfig, convert
+from roboshard.loader import open_dataset
 from roboshard.shards import OptionError, StorageError
 from roboshard.viewer import PreviewConfig, preview
 from roboshard.viewer.content import Content, Curves
 from roboshard.viewer.layout import LEFT, STRIP_WIDTH, make_layout, panel_height
-from roboshard.viewer.sheet import DPI, draw
+from roboshard.viewer.pictures import Picture
+from roboshard.viewer.sheet import DPI, _legend_size, draw
 
 pytest_plugins = ["support.servers.fixtures"]
 TOP = "observation.images.top"
@@ -75,15 +80,39 @@ def test_every_frame_stands_in_its_cell_above_its_moment() -> None:
         content(task="拿起方块 → $x_2$ التقط 📦 _ " * 30),
         replace(content(), tasks=(), curves=()),
         replace(content(), curves=(replace(content().curves[0], values=np.full((40, 3), np.nan)),)),
+        replace(content(), curves=(replace(content().curves[0], values=content().curves[0].values * 1.79e308),)),
         replace(content(), curves=(replace(content().curves[0], names=("_a", "$b", "c" * 200)),)),
     ],
-    ids=["one row", "14 names", "40 names", "a long task in any script", "bare", "nothing finite", "odd names"],
+    ids=[
+        "one row",
+        "14 names",
+        "40 names",
+        "a long task in any script",
+        "bare",
+        "nothing finite",
+        "the largest numbers",
+        "odd names",
+    ],
 )
 def test_what_is_hard_to_draw_is_drawn(shown: Content) -> None:
-    frames = [np.zeros((300, 40, 3), np.uint8)]
+    """Its parts stand where they should, and something is in each; the page is as high as they need."""
     rows = [shown.length - 1]
-    assert pixels(draw(shown, rows, {"x" * 300: frames})).shape[1] == 12 * DPI
-    assert pixels(draw(shown, rows, {})).shape[1] == 12 * DPI
+    frames = [np.full((300, 40, 3), (200, 0, 0), np.uint8)]
+    names = [(len(curves.names), _legend_size(curves)[0]) for curves in shown.curves]
+    for cameras in ({"x" * 300: frames}, {}):
+        sheet = pixels(draw(shown, rows, cameras))
+        layout = make_layout(columns=1, shapes=[(300, 40)] * len(cameras), panels=[panel_height(*n) for n in names])
+        assert sheet.shape[0] == pytest.approx(layout.height * DPI, abs=1)
+        assert (sheet[: round(0.5 * DPI)] < 128).any()  # the title
+        for place in layout.strips:
+            middle = sheet[round((place.top + place.height / 2) * DPI), round((LEFT + STRIP_WIDTH / 2) * DPI)]
+            assert middle.tolist() == [200, 0, 0]
+        for place in layout.panels:
+            top, bottom = (round(inches * DPI) for inches in (place.top, place.top + place.height))
+            left, right = (round(inches * DPI) for inches in (LEFT, LEFT + STRIP_WIDTH))
+            colour = np.ptp(sheet[top:bottom, left:right].astype(int), axis=-1)
+            assert (colour > 60).any() == np.isfinite(shown.curves[0].values).any()  # curves are in colour
+            assert (sheet[top:bottom, right + 5 :] < 128).any()  # their names
 
 
 def test_the_bundled_data(pusht_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,6 +123,48 @@ def test_the_bundled_data(pusht_shards: Path, tmp_path: Path, monkeypatch: pytes
     assert [path.name for path in tmp_path.iterdir()] == ["pusht_sim-episode-3.png"]
     sheet = pixels(tmp_path / "pusht_sim-episode-3.png")
     assert len(np.unique(sheet.reshape(-1, 3), axis=0)) > 500
+
+
+def drawn(config: PreviewConfig, monkeypatch: pytest.MonkeyPatch) -> tuple[list[int], dict[str, list[Picture]]]:
+    """The rows and pictures that a preview draws."""
+    seen: list[Any] = []
+
+    def watch(content: Content, rows: Any, pictures: Any) -> bytes:
+        seen.append((rows, pictures))
+        return draw(content, rows, pictures)
+
+    monkeypatch.setattr("roboshard.viewer.sheet.draw", watch)
+    preview(config)
+    ((rows, pictures),) = seen
+    return rows, pictures
+
+
+def test_the_frames_are_those_of_their_rows(
+    pusht_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = PreviewConfig(url=str(pusht_shards), episode=3, frames=4, output=tmp_path / "sheet.png")
+    rows, pictures = drawn(config, monkeypatch)
+    assert rows == [0, 15, 29, 44]
+    episode = open_dataset(str(pusht_shards)).episode(3)
+    expected = [episode[row]["observation.image"].numpy() for row in rows]
+    assert len({picture.tobytes() for picture in expected}) == 4
+    shown = np.stack(pictures["observation.image"])
+    assert np.array_equal(shown, np.stack(expected).transpose(0, 2, 3, 1))
+
+
+def test_depth_is_what_the_dataset_calls_so_and_grey_is_grey(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    built = build(tmp_path / "source", Source(lengths=(3,), image_keys=("grey",), depth_images={"depth": "mm"}))
+    path = built.data_files[0]
+    table = pq.read_table(path)
+    buffer = io.BytesIO()
+    Image.fromarray(np.full((48, 64), 102, np.uint8)).save(buffer, "PNG")
+    files = pa.array([{"bytes": buffer.getvalue(), "path": "x.png"}] * 3, table.schema.field("grey").type)
+    pq.write_table(table.set_column(table.schema.get_field_index("grey"), "grey", files), path)
+    convert(ConvertConfig(source=str(built.root), destination=str(tmp_path / "shards"), workers=1))
+    config = PreviewConfig(url=str(tmp_path / "shards"), frames=2, output=tmp_path / "sheet.png")
+    _, pictures = drawn(config, monkeypatch)
+    assert np.array_equal(pictures["grey"][1], np.full((48, 64, 3), 102))
+    assert [(picture.shape, picture.dtype) for picture in pictures["depth"]] == [((48, 64), np.float32)] * 2
 
 
 def test_as_a_command(pusht_shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
