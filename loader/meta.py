@@ -74,6 +74,11 @@ class DatasetMeta:
         return tuple(key for key, spec in self.features.items() if is_depth(spec))
 
     @property
+    def has_language_columns(self) -> bool:
+        """Whether rows have messages. LeRobot's trainer asks for it."""
+        return bool(keys_of(self.features, "language"))
+
+    @property
     def total_episodes(self) -> int:
         """Episodes in the dataset."""
         return self.manifest.total_episodes
@@ -106,11 +111,6 @@ class MapMeta(DatasetMeta):
 
     episodes: EpisodeTable
     """Where each episode's samples lie among those of the `MapDataset`."""
-
-    @property
-    def has_language_columns(self) -> bool:
-        """LeRobot's trainer asks for it. Datasets with such columns are not loaded by this release."""
-        return False
 
 
 @dataclass(frozen=True)
