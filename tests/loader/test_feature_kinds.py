@@ -260,6 +260,25 @@ def test_depth_video_in_windows_in_any_order(built: Built, shards: str, frame_or
             assert torch.equal(batch[other][i], expected[other][max(number - 1, first[episode])])  # (1, H, W)
 
 
+def test_the_depth_scale_of_every_dataset_is_checked(shards: str, tmp_path: Path) -> None:
+    """One that says nothing is refused by its dataset and camera, unless that is not loaded."""
+    key = next(iter(DEPTH_VIDEO))
+    built = build(tmp_path / "source", Source(lengths=(2,), cameras=(EVERY_KIND.cameras[1],)))
+    info_file = built.root / "meta/info.json"
+    info = json.loads(info_file.read_text())
+    info["features"][key]["info"]["video.shift"] = "far"
+    info_file.write_text(json.dumps(info))
+    bad = str(tmp_path / "shards")
+    convert(ConvertConfig(source=str(built.root), destination=bad, workers=1))
+    reason = f"camera '{key}' cannot be loaded, leave it out of cameras=: its depth scale"
+    with pytest.raises(OptionError, match=f"^{reason}"):
+        make_loader(bad)
+    for mixture, number in (([(shards, 1.0), (bad, 1.0)], 1), ([(bad, 1.0), (shards, 1.0)], 0)):
+        with pytest.raises(OptionError, match=f"dataset {number} .*: {reason}"):
+            make_loader(mixture, on_missing="drop")
+        make_loader(mixture, on_missing="drop", cameras=[])
+
+
 @pytest.fixture(scope="module")
 def distant(tmp_path_factory: pytest.TempPathFactory) -> tuple[Built, str, str]:
     """(a source of depth video whose keyframes are 20 frames apart, its shards, the camera)."""
