@@ -87,7 +87,7 @@ class LanguageColumn:
             raise TypeError(f"messages have no delta window of {rows.shape[1]} rows")
         found: list[Any] = [self._values[row].as_py() for row in rows.tolist()]
         for message in itertools.chain.from_iterable(messages or () for messages in found):
-            if message.get(TOOL_CALLS):
+            if message and message.get(TOOL_CALLS):
                 message[TOOL_CALLS] = [_parsed(call) for call in message[TOOL_CALLS]]
         return found
 
@@ -159,7 +159,7 @@ def make_column(array: pa.ChunkedArray, dtype: str, where: str) -> Column:
 def empty_column(dtype: str, shape: Sequence[int], length: int) -> Column:
     """A column of zeros, or of what is empty, for a feature that an episode lacks; it takes no memory."""
     if dtype == "language":
-        return LanguageColumn(pa.array([[]] * length))
+        return LanguageColumn(_no_messages(length))
     if dtype == "string":
         return TextColumn([""] * length)
     kind = np.float32 if dtype in FLOAT_DTYPES else np.bool_ if dtype == "bool" else np.int64
@@ -177,9 +177,16 @@ def _values(array: pa.ChunkedArray, where: str) -> pa.Array:
 
 
 def _messages(values: pa.Array, where: str) -> pa.Array:
-    if not _is_list(values.type) or not pa.types.is_struct(values.type.value_type):
+    kind = values.type.value_type if _is_list(values.type) else values.type
+    if pa.types.is_null(kind):  # an episode without a message, written by what takes types from values
+        return _no_messages(len(values))
+    if not _is_list(values.type) or not pa.types.is_struct(kind):
         raise FormatError(f"{where}: language is stored as {values.type}, not as lists of structs")
     return values
+
+
+def _no_messages(length: int) -> pa.Array:
+    return pa.array([[]] * length)
 
 
 def _parsed(call: Any) -> Any:

@@ -171,6 +171,19 @@ def test_tool_calls_that_were_stored_as_structs_are_objects() -> None:
     assert make_column(pa.chunked_array([pa.array(rows)]), "language", WHERE).take(np.array([0])) == rows
 
 
+def test_a_message_may_be_null() -> None:
+    rows = [[None, {"content": "a", "tool_calls": ["3"]}]]
+    messages = make_column(pa.chunked_array([pa.array(rows)]), "language", WHERE).take(np.array([0]))
+    assert messages == [[None, {"content": "a", "tool_calls": [3]}]]
+
+
+@pytest.mark.parametrize("values", [[[], []], [None, None], [[], None]], ids=["list of null", "null", "both"])
+def test_an_episode_without_a_message_has_empty_lists(values: list[Any]) -> None:
+    stored = pa.array(values)
+    assert "null" in str(stored.type)
+    assert make_column(pa.chunked_array([stored]), "language", WHERE).take(np.array([1, 0])) == [[], []]
+
+
 def test_language_that_is_no_list_of_messages_is_refused() -> None:
     with pytest.raises(FormatError, match=f"{WHERE}: language is stored as string, not as lists of structs"):
         column(["a", "b"], pa.string(), "language")
