@@ -95,14 +95,17 @@ class LanguageColumn:
 class ImageFiles:
     """Images of an episode, one file (PNG; depth also TIFF) per row."""
 
-    def __init__(self, files: Sequence[bytes], where: str, depth_factor: float = 1.0) -> None:
-        """Keep the files; `where` names episode and feature in errors, `depth_factor` leads to millimetres."""
+    def __init__(self, files: Sequence[bytes], where: str, depth_factor: float | None = None) -> None:
+        """Keep the files; `where` names episode and feature in errors, `depth_factor` leads to millimetres.
+
+        Without a factor they are no depth.
+        """
         self._files = files
         self._where = where
-        self._depth_factor = np.float32(depth_factor)
+        self._depth_factor = depth_factor
 
     def pixels(self, row: int, size: tuple[int, int] | None = None) -> Picture:
-        """(H, W, C) uint8, or depth (H, W, 1) float32; resized to `size` (H, W) if given.
+        """(H, W, C) uint8, or float32 of depth and of `DEPTH_MODES`; resized to `size` (H, W) if given.
 
         Raises FormatError for what is no image, or one of another kind.
         """
@@ -110,12 +113,10 @@ class ImageFiles:
             with warnings.catch_warnings():
                 warnings.simplefilter("error", Image.DecompressionBombWarning)
                 with Image.open(io.BytesIO(self._files[row])) as image:
-                    if image.mode in DEPTH_MODES:
-                        depth = np.array(image, dtype=np.float32)[:, :, None]
-                        return nearest(depth, size) * self._depth_factor
-                    if image.mode not in IMAGE_MODES:
-                        known = (*IMAGE_MODES, *DEPTH_MODES)
+                    if image.mode not in (known := (*IMAGE_MODES, *DEPTH_MODES)):
                         raise FormatError(f"{self._where}, row {row}: image mode {image.mode} is not one of {known}")
+                    if self._depth_factor is not None or image.mode in DEPTH_MODES:
+                        return _depth(image, size, self._depth_factor)
                     resized = image if size is None else image.resize(size[::-1], Image.Resampling.BILINEAR)
                     pixels = np.array(resized)
         except (OSError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -123,7 +124,17 @@ class ImageFiles:
         return pixels.reshape(*pixels.shape[:2], -1)
 
 
-def make_images(array: pa.ChunkedArray, where: str, depth_factor: float = 1.0) -> ImageFiles:
+def _depth(image: Image.Image, size: tuple[int, int] | None, factor: float | None) -> NDArray[np.float32]:
+    """(H, W, C) as LeRobot has it (`pil_to_chw_tensor`, `convert_image_depth_units`): 8-bit levels over 255."""
+    pixels = nearest(np.array(image, dtype=np.float32), size)
+    if image.mode in IMAGE_MODES:
+        pixels /= np.float32(255)
+    if factor is not None and factor != 1.0:
+        pixels *= np.float32(factor)
+    return pixels.reshape(*pixels.shape[:2], -1)
+
+
+def make_images(array: pa.ChunkedArray, where: str, depth_factor: float | None = None) -> ImageFiles:
     """The images of a feature; see `ImageFiles`.
 
     Raises:

@@ -46,6 +46,7 @@ class DatasetMeta:
         return stats | {
             key: {name: value if name == "count" else value * factor for name, value in stats[key].items()}
             for key, factor in factors.items()
+            if factor != 1.0  # of integers it would make floats
         }
 
     @property

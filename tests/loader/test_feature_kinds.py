@@ -25,6 +25,7 @@ from roboshard.loader import decode, make_loader, open_dataset
 from roboshard.loader.buffers import ReusedBuffers
 from roboshard.loader.decode_ahead import PendingStep
 from roboshard.loader.depth import millimetres
+from roboshard.loader.meta import DatasetMeta
 from roboshard.loader.rows import PictureKey, WindowedStep
 from roboshard.shards import FormatError, OptionError, ShardedDataset
 from roboshard.shards.features import DepthScale
@@ -190,6 +191,13 @@ def test_statistics_of_depth_are_in_millimetres(built: Built, shards: str) -> No
         assert np.array_equal(meta.stats[key]["mean"], np.asarray(stored[key]["mean"]) * factor)
         assert meta.stats[key]["count"].tolist() == stored[key]["count"]
     assert make_loader([(shards, 1.0)]).meta.stats[METRES]["max"] == pytest.approx(meta.stats[METRES]["max"])
+
+
+def test_statistics_that_are_integers_stay_so_in_millimetres(shards: str) -> None:
+    stats = {key: {"max": [3], "count": [1]} for key in (METRES, MILLIMETRES)}
+    meta = DatasetMeta(make_loader(shards).meta.manifest.model_copy(update={"stats": stats}))
+    found = {key: (values["max"].dtype.kind, values["max"].tolist()) for key, values in meta.stats.items()}
+    assert found == {METRES: ("f", [3000.0]), MILLIMETRES: ("i", [3])}
 
 
 # -- Depth video -----------------------------------------------------------------------------------------------
