@@ -29,6 +29,8 @@ from roboshard.loader import Loader, MapDataset, make_loader, open_dataset
 def main(cfg: TrainPipelineConfig) -> None:
     """Train with `lerobot-train`'s options."""
     cfg.validate()
+    if cfg.dataset.root is None:
+        raise SystemExit("--dataset.root is missing: a folder of shards or their URL")
     lerobot_train.make_dataset = make_dataset
     lerobot_train.train(cfg, accelerator=ShardAccelerator(cfg))
 
@@ -37,7 +39,7 @@ def make_dataset(cfg: TrainPipelineConfig) -> MapDataset:
     """What the trainer calls under this name: here it makes the policy and counts from it, and draws nothing."""
     dataset = open_dataset(cfg.dataset.root, **sample_options(cfg))
     if cfg.dataset.use_imagenet_stats:
-        for key in dataset.meta.camera_keys:
+        for key in set(dataset.meta.camera_keys) - set(dataset.meta.depth_keys):  # those are of colours
             dataset.meta.stats[key] |= {name: torch.tensor(values) for name, values in IMAGENET_STATS.items()}
     return dataset
 

@@ -87,7 +87,7 @@ class LanguageColumn:
             raise TypeError(f"messages have no delta window of {rows.shape[1]} rows")
         found: list[Any] = [self._values[row].as_py() for row in rows.tolist()]
         for message in itertools.chain.from_iterable(messages or () for messages in found):
-            if message.get(TOOL_CALLS):
+            if message and message.get(TOOL_CALLS):
                 message[TOOL_CALLS] = [_parsed(call) for call in message[TOOL_CALLS]]
         return found
 
@@ -95,14 +95,17 @@ class LanguageColumn:
 class ImageFiles:
     """Images of an episode, one file (PNG; depth also TIFF) per row."""
 
-    def __init__(self, files: Sequence[bytes], where: str, depth_factor: float = 1.0) -> None:
-        """Keep the files; `where` names episode and feature in errors, `depth_factor` leads to millimetres."""
+    def __init__(self, files: Sequence[bytes], where: str, depth_factor: float | None = None) -> None:
+        """Keep the files; `where` names episode and feature in errors, `depth_factor` leads to millimetres.
+
+        Without a factor they are no depth.
+        """
         self._files = files
         self._where = where
-        self._depth_factor = np.float32(depth_factor)
+        self._depth_factor = depth_factor
 
     def pixels(self, row: int, size: tuple[int, int] | None = None) -> Picture:
-        """(H, W, C) uint8, or depth (H, W, 1) float32; resized to `size` (H, W) if given.
+        """(H, W, C) uint8, or float32 of depth and of `DEPTH_MODES`; resized to `size` (H, W) if given.
 
         Raises FormatError for what is no image, or one of another kind.
         """
@@ -110,12 +113,10 @@ class ImageFiles:
             with warnings.catch_warnings():
                 warnings.simplefilter("error", Image.DecompressionBombWarning)
                 with Image.open(io.BytesIO(self._files[row])) as image:
-                    if image.mode in DEPTH_MODES:
-                        depth = np.array(image, dtype=np.float32)[:, :, None]
-                        return nearest(depth, size) * self._depth_factor
-                    if image.mode not in IMAGE_MODES:
-                        known = (*IMAGE_MODES, *DEPTH_MODES)
+                    if image.mode not in (known := (*IMAGE_MODES, *DEPTH_MODES)):
                         raise FormatError(f"{self._where}, row {row}: image mode {image.mode} is not one of {known}")
+                    if self._depth_factor is not None or image.mode in DEPTH_MODES:
+                        return _depth(image, size, self._depth_factor)
                     resized = image if size is None else image.resize(size[::-1], Image.Resampling.BILINEAR)
                     pixels = np.array(resized)
         except (OSError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -123,7 +124,17 @@ class ImageFiles:
         return pixels.reshape(*pixels.shape[:2], -1)
 
 
-def make_images(array: pa.ChunkedArray, where: str, depth_factor: float = 1.0) -> ImageFiles:
+def _depth(image: Image.Image, size: tuple[int, int] | None, factor: float | None) -> NDArray[np.float32]:
+    """(H, W, C) as LeRobot has it (`pil_to_chw_tensor`, `convert_image_depth_units`): 8-bit levels over 255."""
+    pixels = nearest(np.array(image, dtype=np.float32), size)
+    if image.mode in IMAGE_MODES:
+        pixels /= np.float32(255)
+    if factor is not None and factor != 1.0:
+        pixels *= np.float32(factor)
+    return pixels.reshape(*pixels.shape[:2], -1)
+
+
+def make_images(array: pa.ChunkedArray, where: str, depth_factor: float | None = None) -> ImageFiles:
     """The images of a feature; see `ImageFiles`.
 
     Raises:
@@ -159,7 +170,7 @@ def make_column(array: pa.ChunkedArray, dtype: str, where: str) -> Column:
 def empty_column(dtype: str, shape: Sequence[int], length: int) -> Column:
     """A column of zeros, or of what is empty, for a feature that an episode lacks; it takes no memory."""
     if dtype == "language":
-        return LanguageColumn(pa.array([[]] * length))
+        return LanguageColumn(_no_messages(length))
     if dtype == "string":
         return TextColumn([""] * length)
     kind = np.float32 if dtype in FLOAT_DTYPES else np.bool_ if dtype == "bool" else np.int64
@@ -177,9 +188,16 @@ def _values(array: pa.ChunkedArray, where: str) -> pa.Array:
 
 
 def _messages(values: pa.Array, where: str) -> pa.Array:
-    if not _is_list(values.type) or not pa.types.is_struct(values.type.value_type):
+    kind = values.type.value_type if _is_list(values.type) else values.type
+    if pa.types.is_null(kind):  # an episode without a message, written by what takes types from values
+        return _no_messages(len(values))
+    if not _is_list(values.type) or not pa.types.is_struct(kind):
         raise FormatError(f"{where}: language is stored as {values.type}, not as lists of structs")
     return values
+
+
+def _no_messages(length: int) -> pa.Array:
+    return pa.array([[]] * length)
 
 
 def _parsed(call: Any) -> Any:

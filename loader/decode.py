@@ -6,7 +6,8 @@ A decoder is used by one thread at a time.
 import io
 import itertools
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import Any, Protocol, TypeVar
@@ -85,7 +86,10 @@ class TorchcodecDecoder:
 
 
 class PyAVDecoder:
-    """PyAV: seeks to the last safe keyframe and decodes forward from it."""
+    """PyAV: goes on from the frame that it gave last, or from the last safe keyframe if that is nearer.
+
+    So it decodes the frames that `shards.gop.decode_cost` counts, and of streams that reorder those in flight.
+    """
 
     def __init__(
         self,
@@ -97,33 +101,31 @@ class PyAVDecoder:
         """Open an MP4 file. `pixels` makes (H, W, C) of its frames; None: RGB."""
         self._container = av.open(io.BytesIO(data), "r")
         self._stream = self._container.streams.video[0]
+        self._stream.codec_context.thread_count = 1  # FFmpeg starts one per CPU otherwise, for every open decoder
         _check_count(self._stream.frames, camera)
         self._pts = _ticks(camera)
         self._keyframes = camera.keyframes
         self._pixels = partial(_upright, size=settings.image_size) if pixels is None else pixels
         self._device = settings.device
+        self._coming: Iterator[av.VideoFrame] | None = None
+        self._next = 0
+        """The frame that comes first of those."""
 
     def frames(self, indices: Sequence[int]) -> torch.Tensor:
         """Frames by ascending index: (n, H, W, C)."""
-        found: dict[int, torch.Tensor] = {}
-        for index in indices:
-            if index not in found:
-                found |= self._decode_from(index, set(indices))
+        found = {index: torch.from_numpy(self._pixels(self._frame(index))) for index in dict.fromkeys(indices)}
         return torch.stack([found[index] for index in indices]).to(self._device)
 
-    def _decode_from(self, index: int, wanted: set[int]) -> dict[int, torch.Tensor]:
-        """All wanted frames from `index` to the next keyframe."""
-        after = int(np.searchsorted(self._keyframes, index, side="right"))
-        start = self._keyframes[max(0, after - 1)]
-        stop = self._keyframes[after] if after < len(self._keyframes) else len(self._pts)
-        targets = {self._pts[i]: i for i in range(index, stop) if i in wanted}
-        found: dict[int, torch.Tensor] = {}
-        for packet in self._packets_from(self._pts[start]):
-            for frame in packet.decode():
-                if frame.pts in targets:
-                    found[targets[frame.pts]] = torch.from_numpy(self._pixels(frame))
-            if len(found) == len(targets):
-                return found
+    def _frame(self, index: int) -> av.VideoFrame:
+        keyframe = self._keyframes[max(0, bisect_right(self._keyframes, index) - 1)]
+        coming, self._coming = self._coming, None  # after an error or at the end nothing comes any more
+        if coming is None or not keyframe <= self._next <= index:
+            del coming  # before the file is used otherwise
+            coming = _decoded(self._packets_from(self._pts[keyframe]))
+        for frame in coming:
+            if frame.pts == self._pts[index]:
+                self._coming, self._next = coming, index + 1
+                return frame
         raise FormatError(f"frame {index} was not decoded")
 
     def _packets_from(self, pts: int) -> "Iterator[av.Packet[av.VideoStream]]":
@@ -140,6 +142,12 @@ class PyAVDecoder:
             if first.dts > seek_to:
                 raise FormatError("no keyframe where its record says")
             seek_to = first.dts - 1
+
+
+def _decoded(packets: "Iterable[av.Packet[av.VideoStream]]") -> Iterator[av.VideoFrame]:
+    """Frames of packets as they are shown; no method, or a decoder would keep itself alive."""
+    for packet in packets:
+        yield from packet.decode()
 
 
 def open_decoder(

@@ -64,7 +64,7 @@ class Episode:
         for key, dtype in dtypes.items():
             where = f"{data.where}, feature {key!r}"
             if dtype == "image":
-                self._images[key] = make_images(table.column(key), where, depth_factor(features[key]))
+                self._images[key] = make_images(table.column(key), where, _depth_factor(features[key]))
             else:
                 self.columns[key] = make_column(table.column(key), dtype, where)
         self._blanks: dict[str, Picture] = {}
@@ -154,6 +154,10 @@ class Episode:
         look_back = self._settings.look_back.get(camera.key, 0)
         dear = mean_random_cost(camera.keyframes, camera.num_frames) > CHEAP_TO_GO_BACK
         return RecentPictures(look_back) if look_back and dear and self._settings.device == "cpu" else None
+
+
+def _depth_factor(spec: Spec) -> float | None:
+    return depth_factor(spec) if is_depth(spec) else None
 
 
 def _blank(spec: Spec, settings: PictureSettings) -> Picture:

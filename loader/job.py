@@ -13,7 +13,7 @@ from roboshard.loader.plan import Episodes
 from roboshard.loader.sources import Source
 from roboshard.loader.windows import frame_offsets
 from roboshard.shards.errors import FormatError, OptionError
-from roboshard.shards.features import DTYPES, OBJECT_DTYPES, depth_scale
+from roboshard.shards.features import DTYPES, OBJECT_DTYPES, Features, depth_scale
 from roboshard.shards.locate import Urls
 from roboshard.shards.reader import ShardedDataset
 
@@ -66,12 +66,17 @@ def chosen_cameras(meta: DatasetMeta, sample: SampleConfig) -> tuple[str, ...]:
     unknown = [key for key in chosen if key not in meta.video_keys]
     if unknown:
         raise OptionError(f"cameras: {unknown} not among the dataset's videos {list(meta.video_keys)}")
-    for key in chosen:
-        try:
-            depth_scale(meta.features[key])
-        except FormatError as error:
-            raise OptionError(f"camera {key!r} cannot be loaded, leave it out of cameras=: {error}") from None
+    check_depth({key: meta.features[key] for key in chosen})
     return tuple(key for key in meta.video_keys if key in chosen)
+
+
+def check_depth(features: Features, where: str = "") -> None:
+    """Raise OptionError for depth video from which no distance follows; `where` goes before the message."""
+    for key, spec in features.items():
+        try:
+            depth_scale(spec)
+        except FormatError as error:
+            raise OptionError(f"{where}camera {key!r} cannot be loaded, leave it out of cameras=: {error}") from None
 
 
 def check_windows(meta: DatasetMeta, sample: SampleConfig, cameras: Sequence[str]) -> None:

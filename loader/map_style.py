@@ -27,7 +27,7 @@ from roboshard.loader.meta import MapMeta
 from roboshard.loader.mixture_job import is_mixture
 from roboshard.loader.pipeline import LoadJob, Resources
 from roboshard.loader.plan import Draw
-from roboshard.loader.rows import Batch, PictureKey, delta_windows
+from roboshard.loader.rows import Batch, delta_windows
 from roboshard.loader.stats import Counter
 from roboshard.shards.errors import OptionError
 from roboshard.shards.locate import Urls
@@ -140,7 +140,7 @@ class MapDataset(torch.utils.data.Dataset[Batch]):
 
     def __getitems__(self, numbers: Sequence[int]) -> list[Batch]:
         """Several samples, decoded together. torch's DataLoader asks for a batch this way."""
-        batch = self._load(numbers, self._job.pictures)
+        batch = self._load(numbers, with_pictures=True)
         return [{key: values[i] for key, values in batch.items()} for i in range(len(numbers))]
 
     def rows(self, numbers: Sequence[int]) -> Batch:
@@ -148,7 +148,7 @@ class MapDataset(torch.utils.data.Dataset[Batch]):
 
         Key -> tensor (n, ...), or a list of n strings.
         """
-        return self._load(numbers, ())
+        return self._load(numbers, with_pictures=False)
 
     def episode(self, episode_index: int) -> "EpisodeView":
         """The samples of one episode, by its `episode_index`. Raises OptionError where it is not among the chosen."""
@@ -168,7 +168,7 @@ class MapDataset(torch.utils.data.Dataset[Batch]):
                 self._own.close()
             self._own = None
 
-    def _load(self, numbers: Sequence[int], pictures: Sequence[PictureKey]) -> Batch:
+    def _load(self, numbers: Sequence[int], *, with_pictures: bool) -> Batch:
         wanted = np.asarray([self._checked(number) for number in numbers], dtype=np.int64)
         if not len(wanted):
             return {}
@@ -182,7 +182,7 @@ class MapDataset(torch.utils.data.Dataset[Batch]):
         with self._lock:
             if self._own is None or self._own.process != os.getpid():  # nothing of it survives a fork
                 self._own = _OneProcess(self._job)
-            return self._own.load(draw, pictures)
+            return self._own.load(draw, with_pictures=with_pictures)
 
     def _checked(self, number: int) -> int:
         number = operator.index(number)
@@ -203,9 +203,10 @@ class _OneProcess:
         self.close = weakref.finalize(self, self._resources.close)
         """End the threads; also done when nobody holds this any more."""
 
-    def load(self, draw: Draw, pictures: Sequence[PictureKey]) -> Batch:
-        """The samples of a draw as a batch with these pictures: the stages of `pipeline.load`, for one step."""
+    def load(self, draw: Draw, *, with_pictures: bool) -> Batch:
+        """The samples of a draw as a batch: the stages of `pipeline.load`, for one step."""
         job, own, counter = self._job, self._resources, self._counter
+        pictures = job.pictures if with_pictures else ()
         own.pool.expect([draw])
         step = own.pool.step(draw)
         (windowed,) = delta_windows([step], offsets=job.offsets, pictures=pictures, counter=counter)

@@ -46,6 +46,7 @@ class DatasetMeta:
         return stats | {
             key: {name: value if name == "count" else value * factor for name, value in stats[key].items()}
             for key, factor in factors.items()
+            if factor != 1.0  # of integers it would make floats
         }
 
     @property
@@ -72,6 +73,11 @@ class DatasetMeta:
     def depth_keys(self) -> tuple[str, ...]:
         """Keys of the cameras that show distances, stored as video or as images."""
         return tuple(key for key, spec in self.features.items() if is_depth(spec))
+
+    @property
+    def has_language_columns(self) -> bool:
+        """Whether rows have messages. LeRobot's trainer asks for it."""
+        return bool(keys_of(self.features, "language"))
 
     @property
     def total_episodes(self) -> int:
@@ -106,11 +112,6 @@ class MapMeta(DatasetMeta):
 
     episodes: EpisodeTable
     """Where each episode's samples lie among those of the `MapDataset`."""
-
-    @property
-    def has_language_columns(self) -> bool:
-        """LeRobot's trainer asks for it. Datasets with such columns are not loaded by this release."""
-        return False
 
 
 @dataclass(frozen=True)

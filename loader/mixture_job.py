@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from roboshard.loader.config import LoaderConfig, SampleConfig
 from roboshard.loader.episode import Membership, picture_shape
-from roboshard.loader.job import check_features, check_windows, chosen_cameras, open_source
+from roboshard.loader.job import check_depth, check_features, check_windows, chosen_cameras, open_source
 from roboshard.loader.meta import DatasetMeta, MixtureMeta, merged_manifest
 from roboshard.loader.pipeline import LoadJob
 from roboshard.loader.schedule import MAX_PERIOD, Schedule, shares
@@ -47,6 +47,8 @@ def make_mixture_job(mixture: Mixture, config: LoaderConfig) -> LoadJob:
     where = [f"dataset {i} ({storage.shown(source.dataset.root)})" for i, source in enumerate(sources)]
     loaded = [_loaded(meta, config.sample) for meta in metas]
     agreed = _agreed(loaded, where, config.sample)
+    for own, name in zip(loaded, where, strict=True):
+        check_depth({key: spec for key, spec in own.items() if key in agreed}, f"{name}: ")
     meta = MixtureMeta(merged_manifest(metas, {key: agreed[key] for key in agreed if key != "task"}, parts), metas)
     cameras = chosen_cameras(meta, config.sample)
     check_windows(meta, config.sample, cameras)

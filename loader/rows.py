@@ -1,7 +1,7 @@
 """Stage: rows and delta windows of a step's samples, put together, and which pictures they need."""
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,7 +78,7 @@ def _windowed(step: DrawnStep, offsets: Offsets, pictures: Sequence[PictureKey])
         values["task"] = _in_places(members, [texts or [] for texts in tasks])
     if step.episodes[0].membership.dataset is not None:
         values["dataset_index"] = torch.from_numpy(dataset)
-        _mark_missing(values, step)
+        _mark_missing(values, step, windows)
     frames = {
         picture.key: _frames(step, members, picture.key, rows_of.get(picture.key, step.rows[:, None]))
         for picture in pictures
@@ -86,13 +86,13 @@ def _windowed(step: DrawnStep, offsets: Offsets, pictures: Sequence[PictureKey])
     return WindowedStep(values=values, episodes=step.episodes, episode_of=step.episode_of, frames=frames)
 
 
-def _mark_missing(values: Batch, step: DrawnStep) -> None:
+def _mark_missing(values: Batch, step: DrawnStep, windows: Collection[str]) -> None:
     """Of each feature that not all datasets of a mixture have: which samples lack it. It counts as padding there."""
     members = [episode.membership for episode in step.episodes]
     for key in members[0].optional:
         lacks = torch.tensor([key in member.missing for member in members])[step.episode_of]
         values[f"{key}_is_missing"] = lacks
-        if f"{key}_is_pad" in values:
+        if key in windows:
             values[f"{key}_is_pad"] |= lacks[:, None]
 
 

@@ -280,6 +280,7 @@ def test_what_a_loader_can_do() -> None:
         "depth_keys",
         "features",
         "fps",
+        "has_language_columns",
         "image_keys",
         "info",
         "robot_type",
@@ -290,7 +291,7 @@ def test_what_a_loader_can_do() -> None:
         "total_tasks",
         "video_keys",
     }
-    assert set(public(MapMeta)) == {"has_language_columns"}
+    assert not public(MapMeta)
     assert set(public(MapDataset)) == {
         "absolute_to_relative_idx",
         "close",

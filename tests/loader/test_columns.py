@@ -29,10 +29,10 @@ def column(values: list[Any], kind: pa.DataType, dtype: str | None = None) -> Co
     return make_column(pa.chunked_array(chunks, kind), dtype or str(kind), WHERE)
 
 
-def image_column(files: list[bytes | None]) -> ImageFiles:
+def image_column(files: list[bytes | None], depth_factor: float | None = None) -> ImageFiles:
     kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
     rows = pa.array([{"bytes": file, "path": "frame.png"} for file in files], kind)
-    return make_images(pa.chunked_array([rows[:1], rows[1:]], kind), WHERE)
+    return make_images(pa.chunked_array([rows[:1], rows[1:]], kind), WHERE, depth_factor)
 
 
 def png(pixels: np.ndarray[Any, np.dtype[Any]]) -> bytes:
@@ -171,6 +171,19 @@ def test_tool_calls_that_were_stored_as_structs_are_objects() -> None:
     assert make_column(pa.chunked_array([pa.array(rows)]), "language", WHERE).take(np.array([0])) == rows
 
 
+def test_a_message_may_be_null() -> None:
+    rows = [[None, {"content": "a", "tool_calls": ["3"]}]]
+    messages = make_column(pa.chunked_array([pa.array(rows)]), "language", WHERE).take(np.array([0]))
+    assert messages == [[None, {"content": "a", "tool_calls": [3]}]]
+
+
+@pytest.mark.parametrize("values", [[[], []], [None, None], [[], None]], ids=["list of null", "null", "both"])
+def test_an_episode_without_a_message_has_empty_lists(values: list[Any]) -> None:
+    stored = pa.array(values)
+    assert "null" in str(stored.type)
+    assert make_column(pa.chunked_array([stored]), "language", WHERE).take(np.array([1, 0])) == [[], []]
+
+
 def test_language_that_is_no_list_of_messages_is_refused() -> None:
     with pytest.raises(FormatError, match=f"{WHERE}: language is stored as string, not as lists of structs"):
         column(["a", "b"], pa.string(), "language")
@@ -222,6 +235,17 @@ def test_sixteen_bit_and_float_images_keep_their_values(kind: str) -> None:
     assert found.pixels(0).dtype == np.float32
     assert np.array_equal(found.pixels(0), depth[:, :, None])
     assert np.array_equal(found.pixels(0, (4, 3)), depth[1::2, 1::2, None])
+
+
+@pytest.mark.parametrize("factor", [1.0, 1000.0])
+def test_eight_bit_depth_is_what_lerobot_makes_of_it(factor: float) -> None:
+    """`pil_to_chw_tensor` divides by 255, and `convert_image_depth_units` multiplies metres."""
+    levels = np.random.default_rng(0).integers(0, 256, (8, 6), dtype=np.uint8)
+    found = image_column([png(levels)], factor)
+    expected = (torch.from_numpy(levels).float().div(255) * factor)[:, :, None].numpy()
+    assert found.pixels(0).dtype == np.float32
+    assert np.array_equal(found.pixels(0), expected)
+    assert np.array_equal(found.pixels(0, (4, 3)), expected[1::2, 1::2])
 
 
 def test_images_of_other_kinds_are_refused() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,11 @@ from support.lerobot_source import EVERY_KIND, Built, Source, build
 
 from roboshard.converter import ConvertConfig, convert
 from roboshard.inspector import VerifyConfig, verify
-from roboshard.loader import make_loader, open_dataset
+from roboshard.loader import decode, make_loader, open_dataset
 from roboshard.loader.buffers import ReusedBuffers
 from roboshard.loader.decode_ahead import PendingStep
 from roboshard.loader.depth import millimetres
+from roboshard.loader.meta import DatasetMeta
 from roboshard.loader.rows import PictureKey, WindowedStep
 from roboshard.shards import FormatError, OptionError, ShardedDataset
 from roboshard.shards.features import DepthScale
@@ -34,6 +35,7 @@ STILL = EVERY_KIND.image_keys[0]
 METRES, MILLIMETRES, NO_UNIT = EVERY_KIND.depth_images
 DEPTH_VIDEO: dict[str, Any] = {camera.key: camera.depth for camera in EVERY_KIND.cameras if camera.depth is not None}
 Batch = dict[str, Any]
+TASKS = Path("/proc/self/task")
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +48,15 @@ def shards(built: Built) -> str:
     root = str(built.root.with_name("shards"))
     convert(ConvertConfig(source=str(built.root), destination=root, shard_size="64KB", workers=1))
     return root
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A dataset without any of it."""
+    root = tmp_path_factory.mktemp("plain")
+    build(root / "source", Source(lengths=(5,)))
+    convert(ConvertConfig(source=str(root / "source"), destination=str(root / "shards"), workers=1))
+    return str(root / "shards")
 
 
 def in_order(shards: Any, **options: Any) -> Batch:
@@ -127,6 +138,12 @@ def test_messages_are_what_the_datasets_library_gives_lerobot(built: Built, shar
     assert list(found[language.PERSISTENT]) == batch[language.PERSISTENT]
 
 
+def test_metadata_says_whether_there_are_messages(shards: str, plain: str) -> None:
+    for dataset, expected in ((shards, True), (plain, False)):
+        assert make_loader(dataset).meta.has_language_columns is expected
+        assert open_dataset(dataset).meta.has_language_columns is expected
+
+
 def test_messages_are_stored_with_their_types(built: Built, shards: str) -> None:
     data = ShardedDataset.open(shards).read_episode(1)
     rows = decode_rows(data.rows, "rows", data.record.length)
@@ -174,6 +191,13 @@ def test_statistics_of_depth_are_in_millimetres(built: Built, shards: str) -> No
         assert np.array_equal(meta.stats[key]["mean"], np.asarray(stored[key]["mean"]) * factor)
         assert meta.stats[key]["count"].tolist() == stored[key]["count"]
     assert make_loader([(shards, 1.0)]).meta.stats[METRES]["max"] == pytest.approx(meta.stats[METRES]["max"])
+
+
+def test_statistics_that_are_integers_stay_so_in_millimetres(shards: str) -> None:
+    stats = {key: {"max": [3], "count": [1]} for key in (METRES, MILLIMETRES)}
+    meta = DatasetMeta(make_loader(shards).meta.manifest.model_copy(update={"stats": stats}))
+    found = {key: (values["max"].dtype.kind, values["max"].tolist()) for key, values in meta.stats.items()}
+    assert found == {METRES: ("f", [3000.0]), MILLIMETRES: ("i", [3])}
 
 
 # -- Depth video -----------------------------------------------------------------------------------------------
@@ -244,17 +268,85 @@ def test_depth_video_in_windows_in_any_order(built: Built, shards: str, frame_or
             assert torch.equal(batch[other][i], expected[other][max(number - 1, first[episode])])  # (1, H, W)
 
 
-def test_windows_of_distant_keyframes_keep_depth_that_was_decoded(tmp_path: Path) -> None:
-    """The pictures kept from step to step are depth, not bytes."""
-    camera = replace(EVERY_KIND.cameras[2], gop=20)
-    built = build(tmp_path / "source", Source(lengths=(24,), cameras=(camera,)))
-    convert(ConvertConfig(source=str(built.root), destination=str(tmp_path / "shards"), workers=1))
-    windows = {camera.key: [-0.2, -0.1, 0.0]}
-    loader = make_loader(str(tmp_path / "shards"), batch_size=4, shuffle=False, delta_timestamps=windows)
-    found = torch.cat([batch[camera.key] for batch in loader])
-    around = np.clip(np.arange(24)[:, None] + np.arange(-2, 1), 0, None)
-    assert torch.equal(found, dequantized(stored_codes(built, camera.key), **DEPTH_VIDEO[camera.key])[around])
-    assert loader.stats().frames_decoded < 30
+def test_the_depth_scale_of_every_dataset_is_checked(shards: str, tmp_path: Path) -> None:
+    """One that says nothing is refused by its dataset and camera, unless that is not loaded."""
+    key = next(iter(DEPTH_VIDEO))
+    built = build(tmp_path / "source", Source(lengths=(2,), cameras=(EVERY_KIND.cameras[1],)))
+    info_file = built.root / "meta/info.json"
+    info = json.loads(info_file.read_text())
+    info["features"][key]["info"]["video.shift"] = "far"
+    info_file.write_text(json.dumps(info))
+    bad = str(tmp_path / "shards")
+    convert(ConvertConfig(source=str(built.root), destination=bad, workers=1))
+    reason = f"camera '{key}' cannot be loaded, leave it out of cameras=: its depth scale"
+    with pytest.raises(OptionError, match=f"^{reason}"):
+        make_loader(bad)
+    for mixture, number in (([(shards, 1.0), (bad, 1.0)], 1), ([(bad, 1.0), (shards, 1.0)], 0)):
+        with pytest.raises(OptionError, match=f"dataset {number} .*: {reason}"):
+            make_loader(mixture, on_missing="drop")
+        make_loader(mixture, on_missing="drop", cameras=[])
+
+
+@pytest.fixture(scope="module")
+def distant(tmp_path_factory: pytest.TempPathFactory) -> tuple[Built, str, str]:
+    """(a source of depth video whose keyframes are 20 frames apart, its shards, the camera)."""
+    camera = replace(EVERY_KIND.cameras[1], gop=20)
+    root = tmp_path_factory.mktemp("distant")
+    built = build(root / "source", Source(lengths=(30, 24), cameras=(camera,)))
+    convert(ConvertConfig(source=str(built.root), destination=str(root / "shards"), workers=1))
+    return built, str(root / "shards"), camera.key
+
+
+@pytest.fixture
+def packets(monkeypatch: pytest.MonkeyPatch) -> list[av.Packet[Any]]:
+    """Those that PyAV decodes from now on: one for each frame."""
+    seen, decoded = [], decode._decoded
+
+    def noted(packets: Iterable[av.Packet[Any]]) -> Iterator[av.Packet[Any]]:
+        for packet in packets:
+            if packet.size:  # the last one, which ends the stream, is empty
+                seen.append(packet)
+            yield packet
+
+    monkeypatch.setattr(decode, "_decoded", lambda packets: decoded(noted(packets)))
+    return seen
+
+
+def test_windows_of_distant_keyframes_keep_depth_that_was_decoded(
+    distant: tuple[Built, str, str], packets: list[av.Packet[Any]]
+) -> None:
+    """The pictures kept from step to step are depth, not bytes; each is decoded once."""
+    built, shards, key = distant
+    loader = make_loader(shards, batch_size=4, shuffle=False, delta_timestamps={key: [-0.2, -0.1, 0.0]})
+    found = torch.cat([batch[key] for batch in loader])
+    first = np.repeat([0, 30], [30, 24])[:, None]
+    around = np.maximum(np.arange(54)[:, None] + np.arange(-2, 1), first)
+    assert torch.equal(found, dequantized(stored_codes(built, key), **DEPTH_VIDEO[key])[around])
+    assert len(packets) == loader.stats().frames_decoded == 54
+
+
+@pytest.mark.parametrize("frame_order", ["uniform", "sweep"])
+def test_depth_costs_as_many_decoded_frames_as_are_counted(
+    distant: tuple[Built, str, str], packets: list[av.Packet[Any]], frame_order: Any
+) -> None:
+    built, shards, key = distant
+    expected = dequantized(stored_codes(built, key), **DEPTH_VIDEO[key])
+    loader = make_loader(shards, batch_size=4, frame_order=frame_order, decode_threads=2)
+    for batch in loader:
+        assert torch.equal(batch[key], expected[batch["index"]])
+    assert len(packets) == loader.stats().frames_decoded >= 54
+
+
+@pytest.mark.skipif(not TASKS.exists(), reason="finds threads in /proc")
+def test_open_depth_decoders_have_no_threads_of_their_own(distant: tuple[Built, str, str]) -> None:
+    _, shards, key = distant
+    data = ShardedDataset.open(shards).read_episode(0)
+    (camera,) = data.record.cameras
+    before = len(list(TASKS.iterdir()))
+    settings, scale = decode.PictureSettings(), DepthScale()
+    decoders = [decode.open_decoder(data.videos[key], camera, settings, "here", scale) for _ in range(8)]
+    assert all(decoder.frames([3]).shape == (1, 64, 70, 1) for decoder in decoders)
+    assert len(list(TASKS.iterdir())) < before + len(decoders)
 
 
 def test_depth_video_is_resized_to_the_nearest_pixel_and_not_transformed(built: Built, shards: str) -> None:
@@ -312,15 +404,6 @@ def test_a_mixture_of_depth_with_different_scales(built: Built, shards: str, tmp
         assert mine.sum() == 4
         expected = dequantized(stored_codes(source, key), **scale)
         assert torch.equal(batch[key][mine], expected[batch["index"][mine]])
-
-
-@pytest.fixture(scope="module")
-def plain(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A dataset without any of it."""
-    root = tmp_path_factory.mktemp("plain")
-    build(root / "source", Source(lengths=(5,)))
-    convert(ConvertConfig(source=str(root / "source"), destination=str(root / "shards"), workers=1))
-    return str(root / "shards")
 
 
 def test_a_mixture_fills_what_is_missing_with_what_is_empty(shards: str, plain: str) -> None:

@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from support.lerobot_source import EVERY_KIND, Source, build
+
+from roboshard.converter import ConvertConfig, convert
 
 if TYPE_CHECKING:
     from support.lerobot import Run
@@ -33,6 +36,20 @@ SMALL_ACT = {
     "n_vae_encoder_layers": 1,
     "optimizer_lr": 1e-3,
 }
+STATISTICS = """
+import sys
+from types import SimpleNamespace
+import torch
+from lerobot.policies.act.configuration_act import ACTConfig
+sys.path.insert(0, sys.argv[1])
+from lerobot_trainer import make_dataset
+
+chosen = SimpleNamespace(
+    root=sys.argv[2], episodes=None, use_imagenet_stats=True, image_transforms=SimpleNamespace(enable=False)
+)
+meta = make_dataset(SimpleNamespace(dataset=chosen, policy=ACTConfig(device="cpu"), tolerance_s=1e-4)).meta
+print([key for key in meta.camera_keys if torch.is_tensor(meta.stats[key]["mean"])])  # ImageNet's are
+"""
 
 
 def losses(output: str) -> dict[int, float]:
@@ -83,3 +100,13 @@ def test_lerobots_trainer_runs_on_shards_and_resumes_with_the_next_batch(
     config = output / "checkpoints/000003/pretrained_model/train_config.json"
     again = losses(lerobot_training(trainer, f"--config_path={config}", "--resume=true").stderr)
     assert again == {step: whole[step] for step in (4, 5, 6)}
+
+
+def test_statistics_of_colours_are_not_put_on_depth(lerobot_training: Run, tmp_path: Path) -> None:
+    colour, depth = EVERY_KIND.cameras[:2]
+    source = Source(lengths=(3,), cameras=(colour, depth), depth_images={"observation.depth.m": "m"})
+    built = build(tmp_path / "source", source)
+    convert(ConvertConfig(source=str(built.root), destination=str(tmp_path / "shards"), workers=1))
+    (tmp_path / "program.py").write_text(STATISTICS)
+    found = lerobot_training(tmp_path / "program.py", EXAMPLES, tmp_path / "shards").stdout
+    assert found.splitlines()[-1] == str([colour.key])

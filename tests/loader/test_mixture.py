@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from support.lerobot_source import Camera, Source, build
@@ -13,6 +15,11 @@ from support.resume import Setup, Topology, check_resume_at_every_step, record
 
 from roboshard.converter import ConvertConfig, convert
 from roboshard.loader import Loader, make_loader
+from roboshard.loader.columns import TensorColumn
+from roboshard.loader.episode import Membership
+from roboshard.loader.fetch import DrawnStep
+from roboshard.loader.rows import delta_windows
+from roboshard.loader.stats import Counter
 from roboshard.shards import OptionError
 
 TOP, WRIST = "observation.images.top", "observation.images.wrist"
@@ -153,6 +160,24 @@ def test_what_only_some_have_is_filled_and_masked_or_left_out(roots: Roots) -> N
     dropped = loader_of(roots, on_missing="drop")
     assert WRIST not in next(iter(dropped))
     assert dropped.meta.camera_keys == (TOP,)
+
+
+def test_a_feature_that_is_named_like_a_mask_stays_as_it_is() -> None:
+    """`action_is_pad` of the datasets themselves: no window makes one, and one dataset lacks `action`."""
+    flags = np.array([True, False, True])
+    episodes: list[Any] = [
+        SimpleNamespace(
+            length=3,
+            columns={"action_is_pad": TensorColumn(flags)},
+            membership=Membership(dataset=dataset, missing=missing, optional=("action",)),
+            tasks=lambda rows: None,
+        )
+        for dataset, missing in enumerate(({}, {"action": {"dtype": "float32", "shape": [1]}}))
+    ]
+    step = DrawnStep(episodes=episodes, episode_of=np.array([0, 1, 1]), rows=np.array([1, 1, 2]))
+    (found,) = delta_windows([step], {}, [], Counter())
+    assert found.values["action_is_pad"].tolist() == [False, False, True]
+    assert found.values["action_is_missing"].tolist() == [False, True, True]
 
 
 def loader_of(roots: Roots, **options: Any) -> Loader:

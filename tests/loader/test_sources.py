@@ -159,8 +159,13 @@ def test_windows_are_the_same_with_pyav(case: Case, monkeypatch: pytest.MonkeyPa
     case.check(case.load(delta_timestamps=case.seconds(windows)), windows, exact=not ten_bits)
 
 
+@pytest.mark.parametrize("decoder", ["torchcodec", "pyav"])
 @pytest.mark.parametrize("case", some_quickly(HARD_TO_SEEK, SOME_QUICKLY & {*HARD_TO_SEEK}), indirect=True)
-def test_frames_bear_the_stamps_of_their_rows_in_any_order(case: Case) -> None:
+def test_frames_bear_the_stamps_of_their_rows_in_any_order(
+    case: Case, decoder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if decoder == "pyav":
+        monkeypatch.setattr(decode, "_torchcodec", lambda: None)
     for sample in make_loader(str(case.shards), batch_size=None, pool_episodes=2, seed=3):
         for key in case.video_keys:
             frame = sample[key].permute(1, 2, 0).numpy()
