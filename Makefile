@@ -30,7 +30,7 @@ test: setup lint types
 	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile --no-loadscope-reorder -m 'not slow and $(IN_PLACE)'
 
 test-slow: setup
-	$(BIN)/python -m pytest -m 'slow and $(IN_PLACE)'
+	$(BIN)/python -m pytest -m '(slow or hypothesis) and $(IN_PLACE)' --hypothesis-profile thorough
 
 # A real local Ray cluster, some of whose workers are killed.
 test-ray: setup

@@ -15,6 +15,7 @@ from roboshard.converter.source import Episode
 from roboshard.converter.source_files import HeldFiles, SourceFiles
 from roboshard.shards.errors import MissingError, SourceError
 from roboshard.shards.jsonio import Json
+from roboshard.shards.rows import as_stored
 
 METADATA_BLOCK = 64  # rows of a hundred columns: converting them together costs little more than one would
 
@@ -37,7 +38,7 @@ class RowReader:
         start, stop = file.find(episode.index, where)
         if stop - start != episode.length:
             raise SourceError(f"{where}: {stop - start} rows where meta/episodes says {episode.length}")
-        table = file.read(start, stop, where)
+        table = as_stored(file.read(start, stop, where))
         _check_rows(table, episode, where)
         return table
 

@@ -10,8 +10,10 @@ from hypothesis import settings
 
 from roboshard.converter import ConvertConfig, convert
 
-settings.register_profile("roboshard", deadline=None)  # a busy machine is no failure
-settings.load_profile("roboshard")
+# A busy machine is no failure. `make test-slow` tries the thorough ones.
+settings.register_profile("quick", deadline=None, max_examples=40)
+settings.register_profile("thorough", deadline=None, max_examples=400)
+settings.load_profile("quick")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -17,6 +17,7 @@ import pytest
 import yaml
 from rich.console import Console
 from support.lerobot_source import Camera, Source, build
+from support.slowly import slowly
 
 from roboshard.cli.convert import main as convert_main
 from roboshard.cli.convert import parse_config
@@ -149,7 +150,7 @@ def test_episodes_left_out_are_counted_and_listed(lacking: Path, tmp_path: Path)
     assert ShardedDataset.open(str(tmp_path / "out")).index.episode_index.tolist() == [0, 2]
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("workers", [slowly("1"), "2"])
 def test_the_progress_bar_shows_episodes_rate_and_time_left(pusht_source: Path, tmp_path: Path, workers: str) -> None:
     parent, child = pty.openpty()
     process = subprocess.Popen(

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from support.broken_source import BrokenSource
 from support.lerobot_source import Camera, Source, build
+from support.slowly import slowly
 
 from roboshard.converter import ConversionReport
 from roboshard.converter.destination import locked
@@ -130,7 +131,7 @@ except StorageError as error:
 """
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("workers", [slowly("1"), "2"])
 def test_a_full_disk_is_an_error_and_leaves_nothing(tmp_path: Path, workers: str) -> None:
     built = build(tmp_path / "robot", Source(lengths=(5,) * 4, state_dim=160))
     arguments = [sys.executable, "-c", FULL, str(built.root), str(tmp_path / "shards"), workers]

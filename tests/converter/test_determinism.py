@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from support.lerobot_source import Camera, Source, build
+from support.slowly import slowly
 
 from roboshard.converter import ConversionReport, ConvertConfig, make_plan
 from roboshard.shards import ShardedDataset
@@ -46,7 +47,7 @@ def states(root: Path) -> dict[str, tuple[int, int, int]]:
     return {str(path): (stat.st_size, stat.st_mode, stat.st_mtime_ns) for path, stat in found.items()}
 
 
-@pytest.mark.parametrize("workers", [2, 4])
+@pytest.mark.parametrize("workers", [2, slowly(4)])
 def test_the_number_of_workers_does_not_show(
     source: Path, shards: Path, tmp_path: Path, run: Run, tree: ReadTree, workers: int
 ) -> None:

@@ -15,6 +15,7 @@ import pytest
 from support.broken_source import BrokenSource, drop, put, put_at, take, twice
 from support.lerobot_source import HARD_CASES, Camera, Color, Source, build
 from support.mp4_boxes import join_as_two_descriptions
+from support.slowly import slowly
 
 from roboshard.converter import ConversionReport, ConvertConfig, convert, make_plan
 from roboshard.shards import FormatError, MissingError, OptionError, RoboshardError, SourceError, StorageError
@@ -178,7 +179,7 @@ def test_an_episode_that_cannot_be_copied_exactly_stops_the_run(
     assert sorted(path.name for path in (tmp_path / "shards").rglob("*")) == ["shards"]
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [slowly(1), 2])
 def test_errors_keep_their_type_and_text_on_the_way_from_a_worker(tmp_path: Path, run: Run, workers: int) -> None:
     built = build(tmp_path / "robot", Source(lengths=(5,) * 4, cameras=(Camera(key=TOP),), state_dim=160))
     source = BrokenSource(built.root)

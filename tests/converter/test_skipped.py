@@ -100,7 +100,7 @@ def test_a_shard_without_any_episode_is_not_there(lacking: Path, tmp_path: Path,
     assert (tmp_path / "shards/dataset.json").read_bytes() == before
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, slowly(2)])
 def test_when_no_episode_can_be_converted_there_is_no_dataset(
     lacking: Path, tmp_path: Path, run: Run, workers: int
 ) -> None:

@@ -116,11 +116,13 @@ def test_a_source_of_an_older_version_becomes_a_v3_dataset(tmp_path: Path) -> No
 # -- Files -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("codec", ["libsvtav1", "libx265"])
-def test_video_that_was_encoded_again_is_described_as_it_is_now(tmp_path: Path, codec: Any) -> None:
+@pytest.mark.parametrize(("codec", "size"), [("libsvtav1", (48, 72)), ("libx265", (64, 96))])
+def test_video_that_was_encoded_again_is_described_as_it_is_now(
+    tmp_path: Path, codec: Any, size: tuple[int, int]
+) -> None:
     camera = Camera(key=TOP, gop=30, bframes=2, stream="continuous")
     source = build(tmp_path / "source", Source(lengths=(6, 9, 5), cameras=(camera,))).root
-    options = ReencodeConfig(codec=codec, gop=2, size=(48, 72))
+    options = ReencodeConfig(codec=codec, gop=2, size=size)
     convert(
         ConvertConfig(
             source=str(source), destination=str(tmp_path / "shards"), workers=1, video="reencode", reencode=options
@@ -133,8 +135,8 @@ def test_video_that_was_encoded_again_is_described_as_it_is_now(tmp_path: Path, 
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         context = stream.codec_context
-        assert feature["shape"] == [context.height, context.width, 3] == [48, 72, 3]
-        assert (feature["info"]["video.height"], feature["info"]["video.width"]) == (48, 72)
+        assert feature["shape"] == [context.height, context.width, 3] == [*size, 3]
+        assert (feature["info"]["video.height"], feature["info"]["video.width"]) == size
         assert feature["info"]["video.codec"] == context.codec.canonical_name
         assert feature["info"]["video.pix_fmt"] == context.pix_fmt
         assert [read_stamp(frame.to_ndarray(format="rgb24")) for frame in container.decode(video=0)] == [

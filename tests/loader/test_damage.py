@@ -154,7 +154,7 @@ def test_a_flipped_bit_anywhere_in_a_manifest_is_an_error_that_names_it(copy: Pa
             load(copy, cameras=[])
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_whatever_happens_to_a_file_the_samples_are_the_same_or_there_is_an_error(
     data: st.DataObject, whole: tuple[Path, list[dict[str, Any]]]
@@ -196,6 +196,7 @@ def test_an_error_in_a_worker_comes_to_the_parent_with_type_and_place(copy: Path
     assert no_child_is_left()
 
 
+@pytest.mark.slow
 def test_a_shard_that_goes_missing_under_a_worker(copy: Path) -> None:
     loader = make_loader(str(copy), batch_size=2, num_workers=1, cameras=[])
     shard_file(copy).unlink()

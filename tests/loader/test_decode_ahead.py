@@ -55,7 +55,6 @@ ORDERS: dict[str, dict[str, Any]] = {
     "uniform": {"seed": 4, "pool_episodes": 3},
     "sweep": {"seed": 4, "pool_episodes": 3, "frame_order": "sweep"},
 }
-SLOW = {"dataset order": pytest.mark.slow, "sweep": pytest.mark.slow}
 TWO_WORKERS_SLOWLY = [0, pytest.param(2, marks=pytest.mark.slow)]
 Batch = dict[str, Any]
 every_order = pytest.mark.parametrize("order", ORDERS.values(), ids=ORDERS)
@@ -175,7 +174,8 @@ def test_the_look_ahead_is_bounded_by_steps_and_bytes() -> None:
     assert [look_ahead_steps(size) for size in (0, 1, 100 << 20, 1 << 40)] == [most, most, 5, least]
 
 
-@pytest.mark.parametrize("order", [pytest.param(ORDERS[name], id=name, marks=SLOW.get(name, ())) for name in ORDERS])
+@pytest.mark.slow
+@every_order
 def test_workers_give_what_threads_give(shards: Path, order: dict[str, Any]) -> None:
     options = order | {"batch_size": 16, "delta_timestamps": WINDOWS, "max_workers": 2}
     loader = load(shards, num_workers=2, **options)

@@ -76,9 +76,9 @@ def state_after(root: Path, steps: int, **options: Any) -> dict[str, Any]:
         slowly("sweep", "global", "padded"),
         slowly("sweep", "shard", "padded"),
         slowly("uniform", "global", "dropped"),
-        ("sweep", "shard", "dropped"),
+        slowly("sweep", "shard", "dropped"),
         slowly("uniform", "shard", "even"),
-        ("sweep", "global", "even"),
+        slowly("sweep", "global", "even"),
     ],
 )
 def test_any_world_size(pusht_shards: Path, frame_order: str, episode_order: str, shape: str) -> None:

@@ -17,6 +17,7 @@ import pytest
 import torch
 import webdataset as wds
 from support.lerobot_source import Camera, Source, build
+from support.slowly import slowly
 
 from roboshard.converter import ConvertConfig, convert
 from roboshard.loader import Loader, fetch, make_loader, topology
@@ -61,7 +62,7 @@ def column(batches: Iterable[Batch], key: str = "index") -> list[Any]:
 
 
 @pytest.mark.parametrize("drop_last", [False, True])
-@pytest.mark.parametrize("batch_size", [None, 1, 5, FRAMES - 1, FRAMES, FRAMES + 1])
+@pytest.mark.parametrize("batch_size", [None, slowly(1), 5, slowly(FRAMES - 1), FRAMES, FRAMES + 1])
 @pytest.mark.filterwarnings("ignore:the loader has no batch")
 def test_len_is_the_number_of_batches(shards: Path, batch_size: int | None, drop_last: bool) -> None:
     loader = load(shards, batch_size=batch_size, drop_last=drop_last, cameras=[])

@@ -12,6 +12,7 @@ import pytest
 import torch
 from support.lerobot_source import Camera, Source, build
 from support.resume import Setup, Topology, check_resume_at_every_step, record
+from support.slowly import slowly
 
 from roboshard.converter import ConvertConfig, convert
 from roboshard.loader import Loader, make_loader
@@ -67,7 +68,7 @@ def ids(batches: list[Any]) -> list[tuple[int, int]]:
 # -- Order and state -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("frame_order", ["uniform", "sweep"])
+@pytest.mark.parametrize("frame_order", ["uniform", slowly("sweep")])
 def test_resume_at_every_step_in_any_topology(roots: Roots, frame_order: str) -> None:
     setup = setup_of(roots, frame_order=frame_order, pool_episodes=4, cameras=[])
     check_resume_at_every_step(setup, Topology(2), [Topology(1)])

@@ -19,7 +19,7 @@ from roboshard.loader.schedule import MAX_PERIOD, LaneCounts, Schedule, shares
 
 Frame = tuple[int, int]  # position of the episode, row
 
-SHARED = settings(max_examples=60, deadline=None)
+SHARED = settings(deadline=None)
 PARTS = st.lists(st.integers(1, 40), min_size=1, max_size=6)
 
 

@@ -22,7 +22,7 @@ from roboshard.loader.plan import Draw, Episodes, EpochPlan, Slots
 
 Frame = tuple[int, int]  # position of the episode, row
 
-SHARED = settings(max_examples=100, deadline=None)
+SHARED = settings(deadline=None)
 
 
 @dataclass(frozen=True)

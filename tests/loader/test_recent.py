@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.lerobot_source import Camera, Source, build
+from support.slowly import slowly
 
 from roboshard.converter import ConvertConfig, convert
 from roboshard.loader import make_loader, pipeline
@@ -47,7 +48,9 @@ def epoch(root: Path, window: list[float], **options: Any) -> tuple[list[Batch],
     return batches, loader.stats().frames_decoded / sum(LENGTHS)
 
 
-@pytest.mark.parametrize("options", [{}, {"pool_episodes": 2}, {"shuffle": False}, {"return_uint8": False}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, slowly({"pool_episodes": 2}), {"shuffle": False}, slowly({"return_uint8": False})], ids=str
+)
 @pytest.mark.parametrize("window", WINDOWS.values(), ids=WINDOWS)
 def test_the_same_pictures_for_a_fraction_of_the_decoding(
     distant_keyframes: Path, window: list[float], options: dict[str, Any], monkeypatch: pytest.MonkeyPatch

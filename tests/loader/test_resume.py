@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.slowly import slowly
 
 from roboshard.loader import Loader, make_loader
 from roboshard.shards import OptionError, ShardedDataset
@@ -97,8 +98,8 @@ def test_a_second_iteration_ends_the_first(pusht_shards: Path) -> None:
 # -- Checkpoints -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("frame_order", ["uniform", "sweep"])
-@pytest.mark.parametrize("epoch", [0, 3])
+@pytest.mark.parametrize("frame_order", ["uniform", slowly("sweep")])
+@pytest.mark.parametrize("epoch", [slowly(0), 3])
 def test_a_state_taken_at_any_step_continues_exactly_in_a_new_loader(
     pusht_shards: Path, epoch: int, frame_order: str
 ) -> None:
