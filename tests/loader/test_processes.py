@@ -224,7 +224,8 @@ class Script:
         self.process.communicate()
 
 
-@pytest.mark.parametrize("mode", [pytest.param("loading", marks=pytest.mark.slow), "training"])
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["loading", "training"])
 def test_ctrl_c(pusht_shards: Path, tmp_path: Path, mode: str) -> None:
     """The first one is caught, and the loader goes on to be used; the second one ends the process."""
     with Script(pusht_shards, mode, tmp_path) as script:
