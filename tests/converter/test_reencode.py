@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from support.lerobot_source import FURTHER_CASES, HARD_CASES, Built, Camera, Source, build, read_stamp
+from support.slowly import some_quickly
 
 from roboshard.converter import ConversionReport, ConvertConfig, ReencodeConfig, encoder, make_plan, survey_videos
 from roboshard.converter import reencode as converter_reencode
@@ -32,7 +33,7 @@ TOP, WRIST = "observation.images.top", "observation.images.wrist"
 Run = Callable[..., ConversionReport]
 ReadTree = Callable[[Path], dict[str, str]]
 Frames = NDArray[np.uint8]
-QUICK = {
+CODECS = {
     "open_gop_hevc": "libsvtav1",
     "open_gop_h264": "libx264",
     "edit_list": "libx264",
@@ -45,10 +46,6 @@ QUICK = {
 }
 NOT_ENCODED = ("dropped_frames", "ten_bit_hevc", "no_cameras", "image_features")
 CASES = {name: case for name, case in (HARD_CASES | FURTHER_CASES).items() if name not in NOT_ENCODED}
-
-
-def slowly(name: str) -> Any:
-    return name if name in QUICK else pytest.param(name, marks=pytest.mark.slow)
 
 
 def reencode(**options: Any) -> dict[str, Any]:
@@ -86,10 +83,12 @@ def slices(root: Path) -> Iterator[tuple[int, CameraRecord, bytes]]:
 # -- Frames and times ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [slowly(name) for name in CASES])
+@pytest.mark.parametrize(
+    "name", some_quickly(CASES, {"open_gop_hevc", "edit_list", "one_frame_episodes", "yuv444p", "color_tags"})
+)
 def test_every_row_keeps_its_frame_and_its_time(name: str, tmp_path: Path, run: Run) -> None:
     built = build(tmp_path / "source", CASES[name])
-    codec = QUICK.get(name, "libsvtav1")
+    codec = CODECS.get(name, "libsvtav1")
     run(built.root, tmp_path / "shards", **reencode(codec=codec, gop=3, crf=20))
     count = 0
     for episode, camera, data in slices(tmp_path / "shards"):

@@ -287,7 +287,7 @@ def test_state_at_is_the_state_of_that_step_over_three_epochs(pusht_shards: Path
 
 
 @pytest.mark.parametrize("drop_last", [False, True])
-@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.parametrize("shuffle", [slowly(False), True])
 @pytest.mark.filterwarnings("ignore:the loader has no batch")
 def test_length_is_exact_on_every_rank(pusht_shards: Path, shuffle: bool, drop_last: bool) -> None:
     frames = 644 - 14 * 3

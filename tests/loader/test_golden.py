@@ -94,6 +94,7 @@ def test_batches_in_random_order(pusht_shards: Path, kind: str, decoder: str) ->
     check_all(samples, kind)
 
 
+@pytest.mark.slow
 def test_batches_from_worker_processes(pusht_shards: Path) -> None:
     check_all(samples_of(loader_for(pusht_shards, "delta", batch_size=8, num_workers=2)), "delta")
 

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from support.remote_loading import bounded, collect, digests, digests_or_error, load_to, read_threads, small_loader
 from support.servers import LocalHub, RangeServer, S3Server
+from support.slowly import slowly
 
 from roboshard.shards import DamageError, MissingError, RoboshardError, ShardedDataset, StorageError
 from roboshard.shards.storage import connections, retry
@@ -72,7 +73,7 @@ def s3_root(s3_server: S3Server, arm_shards: Path) -> str:
 
 
 @pytest.mark.parametrize("episode_order", ["global", "shard"])
-@pytest.mark.parametrize("frame_order", ["uniform", "sweep"])
+@pytest.mark.parametrize("frame_order", ["uniform", slowly("sweep")])
 @pytest.mark.parametrize(
     "cameras",
     [pytest.param(None, marks=pytest.mark.slow), [TOP], pytest.param([], marks=pytest.mark.slow)],
@@ -127,6 +128,7 @@ def test_unshuffled_and_later_epochs_and_resumed_ones_are_the_local_ones(http: R
         assert digests(there) == digests(again)
 
 
+@pytest.mark.slow
 def test_workers_read_the_hub_by_the_environment(
     this_hub: LocalHub, hub_roots: list[str], local: Callable[..., list[str]]
 ) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import HfApi
 from support.servers import LocalHub, S3Server
+from support.slowly import slowly
 
 from roboshard.shards import MissingError, OptionError, StorageError
 from roboshard.shards.storage import targets_base
@@ -147,7 +148,7 @@ def test_failures_that_the_library_does_not_tell_of_are_seen(
         bucket.put([Upload(path="two", content=b"2")])
 
 
-@pytest.mark.parametrize("kind", ["status", "drop"])
+@pytest.mark.parametrize("kind", ["status", slowly("drop")])
 def test_passing_faults_of_the_hub_are_waited_out(bucket: Target, this_hub: LocalHub, kind: str) -> None:
     arguments = {"code": 503} if kind == "status" else {}
     for route in ("/batch", "/paths-info", "/tree", "write-token", "/resolve/"):

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.servers import S3Server
+from support.slowly import slowly
 
 from roboshard.shards import ShardedDataset, storage
 from roboshard.shards.errors import DamageError, MissingError, OptionError, RoboshardError, StorageError
@@ -104,7 +105,13 @@ FAULTS: list[tuple[str, dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("kind", "args", "message"), FAULTS, ids=[f"{k}-{list(a.values())}" for k, a, _ in FAULTS])
+FAULT_NAMES = [f"{kind}-{list(args.values())}" for kind, args, _ in FAULTS]
+SOME_FAULTS = [slowly(*fault) if fault[0] in ("drop", "refuse", "reset") else fault for fault in FAULTS]
+
+
+@pytest.mark.parametrize(
+    ("kind", "args", "message"), SOME_FAULTS, ids=[f"{k}-{list(a.values())}" for k, a, _ in FAULTS]
+)
 def test_faults_of_s3(s3_server: S3Server, url: str, kind: str, args: dict[str, Any], message: str) -> None:
     assert storage.read_range(url, 5, 6, patience=LONG) == CONTENT[5:11]
     if args.get("code") != 403:

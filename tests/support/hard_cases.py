@@ -103,17 +103,13 @@ FURTHER_CASES: dict[str, Source] = {
 
 SOME_QUICKLY = {
     "several_files_with_gaps",
-    "mid_gop_starts",
     "edit_list",
     "open_gop_hevc",
     "av1",
-    "timestamp_drift",
     "image_features",
     "all_dtypes",
     "case_colliding_cameras",
     "two_cameras_mixed_codecs",
-    "one_frame_episodes",
     "start_offset_bframes",
-    "edit_list_av1",
 }
 """A case of each kind, for where all take too long."""
