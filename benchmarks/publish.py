@@ -38,6 +38,7 @@ def render_blocks() -> dict[str, str]:
     makers: dict[str, Callable[[Result], str]] = {
         "conversion": conversion_table,
         "loading": loading_table,
+        "long_gop": loading_table,
         "consumer": consumer_table,
         "steady": steady_table,
         "plan_scale": plan_table,
