@@ -185,10 +185,9 @@ def _provenance(meta: SourceMeta, config: ConvertConfig, encoding: Encoding | No
         "shuffle_episodes": config.shuffle_episodes,
         "tolerance_s": config.tolerance_s,
     }
-    if encoding is not None:
-        options["video"] = encoding.as_json()
     versions = {name: version(name) for name in BYTE_DECIDING_LIBRARIES} | {"format": FORMAT_VERSION}
     if encoding is not None:
+        options["video"] = encoding.as_json()
         versions |= library_versions()
     revision = [] if meta.revision is None else [meta.revision]  # it is in the shards, so it decides their bytes
     identity = jsonio.canonical([meta.fingerprint, meta.name, options, versions, *revision])

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from roboshard.inspector.problems import CONVERT_AGAIN, Place
 from roboshard.inspector.slices import frames_of
 from roboshard.shards.errors import FormatError
+from roboshard.shards.gop import distances
 from roboshard.shards.schema import CameraRecord
 
 Luma = NDArray[np.float32]
@@ -97,7 +98,7 @@ def compare_pictures(camera: CameraRecord, data: bytes, original: Original, plac
     video, encoding = original.video, original.encoding
     packets, shown = video.select(original.rows)
     times, first_rows = np.unique(shown, return_index=True)
-    if np.diff([*camera.keyframes, camera.num_frames]).max() > encoding.gop:
+    if distances(camera.keyframes, camera.num_frames).max() > encoding.gop:
         place.report(f"keyframes are more than {encoding.gop} frames apart, the conversion's gop", CONVERT_AGAIN)
     theirs = (_luma(fitted(frame, encoding.size)) for frame in frames_at(video.stream, packets, times))
     ours = _Slice(data)

@@ -152,7 +152,7 @@ class MapDataset(torch.utils.data.Dataset[Batch]):
 
     def episode(self, episode_index: int) -> "EpisodeView":
         """The samples of one episode, by its `episode_index`. Raises OptionError where it is not among the chosen."""
-        found = self._job.dataset.index.episode_index[self._job.episodes.position]
+        found = self._meta.episodes.episode_index
         place = int(np.searchsorted(found, operator.index(episode_index)))
         if place == len(found) or found[place] != episode_index:
             raise OptionError(

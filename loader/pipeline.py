@@ -145,7 +145,7 @@ class Resources:
         )
 
     def close(self) -> None:
-        """End the threads."""
+        """End the threads, and give the memory that they freed back."""
         self.reads.close()
         self.threads.close()
         _return_freed_memory()

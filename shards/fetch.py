@@ -59,9 +59,8 @@ class ShardReads:
 
     def get(self, piece: Piece, where: str) -> memoryview:
         """The bytes of a piece, planned or not, verified. Raises DamageError, MissingError, StorageError."""
-        block = self._block_of(piece.range)
         cache = self._cache
-        if cache is None or block in self._read:
+        if cache is None or self._block_of(piece.range) in self._read:
             return self._verified(piece, where)
         fetched = False
 
@@ -69,7 +68,7 @@ class ShardReads:
             nonlocal fetched
             fetched = True
             data = bytes(self._verified(piece, where))
-            self._keep_others(cache, block, piece)
+            self._keep_others(cache, piece)
             return data
 
         data = cache.get(self._key(piece), piece.range.length, fetch)
@@ -89,8 +88,9 @@ class ShardReads:
             piece.check(data, where)
         return data
 
-    def _keep_others(self, cache: DiskCache, block: ByteRange, first: Piece) -> None:
+    def _keep_others(self, cache: DiskCache, first: Piece) -> None:
         """What came with the first piece, before that can be seen: who waits for it need not read the rest too."""
+        block = self._block_of(first.range)
         for piece in self._pieces:
             if piece is not first and block.covers(piece.range):
                 data = self._from_block(piece.range)

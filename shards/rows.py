@@ -29,8 +29,7 @@ EXTENSION_NAME, EXTENSION_METADATA = b"ARROW:extension:name", b"ARROW:extension:
 
 
 def encode_rows(table: pa.Table, episode: dict[str, jsonio.Json], provenance: Provenance | None) -> bytes:
-    """One parquet file of one row group; the same bytes for the same table and pyarrow version."""
-    table = as_stored(table)
+    """One parquet file of one row group; the same bytes for the same table, `as_stored`, and pyarrow version."""
     metadata = dict(table.schema.metadata or {})
     metadata[EPISODE_METADATA] = jsonio.dump(episode).rstrip()
     if provenance is not None:
