@@ -4,18 +4,17 @@ A pure function of the dataset and its URL. Names and tasks come from the source
 """
 
 import re
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
 import yaml
 
 from roboshard.publisher.preview import Preview, make_preview
 from roboshard.shards import storage
-from roboshard.shards.cameras import EPISODES_LOOKED_AT
+from roboshard.shards.cameras import EPISODES_LOOKED_AT, summarize_cameras
 from roboshard.shards.jsonio import Json
 from roboshard.shards.reader import ShardedDataset
-from roboshard.shards.schema import CameraRecord
 from roboshard.shards.selection import spread
 
 CARD = "README.md"
@@ -131,17 +130,13 @@ def _counts(dataset: ShardedDataset) -> str:
 
 def _cameras(dataset: ShardedDataset) -> str:
     """From a few episodes, evenly spread."""
-    found: dict[str, list[CameraRecord]] = defaultdict(list)
-    for position in spread(len(dataset.index), EPISODES_LOOKED_AT):
-        for camera in dataset.read_episode(position, cameras=[]).record.cameras:
-            found[camera.key].append(camera)
-    rows = []
-    for key, cameras in sorted(found.items()):
-        gop = sum(camera.num_frames for camera in cameras) / sum(len(camera.keyframes) for camera in cameras)
-        codecs = sorted({camera.codec for camera in cameras})
-        sizes = sorted({f"{camera.width}×{camera.height}" for camera in cameras})
-        formats = sorted({camera.pix_fmt for camera in cameras})
-        rows.append([_code(key), *(_plain(", ".join(each)) for each in (codecs, sizes, formats)), f"{gop:.1f}"])
+    positions = spread(len(dataset.index), EPISODES_LOOKED_AT)
+    records = (dataset.read_episode(position, cameras=[]).record for position in positions)
+    cameras = summarize_cameras((camera, 0) for record in records for camera in record.cameras)
+    rows = [
+        [_code(each.key), *map(_plain, (each.codec, each.size.replace("x", "×"), each.pix_fmt)), f"{each.gop:.1f}"]
+        for each in sorted(cameras, key=attrgetter("key"))
+    ]
     headings = ["camera", "codec", "size", "pixel format", "frames per keyframe"]
     return _table(headings, rows, "## Cameras") if rows else ""
 
