@@ -18,12 +18,15 @@ import torch
 from numpy.typing import NDArray
 
 from roboshard.loader.depth import DepthPixels
-from roboshard.loader.pictures import Picture
+from roboshard.loader.pictures import Pictures
 from roboshard.shards.errors import FormatError
 from roboshard.shards.features import DepthScale
 from roboshard.shards.schema import CameraRecord
 
 T = TypeVar("T")
+
+ONE_THREAD = {"threads": 1} if int(av.__version__.split(".")[0]) >= 17 else {}
+"""For PyAV's conversions, which since version 17 start threads of their own for each picture."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,22 +170,22 @@ def open_decoder(
 
 def decode_frames(
     decoder: FrameDecoder, camera: CameraRecord, indices: Sequence[int], settings: PictureSettings, where: str
-) -> Sequence[Picture]:
+) -> Pictures:
     """Pictures (H, W, C) by ascending index. Raises FormatError naming `where`."""
     frames = _named(lambda: decoder.frames(indices), where)
     size = (camera.height, camera.width)
     allowed = (size, size[::-1]) if settings.image_size is None else (settings.image_size,)  # a display matrix turns
     if frames.shape[:3] not in [(len(indices), *pixels) for pixels in allowed]:
         raise FormatError(f"{where}: frames of {tuple(frames.shape[1:3])} pixels where its record says {size}")
-    return list(frames.numpy() if frames.is_cpu else frames)
+    return frames.numpy() if frames.is_cpu else list(frames)
 
 
 def _upright(frame: av.VideoFrame, size: tuple[int, int] | None) -> NDArray[np.uint8]:
     """RGB (H, W, 3), turned as the file's display matrix says, which torchcodec does by itself."""
     turns = round(frame.rotation / 90) % 4
     height, width = (None, None) if size is None else size[::-1] if turns % 2 else size
-    pixels = frame.to_ndarray(format="rgb24", width=width, height=height, interpolation="BILINEAR")
-    return np.ascontiguousarray(np.rot90(pixels, turns))
+    pixels = frame.reformat(format="rgb24", width=width, height=height, interpolation="BILINEAR", **ONE_THREAD)
+    return np.ascontiguousarray(np.rot90(pixels.to_ndarray(), turns))
 
 
 class _Bytes:

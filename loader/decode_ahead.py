@@ -18,7 +18,7 @@ import torch
 
 from roboshard.loader.buffers import Buffers
 from roboshard.loader.episode import Episode
-from roboshard.loader.pictures import Picture, is_brightness
+from roboshard.loader.pictures import Picture, Pictures, is_brightness
 from roboshard.loader.rows import Batch, PictureKey, WindowedStep, check_shapes
 from roboshard.loader.stats import Counter
 
@@ -50,34 +50,37 @@ class PendingStep:
         }
         self._as_float = {picture.key: as_float or not picture.is_video for picture in pictures}
         self._tensors: dict[str, torch.Tensor] = {}
-        self._places: dict[str, Any] = {}  # the same memory, one picture after the other
+        self._memory: dict[str, Any] = {}  # the same, one picture after the other
         self._lending = Lock()
 
-    def put(self, key: str, place: int, picture: Picture, buffers: Buffers) -> None:
-        """Copy a picture to its place. The first one of a key says how large they are, and of which kind."""
-        places = self._places.get(key)
-        if places is None:
-            places = self._lend(key, picture, buffers)
-        if places.shape[1:] != picture.shape:
-            check_shapes(key, {tuple(places.shape[1:]), tuple(picture.shape)})
-        target = places[place]
-        is_scaled = is_brightness(picture) and target.dtype.itemsize > 1
-        if isinstance(picture, torch.Tensor):
-            target.copy_(picture / 255 if is_scaled else picture)
-        elif is_scaled:
-            np.divide(picture, UNIT, out=target, dtype=np.float32)
-        else:
-            target[...] = picture
+    def put(self, key: str, places: Sequence[int], pictures: Pictures, buffers: Buffers) -> None:
+        """Copy pictures to their places. The first one of a key says how large they are, and of which kind."""
+        memory = self._memory.get(key)
+        if memory is None:
+            memory = self._lend(key, pictures[0], buffers)
+        if any(picture.shape != memory.shape[1:] for picture in pictures):
+            check_shapes(key, {tuple(memory.shape[1:]), *(tuple(picture.shape) for picture in pictures)})
+        is_scaled = is_brightness(pictures[0]) and memory.dtype.itemsize > 1
+        if isinstance(pictures, np.ndarray) and not is_scaled:
+            memory[list(places)] = pictures  # at once: NumPy asks for the interpreter's lock again after each call
+            return
+        for place, picture in zip(places, pictures, strict=True):
+            if isinstance(picture, torch.Tensor):
+                memory[place].copy_(picture / 255 if is_scaled else picture)
+            elif is_scaled:
+                np.divide(picture, UNIT, out=memory[place], dtype=np.float32)
+            else:
+                memory[place] = picture
 
     def _lend(self, key: str, picture: Picture, buffers: Buffers) -> Any:
         with self._lending:
-            if key not in self._places:
+            if key not in self._memory:
                 dtype = torch.uint8 if is_brightness(picture) and not self._as_float[key] else torch.float32
                 tensor = buffers.lend((*self._shapes[key], *picture.shape), dtype)
-                places = tensor.view(-1, *picture.shape)
+                memory = tensor.view(-1, *picture.shape)
                 self._tensors[key] = tensor
-                self._places[key] = places if isinstance(picture, torch.Tensor) else places.numpy()
-            return self._places[key]
+                self._memory[key] = memory if isinstance(picture, torch.Tensor) else memory.numpy()
+            return self._memory[key]
 
     @property
     def num_bytes(self) -> int:
@@ -93,7 +96,6 @@ class _Target(NamedTuple):
     """Where a frame is needed."""
 
     step: PendingStep
-    key: str
     place: int
 
 
@@ -180,9 +182,8 @@ class DecodeThreads:
     def _decode(self, slot: Slice, requests: Mapping[int, Sequence[_Target]]) -> None:
         started, is_video = time.perf_counter(), slot.episode.is_video(slot.key)
         pictures, num_decoded = slot.episode.decode(slot.key, list(requests))
-        for picture, targets in zip(pictures, requests.values(), strict=True):
-            for target in targets:
-                target.step.put(target.key, target.place, picture, self._buffers)
+        for step, places, wanted in _by_step(requests, pictures):
+            step.put(slot.key, places, wanted, self._buffers)
         self._counter.add(
             decode_seconds=time.perf_counter() - started,
             frames_used=sum(map(len, requests.values())) if is_video else 0,
@@ -220,8 +221,24 @@ def _requests(step: WindowedStep, pending: PendingStep) -> dict[Slice, _Requests
         per_sample = frames.shape[1]
         for place, frame in enumerate(frames.ravel().tolist()):
             slot = Slice(step.episodes[episode_of[place // per_sample]], key)
-            requests[slot][frame].append(_Target(pending, key, place))
+            requests[slot][frame].append(_Target(pending, place))
     return requests
+
+
+def _by_step(
+    requests: Mapping[int, Sequence[_Target]], pictures: Pictures
+) -> Iterator[tuple[PendingStep, Sequence[int], Pictures]]:
+    """Which places of which step the pictures of the requests go to."""
+    found: dict[PendingStep, tuple[list[int], list[int]]] = defaultdict(lambda: ([], []))
+    for number, targets in enumerate(requests.values()):
+        for target in targets:
+            places, numbers = found[target.step]
+            places.append(target.place)
+            numbers.append(number)
+    for step, (places, numbers) in found.items():
+        first, end = numbers[0], numbers[0] + len(numbers)
+        is_stretch = numbers == list(range(first, end))
+        yield step, places, pictures[first:end] if is_stretch else [pictures[number] for number in numbers]
 
 
 def decode_video(steps: Iterable[WindowedStep], threads: DecodeThreads, counter: Counter) -> Iterator[Batch]:

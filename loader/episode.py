@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from roboshard.loader.columns import Column, ImageFiles, empty_column, make_column, make_images
 from roboshard.loader.decode import FrameDecoder, PictureSettings, decode_frames, open_decoder
-from roboshard.loader.pictures import Picture
+from roboshard.loader.pictures import Picture, Pictures
 from roboshard.loader.recent import RecentPictures
 from roboshard.shards.errors import FormatError
 from roboshard.shards.features import ROW_DTYPES, Features, Spec, depth_factor, depth_scale, is_depth
@@ -121,7 +121,7 @@ class Episode:
         after = bisect_right(others, self._last_frame.get(key, -1))
         return sorted(kept), others[after:], others[:after]
 
-    def decode(self, key: str, frames: Sequence[int]) -> tuple[Sequence[Picture], int]:
+    def decode(self, key: str, frames: Sequence[int]) -> tuple[Pictures, int]:
         """Pictures (H, W, C) of a camera or image feature by ascending frame, and how many were decoded.
 
         Not for two threads at once per key. Raises FormatError naming shard, episode and camera.
@@ -142,11 +142,12 @@ class Episode:
             return [pictures[frame] for frame in frames], 0
         missing = missing if recent is None else recent.with_gaps(missing)
         decoded = decode_frames(self._decoders[key], camera, missing, self._settings, where)
-        pictures |= zip(missing, decoded, strict=True)
-        if recent is not None:
-            recent.keep(missing, pictures)
         cost = decode_cost(missing, camera.keyframes, self._last_frame.get(key))
         self._last_frame[key] = missing[-1]
+        if recent is None:
+            return decoded, cost
+        pictures |= zip(missing, decoded, strict=True)
+        recent.keep(missing, pictures)
         return [pictures[frame] for frame in frames], cost
 
     def _memory_for(self, camera: CameraRecord) -> RecentPictures | None:

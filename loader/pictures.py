@@ -1,5 +1,6 @@
 """Pictures on their way from decoders to batches."""
 
+from collections.abc import Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -10,6 +11,9 @@ Number = TypeVar("Number", np.uint16, np.float32)
 
 Picture = NDArray[np.uint8] | NDArray[np.float32] | torch.Tensor
 """(H, W, C), an array, or a tensor where a GPU decoded it. uint8: brightness; float32: depth, used as it is."""
+
+Pictures = Sequence[Picture] | NDArray[np.uint8] | NDArray[np.float32]
+"""Some of one kind and size, one after the other; as one array (n, H, W, C) where they are so in memory."""
 
 
 def is_brightness(picture: Picture) -> bool:

@@ -349,6 +349,14 @@ def test_open_depth_decoders_have_no_threads_of_their_own(distant: tuple[Built, 
     assert len(list(TASKS.iterdir())) < before + len(decoders)
 
 
+@pytest.mark.skipif(not TASKS.exists(), reason="finds threads in /proc")
+def test_frames_that_pyav_converts_have_no_threads_of_their_own() -> None:
+    frames = [av.VideoFrame(640, 480, "yuv420p") for _ in range(8)]  # each keeps its converter
+    before = len(list(TASKS.iterdir()))
+    assert all(decode._upright(frame, None).shape == (480, 640, 3) for frame in frames)
+    assert len(list(TASKS.iterdir())) < before + len(frames)
+
+
 def test_depth_video_is_resized_to_the_nearest_pixel_and_not_transformed(built: Built, shards: str) -> None:
     key = next(iter(DEPTH_VIDEO))
     batch = in_order(shards, image_size=(32, 35), image_transforms=lambda picture: picture * 0)
@@ -371,7 +379,7 @@ def test_pictures_are_put_into_their_batch_as_what_they_are(
     """Those that a GPU decoded are tensors, others arrays."""
     step = WindowedStep(values={}, episodes=(), episode_of=np.zeros(1, int), frames={"x": np.zeros((1, 1), int)})
     pending = PendingStep(step, [PictureKey(key="x", is_video=True, offsets=None)], as_float)
-    pending.put("x", 0, picture if on_gpu else picture.numpy(), ReusedBuffers())
+    pending.put("x", [0], [picture] if on_gpu else picture.numpy()[None], ReusedBuffers())
     assert equal(pending.batch()["x"], expected.expand(1, picture.shape[-1], 2, 3))
 
 
