@@ -24,6 +24,8 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from support.damage import Forgery
 from support.lerobot_source import Camera, Source, build
@@ -31,9 +33,19 @@ from support.slowly import slowly
 
 from roboshard.converter import ConvertConfig, convert
 from roboshard.loader import Loader, decode, decode_ahead, fetch, make_loader
-from roboshard.loader.decode_ahead import CHUNK_FRAMES, LOOK_AHEAD_STEPS, DecodeThreads, look_ahead_steps
+from roboshard.loader.buffers import ReusedBuffers
+from roboshard.loader.decode_ahead import (
+    CHUNK_FRAMES,
+    LOOK_AHEAD_STEPS,
+    DecodeThreads,
+    PendingStep,
+    _by_step,
+    _Target,
+    look_ahead_steps,
+)
 from roboshard.loader.episode import Episode
 from roboshard.loader.loader import WARN_AFTER
+from roboshard.loader.rows import PictureKey, WindowedStep
 from roboshard.shards import FormatError, OptionError
 from roboshard.shards.gop import COSTLY, mean_random_cost
 
@@ -264,6 +276,34 @@ def test_within_the_look_ahead_each_frame_is_decoded_once(
     assert len(list(itertools.groupby(slices))) == len(set(slices)), "a slice is served in one go"
     stats = loader.stats()
     assert (stats.frames_requested, stats.frames_used) == (2 * FRAMES, 4 * FRAMES)
+
+
+@given(
+    wanted=st.dictionaries(
+        st.integers(0, 40), st.lists(st.integers(0, 2), min_size=1, max_size=4), min_size=1, max_size=CHUNK_FRAMES
+    ),
+    as_list=st.booleans(),
+)
+def test_each_picture_goes_wherever_it_is_wanted_and_nowhere_else(
+    wanted: dict[int, list[int]], as_list: bool
+) -> None:
+    """`wanted`: frame -> steps, once for each place."""
+    buffers, sizes = ReusedBuffers(), Tally(itertools.chain.from_iterable(wanted.values()))
+    steps: dict[int, PendingStep] = {}
+    for number, size in sizes.items():
+        step = WindowedStep(values={}, episodes=(), episode_of=np.zeros(size), frames={"x": np.zeros((size, 1), int)})
+        steps[number] = PendingStep(step, [PictureKey(key="x", is_video=True, offsets=None)], as_float=False)
+    requests: dict[int, list[_Target]] = {frame: [] for frame in sorted(wanted)}
+    expected: dict[int, list[int]] = {number: [] for number in steps}
+    for frame, targets in requests.items():
+        for number in wanted[frame]:
+            targets.append(_Target(steps[number], len(expected[number])))
+            expected[number].append(frame)
+    decoded = np.array(list(requests), np.uint8)[:, None, None, None].repeat(3, axis=3)
+    for pending, places, pictures in _by_step(requests, list(decoded) if as_list else decoded):
+        pending.put("x", places, pictures, buffers)
+    for number, frames in expected.items():
+        assert steps[number].batch()["x"][:, 0, 0, 0].tolist() == frames
 
 
 def test_a_decoder_goes_on_from_where_it_stands(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
