@@ -8,7 +8,8 @@ Three consumers take turns on one loader, for `batches` batches each, `runs` tim
 - python: works in pure Python for 20 ms a batch, holding the interpreter's lock.
 - slow: sleeps for twice an idle consumer's batch, as a training step on a GPU would. It should never wait.
 
-Prints medians: milliseconds a batch, and the share of the time that was spent waiting for data.
+Prints medians: milliseconds a batch, the share of the time that was spent waiting for data, and how much of that
+was waiting for the first batch of an epoch: epochs of the dataset that this is run on may be very short.
 """
 
 import statistics
@@ -52,25 +53,26 @@ def main() -> None:
     milliseconds, waiting = defaultdict(list), defaultdict(list)
     take(batches, options.batches, rest)
     for _ in range(options.runs):
-        idle_s, _ = turn(batches, options.batches, rest)
+        idle_s, *_ = turn(batches, options.batches, rest)
         turns: dict[str, Callable[[], None]] = {"python": work, "slow": lambda idle_s=idle_s: time.sleep(2 * idle_s)}
         milliseconds["idle"].append(1000 * idle_s)
         for name, consume in turns.items():
-            seconds, share = turn(batches, options.batches, consume)
+            seconds, *shares = turn(batches, options.batches, consume)
             milliseconds[name].append(1000 * seconds)
-            waiting[name].append(share)
+            waiting[name].append(shares)
     values: dict[str, Any] = {"frame_order": options.frame_order, "num_workers": options.num_workers}
     for name, found in milliseconds.items():
         values[name] = {"ms_per_batch": round(statistics.median(found), 1), "runs": [round(ms, 1) for ms in found]}
-    for name, shares in waiting.items():
-        values[name]["waiting"] = round(statistics.median(shares), 4)
+    for name, found in waiting.items():
+        values[name]["waiting"] = round(statistics.median(share for share, _ in found), 4)
+        values[name]["waiting_within_epochs"] = round(statistics.median(share for _, share in found), 4)
     slower = [work_ms - idle for idle, work_ms in zip(milliseconds["idle"], milliseconds["python"], strict=True)]
     values["python"]["slower_than_idle_ms"] = round(statistics.median(slower), 1)
     print_result("consumer", values, options.output)
 
 
-def endless(options: Options) -> Iterator[Any]:
-    """Batches, epoch after epoch."""
+def endless(options: Options) -> Iterator[tuple[int, Any]]:
+    """(step of its epoch, batch), epoch after epoch."""
     loader = make_loader(
         options.shards,
         batch_size=options.batch_size,
@@ -79,27 +81,28 @@ def endless(options: Options) -> Iterator[Any]:
         drop_last=True,
     )
     while True:
-        yield from loader
+        yield from enumerate(loader)
 
 
-def turn(batches: Iterator[Any], number: int, consume: Callable[[], None]) -> tuple[float, float]:
-    """(seconds a batch, share of them spent waiting) of one consumer."""
+def turn(batches: Iterator[tuple[int, Any]], number: int, consume: Callable[[], None]) -> tuple[float, float, float]:
+    """(seconds a batch, share of them spent waiting, that without waiting for epochs to begin) of one consumer."""
     take(batches, UNTIMED, consume)
     started = time.perf_counter()
-    waited = take(batches, number, consume)
+    waited, inside = take(batches, number, consume)
     taken = time.perf_counter() - started
-    return taken / number, waited / taken
+    return taken / number, waited / taken, inside / taken
 
 
-def take(batches: Iterator[Any], number: int, consume: Callable[[], None]) -> float:
-    """Seconds of waiting for `number` batches."""
-    waited = 0.0
+def take(batches: Iterator[tuple[int, Any]], number: int, consume: Callable[[], None]) -> tuple[float, float]:
+    """Seconds of waiting for `number` batches, and for those of them that do not begin an epoch."""
+    waited = inside = 0.0
     for _ in range(number):
         started = time.perf_counter()
-        next(batches)
-        waited += time.perf_counter() - started
+        step, _ = next(batches)
+        seconds = time.perf_counter() - started
+        waited, inside = waited + seconds, inside + (seconds if step else 0)
         consume()
-    return waited
+    return waited, inside
 
 
 def rest() -> None:

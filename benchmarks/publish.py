@@ -120,13 +120,14 @@ def consumer_table(result: Result) -> str:
     """What a training loop notices."""
     idle, python, slow = (result[name] for name in ("idle", "python", "slow"))
     slower = f"{python['slower_than_idle_ms']} ms slower than idle"
+    waits = f"{slow['waiting']:.1%}, {slow['waiting_within_epochs']:.1%} but for the first batches of epochs"
     return "\n".join(
         [
             "| consumer | a batch | waiting for data |",
             "|---|---|---|",
             f"| idle: decoding is all there is | {idle['ms_per_batch']} ms | |",
             f"| 20 ms of pure Python a batch | {python['ms_per_batch']} ms, {slower} | {python['waiting']:.1%} |",
-            f"| slower than decoding: sleeps two idle batches | {slow['ms_per_batch']} ms | {slow['waiting']:.1%} |",
+            f"| slower than decoding: sleeps two idle batches | {slow['ms_per_batch']} ms | {waits} |",
             provenance(result),
         ]
     )
