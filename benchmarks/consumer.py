@@ -8,8 +8,8 @@ Three consumers take turns on one loader, for `batches` batches each, `runs` tim
 - python: works in pure Python for 20 ms a batch, holding the interpreter's lock.
 - slow: sleeps for twice an idle consumer's batch, as a training step on a GPU would. It should never wait.
 
-Prints medians: milliseconds a batch, the share of the time that was spent waiting for data, and how much of that
-was waiting for the first batch of an epoch: epochs of the dataset that this is run on may be very short.
+Prints medians: milliseconds a batch, and the share of the time that was spent waiting for data, also without the
+waits for the first batch of an epoch: epochs of the dataset that this is run on may be very short.
 """
 
 import statistics

@@ -53,24 +53,19 @@ class PendingStep:
         self._memory: dict[str, Any] = {}  # the same, one picture after the other
         self._lending = Lock()
 
-    def put(self, key: str, places: Sequence[int], pictures: Pictures, buffers: Buffers) -> None:
+    def put(self, key: str, places: list[int], pictures: Pictures, buffers: Buffers) -> None:
         """Copy pictures to their places. The first one of a key says how large they are, and of which kind."""
         memory = self._memory.get(key)
         if memory is None:
             memory = self._lend(key, pictures[0], buffers)
-        if any(picture.shape != memory.shape[1:] for picture in pictures):
-            check_shapes(key, {tuple(memory.shape[1:]), *(tuple(picture.shape) for picture in pictures)})
-        is_scaled = is_brightness(pictures[0]) and memory.dtype.itemsize > 1
-        if isinstance(pictures, np.ndarray) and not is_scaled:
-            memory[list(places)] = pictures  # at once: NumPy asks for the interpreter's lock again after each call
+        if isinstance(pictures, np.ndarray) and (pictures.dtype, pictures.shape[1:]) == (
+            memory.dtype,
+            memory.shape[1:],
+        ):
+            memory[places] = pictures  # at once: NumPy asks for the interpreter's lock again after each call
             return
         for place, picture in zip(places, pictures, strict=True):
-            if isinstance(picture, torch.Tensor):
-                memory[place].copy_(picture / 255 if is_scaled else picture)
-            elif is_scaled:
-                np.divide(picture, UNIT, out=memory[place], dtype=np.float32)
-            else:
-                memory[place] = picture
+            _put_one(key, memory[place], picture)
 
     def _lend(self, key: str, picture: Picture, buffers: Buffers) -> Any:
         with self._lending:
@@ -90,6 +85,19 @@ class PendingStep:
     def batch(self) -> Batch:
         """Rows and pictures (n, C, H, W) or (n, T, C, H, W); in memory the channels stay last, as decoded."""
         return self.values | {key: self._tensors[key].movedim(-1, -3) for key in self._shapes}
+
+
+def _put_one(key: str, target: Any, picture: Picture) -> None:
+    """Copy a picture to its place: the images of one feature may differ in kind."""
+    if target.shape != picture.shape:
+        check_shapes(key, {tuple(target.shape), tuple(picture.shape)})
+    is_scaled = is_brightness(picture) and target.dtype.itemsize > 1
+    if isinstance(picture, torch.Tensor):
+        target.copy_(picture / 255 if is_scaled else picture)
+    elif is_scaled:
+        np.divide(picture, UNIT, out=target, dtype=np.float32)
+    else:
+        target[...] = picture
 
 
 class _Target(NamedTuple):
@@ -227,7 +235,7 @@ def _requests(step: WindowedStep, pending: PendingStep) -> dict[Slice, _Requests
 
 def _by_step(
     requests: Mapping[int, Sequence[_Target]], pictures: Pictures
-) -> Iterator[tuple[PendingStep, Sequence[int], Pictures]]:
+) -> Iterator[tuple[PendingStep, list[int], Pictures]]:
     """Which places of which step the pictures of the requests go to."""
     found: dict[PendingStep, tuple[list[int], list[int]]] = defaultdict(lambda: ([], []))
     for number, targets in enumerate(requests.values()):

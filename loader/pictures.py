@@ -13,7 +13,7 @@ Picture = NDArray[np.uint8] | NDArray[np.float32] | torch.Tensor
 """(H, W, C), an array, or a tensor where a GPU decoded it. uint8: brightness; float32: depth, used as it is."""
 
 Pictures = Sequence[Picture] | NDArray[np.uint8] | NDArray[np.float32]
-"""Some of one kind and size, one after the other; as one array (n, H, W, C) where they are so in memory."""
+"""Some of them, one after the other; one array (n, H, W, C) where they are of one kind and size and so in memory."""
 
 
 def is_brightness(picture: Picture) -> bool:

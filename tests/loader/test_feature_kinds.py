@@ -383,6 +383,16 @@ def test_pictures_are_put_into_their_batch_as_what_they_are(
     assert equal(pending.batch()["x"], expected.expand(1, picture.shape[-1], 2, 3))
 
 
+@pytest.mark.parametrize("order", [[0, 1], [1, 0]], ids=["brightness first", "depth first"])
+def test_each_image_of_a_feature_is_taken_as_what_it_is(order: list[int]) -> None:
+    """Files of 8 and of 16 bits may be in one feature: only the former become 0..1."""
+    images = [np.full((2, 3, 1), 51, np.uint8), np.full((2, 3, 1), 1234, np.float32)]
+    step = WindowedStep(values={}, episodes=(), episode_of=np.zeros(2, int), frames={"x": np.zeros((2, 1), int)})
+    pending = PendingStep(step, [PictureKey(key="x", is_video=False, offsets=None)], as_float=False)
+    pending.put("x", order, [images[number] for number in order], ReusedBuffers())
+    assert pending.batch()["x"][:, 0, 0, 0].tolist() == pytest.approx([0.2, 1234])
+
+
 @pytest.mark.parametrize(
     ("scale", "reason"),
     [
