@@ -62,14 +62,18 @@ def pin_batch(batch: Batch) -> Batch:
 class Copies:
     """Copies of batches to a device, on a stream of their own: begun in one thread, awaited in another."""
 
-    def __init__(self, device: str) -> None:
-        self._device = torch.device(device)
-        self._stream: Any = torch.cuda.Stream(self._device) if self._device.type == "cuda" else None  # type: ignore[no-untyped-call]
+    def __init__(self, device: str | None) -> None:
+        """None: batches stay where they were made. Nothing is made on the device before the first batch."""
+        self._device = None if device is None else torch.device(device)
+        self._stream: Any = None
 
     def begin(self, batch: Batch) -> tuple[Batch, Any]:
         """The batch on the device, and the event that tells when it has arrived."""
-        if self._stream is None:
+        if self._device is None:
+            return batch, None
+        if self._device.type != "cuda":
             return _each_tensor(batch, lambda tensor: tensor.to(self._device)), None
+        self._stream = self._stream or torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         with torch.cuda.stream(self._stream):
             copied = _each_tensor(batch, lambda tensor: tensor.to(self._device, non_blocking=True))
             return copied, self._stream.record_event()

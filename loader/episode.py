@@ -110,6 +110,11 @@ class Episode:
         found = self._frame_of_row.get(key)
         return rows if found is None else found[rows]
 
+    def gop(self, key: str, frame: int) -> int:
+        """Which GOP of its slice a frame is in; an image of the rows stands alone."""
+        camera = self._cameras.get(key)
+        return frame if camera is None else bisect_right(camera.keyframes, frame)
+
     def ways(self, key: str, frames: Sequence[int]) -> tuple[Sequence[int], ...]:
         """Ascending frames in the order that costs least, as ascending parts.
 

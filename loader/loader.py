@@ -29,7 +29,7 @@ class Loader:
         """Plan the first epoch; nothing is read, and no process started, before iteration."""
         self._job = job
         self._runner = EpochRunner(job)
-        self._plan, self._planned_epoch = job.plan(0), 0
+        self._plan, self._planned_epoch = self._runner.plan(0), 0
         self._epoch = 0
         self._received = 0  # steps of the epoch that the user has
         self._resume_at = 0  # where the next iteration begins
@@ -132,7 +132,10 @@ class Loader:
             self._epoch, self._received, self._resume_at = given.epoch + 1, 0, 0
 
     def close(self) -> None:
-        """Stop the worker processes, and with them an iteration that is running; a later one starts them again."""
+        """Stop threads and worker processes, and an iteration that is running; a later one starts them again.
+
+        Once epochs follow each other the next one is begun ahead, and would wait in memory to be iterated over.
+        """
         self._runner.close()
         self._running = None
 
@@ -184,8 +187,8 @@ class Loader:
 
     def _batches(self, first_step: int) -> Iterator[Batch]:
         if self._planned_epoch != self._epoch:
-            self._plan, self._planned_epoch = self._job.plan(self._epoch), self._epoch
-        return self._runner.batches(self._epoch, self._plan, first_step)
+            self._plan, self._planned_epoch = self._runner.plan(self._epoch), self._epoch
+        return self._runner.batches(self._epoch, first_step)
 
     def _warn_of_long_gops(self) -> None:
         """Once, when the first frames have shown what a frame in random order costs."""

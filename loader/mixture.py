@@ -63,6 +63,11 @@ class MixturePlan:
         places = [self._schedule.place(number, frames - 1) for number, frames in enumerate(self._num_frames)]
         return max(places) // self._slots.global_batch_size + 1
 
+    @property
+    def num_worker_slots(self) -> int:
+        """K."""
+        return self._slots.worker_slots
+
     def worker_slot(self, step: int) -> int:
         """k: the worker slot that serves a step."""
         return (self._epoch * self.num_steps + step) % self._slots.worker_slots

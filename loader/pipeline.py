@@ -10,11 +10,12 @@
     images            the user's transform, if there is one                images.py
     batch             as it is, or its samples one by one                  batch.py
 
-Each stage takes an iterator and gives one. They are joined by a WebDataset DataPipeline.
+Each stage takes an iterator and gives one. WebDataset's DataPipeline joins them: the first four for each epoch anew,
+the others once, so that the first batches of an epoch are decoded beside the last ones of the one before.
 """
 
 import ctypes
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -50,6 +51,8 @@ MAX_LOOK_BACK = 32
 """Pictures kept of each slice for the windows of coming steps; of wider windows none are."""
 
 Plan = EpochPlan | MixturePlan
+EpochPart = tuple[Plan, int]
+"""An epoch, and the first step of it that is loaded."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,15 +154,12 @@ class Resources:
         _return_freed_memory()
 
 
-def load(job: LoadJob, plan: Plan, first_step: int, own: Resources) -> Generator[Batch, None, None]:
-    """The batches of this process, in order, from `first_step` of the planned epoch on. Closes `own` at the end."""
+def load(job: LoadJob, epochs: Iterable[EpochPart], own: Resources) -> Generator[Batch, None, None]:
+    """The batches of this process, in order, epoch after epoch. Closes `own` at the end."""
     counter = own.counter
     try:
         yield from wds.DataPipeline(
-            partial(plan_steps, plan, first_step),
-            partial(split_by_node, config=job.config),
-            partial(split_by_worker, plan=plan, first_step=first_step),
-            partial(draw_samples, plan=plan),
+            partial(draw_epochs, epochs, config=job.config),
             partial(fetch_episodes, pool=own.pool, reads=own.reads, counter=counter),
             partial(delta_windows, offsets=job.offsets, pictures=job.pictures, counter=counter),
             partial(decode_video, threads=own.threads, counter=counter),
@@ -202,6 +202,37 @@ def _as_they_are(batches: Iterable[Batch]) -> Iterator[Batch]:
     yield from batches
 
 
+def draw_epochs(epochs: Iterable[EpochPart], config: LoaderConfig) -> Iterator[Draw]:
+    """What each step of this process takes, of one epoch after the other."""
+    for plan, first_step in epochs:
+        yield from wds.DataPipeline(
+            partial(plan_steps, plan, first_step),
+            partial(split_by_node, config=config),
+            partial(split_by_worker, plan=plan, first_step=first_step),
+            partial(draw_samples, plan=plan),
+        )
+
+
+def epochs_from(plan_of: Callable[[int], Plan], epoch: int, first_step: int, goes_on: bool) -> Iterator[EpochPart]:
+    """An epoch from a step on, and if it `goes_on` those after it, as long as this process has a step in them."""
+    yield plan_of(epoch), first_step
+    while goes_on:
+        epoch += 1
+        if not num_own_steps(plan_of(epoch), 0):
+            return
+        yield plan_of(epoch), 0
+
+
+def num_own_steps(plan: Plan, first_step: int) -> int:
+    """How many steps of an epoch, from `first_step` on, `split_by_worker` leaves to this process."""
+    turn, num_workers = _turn(plan, first_step)
+    slots, first_slot = plan.num_worker_slots, plan.worker_slot(first_step)
+    return sum(
+        len(range(first_step + (slot - first_slot) % slots, plan.num_steps, slots))
+        for slot in range(turn, slots, num_workers)
+    )
+
+
 def plan_steps(plan: Plan, first_step: int) -> Iterator[int]:
     """The numbers of the epoch's steps."""
     yield from range(first_step, plan.num_steps)
@@ -217,15 +248,20 @@ def split_by_node(steps: Iterable[int], config: LoaderConfig) -> Iterator[NodeSt
 
 
 def split_by_worker(steps: Iterable[NodeStep], plan: Plan, first_step: int) -> Iterator[NodeStep]:
-    """A worker serves the steps of its worker slots.
+    """A worker serves the steps of its worker slots."""
+    turn, num_workers = _turn(plan, first_step)
+    for step in steps:
+        if plan.worker_slot(step.step) % num_workers == turn:
+            yield step
+
+
+def _turn(plan: Plan, first_step: int) -> tuple[int, int]:
+    """(turn, number of workers): this process serves the worker slots that are equal to `turn` modulo the number.
 
     torch's DataLoader asks worker 0 first, then 1, 2, …: the first step's worker slot decides who is 0.
     """
     worker, num_workers = topology.worker()
-    turn = (plan.worker_slot(first_step) + worker) % num_workers
-    for step in steps:
-        if plan.worker_slot(step.step) % num_workers == turn:
-            yield step
+    return (plan.worker_slot(first_step) + worker) % num_workers, num_workers
 
 
 def draw_samples(steps: Iterable[NodeStep], plan: Plan) -> Iterator[Draw]:

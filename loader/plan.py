@@ -158,6 +158,11 @@ class EpochPlan:
         rest = self.num_left_over % self._slots.global_batch_size
         return 0 if self._order.drop_last or not rest else -rest % self._slots.rank_slots
 
+    @property
+    def num_worker_slots(self) -> int:
+        """K."""
+        return self._slots.worker_slots
+
     def worker_slot(self, step: int) -> int:
         """k: the worker slot that serves a step."""
         return step % self._slots.worker_slots

@@ -1,49 +1,51 @@
-"""Where an epoch's batches are made: by threads of this process, one step ahead, or by worker processes."""
+"""Where batches are made: by threads of this process, one step ahead, or by worker processes."""
 
 import atexit
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from roboshard.loader.ahead import run_ahead
 from roboshard.loader.buffers import Buffers, DeviceBuffers, PinnedBuffers, ReusedBuffers
 from roboshard.loader.device import Copies, decodes_on_gpu, pin_batch, should_pin
-from roboshard.loader.pipeline import LoadJob, Plan, Resources, load
+from roboshard.loader.pipeline import EpochPart, LoadJob, Plan, Resources, epochs_from, load, num_own_steps
 from roboshard.loader.rows import Batch
 from roboshard.loader.stats import Counter, LoaderStats
+from roboshard.loader.stream import EpochStream
 from roboshard.loader.workers import WorkerPool
 
 
 class EpochRunner:
-    """Runs one epoch at a time; workers and memory are kept from epoch to epoch."""
+    """Runs one epoch at a time; workers, threads and memory are kept from epoch to epoch."""
 
     def __init__(self, job: LoadJob) -> None:
         """Nothing is started before the first epoch."""
         self._job = job
         self._config = job.config
-        self._buffers = _buffers(job)
-        self._copies: Copies | None = None
+        self._copies = Copies(job.config.read.device)
         self._workers: WorkerPool | None = None
         self._of_workers: dict[int, LoaderStats] = {}  # the last word of each on how it stands
         self.counter = Counter()
+        self.plan: Callable[[int], Plan] = lru_cache(maxsize=2)(job.plan)
+        """The plan of an epoch; of this one and of the next one, which is begun beside it."""
+        own = _InThreads(job=job, plan_of=self.plan, copies=self._copies, buffers=_buffers(job), counter=self.counter)
+        self._stream = EpochStream(own.begin)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A copy starts anew: threads, processes and memory belong to this one."""
         return EpochRunner, (self._job,)
 
-    def batches(self, epoch: int, plan: Plan, first_step: int) -> Generator[Batch, None, None]:
+    def batches(self, epoch: int, first_step: int) -> Generator[Batch, None, None]:
         """The batches of an epoch from `first_step` on, where the user wants them."""
         if self._config.split.num_workers:
-            yield from self._of_processes(epoch, first_step)
+            arriving = self._of_processes(epoch, first_step)
         else:
-            own = Resources(self._job, self._buffers, self.counter)
-            with closing(run_ahead(self._of_threads(plan, first_step, own), own.reads.stop)) as coming:
-                atexit.register(coming.close)  # a program may end in mid-epoch: later there is nothing to end it with
-                try:
-                    for batch, arrived in coming:
-                        yield batch if self._copies is None else self._copies.finish(batch, arrived)
-                finally:
-                    atexit.unregister(coming.close)
+            arriving = self._stream.items(epoch, first_step, num_own_steps(self.plan(epoch), first_step))
+        with closing(arriving):
+            for batch, arrived in arriving:
+                yield self._copies.finish(batch, arrived)
 
     def stats(self) -> LoaderStats:
         """The numbers so far."""
@@ -54,25 +56,20 @@ class EpochRunner:
         return stats
 
     def close(self) -> None:
-        """Stop the worker processes; the next epoch starts them again."""
+        """Stop the threads and the worker processes; the next epoch starts them again."""
+        self._stream.close()
         if self._workers is not None:
             self._workers.close()
             self._workers = None
             self._of_workers.clear()
 
-    def _of_threads(self, plan: Plan, first_step: int, own: Resources) -> Generator[tuple[Batch, Any], None, None]:
-        with closing(load(self._job, plan, first_step, own)) as batches:
-            for batch in batches:
-                yield self._begin_copy(batch)
-
-    def _of_processes(self, epoch: int, first_step: int) -> Iterator[Batch]:
+    def _of_processes(self, epoch: int, first_step: int) -> Generator[tuple[Batch, Any], None, None]:
         workers = self._workers = self._workers or WorkerPool(self._job)
         try:
             for batch, worker, stats in workers.run(epoch, first_step):
                 self.counter.merge(stats)
                 self._of_workers[worker] = stats
-                copied, arrived = self._begin_copy(pin_batch(batch) if self._config.read.pin_memory else batch)
-                yield copied if self._copies is None else self._copies.finish(copied, arrived)
+                yield self._copies.begin(pin_batch(batch) if self._config.read.pin_memory else batch)
         except GeneratorExit:
             raise
         except BaseException:  # Ctrl-C too: what is left of them is in no state to go on
@@ -80,11 +77,32 @@ class EpochRunner:
             raise
         self._of_workers.clear()
 
-    def _begin_copy(self, batch: Batch) -> tuple[Batch, Any]:
-        if self._config.read.device is None:
-            return batch, None
-        self._copies = self._copies or Copies(self._config.read.device)
-        return self._copies.begin(batch)
+
+@dataclass(frozen=True, kw_only=True)
+class _InThreads:
+    """Batches made by threads of this process; without the runner, whose end must be theirs."""
+
+    job: LoadJob
+    plan_of: Callable[[int], Plan]
+    copies: Copies
+    buffers: Buffers
+    counter: Counter
+
+    def begin(self, epoch: int, first_step: int, goes_on: bool) -> Generator[tuple[Batch, Any], None, None]:
+        """Batches on their way to where they are wanted: see `EpochStream`."""
+        own = Resources(self.job, self.buffers, self.counter)
+        batches = self._on_their_way(epochs_from(self.plan_of, epoch, first_step, goes_on), own)
+        with closing(run_ahead(batches, own.reads.stop)) as coming:
+            atexit.register(coming.close)  # a program may end in mid-epoch: later there is nothing to end it with
+            try:
+                yield from coming
+            finally:
+                atexit.unregister(coming.close)
+
+    def _on_their_way(self, epochs: Iterator[EpochPart], own: Resources) -> Generator[tuple[Batch, Any], None, None]:
+        with closing(load(self.job, epochs, own)) as batches:
+            for batch in batches:
+                yield self.copies.begin(batch)
 
 
 def _buffers(job: LoadJob) -> Buffers:

@@ -3,7 +3,8 @@
 import atexit
 import signal
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from functools import lru_cache
 from multiprocessing import get_context
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
@@ -14,10 +15,11 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from roboshard.loader import topology
 from roboshard.loader.decode_ahead import LOOK_AHEAD_STEPS
-from roboshard.loader.pipeline import LoadJob, Resources, load
+from roboshard.loader.pipeline import LoadJob, Resources, epochs_from, load, num_own_steps
 from roboshard.loader.ring import Message, RingPlan, RingReceiver, RingSender
 from roboshard.loader.rows import Batch
 from roboshard.loader.stats import Counter, LoaderStats
+from roboshard.loader.stream import EpochStream
 
 PREFETCHED_PER_WORKER = 1  # beside what each decodes ahead by itself
 DEATH_TAKES_S = 1.0
@@ -83,15 +85,32 @@ class _StepDataset(torch.utils.data.IterableDataset[tuple[Message, int, LoaderSt
         self._job = job
         self._place = place
         self._ring = ring
-        self._sender: RingSender | None = None
+        self._here: _InWorker | None = None
 
     def __iter__(self) -> Iterator[tuple[Message, int, LoaderStats]]:
-        epoch, first_step = self._place[:]
-        worker, _ = topology.worker()
-        sender = self._sender = self._sender or RingSender(self._ring, worker)
-        counter = Counter()
-        for batch in load(self._job, self._job.plan(epoch), first_step, Resources(self._job, sender, counter)):
-            yield sender.pack(batch), worker, counter.take()
+        here = self._here = self._here or _InWorker(self._job, self._ring)
+        yield from here.messages(*self._place)
+
+
+class _InWorker:
+    """What a worker keeps from epoch to epoch."""
+
+    def __init__(self, job: LoadJob, ring: RingPlan) -> None:
+        self._job = job
+        self._plan_of = lru_cache(maxsize=2)(job.plan)
+        self._worker, _ = topology.worker()
+        self._sender = RingSender(ring, self._worker)
+        self._counter = Counter()
+        self._stream = EpochStream(self._begin)
+
+    def messages(self, epoch: int, first_step: int) -> Iterator[tuple[Message, int, LoaderStats]]:
+        """This worker's batches of an epoch, packed; its number; and what it has done since the last one."""
+        for batch in self._stream.items(epoch, first_step, num_own_steps(self._plan_of(epoch), first_step)):
+            yield self._sender.pack(batch), self._worker, self._counter.take()
+
+    def _begin(self, epoch: int, first_step: int, goes_on: bool) -> Generator[Batch, None, None]:
+        own = Resources(self._job, self._sender, self._counter)
+        return load(self._job, epochs_from(self._plan_of, epoch, first_step, goes_on), own)
 
 
 def _close(pool: weakref.ref[WorkerPool]) -> None:

@@ -38,14 +38,14 @@ from roboshard.loader.decode_ahead import (
     CHUNK_FRAMES,
     LOOK_AHEAD_STEPS,
     DecodeThreads,
-    PendingStep,
     _by_step,
-    _Target,
     look_ahead_steps,
 )
 from roboshard.loader.episode import Episode
 from roboshard.loader.loader import WARN_AFTER
+from roboshard.loader.pending import PendingStep
 from roboshard.loader.rows import PictureKey, WindowedStep
+from roboshard.loader.wanted import Target
 from roboshard.shards import FormatError, OptionError
 from roboshard.shards.gop import COSTLY, mean_random_cost
 
@@ -260,9 +260,11 @@ def test_within_the_look_ahead_each_frame_is_decoded_once(
     shards: Path, around_decode: Any, all_at_once: None
 ) -> None:
     calls: list[tuple[int, str, list[int]]] = []
+    gops: list[tuple[int, str, int]] = []
 
     def recorded(decode_really: Decode, episode: Episode, key: str, frames: Sequence[int]) -> Any:
         calls.append((id(episode), key, list(frames)))
+        gops.extend((id(episode), key, episode.gop(key, frame)) for frame in frames)
         return decode_really(episode, key, frames)
 
     around_decode(recorded)
@@ -272,8 +274,7 @@ def test_within_the_look_ahead_each_frame_is_decoded_once(
     assert max(asked.values()) == 1
     assert len(asked) == FRAMES * len(PICTURES)
     assert all(frames == sorted(set(frames)) and len(frames) <= CHUNK_FRAMES for _, _, frames in calls)
-    slices = [(episode, key) for episode, key, _ in calls]
-    assert len(list(itertools.groupby(slices))) == len(set(slices)), "a slice is served in one go"
+    assert len(list(itertools.groupby(gops))) == len(set(gops)), "a GOP is decoded in one go"
     stats = loader.stats()
     assert (stats.frames_requested, stats.frames_used) == (2 * FRAMES, 4 * FRAMES)
 
@@ -293,11 +294,11 @@ def test_each_picture_goes_wherever_it_is_wanted_and_nowhere_else(
     for number, size in sizes.items():
         step = WindowedStep(values={}, episodes=(), episode_of=np.zeros(size), frames={"x": np.zeros((size, 1), int)})
         steps[number] = PendingStep(step, [PictureKey(key="x", is_video=True, offsets=None)], as_float=False)
-    requests: dict[int, list[_Target]] = {frame: [] for frame in sorted(wanted)}
+    requests: dict[int, list[Target]] = {frame: [] for frame in sorted(wanted)}
     expected: dict[int, list[int]] = {number: [] for number in steps}
     for frame, targets in requests.items():
         for number in wanted[frame]:
-            targets.append(_Target(steps[number], len(expected[number])))
+            targets.append(Target(steps[number], len(expected[number])))
             expected[number].append(frame)
     decoded = np.array(list(requests), np.uint8)[:, None, None, None].repeat(3, axis=3)
     for pending, places, pictures in _by_step(requests, list(decoded) if as_list else decoded):

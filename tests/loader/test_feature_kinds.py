@@ -23,9 +23,9 @@ from roboshard.converter import ConvertConfig, convert
 from roboshard.inspector import VerifyConfig, verify
 from roboshard.loader import decode, make_loader, open_dataset
 from roboshard.loader.buffers import ReusedBuffers
-from roboshard.loader.decode_ahead import PendingStep
 from roboshard.loader.depth import millimetres
 from roboshard.loader.meta import DatasetMeta
+from roboshard.loader.pending import PendingStep
 from roboshard.loader.rows import PictureKey, WindowedStep
 from roboshard.shards import FormatError, OptionError, ShardedDataset
 from roboshard.shards.features import DepthScale

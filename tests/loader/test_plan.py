@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from roboshard.loader import topology
 from roboshard.loader.config import EpisodeOrder, FrameOrder, LoaderConfig, OrderConfig, SplitConfig
-from roboshard.loader.pipeline import split_by_node, split_by_worker
+from roboshard.loader.pipeline import num_own_steps, split_by_node, split_by_worker
 from roboshard.loader.plan import Draw, Episodes, EpochPlan, Slots
 
 Frame = tuple[int, int]  # position of the episode, row
@@ -166,6 +166,7 @@ def test_workers_share_the_steps_so_that_taking_turns_gives_them_in_order(setup:
             with patch.object(topology, "worker", return_value=(worker, num_workers)):
                 nodes = split_by_node(range(first, plan.num_steps), config)
                 shares.append([node.step for node in split_by_worker(nodes, plan, first)])
+                assert num_own_steps(plan, first) == len(shares[-1])
         in_turn = [step for turn in zip_longest(*shares) for step in turn if step is not None]
         assert in_turn == list(range(first, plan.num_steps))
         for steps in shares:

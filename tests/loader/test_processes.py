@@ -91,13 +91,14 @@ def test_workers_live_through_epochs_and_go_with_close(pusht_shards: Path) -> No
         loader = loader_of(pusht_shards, batch_size=32)
         assert not workers()
         open_files, seen = [], []
-        for _ in range(5):
+        for _ in range(9):
             assert len(list(loader)) == 21
             seen.append(workers())
-            open_files.append([num_fds(pid) for pid in (os.getpid(), *workers())])
+            open_files.append(sum(num_fds(pid) for pid in (os.getpid(), *workers())))
         assert len(seen[0]) == 2
-        assert seen == [seen[0]] * 5
-        assert open_files[1:] == [open_files[1]] * 4
+        assert seen == [seen[0]] * 9
+        grown = open_files[-1] - open_files[2]
+        assert grown < 6, "one segment more where steps happened to be further ahead, but no file an epoch"
         iterator = iter(loader)
         next(iterator)
         mapped = shared_memory([os.getpid(), *seen[-1]])

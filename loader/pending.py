@@ -1,0 +1,76 @@
+"""A step whose pictures are on their way, and where in its batch each of them goes."""
+
+from collections.abc import Sequence
+from threading import Lock
+from typing import Any
+
+import numpy as np
+import torch
+
+from roboshard.loader.buffers import Buffers
+from roboshard.loader.pictures import Picture, Pictures, is_brightness
+from roboshard.loader.rows import Batch, PictureKey, WindowedStep, check_shapes
+
+UNIT = np.float32(255)
+
+
+class PendingStep:
+    """A step whose pictures are on their way."""
+
+    def __init__(self, step: WindowedStep, pictures: Sequence[PictureKey], as_float: bool) -> None:
+        self.values = step.values
+        self.left = sum(frames.size for frames in step.frames.values())
+        self.error: BaseException | None = None
+        self._shapes = {
+            picture.key: step.frames[picture.key].shape[: 1 + picture.has_time_axis] for picture in pictures
+        }
+        self._as_float = {picture.key: as_float or not picture.is_video for picture in pictures}
+        self._tensors: dict[str, torch.Tensor] = {}
+        self._memory: dict[str, Any] = {}  # the same, one picture after the other
+        self._lending = Lock()
+
+    def put(self, key: str, places: list[int], pictures: Pictures, buffers: Buffers) -> None:
+        """Copy pictures to their places. The first one of a key says how large they are, and of which kind."""
+        memory = self._memory.get(key)
+        if memory is None:
+            memory = self._lend(key, pictures[0], buffers)
+        if isinstance(pictures, np.ndarray) and (pictures.dtype, pictures.shape[1:]) == (
+            memory.dtype,
+            memory.shape[1:],
+        ):
+            memory[places] = pictures  # at once: NumPy asks for the interpreter's lock again after each call
+            return
+        for place, picture in zip(places, pictures, strict=True):
+            _put_one(key, memory[place], picture)
+
+    def _lend(self, key: str, picture: Picture, buffers: Buffers) -> Any:
+        with self._lending:
+            if key not in self._memory:
+                dtype = torch.uint8 if is_brightness(picture) and not self._as_float[key] else torch.float32
+                tensor = buffers.lend((*self._shapes[key], *picture.shape), dtype)
+                memory = tensor.view(-1, *picture.shape)
+                self._tensors[key] = tensor
+                self._memory[key] = memory if isinstance(picture, torch.Tensor) else memory.numpy()
+            return self._memory[key]
+
+    @property
+    def num_bytes(self) -> int:
+        """Of its pictures so far."""
+        return sum(tensor.nbytes for tensor in self._tensors.values())
+
+    def batch(self) -> Batch:
+        """Rows and pictures (n, C, H, W) or (n, T, C, H, W); in memory the channels stay last, as decoded."""
+        return self.values | {key: self._tensors[key].movedim(-1, -3) for key in self._shapes}
+
+
+def _put_one(key: str, target: Any, picture: Picture) -> None:
+    """Copy a picture to its place: the images of one feature may differ in kind."""
+    if target.shape != picture.shape:
+        check_shapes(key, {tuple(target.shape), tuple(picture.shape)})
+    is_scaled = is_brightness(picture) and target.dtype.itemsize > 1
+    if isinstance(picture, torch.Tensor):
+        target.copy_(picture / 255 if is_scaled else picture)
+    elif is_scaled:
+        np.divide(picture, UNIT, out=target, dtype=np.float32)
+    else:
+        target[...] = picture
