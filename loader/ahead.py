@@ -17,7 +17,8 @@ def run_ahead(items: Generator[T, None, None], stop: Callable[[], None]) -> Gene
         coming = thread.submit(next, items, None)
         while (item := coming.result()) is not None:
             coming = thread.submit(next, items, None)
-            yield item
+            given, item = [item], None
+            yield given.pop()  # what is given away is not held here
     finally:
         stop()
         thread.shutdown(wait=True)

@@ -54,13 +54,13 @@ class DecodeThreads:
             self._start_serving()
         return pending
 
-    def wait_for(self, pending: PendingStep) -> Batch:
-        """The step's batch, when it is complete. Raises what went wrong with one of its slices."""
+    def wait_for(self, pending: PendingStep) -> PendingStep:
+        """The step, when it is complete. Raises what went wrong with one of its slices."""
         with self._changed:
             self._changed.wait_for(lambda: not pending.left or pending.error)
         if pending.error:
             raise pending.error
-        return pending.batch()
+        return pending
 
     def close(self) -> None:
         """End the threads; what they have not begun is dropped."""
@@ -172,9 +172,8 @@ def decode_video(steps: Iterable[WindowedStep], threads: DecodeThreads, counter:
                 pending.append(threads.submit(step))
             while pending and (step is None or len(pending) >= most):
                 counter.set(steps_ahead=len(pending))
-                complete = threads.wait_for(pending[0])
-                most = look_ahead_steps(pending.popleft().num_bytes)
-                yield complete
+                most = look_ahead_steps(threads.wait_for(pending[0]).num_bytes)
+                yield pending.popleft().batch()  # held by nobody here, so that its memory is free as the user lets go
     finally:
         threads.close()
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -21,16 +22,22 @@ def transform_images(
     counter: Counter,
 ) -> Iterator[Batch]:
     """Apply the transform per sample and camera, to (C, H, W) or (T, C, H, W); it may work in place."""
-    for batch in batches:
-        if transform is not None:
-            started = time.perf_counter()
-            results: dict[str, list[torch.Tensor]] = {key: [] for key in keys}
-            for sample in zip(*(batch[key] for key in keys), strict=True):
-                for key, picture in zip(keys, sample, strict=True):
-                    results[key].append(transform(picture))
-            batch |= {key: _joined(key, batch[key], results[key], buffers) for key in keys}
-            counter.add(assembly_seconds=time.perf_counter() - started)
-        yield batch
+    if transform is None:
+        return iter(batches)
+    return map(partial(_transformed, keys=keys, transform=transform, buffers=buffers, counter=counter), batches)
+
+
+def _transformed(
+    batch: Batch, keys: Sequence[str], transform: ImageTransform, buffers: Buffers, counter: Counter
+) -> Batch:
+    started = time.perf_counter()
+    results: dict[str, list[torch.Tensor]] = {key: [] for key in keys}
+    for sample in zip(*(batch[key] for key in keys), strict=True):
+        for key, picture in zip(keys, sample, strict=True):
+            results[key].append(transform(picture))
+    changed = {key: _joined(key, batch[key], results[key], buffers) for key in keys}
+    counter.add(assembly_seconds=time.perf_counter() - started)
+    return batch | changed
 
 
 def _joined(key: str, pictures: torch.Tensor, results: Sequence[torch.Tensor], buffers: Buffers) -> torch.Tensor:

@@ -178,7 +178,8 @@ class Loader:
             self._runner.counter.add(wait_seconds=time.perf_counter() - started, batches=1, samples=num_samples)
             self._received += 1
             self._warn_of_long_gops()
-            yield batch
+            given, batch = [batch], None
+            yield given.pop()  # when the user lets go of it, its memory is free: nothing here may hold it
             if self._running != iteration:
                 raise OptionError(
                     "this iteration is over: another one has begun since, or set_epoch or close was called; a loader "

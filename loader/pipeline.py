@@ -170,8 +170,8 @@ def load(job: LoadJob, epochs: Iterable[EpochPart], own: Resources) -> Generator
                 buffers=own.buffers,
                 counter=counter,
             ),
-            single_samples if job.config.split.batch_size is None else _as_they_are,
-        )
+            single_samples if job.config.split.batch_size is None else iter,
+        ).iterator1()
     finally:  # here too: after an error in a later stage, its traceback keeps the others suspended
         own.close()
         counter.set(steps_ahead=0, resident_bytes=0)
@@ -198,10 +198,6 @@ def _reading(job: LoadJob) -> tuple[int, int]:
     return threads, num_bytes // max(1, job.config.split.num_workers)
 
 
-def _as_they_are(batches: Iterable[Batch]) -> Iterator[Batch]:
-    yield from batches
-
-
 def draw_epochs(epochs: Iterable[EpochPart], config: LoaderConfig) -> Iterator[Draw]:
     """What each step of this process takes, of one epoch after the other."""
     for plan, first_step in epochs:
@@ -210,7 +206,7 @@ def draw_epochs(epochs: Iterable[EpochPart], config: LoaderConfig) -> Iterator[D
             partial(split_by_node, config=config),
             partial(split_by_worker, plan=plan, first_step=first_step),
             partial(draw_samples, plan=plan),
-        )
+        ).iterator1()
 
 
 def epochs_from(plan_of: Callable[[int], Plan], epoch: int, first_step: int, goes_on: bool) -> Iterator[EpochPart]:

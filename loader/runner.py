@@ -5,6 +5,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import starmap
 from typing import Any
 
 from roboshard.loader.ahead import run_ahead
@@ -44,8 +45,7 @@ class EpochRunner:
         else:
             arriving = self._stream.items(epoch, first_step, num_own_steps(self.plan(epoch), first_step))
         with closing(arriving):
-            for batch, arrived in arriving:
-                yield self._copies.finish(batch, arrived)
+            yield from starmap(self._copies.finish, arriving)
 
     def stats(self) -> LoaderStats:
         """The numbers so far."""
@@ -66,16 +66,19 @@ class EpochRunner:
     def _of_processes(self, epoch: int, first_step: int) -> Generator[tuple[Batch, Any], None, None]:
         workers = self._workers = self._workers or WorkerPool(self._job)
         try:
-            for batch, worker, stats in workers.run(epoch, first_step):
-                self.counter.merge(stats)
-                self._of_workers[worker] = stats
-                yield self._copies.begin(pin_batch(batch) if self._config.read.pin_memory else batch)
+            yield from starmap(self._arrived, workers.run(epoch, first_step))
         except GeneratorExit:
             raise
         except BaseException:  # Ctrl-C too: what is left of them is in no state to go on
             self.close()
             raise
         self._of_workers.clear()
+
+    def _arrived(self, batch: Batch, worker: int, stats: LoaderStats) -> tuple[Batch, Any]:
+        """A worker's batch, on its way to where it is wanted."""
+        self.counter.merge(stats)
+        self._of_workers[worker] = stats
+        return self._copies.begin(pin_batch(batch) if self._config.read.pin_memory else batch)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,8 +104,7 @@ class _InThreads:
 
     def _on_their_way(self, epochs: Iterator[EpochPart], own: Resources) -> Generator[tuple[Batch, Any], None, None]:
         with closing(load(self.job, epochs, own)) as batches:
-            for batch in batches:
-                yield self.copies.begin(batch)
+            yield from map(self.copies.begin, batches)
 
 
 def _buffers(job: LoadJob) -> Buffers:

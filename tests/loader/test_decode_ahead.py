@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 import warnings
+import weakref
 import zlib
 from collections import Counter as Tally
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -219,6 +220,23 @@ def test_kept_batches_are_not_written_over(shards: Path, num_workers: int) -> No
 
 def _checksums(batch: Batch) -> list[int]:
     return [checksum(tensor) for tensor in batch.values() if isinstance(tensor, torch.Tensor)]
+
+
+@pytest.mark.parametrize("batch_size", [5, None])
+@pytest.mark.parametrize("num_workers", TWO_WORKERS_SLOWLY)
+def test_what_the_user_lets_go_of_is_held_by_nobody(shards: Path, num_workers: int, batch_size: int | None) -> None:
+    """Or each stage would keep a batch's memory from being used again, until it has made the next one."""
+    loader = load(shards, num_workers=num_workers, batch_size=batch_size, max_workers=2)
+    batches = iter(loader)
+    for _ in range(4):
+        batch = next(batches)
+        held = [weakref.ref(value) for value in batch.values() if isinstance(value, torch.Tensor)]
+        del batch
+        until = time.monotonic() + 10
+        while any(tensor() is not None for tensor in held) and time.monotonic() < until:
+            time.sleep(0.01)  # the thread that made it may still be returning
+        assert [tensor() for tensor in held] == [None] * len(held)
+    loader.close()
 
 
 def test_what_the_user_writes_into_a_batch_is_in_no_other(shards: Path) -> None:
