@@ -1,7 +1,6 @@
 """Epochs one after the other: the next one is begun before it is asked for, where it is likely to be."""
 
 from collections.abc import Callable, Generator
-from itertools import islice
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -23,20 +22,27 @@ class EpochStream(Generic[T]):
         self._completed: int | None = None
 
     def items(self, epoch: int, first_step: int, number: int) -> Generator[T, None, None]:
-        """An epoch's items from `first_step` on, of which there are `number`. Ends an iteration that is running."""
+        """An epoch's items from `first_step` on, of which there are `number`. Ends an iteration that is running.
+
+        Whoever has been given all of them has had the epoch, though he may not ask whether there are more.
+        """
         if self._items is None or (epoch, first_step) != (self._next_epoch, 0):
             self.close()
             self._goes_on = first_step == 0 and self._completed == epoch - 1
             self._items = self._begin(epoch, first_step, self._goes_on)
         items, self._next_epoch = self._items, None
+        left = number
         try:
-            yield from islice(items, number)
-            if self._items is items:
-                self._completed = epoch
-                self._next_epoch = epoch + 1 if self._goes_on else None
+            while left and self._items is items:
+                item = [next(items)]
+                left -= 1
+                yield item.pop()  # what is given away is not held here
         finally:
-            if self._items is items and self._next_epoch is None:
-                self.close()
+            if self._items is items:
+                self._completed = self._completed if left else epoch
+                self._next_epoch = epoch + 1 if self._goes_on and not left else None
+                if self._next_epoch is None:
+                    self.close()
 
     def close(self) -> None:
         """End what is running or has been begun."""

@@ -103,6 +103,30 @@ def test_an_iteration_that_is_left_or_replaced_ends_what_it_began(epochs_before:
     assert list(newer) == whole(epochs_before, 1), "the one that was replaced has not ended it"
 
 
+def test_who_stops_at_the_last_item_has_had_the_epoch() -> None:
+    """Trainers that count steps let go of an iterator without asking it for one more."""
+    begun = Begun()
+    stream = EpochStream(begun)
+    for epoch in range(4):
+        items = stream.items(epoch, 0, NUMBER)
+        assert [next(items) for _ in range(NUMBER)] == whole(epoch)
+        items.close()
+    assert begun.calls == [(0, 0, False), (1, 0, True)]
+
+
+def test_an_epoch_whose_last_item_failed_is_not_over() -> None:
+    def begin(epoch: int, first: int, goes_on: bool) -> Generator[int, None, None]:
+        yield 1
+        raise ArithmeticError
+
+    stream = EpochStream(begin)
+    for _ in range(2):
+        items = stream.items(0, 0, 2)
+        assert next(items) == 1
+        with pytest.raises(ArithmeticError):
+            next(items)
+
+
 # -- The loader ------------------------------------------------------------------------------------------------
 
 
