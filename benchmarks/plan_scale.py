@@ -18,7 +18,7 @@ import tyro
 
 from report import print_result
 from roboshard.loader.config import FrameOrder, OrderConfig
-from roboshard.loader.plan import Episodes, EpochPlan, Slots
+from roboshard.loader.order.plan import Episodes, EpochPlan, Slots
 
 SLOTS = Slots(rank_slots=64, worker_slots=8, global_batch_size=64 * 64)
 

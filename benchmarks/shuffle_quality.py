@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from report import print_result
 from roboshard.loader.config import FrameOrder, OrderConfig
-from roboshard.loader.plan import Episodes, EpochPlan, Slots
+from roboshard.loader.order.plan import Episodes, EpochPlan, Slots
 from roboshard.shards import ShardedDataset
 from roboshard.shards.rows import decode_rows
 

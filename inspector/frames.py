@@ -19,7 +19,7 @@ def choose_rows(num_rows: int, count: int, seed: str) -> list[int]:
 
 def check_frames(camera: CameraRecord, spec: Spec, data: memoryview, rows: list[int], place: Place) -> None:
     """Decode the frames of some rows of a camera; their shape and time must be those of the record."""
-    from roboshard.loader.decode import PictureSettings, decode_frames, open_decoder  # noqa: PLC0415 - brings torch
+    from roboshard.loader.episodes.decode import PictureSettings, decode_frames, open_decoder  # noqa: PLC0415 - brings torch
 
     settings = PictureSettings()
     shown = frames_of(camera)

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from roboshard.loader.config import LoaderConfig, SampleConfig, SelectionConfig
-from roboshard.loader.device import check_devices
 from roboshard.loader.meta import DatasetMeta
+from roboshard.loader.order.plan import Episodes
 from roboshard.loader.pipeline import LoadJob
-from roboshard.loader.plan import Episodes
+from roboshard.loader.running.device import check_devices
+from roboshard.loader.samples.windows import frame_offsets
 from roboshard.loader.sources import Source
-from roboshard.loader.windows import frame_offsets
 from roboshard.shards.errors import FormatError, OptionError
 from roboshard.shards.features import DTYPES, OBJECT_DTYPES, Features, depth_scale
 from roboshard.shards.locate import Urls

@@ -9,10 +9,10 @@ from typing import Any
 
 from roboshard.loader import topology
 from roboshard.loader.meta import DatasetMeta
+from roboshard.loader.order.plan import Episodes, EpochPlan
 from roboshard.loader.pipeline import LoadJob
-from roboshard.loader.plan import Episodes, EpochPlan
-from roboshard.loader.rows import Batch
-from roboshard.loader.runner import EpochRunner
+from roboshard.loader.running.runner import EpochRunner
+from roboshard.loader.samples.rows import Batch
 from roboshard.loader.state import STATE_VERSION, LoaderState, MixtureState, check_state
 from roboshard.loader.stats import LoaderStats
 from roboshard.shards.errors import OptionError

@@ -10,7 +10,8 @@ from typing import Any, overload
 import numpy as np
 import torch.utils.data
 
-from roboshard.loader.buffers import ReusedBuffers
+from roboshard.loader.batches.buffers import ReusedBuffers
+from roboshard.loader.batches.images import transform_images
 from roboshard.loader.config import (
     ImageTransform,
     LoaderConfig,
@@ -21,13 +22,12 @@ from roboshard.loader.config import (
     SplitConfig,
 )
 from roboshard.loader.episode_table import EpisodeTable
-from roboshard.loader.images import transform_images
 from roboshard.loader.job import make_job
 from roboshard.loader.meta import MapMeta
 from roboshard.loader.mixture_job import is_mixture
+from roboshard.loader.order.plan import Draw
 from roboshard.loader.pipeline import LoadJob, Resources
-from roboshard.loader.plan import Draw
-from roboshard.loader.rows import Batch, delta_windows
+from roboshard.loader.samples.rows import Batch, delta_windows
 from roboshard.loader.stats import Counter
 from roboshard.shards.errors import OptionError
 from roboshard.shards.locate import Urls

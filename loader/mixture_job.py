@@ -8,13 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roboshard.loader.config import LoaderConfig, SampleConfig
-from roboshard.loader.episode import Membership, picture_shape
+from roboshard.loader.episodes.episode import Membership, picture_shape
 from roboshard.loader.job import check_depth, check_features, check_windows, chosen_cameras, open_source
 from roboshard.loader.meta import DatasetMeta, MixtureMeta, merged_manifest
+from roboshard.loader.order.schedule import MAX_PERIOD, Schedule, shares
 from roboshard.loader.pipeline import LoadJob
-from roboshard.loader.schedule import MAX_PERIOD, Schedule, shares
+from roboshard.loader.samples.windows import frame_offsets
 from roboshard.loader.sources import Source
-from roboshard.loader.windows import frame_offsets
 from roboshard.shards import storage
 from roboshard.shards.errors import OptionError
 from roboshard.shards.features import FLOAT_DTYPES, OBJECT_DTYPES, Features, Spec, is_depth

@@ -1,14 +1,14 @@
 """The whole chain from plan to batch, stage by stage: the file to read first.
 
-    plan              which steps there are                                plan.py, of a mixture mixture.py
+    plan              which steps there are                                order/
     split by node     which rank slots of a step are this rank's           here
     split by worker   which steps are this worker's                        here
-    draw              which rows of which episodes a step takes            plan.py
-    fetch             those episodes, read ahead, verified, in memory      fetch.py -> read_ahead.py, episode.py
-    windows           rows and delta windows of the step's samples         rows.py -> windows.py, columns.py
-    decode            pictures of this step and the next ones, by threads  decode_ahead.py -> decode.py, buffers.py
-    images            the user's transform, if there is one                images.py
-    batch             as it is, or its samples one by one                  batch.py
+    draw              which rows of which episodes a step takes            order/
+    fetch             those episodes, read ahead, verified, in memory      episodes/fetch.py
+    windows           rows and delta windows of the step's samples         samples/rows.py
+    decode            pictures of this step and the next ones, by threads  batches/decode_ahead.py, episodes/decode.py
+    images            the user's transform, if there is one                batches/images.py
+    batch             as it is, or its samples one by one                  batches/batch.py
 
 Each stage takes an iterator and gives one. WebDataset's DataPipeline joins them: the first four for each epoch anew,
 the others once, so that the first batches of an epoch are decoded beside the last ones of the one before.
@@ -25,19 +25,19 @@ import webdataset as wds
 from numpy.typing import NDArray
 
 from roboshard.loader import topology
-from roboshard.loader.batch import single_samples
-from roboshard.loader.buffers import Buffers
+from roboshard.loader.batches.batch import single_samples
+from roboshard.loader.batches.buffers import Buffers
+from roboshard.loader.batches.decode_ahead import DecodeThreads, decode_video
+from roboshard.loader.batches.images import transform_images
 from roboshard.loader.config import LoaderConfig
-from roboshard.loader.decode import PictureSettings
-from roboshard.loader.decode_ahead import DecodeThreads, decode_video
-from roboshard.loader.fetch import EpisodePool, fetch_episodes
-from roboshard.loader.images import transform_images
+from roboshard.loader.episodes.decode import PictureSettings
+from roboshard.loader.episodes.fetch import EpisodePool, fetch_episodes
+from roboshard.loader.episodes.read_ahead import ReadAhead
 from roboshard.loader.meta import DatasetMeta
-from roboshard.loader.mixture import MixturePlan, pool_sizes
-from roboshard.loader.plan import Draw, Episodes, EpochPlan, Slots
-from roboshard.loader.read_ahead import ReadAhead
-from roboshard.loader.rows import Batch, PictureKey, delta_windows
-from roboshard.loader.schedule import Schedule
+from roboshard.loader.order.mixture import MixturePlan, pool_sizes
+from roboshard.loader.order.plan import Draw, Episodes, EpochPlan, Slots
+from roboshard.loader.order.schedule import Schedule
+from roboshard.loader.samples.rows import Batch, PictureKey, delta_windows
 from roboshard.loader.sources import SideBySide, Source
 from roboshard.loader.stats import Counter
 from roboshard.shards import storage

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from roboshard.loader.episode import PLAIN, Membership
-from roboshard.loader.plan import Episodes
+from roboshard.loader.episodes.episode import PLAIN, Membership
+from roboshard.loader.order.plan import Episodes
 from roboshard.shards.features import Features
 from roboshard.shards.fetch import OnRead, ShardReads, ignore
 from roboshard.shards.reader import EpisodeData, ShardedDataset

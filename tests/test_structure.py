@@ -53,6 +53,8 @@ WHEN_NEEDED = {
     ROOT / "inspector/source.py": {"converter"},  # verify --against reads sources
 }
 """Files that import another part when they come to it, and not before."""
+STAGES = ("order", "episodes", "samples", "batches", "running")
+"""Folders of the loader, in the order in which data flows through them: none knows of one after it."""
 MAX_LINES = 350
 ENCODER = ROOT / "converter/encoder.py"
 FILES = sorted(path for part in PARTS for path in (ROOT / part).rglob("*.py"))
@@ -87,6 +89,31 @@ def test_parts_import_only_what_they_may(path: Path) -> None:
     names = [name.split(".") for name in imported(path)]
     assert {name[1] for name in names if name[0] == "roboshard"} <= MAY_IMPORT[part] | WHEN_NEEDED.get(path, set())
     assert {name[0] for name in names}.isdisjoint({*PARTS, "tests", "benchmarks", "examples"})
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_no_stage_of_the_loader_knows_of_a_later_one(stage: str) -> None:
+    later = {f"roboshard.loader.{name}" for name in STAGES[STAGES.index(stage) + 1 :]}
+    files = list((ROOT / "loader" / stage).glob("*.py"))
+    assert len(files) > 1
+    for path in files:
+        assert {".".join(name.split(".")[:3]) for name in imported(path)}.isdisjoint(later), path
+
+
+def test_the_order_is_arithmetic() -> None:
+    """It opens nothing, starts nothing, and needs no torch."""
+    needed = {name.split(".")[0] for path in (ROOT / "loader/order").glob("*.py") for name in imported(path)}
+    assert needed <= {
+        "collections",
+        "dataclasses",
+        "fractions",
+        "functools",
+        "heapq",
+        "math",
+        "typing",
+        "numpy",
+        "roboshard",
+    }
 
 
 def test_nothing_outside_imports_the_folders_by_their_bare_names() -> None:

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
 from roboshard.loader.config import OrderConfig
-from roboshard.loader.plan import Episodes, EpochPlan, Slots
+from roboshard.loader.order.plan import Episodes, EpochPlan, Slots
 
 LENGTHS = np.array([9, 14, 7, 11, 8, 13, 10, 12, 6, 9])
 SLOTS = Slots(rank_slots=2, worker_slots=2, global_batch_size=8)

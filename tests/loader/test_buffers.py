@@ -16,8 +16,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
-from roboshard.loader import buffers
-from roboshard.loader.buffers import FITS, TRIMMED_EVERY, ReusedBuffers
+from roboshard.loader.batches import buffers
+from roboshard.loader.batches.buffers import FITS, TRIMMED_EVERY, ReusedBuffers
 
 SHAPE = (4, 6, 8, 3)
 

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from roboshard.loader.columns import Column, ImageFiles, make_column, make_images
+from roboshard.loader.episodes.columns import Column, ImageFiles, make_column, make_images
 from roboshard.shards.errors import FormatError
 
 WHERE = "shard, episode 3, feature 'x'"

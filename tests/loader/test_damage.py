@@ -22,7 +22,8 @@ from support.damage import Damage, Forgery, Kind, cheaply, damaged, files_of
 from support.lerobot_source import Camera, Source, build
 
 from roboshard.converter import ConvertConfig, convert
-from roboshard.loader import decode, make_loader
+from roboshard.loader import make_loader
+from roboshard.loader.episodes import decode
 from roboshard.shards import DamageError, FormatError, MissingError, RoboshardError, ShardedDataset
 
 TOP, WRIST = "observation.images.top", "observation.images.wrist"

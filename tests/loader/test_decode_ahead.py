@@ -33,20 +33,22 @@ from support.lerobot_source import Camera, Source, build
 from support.slowly import slowly
 
 from roboshard.converter import ConvertConfig, convert
-from roboshard.loader import Loader, decode, decode_ahead, fetch, make_loader
-from roboshard.loader.buffers import ReusedBuffers
-from roboshard.loader.decode_ahead import (
+from roboshard.loader import Loader, make_loader
+from roboshard.loader.batches import decode_ahead
+from roboshard.loader.batches.buffers import ReusedBuffers
+from roboshard.loader.batches.decode_ahead import (
     CHUNK_FRAMES,
     LOOK_AHEAD_STEPS,
     DecodeThreads,
     _by_step,
     look_ahead_steps,
 )
-from roboshard.loader.episode import Episode
+from roboshard.loader.batches.pending import PendingStep
+from roboshard.loader.batches.wanted import Target
+from roboshard.loader.episodes import decode, fetch
+from roboshard.loader.episodes.episode import Episode
 from roboshard.loader.loader import WARN_AFTER
-from roboshard.loader.pending import PendingStep
-from roboshard.loader.rows import PictureKey, WindowedStep
-from roboshard.loader.wanted import Target
+from roboshard.loader.samples.rows import PictureKey, WindowedStep
 from roboshard.shards import FormatError, OptionError
 from roboshard.shards.gop import COSTLY, mean_random_cost
 

@@ -21,12 +21,13 @@ from support.lerobot_source import EVERY_KIND, Built, Source, build
 
 from roboshard.converter import ConvertConfig, convert
 from roboshard.inspector import VerifyConfig, verify
-from roboshard.loader import decode, make_loader, open_dataset
-from roboshard.loader.buffers import ReusedBuffers
-from roboshard.loader.depth import millimetres
+from roboshard.loader import make_loader, open_dataset
+from roboshard.loader.batches.buffers import ReusedBuffers
+from roboshard.loader.batches.pending import PendingStep
+from roboshard.loader.episodes import decode
+from roboshard.loader.episodes.depth import millimetres
 from roboshard.loader.meta import DatasetMeta
-from roboshard.loader.pending import PendingStep
-from roboshard.loader.rows import PictureKey, WindowedStep
+from roboshard.loader.samples.rows import PictureKey, WindowedStep
 from roboshard.shards import FormatError, OptionError, ShardedDataset
 from roboshard.shards.features import DepthScale
 from roboshard.shards.rows import decode_rows

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from roboshard.loader import Loader, decode, make_loader
+from roboshard.loader import Loader, make_loader
+from roboshard.loader.episodes import decode
 
 GOLDEN: dict[str, Any] = json.loads((Path(__file__).parents[1] / "data/pusht_sim.golden.json").read_text())
 DELTA_TIMESTAMPS: dict[str, list[float]] = GOLDEN["delta_timestamps"]

@@ -20,8 +20,9 @@ from support.lerobot_source import Camera, Source, build
 from support.slowly import slowly
 
 from roboshard.converter import ConvertConfig, convert
-from roboshard.loader import Loader, fetch, make_loader, topology
-from roboshard.loader.episode import Episode
+from roboshard.loader import Loader, make_loader, topology
+from roboshard.loader.episodes import fetch
+from roboshard.loader.episodes.episode import Episode
 from roboshard.shards import FormatError, OptionError, ShardedDataset
 
 TOP, WRIST, STILL = "observation.images.top", "observation.images.wrist", "observation.images.still"

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from roboshard.loader.config import OrderConfig
-from roboshard.loader.mixture import MixturePlan
-from roboshard.loader.plan import Draw, Episodes, Slots
-from roboshard.loader.schedule import MAX_PERIOD, LaneCounts, Schedule, shares
+from roboshard.loader.order.mixture import MixturePlan
+from roboshard.loader.order.plan import Draw, Episodes, Slots
+from roboshard.loader.order.schedule import MAX_PERIOD, LaneCounts, Schedule, shares
 
 Frame = tuple[int, int]  # position of the episode, row
 

@@ -15,7 +15,7 @@ from support.slowly import slowly
 
 from roboshard.converter import ConvertConfig, convert
 from roboshard.loader import make_loader, pipeline
-from roboshard.loader.recent import RecentPictures
+from roboshard.loader.episodes.recent import RecentPictures
 
 CAMERA = "observation.images.top"
 LENGTHS = (60, 45, 60, 50)

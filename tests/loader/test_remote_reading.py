@@ -24,9 +24,11 @@ from support import remote_loading
 from support.remote_loading import bounded, digests, read_threads, small_loader
 from support.servers import RangeServer
 
-from roboshard.loader import decode_ahead, pipeline, read_ahead
-from roboshard.loader import fetch as episodes
-from roboshard.loader.read_ahead import ReadAhead
+from roboshard.loader import pipeline
+from roboshard.loader.batches import decode_ahead
+from roboshard.loader.episodes import fetch as episodes
+from roboshard.loader.episodes import read_ahead
+from roboshard.loader.episodes.read_ahead import ReadAhead
 from roboshard.loader.stats import Counter
 from roboshard.shards import DamageError, EpisodeData, ShardedDataset
 from roboshard.shards import fetch as shard_fetch

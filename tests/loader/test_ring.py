@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from support.ring_worker import LARGE, batch_of, send
 
-from roboshard.loader import ring
-from roboshard.loader.ring import BATCHES_HELD, SMALL_BYTES, RingPlan, RingReceiver, RingSender
+from roboshard.loader.running import ring
+from roboshard.loader.running.ring import BATCHES_HELD, SMALL_BYTES, RingPlan, RingReceiver, RingSender
 
 SOON_S = 20
 KEYS = 4

@@ -27,7 +27,8 @@ from support.lerobot_source import (
 from support.slowly import some_quickly
 
 from roboshard.converter import ConvertConfig, convert
-from roboshard.loader import decode, make_loader
+from roboshard.loader import make_loader
+from roboshard.loader.episodes import decode
 
 TOP = "observation.images.top"
 REFUSED = {"dropped_frames"}  # rows without a frame; the converter says so

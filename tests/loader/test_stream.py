@@ -16,7 +16,7 @@ from support.slowly import slowly
 
 from roboshard.converter import ConvertConfig, convert
 from roboshard.loader import Loader, make_loader
-from roboshard.loader.stream import EpochStream
+from roboshard.loader.running.stream import EpochStream
 
 TOP = "observation.images.top"
 LENGTHS = (9, 7, 12, 8, 10)

@@ -10,9 +10,9 @@ from typing import Any, cast
 from hypothesis import given
 from hypothesis import strategies as st
 
-from roboshard.loader.episode import Episode
-from roboshard.loader.pending import PendingStep
-from roboshard.loader.wanted import Requests, Slice, Target, Wanted
+from roboshard.loader.batches.pending import PendingStep
+from roboshard.loader.batches.wanted import Requests, Slice, Target, Wanted
+from roboshard.loader.episodes.episode import Episode
 
 GOP = 3
 SLICES = 3

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from roboshard.loader.ring import RingPlan, RingSender
+from roboshard.loader.running.ring import RingPlan, RingSender
 
 LARGE = (16, 64, 48, 3)
 """144 KiB of uint8: too much to travel in a message, and so is half of it."""

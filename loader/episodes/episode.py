@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from roboshard.loader.columns import Column, ImageFiles, empty_column, make_column, make_images
-from roboshard.loader.decode import FrameDecoder, PictureSettings, decode_frames, open_decoder
-from roboshard.loader.pictures import Picture, Pictures
-from roboshard.loader.recent import RecentPictures
+from roboshard.loader.episodes.columns import Column, ImageFiles, empty_column, make_column, make_images
+from roboshard.loader.episodes.decode import FrameDecoder, PictureSettings, decode_frames, open_decoder
+from roboshard.loader.episodes.pictures import Picture, Pictures
+from roboshard.loader.episodes.recent import RecentPictures
 from roboshard.shards.errors import FormatError
 from roboshard.shards.features import ROW_DTYPES, Features, Spec, depth_factor, depth_scale, is_depth
 from roboshard.shards.gop import decode_cost, mean_random_cost

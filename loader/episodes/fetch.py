@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roboshard.loader.config import OnError
-from roboshard.loader.decode import PictureSettings
-from roboshard.loader.episode import Episode
-from roboshard.loader.plan import Draw
-from roboshard.loader.read_ahead import ReadAhead
+from roboshard.loader.episodes.decode import PictureSettings
+from roboshard.loader.episodes.episode import Episode
+from roboshard.loader.episodes.read_ahead import ReadAhead
+from roboshard.loader.order.plan import Draw
 from roboshard.loader.sources import Source
 from roboshard.loader.stats import Counter
 from roboshard.shards.errors import RoboshardError, StorageError

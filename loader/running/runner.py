@@ -8,14 +8,14 @@ from functools import lru_cache
 from itertools import starmap
 from typing import Any
 
-from roboshard.loader.ahead import run_ahead
-from roboshard.loader.buffers import Buffers, DeviceBuffers, PinnedBuffers, ReusedBuffers
-from roboshard.loader.device import Copies, decodes_on_gpu, pin_batch, should_pin
+from roboshard.loader.batches.buffers import Buffers, DeviceBuffers, PinnedBuffers, ReusedBuffers
 from roboshard.loader.pipeline import EpochPart, LoadJob, Plan, Resources, epochs_from, load, num_own_steps
-from roboshard.loader.rows import Batch
+from roboshard.loader.running.ahead import run_ahead
+from roboshard.loader.running.device import Copies, decodes_on_gpu, pin_batch, should_pin
+from roboshard.loader.running.stream import EpochStream
+from roboshard.loader.running.workers import WorkerPool
+from roboshard.loader.samples.rows import Batch
 from roboshard.loader.stats import Counter, LoaderStats
-from roboshard.loader.stream import EpochStream
-from roboshard.loader.workers import WorkerPool
 
 
 class EpochRunner:

@@ -13,12 +13,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from threading import Condition
 
-from roboshard.loader.buffers import Buffers
-from roboshard.loader.pending import PendingStep
-from roboshard.loader.pictures import Pictures
-from roboshard.loader.rows import Batch, PictureKey, WindowedStep
+from roboshard.loader.batches.buffers import Buffers
+from roboshard.loader.batches.pending import PendingStep
+from roboshard.loader.batches.wanted import Requests, Slice, Target, Wanted
+from roboshard.loader.episodes.pictures import Pictures
+from roboshard.loader.samples.rows import Batch, PictureKey, WindowedStep
 from roboshard.loader.stats import Counter
-from roboshard.loader.wanted import Requests, Slice, Target, Wanted
 
 LOOK_AHEAD_BYTES = 512 << 20
 """Of batches that are being decoded at once; two steps at least, so that no thread waits for a step's last frame."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 
-from roboshard.loader.rows import Batch
+from roboshard.loader.samples.rows import Batch
 
 
 def single_samples(batches: Iterable[Batch]) -> Iterator[Batch]:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roboshard.loader.config import OrderConfig
-from roboshard.loader.frame_order import sweep, uniform
+from roboshard.loader.order.frame_order import sweep, uniform
 from roboshard.shards.permute import derive_key, permute
 
 IntArray = NDArray[np.int64]

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from roboshard.loader.depth import DepthPixels
-from roboshard.loader.pictures import Pictures
+from roboshard.loader.episodes.depth import DepthPixels
+from roboshard.loader.episodes.pictures import Pictures
 from roboshard.shards.errors import FormatError
 from roboshard.shards.features import DepthScale
 from roboshard.shards.schema import CameraRecord

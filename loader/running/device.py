@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from roboshard.loader.config import LoaderConfig
-from roboshard.loader.rows import Batch
+from roboshard.loader.samples.rows import Batch
 from roboshard.shards.errors import OptionError
 
 

@@ -3,8 +3,8 @@
 from collections.abc import Container, Mapping
 from typing import NamedTuple
 
-from roboshard.loader.episode import Episode
-from roboshard.loader.pending import PendingStep
+from roboshard.loader.batches.pending import PendingStep
+from roboshard.loader.episodes.episode import Episode
 
 
 class Slice(NamedTuple):

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from roboshard.loader.buffers import Buffers
-from roboshard.loader.pictures import Picture, Pictures, is_brightness
-from roboshard.loader.rows import Batch, PictureKey, WindowedStep, check_shapes
+from roboshard.loader.batches.buffers import Buffers
+from roboshard.loader.episodes.pictures import Picture, Pictures, is_brightness
+from roboshard.loader.samples.rows import Batch, PictureKey, WindowedStep, check_shapes
 
 UNIT = np.float32(255)
 

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from roboshard.loader.buffers import FITS, Buffer, lease_of, size_in_bytes
+from roboshard.loader.batches.buffers import FITS, Buffer, lease_of, size_in_bytes
 
 BATCHES_HELD = 3
 """Batches of one worker that the user may hold in its segments; further ones are copied out of them."""

@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roboshard.loader.config import OrderConfig
-from roboshard.loader.plan import Draw, Episodes, Slots, Tape
-from roboshard.loader.schedule import LaneCounts, Schedule
+from roboshard.loader.order.plan import Draw, Episodes, Slots, Tape
+from roboshard.loader.order.schedule import LaneCounts, Schedule
 from roboshard.shards.permute import derive_key
 
 IntArray = NDArray[np.int64]

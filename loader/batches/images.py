@@ -7,9 +7,9 @@ from functools import partial
 import numpy as np
 import torch
 
-from roboshard.loader.buffers import Buffers
+from roboshard.loader.batches.buffers import Buffers
 from roboshard.loader.config import ImageTransform
-from roboshard.loader.rows import Batch, check_shapes
+from roboshard.loader.samples.rows import Batch, check_shapes
 from roboshard.loader.stats import Counter
 
 

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from roboshard.loader.episode import Episode
-from roboshard.loader.fetch import DrawnStep
+from roboshard.loader.episodes.episode import Episode
+from roboshard.loader.episodes.fetch import DrawnStep
+from roboshard.loader.samples.windows import window
 from roboshard.loader.stats import Counter
-from roboshard.loader.windows import window
 from roboshard.shards.errors import FormatError
 
 Batch = dict[str, Any]

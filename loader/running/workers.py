@@ -14,12 +14,12 @@ import torch.utils.data
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from roboshard.loader import topology
-from roboshard.loader.decode_ahead import LOOK_AHEAD_STEPS
+from roboshard.loader.batches.decode_ahead import LOOK_AHEAD_STEPS
 from roboshard.loader.pipeline import LoadJob, Resources, epochs_from, load, num_own_steps
-from roboshard.loader.ring import Message, RingPlan, RingReceiver, RingSender
-from roboshard.loader.rows import Batch
+from roboshard.loader.running.ring import Message, RingPlan, RingReceiver, RingSender
+from roboshard.loader.running.stream import EpochStream
+from roboshard.loader.samples.rows import Batch
 from roboshard.loader.stats import Counter, LoaderStats
-from roboshard.loader.stream import EpochStream
 
 PREFETCHED_PER_WORKER = 1  # beside what each decodes ahead by itself
 DEATH_TAKES_S = 1.0

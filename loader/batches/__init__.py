@@ -1,0 +1,1 @@
+"""Pictures put into the memory of their batches, decoded ahead by threads."""

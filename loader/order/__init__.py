@@ -1,0 +1,1 @@
+"""Which samples each step takes: arithmetic over the lengths of episodes, and nothing else."""
