@@ -33,7 +33,7 @@ class Wanted:
     """Requests of steps, the most urgent step first.
 
     A slice is visited for what the most urgent step wants of it, and for what the next ones want until that is
-    enough; but for nothing of the last one, so that threads have something to go on with when the others are complete.
+    enough; but for nothing of the last one, so that threads have something to go on with when the rest is complete.
     A decoder passes through a GOP from its keyframe on: whoever wants a frame of one that is decoded now gets it now.
     """
 
