@@ -8,15 +8,18 @@ Three consumers take turns on one loader, for `batches` batches each, `runs` tim
 - python: works in pure Python for 20 ms a batch, holding the interpreter's lock.
 - slow: sleeps for twice an idle consumer's batch, as a training step on a GPU would. It should never wait.
 
-Prints medians: milliseconds a batch, and the share of the time that was spent waiting for data, also without the
-waits for the first batch of an epoch: epochs of the dataset that this is run on may be very short.
+Prints medians: milliseconds a batch; the share of the time that was spent waiting for data, also without the waits
+for the first batch of an epoch (epochs of the dataset that this is run on may be very short); and the share spent on
+letting go of the last batch, as a `for` loop does when it has the next one: torch passes the interpreter's lock on
+there, for which decoding threads are waiting.
 """
 
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -46,63 +49,76 @@ class Options:
     """Write the JSON here too."""
 
 
+@dataclass
+class Seconds:
+    """What some batches took of their consumer."""
+
+    waiting: float = 0.0
+    waiting_within_epochs: float = 0.0
+    letting_go: float = 0.0
+
+
 def main() -> None:
     """Measure and print."""
     options = tyro.cli(Options)
-    batches = endless(options)
-    milliseconds, waiting = defaultdict(list), defaultdict(list)
-    take(batches, options.batches, rest)
+    batches = Batches(options)
+    milliseconds, shares = defaultdict(list), defaultdict(list)
+    batches.take(options.batches, rest)
     for _ in range(options.runs):
-        idle_s, *_ = turn(batches, options.batches, rest)
+        idle_s, _ = batches.turn(options.batches, rest)
         turns: dict[str, Callable[[], None]] = {"python": work, "slow": lambda idle_s=idle_s: time.sleep(2 * idle_s)}
         milliseconds["idle"].append(1000 * idle_s)
         for name, consume in turns.items():
-            seconds, *shares = turn(batches, options.batches, consume)
+            seconds, found = batches.turn(options.batches, consume)
             milliseconds[name].append(1000 * seconds)
-            waiting[name].append(shares)
+            shares[name].append(found)
     values: dict[str, Any] = {"frame_order": options.frame_order, "num_workers": options.num_workers}
-    for name, found in milliseconds.items():
-        values[name] = {"ms_per_batch": round(statistics.median(found), 1), "runs": [round(ms, 1) for ms in found]}
-    for name, found in waiting.items():
-        values[name]["waiting"] = round(statistics.median(share for share, _ in found), 4)
-        values[name]["waiting_within_epochs"] = round(statistics.median(share for _, share in found), 4)
+    for name, times in milliseconds.items():
+        values[name] = {"ms_per_batch": round(statistics.median(times), 1), "runs": [round(ms, 1) for ms in times]}
+    for name, turns_of in shares.items():
+        values[name] |= {key: round(statistics.median(one[key] for one in turns_of), 4) for key in turns_of[0]}
     slower = [work_ms - idle for idle, work_ms in zip(milliseconds["idle"], milliseconds["python"], strict=True)]
     values["python"]["slower_than_idle_ms"] = round(statistics.median(slower), 1)
     print_result("consumer", values, options.output)
 
 
-def endless(options: Options) -> Iterator[tuple[int, Any]]:
-    """(step of its epoch, batch), epoch after epoch."""
-    loader = make_loader(
-        options.shards,
-        batch_size=options.batch_size,
-        frame_order=options.frame_order,
-        num_workers=options.num_workers,
-        drop_last=True,
-    )
-    while True:
-        yield from enumerate(loader)
+class Batches:
+    """Epoch after epoch of one loader."""
 
+    def __init__(self, options: Options) -> None:
+        self._loader = make_loader(
+            options.shards,
+            batch_size=options.batch_size,
+            frame_order=options.frame_order,
+            num_workers=options.num_workers,
+            drop_last=True,
+        )
+        self._coming = chain.from_iterable(repeat(self._loader))
+        self._taken = 0
+        self._batch: Any = None
 
-def turn(batches: Iterator[tuple[int, Any]], number: int, consume: Callable[[], None]) -> tuple[float, float, float]:
-    """(seconds a batch, share of them spent waiting, that without waiting for epochs to begin) of one consumer."""
-    take(batches, UNTIMED, consume)
-    started = time.perf_counter()
-    waited, inside = take(batches, number, consume)
-    taken = time.perf_counter() - started
-    return taken / number, waited / taken, inside / taken
+    def take(self, number: int, consume: Callable[[], None]) -> Seconds:
+        """Take so many, each for a consumer's work."""
+        seconds = Seconds()
+        for _ in range(number):
+            started = time.perf_counter()
+            batch = next(self._coming)
+            arrived = time.perf_counter()
+            self._batch, batch = batch, None  # the last one goes
+            seconds.letting_go += time.perf_counter() - arrived
+            seconds.waiting += arrived - started
+            seconds.waiting_within_epochs += (arrived - started) * bool(self._taken % len(self._loader))
+            self._taken += 1
+            consume()
+        return seconds
 
-
-def take(batches: Iterator[tuple[int, Any]], number: int, consume: Callable[[], None]) -> tuple[float, float]:
-    """Seconds of waiting for `number` batches, and for those of them that do not begin an epoch."""
-    waited = inside = 0.0
-    for _ in range(number):
+    def turn(self, number: int, consume: Callable[[], None]) -> tuple[float, dict[str, float]]:
+        """(seconds a batch, shares of them by name) of one consumer."""
+        self.take(UNTIMED, consume)
         started = time.perf_counter()
-        step, _ = next(batches)
-        seconds = time.perf_counter() - started
-        waited, inside = waited + seconds, inside + (seconds if step else 0)
-        consume()
-    return waited, inside
+        seconds = self.take(number, consume)
+        taken = time.perf_counter() - started
+        return taken / number, {name: value / taken for name, value in vars(seconds).items()}
 
 
 def rest() -> None:

@@ -5,7 +5,6 @@ ascending order, and with it what others need of the same GOPs (wanted.py), so t
 A slice is served by one thread at a time.
 """
 
-import itertools
 import time
 from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -166,14 +165,19 @@ def decode_video(steps: Iterable[WindowedStep], threads: DecodeThreads, counter:
     """Add the pictures: (n, C, H, W), or (n, T, C, H, W) under a window."""
     pending: deque[PendingStep] = deque()
     most = look_ahead_steps(LOOK_AHEAD_BYTES)  # until the first batch shows how large one is
+    coming = iter(steps)
+    drawn: WindowedStep | None = None
     try:
-        for step in itertools.chain(steps, [None]):
-            if step is not None:
-                pending.append(threads.submit(step))
-            while pending and (step is None or len(pending) >= most):
-                counter.set(steps_ahead=len(pending))
-                most = look_ahead_steps(threads.wait_for(pending[0]).num_bytes)
-                yield pending.popleft().batch()  # held by nobody here, so that its memory is free as the user lets go
+        while True:
+            while len(pending) < most and (drawn := drawn or next(coming, None)) is not None:
+                pending.append(threads.submit(drawn))
+                drawn = None
+            if not pending:
+                return
+            counter.set(steps_ahead=len(pending))
+            most = look_ahead_steps(threads.wait_for(pending[0]).num_bytes)
+            drawn = drawn or next(coming, None)  # now: who takes the batch will want the interpreter's lock
+            yield pending.popleft().batch()  # held by nobody here, so that its memory is free as the user lets go
     finally:
         threads.close()
 
