@@ -120,14 +120,18 @@ def consumer_table(result: Result) -> str:
     """What a training loop notices."""
     idle, python, slow = (result[name] for name in ("idle", "python", "slow"))
     slower = f"{python['slower_than_idle_ms']} ms slower than idle"
-    waits = f"{slow['waiting']:.1%}, {slow['waiting_within_epochs']:.1%} but for the first batches of epochs"
+    waits = f"{slow['waiting']:.2%}, {slow['waiting_within_epochs']:.2%} but for the first batches of epochs"
+
+    def row(name: str, found: dict[str, Any], note: str, waiting: str) -> str:
+        return f"| {name} | {found['ms_per_batch']} ms{note} | {waiting} | {found['letting_go']:.1%} |"
+
     return "\n".join(
         [
-            "| consumer | a batch | waiting for data |",
-            "|---|---|---|",
-            f"| idle: decoding is all there is | {idle['ms_per_batch']} ms | |",
-            f"| 20 ms of pure Python a batch | {python['ms_per_batch']} ms, {slower} | {python['waiting']:.1%} |",
-            f"| slower than decoding: sleeps two idle batches | {slow['ms_per_batch']} ms | {waits} |",
+            "| consumer | a batch | waiting for data | letting go of the last batch |",
+            "|---|---|---|---|",
+            f"| idle: decoding is all there is | {idle['ms_per_batch']} ms | | |",
+            row("20 ms of pure Python a batch", python, f", {slower}", f"{python['waiting']:.1%}"),
+            row("slower than decoding: sleeps two idle batches", slow, "", waits),
             provenance(result),
         ]
     )

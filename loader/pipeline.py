@@ -207,6 +207,7 @@ def draw_epochs(epochs: Iterable[EpochPart], config: LoaderConfig) -> Iterator[D
             partial(split_by_worker, plan=plan, first_step=first_step),
             partial(draw_samples, plan=plan),
         ).iterator1()
+        _return_freed_memory()
 
 
 def epochs_from(plan_of: Callable[[int], Plan], epoch: int, first_step: int, goes_on: bool) -> Iterator[EpochPart]:

@@ -135,7 +135,7 @@ def _encoder_options(camera: Camera) -> dict[str, str]:
         f":open-gop={int(camera.open_gop)}"
     )
     if camera.codec == "h264":
-        return options | {"preset": "veryfast", "x264-params": f"{structure}:threads=1"}
+        return options | {"preset": "veryfast", "x264-params": f"{structure}:threads=1:cpu-independent=1"}
     quiet = "log-level=none:pools=none:frame-threads=1" + (":lossless=1" if camera.depth is not None else "")
     return options | {"preset": "ultrafast", "x265-params": f"{structure}:{quiet}"}
 
