@@ -28,6 +28,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from support.batches import Batch, assert_same, threads_left
 from support.damage import Forgery
 from support.lerobot_source import Camera, Source, build
 from support.slowly import slowly
@@ -71,7 +72,6 @@ ORDERS: dict[str, dict[str, Any]] = {
     "sweep": {"seed": 4, "pool_episodes": 3, "frame_order": "sweep"},
 }
 TWO_WORKERS_SLOWLY = [0, pytest.param(2, marks=pytest.mark.slow)]
-Batch = dict[str, Any]
 every_order = pytest.mark.parametrize("order", ORDERS.values(), ids=ORDERS)
 with_and_without_workers = pytest.mark.parametrize("num_workers", [0, 2])
 
@@ -101,24 +101,8 @@ def load(root: Path, **options: Any) -> Loader:
     return make_loader(str(root), **({"batch_size": 5} | options))
 
 
-def assert_same(found: Iterable[Batch], expected: Iterable[Batch]) -> None:
-    """To the byte, in the same order."""
-    for one, other in zip(found, expected, strict=True):
-        assert list(one) == list(other)
-        for key, value in other.items():
-            if isinstance(value, torch.Tensor):
-                assert (one[key].dtype, one[key].shape) == (value.dtype, value.shape), key
-                assert torch.equal(one[key], value), key
-            else:
-                assert one[key] == value, key
-
-
 def checksum(tensor: torch.Tensor) -> int:
     return zlib.crc32(np.ascontiguousarray(tensor.numpy()))
-
-
-def threads_left() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("roboshard-")]
 
 
 Decode = Callable[[Episode, str, Sequence[int]], Any]

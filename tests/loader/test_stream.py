@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import gc
 import itertools
-import threading
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
+from support.batches import Batch, assert_same, threads_left
 from support.lerobot_source import Camera, Source, build
 from support.slowly import slowly
 
@@ -142,22 +141,11 @@ def load(root: Path, **options: Any) -> Loader:
     return make_loader(str(root), **({"batch_size": 5, "seed": 3, "pool_episodes": 2, "max_workers": 2} | options))
 
 
-def threads_left() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("roboshard-")]
-
-
-def alone(root: Path, epoch: int, **options: Any) -> Iterator[dict[str, Any]]:
+def alone(root: Path, epoch: int, **options: Any) -> Iterator[Batch]:
     """An epoch of a loader that has loaded nothing else."""
     loader = load(root, **options)
     loader.set_epoch(epoch)
     yield from loader
-
-
-def assert_same(found: Iterable[dict[str, Any]], expected: Iterable[dict[str, Any]]) -> None:
-    for one, other in zip(found, expected, strict=True):
-        assert one.keys() == other.keys()
-        for key, value in other.items():
-            assert torch.equal(one[key], value) if isinstance(value, torch.Tensor) else one[key] == value, key
 
 
 @pytest.mark.parametrize("num_workers", [0, slowly(2)])
