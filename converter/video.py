@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from roboshard.converter.alignment import RowTimes, match_frames, pts_runs, row_runs
 from roboshard.converter.keyframes import has_av1_frame_types, is_av1_keyframe, is_h264_random_access
-from roboshard.converter.mp4 import read_sample_tables
 from roboshard.shards.errors import MissingError, SourceError
+from roboshard.shards.mp4 import read_sample_tables
 from roboshard.shards.schema import CameraRecord
 
 _PARAMETERS = (

@@ -3,7 +3,6 @@
 import random
 
 from roboshard.inspector.problems import CONVERT_AGAIN, Place
-from roboshard.inspector.slices import frames_of
 from roboshard.shards.errors import FormatError
 from roboshard.shards.features import Spec, depth_scale
 from roboshard.shards.schema import CameraRecord
@@ -19,14 +18,16 @@ def choose_rows(num_rows: int, count: int, seed: str) -> list[int]:
 
 def check_frames(camera: CameraRecord, spec: Spec, data: memoryview, rows: list[int], place: Place) -> None:
     """Decode the frames of some rows of a camera; their shape and time must be those of the record."""
-    from roboshard.loader.episodes.decode import PictureSettings, decode_frames, open_decoder  # noqa: PLC0415 - brings torch
+    from roboshard.loader.decoding.decode import decode_frames, open_decoder  # noqa: PLC0415 - brings torch
+    from roboshard.loader.decoding.settings import PictureSettings  # noqa: PLC0415
 
     settings = PictureSettings()
-    shown = frames_of(camera)
+    shown = camera.frames()
     frames = sorted({int(shown[row]) for row in rows})
     try:
         decoder = open_decoder(data, camera, settings, "frames", depth_scale(spec))
-        for frame in frames:  # one by one: pictures of a whole episode need not fit into memory
-            decode_frames(decoder, camera, [frame], settings, f"frame {frame}")
+        for frame in frames:  # one by one, so that an error says which
+            for _ in decode_frames(decoder, camera, [frame], settings, f"frame {frame}"):
+                pass
     except FormatError as error:
         place.report_error(error, CONVERT_AGAIN)

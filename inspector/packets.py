@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roboshard.inspector.problems import CONVERT_AGAIN, Place, some
-from roboshard.inspector.slices import read_tables
+from roboshard.shards.mp4 import read_sample_tables
 
 IntArray = NDArray[np.int64]
 
@@ -82,7 +82,7 @@ def _until(packets: Iterator[Any], last: int) -> Iterator[Any]:
 def compare_payloads(data: bytes, packets: SourcePackets, clock: Clock, place: Place) -> None:
     """Every packet of the slice is in the source at that time, and none between its first and last is left out."""
     try:
-        tables = read_tables(data)
+        tables = read_sample_tables(data)
     except ValueError:
         return  # reported where the slice was looked at
     at_time: dict[int, list[int]] = {}

@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roboshard.inspector.problems import CONVERT_AGAIN, Place
-from roboshard.inspector.slices import frames_of
 from roboshard.shards.errors import FormatError
 from roboshard.shards.gop import distances
 from roboshard.shards.schema import CameraRecord
@@ -102,7 +101,7 @@ def compare_pictures(camera: CameraRecord, data: bytes, original: Original, plac
         place.report(f"keyframes are more than {encoding.gop} frames apart, the conversion's gop", CONVERT_AGAIN)
     theirs = (_luma(fitted(frame, encoding.size)) for frame in frames_at(video.stream, packets, times))
     ours = _Slice(data)
-    frames, keyframes, findings = frames_of(camera), set(camera.keyframes), Findings()
+    frames, keyframes, findings = camera.frames(), set(camera.keyframes), Findings()
     before: Luma | None = None
     own: Luma | None = next(theirs)
     for row, after in zip(first_rows.tolist(), chain(theirs, [None]), strict=True):

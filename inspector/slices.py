@@ -8,19 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roboshard.inspector.problems import CONVERT_AGAIN, Place, some
+from roboshard.shards.mp4 import read_sample_tables
 from roboshard.shards.schema import CameraRecord
 
 IntArray = NDArray[np.int64]
-
-
-def ticks_of(camera: CameraRecord) -> IntArray:
-    """(num_frames,) when each frame is shown, in ticks, as the record says."""
-    return np.concatenate([first + step * np.arange(count, dtype=np.int64) for first, step, count in camera.pts])
-
-
-def frames_of(camera: CameraRecord) -> IntArray:
-    """(rows,) the frame that each row shows."""
-    return np.concatenate([frame + np.arange(count, dtype=np.int64) for _, frame, count in camera.rows])
 
 
 def check_slice(
@@ -36,16 +27,9 @@ def check_slice(
     return _check_stream(camera, data, place)
 
 
-def read_tables(data: bytes) -> Any:
-    """The sample tables of a slice. Raises ValueError."""
-    from roboshard.converter.mp4 import read_sample_tables  # noqa: PLC0415 - the one that reads slices back
-
-    return read_sample_tables(data)
-
-
 def _check_tables(camera: CameraRecord, data: bytes, place: Place) -> bool:
     try:
-        tables = read_tables(data)
+        tables = read_sample_tables(data)
     except ValueError as error:
         place.report(f"not an MP4 slice as the format has it: {error}", CONVERT_AGAIN)
         return False
@@ -61,7 +45,7 @@ def _check_tables(camera: CameraRecord, data: bytes, place: Place) -> bool:
     if tuple(camera.time_base) != (1, tables.timescale):
         place.report(f"{tables.timescale} ticks a second, {camera.time_base} in the record", CONVERT_AGAIN)
     order = np.argsort(tables.pts, kind="stable")
-    wrong = np.flatnonzero(tables.pts[order] != ticks_of(camera))
+    wrong = np.flatnonzero(tables.pts[order] != camera.ticks())
     if wrong.size:
         place.report(
             f"{wrong.size} frames are shown at other times than the record says, first frame {wrong[0]}",
@@ -105,7 +89,7 @@ def _check_row_times(camera: CameraRecord, times: NDArray[np.float32], tolerance
     if len(times) != camera.num_rows:
         return
     numerator, denominator = camera.time_base
-    apart = ticks_of(camera)[frames_of(camera)] * (numerator / denominator) - times.astype(np.float64)
+    apart = camera.ticks()[camera.frames()] * (numerator / denominator) - times.astype(np.float64)
     apart -= np.median(apart)
     allowed = 2 * tolerance_s + np.spacing(np.abs(times)).astype(np.float64) + numerator / denominator
     wrong = np.flatnonzero(np.abs(apart) > allowed)

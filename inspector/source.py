@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from roboshard.inspector.packets import Clock, SourcePackets, compare_payloads
 from roboshard.inspector.pictures import Original, compare_pictures
 from roboshard.inspector.problems import CONVERT_AGAIN, Place, some
-from roboshard.inspector.slices import frames_of, ticks_of
 from roboshard.inspector.tables import compare_tables
 from roboshard.shards import jsonio
 from roboshard.shards.errors import RoboshardError
@@ -166,7 +165,7 @@ class _Reader:
             fps=self._manifest.fps,
             tolerance_s=float(tolerance) if isinstance(tolerance, int | float) else 1e-4,
         )
-        ticks, frames = ticks_of(camera), frames_of(camera)
+        ticks, frames = camera.ticks(), camera.frames()
         lead = float(ticks[frames[0]] - ticks[0]) * camera.time_base[0] / camera.time_base[1]
         try:
             packets = SourcePackets(str(self._held.path(span.path)), rows.in_file, lead, 1 / rows.fps)

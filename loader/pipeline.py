@@ -6,7 +6,7 @@
     draw              which rows of which episodes a step takes            order/
     fetch             those episodes, read ahead, verified, in memory      episodes/fetch.py
     windows           rows and delta windows of the step's samples         samples/rows.py
-    decode            pictures of this step and the next ones, by threads  batches/decode_ahead.py, episodes/decode.py
+    decode            pictures of this step and the next ones, by threads  batches/decode_ahead.py, decoding/decode.py
     images            the user's transform, if there is one                batches/images.py
     batch             as it is, or its samples one by one                  batches/batch.py
 
@@ -30,7 +30,7 @@ from roboshard.loader.batches.buffers import Buffers
 from roboshard.loader.batches.decode_ahead import DecodeThreads, decode_video
 from roboshard.loader.batches.images import transform_images
 from roboshard.loader.config import LoaderConfig
-from roboshard.loader.episodes.decode import PictureSettings
+from roboshard.loader.decoding.settings import PictureSettings
 from roboshard.loader.episodes.fetch import EpisodePool, fetch_episodes
 from roboshard.loader.episodes.read_ahead import ReadAhead
 from roboshard.loader.meta import DatasetMeta
@@ -133,7 +133,9 @@ class Resources:
             sources=job.sources,
             reads=self.reads,
             pictures=PictureSettings(
-                image_size=sample.image_size, device=config.read.decode_device, look_back=_look_back(job)
+                image_size=sample.image_size,
+                device=config.read.decode_device,
+                look_back=_look_back(job),
             ),
             capacity=_resident_episodes(job),
             on_error=config.read.on_error,

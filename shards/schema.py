@@ -5,6 +5,8 @@ Reading a document reports every problem with its place. Fields that this releas
 
 from typing import Annotated, Literal, Self, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from roboshard.shards import jsonio
@@ -80,6 +82,14 @@ class CameraRecord(Document):
         if not self.rows or self.rows[0][1] != self.skip_frames:
             raise ValueError("the first row must show frame skip_frames")
         return self
+
+    def ticks(self) -> NDArray[np.int64]:
+        """(num_frames,) when each frame is shown, in ticks."""
+        return np.concatenate([first + step * np.arange(count, dtype=np.int64) for first, step, count in self.pts])
+
+    def frames(self) -> NDArray[np.int64]:
+        """(rows,) the frame of the slice that each row shows."""
+        return np.concatenate([frame + np.arange(count, dtype=np.int64) for _, frame, count in self.rows])
 
     @property
     def num_rows(self) -> int:

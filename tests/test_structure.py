@@ -49,11 +49,10 @@ WHEN_NEEDED = {
     ROOT / "publisher/preview.py": {"loader"},  # decodes frames for the sample picture of a dataset card
     ROOT / "inspector/frames.py": {"loader"},  # verify --frames decodes as a loader would
     ROOT / "inspector/pictures.py": {"converter"},  # verify --against decodes sources as a conversion does
-    ROOT / "inspector/slices.py": {"converter"},  # what reads slices back once they are cut
     ROOT / "inspector/source.py": {"converter"},  # verify --against reads sources
 }
 """Files that import another part when they come to it, and not before."""
-STAGES = ("order", "episodes", "samples", "batches", "running")
+STAGES = ("order", "decoding", "episodes", "samples", "batches", "running")
 """Folders of the loader, in the order in which data flows through them: none knows of one after it."""
 MAX_LINES = 350
 ENCODER = ROOT / "converter/encoder.py"

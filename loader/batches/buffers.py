@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-TRIMMED_EVERY = 64
+TRIMMED_EVERY = 512
 """Loans after which buffers are given up that none of those loans needed."""
 FITS = 2
 """A buffer serves requests down to this fraction of its size: the last batch of an epoch is smaller."""

@@ -7,7 +7,7 @@ A slice is served by one thread at a time.
 
 import time
 from collections import defaultdict, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from threading import Condition
@@ -15,15 +15,14 @@ from threading import Condition
 from roboshard.loader.batches.buffers import Buffers
 from roboshard.loader.batches.pending import PendingStep
 from roboshard.loader.batches.wanted import Requests, Slice, Target, Wanted
-from roboshard.loader.episodes.pictures import Pictures
 from roboshard.loader.samples.rows import Batch, PictureKey, WindowedStep
 from roboshard.loader.stats import Counter
 
 LOOK_AHEAD_BYTES = 512 << 20
 """Of batches that are being decoded at once; two steps at least, so that no thread waits for a step's last frame."""
 LOOK_AHEAD_STEPS = (2, 8)
-CHUNK_FRAMES = 8
-"""Frames asked of a decoder at once: few enough to be still in the cores' caches when they are copied."""
+SETTLED_AT_ONCE = 8
+"""Frames of a slice after which the steps that they are of are told."""
 
 
 class DecodeThreads:
@@ -81,10 +80,9 @@ class DecodeThreads:
             now[:] = [slot]
             requests = self._served[slot]
             for frames in slot.episode.ways(slot.key, sorted(requests)):
-                for first in range(0, len(frames), CHUNK_FRAMES):
-                    if self._stopped:
-                        return
-                    self._decode(slot, {frame: requests[frame] for frame in frames[first : first + CHUNK_FRAMES]})
+                self._decode(slot, frames)
+                if self._stopped:
+                    return
             now.clear()
             with self._changed:
                 del self._served[slot]
@@ -99,24 +97,31 @@ class DecodeThreads:
             slot, self._served[slot] = taken
             return slot
 
-    def _decode(self, slot: Slice, requests: Mapping[int, Sequence[Target]]) -> None:
-        started, is_video = time.perf_counter(), slot.episode.is_video(slot.key)
-        pictures, num_decoded = slot.episode.decode(slot.key, list(requests))
-        for step, places, wanted in _by_step(requests, pictures):
-            step.put(slot.key, places, wanted, self._buffers)
-        self._counter.add(
-            decode_seconds=time.perf_counter() - started,
-            frames_used=sum(map(len, requests.values())) if is_video else 0,
-            frames_requested=len(requests) if is_video else 0,
-            frames_decoded=num_decoded,
-        )
+    def _decode(self, slot: Slice, frames: Sequence[int]) -> None:
+        """Ascending frames, each to where it is wanted as it comes."""
+        visit = _Visit(slot, self._served[slot])
+        try:
+            for frame, picture in slot.episode.pictures(slot.key, frames):
+                for target in visit.requests[frame]:
+                    target.step.put(slot.key, target.place, picture, self._buffers)
+                visit.served.append(frame)
+                if len(visit.served) == SETTLED_AT_ONCE:
+                    self._settle(visit)
+                if self._stopped:
+                    return
+        finally:
+            self._settle(visit)
+
+    def _settle(self, visit: "_Visit") -> None:
+        """Tell the steps what they have got: an error of a later frame is none of theirs."""
+        targets = [target for frame in visit.served for target in visit.requests.pop(frame)]
+        self._counter.add(**visit.counts(len(targets)))
+        visit.served.clear()
         with self._changed:
-            for frame, targets in requests.items():
-                del self._served[slot][frame]  # an error of a later one is none of its steps'
-                for target in targets:
-                    target.step.left -= 1
-                    if not target.step.left:
-                        self._changed.notify_all()
+            for target in targets:
+                target.step.left -= 1
+                if not target.step.left:
+                    self._changed.notify_all()
 
     def _after(self, now: list[Slice], future: Future[None]) -> None:
         """Tell the steps that need a slice what went wrong with it."""
@@ -134,6 +139,31 @@ class DecodeThreads:
                 self._start_serving()
 
 
+class _Visit:
+    """A slice while it is served, and what has not been settled of it."""
+
+    def __init__(self, slot: Slice, requests: Requests) -> None:
+        self.requests = requests
+        self.served: list[int] = []
+        """Frames."""
+        self._slot = slot
+        self._is_video = slot.episode.is_video(slot.key)
+        self._since = time.perf_counter()
+        self._decoded_before = slot.episode.num_decoded(slot.key)
+
+    def counts(self, num_used: int) -> dict[str, float]:
+        """For the loader's statistics, since the last time."""
+        now, decoded = time.perf_counter(), self._slot.episode.num_decoded(self._slot.key)
+        found = {
+            "decode_seconds": now - self._since,
+            "frames_used": num_used * self._is_video,
+            "frames_requested": len(self.served) * self._is_video,
+            "frames_decoded": decoded - self._decoded_before,
+        }
+        self._since, self._decoded_before = now, decoded
+        return found
+
+
 def _requests(step: WindowedStep, pending: PendingStep) -> dict[Slice, Requests]:
     requests: dict[Slice, Requests] = defaultdict(lambda: defaultdict(list))
     episode_of = step.episode_of.tolist()
@@ -143,22 +173,6 @@ def _requests(step: WindowedStep, pending: PendingStep) -> dict[Slice, Requests]
             slot = Slice(step.episodes[episode_of[place // per_sample]], key)
             requests[slot][frame].append(Target(pending, place))
     return requests
-
-
-def _by_step(
-    requests: Mapping[int, Sequence[Target]], pictures: Pictures
-) -> Iterator[tuple[PendingStep, list[int], Pictures]]:
-    """Which places of which step the pictures of the requests go to."""
-    found: dict[PendingStep, tuple[list[int], list[int]]] = defaultdict(lambda: ([], []))
-    for number, targets in enumerate(requests.values()):
-        for target in targets:
-            places, numbers = found[target.step]
-            places.append(target.place)
-            numbers.append(number)
-    for step, (places, numbers) in found.items():
-        first, end = numbers[0], numbers[0] + len(numbers)
-        is_stretch = numbers == list(range(first, end))
-        yield step, places, pictures[first:end] if is_stretch else [pictures[number] for number in numbers]
 
 
 def decode_video(steps: Iterable[WindowedStep], threads: DecodeThreads, counter: Counter) -> Iterator[Batch]:

@@ -4,14 +4,11 @@ from collections.abc import Sequence
 from threading import Lock
 from typing import Any
 
-import numpy as np
 import torch
 
 from roboshard.loader.batches.buffers import Buffers
-from roboshard.loader.episodes.pictures import Picture, Pictures, is_brightness
+from roboshard.loader.decoding.pictures import Picture, copy_picture, is_brightness
 from roboshard.loader.samples.rows import Batch, PictureKey, WindowedStep, check_shapes
-
-UNIT = np.float32(255)
 
 
 class PendingStep:
@@ -29,19 +26,19 @@ class PendingStep:
         self._memory: dict[str, Any] = {}  # the same, one picture after the other
         self._lending = Lock()
 
-    def put(self, key: str, places: list[int], pictures: Pictures, buffers: Buffers) -> None:
-        """Copy pictures to their places. The first one of a key says how large they are, and of which kind."""
+    def put(self, key: str, place: int, picture: Picture, buffers: Buffers) -> None:
+        """Copy a picture to its place. The first one of a key says how large they are, and of which kind."""
         memory = self._memory.get(key)
         if memory is None:
-            memory = self._lend(key, pictures[0], buffers)
-        if isinstance(pictures, np.ndarray) and (pictures.dtype, pictures.shape[1:]) == (
-            memory.dtype,
-            memory.shape[1:],
-        ):
-            memory[places] = pictures  # at once: NumPy asks for the interpreter's lock again after each call
-            return
-        for place, picture in zip(places, pictures, strict=True):
-            _put_one(key, memory[place], picture)
+            memory = self._lend(key, picture, buffers)
+        target = memory[place]
+        if target.shape != picture.shape:
+            check_shapes(key, {tuple(target.shape), tuple(picture.shape)})
+        if isinstance(picture, torch.Tensor):
+            is_scaled = is_brightness(picture) and target.dtype.itemsize > 1
+            target.copy_(picture / 255 if is_scaled else picture)
+        else:
+            copy_picture(picture, target)
 
     def _lend(self, key: str, picture: Picture, buffers: Buffers) -> Any:
         with self._lending:
@@ -61,16 +58,3 @@ class PendingStep:
     def batch(self) -> Batch:
         """Rows and pictures (n, C, H, W) or (n, T, C, H, W); in memory the channels stay last, as decoded."""
         return self.values | {key: self._tensors[key].movedim(-1, -3) for key in self._shapes}
-
-
-def _put_one(key: str, target: Any, picture: Picture) -> None:
-    """Copy a picture to its place: the images of one feature may differ in kind."""
-    if target.shape != picture.shape:
-        check_shapes(key, {tuple(target.shape), tuple(picture.shape)})
-    is_scaled = is_brightness(picture) and target.dtype.itemsize > 1
-    if isinstance(picture, torch.Tensor):
-        target.copy_(picture / 255 if is_scaled else picture)
-    elif is_scaled:
-        np.divide(picture, UNIT, out=target, dtype=np.float32)
-    else:
-        target[...] = picture

@@ -1,1 +1,1 @@
-"""Episodes in memory: read ahead and verified, their rows as arrays, their slices as open decoders."""
+"""Episodes in memory: read ahead and verified, their rows as arrays, their cameras as videos."""

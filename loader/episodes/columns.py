@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from roboshard.loader.episodes.pictures import Picture, nearest
+from roboshard.loader.decoding.pictures import Picture, nearest
 from roboshard.shards.errors import FormatError
 from roboshard.shards.features import FLOAT_DTYPES
 

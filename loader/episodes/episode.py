@@ -1,26 +1,20 @@
-"""An episode in memory: its rows as arrays, its slices as open decoders."""
+"""An episode in memory: its rows as arrays, its cameras as videos."""
 
-from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from roboshard.loader.decoding.pictures import Picture
+from roboshard.loader.decoding.settings import PictureSettings
 from roboshard.loader.episodes.columns import Column, ImageFiles, empty_column, make_column, make_images
-from roboshard.loader.episodes.decode import FrameDecoder, PictureSettings, decode_frames, open_decoder
-from roboshard.loader.episodes.pictures import Picture, Pictures
-from roboshard.loader.episodes.recent import RecentPictures
+from roboshard.loader.episodes.video import Video
 from roboshard.shards.errors import FormatError
 from roboshard.shards.features import ROW_DTYPES, Features, Spec, depth_factor, depth_scale, is_depth
-from roboshard.shards.gop import decode_cost, mean_random_cost
 from roboshard.shards.reader import EpisodeData
 from roboshard.shards.rows import decode_rows
-from roboshard.shards.schema import CameraRecord
-
-CHEAP_TO_GO_BACK = 4
-"""Frames decoded for one picked at random, up to which pictures that are needed again are decoded again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,16 +71,17 @@ class Episode:
             self.columns = dict(sorted(self.columns.items()))
         self._tasks = tasks
         self._settings = settings
-        self._cameras = {camera.key: camera for camera in data.record.cameras if camera.key in data.videos}
-        self._frame_of_row = {
-            key: np.concatenate([np.arange(frame, frame + count) for _, frame, count in camera.rows])
-            for key, camera in self._cameras.items()
+        self._videos = {
+            camera.key: Video(
+                data.videos[camera.key],
+                camera,
+                settings,
+                f"{data.where}, camera {camera.key!r}",
+                depth_scale(features[camera.key]),
+            )
+            for camera in data.record.cameras
+            if camera.key in data.videos
         }
-        self._depth = {key: depth_scale(features[key]) for key in self._cameras}
-        self._videos = data.videos
-        self._decoders: dict[str, FrameDecoder] = {}
-        self._last_frame: dict[str, int] = {}
-        self._recent: dict[str, RecentPictures | None] = {}
 
     def tasks(self, rows: NDArray[np.int64]) -> list[str] | None:
         """The tasks of rows (n,): LeRobot looks them up by position. None for a dataset without tasks."""
@@ -103,63 +98,39 @@ class Episode:
 
     def is_video(self, key: str) -> bool:
         """Whether a key is a camera stored as video, not an image feature of the rows."""
-        return key in self._cameras
+        return key in self._videos
 
     def frames_of_rows(self, key: str, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Which frames of the camera's slice these rows show; of an image feature, the rows themselves."""
-        found = self._frame_of_row.get(key)
-        return rows if found is None else found[rows]
+        video = self._videos.get(key)
+        return rows if video is None else video.frames_of_rows(rows)
 
     def gop(self, key: str, frame: int) -> int:
         """Which GOP of its slice a frame is in; an image of the rows stands alone."""
-        camera = self._cameras.get(key)
-        return frame if camera is None else bisect_right(camera.keyframes, frame)
+        video = self._videos.get(key)
+        return frame if video is None else video.gop(frame)
 
     def ways(self, key: str, frames: Sequence[int]) -> tuple[Sequence[int], ...]:
-        """Ascending frames in the order that costs least, as ascending parts.
+        """Ascending frames in the order that costs least, as ascending parts."""
+        video = self._videos.get(key)
+        return (frames,) if video is None else video.ways(frames)
 
-        First those that are kept, which decoding further would displace; then forward from where the decoder stands.
+    def num_decoded(self, key: str) -> int:
+        """Frames decoded so far for a camera; none for an image feature."""
+        video = self._videos.get(key)
+        return 0 if video is None else video.num_decoded
+
+    def pictures(self, key: str, frames: Sequence[int]) -> Iterator[tuple[int, Picture]]:
+        """Ascending frames of a camera or image feature with their pictures (H, W, C).
+
+        Each is to be used before the next one. Not for two threads at once per key. Raises FormatError naming shard,
+        episode and camera.
         """
-        recent = self._recent.get(key)
-        kept = set() if recent is None else recent.kept(frames)
-        others = [frame for frame in frames if frame not in kept]
-        after = bisect_right(others, self._last_frame.get(key, -1))
-        return sorted(kept), others[after:], others[:after]
-
-    def decode(self, key: str, frames: Sequence[int]) -> tuple[Pictures, int]:
-        """Pictures (H, W, C) of a camera or image feature by ascending frame, and how many were decoded.
-
-        Not for two threads at once per key. Raises FormatError naming shard, episode and camera.
-        """
+        if key in self._videos:
+            return self._videos[key].pictures(frames)
         if key in self._blanks:
-            return [self._blanks[key]] * len(frames), 0
-        if key in self._images:
-            return [self._images[key].pixels(row, self._settings.image_size) for row in frames], 0
-        camera = self._cameras[key]
-        where = f"{self._where}, camera {key!r}"
-        if key not in self._decoders:
-            self._decoders[key] = open_decoder(self._videos[key], camera, self._settings, where, self._depth[key])
-            self._recent[key] = self._memory_for(camera)
-        recent = self._recent[key]
-        pictures: dict[int, Picture] = {} if recent is None else dict(recent.find(frames))
-        missing = [frame for frame in frames if frame not in pictures]
-        if not missing:
-            return [pictures[frame] for frame in frames], 0
-        missing = missing if recent is None else recent.with_gaps(missing)
-        decoded = decode_frames(self._decoders[key], camera, missing, self._settings, where)
-        cost = decode_cost(missing, camera.keyframes, self._last_frame.get(key))
-        self._last_frame[key] = missing[-1]
-        if recent is None:
-            return decoded, cost
-        pictures |= zip(missing, decoded, strict=True)
-        recent.keep(missing, pictures)
-        return [pictures[frame] for frame in frames], cost
-
-    def _memory_for(self, camera: CameraRecord) -> RecentPictures | None:
-        """Only where going back is dear: where keyframes are near, memory is worth more than a few frames."""
-        look_back = self._settings.look_back.get(camera.key, 0)
-        dear = mean_random_cost(camera.keyframes, camera.num_frames) > CHEAP_TO_GO_BACK
-        return RecentPictures(look_back) if look_back and dear and self._settings.device == "cpu" else None
+            return ((frame, self._blanks[key]) for frame in frames)
+        return ((row, self._images[key].pixels(row, self._settings.image_size)) for row in frames)
 
 
 def _depth_factor(spec: Spec) -> float | None:

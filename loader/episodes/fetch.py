@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roboshard.loader.config import OnError
-from roboshard.loader.episodes.decode import PictureSettings
+from roboshard.loader.decoding.settings import PictureSettings
 from roboshard.loader.episodes.episode import Episode
 from roboshard.loader.episodes.read_ahead import ReadAhead
 from roboshard.loader.order.plan import Draw

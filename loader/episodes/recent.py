@@ -4,11 +4,13 @@ Played forward, an episode's windows overlap from step to step. Without this, ea
 before its first frame and decode from there.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from roboshard.loader.decoding.pictures import HostPicture, copy_picture
 
 
 class RecentPictures:
@@ -16,20 +18,20 @@ class RecentPictures:
 
     def __init__(self, capacity: int) -> None:
         """Nothing is taken up before the first picture."""
-        self._capacity = capacity
+        self.capacity = capacity
         self._memory: NDArray[Any] | None = None
         self._frames = [-1] * capacity
 
     def kept(self, frames: Iterable[int]) -> set[int]:
         """Which of these frames are kept."""
-        return {frame for frame in frames if self._frames[frame % self._capacity] == frame}
+        return {frame for frame in frames if self._frames[frame % self.capacity] == frame}
 
-    def find(self, frames: Iterable[int]) -> dict[int, NDArray[Any]]:
-        """Those of these frames that are kept: copies, which `keep` does not change."""
-        memory = self._memory
-        if memory is None:
-            return {}
-        return {frame: memory[frame % self._capacity].copy() for frame in self.kept(frames)}
+    def picture(self, frame: int) -> NDArray[Any]:
+        """One that is kept, until `keep` displaces it."""
+        if self._memory is None or frame not in self.kept([frame]):
+            raise KeyError(frame)
+        picture: NDArray[Any] = self._memory[frame % self.capacity]
+        return picture
 
     def with_gaps(self, frames: Sequence[int]) -> list[int]:
         """Ascending frames, with those between them that the next steps are likely to look back at.
@@ -38,15 +40,13 @@ class RecentPictures:
         """
         filled: list[int] = []
         for frame in frames:
-            is_near = filled and frame - filled[-1] <= self._capacity
+            is_near = filled and frame - filled[-1] <= self.capacity
             filled += range(filled[-1] + 1, frame + 1) if is_near else [frame]
         return filled
 
-    def keep(self, frames: Sequence[int], pictures: Mapping[int, Any]) -> None:
-        """Keep the last of these ascending frames."""
-        for frame in frames[-self._capacity :]:
-            picture = pictures[frame]
-            if self._memory is None:
-                self._memory = np.empty((self._capacity, *picture.shape), dtype=picture.dtype)
-            self._memory[frame % self._capacity] = picture
-            self._frames[frame % self._capacity] = frame
+    def keep(self, frame: int, picture: HostPicture) -> None:
+        """Keep one in the place of the frame that was there."""
+        if self._memory is None:
+            self._memory = np.empty((self.capacity, *picture.shape), dtype=picture.dtype)
+        copy_picture(picture, self._memory[frame % self.capacity])
+        self._frames[frame % self.capacity] = frame

@@ -23,10 +23,10 @@ from roboshard.converter import ConversionReport, ConvertConfig, ReencodeConfig,
 from roboshard.converter import reencode as converter_reencode
 from roboshard.converter.encoder import UNTAGGED, Clip, check_encoder, encode, library_versions
 from roboshard.converter.encoding import Encoding, encoded_features
-from roboshard.converter.mp4 import read_sample_tables
 from roboshard.converter.video import VideoFile
 from roboshard.loader import make_loader
 from roboshard.shards import OptionError, ShardedDataset, SourceError, StorageError, rebuild
+from roboshard.shards.mp4 import read_sample_tables
 from roboshard.shards.schema import CameraRecord
 
 TOP, WRIST = "observation.images.top", "observation.images.wrist"

@@ -12,9 +12,9 @@ import pytest
 
 from roboshard.converter.alignment import RowTimes
 from roboshard.converter.keyframes import has_av1_frame_types, is_av1_keyframe
-from roboshard.converter.mp4 import read_sample_tables
 from roboshard.converter.video import VideoFile, VideoSlice
 from roboshard.shards import SourceError
+from roboshard.shards.mp4 import read_sample_tables
 
 VIDEOS = sorted((Path(__file__).parents[1] / "data").rglob("*.mp4"))
 ROWS = RowTimes(from_s=0.0, to_s=2.0, timestamps=np.arange(20, dtype=np.float32) / 10, fps=10, tolerance_s=0.01)

@@ -19,11 +19,11 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.damage import Damage, Forgery, Kind, cheaply, damaged, files_of
+from support.decoders import DECODERS, decode_with
 from support.lerobot_source import Camera, Source, build
 
 from roboshard.converter import ConvertConfig, convert
 from roboshard.loader import make_loader
-from roboshard.loader.episodes import decode
 from roboshard.shards import DamageError, FormatError, MissingError, RoboshardError, ShardedDataset
 
 TOP, WRIST = "observation.images.top", "observation.images.wrist"
@@ -295,13 +295,12 @@ LIES: dict[str, Callable[[Members], None]] = {
 }
 
 
-@pytest.mark.parametrize("decoder", ["torchcodec", "pyav"])
+@pytest.mark.parametrize("decoder", DECODERS)
 @pytest.mark.parametrize("lie", LIES)
 def test_videos_that_are_not_what_their_record_says(
     honest: Path, tmp_path: Path, lie: str, decoder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if decoder == "pyav":
-        monkeypatch.setattr(decode, "_torchcodec", lambda: None)
+    decode_with(decoder, monkeypatch)
     forged = Forgery(honest, tmp_path / "forged")
     forged.put_members(*place(honest, BROKEN), LIES[lie])
     root = forged.seal()

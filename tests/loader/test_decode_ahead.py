@@ -30,6 +30,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from support.batches import Batch, assert_same, threads_left
 from support.damage import Forgery
+from support.decoders import DECODERS, decode_with
 from support.lerobot_source import Camera, Source, build
 from support.slowly import slowly
 
@@ -38,18 +39,17 @@ from roboshard.loader import Loader, make_loader
 from roboshard.loader.batches import decode_ahead
 from roboshard.loader.batches.buffers import ReusedBuffers
 from roboshard.loader.batches.decode_ahead import (
-    CHUNK_FRAMES,
     LOOK_AHEAD_STEPS,
     DecodeThreads,
-    _by_step,
     look_ahead_steps,
 )
 from roboshard.loader.batches.pending import PendingStep
-from roboshard.loader.batches.wanted import Target
-from roboshard.loader.episodes import decode, fetch
+from roboshard.loader.batches.wanted import Slice, Target
+from roboshard.loader.episodes import fetch
 from roboshard.loader.episodes.episode import Episode
 from roboshard.loader.loader import WARN_AFTER
 from roboshard.loader.samples.rows import PictureKey, WindowedStep
+from roboshard.loader.stats import Counter
 from roboshard.shards import FormatError, OptionError
 from roboshard.shards.gop import COSTLY, mean_random_cost
 
@@ -112,11 +112,11 @@ Decode = Callable[[Episode, str, Sequence[int]], Any]
 def around_decode(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Callable[[Callable[[Decode, Episode, str, Sequence[int]], Any]], None]:
-    """Put a function around every call of `Episode.decode`."""
-    decode_really = Episode.decode
+    """Put a function around every call of `Episode.pictures`."""
+    decode_really = Episode.pictures
 
     def put(function: Callable[[Decode, Episode, str, Sequence[int]], Any]) -> None:
-        monkeypatch.setattr(Episode, "decode", lambda *arguments: function(decode_really, *arguments))
+        monkeypatch.setattr(Episode, "pictures", lambda *arguments: function(decode_really, *arguments))
 
     return put
 
@@ -130,11 +130,11 @@ def uneven_threads(around_decode: Any) -> Iterator[set[str]]:
         busy[id(episode), key] += 1
         if busy[id(episode), key] > 1:
             shared.add(key)
-        time.sleep(dice.random() * 8e-4)
-        found = decode_really(episode, key, frames)
+        for found in decode_really(episode, key, frames):
+            time.sleep(dice.random() * 2e-4)
+            yield found
         time.sleep(dice.random() * 4e-4)
         busy[id(episode), key] -= 1
-        return found
 
     around_decode(unevenly)
     interval = sys.getswitchinterval()
@@ -277,38 +277,56 @@ def test_within_the_look_ahead_each_frame_is_decoded_once(
     asked = Tally((episode, key, frame) for episode, key, frames in calls for frame in frames)
     assert max(asked.values()) == 1
     assert len(asked) == FRAMES * len(PICTURES)
-    assert all(frames == sorted(set(frames)) and len(frames) <= CHUNK_FRAMES for _, _, frames in calls)
+    assert all(frames == sorted(set(frames)) for _, _, frames in calls)
     assert len(list(itertools.groupby(gops))) == len(set(gops)), "a GOP is decoded in one go"
     stats = loader.stats()
     assert (stats.frames_requested, stats.frames_used) == (2 * FRAMES, 4 * FRAMES)
 
 
+class Numbered:
+    """An episode whose pictures are their numbers."""
+
+    def is_video(self, _: str) -> bool:
+        return True
+
+    def num_decoded(self, _: str) -> int:
+        return 0
+
+    def pictures(self, _: str, frames: Sequence[int]) -> Iterator[tuple[int, Any]]:
+        return ((frame, np.full((1, 1, 3), frame, np.uint8)) for frame in frames)
+
+
 @given(
     wanted=st.dictionaries(
-        st.integers(0, 40), st.lists(st.integers(0, 2), min_size=1, max_size=4), min_size=1, max_size=CHUNK_FRAMES
-    ),
-    as_list=st.booleans(),
+        st.integers(0, 40), st.lists(st.integers(0, 2), min_size=1, max_size=4), min_size=1, max_size=20
+    )
 )
-def test_each_picture_goes_wherever_it_is_wanted_and_nowhere_else(
-    wanted: dict[int, list[int]], as_list: bool
-) -> None:
+def test_each_picture_goes_wherever_it_is_wanted_and_nowhere_else(wanted: dict[int, list[int]]) -> None:
     """`wanted`: frame -> steps, once for each place."""
-    buffers, sizes = ReusedBuffers(), Tally(itertools.chain.from_iterable(wanted.values()))
+    sizes = Tally(itertools.chain.from_iterable(wanted.values()))
     steps: dict[int, PendingStep] = {}
+    keys = [PictureKey(key="x", is_video=True, offsets=None)]
     for number, size in sizes.items():
         step = WindowedStep(values={}, episodes=(), episode_of=np.zeros(size), frames={"x": np.zeros((size, 1), int)})
-        steps[number] = PendingStep(step, [PictureKey(key="x", is_video=True, offsets=None)], as_float=False)
+        steps[number] = PendingStep(step, keys, as_float=False)
     requests: dict[int, list[Target]] = {frame: [] for frame in sorted(wanted)}
     expected: dict[int, list[int]] = {number: [] for number in steps}
     for frame, targets in requests.items():
         for number in wanted[frame]:
             targets.append(Target(steps[number], len(expected[number])))
             expected[number].append(frame)
-    decoded = np.array(list(requests), np.uint8)[:, None, None, None].repeat(3, axis=3)
-    for pending, places, pictures in _by_step(requests, list(decoded) if as_list else decoded):
-        pending.put("x", places, pictures, buffers)
+    counter = Counter()
+    threads = DecodeThreads(1, keys, False, ReusedBuffers(), counter)
+    slot: Any = Slice(Numbered(), "x")  # type: ignore[arg-type]
+    threads._served[slot] = requests
+    threads._decode(slot, list(requests))
+    threads.close()
+    assert not requests
     for number, frames in expected.items():
+        assert not steps[number].left
         assert steps[number].batch()["x"][:, 0, 0, 0].tolist() == frames
+    stats = counter.snapshot()
+    assert (stats.frames_requested, stats.frames_used) == (len(wanted), sum(sizes.values()))
 
 
 def test_a_decoder_goes_on_from_where_it_stands(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -323,11 +341,14 @@ def test_a_decoder_goes_on_from_where_it_stands(shards: Path, monkeypatch: pytes
     monkeypatch.setattr(fetch, "Episode", Kept)
     list(load(shards, episodes=[0], shuffle=False, cameras=[TOP, WRIST]))
     (episode,), frames = episodes, [0, 3, 7, 8, 11]
-    assert episode.ways(TOP, frames) == ([], [], frames), "it stands at the last one"
-    assert episode.ways(STILL, frames) == ([], frames, []), "images stand nowhere"
-    episode.decode(TOP, [3, 7])
-    assert episode.ways(TOP, frames) == ([], [8, 11], [0, 3, 7])
-    assert episode.ways(WRIST, frames) == ([], [], frames)
+    assert episode.ways(TOP, frames) == (frames,), "after the last one it stands nowhere"
+    assert episode.ways(STILL, frames) == (frames,), "images stand nowhere"
+    assert [frame for frame, _ in episode.pictures(TOP, [3, 6])] == [3, 6]
+    assert episode.ways(TOP, frames) == ([7, 8, 11], [0, 3])
+    assert [frame for frame, _ in episode.pictures(TOP, [7])] == [7]
+    assert episode.ways(TOP, frames) == (frames,), "it would begin anew at the keyframe that comes next"
+    assert [frame for frame, _ in episode.pictures(WRIST, [2])] == [2]
+    assert episode.ways(WRIST, frames) == (frames,), "keyframes are near"
 
 
 def test_what_counts_as_used_has_been_decoded(tmp_path: Path) -> None:
@@ -382,14 +403,15 @@ def _until_error(batches: Iterable[Batch]) -> Iterator[Batch]:
 def test_steps_that_are_complete_come_before_the_error_of_a_later_one(
     shards: Path, around_decode: Any, all_at_once: None
 ) -> None:
-    def broken_after_a_chunk(decode_really: Decode, episode: Episode, key: str, frames: Sequence[int]) -> Any:
-        if frames[0] >= CHUNK_FRAMES:
-            raise FormatError("the end is broken")
-        return decode_really(episode, key, frames)
+    def broken_at_the_end(decode_really: Decode, episode: Episode, key: str, frames: Sequence[int]) -> Any:
+        for frame, picture in decode_really(episode, key, frames):
+            if frame == 11:
+                raise FormatError("the end is broken")
+            yield frame, picture
 
-    around_decode(broken_after_a_chunk)
-    loader = load(shards, batch_size=CHUNK_FRAMES // 2, episodes=[0], shuffle=False, decode_threads=1)
-    first, second = range(CHUNK_FRAMES // 2), range(CHUNK_FRAMES // 2, CHUNK_FRAMES)
+    around_decode(broken_at_the_end)
+    loader = load(shards, batch_size=4, episodes=[0], shuffle=False, decode_threads=1)
+    first, second = range(4), range(4, 8)
     assert [batch["frame_index"].tolist() for batch in _until_error(loader)] == [[*first], [*second]]
 
 
@@ -441,9 +463,10 @@ def test_no_thread_is_left_after_ctrl_c(shards: Path, around_decode: Any, at_cal
     calls = itertools.count(1)
 
     def interrupted(decode_really: Decode, *arguments: Any) -> Any:
-        if next(calls) == at_call:
-            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
-        return decode_really(*arguments)
+        for found in decode_really(*arguments):
+            if next(calls) == at_call:
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+            yield found
 
     around_decode(interrupted)
     loader = load(shards, decode_threads=3)
@@ -535,10 +558,9 @@ def test_transforms_in_workers(shards: Path, transform: Callable[[torch.Tensor],
 CLOSE = 4  # of 255, on average; two frames of a film are 20 and more apart
 
 
-@pytest.fixture(params=["torchcodec", "pyav"])
+@pytest.fixture(params=DECODERS[1:])
 def either_decoder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    if request.param == "pyav":
-        monkeypatch.setattr(decode, "_torchcodec", lambda: None)
+    decode_with(request.param, monkeypatch)
 
 
 def _resized(picture: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:

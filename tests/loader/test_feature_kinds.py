@@ -24,8 +24,10 @@ from roboshard.inspector import VerifyConfig, verify
 from roboshard.loader import make_loader, open_dataset
 from roboshard.loader.batches.buffers import ReusedBuffers
 from roboshard.loader.batches.pending import PendingStep
-from roboshard.loader.episodes import decode
-from roboshard.loader.episodes.depth import millimetres
+from roboshard.loader.decoding import by_pyav
+from roboshard.loader.decoding.decode import open_decoder
+from roboshard.loader.decoding.depth import millimetres
+from roboshard.loader.decoding.settings import PictureSettings
 from roboshard.loader.meta import DatasetMeta
 from roboshard.loader.samples.rows import PictureKey, WindowedStep
 from roboshard.shards import FormatError, OptionError, ShardedDataset
@@ -301,7 +303,7 @@ def distant(tmp_path_factory: pytest.TempPathFactory) -> tuple[Built, str, str]:
 @pytest.fixture
 def packets(monkeypatch: pytest.MonkeyPatch) -> list[av.Packet[Any]]:
     """Those that PyAV decodes from now on: one for each frame."""
-    seen, decoded = [], decode._decoded
+    seen, decoded = [], by_pyav.decoded
 
     def noted(packets: Iterable[av.Packet[Any]]) -> Iterator[av.Packet[Any]]:
         for packet in packets:
@@ -309,7 +311,7 @@ def packets(monkeypatch: pytest.MonkeyPatch) -> list[av.Packet[Any]]:
                 seen.append(packet)
             yield packet
 
-    monkeypatch.setattr(decode, "_decoded", lambda packets: decoded(noted(packets)))
+    monkeypatch.setattr(by_pyav, "decoded", lambda packets: decoded(noted(packets)))
     return seen
 
 
@@ -344,9 +346,9 @@ def test_open_depth_decoders_have_no_threads_of_their_own(distant: tuple[Built, 
     data = ShardedDataset.open(shards).read_episode(0)
     (camera,) = data.record.cameras
     before = len(list(TASKS.iterdir()))
-    settings, scale = decode.PictureSettings(), DepthScale()
-    decoders = [decode.open_decoder(data.videos[key], camera, settings, "here", scale) for _ in range(8)]
-    assert all(decoder.frames([3]).shape == (1, 64, 70, 1) for decoder in decoders)
+    settings, scale = PictureSettings(), DepthScale()
+    decoders = [open_decoder(data.videos[key], camera, settings, "here", scale) for _ in range(8)]
+    assert all(next(decoder.frames([3])).shape == (64, 70, 1) for decoder in decoders)
     assert len(list(TASKS.iterdir())) < before + len(decoders)
 
 
@@ -354,7 +356,7 @@ def test_open_depth_decoders_have_no_threads_of_their_own(distant: tuple[Built, 
 def test_frames_that_pyav_converts_have_no_threads_of_their_own() -> None:
     frames = [av.VideoFrame(640, 480, "yuv420p") for _ in range(8)]  # each keeps its converter
     before = len(list(TASKS.iterdir()))
-    assert all(decode._upright(frame, None).shape == (480, 640, 3) for frame in frames)
+    assert all(by_pyav.upright(frame, None).shape == (480, 640, 3) for frame in frames)
     assert len(list(TASKS.iterdir())) < before + len(frames)
 
 
@@ -380,7 +382,7 @@ def test_pictures_are_put_into_their_batch_as_what_they_are(
     """Those that a GPU decoded are tensors, others arrays."""
     step = WindowedStep(values={}, episodes=(), episode_of=np.zeros(1, int), frames={"x": np.zeros((1, 1), int)})
     pending = PendingStep(step, [PictureKey(key="x", is_video=True, offsets=None)], as_float)
-    pending.put("x", [0], [picture] if on_gpu else picture.numpy()[None], ReusedBuffers())
+    pending.put("x", 0, picture if on_gpu else picture.numpy(), ReusedBuffers())
     assert equal(pending.batch()["x"], expected.expand(1, picture.shape[-1], 2, 3))
 
 
@@ -390,7 +392,8 @@ def test_each_image_of_a_feature_is_taken_as_what_it_is(order: list[int]) -> Non
     images = [np.full((2, 3, 1), 51, np.uint8), np.full((2, 3, 1), 1234, np.float32)]
     step = WindowedStep(values={}, episodes=(), episode_of=np.zeros(2, int), frames={"x": np.zeros((2, 1), int)})
     pending = PendingStep(step, [PictureKey(key="x", is_video=False, offsets=None)], as_float=False)
-    pending.put("x", order, [images[number] for number in order], ReusedBuffers())
+    for number in order:
+        pending.put("x", number, images[number], ReusedBuffers())
     assert pending.batch()["x"][:, 0, 0, 0].tolist() == pytest.approx([0.2, 1234])
 
 

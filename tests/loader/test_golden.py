@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 import torch
+from support.decoders import DECODERS, decode_with
 
 from roboshard.loader import Loader, make_loader
-from roboshard.loader.episodes import decode
 
 GOLDEN: dict[str, Any] = json.loads((Path(__file__).parents[1] / "data/pusht_sim.golden.json").read_text())
 DELTA_TIMESTAMPS: dict[str, list[float]] = GOLDEN["delta_timestamps"]
@@ -22,12 +22,11 @@ ROUNDING = 2
 both_kinds = pytest.mark.parametrize("kind", ["plain", "delta"])
 
 
-@pytest.fixture(params=["torchcodec", "pyav"])
+@pytest.fixture(params=DECODERS)
 def decoder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Decode with this one."""
     name: str = request.param
-    if name == "pyav":
-        monkeypatch.setattr(decode, "_torchcodec", lambda: None)
+    decode_with(name, monkeypatch)
     return name
 
 
@@ -100,12 +99,13 @@ def test_batches_from_worker_processes(pusht_shards: Path) -> None:
     check_all(samples_of(loader_for(pusht_shards, "delta", batch_size=8, num_workers=2)), "delta")
 
 
-def test_the_two_decoders_agree_on_every_bit(pusht_shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    by_torchcodec = samples_of(make_loader(str(pusht_shards), batch_size=64, shuffle=False))
-    monkeypatch.setattr(decode, "_torchcodec", lambda: None)
-    by_pyav = samples_of(make_loader(str(pusht_shards), batch_size=64, shuffle=False))
-    for one, other in zip(by_torchcodec, by_pyav, strict=True):
-        assert torch.equal(one["observation.image"], other["observation.image"])
+def test_the_decoders_agree_on_every_bit(pusht_shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for name in DECODERS:
+        decode_with(name, monkeypatch)
+        found.append(samples_of(make_loader(str(pusht_shards), batch_size=64, shuffle=False)))
+    for samples in zip(*found, strict=True):
+        assert len({sha256(sample["observation.image"]) for sample in samples}) == 1
 
 
 def test_what_the_dataset_says_of_itself(pusht_shards: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from support.decoders import DECODERS, decode_with
 from support.hard_cases import SOME_QUICKLY
 from support.lerobot_source import (
     FURTHER_CASES,
@@ -28,7 +29,6 @@ from support.slowly import some_quickly
 
 from roboshard.converter import ConvertConfig, convert
 from roboshard.loader import make_loader
-from roboshard.loader.episodes import decode
 
 TOP = "observation.images.top"
 REFUSED = {"dropped_frames"}  # rows without a frame; the converter says so
@@ -154,19 +154,18 @@ def test_a_window_of_one_keeps_its_axis_for_rows_and_loses_it_for_video(case: Ca
 
 @pytest.mark.parametrize("case", some_quickly(HARD_TO_SEEK, SOME_QUICKLY & {*HARD_TO_SEEK}), indirect=True)
 def test_windows_are_the_same_with_pyav(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decode, "_torchcodec", lambda: None)
+    decode_with("pyav", monkeypatch)
     windows = case.windows(WINDOWS)
     ten_bits = case.built.source.cameras[0].pix_fmt == "yuv420p10le"
     case.check(case.load(delta_timestamps=case.seconds(windows)), windows, exact=not ten_bits)
 
 
-@pytest.mark.parametrize("decoder", ["torchcodec", "pyav"])
+@pytest.mark.parametrize("decoder", DECODERS)
 @pytest.mark.parametrize("case", some_quickly(HARD_TO_SEEK, SOME_QUICKLY & {*HARD_TO_SEEK}), indirect=True)
 def test_frames_bear_the_stamps_of_their_rows_in_any_order(
     case: Case, decoder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if decoder == "pyav":
-        monkeypatch.setattr(decode, "_torchcodec", lambda: None)
+    decode_with(decoder, monkeypatch)
     for sample in make_loader(str(case.shards), batch_size=None, pool_episodes=2, seed=3):
         for key in case.video_keys:
             frame = sample[key].permute(1, 2, 0).numpy()
@@ -174,13 +173,12 @@ def test_frames_bear_the_stamps_of_their_rows_in_any_order(
             assert read_camera(frame) == camera_code(key)
 
 
-@pytest.mark.parametrize("decoder", ["torchcodec", "pyav"])
+@pytest.mark.parametrize("decoder", DECODERS)
 @pytest.mark.parametrize(("degrees", "cosine", "sine"), [(90, 0, 1), (180, -1, 0), (270, 0, -1)])
 def test_a_file_that_asks_to_be_turned_is_turned(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, decoder: str, degrees: int, cosine: int, sine: int
 ) -> None:
-    if decoder == "pyav":
-        monkeypatch.setattr(decode, "_torchcodec", lambda: None)
+    decode_with(decoder, monkeypatch)
     built = build(tmp_path / "source", Source(lengths=(3,), cameras=(Camera(key=TOP),)))
     upright, path = built.frames(TOP, 0), built.clips[TOP, 0].path
     data, one = path.read_bytes(), 1 << 16  # fixed point, as in ISO/IEC 14496-12, 8.3.2

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from roboshard.loader.episodes.pictures import nearest
+from roboshard.loader.decoding.pictures import nearest
 from roboshard.shards.features import MM_PER_M, DepthScale
 
 PIXEL_FORMAT = "gray12le"

@@ -12,9 +12,14 @@ from numpy.typing import NDArray
 
 IntArray = NDArray[np.int64]
 Span = tuple[int, int]
+Data = bytes | memoryview
 
 _CONTAINERS = (b"moov", b"trak", b"mdia", b"minf", b"stbl")
 _CHANGE_WHAT_IS_SHOWN = (b"edts", b"mvex", b"moof", b"stz2")
+_VISUAL_FIELDS = 78
+"""Bytes of a VisualSampleEntry before the boxes within it."""
+_AS_IT_IS = (1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
+"""The matrix of a track that is shown as it is (ISO/IEC 14496-12, 8.3.2)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,9 +35,13 @@ class SampleTables:
     pts: IntArray
     is_sync: NDArray[np.bool_]
     """Marked as a keyframe."""
+    description: bytes
+    """Of the samples: their codec and what its decoder must know; not their bit rate, which it need not."""
+    is_turned: bool
+    """The track is to be turned or moved before it is shown."""
 
 
-def read_sample_tables(data: bytes) -> SampleTables:
+def read_sample_tables(data: Data) -> SampleTables:
     """The tables of a file that holds one track and neither edit list nor fragments.
 
     Raises:
@@ -52,12 +61,14 @@ def read_sample_tables(data: bytes) -> SampleTables:
             dts=dts,
             pts=dts + shift,
             is_sync=_is_sync(data, boxes.get(b"stss"), count),
+            description=_description(data, boxes[b"stsd"]),
+            is_turned=_is_turned(data, boxes[b"tkhd"]),
         )
     except (KeyError, IndexError, struct.error) as error:
         raise ValueError(f"no whole sample tables: {error!r}") from error
 
 
-def _leaves(data: bytes) -> dict[bytes, Span]:
+def _leaves(data: Data) -> dict[bytes, Span]:
     """Box type -> where its body lies, of the boxes that hold no further ones of interest."""
     leaves: dict[bytes, Span] = {}
     pending = [(0, len(data))]
@@ -72,7 +83,7 @@ def _leaves(data: bytes) -> dict[bytes, Span]:
     return leaves
 
 
-def _boxes(data: bytes, start: int, end: int) -> Iterator[tuple[bytes, Span]]:
+def _boxes(data: Data, start: int, end: int) -> Iterator[tuple[bytes, Span]]:
     while start < end:
         size, kind = struct.unpack_from(">I4s", data, start)
         header = 8
@@ -84,13 +95,13 @@ def _boxes(data: bytes, start: int, end: int) -> Iterator[tuple[bytes, Span]]:
         start += size
 
 
-def _table(data: bytes, span: Span, columns: int, dtype: str = ">i4") -> IntArray:
+def _table(data: Data, span: Span, columns: int, dtype: str = ">i4") -> IntArray:
     """(entries, columns) numbers of a table that begins with version, flags and the number of its entries."""
     (count,) = struct.unpack_from(">I", data, span[0] + 4)
     return _numbers(data, (span[0] + 8, span[1]), count * columns, dtype).reshape(count, columns)
 
 
-def _numbers(data: bytes, span: Span, count: int, dtype: str) -> IntArray:
+def _numbers(data: Data, span: Span, count: int, dtype: str) -> IntArray:
     if count * np.dtype(dtype).itemsize != span[1] - span[0]:
         raise ValueError("a table's length is not that of its entries")
     return np.frombuffer(data, dtype, count, span[0]).astype(np.int64)
@@ -103,15 +114,15 @@ def _per_sample(runs: IntArray, count: int) -> IntArray:
     return np.repeat(runs[:, 1], runs[:, 0])
 
 
-def _sizes(data: bytes, span: Span) -> IntArray:
+def _sizes(data: Data, span: Span) -> IntArray:
     shared, count = struct.unpack_from(">II", data, span[0] + 4)
-    if not count:
-        raise ValueError("no samples")
+    if not 0 < count <= len(data):  # a claim to be refused before arrays of that length are made
+        raise ValueError(f"{count} samples in {len(data)} bytes")
     each = _numbers(data, (span[0] + 12, span[1]), 0 if shared else count, ">u4")
     return np.full(count, shared, dtype=np.int64) if shared else each
 
 
-def _offsets(data: bytes, boxes: dict[bytes, Span], sizes: IntArray) -> IntArray:
+def _offsets(data: Data, boxes: dict[bytes, Span], sizes: IntArray) -> IntArray:
     chunks = _table(data, boxes[b"stco"], 1, ">u4") if b"stco" in boxes else _table(data, boxes[b"co64"], 1, ">i8")
     runs = _table(data, boxes[b"stsc"], 3)
     if np.any(runs[:, 2] != 1):
@@ -127,7 +138,7 @@ def _offsets(data: bytes, boxes: dict[bytes, Span], sizes: IntArray) -> IntArray
     return offsets
 
 
-def _is_sync(data: bytes, span: Span | None, count: int) -> NDArray[np.bool_]:
+def _is_sync(data: Data, span: Span | None, count: int) -> NDArray[np.bool_]:
     if span is None:
         return np.ones(count, dtype=np.bool_)  # 8.6.2.1: without the table, all are
     is_sync = np.zeros(count, dtype=np.bool_)
@@ -135,6 +146,18 @@ def _is_sync(data: bytes, span: Span | None, count: int) -> NDArray[np.bool_]:
     return is_sync
 
 
-def _timescale(data: bytes, span: Span) -> int:
+def _timescale(data: Data, span: Span) -> int:
     (timescale,) = struct.unpack_from(">I", data, span[0] + (20 if data[span[0]] else 12))
     return int(timescale)
+
+
+def _description(data: Data, span: Span) -> bytes:
+    """The one sample entry (8.5.2) and the boxes within it (12.1.3), but for btrt, which each file has its own of."""
+    ((codec, (start, end)),) = _boxes(data, span[0] + 8, span[1])
+    fields = start + _VISUAL_FIELDS
+    kept = [(kind, bytes(data[slice(*inner)])) for kind, inner in _boxes(data, fields, end) if kind != b"btrt"]
+    return b"".join([codec, bytes(data[start:fields]), *(part for pair in kept for part in pair)])
+
+
+def _is_turned(data: Data, span: Span) -> bool:
+    return struct.unpack_from(">9i", data, span[0] + (52 if data[span[0]] else 40)) != _AS_IT_IS

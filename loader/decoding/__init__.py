@@ -1,0 +1,1 @@
+"""From coded video to pictures. decode.py says which decoder serves which slice."""

@@ -1,0 +1,118 @@
+"""Decoding by torchcodec: on GPUs, and with its filter graph."""
+
+import warnings
+from collections.abc import Iterator, Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+
+from roboshard.loader.decoding.by_pyav import PyAVDecoder, check_count
+from roboshard.loader.decoding.pictures import Picture
+from roboshard.loader.decoding.settings import PictureSettings
+from roboshard.shards.gop import decode_cost
+from roboshard.shards.schema import CameraRecord
+
+CHUNK_FRAMES = 8
+"""Frames asked for at once: few enough to be still in the cores' caches when they are copied."""
+
+
+class TorchcodecDecoder:
+    """torchcodec in exact mode, the time of every frame checked; PyAV for the slices where it goes wrong.
+
+    It seeks by presentation time where the demuxer counts in decoding time, and so starts a keyframe too late in
+    streams that reorder further than their keyframes are apart; and it takes every keyframe for a safe one.
+    """
+
+    def __init__(self, data: memoryview, camera: CameraRecord, settings: PictureSettings) -> None:
+        """Open an MP4 file."""
+        self._decoder = torchcodec().VideoDecoder(
+            _as_tensor(data),
+            dimension_order="NHWC",
+            num_ffmpeg_threads=1,
+            seek_mode="exact",
+            device=settings.device,
+            transforms=_resize(settings.image_size),
+        )
+        check_count(len(self._decoder), camera)
+        self._data, self._camera, self._settings = data, camera, settings
+        self._tick = camera.time_base[0] / camera.time_base[1]
+        self._times = [tick * self._tick for tick in camera.ticks().tolist()]
+        self._replacement: PyAVDecoder | None = None
+        self._last_frame: int | None = None
+
+        self._num_decoded = 0
+
+    @property
+    def last_frame(self) -> int | None:
+        """The frame that it gave last."""
+        return self._last_frame
+
+    @property
+    def num_decoded(self) -> int:
+        """Frames decoded so far, as `shards.gop.decode_cost` counts them."""
+        return self._num_decoded
+
+    def frames(self, indices: Sequence[int]) -> Iterator[Picture]:
+        """Frames by ascending index: (H, W, 3) uint8, on the GPU where one decodes."""
+        for first in range(0, len(indices), CHUNK_FRAMES):
+            chunk = indices[first : first + CHUNK_FRAMES]
+            for index, picture in zip(chunk, self._chunk(chunk), strict=True):
+                self._num_decoded += decode_cost([index], self._camera.keyframes, self._last_frame)
+                self._last_frame = index
+                yield picture
+
+    def _chunk(self, indices: Sequence[int]) -> Iterator[Picture]:
+        if self._replacement is None:
+            try:
+                found = self._decoder.get_frames_at(list(indices))
+            except RuntimeError:
+                found = None
+            if found is not None and self._are_of(found.pts_seconds.tolist(), indices):
+                return iter(found.data.numpy() if found.data.is_cpu else found.data)
+            self._replacement = PyAVDecoder(self._data, self._camera, self._settings)
+        return self._replacement.frames(indices)
+
+    def _are_of(self, times: Sequence[float], indices: Sequence[int]) -> bool:
+        pairs = zip(times, indices, strict=True)
+        return all(abs(time - self._times[index]) < self._tick / 2 for time, index in pairs)
+
+
+class _Bytes:
+    """Memory as NumPy asks for it. Said to be writable, of which torch would warn otherwise; nobody writes."""
+
+    def __init__(self, data: memoryview) -> None:
+        array = np.frombuffer(data, dtype=np.uint8)
+        self.__array_interface__ = array.__array_interface__ | {"data": (array.ctypes.data, False)}
+        self._data = data
+
+
+def _as_tensor(data: memoryview) -> torch.Tensor:
+    """The same bytes as a tensor, not a copy."""
+    return torch.from_numpy(np.asarray(_Bytes(data)))
+
+
+def _resize(size: tuple[int, int] | None) -> list[Any] | None:
+    """torchcodec's transforms: resizing in the decoder's filter graph."""
+    if size is None:
+        return None
+    from torchcodec import transforms  # noqa: PLC0415 - only where it is used: it needs FFmpeg
+
+    return [transforms.Resize(size)]  # type: ignore[attr-defined]
+
+
+@cache
+def torchcodec() -> Any:
+    """torchcodec.decoders, or None with a warning where it cannot be loaded."""
+    try:
+        from torchcodec import decoders  # noqa: PLC0415 - its absence is an answer, not an error
+    except (ImportError, RuntimeError, OSError) as error:
+        warnings.warn(
+            "torchcodec cannot be loaded, so this video is decoded by PyAV, which is slower. It needs FFmpeg's shared"
+            f" libraries (Debian and Ubuntu: apt-get install ffmpeg). The reason was: {str(error).splitlines()[0]}",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return None
+    return decoders

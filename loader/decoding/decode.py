@@ -1,0 +1,81 @@
+"""Decoding frames of an episode's slice: one interface, three decoders behind it.
+
+Packets straight from memory (by_packets.py) where the CPU decodes and pictures are used as they are stored;
+torchcodec for GPUs, for resizing and for what the first does not convert; PyAV for depth, and where torchcodec cannot
+be loaded.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Protocol
+
+import av
+
+from roboshard.loader.decoding.by_packets import packet_decoder
+from roboshard.loader.decoding.by_pyav import PyAVDecoder
+from roboshard.loader.decoding.by_torchcodec import TorchcodecDecoder, torchcodec
+from roboshard.loader.decoding.depth import DepthPixels
+from roboshard.loader.decoding.pictures import Picture
+from roboshard.loader.decoding.settings import PictureSettings
+from roboshard.shards.errors import FormatError
+from roboshard.shards.features import DepthScale
+from roboshard.shards.schema import CameraRecord
+
+
+class FrameDecoder(Protocol):
+    """Random access to the frames of one slice. Used by one thread at a time."""
+
+    @property
+    def last_frame(self) -> int | None:
+        """The frame that it goes on from; None: it begins at a keyframe."""
+
+    @property
+    def num_decoded(self) -> int:
+        """Frames decoded so far."""
+
+    def frames(self, indices: Sequence[int]) -> Iterator[Picture]:
+        """Frames by ascending index: (H, W, 3) uint8; of depth (H, W, 1) float32 in millimetres.
+
+        Each is to be used before the next one is asked for.
+        """
+
+
+def open_decoder(
+    data: memoryview, camera: CameraRecord, settings: PictureSettings, where: str, depth: DepthScale | None = None
+) -> FrameDecoder:
+    """A decoder for one slice, of depth with this scale.
+
+    Raises FormatError for a file that cannot be decoded; `where` names it.
+    """
+    with _naming(where):
+        if depth is not None:  # the others give 8-bit RGB
+            return PyAVDecoder(data, camera, settings, DepthPixels(depth, settings.image_size))
+        decoder = packet_decoder(data, camera, settings)
+        if decoder is not None:
+            return decoder
+        kind: Callable[[memoryview, CameraRecord, PictureSettings], FrameDecoder]
+        kind = PyAVDecoder if torchcodec() is None else TorchcodecDecoder
+        return kind(data, camera, settings)
+
+
+def decode_frames(
+    decoder: FrameDecoder, camera: CameraRecord, indices: Sequence[int], settings: PictureSettings, where: str
+) -> Iterator[Picture]:
+    """Pictures (H, W, C) by ascending index, each to be used before the next. Raises FormatError naming `where`."""
+    size = (camera.height, camera.width)
+    wanted = settings.image_size
+    allowed = {size, size[::-1]} if wanted is None else {(wanted[0], wanted[1])}  # a display matrix turns
+    with _naming(where):
+        for picture in decoder.frames(indices):
+            if picture.shape[:2] not in allowed:
+                raise ValueError(f"frames of {tuple(picture.shape[:2])} pixels where its record says {size}")
+            yield picture
+
+
+@contextmanager
+def _naming(where: str) -> Iterator[None]:
+    """What decoders raise becomes a FormatError that says where."""
+    try:
+        yield
+    except (RuntimeError, ValueError, IndexError, av.FFmpegError) as error:
+        raise FormatError(f"{where}: cannot be decoded: {error}") from error

@@ -1,0 +1,93 @@
+"""One camera of an episode in memory: its slice, and how to come by its pictures at the least cost."""
+
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from roboshard.loader.decoding.decode import FrameDecoder, decode_frames, open_decoder
+from roboshard.loader.decoding.pictures import Picture
+from roboshard.loader.decoding.settings import PictureSettings
+from roboshard.loader.episodes.recent import RecentPictures
+from roboshard.shards.features import DepthScale
+from roboshard.shards.gop import mean_random_cost
+from roboshard.shards.schema import CameraRecord
+
+CHEAP_TO_GO_BACK = 4.0
+"""Frames decoded for one picked at random, up to which pictures that are needed again are decoded again."""
+
+
+class Video:
+    """A slice that is decoded when pictures of it are asked for. `pictures` is for one thread at a time."""
+
+    def __init__(
+        self, data: memoryview, camera: CameraRecord, settings: PictureSettings, where: str, depth: DepthScale | None
+    ) -> None:
+        """`where` names it in errors; `depth` is the scale of depth video."""
+        self._data, self._camera, self._settings, self._where, self._depth = data, camera, settings, where, depth
+        self._frame_of_row = camera.frames()
+        self._decoder: FrameDecoder | None = None
+        self._recent = self._memory()
+
+    @property
+    def num_decoded(self) -> int:
+        """Frames decoded so far."""
+        return 0 if self._decoder is None else self._decoder.num_decoded
+
+    def frames_of_rows(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Which frames of the slice these rows show."""
+        return self._frame_of_row[rows]
+
+    def gop(self, frame: int) -> int:
+        """Which GOP of the slice a frame is in."""
+        return bisect_right(self._camera.keyframes, frame)
+
+    def ways(self, frames: Sequence[int]) -> tuple[Sequence[int], ...]:
+        """Ascending frames in the order that costs least, as ascending parts, none of them empty.
+
+        First those that are kept, which decoding further would displace; then forward from where the decoder stands.
+        """
+        kept = set() if self._recent is None else self._recent.kept(frames)
+        others = [frame for frame in frames if frame not in kept]
+        after = bisect_right(others, self._last_frame())
+        return tuple(way for way in (sorted(kept), others[after:], others[:after]) if way)
+
+    def pictures(self, frames: Sequence[int]) -> Iterator[tuple[int, Picture]]:
+        """Ascending frames with their pictures (H, W, C), in the order in which they are to be had.
+
+        Each is to be used before the next one. Raises FormatError naming the slice.
+        """
+        return self._decoded(frames) if self._recent is None else self._seen_or_decoded(frames, self._recent)
+
+    def _seen_or_decoded(self, frames: Sequence[int], recent: RecentPictures) -> Iterator[tuple[int, Picture]]:
+        kept = recent.kept(frames)
+        for frame in kept:
+            yield frame, recent.picture(frame)
+        wanted = [frame for frame in frames if frame not in kept]
+        passed = recent.with_gaps(wanted)
+        last_ones = set(passed[-recent.capacity :])
+        for frame, decoded in self._decoded(passed):
+            if frame in last_ones and not isinstance(decoded, torch.Tensor):
+                recent.keep(frame, decoded)
+            if frame in wanted:
+                yield frame, recent.picture(frame) if frame in last_ones else decoded
+
+    def _decoded(self, frames: Sequence[int]) -> Iterator[tuple[int, Picture]]:
+        if self._decoder is None:
+            self._decoder = open_decoder(self._data, self._camera, self._settings, self._where, self._depth)
+        pictures = decode_frames(self._decoder, self._camera, frames, self._settings, self._where)
+        return zip(frames, pictures, strict=True)
+
+    def _last_frame(self) -> int:
+        """The frame that the decoder goes on from, -1: none."""
+        last_frame = None if self._decoder is None else self._decoder.last_frame
+        return -1 if last_frame is None else last_frame
+
+    def _memory(self) -> RecentPictures | None:
+        """Only where going back is dear: where keyframes are near, memory is worth more than a few frames."""
+        camera, settings = self._camera, self._settings
+        look_back = settings.look_back.get(camera.key, 0)
+        is_dear = mean_random_cost(camera.keyframes, camera.num_frames) > CHEAP_TO_GO_BACK
+        return RecentPictures(look_back) if look_back and is_dear and settings.device == "cpu" else None
