@@ -47,8 +47,8 @@ def read_sample_tables(data: Data) -> SampleTables:
     Raises:
         ValueError: it holds something else, or tables that contradict each other or end too early.
     """
-    boxes = _leaves(data)
     try:
+        boxes = _leaves(data)
         sizes = _sizes(data, boxes[b"stsz"])
         count = len(sizes)
         durations = _per_sample(_table(data, boxes[b"stts"], 2), count)

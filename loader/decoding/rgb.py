@@ -33,14 +33,15 @@ class RgbConverter:
     def __init__(self, width: int, height: int, pixel_format: str, colorspace: int, color_range: int) -> None:
         """As the attributes of the frames say. Raises ValueError where libswscale cannot convert them."""
         library = swscale()
-        if library is None:
-            raise ValueError("libswscale cannot be called")
+        if library is None or pixel_format not in FORMATS:
+            raise ValueError(f"frames of the pixel format {pixel_format} are not converted here")
         source, rgb = (library.av_get_pix_fmt(name.encode()) for name in (pixel_format, "rgb24"))
         context = library.sws_getContext(width, height, source, width, height, rgb, _BILINEAR, None, None, None)
         if not context:
             raise ValueError(f"libswscale converts no {pixel_format} of {width} x {height} pixels")
         weakref.finalize(self, library.sws_freeContext, context).atexit = False
-        matrix, is_full = library.sws_getCoefficients(colorspace), int(color_range == FULL_RANGE)
+        is_full = int(color_range == FULL_RANGE or pixel_format.startswith("yuvj"))
+        matrix = library.sws_getCoefficients(colorspace)
         library.sws_setColorspaceDetails(context, matrix, is_full, matrix, is_full, 0, _ONE, _ONE)
         self.shape = (height, width, 3)
         self._scale, self._context = library.sws_scale, context
