@@ -31,11 +31,14 @@ for _ in itertools.takewhile(lambda _: time.monotonic() < until, epochs):
 """
 WARM_UP_S = 8
 STAGES = {
-    # innermost function of ours or torchcodec's on the stack -> what it is
-    "get_frames_at": "decode: torchcodec and FFmpeg",
-    "create_decoder": "decode: open a slice",
-    "put": "copy a picture into its batch",
-    "_lend": "copy a picture into its batch",
+    # innermost function of ours on the stack -> what it is
+    "feed": "decode: PyAV and FFmpeg",
+    "drain": "decode: PyAV and FFmpeg",
+    "_convert": "convert to RGB in the batch",
+    "_lend": "lend memory for a batch",
+    "packet_decoder": "open a slice",
+    "take": "choose what to decode, and with which codec",
+    "_decode": "Python around each frame",
     "submit": "hand in requests",
     "_requests": "hand in requests",
     "_windowed": "rows and windows",

@@ -133,7 +133,7 @@ class ReadConfig:
     """How episodes are read and decoded."""
 
     decode_threads: int | None = None
-    """Threads that decode in each process; None: one per core and one more, or the cores shared out over workers."""
+    """Threads that decode in each process; None: one per core, shared out over workers."""
     decode_device: str = "cpu"
     """"cpu", or "cuda" or "cuda:1": video is decoded there and stays there."""
     device: str | None = None

@@ -60,9 +60,6 @@ def in_worker() -> bool:
 
 
 def default_threads(num_workers: int) -> int:
-    """Decoding threads of one process: the cores it may use, shared out over the workers.
-
-    Without workers one more: now and then a thread waits for the interpreter's lock, which the user's code shares.
-    """
+    """Decoding threads of one process: the cores it may use, shared out over the workers."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // num_workers) if num_workers else cores + 1
+    return max(1, cores // max(1, num_workers))

@@ -4,7 +4,6 @@ The slice's own tables say where each packet is, so no demuxer reads it and seek
 only while frames are decoded: where keyframes are near, a few serve all slices in turn, and stay warm in the caches.
 """
 
-from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -60,10 +59,14 @@ class PacketDecoder:
         """Nothing is opened before the first frame is asked for."""
         self._data, self._camera, self._settings, self._kind = data, camera, settings, tables.description
         columns = (tables.offsets, tables.offsets + tables.sizes, tables.pts, tables.dts)
-        self._packets = list(zip(*(column.tolist() for column in columns), strict=True))
+        self._packets: list[tuple[int, int, int, int]] = list(zip(*(each.tolist() for each in columns), strict=True))
         """(start, end, pts, dts) in decode order."""
-        self._packet_of = np.argsort(tables.pts, kind="stable").tolist()
-        self._keyframes = camera.keyframes
+        self._packet_of: list[int] = np.argsort(tables.pts, kind="stable").tolist()
+        """Frame -> its packet."""
+        frames, keyframes = np.arange(camera.num_frames), np.asarray(camera.keyframes)
+        last_keyframe = np.maximum(np.searchsorted(keyframes, frames, side="right") - 1, 0)
+        self._keyframe_of: list[int] = keyframes[last_keyframe].tolist()
+        """Frame -> the last keyframe up to it."""
         self._keeps_codec = mean_random_cost(camera.keyframes, camera.num_frames) > CHEAP_TO_BEGIN
         self._replacement: PyAVDecoder | None = None
         self._codec: Codec | None = None
@@ -105,7 +108,7 @@ class PacketDecoder:
 
     def _picture(self, index: int, following: int | None) -> Picture:
         """One frame; `following` is asked for next."""
-        keyframe = self._keyframe(index)
+        keyframe = self._keyframe_of[index]
         if self._codec is None:
             self._codec = self._settings.codecs.take(self._kind, partial(Codec, self._data))
             self._start(keyframe)
@@ -144,18 +147,13 @@ class PacketDecoder:
         self._next_packet += 1
 
     def _is_fed(self, index: int) -> bool:
-        packet: int = self._packet_of[index]
-        return packet < self._next_packet
+        return self._packet_of[index] < self._next_packet
 
     def _goes_on(self, frame: int, following: int | None) -> bool:
         """Whether the codec is to go on to this frame and those after it."""
         if following is not None:
-            return following == frame or self._keyframe(following) <= frame
-        return self._keeps_codec and frame < self._camera.num_frames and self._keyframe(frame) != frame
-
-    def _keyframe(self, frame: int) -> int:
-        """The last one up to a frame."""
-        return self._keyframes[max(0, bisect_right(self._keyframes, frame) - 1)]
+            return following == frame or self._keyframe_of[following] <= frame
+        return self._keeps_codec and frame < self._camera.num_frames and self._keyframe_of[frame] != frame
 
     def _let_go(self) -> None:
         """Of the codec, unless it is to go on."""

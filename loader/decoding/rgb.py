@@ -45,6 +45,7 @@ class RgbConverter:
         library.sws_setColorspaceDetails(context, matrix, is_full, matrix, is_full, 0, _ONE, _ONE)
         self.shape = (height, width, 3)
         self._scale, self._context = library.sws_scale, context
+        self._planes, self._strides, self._target, self._row = _Planes(), _Strides(), _Planes(), _Strides()
         self._fits = not width % _WIDTH and not height % _HEIGHT
         self._memory: NDArray[np.uint8] | None = None
 
@@ -64,17 +65,11 @@ class RgbConverter:
         self._convert(frame, self._memory)
         return self._memory[:height, :width]
 
-    def _convert(self, frame: av.VideoFrame, target: NDArray[np.uint8]) -> None:
-        planes, (address, _) = frame.planes, target.__array_interface__["data"]
-        self._scale(
-            self._context,
-            _Planes(*[plane.buffer_ptr for plane in planes]),
-            _Strides(*[plane.line_size for plane in planes]),
-            0,
-            self.shape[0],
-            _Planes(address),
-            _Strides(target.strides[0]),
-        )
+    def _convert(self, frame: av.VideoFrame, target: Any) -> None:
+        for number, plane in enumerate(frame.planes):
+            self._planes[number], self._strides[number] = plane.buffer_ptr, plane.line_size
+        self._target[0], self._row[0] = ctypes.addressof(ctypes.c_char.from_buffer(target)), target.strides[0]
+        self._scale(self._context, self._planes, self._strides, 0, self.shape[0], self._target, self._row)
 
 
 class CodedPicture:
