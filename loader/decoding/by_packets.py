@@ -100,7 +100,7 @@ class PacketDecoder:
                     done += 1
                 self._let_go()
                 return
-            except (av.FFmpegError, FormatError):
+            except (av.FFmpegError, ValueError, IndexError):
                 self._codec = None
                 self._ready.clear()
                 self._replacement = PyAVDecoder(self._data, self._camera, self._settings)

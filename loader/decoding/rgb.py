@@ -50,7 +50,9 @@ class RgbConverter:
         self._memory: NDArray[np.uint8] | None = None
 
     def into(self, frame: av.VideoFrame, target: NDArray[np.uint8]) -> None:
-        """Write a frame's RGB to `target`, (H, W, 3) in one piece."""
+        """Write a frame's RGB to `target`, (H, W, 3) in one piece. Raises ValueError for another shape."""
+        if target.shape != self.shape:
+            raise ValueError(f"a picture of shape {self.shape} does not fit {target.shape}")
         if self._fits:
             self._convert(frame, target)
         else:

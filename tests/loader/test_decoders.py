@@ -148,6 +148,16 @@ def test_nothing_is_written_beside_a_picture(pixel_format: str, size: tuple[int,
     assert np.array_equal(converter.pixels(frame), memory[2])
 
 
+def test_a_picture_is_not_written_to_where_it_does_not_fit() -> None:
+    """The same number of bytes in another shape: rows would end beyond the next ones."""
+    frame = av.VideoFrame(64, 32, "yuv420p")
+    converter = RgbConverter(64, 32, "yuv420p", 2, 0)
+    with pytest.raises(ValueError, match=r"does not fit \(64, 32, 3\)"):
+        converter.into(frame, np.zeros((64, 32, 3), dtype=np.uint8))
+    with pytest.raises((TypeError, BufferError, ValueError)):
+        converter.into(frame, np.zeros((32, 128, 3), dtype=np.uint8)[:, ::2])
+
+
 def test_a_pixel_format_that_is_not_converted_here_is_refused() -> None:
     with pytest.raises(ValueError, match="yuv420p10le are not converted"):
         RgbConverter(64, 64, "yuv420p10le", 2, 0)
@@ -265,6 +275,18 @@ def test_pyav_takes_over_where_a_packet_cannot_be_decoded(
     assert np.array_equal(found, slot.expected[frames])
     assert decoder.last_frame == 15
     assert decoder.num_decoded >= len(frames)
+
+
+def test_a_slice_of_another_pixel_format_than_its_record_says_is_left_to_pyav(
+    streams: dict[tuple[int, str], Slice], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: Any) -> Any:
+        raise ValueError("not converted here")
+
+    monkeypatch.setattr(codec, "RgbConverter", refused)
+    slot = streams[0, "h264.near"]
+    found = [pixels(picture) for picture in open_slice(slot).frames([2, 3])]
+    assert np.array_equal(found, slot.expected[2:4])
 
 
 def test_a_frame_that_never_comes_is_left_to_pyav(
