@@ -66,6 +66,8 @@ class Video:
         for frame in kept:
             yield frame, recent.picture(frame)
         wanted = [frame for frame in frames if frame not in kept]
+        if not wanted:
+            return
         passed = recent.with_gaps(wanted)
         last_ones = set(passed[-recent.capacity :])
         for frame, decoded in self._decoded(passed):
