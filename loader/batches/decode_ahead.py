@@ -14,6 +14,7 @@ from threading import Condition
 
 from roboshard.loader.batches.buffers import Buffers
 from roboshard.loader.batches.pending import PendingStep
+from roboshard.loader.batches.turns import SHORT_TURNS
 from roboshard.loader.batches.wanted import Requests, Slice, Target, Wanted
 from roboshard.loader.samples.rows import Batch, PictureKey, WindowedStep
 from roboshard.loader.stats import Counter
@@ -42,6 +43,7 @@ class DecodeThreads:
         self._served: dict[Slice, Requests] = {}
         self._num_serving = 0
         self._stopped = False
+        SHORT_TURNS.begin()
 
     def submit(self, step: WindowedStep) -> PendingStep:
         """Begin with a step's pictures."""
@@ -63,8 +65,10 @@ class DecodeThreads:
     def close(self) -> None:
         """End the threads; what they have not begun is dropped."""
         with self._changed:
-            self._stopped = True
+            was_stopped, self._stopped = self._stopped, True
         self._executor.shutdown(wait=True, cancel_futures=True)
+        if not was_stopped:
+            SHORT_TURNS.end()
 
     def _start_serving(self) -> None:
         """As many threads as there are slices that nobody serves; one task serves slice after slice."""

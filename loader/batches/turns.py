@@ -1,0 +1,43 @@
+"""How long a thread of the user's program keeps the interpreter's lock while others decode.
+
+Decoding threads ask for the lock a few times a frame, for microseconds each. A program that computes in Python keeps
+it for 5 ms at a time unless told otherwise (`sys.setswitchinterval`), and all but stops them.
+"""
+
+import sys
+from threading import Lock
+
+TURN_S = 0.001
+
+
+class ShortTurns:
+    """A millisecond at a time from the first `begin` to the last `end`, unless the user has set less."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._users = 0
+        self._before: float | None = None
+        """What was set before; None: it is left alone."""
+        self._ours = 0.0
+
+    def begin(self) -> None:
+        """One more decodes."""
+        with self._lock:
+            self._users += 1
+            if self._users == 1 and sys.getswitchinterval() > TURN_S:
+                self._before = sys.getswitchinterval()
+                sys.setswitchinterval(TURN_S)
+                self._ours = sys.getswitchinterval()  # whole microseconds
+
+    def end(self) -> None:
+        """One less decodes; what was set before comes back, unless somebody has set something else meanwhile."""
+        with self._lock:
+            self._users -= 1
+            if self._users == 0 and self._before is not None:
+                if sys.getswitchinterval() == self._ours:
+                    sys.setswitchinterval(self._before)
+                self._before = None
+
+
+SHORT_TURNS = ShortTurns()
+"""Of this process."""
