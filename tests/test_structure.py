@@ -103,7 +103,6 @@ def test_the_order_is_arithmetic() -> None:
     """It opens nothing, starts nothing, and needs no torch."""
     needed = {name.split(".")[0] for path in (ROOT / "loader/order").glob("*.py") for name in imported(path)}
     assert needed <= {
-        "bisect",
         "collections",
         "dataclasses",
         "fractions",

@@ -17,13 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roboshard.loader.config import OrderConfig
-from roboshard.loader.order.frame_order import Sweep, uniform
+from roboshard.loader.order.frame_order import sweep, uniform
 from roboshard.shards.permute import derive_key, permute
 
 IntArray = NDArray[np.int64]
-
-POOLS_KEPT = 256
-"""Of a sweep: those that a step takes of, and as many again that come next, unless there are very many lanes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +79,6 @@ class Tape:
         self._epoch = epoch
         self._pool_size = pool_size
         self._tape = _episode_order(episodes, order, epoch)
-        self._sweeps: dict[tuple[int, ...], Sweep] = {}
         self._starts = np.concatenate([[0], np.cumsum(episodes.num_rows[self._tape])]).astype(np.int64)
 
     @property
@@ -119,17 +115,9 @@ class Tape:
             if self._order.frame_order == "uniform":
                 mixed[inside] = low + uniform(places, high - low, *purpose)
             else:
-                mixed[inside] = low + self._sweep(begin, end, low, high, *purpose).offsets(places)
+                bounds = np.clip(self._starts[begin : end + 1], low, high) - low
+                mixed[inside] = low + sweep(places, bounds, *purpose)
         return mixed
-
-    def _sweep(self, begin: int, end: int, low: int, high: int, *purpose: int) -> Sweep:
-        """Of the pool of these episodes on the tape; kept, for the next steps take of the same pools."""
-        sweep = self._sweeps.get(purpose)
-        if sweep is None:
-            while len(self._sweeps) >= POOLS_KEPT:
-                del self._sweeps[next(iter(self._sweeps))]
-            sweep = self._sweeps[purpose] = Sweep(np.clip(self._starts[begin : end + 1], low, high) - low, *purpose)
-        return sweep
 
 
 class EpochPlan:
