@@ -40,11 +40,11 @@ def _check_tables(camera: CameraRecord, data: bytes, place: Place) -> bool:
             CONVERT_AGAIN,
         )
         return True
-    if np.any(tables.offsets < 0) or np.any(tables.offsets + tables.sizes > len(data)):
+    if not tables.lie_within(data):
         place.report("its sample tables point outside the file", CONVERT_AGAIN)
     if tuple(camera.time_base) != (1, tables.timescale):
         place.report(f"{tables.timescale} ticks a second, {camera.time_base} in the record", CONVERT_AGAIN)
-    order = np.argsort(tables.pts, kind="stable")
+    order = tables.as_shown
     wrong = np.flatnonzero(tables.pts[order] != camera.ticks())
     if wrong.size:
         place.report(

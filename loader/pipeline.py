@@ -133,9 +133,7 @@ class Resources:
             sources=job.sources,
             reads=self.reads,
             pictures=PictureSettings(
-                image_size=sample.image_size,
-                device=config.read.decode_device,
-                look_back=_look_back(job),
+                image_size=sample.image_size, device=config.read.decode_device, look_back=_look_back(job)
             ),
             capacity=_resident_episodes(job),
             on_error=config.read.on_error,

@@ -16,6 +16,11 @@ def distances(keyframes: Sequence[int], num_frames: int) -> NDArray[np.int64]:
     return bounds[1:] - bounds[:-1]
 
 
+def last_keyframe(keyframes: Sequence[int], frame: int) -> int:
+    """The last one up to a frame."""
+    return keyframes[max(0, bisect_right(keyframes, frame) - 1)]
+
+
 def mean_random_cost(keyframes: Sequence[int], num_frames: int) -> float:
     """Frames decoded for one frame picked at random: from the keyframe before it up to itself.
 
@@ -32,7 +37,7 @@ def decode_cost(frames: Sequence[int], keyframes: Sequence[int], last: int | Non
     """
     cost, shown = 0, -1 if last is None else last
     for frame in frames:
-        from_keyframe = keyframes[max(0, bisect_right(keyframes, frame) - 1)]
+        from_keyframe = last_keyframe(keyframes, frame)
         cost += frame - max(from_keyframe, shown + 1 if shown < frame else 0) + 1
         shown = frame
     return cost

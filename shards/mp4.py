@@ -6,6 +6,7 @@ Read at once with numpy, they say of a slice what a demuxer would say packet by 
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +40,20 @@ class SampleTables:
     """Of the samples: their codec and what its decoder must know; not their bit rate, which it need not."""
     is_turned: bool
     """The track is to be turned or moved before it is shown."""
+
+    @property
+    def ends(self) -> IntArray:
+        """Where each sample ends in the file."""
+        return self.offsets + self.sizes
+
+    @cached_property
+    def as_shown(self) -> IntArray:
+        """The samples' numbers in the order in which they are shown."""
+        return np.argsort(self.pts, kind="stable")
+
+    def lie_within(self, data: Data) -> bool:
+        """Whether every sample is where there are bytes."""
+        return bool(np.all(self.offsets >= 0) and np.all(self.ends <= len(data)))
 
 
 def read_sample_tables(data: Data) -> SampleTables:
@@ -155,8 +170,8 @@ def _description(data: Data, span: Span) -> bytes:
     """The one sample entry (8.5.2) and the boxes within it (12.1.3), but for btrt, which each file has its own of."""
     ((codec, (start, end)),) = _boxes(data, span[0] + 8, span[1])
     fields = start + _VISUAL_FIELDS
-    kept = [(kind, bytes(data[slice(*inner)])) for kind, inner in _boxes(data, fields, end) if kind != b"btrt"]
-    return b"".join([codec, bytes(data[start:fields]), *(part for pair in kept for part in pair)])
+    kept = [kind + bytes(data[slice(*inner)]) for kind, inner in _boxes(data, fields, end) if kind != b"btrt"]
+    return codec + bytes(data[start:fields]) + b"".join(kept)
 
 
 def _is_turned(data: Data, span: Span) -> bool:

@@ -34,11 +34,7 @@ class PendingStep:
         target = memory[place]
         if target.shape != picture.shape:
             check_shapes(key, {tuple(target.shape), tuple(picture.shape)})
-        if isinstance(picture, torch.Tensor):
-            is_scaled = is_brightness(picture) and target.dtype.itemsize > 1
-            target.copy_(picture / 255 if is_scaled else picture)
-        else:
-            copy_picture(picture, target)
+        copy_picture(picture, target)
 
     def _lend(self, key: str, picture: Picture, buffers: Buffers) -> Any:
         with self._lending:

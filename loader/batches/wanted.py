@@ -25,8 +25,8 @@ Requests = dict[int, list[Target]]
 """Frame of a slice -> where it is wanted."""
 
 ENOUGH_FRAMES = 8
-"""For one visit of a slice. What its decoder works with has left the caches since the last one: a visit for four
-frames costs 5 to 8 % more a frame than one for eight, which is as good as one for 32."""
+"""For one visit of a slice. Where it has a decoder of its own, that one's memory has left the caches since the last
+visit: one for four frames costs 5 to 8 % more a frame than one for eight, which is as good as one for 32."""
 
 
 class Wanted:

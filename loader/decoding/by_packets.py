@@ -18,7 +18,7 @@ from roboshard.loader.decoding.pictures import Picture
 from roboshard.loader.decoding.rgb import FORMATS, swscale
 from roboshard.loader.decoding.settings import PictureSettings
 from roboshard.shards.errors import FormatError
-from roboshard.shards.gop import mean_random_cost
+from roboshard.shards.gop import last_keyframe, mean_random_cost
 from roboshard.shards.mp4 import SampleTables, read_sample_tables
 from roboshard.shards.schema import CameraRecord
 
@@ -40,9 +40,7 @@ def packet_decoder(data: memoryview, camera: CameraRecord, settings: PictureSett
         return None
     if tables.is_turned or len(tables.pts) != camera.num_frames:
         return None
-    ends = tables.offsets + tables.sizes
-    lies_inside = np.all(tables.offsets >= 0) and np.all(tables.sizes >= 0) and np.all(ends <= len(data))
-    if not lies_inside or not np.array_equal(np.sort(tables.pts), camera.ticks()):
+    if not tables.lie_within(data) or not np.array_equal(tables.pts[tables.as_shown], camera.ticks()):
         return None
     return PacketDecoder(data, camera, settings, tables)
 
@@ -58,14 +56,12 @@ class PacketDecoder:
     ) -> None:
         """Nothing is opened before the first frame is asked for."""
         self._data, self._camera, self._settings, self._kind = data, camera, settings, tables.description
-        columns = (tables.offsets, tables.offsets + tables.sizes, tables.pts, tables.dts)
+        columns = (tables.offsets, tables.ends, tables.pts, tables.dts)
         self._packets: list[tuple[int, int, int, int]] = list(zip(*(each.tolist() for each in columns), strict=True))
         """(start, end, pts, dts) in decode order."""
-        self._packet_of: list[int] = np.argsort(tables.pts, kind="stable").tolist()
+        self._packet_of: list[int] = tables.as_shown.tolist()
         """Frame -> its packet."""
-        frames, keyframes = np.arange(camera.num_frames), np.asarray(camera.keyframes)
-        last_keyframe = np.maximum(np.searchsorted(keyframes, frames, side="right") - 1, 0)
-        self._keyframe_of: list[int] = keyframes[last_keyframe].tolist()
+        self._keyframe_of = [last_keyframe(camera.keyframes, frame) for frame in range(camera.num_frames)]
         """Frame -> the last keyframe up to it."""
         self._keeps_codec = mean_random_cost(camera.keyframes, camera.num_frames) > CHEAP_TO_BEGIN
         self._replacement: PyAVDecoder | None = None

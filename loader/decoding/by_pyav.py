@@ -2,7 +2,6 @@
 
 import io
 import itertools
-from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from roboshard.loader.decoding.pictures import Picture
 from roboshard.loader.decoding.settings import PictureSettings
 from roboshard.shards.errors import FormatError
+from roboshard.shards.gop import last_keyframe
 from roboshard.shards.schema import CameraRecord
 
 ONE_THREAD = {"threads": 1} if int(av.__version__.split(".")[0]) >= 17 else {}
@@ -46,17 +46,13 @@ class PyAVDecoder:
         self._coming: Iterator[av.VideoFrame] | None = None
         self._next = 0
         """The frame that comes first of those."""
-        self._num_decoded = 0
+        self.num_decoded = 0
+        """Frames decoded so far, those in flight not counted."""
 
     @property
     def last_frame(self) -> int | None:
         """The frame that it gave last."""
         return self._next - 1 if self._next else None
-
-    @property
-    def num_decoded(self) -> int:
-        """Frames decoded so far, those in flight not counted."""
-        return self._num_decoded
 
     def frames(self, indices: Sequence[int]) -> Iterator[Picture]:
         """Frames by ascending index: (H, W, C)."""
@@ -65,14 +61,14 @@ class PyAVDecoder:
             yield pixels if self._device == "cpu" else torch.from_numpy(pixels).to(self._device)
 
     def _frame(self, index: int) -> av.VideoFrame:
-        keyframe = self._keyframes[max(0, bisect_right(self._keyframes, index) - 1)]
+        keyframe = last_keyframe(self._keyframes, index)
         coming, self._coming = self._coming, None  # after an error or at the end nothing comes any more
         if coming is None or not keyframe <= self._next <= index:
             del coming  # before the file is used otherwise
             coming, self._next = decoded(self._packets_from(self._pts[keyframe])), keyframe
         for frame in coming:
             if frame.pts == self._pts[index]:
-                self._num_decoded += index + 1 - self._next
+                self.num_decoded += index + 1 - self._next
                 self._coming, self._next = coming, index + 1
                 return frame
         raise FormatError(f"frame {index} was not decoded")

@@ -40,27 +40,18 @@ class TorchcodecDecoder:
         self._tick = camera.time_base[0] / camera.time_base[1]
         self._times = [tick * self._tick for tick in camera.ticks().tolist()]
         self._replacement: PyAVDecoder | None = None
-        self._last_frame: int | None = None
-
-        self._num_decoded = 0
-
-    @property
-    def last_frame(self) -> int | None:
+        self.last_frame: int | None = None
         """The frame that it gave last."""
-        return self._last_frame
-
-    @property
-    def num_decoded(self) -> int:
+        self.num_decoded = 0
         """Frames decoded so far, as `shards.gop.decode_cost` counts them."""
-        return self._num_decoded
 
     def frames(self, indices: Sequence[int]) -> Iterator[Picture]:
         """Frames by ascending index: (H, W, 3) uint8, on the GPU where one decodes."""
         for first in range(0, len(indices), CHUNK_FRAMES):
             chunk = indices[first : first + CHUNK_FRAMES]
             for index, picture in zip(chunk, self._chunk(chunk), strict=True):
-                self._num_decoded += decode_cost([index], self._camera.keyframes, self._last_frame)
-                self._last_frame = index
+                self.num_decoded += decode_cost([index], self._camera.keyframes, self.last_frame)
+                self.last_frame = index
                 yield picture
 
     def _chunk(self, indices: Sequence[int]) -> Iterator[Picture]:

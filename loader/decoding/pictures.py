@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 from roboshard.loader.decoding.rgb import CodedPicture
 
 Number = TypeVar("Number", np.uint16, np.float32)
-UNIT = np.float32(255)
 
-HostPicture = NDArray[np.uint8] | NDArray[np.float32] | CodedPicture
-"""(H, W, C): an array, or a frame that is still to become one. uint8: brightness; float32: depth, used as it is."""
-Picture = HostPicture | torch.Tensor
-"""A tensor where a GPU decoded it."""
+Picture = NDArray[np.uint8] | NDArray[np.float32] | CodedPicture | torch.Tensor
+"""(H, W, C): an array, a frame that is still to become one, or a tensor where a GPU decoded it.
+
+uint8: brightness; float32: depth, used as it is.
+"""
 
 
 def is_brightness(picture: Picture) -> bool:
@@ -22,16 +22,15 @@ def is_brightness(picture: Picture) -> bool:
     return picture.dtype.itemsize == 1
 
 
-def copy_picture(picture: HostPicture, target: NDArray[Any]) -> None:
-    """A picture to an array of its shape, as levels of 0..1 where the array has floating point."""
+def copy_picture(picture: Picture, target: Any) -> None:
+    """A picture to an array or tensor of its shape, as levels of 0..1 where that has floating point."""
     is_scaled = is_brightness(picture) and target.dtype.itemsize > 1
     if isinstance(picture, CodedPicture) and not is_scaled:
         picture.into(target)
         return
-    pixels = picture.pixels() if isinstance(picture, CodedPicture) else picture
-    target[...] = pixels
+    target[...] = picture.pixels() if isinstance(picture, CodedPicture) else picture
     if is_scaled:
-        np.divide(target, UNIT, out=target)  # a division that converts as it goes takes three times as long
+        target /= 255  # a division that converts as it goes takes three times as long
 
 
 def nearest(pixels: NDArray[Number], size: tuple[int, int] | None) -> NDArray[Number]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from roboshard.loader.decoding.pictures import HostPicture, copy_picture
+from roboshard.loader.decoding.pictures import Picture, copy_picture
 
 
 class RecentPictures:
@@ -44,9 +44,10 @@ class RecentPictures:
             filled += range(filled[-1] + 1, frame + 1) if is_near else [frame]
         return filled
 
-    def keep(self, frame: int, picture: HostPicture) -> None:
-        """Keep one in the place of the frame that was there."""
+    def keep(self, frame: int, picture: Picture) -> None:
+        """Keep one of the CPU's in the place of the frame that was there."""
         if self._memory is None:
-            self._memory = np.empty((self.capacity, *picture.shape), dtype=picture.dtype)
+            dtype: Any = picture.dtype
+            self._memory = np.empty((self.capacity, *picture.shape), dtype=dtype)
         copy_picture(picture, self._memory[frame % self.capacity])
         self._frames[frame % self.capacity] = frame

@@ -4,7 +4,6 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from roboshard.loader.decoding.decode import FrameDecoder, decode_frames, open_decoder
@@ -71,7 +70,7 @@ class Video:
         passed = recent.with_gaps(wanted)
         last_ones = set(passed[-recent.capacity :])
         for frame, decoded in self._decoded(passed):
-            if frame in last_ones and not isinstance(decoded, torch.Tensor):
+            if frame in last_ones:
                 recent.keep(frame, decoded)
             if frame in wanted:
                 yield frame, recent.picture(frame) if frame in last_ones else decoded
