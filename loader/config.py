@@ -83,6 +83,8 @@ class SampleConfig:
             size is None or (_are_indices(size) and len(size) == 2 and min(size) >= 1),
             f"image_size must be (height, width) in pixels, not {size!r:.100}",
         )
+        if size is not None:  # it may have come as an array
+            object.__setattr__(self, "image_size", (int(size[0]), int(size[1])))
         _check_choice("on_missing", self.on_missing, ("error", "drop", "fill"))
         _check(self.tolerance_s >= 0, f"tolerance_s must not be negative: {self.tolerance_s}")
 

@@ -82,8 +82,9 @@ def make_loader(  # noqa: PLR0913 - keyword-only, grouped behind
         image_transforms: called per sample and camera with (C, H, W), or (T, C, H, W) for windows; not for depth.
         return_uint8: video as uint8 in 0..255; False: float32 in 0..1. Images from parquet are always float32, and
             depth is float32 in millimetres.
-        image_size: (H, W): pictures are resized to it as they are decoded, bilinear with antialiasing; depth to the
-            nearest pixel.
+        image_size: (H, W): pictures are resized to it as they are decoded, bilinear with antialiasing: the pixels
+            that torch's `interpolate(antialias=True)` or torchvision's `v2.Resize` would make of them in uint8; depth
+            to the nearest pixel.
         tolerance_s: how far an offset may be from a whole number of frames.
         cameras: video features to decode; None: all, []: none.
         num_workers: worker processes; 0: this process, with threads.

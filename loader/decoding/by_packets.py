@@ -31,8 +31,8 @@ codec of the last visit, which is cold by then, costs more."""
 
 def packet_decoder(data: memoryview, camera: CameraRecord, settings: PictureSettings) -> "PacketDecoder | None":
     """A decoder of a slice's packets; None where more than that is asked for, or its tables are not its record's."""
-    is_plain = settings.device == "cpu" and settings.image_size is None
-    if not is_plain or camera.codec not in CODECS or camera.pix_fmt not in FORMATS or swscale() is None:
+    is_served = settings.device == "cpu" and camera.codec in CODECS and camera.pix_fmt in FORMATS
+    if not is_served or swscale() is None:
         return None
     try:
         tables = read_sample_tables(data)

@@ -3,7 +3,6 @@
 import io
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
 from typing import Any
 
 import av
@@ -41,7 +40,7 @@ class PyAVDecoder:
         check_count(self._stream.frames, camera)
         self._pts = camera.ticks().tolist()
         self._keyframes = camera.keyframes
-        self._pixels = partial(upright, size=settings.image_size) if pixels is None else pixels
+        self._pixels = upright if pixels is None else pixels
         self._device = settings.device
         self._coming: Iterator[av.VideoFrame] | None = None
         self._next = 0
@@ -95,12 +94,10 @@ def decoded(packets: "Iterable[av.Packet[av.VideoStream]]") -> Iterator[av.Video
         yield from packet.decode()
 
 
-def upright(frame: av.VideoFrame, size: tuple[int, int] | None) -> NDArray[np.uint8]:
+def upright(frame: av.VideoFrame) -> NDArray[np.uint8]:
     """RGB (H, W, 3), turned as the file's display matrix says, which torchcodec does by itself."""
-    turns = round(frame.rotation / 90) % 4
-    height, width = (None, None) if size is None else size[::-1] if turns % 2 else size
-    pixels = frame.reformat(format="rgb24", width=width, height=height, interpolation="BILINEAR", **ONE_THREAD)
-    return np.ascontiguousarray(np.rot90(pixels.to_ndarray(), turns))
+    pixels = frame.reformat(format="rgb24", interpolation="BILINEAR", **ONE_THREAD)
+    return np.ascontiguousarray(np.rot90(pixels.to_ndarray(), round(frame.rotation / 90)))
 
 
 def check_count(num_frames: int, camera: CameraRecord) -> None:

@@ -1,4 +1,4 @@
-"""Decoding by torchcodec: on GPUs, and with its filter graph."""
+"""Decoding by torchcodec: on GPUs, and what the packet decoder does not serve."""
 
 import warnings
 from collections.abc import Iterator, Sequence
@@ -33,7 +33,6 @@ class TorchcodecDecoder:
             num_ffmpeg_threads=1,
             seek_mode="exact",
             device=settings.device,
-            transforms=_resize(settings.image_size),
         )
         check_count(len(self._decoder), camera)
         self._data, self._camera, self._settings = data, camera, settings
@@ -82,15 +81,6 @@ class _Bytes:
 def _as_tensor(data: memoryview) -> torch.Tensor:
     """The same bytes as a tensor, not a copy."""
     return torch.from_numpy(np.asarray(_Bytes(data)))
-
-
-def _resize(size: tuple[int, int] | None) -> list[Any] | None:
-    """torchcodec's transforms: resizing in the decoder's filter graph."""
-    if size is None:
-        return None
-    from torchcodec import transforms  # noqa: PLC0415 - only where it is used: it needs FFmpeg
-
-    return [transforms.Resize(size)]  # type: ignore[attr-defined]
 
 
 @cache

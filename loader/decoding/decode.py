@@ -1,12 +1,12 @@
 """Decoding frames of an episode's slice: one interface, three decoders behind it.
 
-Packets straight from memory (by_packets.py) where the CPU decodes and pictures are used as they are stored;
-torchcodec for GPUs, for resizing and for what the first does not convert; PyAV for depth, and where torchcodec cannot
-be loaded.
+Packets straight from memory (by_packets.py) where the CPU decodes; torchcodec for GPUs, and for what the first does
+not convert; PyAV for depth, and where torchcodec cannot be loaded.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Protocol
 
 import av
@@ -14,8 +14,8 @@ import av
 from roboshard.loader.decoding.by_packets import packet_decoder
 from roboshard.loader.decoding.by_pyav import PyAVDecoder
 from roboshard.loader.decoding.by_torchcodec import TorchcodecDecoder, torchcodec
-from roboshard.loader.decoding.depth import DepthPixels
-from roboshard.loader.decoding.pictures import Picture
+from roboshard.loader.decoding.depth import depth_pixels
+from roboshard.loader.decoding.pictures import Picture, resized
 from roboshard.loader.decoding.settings import PictureSettings
 from roboshard.shards.errors import FormatError
 from roboshard.shards.features import DepthScale
@@ -49,7 +49,7 @@ def open_decoder(
     """
     with _naming(where):
         if depth is not None:  # the others give 8-bit RGB
-            return PyAVDecoder(data, camera, settings, DepthPixels(depth, settings.image_size))
+            return PyAVDecoder(data, camera, settings, partial(depth_pixels, scale=depth))
         decoder = packet_decoder(data, camera, settings)
         if decoder is not None:
             return decoder
@@ -63,13 +63,12 @@ def decode_frames(
 ) -> Iterator[Picture]:
     """Pictures (H, W, C) by ascending index, each to be used before the next. Raises FormatError naming `where`."""
     size = (camera.height, camera.width)
-    wanted = settings.image_size
-    allowed = {size, size[::-1]} if wanted is None else {(wanted[0], wanted[1])}  # a display matrix turns
+    allowed = {size, size[::-1]}  # a display matrix turns
     with _naming(where):
         for picture in decoder.frames(indices):
             if picture.shape[:2] not in allowed:
                 raise ValueError(f"frames of {tuple(picture.shape[:2])} pixels where its record says {size}")
-            yield picture
+            yield resized(picture, settings.image_size)
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """Depth video: distances as 12-bit codes, and the way back to millimetres."""
 
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -9,7 +8,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from roboshard.loader.decoding.pictures import nearest
 from roboshard.shards.features import MM_PER_M, DepthScale
 
 PIXEL_FORMAT = "gray12le"
@@ -34,18 +32,9 @@ def millimetres(scale: DepthScale) -> NDArray[np.float32]:
     return table
 
 
-@dataclass(frozen=True)
-class DepthPixels:
-    """From decoded frames to depth."""
-
-    scale: DepthScale
-    size: tuple[int, int] | None
-    """(H, W) to resize to; None: as stored."""
-
-    def __call__(self, frame: av.VideoFrame) -> NDArray[np.float32]:
-        """(H, W, 1) float32 in millimetres."""
-        codes = nearest(_codes(frame), self.size)
-        return np.take(millimetres(self.scale), codes)[:, :, None]  # faster than indexing
+def depth_pixels(frame: av.VideoFrame, scale: DepthScale) -> NDArray[np.float32]:
+    """(H, W, 1) float32 in millimetres, of a decoded frame."""
+    return np.take(millimetres(scale), _codes(frame))[:, :, None]  # faster than indexing
 
 
 def _codes(frame: av.VideoFrame) -> NDArray[np.uint16]:

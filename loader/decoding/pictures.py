@@ -1,17 +1,16 @@
 """Pictures on their way from decoders to batches."""
 
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from roboshard.loader.decoding.resize import ResizedPicture, nearest, resize_in_floats
 from roboshard.loader.decoding.rgb import CodedPicture
 
-Number = TypeVar("Number", np.uint16, np.float32)
-
-Picture = NDArray[np.uint8] | NDArray[np.float32] | CodedPicture | torch.Tensor
-"""(H, W, C): an array, a frame that is still to become one, or a tensor where a GPU decoded it.
+Picture = NDArray[np.uint8] | NDArray[np.float32] | CodedPicture | ResizedPicture | torch.Tensor
+"""(H, W, C): an array, one that is still to be made, or a tensor where a GPU decoded it.
 
 uint8: brightness; float32: depth, used as it is.
 """
@@ -22,24 +21,25 @@ def is_brightness(picture: Picture) -> bool:
     return picture.dtype.itemsize == 1
 
 
+def resized(picture: Picture, size: tuple[int, int] | None) -> Picture:
+    """A picture at a size (H, W), None: its own; depth by the nearest pixel, brightness by a filter."""
+    if size is None or tuple(picture.shape[:2]) == size:
+        return picture
+    if isinstance(picture, torch.Tensor):
+        return resize_in_floats(picture, size)
+    if isinstance(picture, np.ndarray) and not is_brightness(picture):
+        return nearest(picture, size)
+    return ResizedPicture(picture, size)
+
+
 def copy_picture(picture: Picture, target: Any) -> None:
     """A picture to an array or tensor of its shape, as levels of 0..1 where that has floating point."""
     is_scaled = is_brightness(picture) and target.dtype.itemsize > 1
-    if isinstance(picture, CodedPicture) and not is_scaled:
-        picture.into(target)
-        return
-    target[...] = picture.pixels() if isinstance(picture, CodedPicture) else picture
+    if isinstance(picture, CodedPicture | ResizedPicture):
+        if not is_scaled:
+            picture.into(target)
+            return
+        picture = picture.pixels()
+    target[...] = picture
     if is_scaled:
         target /= 255  # a division that converts as it goes takes three times as long
-
-
-def nearest(pixels: NDArray[Number], size: tuple[int, int] | None) -> NDArray[Number]:
-    """Pixels (H, W, ...) at another size (H, W), each the nearest one: between two depths there may be nothing."""
-    if size is None:
-        return pixels
-    rows, columns = (
-        ((np.arange(wanted) + 0.5) * had / wanted).astype(np.int64)
-        for wanted, had in zip(size, pixels.shape[:2], strict=True)
-    )
-    resized: NDArray[Number] = pixels[rows[:, None], columns]
-    return resized

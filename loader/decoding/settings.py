@@ -11,7 +11,7 @@ class PictureSettings:
     """What pictures are wanted, and what their decoders share."""
 
     image_size: tuple[int, int] | None = None
-    """(H, W) to resize to while decoding; None: as stored."""
+    """(H, W) of pictures that leave the decoders; None: as stored."""
     device: str = "cpu"
     """Where video is decoded."""
     look_back: Mapping[str, int] = field(default_factory=dict)

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from roboshard.loader.decoding.pictures import Picture, nearest
+from roboshard.loader.decoding.pictures import Picture
 from roboshard.shards.errors import FormatError
 from roboshard.shards.features import FLOAT_DTYPES
 
@@ -104,8 +104,8 @@ class ImageFiles:
         self._where = where
         self._depth_factor = depth_factor
 
-    def pixels(self, row: int, size: tuple[int, int] | None = None) -> Picture:
-        """(H, W, C) uint8, or float32 of depth and of `DEPTH_MODES`; resized to `size` (H, W) if given.
+    def pixels(self, row: int) -> Picture:
+        """(H, W, C) uint8, or float32 of depth and of `DEPTH_MODES`.
 
         Raises FormatError for what is no image, or one of another kind.
         """
@@ -116,17 +116,16 @@ class ImageFiles:
                     if image.mode not in (known := (*IMAGE_MODES, *DEPTH_MODES)):
                         raise FormatError(f"{self._where}, row {row}: image mode {image.mode} is not one of {known}")
                     if self._depth_factor is not None or image.mode in DEPTH_MODES:
-                        return _depth(image, size, self._depth_factor)
-                    resized = image if size is None else image.resize(size[::-1], Image.Resampling.BILINEAR)
-                    pixels = np.array(resized)
+                        return _depth(image, self._depth_factor)
+                    pixels = np.array(image)
         except (OSError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
             raise FormatError(f"{self._where}, row {row}: not a readable image: {error}") from None
         return pixels.reshape(*pixels.shape[:2], -1)
 
 
-def _depth(image: Image.Image, size: tuple[int, int] | None, factor: float | None) -> NDArray[np.float32]:
+def _depth(image: Image.Image, factor: float | None) -> NDArray[np.float32]:
     """(H, W, C) as LeRobot has it (`pil_to_chw_tensor`, `convert_image_depth_units`): 8-bit levels over 255."""
-    pixels = nearest(np.array(image, dtype=np.float32), size)
+    pixels = np.array(image, dtype=np.float32)
     if image.mode in IMAGE_MODES:
         pixels /= np.float32(255)
     if factor is not None and factor != 1.0:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from roboshard.loader.decoding.pictures import Picture
+from roboshard.loader.decoding.pictures import Picture, resized
 from roboshard.loader.decoding.settings import PictureSettings
 from roboshard.loader.episodes.columns import Column, ImageFiles, empty_column, make_column, make_images
 from roboshard.loader.episodes.video import Video
@@ -130,7 +130,8 @@ class Episode:
             return self._videos[key].pictures(frames)
         if key in self._blanks:
             return ((frame, self._blanks[key]) for frame in frames)
-        return ((row, self._images[key].pixels(row, self._settings.image_size)) for row in frames)
+        images, size = self._images[key], self._settings.image_size
+        return ((row, resized(images.pixels(row), size)) for row in frames)
 
 
 def _depth_factor(spec: Spec) -> float | None:

@@ -143,7 +143,7 @@ def test_nothing_is_written_beside_a_picture(pixel_format: str, size: tuple[int,
     memory = np.full((5, height, width, 3), 77, dtype=np.uint8)
     converter = RgbConverter(width, height, pixel_format, int(frame.colorspace), int(frame.color_range))
     converter.into(frame, memory[2])
-    assert np.array_equal(memory[2], upright(frame, None))
+    assert np.array_equal(memory[2], upright(frame))
     assert np.all(memory[[0, 1, 3, 4]] == 77)
     assert np.array_equal(converter.pixels(frame), memory[2])
 
@@ -308,8 +308,7 @@ def test_packets_serve_only_what_they_can(
 ) -> None:
     data, camera, _ = streams[0, "h264.near"]
     assert packet_decoder(data, camera, PictureSettings()) is not None
-    for other in (PictureSettings(image_size=(8, 8)), PictureSettings(device="cuda")):
-        assert packet_decoder(data, camera, other) is None
+    assert packet_decoder(data, camera, PictureSettings(device="cuda")) is None
     for lie in ({"codec": "vp9"}, {"pix_fmt": "yuv420p10le"}, {"pts": [(7, 1, camera.num_frames)]}):
         assert packet_decoder(data, camera.model_copy(update=lie), PictureSettings()) is None
     assert packet_decoder(memoryview(b"no file"), camera, PictureSettings()) is None

@@ -356,7 +356,7 @@ def test_open_depth_decoders_have_no_threads_of_their_own(distant: tuple[Built, 
 def test_frames_that_pyav_converts_have_no_threads_of_their_own() -> None:
     frames = [av.VideoFrame(640, 480, "yuv420p") for _ in range(8)]  # each keeps its converter
     before = len(list(TASKS.iterdir()))
-    assert all(by_pyav.upright(frame, None).shape == (480, 640, 3) for frame in frames)
+    assert all(by_pyav.upright(frame).shape == (480, 640, 3) for frame in frames)
     assert len(list(TASKS.iterdir())) < before + len(frames)
 
 
