@@ -1,6 +1,6 @@
 """Stage: the pictures of the coming steps, decoded by threads straight into the memory of their batches.
 
-Steps within the look-ahead are served in their order; of a slice what one or two of them need is decoded together, in
+Steps within the look-ahead are served in their order; of a slice what one of them needs is decoded together, in
 ascending order, and with it what others need of the same GOPs (wanted.py), so that each frame is decoded once.
 A slice is served by one thread at a time.
 """

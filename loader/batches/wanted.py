@@ -24,17 +24,12 @@ class Target(NamedTuple):
 Requests = dict[int, list[Target]]
 """Frame of a slice -> where it is wanted."""
 
-ENOUGH_FRAMES = 8
-"""For one visit of a slice. Where it has a decoder of its own, that one's memory has left the caches since the last
-visit: one for four frames costs 5 to 8 % more a frame than one for eight, which is as good as one for 32."""
-
 
 class Wanted:
     """Requests of steps, the most urgent step first.
 
-    A slice is visited for what the most urgent step wants of it, and for what the next ones want until that is
-    enough; but for nothing of the last one, so that threads have something to go on with when the rest is complete.
-    A decoder passes through a GOP from its keyframe on: whoever wants a frame of one that is decoded now gets it now.
+    A slice is visited for what the most urgent step wants of it. A decoder passes through a GOP from its keyframe on:
+    whoever else wants a frame of one that is decoded now gets it now.
     """
 
     def __init__(self) -> None:
@@ -59,11 +54,8 @@ class Wanted:
         for number, of_step in enumerate(self._steps):
             slot = next((slot for slot in of_step if slot not in busy), None)
             if slot is not None:
-                gops, after = of_step.pop(slot), self._steps[number + 1 :]
-                for place, later in enumerate(after):
-                    is_spare = 0 < place == len(after) - 1
-                    if not is_spare and sum(map(len, gops.values())) < ENOUGH_FRAMES:
-                        gops = {gop: {} for gop in later.get(slot, {})} | gops
+                gops = of_step.pop(slot)
+                for later in self._steps[number + 1 :]:
                     _move(slot, gops, later)
                 self._steps = [left for left in self._steps if left]
                 return slot, {frame: targets for frames in gops.values() for frame, targets in frames.items()}

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from roboshard.loader.batches.pending import PendingStep
-from roboshard.loader.batches.wanted import ENOUGH_FRAMES, Requests, Slice, Target, Wanted
+from roboshard.loader.batches.wanted import Requests, Slice, Target, Wanted
 from roboshard.loader.episodes.episode import Episode
 
 GOP = 3
@@ -69,12 +69,8 @@ def test_everything_is_taken_once_and_the_most_urgent_first(
         slot, requests = taken
         number = EVERY_SLICE.index(slot)
         assert number in free
-        first, *after = sorted({step for step, other, _ in left if step >= first_free(left, free)})
-        chosen = gops_of(left, first, number)
+        chosen = gops_of(left, first_free(left, free), number)
         assert chosen, "the slice is wanted by the first step that can be served"
-        for step in after if len(after) < 2 else after[:-1]:
-            if num_frames(left, [first, *after[: after.index(step)]], number, chosen) < ENOUGH_FRAMES:
-                chosen |= gops_of(left, step, number)
         expected = Tally({want: n for want, n in left.items() if want[1] == number and want[2] // GOP in chosen})
         given_out = Tally((target.step, number, frame) for frame, ts in requests.items() for target in ts)
         assert given_out == expected, "whole GOPs, for all steps that want them, and no others"
@@ -89,11 +85,6 @@ def first_free(left: Tally[Any], free: set[int]) -> int:
 def gops_of(left: Tally[Any], step: int, slot: int) -> set[int]:
     """GOPs of a slice that a step wants frames of."""
     return {frame // GOP for one, other, frame in left if (one, other) == (step, slot)}
-
-
-def num_frames(left: Tally[Any], steps: list[int], slot: int, gops: set[int]) -> int:
-    """Frames of these GOPs of a slice that these steps want."""
-    return len({frame for step, other, frame in left if step in steps and other == slot and frame // GOP in gops})
 
 
 def test_what_one_step_wants_of_a_slice_comes_together() -> None:
