@@ -1,15 +1,19 @@
-"""The chart of benchmarks/loading.py: every contender as a part of the limit."""
+"""The charts of benchmarks/loading.py: every contender, and every setting, as a part of the limit."""
 
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import matplotlib as mpl
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
+from loading_matrix import LIMIT, ORDERS, cases_of, matrix_groups
+
 Result = dict[str, Any]
 
 COLORS = {"torchcodec": "0.4", "roboshard": "tab:blue", "lerobot": "0.7", "webdataset": "0.7"}
+COLORS_OF_ORDERS = ("tab:blue", "tab:orange")
 LABELS = {
     "torchcodec_sequential": "the limit: decoding in order",
     "roboshard_sweep": "roboshard, sweep",
@@ -59,7 +63,7 @@ def draw_panel(axis: Axes, result: Result, names: list[str]) -> None:
     for row, name in enumerate(names):
         case = result["cases"][name]
         rounds = relative(result, names[0], name)
-        value = sorted(rounds)[len(rounds) // 2]
+        value = median(rounds)
         axis.barh(row, value, color=COLORS[case["settings"]["contender"]])
         axis.plot(rounds, [row] * len(rounds), "|", color="black", markersize=8)
         speed = f"{value:.2f}   {case['median']['frames_per_s']:,.0f} frames/s"
@@ -74,3 +78,26 @@ def relative(result: Result, limit: str, name: str) -> list[float]:
     """Frames/s of the rounds over the limit's."""
     rounds: list[float] = [1.0] if name == limit else result["ratios"][f"{name} / {limit}"]["rounds"]
     return rounds
+
+
+def draw_matrix(result: Result, path: Path) -> None:
+    """Frames/s over the limit's, a panel for each setting: dots are medians, ticks rounds, dotted the default."""
+    mpl.use("agg")
+    groups = matrix_groups(result)
+    figure, axes = plt.subplots(1, len(groups), figsize=(12, 2.8), constrained_layout=True, sharey=True)
+    for axis, (keyword, values) in zip(axes, groups.items(), strict=True):
+        for order, names, color in zip(ORDERS, zip(*values.values(), strict=True), COLORS_OF_ORDERS, strict=True):
+            rounds = [relative(result, LIMIT, name) for name in names]
+            default = relative(result, LIMIT, cases_of("default")[ORDERS.index(order)])
+            axis.axhline(median(default), linestyle=":", color=color, linewidth=1)
+            axis.plot([median(each) for each in rounds], "o-", color=color, markersize=4, label=order)
+            for place, each in enumerate(rounds):
+                axis.plot([place] * len(each), each, "_", color=color, markersize=7)
+        axis.set_xticks(range(len(values)), [label.replace(", ", ",\n") for label in values], fontsize=7)
+        axis.set_title(keyword, fontsize=9)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].set_ylim(0, 1.3)
+    axes[0].set_ylabel("frames/s over the limit's", fontsize=8)
+    axes[0].legend(fontsize=8, loc="lower right")
+    figure.savefig(path, dpi=110)
+    plt.close(figure)

@@ -14,7 +14,8 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib import pyplot as plt
 
-from loading_chart import draw_loading
+from loading_chart import draw_loading, draw_matrix
+from loading_matrix import LIMIT, ORDERS, matrix_rows
 
 PROJECT = Path(__file__).resolve().parent.parent
 RESULTS = PROJECT / "benchmarks" / "results"
@@ -31,6 +32,7 @@ def main() -> None:
     pictures = PROJECT / "docs" / "pictures"
     draw_conversion(load("conversion"), pictures / "conversion.png")
     draw_loading(load("loading"), pictures / "loading.png")
+    draw_matrix(load("matrix"), pictures / "matrix.png")
 
 
 def render_blocks() -> dict[str, str]:
@@ -39,6 +41,7 @@ def render_blocks() -> dict[str, str]:
         "conversion": conversion_table,
         "loading": loading_table,
         "long_gop": loading_table,
+        "matrix": matrix_table,
         "consumer": consumer_table,
         "steady": steady_table,
         "plan_scale": plan_table,
@@ -114,6 +117,20 @@ def loading_table(result: Result) -> str:
             provenance(result),
         ]
     )
+
+
+def matrix_table(result: Result) -> str:
+    """The loader's settings, one at a time away from the default."""
+    rows = []
+    for setting, names in matrix_rows(result).items():
+        cells = [setting]
+        for name in names:
+            found = result["cases"][name]["median"]
+            over = result["ratios"][f"{name} / {LIMIT}"]["median"]
+            cells += [f"{found['frames_per_s']:,.0f}", f"{over:.2f}", f"{found['peak_pss_mb']:,} MB"]
+        rows.append(f"| {' | '.join(cells)} |")
+    columns = [f"{order}, {column}" for order in ORDERS for column in ("frames/s", "of the limit", "memory")]
+    return "\n".join([f"| | {' | '.join(columns)} |", f"|{'---|' * (1 + len(columns))}", *rows, provenance(result)])
 
 
 def consumer_table(result: Result) -> str:
