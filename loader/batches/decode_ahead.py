@@ -16,6 +16,7 @@ from roboshard.loader.batches.buffers import Buffers
 from roboshard.loader.batches.pending import PendingStep
 from roboshard.loader.batches.turns import SHORT_TURNS
 from roboshard.loader.batches.wanted import Requests, Slice, Target, Wanted
+from roboshard.loader.decoding.pictures import made
 from roboshard.loader.samples.rows import Batch, PictureKey, WindowedStep
 from roboshard.loader.stats import Counter
 
@@ -106,8 +107,10 @@ class DecodeThreads:
         visit = _Visit(slot, self._served[slot])
         try:
             for frame, picture in slot.episode.pictures(slot.key, frames):
-                for target in visit.requests[frame]:
-                    target.step.put(slot.key, target.place, picture, self._buffers)
+                targets = visit.requests[frame]
+                pixels = picture if len(targets) == 1 else made(picture)
+                for target in targets:
+                    target.step.put(slot.key, target.place, pixels, self._buffers)
                 visit.served.append(frame)
                 if len(visit.served) == SETTLED_AT_ONCE:
                     self._settle(visit)

@@ -32,14 +32,17 @@ def resized(picture: Picture, size: tuple[int, int] | None) -> Picture:
     return ResizedPicture(picture, size)
 
 
+def made(picture: Picture) -> Picture:
+    """The same with its values there, for where they are needed more than once."""
+    return picture.pixels() if isinstance(picture, CodedPicture | ResizedPicture) else picture
+
+
 def copy_picture(picture: Picture, target: Any) -> None:
     """A picture to an array or tensor of its shape, as levels of 0..1 where that has floating point."""
     is_scaled = is_brightness(picture) and target.dtype.itemsize > 1
-    if isinstance(picture, CodedPicture | ResizedPicture):
-        if not is_scaled:
-            picture.into(target)
-            return
-        picture = picture.pixels()
-    target[...] = picture
+    if isinstance(picture, CodedPicture | ResizedPicture) and not is_scaled:
+        picture.into(target)
+        return
+    target[...] = made(picture)
     if is_scaled:
         target /= 255  # a division that converts as it goes takes three times as long

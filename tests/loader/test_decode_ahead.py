@@ -44,6 +44,7 @@ from roboshard.loader.batches.decode_ahead import (
 )
 from roboshard.loader.batches.pending import PendingStep
 from roboshard.loader.batches.wanted import Slice, Target
+from roboshard.loader.decoding.resize import ResizedPicture
 from roboshard.loader.episodes import fetch
 from roboshard.loader.episodes.episode import Episode
 from roboshard.loader.loader import WARN_AFTER
@@ -575,6 +576,15 @@ def test_pictures_are_as_if_resized_afterwards(
             expected = expected.view(*whole.shape[:-2], *size)
             is_float = full[key].is_floating_point() or not return_uint8
             assert torch.equal(batch[key], expected / 255 if is_float else expected), key
+
+
+def test_a_picture_that_several_samples_want_is_resized_once(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    resized, into = itertools.count(), ResizedPicture.into
+    monkeypatch.setattr(ResizedPicture, "into", lambda *arguments: (next(resized), into(*arguments))[1])
+    options: dict[str, Any] = {"delta_timestamps": {WRIST: [-0.2, -0.1, 0.0]}, "cameras": [WRIST], "episodes": [0]}
+    (batch,) = load(shards, shuffle=False, batch_size=LENGTHS[0], image_size=(20, 30), **options)
+    assert batch[WRIST].shape[:2] == (LENGTHS[0], 3)
+    assert next(resized) == 2 * LENGTHS[0], "frames of the camera, and images of the rows"
 
 
 @pytest.mark.parametrize("size", [(20, 30), [20, 30], torch.Size((20, 30)), np.array([20, 30])], ids=repr)
