@@ -103,27 +103,34 @@ DEFAULT: tuple[Case, ...] = (
     PEERS[-1],
 )
 
-ORDERS: tuple[Literal["uniform", "sweep"], ...] = ("uniform", "sweep")
+ORDERS: tuple[Literal["uniform", "sweep"], ...] = ("sweep", "uniform")
 VIDEOS: tuple[Videos, ...] = ("source", "long_gop")
+
+MATRIX: dict[str, dict[str, Any]] = {
+    "default": {},
+    **{f"workers_{n}": {"num_workers": n} for n in (1, 2, 4, 8)},
+    **{f"threads_{n}": {"decode_threads": n} for n in (1, 2, 4, 8, 16)},
+    **{f"batch_{n}": {"batch_size": n} for n in (8, 16, 128, 256)},
+    **{f"pool_{n}": {"pool_episodes": n} for n in (1, 4, 8, 16)},
+    **{f"size_{n}": {"image_size": (n, n)} for n in (96, 224, 256)},
+    "float32": {"return_uint8": False},
+    "float32_size_224": {"return_uint8": False, "image_size": (224, 224)},
+}
+"""What a case is called -> the settings in which it differs from the default."""
+
+
+def matrix_case(videos: Videos, order: str, setting: str) -> str:
+    """The name of a case of the matrix."""
+    return f"matrix_{videos}_{order}_{setting}"
 
 
 def variations() -> tuple[Case, ...]:
-    """One setting at a time away from the default, for both orders and both kinds of video."""
-    changes: dict[str, dict[str, Any]] = {
-        "default": {},
-        **{f"workers_{n}": {"num_workers": n} for n in (1, 2, 4, 8)},
-        **{f"threads_{n}": {"decode_threads": n} for n in (1, 2, 4, 8, 16)},
-        **{f"batch_{n}": {"batch_size": n} for n in (8, 16, 128, 256)},
-        **{f"pool_{n}": {"pool_episodes": n} for n in (1, 4, 8, 16)},
-        **{f"size_{n}": {"image_size": (n, n)} for n in (96, 224, 256)},
-        "float32": {"return_uint8": False},
-        "float32_size_224": {"return_uint8": False, "image_size": (224, 224)},
-    }
+    """The matrix, for both orders and both kinds of video."""
     return tuple(
-        roboshard(f"matrix_{videos}_{order}_{name}", videos=videos, frame_order=order, **settings)
+        roboshard(matrix_case(videos, order, setting), videos=videos, frame_order=order, **changes)
         for videos in VIDEOS
         for order in ORDERS
-        for name, settings in changes.items()
+        for setting, changes in MATRIX.items()
     )
 
 

@@ -8,7 +8,8 @@ import matplotlib as mpl
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
-from loading_matrix import LIMIT, ORDERS, cases_of, matrix_groups
+from loading_cases import ORDERS
+from loading_matrix import LIMIT, cases_of, matrix_groups
 
 Result = dict[str, Any]
 

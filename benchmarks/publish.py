@@ -14,8 +14,9 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib import pyplot as plt
 
+from loading_cases import ORDERS
 from loading_chart import draw_loading, draw_matrix
-from loading_matrix import LIMIT, ORDERS, matrix_rows
+from loading_matrix import LIMIT, matrix_rows
 
 PROJECT = Path(__file__).resolve().parent.parent
 RESULTS = PROJECT / "benchmarks" / "results"

@@ -12,7 +12,6 @@ from itertools import zip_longest
 import av
 import numpy as np
 
-from roboshard.loader.decoding.by_pyav import PyAVDecoder
 from roboshard.loader.decoding.codec import Codec
 from roboshard.loader.decoding.pictures import Picture
 from roboshard.loader.decoding.rgb import FORMATS, swscale
@@ -64,7 +63,6 @@ class PacketDecoder:
         self._keyframe_of = [last_keyframe(camera.keyframes, frame) for frame in range(camera.num_frames)]
         """Frame -> the last keyframe up to it."""
         self._keeps_codec = mean_random_cost(camera.keyframes, camera.num_frames) > CHEAP_TO_BEGIN
-        self._replacement: PyAVDecoder | None = None
         self._codec: Codec | None = None
         self._ready: deque[av.VideoFrame] = deque()
         """Frames that have come and were not asked for yet."""
@@ -72,35 +70,19 @@ class PacketDecoder:
         """All that were fed have come."""
         self._next_packet = 0
         self._next_frame = 0
-        self._num_decoded = 0
+        self.num_decoded = 0
+        """Frames decoded so far, those in flight not counted."""
 
     @property
     def last_frame(self) -> int | None:
         """The frame that it gave last, unless its codec has gone to another slice since."""
-        if self._replacement is not None:
-            return self._replacement.last_frame
         return None if self._codec is None else self._next_frame - 1
 
-    @property
-    def num_decoded(self) -> int:
-        """Frames decoded so far, those in flight not counted."""
-        return self._num_decoded + (0 if self._replacement is None else self._replacement.num_decoded)
-
     def frames(self, indices: Sequence[int]) -> Iterator[Picture]:
-        """Frames by ascending index: (H, W, 3) uint8; by PyAV from the first one on that does not come."""
-        done = 0
-        if self._replacement is None:
-            try:
-                for index, following in zip_longest(indices, indices[1:]):
-                    yield self._picture(index, following)
-                    done += 1
-                self._let_go()
-                return
-            except (av.FFmpegError, ValueError, IndexError):
-                self._codec = None
-                self._ready.clear()
-                self._replacement = PyAVDecoder(self._data, self._camera, self._settings)
-        yield from self._replacement.frames(indices[done:])
+        """Frames by ascending index: (H, W, 3) uint8. Raises FFmpegError or ValueError, and is of no use then."""
+        for index, following in zip_longest(indices, indices[1:]):
+            yield self._picture(index, following)
+        self._let_go()
 
     def _picture(self, index: int, following: int | None) -> Picture:
         """One frame; `following` is asked for next."""
@@ -112,7 +94,7 @@ class PacketDecoder:
             self._codec.reset()
             self._start(keyframe)
         frame = self._decoded(self._codec, index, self._goes_on(index + 1, following))
-        self._num_decoded += index + 1 - self._next_frame
+        self.num_decoded += index + 1 - self._next_frame
         self._next_frame = index + 1
         return self._codec.picture(frame)
 

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from roboshard.loader.decoding.by_pyav import PyAVDecoder, check_count
+from roboshard.loader.decoding.by_pyav import check_count
 from roboshard.loader.decoding.pictures import Picture
 from roboshard.loader.decoding.settings import PictureSettings
+from roboshard.shards.errors import FormatError
 from roboshard.shards.gop import decode_cost
 from roboshard.shards.schema import CameraRecord
 
@@ -19,7 +20,7 @@ CHUNK_FRAMES = 8
 
 
 class TorchcodecDecoder:
-    """torchcodec in exact mode, the time of every frame checked; PyAV for the slices where it goes wrong.
+    """torchcodec in exact mode, the time of every frame checked.
 
     It seeks by presentation time where the demuxer counts in decoding time, and so starts a keyframe too late in
     streams that reorder further than their keyframes are apart; and it takes every keyframe for a safe one.
@@ -35,17 +36,19 @@ class TorchcodecDecoder:
             device=settings.device,
         )
         check_count(len(self._decoder), camera)
-        self._data, self._camera, self._settings = data, camera, settings
+        self._camera = camera
         self._tick = camera.time_base[0] / camera.time_base[1]
         self._times = [tick * self._tick for tick in camera.ticks().tolist()]
-        self._replacement: PyAVDecoder | None = None
         self.last_frame: int | None = None
         """The frame that it gave last."""
         self.num_decoded = 0
         """Frames decoded so far, as `shards.gop.decode_cost` counts them."""
 
     def frames(self, indices: Sequence[int]) -> Iterator[Picture]:
-        """Frames by ascending index: (H, W, 3) uint8, on the GPU where one decodes."""
+        """Frames by ascending index: (H, W, 3) uint8, on the GPU where one decodes.
+
+        Raises RuntimeError, and FormatError where it gives other frames than were asked for.
+        """
         for first in range(0, len(indices), CHUNK_FRAMES):
             chunk = indices[first : first + CHUNK_FRAMES]
             for index, picture in zip(chunk, self._chunk(chunk), strict=True):
@@ -54,15 +57,10 @@ class TorchcodecDecoder:
                 yield picture
 
     def _chunk(self, indices: Sequence[int]) -> Iterator[Picture]:
-        if self._replacement is None:
-            try:
-                found = self._decoder.get_frames_at(list(indices))
-            except RuntimeError:
-                found = None
-            if found is not None and self._are_of(found.pts_seconds.tolist(), indices):
-                return iter(found.data.numpy() if found.data.is_cpu else found.data)
-            self._replacement = PyAVDecoder(self._data, self._camera, self._settings)
-        return self._replacement.frames(indices)
+        found = self._decoder.get_frames_at(list(indices))
+        if not self._are_of(found.pts_seconds.tolist(), indices):
+            raise FormatError(f"other frames came than {indices[0]} to {indices[-1]}")
+        return iter(found.data.numpy() if found.data.is_cpu else found.data)
 
     def _are_of(self, times: Sequence[float], indices: Sequence[int]) -> bool:
         pairs = zip(times, indices, strict=True)

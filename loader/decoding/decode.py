@@ -1,7 +1,7 @@
 """Decoding frames of an episode's slice: one interface, three decoders behind it.
 
 Packets straight from memory (by_packets.py) where the CPU decodes; torchcodec for GPUs, and for what the first does
-not convert; PyAV for depth, and where torchcodec cannot be loaded.
+not convert; PyAV for depth, where torchcodec cannot be loaded, and for the rest of a slice that another one fails on.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +20,9 @@ from roboshard.loader.decoding.settings import PictureSettings
 from roboshard.shards.errors import FormatError
 from roboshard.shards.features import DepthScale
 from roboshard.shards.schema import CameraRecord
+
+FAILURES = (RuntimeError, ValueError, IndexError, av.FFmpegError)
+"""What decoders raise."""
 
 
 class FrameDecoder(Protocol):
@@ -50,12 +53,46 @@ def open_decoder(
     with _naming(where):
         if depth is not None:  # the others give 8-bit RGB
             return PyAVDecoder(data, camera, settings, partial(depth_pixels, scale=depth))
-        decoder = packet_decoder(data, camera, settings)
-        if decoder is not None:
-            return decoder
-        kind: Callable[[memoryview, CameraRecord, PictureSettings], FrameDecoder]
-        kind = PyAVDecoder if torchcodec() is None else TorchcodecDecoder
-        return kind(data, camera, settings)
+        decoder: FrameDecoder | None = packet_decoder(data, camera, settings)
+        if decoder is None and torchcodec() is not None:
+            decoder = TorchcodecDecoder(data, camera, settings)
+        by_pyav = partial(PyAVDecoder, data, camera, settings)
+        return by_pyav() if decoder is None else ReplacedOnFailure(decoder, by_pyav)
+
+
+class ReplacedOnFailure:
+    """A decoder that gives way to another one for good at the first frame that it cannot give."""
+
+    def __init__(self, decoder: FrameDecoder, replacement: Callable[[], FrameDecoder]) -> None:
+        """`replacement` opens the other one."""
+        self._decoder = decoder
+        self._replacement: Callable[[], FrameDecoder] | None = replacement
+        self._decoded_before = 0
+
+    @property
+    def last_frame(self) -> int | None:
+        """Of the one that serves now."""
+        return self._decoder.last_frame
+
+    @property
+    def num_decoded(self) -> int:
+        """Of both."""
+        return self._decoded_before + self._decoder.num_decoded
+
+    def frames(self, indices: Sequence[int]) -> Iterator[Picture]:
+        """Frames by ascending index. Raises what the replacement does."""
+        given = 0
+        if self._replacement is not None:
+            try:
+                for picture in self._decoder.frames(indices):
+                    yield picture
+                    given += 1
+            except FAILURES:
+                self._decoded_before = self._decoder.num_decoded
+                self._decoder, self._replacement = self._replacement(), None
+            else:
+                return
+        yield from self._decoder.frames(indices[given:])
 
 
 def decode_frames(
@@ -76,5 +113,5 @@ def _naming(where: str) -> Iterator[None]:
     """What decoders raise becomes a FormatError that says where."""
     try:
         yield
-    except (RuntimeError, ValueError, IndexError, av.FFmpegError) as error:
+    except FAILURES as error:
         raise FormatError(f"{where}: cannot be decoded: {error}") from error

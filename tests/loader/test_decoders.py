@@ -15,6 +15,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from support.decoders import decode_with
 from support.lerobot_source import Camera, Source, build
 from support.spec import Color
 
@@ -23,7 +24,7 @@ from roboshard.loader import make_loader
 from roboshard.loader.decoding import by_packets, codec
 from roboshard.loader.decoding.by_packets import CHEAP_TO_BEGIN, PacketDecoder, packet_decoder
 from roboshard.loader.decoding.by_pyav import upright
-from roboshard.loader.decoding.by_torchcodec import TorchcodecDecoder
+from roboshard.loader.decoding.decode import FrameDecoder, open_decoder
 from roboshard.loader.decoding.pictures import Picture, copy_picture
 from roboshard.loader.decoding.rgb import FORMATS, RgbConverter
 from roboshard.loader.decoding.settings import PictureSettings
@@ -74,7 +75,9 @@ def slices_of(cameras: Sequence[Camera], folder: Path) -> dict[tuple[int, str], 
     for episode in range(len(LENGTHS)):
         data = dataset.read_episode(episode)
         for camera in data.record.cameras:
-            decoder = TorchcodecDecoder(data.videos[camera.key], camera, PictureSettings())
+            with pytest.MonkeyPatch.context() as patch:
+                decode_with("torchcodec", patch)
+                decoder = open_decoder(data.videos[camera.key], camera, PictureSettings(), "here")
             frames = range(camera.num_frames)
             expected = np.stack([pixels(picture) for picture in decoder.frames(frames)])
             found[episode, camera.key] = Slice(data.videos[camera.key], camera, expected)
@@ -104,12 +107,15 @@ def open_slice(slot: Slice, settings: PictureSettings | None = None) -> PacketDe
     return decoder
 
 
+def open_with_replacement(slot: Slice) -> FrameDecoder:
+    return open_decoder(slot.data, slot.camera, PictureSettings(), "here")
+
+
 def check(decoder: PacketDecoder, slot: Slice, frames: Sequence[int]) -> None:
     found = [pixels(picture) for picture in decoder.frames(frames)]
     assert len(found) == len(frames)
     for frame, picture in zip(frames, found, strict=True):
         assert np.array_equal(picture, slot.expected[frame]), frame
-    assert decoder._replacement is None, "no help was needed"
 
 
 # -- Pictures --------------------------------------------------------------------------------------------------
@@ -270,7 +276,7 @@ def test_pyav_takes_over_where_a_packet_cannot_be_decoded(
 
     monkeypatch.setattr(codec.Codec, "feed", failing)
     slot, frames = streams[0, key], [0, 1, 5, 6, 7, 8, 11, 15]
-    decoder = open_slice(slot)
+    decoder = open_with_replacement(slot)
     found = [pixels(picture) for picture in decoder.frames(frames)]
     assert np.array_equal(found, slot.expected[frames])
     assert decoder.last_frame == 15
@@ -285,7 +291,8 @@ def test_a_slice_of_another_pixel_format_than_its_record_says_is_left_to_pyav(
 
     monkeypatch.setattr(codec, "RgbConverter", refused)
     slot = streams[0, "h264.near"]
-    found = [pixels(picture) for picture in open_slice(slot).frames([2, 3])]
+    decoder = open_with_replacement(slot)
+    found = [pixels(picture) for picture in decoder.frames([2, 3])]
     assert np.array_equal(found, slot.expected[2:4])
 
 
@@ -299,7 +306,8 @@ def test_a_frame_that_never_comes_is_left_to_pyav(
 
     monkeypatch.setattr(codec.Codec, "feed", without_the_third)
     slot = streams[0, "av1.far"]
-    found = [pixels(picture) for picture in open_slice(slot).frames([2, 3, 4])]
+    decoder = open_with_replacement(slot)
+    found = [pixels(picture) for picture in decoder.frames([2, 3, 4])]
     assert np.array_equal(found, slot.expected[2:5])
 
 
