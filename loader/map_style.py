@@ -212,7 +212,7 @@ class _OneProcess:
         (windowed,) = delta_windows([step], offsets=job.offsets, pictures=pictures, counter=counter)
         if not pictures:
             return windowed.values
-        decoded = own.threads.wait_for(own.threads.submit(windowed)).batch()
+        decoded = own.threads.wait_for(own.threads.begin(own.threads.announce(windowed))).batch()
         (batch,) = transform_images(
             [decoded],
             keys=job.transformed,

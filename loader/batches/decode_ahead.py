@@ -1,206 +1,97 @@
-"""Stage: the pictures of the coming steps, decoded by threads straight into the memory of their batches.
+"""Stage: the pictures of the coming steps, decoded ahead.
 
-Steps within the look-ahead are served in their order; of a slice what one of them needs is decoded together, in
-ascending order, and with it what others need of the same GOPs (wanted.py), so that each frame is decoded once.
-A slice is served by one thread at a time.
+Two or more steps have memory and are decoded at once: the look-ahead. More steps are drawn and announced, but take no
+memory yet. In uniform order two frames of a GOP are rarely wanted within the look-ahead; of a GOP that is decoded
+what announced steps want of it is kept, as long as there is room for it, instead of being decoded again.
 """
 
-import time
-from collections import defaultdict, deque
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
-from threading import Condition
+from collections import deque
+from collections.abc import Iterable, Iterator
 
-from roboshard.loader.batches.buffers import Buffers
+from roboshard.loader.batches.decode_threads import DecodeThreads
 from roboshard.loader.batches.pending import PendingStep
-from roboshard.loader.batches.turns import SHORT_TURNS
-from roboshard.loader.batches.wanted import Requests, Slice, Target, Wanted
-from roboshard.loader.decoding.pictures import made
-from roboshard.loader.samples.rows import Batch, PictureKey, WindowedStep
+from roboshard.loader.samples.rows import Batch, WindowedStep
 from roboshard.loader.stats import Counter
+from roboshard.shards.errors import RoboshardError
 
 LOOK_AHEAD_BYTES = 512 << 20
 """Of batches that are being decoded at once; two steps at least, so that no thread waits for a step's last frame."""
 LOOK_AHEAD_STEPS = (2, 8)
-SETTLED_AT_ONCE = 8
-"""Frames of a slice after which the steps that they are of are told."""
-
-
-class DecodeThreads:
-    """Threads that serve the requests of several steps."""
-
-    def __init__(
-        self, num_threads: int, pictures: Sequence[PictureKey], as_float: bool, buffers: Buffers, counter: Counter
-    ) -> None:
-        self._pictures = pictures
-        self._as_float = as_float
-        self._buffers = buffers
-        self._counter = counter
-        self._num_threads = num_threads
-        self._executor = ThreadPoolExecutor(num_threads, thread_name_prefix="roboshard-decode")
-        self._changed = Condition()
-        self._waiting = Wanted()
-        self._served: dict[Slice, Requests] = {}
-        self._num_serving = 0
-        self._stopped = False
-        SHORT_TURNS.begin()
-
-    def submit(self, step: WindowedStep) -> PendingStep:
-        """Begin with a step's pictures."""
-        pending = PendingStep(step, self._pictures, self._as_float)
-        requests = _requests(step, pending)
-        with self._changed:
-            self._waiting.add(requests)
-            self._start_serving()
-        return pending
-
-    def wait_for(self, pending: PendingStep) -> PendingStep:
-        """The step, when it is complete. Raises what went wrong with one of its slices."""
-        with self._changed:
-            self._changed.wait_for(lambda: not pending.left or pending.error)
-        if pending.error:
-            raise pending.error
-        return pending
-
-    def close(self) -> None:
-        """End the threads; what they have not begun is dropped."""
-        with self._changed:
-            was_stopped, self._stopped = self._stopped, True
-        self._executor.shutdown(wait=True, cancel_futures=True)
-        if not was_stopped:
-            SHORT_TURNS.end()
-
-    def _start_serving(self) -> None:
-        """As many threads as there are slices that nobody serves; one task serves slice after slice."""
-        free = self._waiting.num_free(self._served)
-        for _ in range(min(free, self._num_threads - self._num_serving)):
-            self._num_serving += 1
-            now: list[Slice] = []
-            self._executor.submit(self._serve, now).add_done_callback(partial(self._after, now))
-
-    def _serve(self, now: list[Slice]) -> None:
-        """Decode until there is nothing left to do; `now` holds the slice at hand."""
-        while (slot := self._next()) is not None:
-            now[:] = [slot]
-            requests = self._served[slot]
-            for frames in slot.episode.ways(slot.key, sorted(requests)):
-                self._decode(slot, frames)
-                if self._stopped:
-                    return
-            now.clear()
-            with self._changed:
-                del self._served[slot]
-
-    def _next(self) -> Slice | None:
-        """The slice that is needed first of those that no other thread serves; None: there is none for now."""
-        with self._changed:
-            taken = None if self._stopped else self._waiting.take(self._served)
-            if taken is None:
-                self._num_serving -= 1
-                return None
-            slot, self._served[slot] = taken
-            return slot
-
-    def _decode(self, slot: Slice, frames: Sequence[int]) -> None:
-        """Ascending frames, each to where it is wanted as it comes."""
-        visit = _Visit(slot, self._served[slot])
-        try:
-            for frame, picture in slot.episode.pictures(slot.key, frames):
-                targets = visit.requests[frame]
-                pixels = picture if len(targets) == 1 else made(picture)
-                for target in targets:
-                    target.step.put(slot.key, target.place, pixels, self._buffers)
-                visit.served.append(frame)
-                if len(visit.served) == SETTLED_AT_ONCE:
-                    self._settle(visit)
-                if self._stopped:
-                    return
-        finally:
-            self._settle(visit)
-
-    def _settle(self, visit: "_Visit") -> None:
-        """Tell the steps what they have got: an error of a later frame is none of theirs."""
-        targets = [target for frame in visit.served for target in visit.requests.pop(frame)]
-        self._counter.add(**visit.counts(len(targets)))
-        visit.served.clear()
-        with self._changed:
-            for target in targets:
-                target.step.left -= 1
-                if not target.step.left:
-                    self._changed.notify_all()
-
-    def _after(self, now: list[Slice], future: Future[None]) -> None:
-        """Tell the steps that need a slice what went wrong with it."""
-        error = None if future.cancelled() else future.exception()
-        if error is None:
-            return
-        with self._changed:
-            self._num_serving -= 1
-            for slot in now:
-                for targets in self._served.pop(slot, {}).values():
-                    for target in targets:
-                        target.step.error = error
-            self._changed.notify_all()
-            if not self._stopped:
-                self._start_serving()
-
-
-class _Visit:
-    """A slice while it is served, and what has not been settled of it."""
-
-    def __init__(self, slot: Slice, requests: Requests) -> None:
-        self.requests = requests
-        self.served: list[int] = []
-        """Frames."""
-        self._slot = slot
-        self._is_video = slot.episode.is_video(slot.key)
-        self._since = time.perf_counter()
-        self._decoded_before = slot.episode.num_decoded(slot.key)
-
-    def counts(self, num_used: int) -> dict[str, float]:
-        """For the loader's statistics, since the last time."""
-        now, decoded = time.perf_counter(), self._slot.episode.num_decoded(self._slot.key)
-        found = {
-            "decode_seconds": now - self._since,
-            "frames_used": num_used * self._is_video,
-            "frames_requested": len(self.served) * self._is_video,
-            "frames_decoded": decoded - self._decoded_before,
-        }
-        self._since, self._decoded_before = now, decoded
-        return found
-
-
-def _requests(step: WindowedStep, pending: PendingStep) -> dict[Slice, Requests]:
-    requests: dict[Slice, Requests] = defaultdict(lambda: defaultdict(list))
-    episode_of = step.episode_of.tolist()
-    for key, frames in step.frames.items():
-        per_sample = frames.shape[1]
-        for place, frame in enumerate(frames.ravel().tolist()):
-            slot = Slice(step.episodes[episode_of[place // per_sample]], key)
-            requests[slot][frame].append(Target(pending, place))
-    return requests
+ANNOUNCED_SAMPLES = 1024
+"""In steps that are announced, where pictures are kept for them."""
+ANNOUNCED_STEPS = 32
+"""At most."""
+DRAWN_AT_ONCE = 4
+"""Steps, between two batches, until so many are announced; before the first batch one, for it is waited for."""
 
 
 def decode_video(steps: Iterable[WindowedStep], threads: DecodeThreads, counter: Counter) -> Iterator[Batch]:
     """Add the pictures: (n, C, H, W), or (n, T, C, H, W) under a window."""
-    pending: deque[PendingStep] = deque()
+    announced = Announced(steps, threads)
+    begun: deque[PendingStep] = deque()
     most = look_ahead_steps(LOOK_AHEAD_BYTES)  # until the first batch shows how large one is
-    coming = iter(steps)
-    drawn: WindowedStep | None = None
     try:
         while True:
-            while len(pending) < most and (drawn := drawn or next(coming, None)) is not None:
-                pending.append(threads.submit(drawn))
-                drawn = None
-            if not pending:
+            while len(begun) < most and (step := announced.next()) is not None:
+                begun.append(threads.begin(step))
+            if not begun:
+                announced.end()
                 return
-            counter.set(steps_ahead=len(pending))
-            most = look_ahead_steps(threads.wait_for(pending[0]).num_bytes)
-            drawn = drawn or next(coming, None)  # now: who takes the batch will want the interpreter's lock
-            yield pending.popleft().batch()  # held by nobody here, so that its memory is free as the user lets go
+            announced.draw_ahead()  # now: who takes the batch will want the interpreter's lock
+            counter.set(steps_ahead=len(begun))
+            most = look_ahead_steps(threads.wait_for(begun[0]).num_bytes)
+            yield begun.popleft().batch()  # held by nobody here, so that its memory is free as the user lets go
     finally:
         threads.close()
+
+
+class Announced:
+    """Steps that have been drawn and have not begun, in order."""
+
+    def __init__(self, steps: Iterable[WindowedStep], threads: DecodeThreads) -> None:
+        self._coming = iter(steps)
+        self._threads = threads
+        self._announced: deque[PendingStep] = deque()
+        self._num_samples = 0
+        self._most_at_once = 1
+        self._failure: RoboshardError | None = None
+
+    def next(self) -> PendingStep | None:
+        """The next step to begin; None: there is none any more."""
+        if not self._announced and not self._draw():
+            return None
+        step = self._announced.popleft()
+        self._num_samples -= step.num_samples
+        return step
+
+    def draw_ahead(self) -> None:
+        """Draw the step after the next one, or more where pictures are kept for them."""
+        for _ in range(self._most_at_once):
+            is_enough = self._num_samples >= ANNOUNCED_SAMPLES or len(self._announced) >= ANNOUNCED_STEPS
+            if self._announced and (is_enough or not self._threads.keeps_early):
+                break
+            if not self._draw():
+                break
+        self._most_at_once = min(DRAWN_AT_ONCE, 1 + self._most_at_once)
+
+    def end(self) -> None:
+        """Raise what went wrong as the step after the last one was drawn: those before it have been loaded."""
+        if self._failure is not None:
+            raise self._failure
+
+    def _draw(self) -> bool:
+        if self._failure is not None:
+            return False
+        try:
+            step = next(self._coming, None)
+        except RoboshardError as error:
+            self._failure = error
+            return False
+        if step is None:
+            return False
+        self._announced.append(self._threads.announce(step))
+        self._num_samples += self._announced[-1].num_samples
+        return True
 
 
 def look_ahead_steps(bytes_per_step: int) -> int:

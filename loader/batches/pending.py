@@ -1,5 +1,6 @@
 """A step whose pictures are on their way, and where in its batch each of them goes."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from threading import Lock
 from typing import Any
@@ -12,10 +13,12 @@ from roboshard.loader.samples.rows import Batch, PictureKey, WindowedStep, check
 
 
 class PendingStep:
-    """A step whose pictures are on their way."""
+    """A step whose pictures are on their way. Before it has begun it takes no memory for its batch."""
 
     def __init__(self, step: WindowedStep, pictures: Sequence[PictureKey], as_float: bool) -> None:
         self.values = step.values
+        self.num_samples = len(step.episode_of)
+        self.has_begun = False
         self.left = sum(frames.size for frames in step.frames.values())
         self.error: BaseException | None = None
         self._shapes = {
@@ -24,7 +27,24 @@ class PendingStep:
         self._as_float = {picture.key: as_float or not picture.is_video for picture in pictures}
         self._tensors: dict[str, torch.Tensor] = {}
         self._memory: dict[str, Any] = {}  # the same, one picture after the other
-        self._lending = Lock()
+        self._lock = Lock()
+        self._early: dict[str, dict[int, Picture]] = defaultdict(dict)
+        """Picture key -> place -> what came before it had begun."""
+
+    def keep(self, key: str, place: int, picture: Picture) -> bool:
+        """Hold a picture, which must be a lasting one, until the step begins. False: it has begun, put it."""
+        with self._lock:
+            if not self.has_begun:
+                self._early[key][place] = picture
+            return not self.has_begun
+
+    def begin(self) -> dict[str, dict[int, Picture]]:
+        """From now on pictures are put. Returns those that were kept, to be put as well: key -> place -> picture."""
+        with self._lock:
+            self.has_begun = True
+            early, self._early = self._early, {}
+        self.left += sum(map(len, early.values()))  # each is settled twice: decoded, and put
+        return early
 
     def put(self, key: str, place: int, picture: Picture, buffers: Buffers) -> None:
         """Copy a picture to its place. The first one of a key says how large they are, and of which kind."""
@@ -37,7 +57,7 @@ class PendingStep:
         copy_picture(picture, target)
 
     def _lend(self, key: str, picture: Picture, buffers: Buffers) -> Any:
-        with self._lending:
+        with self._lock:
             if key not in self._memory:
                 dtype = torch.uint8 if is_brightness(picture) and not self._as_float[key] else torch.float32
                 tensor = buffers.lend((*self._shapes[key], *picture.shape), dtype)

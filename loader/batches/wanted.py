@@ -1,16 +1,36 @@
 """Which pictures are wanted and not begun yet: step by step, of each slice a GOP at a time. No thread, no decoder."""
 
-from collections.abc import Container, Mapping
-from typing import NamedTuple
+from collections import deque
+from collections.abc import Container, Iterator, Mapping, Sequence
+from typing import NamedTuple, Protocol
 
 from roboshard.loader.batches.pending import PendingStep
-from roboshard.loader.episodes.episode import Episode
+from roboshard.loader.decoding.pictures import Picture
+
+
+class PictureSource(Protocol):
+    """Where pictures come from: an episode, or what was kept of one."""
+
+    def gop(self, key: str, frame: int) -> int:
+        """Which GOP a frame is in: what is decoded together."""
+
+    def ways(self, key: str, frames: Sequence[int]) -> tuple[Sequence[int], ...]:
+        """Ascending frames in the order that costs least, as ascending parts."""
+
+    def pictures(self, key: str, frames: Sequence[int]) -> Iterator[tuple[int, Picture]]:
+        """Ascending frames with their pictures (H, W, C), each to be used before the next one."""
+
+    def is_video(self, key: str) -> bool:
+        """Whether its pictures count as frames of video."""
+
+    def num_decoded(self, key: str) -> int:
+        """Frames decoded so far."""
 
 
 class Slice(NamedTuple):
-    """One camera or image feature of one episode in memory: what one decoder serves."""
+    """One camera or image feature of one source: what one thread serves at a time."""
 
-    episode: Episode
+    source: PictureSource
     key: str
 
 
@@ -25,48 +45,112 @@ Requests = dict[int, list[Target]]
 """Frame of a slice -> where it is wanted."""
 
 
+class Taken(NamedTuple):
+    """What one thread is to decode."""
+
+    slot: Slice
+    requests: Requests
+
+
+class _Step:
+    """What is left of a step."""
+
+    def __init__(self, number: int, requests: Mapping[Slice, Requests]) -> None:
+        self.number = number
+        self.num_early = 0
+        """Pictures that were taken before the step had begun."""
+        self.slices: dict[Slice, dict[int, Requests]] = {}
+        """Slice -> GOP -> requests."""
+        for slot, frames in requests.items():
+            gops = self.slices[slot] = {}
+            for frame, targets in frames.items():
+                gops.setdefault(slot.source.gop(slot.key, frame), {})[frame] = targets
+
+    def move(self, slot: Slice, gop: int, requests: Requests) -> int:
+        """Add to these what it wants of a GOP: how many pictures."""
+        gops = self.slices.get(slot, {})
+        moved = 0
+        for frame, targets in gops.pop(gop, {}).items():
+            requests.setdefault(frame, []).extend(targets)
+            moved += len(targets)
+        if not gops:
+            self.slices.pop(slot, None)
+        return moved
+
+
 class Wanted:
     """Requests of steps, the most urgent step first.
 
     A slice is visited for what the most urgent step wants of it. A decoder passes through a GOP from its keyframe on:
-    whoever else wants a frame of one that is decoded now gets it now.
+    whoever else wants a frame of one that is decoded now gets it now. So do steps that are only announced, whose
+    pictures have to be kept until then: as long as there is room, and of it the less the later a step comes, so that
+    what is kept is mostly what is needed soon.
     """
 
     def __init__(self) -> None:
-        self._steps: list[dict[Slice, dict[int, Requests]]] = []
+        self._begun: list[_Step] = []
+        self._announced: deque[_Step] = deque()
+        self._num_announced = 0
+        """So far."""
+        self._early_of: dict[tuple[Slice, int], list[_Step]] = {}
+        """GOP of a slice -> announced steps that want something of it, the most urgent first."""
+        self.num_early = 0
+        """Pictures that were taken for steps that are still only announced."""
 
-    def add(self, requests: Mapping[Slice, Requests]) -> None:
-        """What one more step wants, after those before it."""
-        of_step: dict[Slice, dict[int, Requests]] = {}
-        for slot, frames in requests.items():
-            gops = of_step[slot] = {}
-            for frame, targets in frames.items():
-                gops.setdefault(slot.episode.gop(slot.key, frame), {})[frame] = targets
-        if of_step:
-            self._steps.append(of_step)
+    def announce(self, requests: Mapping[Slice, Requests]) -> None:
+        """What one more step will want, after those before it."""
+        step = _Step(self._num_announced, requests)
+        self._num_announced += 1
+        self._announced.append(step)
+        for slot, gops in step.slices.items():
+            for gop in gops:
+                self._early_of.setdefault((slot, gop), []).append(step)
+
+    def begin(self, requests: Mapping[Slice, Requests]) -> None:
+        """The step that was announced first wants its pictures now: before others these, which were kept for it."""
+        announced = self._announced.popleft()
+        self.num_early -= announced.num_early
+        for slot, gops in announced.slices.items():
+            for gop in gops:
+                self._forget(slot, gop, announced)
+        step = _Step(announced.number, requests)
+        step.slices |= announced.slices
+        if step.slices:
+            self._begun.append(step)
 
     def num_free(self, busy: Container[Slice]) -> int:
-        """Slices that something is wanted of, and that are not busy."""
-        return len({slot for of_step in self._steps for slot in of_step if slot not in busy})
+        """Slices that something is wanted of now, and that are not busy."""
+        return len({slot for step in self._begun for slot in step.slices if slot not in busy})
 
-    def take(self, busy: Container[Slice]) -> tuple[Slice, Requests] | None:
-        """What to decode next of a slice that is not busy; None: nothing."""
-        for number, of_step in enumerate(self._steps):
-            slot = next((slot for slot in of_step if slot not in busy), None)
+    def take(self, busy: Container[Slice], most_early: int = 0) -> Taken | None:
+        """What to decode next of a slice that is not busy; None: nothing.
+
+        No more is taken for steps that are only announced when `most_early` pictures of theirs are out.
+        """
+        for number, step in enumerate(self._begun):
+            slot = next((slot for slot in step.slices if slot not in busy), None)
             if slot is not None:
-                gops = of_step.pop(slot)
-                for later in self._steps[number + 1 :]:
-                    _move(slot, gops, later)
-                self._steps = [left for left in self._steps if left]
-                return slot, {frame: targets for frames in gops.values() for frame, targets in frames.items()}
+                gops = step.slices.pop(slot)
+                for gop, requests in gops.items():
+                    for later in self._begun[number + 1 :]:
+                        later.move(slot, gop, requests)
+                    self._take_early(slot, gop, requests, most_early)
+                self._begun = [left for left in self._begun if left.slices]
+                return Taken(slot, {frame: targets for frames in gops.values() for frame, targets in frames.items()})
         return None
 
+    def _take_early(self, slot: Slice, gop: int, requests: Requests, most: int) -> None:
+        for step in list(self._early_of.get((slot, gop), ())):
+            distance = (step.number - self._announced[0].number) / len(self._announced)
+            if self.num_early >= most * (1 - distance**2):
+                return
+            moved = step.move(slot, gop, requests)
+            step.num_early += moved
+            self.num_early += moved
+            self._forget(slot, gop, step)
 
-def _move(slot: Slice, gops: Mapping[int, Requests], later: dict[Slice, dict[int, Requests]]) -> None:
-    """To these GOPs what a later step wants of them."""
-    wanted = later.get(slot, {})
-    for gop in gops.keys() & wanted.keys():
-        for frame, targets in wanted.pop(gop).items():
-            gops[gop].setdefault(frame, []).extend(targets)
-    if slot in later and not wanted:
-        del later[slot]
+    def _forget(self, slot: Slice, gop: int, step: _Step) -> None:
+        steps = self._early_of[slot, gop]
+        steps.remove(step)
+        if not steps:
+            del self._early_of[slot, gop]

@@ -14,7 +14,7 @@ import numpy as np
 
 from roboshard.loader.decoding.codec import Codec
 from roboshard.loader.decoding.pictures import Picture
-from roboshard.loader.decoding.rgb import FORMATS, swscale
+from roboshard.loader.decoding.rgb import FORMATS, CodedPicture, swscale
 from roboshard.loader.decoding.settings import PictureSettings
 from roboshard.shards.errors import FormatError
 from roboshard.shards.gop import last_keyframe, mean_random_cost
@@ -96,7 +96,7 @@ class PacketDecoder:
         frame = self._decoded(self._codec, index, self._goes_on(index + 1, following))
         self.num_decoded += index + 1 - self._next_frame
         self._next_frame = index + 1
-        return self._codec.picture(frame)
+        return CodedPicture(frame)
 
     def _start(self, keyframe: int) -> None:
         self._ready.clear()

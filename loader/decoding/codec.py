@@ -8,8 +8,6 @@ from typing import Any, cast
 import av
 from av.video.frame import VideoFrame
 
-from roboshard.loader.decoding.rgb import CodedPicture, RgbConverter
-
 MAX_IDLE = 32
 """Decoders that wait for a slice of their kind; slices of one dataset are of as many kinds as it has cameras."""
 
@@ -22,7 +20,6 @@ class Codec:
         with av.open(io.BytesIO(data), "r", format="mp4") as container:
             self._context = container.streams.video[0].codec_context
         self._context.thread_count = 1  # FFmpeg starts one per CPU otherwise
-        self._converters: dict[tuple[int, int, str, int, int], RgbConverter] = {}
 
     def feed(self, data: memoryview, pts: int, dts: int) -> list[VideoFrame]:
         """Decode a packet; the frames that are complete, in the order in which they are shown."""
@@ -38,13 +35,6 @@ class Codec:
     def reset(self) -> None:
         """Forget everything, before a keyframe is fed."""
         self._context.flush_buffers()
-
-    def picture(self, frame: VideoFrame) -> CodedPicture:
-        """A frame as a picture, to be used before the next one."""
-        kind = (frame.width, frame.height, frame.format.name, int(frame.colorspace), int(frame.color_range))
-        if kind not in self._converters:
-            self._converters[kind] = RgbConverter(*kind)
-        return CodedPicture(frame, self._converters[kind])
 
 
 class Codecs:

@@ -37,6 +37,13 @@ def made(picture: Picture) -> Picture:
     return picture.pixels() if isinstance(picture, CodedPicture | ResizedPicture) else picture
 
 
+def lasting(picture: Picture) -> Picture:
+    """The same in memory of its own, for longer than until its decoder is asked for the next one."""
+    if isinstance(picture, ResizedPicture):
+        return picture.pixels()
+    return picture.clone() if isinstance(picture, torch.Tensor) else picture.copy()
+
+
 def copy_picture(picture: Picture, target: Any) -> None:
     """A picture to an array or tensor of its shape, as levels of 0..1 where that has floating point."""
     is_scaled = is_brightness(picture) and target.dtype.itemsize > 1

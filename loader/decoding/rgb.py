@@ -5,9 +5,12 @@ of its own. So FFmpeg's function is called here itself, in the libswscale that P
 """
 
 import ctypes
+import threading
 import weakref
+from collections.abc import Sequence
+from copy import copy
 from functools import cache
-from typing import Any
+from typing import Any, Protocol
 
 import av
 import av.video.reformatter
@@ -23,6 +26,7 @@ _BILINEAR = 2  # SWS_BILINEAR, which torchcodec and PyAV ask for
 _ONE = 1 << 16  # contrast and saturation, in fixed point
 _WIDTH, _HEIGHT = 32, 2
 """Of pictures whose sizes are multiples of these, nothing is written past the end of a row or of the last row."""
+_ALIGNED = 64
 _Planes = ctypes.c_void_p * 4
 _Strides = ctypes.c_int * 4
 
@@ -49,51 +53,115 @@ class RgbConverter:
         self._fits = not width % _WIDTH and not height % _HEIGHT
         self._memory: NDArray[np.uint8] | None = None
 
-    def into(self, frame: av.VideoFrame, target: NDArray[np.uint8]) -> None:
+    def into(self, planes: "Planes", target: NDArray[np.uint8]) -> None:
         """Write a frame's RGB to `target`, (H, W, 3) in one piece. Raises ValueError for another shape."""
         if target.shape != self.shape:
             raise ValueError(f"a picture of shape {self.shape} does not fit {target.shape}")
         if self._fits:
-            self._convert(frame, target)
+            self._convert(planes, target)
         else:
-            target[...] = self.pixels(frame)
+            target[...] = self.pixels(planes)
 
-    def pixels(self, frame: av.VideoFrame) -> NDArray[np.uint8]:
+    def pixels(self, planes: "Planes") -> NDArray[np.uint8]:
         """A frame's RGB (H, W, 3) in memory of this converter, which the next call uses again."""
         height, width, channels = self.shape
         if self._memory is None:
             rows, columns = -(-height // _HEIGHT) * _HEIGHT, -(-width // _WIDTH) * _WIDTH
             self._memory = np.empty((rows, columns, channels), dtype=np.uint8)
-        self._convert(frame, self._memory)
+        self._convert(planes, self._memory)
         return self._memory[:height, :width]
 
-    def _convert(self, frame: av.VideoFrame, target: Any) -> None:
-        for number, plane in enumerate(frame.planes):
+    def _convert(self, planes: "Planes", target: Any) -> None:
+        for number, plane in enumerate(planes):
             self._planes[number], self._strides[number] = plane.buffer_ptr, plane.line_size
         self._target[0], self._row[0] = ctypes.addressof(ctypes.c_char.from_buffer(target)), target.strides[0]
         self._scale(self._context, self._planes, self._strides, 0, self.shape[0], self._target, self._row)
 
 
+class Plane(Protocol):
+    """One of a frame's, as PyAV has it."""
+
+    @property
+    def buffer_ptr(self) -> int:
+        """Address of its first row."""
+
+    @property
+    def line_size(self) -> int:
+        """From row to row, in bytes."""
+
+    @property
+    def buffer_size(self) -> int:
+        """Of all rows, in bytes."""
+
+
+Planes = Sequence[Plane]
+"""Y, U, V."""
+
+
 class CodedPicture:
     """A frame that is still as its codec left it: converted where it goes to, when it goes there.
 
-    To be used before the decoder that it came from is asked for another one.
+    By whichever thread that is: each has converters of its own.
     """
 
     dtype = np.dtype(np.uint8)
 
-    def __init__(self, frame: av.VideoFrame, converter: RgbConverter) -> None:
-        self.shape = converter.shape
+    def __init__(self, frame: av.VideoFrame) -> None:
+        """Raises ValueError for a frame that cannot be converted."""
+        self._planes: Planes = frame.planes
+        self._kind = (frame.width, frame.height, frame.format.name, int(frame.colorspace), int(frame.color_range))
+        self.shape = _converter(self._kind).shape
         """(H, W, 3)"""
-        self._frame, self._converter = frame, converter
 
     def into(self, target: NDArray[np.uint8]) -> None:
         """Write its RGB to `target`, (H, W, 3) in one piece."""
-        self._converter.into(self._frame, target)
+        _converter(self._kind).into(self._planes, target)
 
     def pixels(self) -> NDArray[np.uint8]:
-        """Its RGB (H, W, 3), which is gone with the next picture of the same decoder."""
-        return self._converter.pixels(self._frame)
+        """Its RGB (H, W, 3), in memory that this thread's next picture of the same kind is written to."""
+        return _converter(self._kind).pixels(self._planes)
+
+    def copy(self) -> "CodedPicture":
+        """The same in memory of its own: the frame's is its codec's, which keeps as much for good as is ever held."""
+        same = copy(self)
+        same._planes = [_OwnPlane(plane) for plane in self._planes]
+        return same
+
+    @property
+    def nbytes(self) -> int:
+        """Of memory that it holds."""
+        return sum(plane.buffer_size for plane in self._planes)
+
+
+class _OwnPlane:
+    """A copy of a plane. Converters read some bytes beyond the end, and whole vectors."""
+
+    def __init__(self, plane: Plane) -> None:
+        self.line_size, self.buffer_size = plane.line_size, plane.buffer_size
+        self._memory = np.empty(self.buffer_size + 2 * _ALIGNED, dtype=np.uint8)
+        self.buffer_ptr = -(-self._memory.ctypes.data // _ALIGNED) * _ALIGNED
+        ctypes.memmove(self.buffer_ptr, plane.buffer_ptr, self.buffer_size)
+
+
+_Kind = tuple[int, int, str, int, int]
+"""(width, height, pixel format, color space, color range)"""
+
+
+class _Converters(threading.local):
+    """Of a thread."""
+
+    def __init__(self) -> None:
+        self.by_kind: dict[_Kind, RgbConverter] = {}
+
+
+_converters = _Converters()
+
+
+def _converter(kind: _Kind) -> RgbConverter:
+    found = _converters.by_kind.get(kind)
+    if found is None:
+        found = _converters.by_kind[kind] = RgbConverter(*kind)
+    return found
 
 
 @cache

@@ -34,23 +34,21 @@ from support.lerobot_source import Camera, Source, build
 from support.slowly import slowly
 
 from roboshard.converter import ConvertConfig, convert
-from roboshard.loader import Loader, make_loader
+from roboshard.loader import Loader, make_loader, pipeline
 from roboshard.loader.batches import decode_ahead
 from roboshard.loader.batches.buffers import ReusedBuffers
-from roboshard.loader.batches.decode_ahead import (
-    LOOK_AHEAD_STEPS,
-    DecodeThreads,
-    look_ahead_steps,
-)
+from roboshard.loader.batches.decode_ahead import LOOK_AHEAD_STEPS, look_ahead_steps
+from roboshard.loader.batches.decode_threads import DecodeThreads
 from roboshard.loader.batches.pending import PendingStep
 from roboshard.loader.batches.wanted import Slice, Target
 from roboshard.loader.decoding.resize import ResizedPicture
 from roboshard.loader.episodes import fetch
 from roboshard.loader.episodes.episode import Episode
+from roboshard.loader.episodes.fetch import EpisodePool
 from roboshard.loader.loader import WARN_AFTER
 from roboshard.loader.samples.rows import PictureKey, WindowedStep
 from roboshard.loader.stats import Counter
-from roboshard.shards import FormatError, OptionError
+from roboshard.shards import DamageError, FormatError, OptionError
 from roboshard.shards.gop import COSTLY, mean_random_cost
 
 TOP, WRIST, STILL = "observation.images.top", "observation.images.wrist", "observation.images.still"
@@ -166,6 +164,117 @@ def test_batches_do_not_depend_on_how_far_ahead_is_decoded(shards: Path, monkeyp
     for steps in ((1, 1), (2, 2), (100, 100)):
         monkeypatch.setattr(decode_ahead, "LOOK_AHEAD_STEPS", steps)
         assert_same(load(shards, **options), expected)
+
+
+@pytest.mark.parametrize("image_size", [None, (20, 30)])
+@pytest.mark.parametrize("return_uint8", [True, False])
+def test_batches_do_not_depend_on_what_is_kept_for_later_steps(
+    shards: Path, monkeypatch: pytest.MonkeyPatch, early_pictures: EarlySizes, image_size: Any, return_uint8: bool
+) -> None:
+    options = ORDERS["uniform"] | {"image_size": image_size, "return_uint8": return_uint8}
+    expected = in_one_go(shards, options, early_bytes=0)
+    assert not early_pictures
+    for name in DECODERS:
+        with monkeypatch.context() as patch:
+            decode_with(name, patch)
+            assert_same(in_one_go(shards, options, early_bytes=1 << 30), expected)
+            assert len(early_pictures) > FRAMES / 3, "or this test says nothing"
+            early_pictures.clear()
+
+
+EarlySizes = list[int]
+
+
+@pytest.fixture
+def early_pictures(monkeypatch: pytest.MonkeyPatch) -> EarlySizes:
+    """Bytes of each picture that was kept for a step that had not begun."""
+    sizes: EarlySizes = []
+    keep = PendingStep.keep
+
+    def recorded(step: PendingStep, key: str, place: int, picture: Any) -> bool:
+        is_kept = keep(step, key, place, picture)
+        sizes.extend([picture.nbytes] * is_kept)
+        return is_kept
+
+    monkeypatch.setattr(PendingStep, "keep", recorded)
+    return sizes
+
+
+def in_one_go(root: Path, options: dict[str, Any], early_bytes: int) -> list[Batch]:
+    """Two epochs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "EARLY_BYTES", early_bytes)
+        loader = load(root, decode_threads=2, **options)
+        return [*loader, *loader]
+
+
+def test_what_is_kept_for_later_steps_is_not_decoded_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = Source(lengths=(40,) * 6, cameras=(Camera(key=TOP, gop=2, size=(32, 48)),))
+    root = shards_of(source, tmp_path)
+    costs = []
+    for early_bytes in (0, 1 << 20):
+        monkeypatch.setattr(pipeline, "EARLY_BYTES", early_bytes)
+        loader = load(root, pool_episodes=6, batch_size=4)
+        for _ in range(4):
+            list(loader)
+        costs.append(loader.stats().frames_decoded_per_frame_used)
+    assert 1.35 < costs[0] <= 1.5, "a frame at random, and sometimes both of a GOP in the look-ahead"
+    assert costs[1] < costs[0] - 0.1
+
+
+@pytest.mark.parametrize("order", ["dataset order", "sweep"])
+def test_nothing_is_kept_where_frames_come_in_order(shards: Path, early_pictures: EarlySizes, order: str) -> None:
+    list(load(shards, **ORDERS[order]))
+    assert not early_pictures
+
+
+def test_what_is_kept_for_later_steps_is_bounded(
+    shards: Path, monkeypatch: pytest.MonkeyPatch, early_pictures: EarlySizes
+) -> None:
+    """For those that have not begun, but for what one visit of a slice finds."""
+    held: list[int] = []
+    begin = DecodeThreads.begin
+
+    def recorded(threads: DecodeThreads, step: PendingStep) -> PendingStep:
+        held.append(threads._waiting.num_early)
+        return begin(threads, step)
+
+    monkeypatch.setattr(DecodeThreads, "begin", recorded)
+    monkeypatch.setattr(decode_ahead, "LOOK_AHEAD_STEPS", (2, 2))
+    monkeypatch.setattr("roboshard.loader.batches.decode_threads.GUESSED_BYTES", 16384)
+    for early_bytes in (60_000, 300_000):
+        held.clear()
+        early_pictures.clear()
+        monkeypatch.setattr(pipeline, "EARLY_BYTES", early_bytes)
+        loader = load(shards, **ORDERS["uniform"] | {"pool_episodes": 7})
+        list(itertools.chain(loader, loader))
+        a_visit = 5  # pictures at most of one slice in a step
+        assert 0 < max(held) <= early_bytes // max(early_pictures) + a_visit
+        assert max(held) > early_bytes // max(early_pictures) / 2
+
+
+def test_a_damaged_episode_is_an_error_at_the_step_that_needs_it(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though it was drawn long before: no step before it is lost."""
+    read = EpisodePool._read
+
+    def broken(pool: EpisodePool, source: Any, place: int) -> Any:
+        found = read(pool, source, place)
+        if place == 2:
+            raise DamageError("episode 2 is broken")
+        return found
+
+    expected = list(load(shards, **ORDERS["uniform"]))
+    monkeypatch.setattr(EpisodePool, "_read", broken)
+    found: list[Batch] = []
+    with pytest.raises(DamageError, match="episode 2 is broken"):
+        found.extend(load(shards, **ORDERS["uniform"]))
+    first_bad = next(i for i, batch in enumerate(expected) if (batch["episode_index"] == 2).any())
+    assert first_bad > 0
+    assert len(found) == first_bad
+    assert_same(found, expected[:first_bad])
+    assert not threads_left()
 
 
 def test_the_look_ahead_is_bounded_by_steps_and_bytes() -> None:
@@ -309,6 +418,7 @@ def test_each_picture_goes_wherever_it_is_wanted_and_nowhere_else(wanted: dict[i
     for number, size in sizes.items():
         step = WindowedStep(values={}, episodes=(), episode_of=np.zeros(size), frames={"x": np.zeros((size, 1), int)})
         steps[number] = PendingStep(step, keys, as_float=False)
+        steps[number].begin()
     requests: dict[int, list[Target]] = {frame: [] for frame in sorted(wanted)}
     expected: dict[int, list[int]] = {number: [] for number in steps}
     for frame, targets in requests.items():
@@ -316,7 +426,9 @@ def test_each_picture_goes_wherever_it_is_wanted_and_nowhere_else(wanted: dict[i
             targets.append(Target(steps[number], len(expected[number])))
             expected[number].append(frame)
     counter = Counter()
-    threads = DecodeThreads(1, keys, False, ReusedBuffers(), counter)
+    threads = DecodeThreads(
+        num_threads=1, pictures=keys, as_float=False, buffers=ReusedBuffers(), counter=counter, early_bytes=0
+    )
     slot: Any = Slice(Numbered(), "x")  # type: ignore[arg-type]
     threads._served[slot] = requests
     threads._decode(slot, list(requests))
@@ -697,8 +809,11 @@ def test_near_keyframes_are_not_warned_of(pusht_shards: Path) -> None:
 
 
 @pytest.mark.parametrize("gop", [slowly(1), 2, SHORT_GOP])
-def test_a_frame_at_random_costs_what_its_keyframes_say(tmp_path: Path, gop: int) -> None:
+def test_a_frame_at_random_costs_what_its_keyframes_say(
+    tmp_path: Path, gop: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source = Source(lengths=LONG_LENGTHS, cameras=(Camera(key=TOP, gop=gop, size=(32, 48)),))
+    monkeypatch.setattr(pipeline, "EARLY_BYTES", 0)
     loader = load(shards_of(source, tmp_path), batch_size=1)
     assert len(_warnings_of(loader, epochs=1)) == int(gop == SHORT_GOP)
     expected = mean_random_cost(range(0, LONG_LENGTHS[0], gop), LONG_LENGTHS[0])

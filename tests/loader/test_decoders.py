@@ -148,10 +148,10 @@ def test_nothing_is_written_beside_a_picture(pixel_format: str, size: tuple[int,
     frame = av.VideoFrame.from_ndarray(noise, format="rgb24").reformat(format=pixel_format)
     memory = np.full((5, height, width, 3), 77, dtype=np.uint8)
     converter = RgbConverter(width, height, pixel_format, int(frame.colorspace), int(frame.color_range))
-    converter.into(frame, memory[2])
+    converter.into(frame.planes, memory[2])
     assert np.array_equal(memory[2], upright(frame))
     assert np.all(memory[[0, 1, 3, 4]] == 77)
-    assert np.array_equal(converter.pixels(frame), memory[2])
+    assert np.array_equal(converter.pixels(frame.planes), memory[2])
 
 
 def test_a_picture_is_not_written_to_where_it_does_not_fit() -> None:
@@ -159,9 +159,9 @@ def test_a_picture_is_not_written_to_where_it_does_not_fit() -> None:
     frame = av.VideoFrame(64, 32, "yuv420p")
     converter = RgbConverter(64, 32, "yuv420p", 2, 0)
     with pytest.raises(ValueError, match=r"does not fit \(64, 32, 3\)"):
-        converter.into(frame, np.zeros((64, 32, 3), dtype=np.uint8))
+        converter.into(frame.planes, np.zeros((64, 32, 3), dtype=np.uint8))
     with pytest.raises((TypeError, BufferError, ValueError)):
-        converter.into(frame, np.zeros((32, 128, 3), dtype=np.uint8)[:, ::2])
+        converter.into(frame.planes, np.zeros((32, 128, 3), dtype=np.uint8)[:, ::2])
 
 
 def test_a_pixel_format_that_is_not_converted_here_is_refused() -> None:
@@ -289,7 +289,7 @@ def test_a_slice_of_another_pixel_format_than_its_record_says_is_left_to_pyav(
     def refused(*_: Any) -> Any:
         raise ValueError("not converted here")
 
-    monkeypatch.setattr(codec, "RgbConverter", refused)
+    monkeypatch.setattr(by_packets, "CodedPicture", refused)
     slot = streams[0, "h264.near"]
     decoder = open_with_replacement(slot)
     found = [pixels(picture) for picture in decoder.frames([2, 3])]

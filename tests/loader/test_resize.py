@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from roboshard.loader.decoding.by_pyav import upright
 from roboshard.loader.decoding.pictures import copy_picture, resized
 from roboshard.loader.decoding.resize import ResizedPicture, nearest, resize_in_floats
-from roboshard.loader.decoding.rgb import CodedPicture, RgbConverter
+from roboshard.loader.decoding.rgb import CodedPicture
 
 sides = st.integers(1, 70)
 sizes = st.tuples(sides, sides)
@@ -49,8 +49,7 @@ def test_a_coded_picture_becomes_what_torch_makes_of_its_pixels(
     had: tuple[int, int], wanted: tuple[int, int]
 ) -> None:
     frame = av.VideoFrame.from_ndarray(noise(*had), format="rgb24").reformat(format="yuv444p")
-    converter = RgbConverter(had[1], had[0], "yuv444p", int(frame.colorspace), int(frame.color_range))
-    picture = resized(CodedPicture(frame, converter), wanted)
+    picture = resized(CodedPicture(frame), wanted)
     assert isinstance(picture, ResizedPicture)
     expected = by_torch(upright(frame), wanted)
     memory = np.full((3, *wanted, 3), 77, dtype=np.uint8)

@@ -42,60 +42,117 @@ def asked_for(step: Any, wanted: dict[int, list[int]]) -> dict[Slice, Requests]:
     return requests
 
 
+Want = tuple[Any, int, int]
+"""Step, slice, frame."""
+
 steps_of = st.dictionaries(
     st.integers(0, SLICES - 1), st.lists(st.integers(0, 15), min_size=1, max_size=5), max_size=SLICES
 )
 
 
-@given(steps=st.lists(steps_of, max_size=5), data=st.data())
+@given(steps=st.lists(steps_of, max_size=6), most_early=st.sampled_from([0, 1, 4, 100]), data=st.data())
 def test_everything_is_taken_once_and_the_most_urgent_first(
-    steps: list[dict[int, list[int]]], data: st.DataObject
+    steps: list[dict[int, list[int]]], most_early: int, data: st.DataObject
 ) -> None:
-    waiting, coming, left = Wanted(), list(enumerate(steps)), Tally[Any]()
+    waiting, coming, left = Wanted(), list(enumerate(steps)), Tally[Want]()
+    announced: list[int] = []
+    early = Tally[int]()
+    """Announced step -> pictures that were taken for it."""
     while True:
-        if coming and data.draw(st.booleans(), label="one more step"):
+        if coming and data.draw(st.booleans(), label="announce one more step"):
             number, wanted = coming.pop(0)
-            waiting.add(asked_for(number, wanted))
+            waiting.announce(asked_for(number, wanted))
+            announced.append(number)
             left.update((number, slot, frame) for slot, frames in wanted.items() for frame in frames)
+        if announced and data.draw(st.booleans(), label="begin a step"):
+            del early[announced.pop(0)]
+            waiting.begin({})
         busy = data.draw(st.sets(st.sampled_from(EVERY_SLICE), max_size=SLICES), label="busy")
-        free = {slot for _, slot, _ in left if EVERY_SLICE[slot] not in busy}
+        free = {slot for step, slot, _ in left if step not in announced and EVERY_SLICE[slot] not in busy}
         assert waiting.num_free(busy) == len(free)
-        taken = waiting.take(busy)
+        taken = waiting.take(busy, most_early)
         assert (taken is None) == (not free)
         if taken is None:
             if not coming and not left:
                 return
             continue
-        slot, requests = taken
-        number = EVERY_SLICE.index(slot)
+        number = EVERY_SLICE.index(taken.slot)
         assert number in free
+        given_out = Tally((target.step, number, frame) for frame, ts in taken.requests.items() for target in ts)
         chosen = gops_of(left, first_free(left, free), number)
         assert chosen, "the slice is wanted by the first step that can be served"
-        expected = Tally({want: n for want, n in left.items() if want[1] == number and want[2] // GOP in chosen})
-        given_out = Tally((target.step, number, frame) for frame, ts in requests.items() for target in ts)
-        assert given_out == expected, "whole GOPs, for all steps that want them, and no others"
+        of_gops = Tally({want: n for want, n in left.items() if want[1] == number and want[2] // GOP in chosen})
+        now, kept = (
+            Tally({want: n for want, n in given_out.items() if (want[0] in announced) == is_early})
+            for is_early in (False, True)
+        )
+        assert now == Tally({want: n for want, n in of_gops.items() if want[0] not in announced}), "whole GOPs"
+        check_early(kept, early, of_gops, most_early, announced)
+        early.update(want[0] for want in kept.elements())
+        assert waiting.num_early == early.total()
         left -= given_out
 
 
-def first_free(left: Tally[Any], free: set[int]) -> int:
+def check_early(kept: Tally[Want], early: Tally[int], of_gops: Tally[Want], most: int, announced: list[int]) -> None:
+    """What is kept for announced steps, beside what was before: all that a step wants of a GOP, or nothing."""
+    before, after = early.total(), early.total() + kept.total()
+    for step, slot, frame in of_gops:
+        if step in announced:
+            room = most * (1 - (announced.index(step) / len(announced)) ** 2)
+            of_gop = {want: n for want, n in of_gops.items() if want[0] == step and want[2] // GOP == frame // GOP}
+            if (step, slot, frame) in kept:
+                assert before < room
+                assert of_gop.items() <= kept.items()
+            else:
+                assert after >= room, "there was room for it"
+
+
+def first_free(left: Tally[Want], free: set[int]) -> int:
     """The first step that wants something of a slice that is free."""
     return min(int(step) for step, slot, _ in left if slot in free)
 
 
-def gops_of(left: Tally[Any], step: int, slot: int) -> set[int]:
+def gops_of(left: Tally[Want], step: int, slot: int) -> set[int]:
     """GOPs of a slice that a step wants frames of."""
     return {frame // GOP for one, other, frame in left if (one, other) == (step, slot)}
 
 
 def test_what_one_step_wants_of_a_slice_comes_together() -> None:
     waiting = Wanted()
-    step = SimpleNamespace()
-    waiting.add(asked_for(step, {0: [9, 1, 1, 5]}))
-    (slot, requests) = waiting.take(()) or (None, {})
-    assert slot == EVERY_SLICE[0]
-    assert {frame: [target.place for target in targets] for frame, targets in requests.items()} == {
+    waiting.announce(asked_for(SimpleNamespace(), {0: [9, 1, 1, 5]}))
+    assert waiting.take(()) is None, "it has not begun"
+    waiting.begin({})
+    taken = waiting.take(())
+    assert taken is not None
+    assert taken.slot == EVERY_SLICE[0]
+    assert {frame: [target.place for target in targets] for frame, targets in taken.requests.items()} == {
         9: [0],
         1: [1, 2],
         5: [3],
     }
+    assert waiting.take(()) is None
+
+
+def test_what_was_kept_for_a_step_comes_before_what_it_wants_else() -> None:
+    waiting = Wanted()
+    step = SimpleNamespace()
+    waiting.announce(asked_for(step, {0: [1, 2]}))
+    waiting.begin(asked_for(step, {2: [7]}))
+    slots = [taken.slot for taken in (waiting.take(()), waiting.take(())) if taken]
+    assert slots == [EVERY_SLICE[2], EVERY_SLICE[0]]
+
+
+def test_a_step_of_which_all_was_taken_early_still_has_its_turn() -> None:
+    waiting = Wanted()
+    for number in range(3):
+        waiting.announce(asked_for(number, {0: [0]}))
+    waiting.begin({})
+    taken = waiting.take((), most_early=10)
+    assert taken is not None
+    assert [target.step for target in taken.requests[0]] == [0, 1, 2]
+    for number in (1, 2):
+        waiting.begin(asked_for(number, {1: [5]}))
+        kept = waiting.take((), most_early=10)
+        assert kept is not None
+        assert [target.step for target in kept.requests[5]] == [number]
     assert waiting.take(()) is None

@@ -1,0 +1,220 @@
+"""Threads that decode the pictures of several steps straight into the memory of their batches.
+
+Steps are served in their order; of a slice what one of them needs is decoded together, in ascending order, and with
+it what others need of the same GOPs (wanted.py). A slice is served by one thread at a time.
+"""
+
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from threading import Condition
+
+from roboshard.loader.batches.buffers import Buffers
+from roboshard.loader.batches.early import EarlyPictures
+from roboshard.loader.batches.pending import PendingStep
+from roboshard.loader.batches.turns import SHORT_TURNS
+from roboshard.loader.batches.wanted import Requests, Slice, Target, Wanted
+from roboshard.loader.decoding.pictures import Picture, lasting, made
+from roboshard.loader.samples.rows import PictureKey, WindowedStep
+from roboshard.loader.stats import Counter
+
+SETTLED_AT_ONCE = 8
+"""Frames of a slice after which the steps that they are of are told."""
+
+GUESSED_BYTES = 1 << 20
+"""Of a picture, until the first one shows its size."""
+
+
+class DecodeThreads:
+    """Threads that serve the requests of several steps."""
+
+    def __init__(  # noqa: PLR0913 - keyword-only
+        self,
+        *,
+        num_threads: int,
+        pictures: Sequence[PictureKey],
+        as_float: bool,
+        buffers: Buffers,
+        counter: Counter,
+        early_bytes: int,
+    ) -> None:
+        """`early_bytes`: of pictures that are kept for steps that have not begun; 0: none are."""
+        self._pictures = pictures
+        self._as_float = as_float
+        self._buffers = buffers
+        self._counter = counter
+        self._num_threads = num_threads
+        self._executor = ThreadPoolExecutor(num_threads, thread_name_prefix="roboshard-decode")
+        self._changed = Condition()
+        self._waiting = Wanted()
+        self._served: dict[Slice, Requests] = {}
+        self._num_serving = 0
+        self._stopped = False
+        self._early_bytes = early_bytes
+        self._largest_early = 0
+        SHORT_TURNS.begin()
+
+    @property
+    def keeps_early(self) -> bool:
+        """Whether it helps to announce steps long before they begin."""
+        return self._early_bytes > 0
+
+    def announce(self, step: WindowedStep) -> PendingStep:
+        """A step that will begin after those announced before it."""
+        pending = PendingStep(step, self._pictures, self._as_float)
+        requests = _requests(step, pending)
+        with self._changed:
+            self._waiting.announce(requests)
+        return pending
+
+    def begin(self, pending: PendingStep) -> PendingStep:
+        """Decode the pictures of the step that was announced first of those that have not begun."""
+        with self._changed:
+            early = pending.begin()
+            source = EarlyPictures(early)
+            self._waiting.begin(
+                {
+                    Slice(source, key): {place: [Target(pending, place)] for place in places}
+                    for key, places in early.items()
+                }
+            )
+            self._start_serving()
+        return pending
+
+    def wait_for(self, pending: PendingStep) -> PendingStep:
+        """The step, when it is complete. Raises what went wrong with one of its slices."""
+        with self._changed:
+            self._changed.wait_for(lambda: not pending.left or pending.error)
+        if pending.error:
+            raise pending.error
+        return pending
+
+    def close(self) -> None:
+        """End the threads; what they have not begun is dropped."""
+        with self._changed:
+            was_stopped, self._stopped = self._stopped, True
+        self._executor.shutdown(wait=True, cancel_futures=True)
+        if not was_stopped:
+            SHORT_TURNS.end()
+
+    def _start_serving(self) -> None:
+        """As many threads as there are slices that nobody serves; one task serves slice after slice."""
+        free = self._waiting.num_free(self._served)
+        for _ in range(min(free, self._num_threads - self._num_serving)):
+            self._num_serving += 1
+            now: list[Slice] = []
+            self._executor.submit(self._serve, now).add_done_callback(partial(self._after, now))
+
+    def _serve(self, now: list[Slice]) -> None:
+        """Decode until there is nothing left to do; `now` holds the slice at hand."""
+        while (slot := self._next()) is not None:
+            now[:] = [slot]
+            requests = self._served[slot]
+            for frames in slot.source.ways(slot.key, sorted(requests)):
+                self._decode(slot, frames)
+                if self._stopped:
+                    return
+            now.clear()
+            with self._changed:
+                del self._served[slot]
+
+    def _next(self) -> Slice | None:
+        """The slice that is needed first of those that no other thread serves; None: there is none for now."""
+        with self._changed:
+            taken = None if self._stopped else self._waiting.take(self._served, self._most_early())
+            if taken is None:
+                self._num_serving -= 1
+                return None
+            slot, self._served[slot] = taken
+            return slot
+
+    def _decode(self, slot: Slice, frames: Sequence[int]) -> None:
+        """Ascending frames, each to where it is wanted as it comes."""
+        visit = _Visit(slot, self._served[slot])
+        try:
+            for frame, picture in slot.source.pictures(slot.key, frames):
+                self._place(slot.key, picture, visit.requests[frame])
+                visit.served.append(frame)
+                if len(visit.served) == SETTLED_AT_ONCE:
+                    self._settle(visit)
+                if self._stopped:
+                    return
+        finally:
+            self._settle(visit)
+
+    def _place(self, key: str, picture: Picture, targets: Sequence[Target]) -> None:
+        """Put a picture to where it is wanted, or keep it for steps that have not begun."""
+        if not all(target.step.has_begun for target in targets):
+            kept = lasting(picture)
+            self._largest_early = max(self._largest_early, kept.nbytes)
+            targets = [target for target in targets if not target.step.keep(key, target.place, kept)]
+        pixels = picture if len(targets) < 2 else made(picture)
+        for target in targets:
+            target.step.put(key, target.place, pixels, self._buffers)
+
+    def _most_early(self) -> int:
+        return self._early_bytes // (self._largest_early or GUESSED_BYTES)
+
+    def _settle(self, visit: "_Visit") -> None:
+        """Tell the steps what they have got: an error of a later frame is none of theirs."""
+        targets = [target for frame in visit.served for target in visit.requests.pop(frame)]
+        self._counter.add(**visit.counts(len(targets)))
+        visit.served.clear()
+        with self._changed:
+            for target in targets:
+                target.step.left -= 1
+                if not target.step.left:
+                    self._changed.notify_all()
+
+    def _after(self, now: list[Slice], future: Future[None]) -> None:
+        """Tell the steps that need a slice what went wrong with it."""
+        error = None if future.cancelled() else future.exception()
+        if error is None:
+            return
+        with self._changed:
+            self._num_serving -= 1
+            for slot in now:
+                for targets in self._served.pop(slot, {}).values():
+                    for target in targets:
+                        target.step.error = error
+            self._changed.notify_all()
+            if not self._stopped:
+                self._start_serving()
+
+
+class _Visit:
+    """A slice while it is served, and what has not been settled of it."""
+
+    def __init__(self, slot: Slice, requests: Requests) -> None:
+        self.requests = requests
+        self.served: list[int] = []
+        """Frames."""
+        self._slot = slot
+        self._is_video = slot.source.is_video(slot.key)
+        self._since = time.perf_counter()
+        self._decoded_before = slot.source.num_decoded(slot.key)
+
+    def counts(self, num_used: int) -> dict[str, float]:
+        """For the loader's statistics, since the last time."""
+        now, decoded = time.perf_counter(), self._slot.source.num_decoded(self._slot.key)
+        found = {
+            "decode_seconds": now - self._since,
+            "frames_used": num_used * self._is_video,
+            "frames_requested": len(self.served) * self._is_video,
+            "frames_decoded": decoded - self._decoded_before,
+        }
+        self._since, self._decoded_before = now, decoded
+        return found
+
+
+def _requests(step: WindowedStep, pending: PendingStep) -> dict[Slice, Requests]:
+    requests: dict[Slice, Requests] = defaultdict(lambda: defaultdict(list))
+    episode_of = step.episode_of.tolist()
+    for key, frames in step.frames.items():
+        per_sample = frames.shape[1]
+        for place, frame in enumerate(frames.ravel().tolist()):
+            slot = Slice(step.episodes[episode_of[place // per_sample]], key)
+            requests[slot][frame].append(Target(pending, place))
+    return requests

@@ -1,0 +1,33 @@
+"""Pictures that were decoded before their step had begun, as a source like the episodes that they are of."""
+
+from collections.abc import Iterator, Sequence
+
+from roboshard.loader.decoding.pictures import Picture
+
+
+class EarlyPictures:
+    """Of one step: the frame of a picture is its place in the step. Each is given once, and held no longer."""
+
+    def __init__(self, pictures: dict[str, dict[int, Picture]]) -> None:
+        """Picture key -> place -> picture."""
+        self._pictures = pictures
+
+    def gop(self, key: str, frame: int) -> int:  # noqa: ARG002 - a source of pictures
+        """All together."""
+        return 0
+
+    def ways(self, key: str, frames: Sequence[int]) -> tuple[Sequence[int], ...]:  # noqa: ARG002
+        """In any order."""
+        return (frames,)
+
+    def pictures(self, key: str, frames: Sequence[int]) -> Iterator[tuple[int, Picture]]:
+        """Places with their pictures (H, W, C)."""
+        return ((place, self._pictures[key].pop(place)) for place in frames)
+
+    def is_video(self, key: str) -> bool:  # noqa: ARG002
+        """They were counted as they were decoded."""
+        return False
+
+    def num_decoded(self, key: str) -> int:  # noqa: ARG002
+        """None of them here."""
+        return 0
