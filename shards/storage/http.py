@@ -125,7 +125,7 @@ class _RangeRead:
                     raise AttemptError(f"the connection ended {missing} of {self._length} bytes too early")
                 self._buffer.write(chunk)
                 self._reached += len(chunk)
-                self.effort.advance(self._reached)
+                self.effort.advance(self._reached, is_all=self._reached == self._length)
             if _chunk(response, 1, patience):
                 raise AttemptError("the server sends more bytes than were asked for", tries=replies.DOUBTED)
         return self._buffer.getvalue()
@@ -189,7 +189,7 @@ class _WholeRead:
                 break
             self._data += chunk
             self._check_size(len(self._data))
-            self.effort.advance(len(self._data))
+            self.effort.advance(len(self._data), is_all=len(self._data) == self._length)
         if self._length is not None and len(self._data) < self._length:
             raise AttemptError(f"the connection ended {self._length - len(self._data)} bytes too early")
 

@@ -143,7 +143,7 @@ class FsspecStorage:
                 )
             if len(data) < end - start:
                 raise AttemptError(f"{len(data)} bytes for a range of {end - start}", error=_ShortError, tries=1)
-            effort.advance(end)
+            effort.advance(end, is_all=end == reach)
             return data
 
         said = ""

@@ -72,17 +72,17 @@ class Effort:
         self._fruitless = 0
         self._doubted = 0
 
-    def advance(self, reached: int) -> None:
+    def advance(self, reached: int, *, is_all: bool) -> None:
         """`reached` bytes have come; those that came before are no progress when they come again.
 
-        Raises AttemptError when they come so slowly that the read is given up.
+        Raises AttemptError when they come so slowly that the read is given up; not when nothing is missing any more.
         """
         now = time.monotonic()
         if reached > self._reached:
             self._reached = reached
             self._progressed = now
             self._fruitless = self._doubted = 0
-        if now > self._end:
+        if now > self._end and not is_all:
             raise AttemptError(f"slower than {self.patience.bytes_per_s:.0f} bytes/s", tries=1)
 
     def expect(self, num_bytes: int) -> None:

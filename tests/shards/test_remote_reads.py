@@ -221,6 +221,16 @@ def test_a_trickle_does_not_last_for_ever(range_server: RangeServer, url: str) -
         read(url, Patience(connect_s=1, stall_s=2, retry_s=0.3, bytes_per_s=1e6))
 
 
+@pytest.mark.parametrize("ask", [read, read_whole])
+def test_what_has_come_whole_is_not_given_up_for_being_slow(
+    range_server: RangeServer, url: str, ask: Callable[..., bytes]
+) -> None:
+    expected = WANTED if ask is read else CONTENT
+    range_server.fault("stall", seconds=0.8, after_bytes=len(expected) - 10)
+    assert ask(url, Patience(connect_s=1, stall_s=2, retry_s=0.1, bytes_per_s=1e9)) == expected
+    assert len(range_server.requests) == 1
+
+
 @pytest.mark.slow
 def test_a_stall_of_thirty_seconds_is_survived(range_server: RangeServer, url: str) -> None:
     range_server.fault("stall", seconds=30, after_bytes=1000)
@@ -353,6 +363,7 @@ def test_retry_after_is_seconds_or_a_date_or_in_the_hubs_header() -> None:
 
 
 def test_where_a_url_leads_is_remembered_until_it_leads_nowhere(range_server: RangeServer, url: str) -> None:
+    storage.forget(url)  # where other tests' redirects led
     range_server.fault("redirect", times=None, uses=3)
     for _ in range(5):
         assert read(url) == WANTED
