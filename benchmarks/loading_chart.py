@@ -8,8 +8,8 @@ import matplotlib as mpl
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
-from loading_cases import ORDERS
-from loading_matrix import LIMIT, cases_of, matrix_groups
+from loading_cases import ORDERS, matrix_case
+from loading_matrix import LIMIT, matrix_groups
 
 Result = dict[str, Any]
 
@@ -89,7 +89,7 @@ def draw_matrix(result: Result, path: Path) -> None:
     for axis, (keyword, values) in zip(axes, groups.items(), strict=True):
         for order, names, color in zip(ORDERS, zip(*values.values(), strict=True), COLORS_OF_ORDERS, strict=True):
             rounds = [relative(result, LIMIT, name) for name in names]
-            default = relative(result, LIMIT, cases_of("default")[ORDERS.index(order)])
+            default = relative(result, LIMIT, matrix_case("source", order, "default"))
             axis.axhline(median(default), linestyle=":", color=color, linewidth=1)
             axis.plot([median(each) for each in rounds], "o-", color=color, markersize=4, label=order)
             for place, each in enumerate(rounds):

@@ -190,17 +190,20 @@ def _return_freed_memory() -> None:
 
 def _early_bytes(job: LoadJob) -> int:
     """Of this process. A GPU's memory is the user's."""
-    order, is_cpu = job.config.order, job.config.read.decode_device == "cpu"
-    is_random = order.shuffle and order.frame_order == "uniform"
-    return EARLY_BYTES // max(1, job.config.split.num_workers) if is_random and is_cpu else 0
+    is_cpu = job.config.read.decode_device == "cpu"
+    return 0 if _is_forward(job) or not is_cpu else EARLY_BYTES // max(1, job.config.split.num_workers)
 
 
 def _look_back(job: LoadJob) -> dict[str, int]:
     """Camera -> frames by which windows of neighbouring samples overlap, where those are loaded in a row."""
     windows = {key: np.atleast_2d(job.offsets[key]) for key in job.cameras if key in job.offsets}
     spans = {key: int(np.ptp(frames, axis=1).max()) for key, frames in windows.items()}
-    is_forward = job.config.order.frame_order == "sweep" or not job.config.order.shuffle
-    return {key: span for key, span in spans.items() if is_forward and 0 < span <= MAX_LOOK_BACK}
+    return {key: span for key, span in spans.items() if _is_forward(job) and 0 < span <= MAX_LOOK_BACK}
+
+
+def _is_forward(job: LoadJob) -> bool:
+    """Whether the frames of an episode come in their order."""
+    return job.config.order.frame_order == "sweep" or not job.config.order.shuffle
 
 
 def _reading(job: LoadJob) -> tuple[int, int]:

@@ -52,25 +52,17 @@ class Announced:
         self._coming = iter(steps)
         self._threads = threads
         self._announced: deque[PendingStep] = deque()
-        self._num_samples = 0
         self._most_at_once = 1
         self._failure: RoboshardError | None = None
 
     def next(self) -> PendingStep | None:
         """The next step to begin; None: there is none any more."""
-        if not self._announced and not self._draw():
-            return None
-        step = self._announced.popleft()
-        self._num_samples -= step.num_samples
-        return step
+        return self._announced.popleft() if self._announced or self._draw() else None
 
     def draw_ahead(self) -> None:
         """Draw the step after the next one, or more where pictures are kept for them."""
         for _ in range(self._most_at_once):
-            is_enough = self._num_samples >= ANNOUNCED_SAMPLES or len(self._announced) >= ANNOUNCED_STEPS
-            if self._announced and (is_enough or not self._threads.keeps_early):
-                break
-            if not self._draw():
+            if self._are_enough() or not self._draw():
                 break
         self._most_at_once = min(DRAWN_AT_ONCE, 1 + self._most_at_once)
 
@@ -90,8 +82,13 @@ class Announced:
         if step is None:
             return False
         self._announced.append(self._threads.announce(step))
-        self._num_samples += self._announced[-1].num_samples
         return True
+
+    def _are_enough(self) -> bool:
+        if not self._threads.keeps_early:
+            return len(self._announced) >= 1
+        num_samples = sum(step.num_samples for step in self._announced)
+        return num_samples >= ANNOUNCED_SAMPLES or len(self._announced) >= ANNOUNCED_STEPS
 
 
 def look_ahead_steps(bytes_per_step: int) -> int:

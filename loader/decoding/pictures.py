@@ -37,7 +37,7 @@ def made(picture: Picture) -> Picture:
     return picture.pixels() if isinstance(picture, CodedPicture | ResizedPicture) else picture
 
 
-def lasting(picture: Picture) -> Picture:
+def lasting(picture: Picture) -> "NDArray[Any] | CodedPicture | torch.Tensor":
     """The same in memory of its own, for longer than until its decoder is asked for the next one."""
     if isinstance(picture, ResizedPicture):
         return picture.pixels()

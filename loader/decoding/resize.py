@@ -1,6 +1,5 @@
 """Pictures at another size than they were stored in: as if they were resized after loading, only sooner."""
 
-import math
 from typing import Any
 
 import numpy as np
@@ -24,11 +23,6 @@ class ResizedPicture:
         """Of a picture (H, W, C); `size` is (H, W) too."""
         self.shape: tuple[int, int, int] = (*size, picture.shape[2])
         self._picture = picture
-
-    @property
-    def nbytes(self) -> int:
-        """Of its pixels."""
-        return math.prod(self.shape)
 
     def into(self, target: NDArray[np.uint8]) -> None:
         """Write it to `target`, (H, W, C). Raises ValueError for another shape."""

@@ -254,7 +254,7 @@ def test_what_is_kept_for_later_steps_is_bounded(
 
 
 def test_a_damaged_episode_is_an_error_at_the_step_that_needs_it(
-    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shards: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Though it was drawn long before: no step before it is lost."""
     read = EpisodePool._read
