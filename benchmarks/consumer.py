@@ -66,18 +66,32 @@ def main() -> None:
     batches.take(options.batches, rest)
     for _ in range(options.runs):
         idle_s, _ = batches.turn(options.batches, rest)
-        turns: dict[str, Callable[[], None]] = {"python": work, "slow": lambda idle_s=idle_s: time.sleep(2 * idle_s)}
+        turns: dict[str, Callable[[], None]] = {
+            "python": work,
+            "slow": lambda idle_s=idle_s: time.sleep(2 * idle_s),
+        }
         milliseconds["idle"].append(1000 * idle_s)
         for name, consume in turns.items():
             seconds, found = batches.turn(options.batches, consume)
             milliseconds[name].append(1000 * seconds)
             shares[name].append(found)
-    values: dict[str, Any] = {"frame_order": options.frame_order, "num_workers": options.num_workers}
+    values: dict[str, Any] = {
+        "frame_order": options.frame_order,
+        "num_workers": options.num_workers,
+    }
     for name, times in milliseconds.items():
-        values[name] = {"ms_per_batch": round(statistics.median(times), 1), "runs": [round(ms, 1) for ms in times]}
+        values[name] = {
+            "ms_per_batch": round(statistics.median(times), 1),
+            "runs": [round(ms, 1) for ms in times],
+        }
     for name, turns_of in shares.items():
-        values[name] |= {key: round(statistics.median(one[key] for one in turns_of), 4) for key in turns_of[0]}
-    slower = [work_ms - idle for idle, work_ms in zip(milliseconds["idle"], milliseconds["python"], strict=True)]
+        values[name] |= {
+            key: round(statistics.median(one[key] for one in turns_of), 4) for key in turns_of[0]
+        }
+    slower = [
+        work_ms - idle
+        for idle, work_ms in zip(milliseconds["idle"], milliseconds["python"], strict=True)
+    ]
     values["python"]["slower_than_idle_ms"] = round(statistics.median(slower), 1)
     print_result("consumer", values, options.output)
 
@@ -107,7 +121,9 @@ class Batches:
             self._batch, batch = batch, None  # the last one goes
             seconds.letting_go += time.perf_counter() - arrived
             seconds.waiting += arrived - started
-            seconds.waiting_within_epochs += (arrived - started) * bool(self._taken % len(self._loader))
+            seconds.waiting_within_epochs += (arrived - started) * bool(
+                self._taken % len(self._loader)
+            )
             self._taken += 1
             consume()
         return seconds

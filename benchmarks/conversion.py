@@ -70,10 +70,17 @@ def main() -> None:
         "source_bytes": whole_bytes,
         "copy_and_hash_s": [round(run.seconds, 2) for run in copies],
         "convert_s": [round(run.seconds, 2) for run in conversions],
-        "copy_and_hash_mb_per_s": round(whole_bytes / 1e6 / statistics.median(run.seconds for run in copies)),
-        "convert_mb_per_s": round(whole_bytes / 1e6 / statistics.median(run.seconds for run in conversions)),
+        "copy_and_hash_mb_per_s": round(
+            whole_bytes / 1e6 / statistics.median(run.seconds for run in copies)
+        ),
+        "convert_mb_per_s": round(
+            whole_bytes / 1e6 / statistics.median(run.seconds for run in conversions)
+        ),
         "throughput_over_copy_and_hash": round(
-            statistics.median(a.seconds / b.seconds for a, b in zip(copies, conversions, strict=True)), 2
+            statistics.median(
+                a.seconds / b.seconds for a, b in zip(copies, conversions, strict=True)
+            ),
+            2,
         ),
         "peak_rss_mb": round(max(run.peak_rss for run in conversions) / 1e6),
         "peak_rss_mb_of_a_quarter_of_the_data": round(quarter.peak_rss / 1e6),
@@ -94,7 +101,9 @@ def _convert(source: Path, destination: Path, options: Options) -> Run:
 
 def _measure(command: list[str], produced: Path) -> Run:
     """Run a program, watch the memory of its process tree, and remove what it produced."""
-    subprocess.run(["sync"], check=True)  # what an earlier run left to be written is not this one's work
+    subprocess.run(
+        ["sync"], check=True
+    )  # what an earlier run left to be written is not this one's work
     started, peak = time.perf_counter(), 0
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     while process.poll() is None:

@@ -38,7 +38,13 @@ from report import print_result
 from roboshard.shards.reader import ShardedDataset
 
 Run = dict[str, Any]
-PRECISION = {"samples_per_s": 1, "frames_per_s": 1, "cpu_s": 2, "cpu_ms_per_frame": 3, "elapsed_s": 3}
+PRECISION = {
+    "samples_per_s": 1,
+    "frames_per_s": 1,
+    "cpu_s": 2,
+    "cpu_ms_per_frame": 3,
+    "elapsed_s": 3,
+}
 
 
 @dataclass(frozen=True)
@@ -124,7 +130,11 @@ def choose(options: Options) -> list[Case]:
     if not options.cases:
         chosen = [case for case in DEFAULT if have[case.videos]]
     else:
-        chosen = [case for case in ALL if any(fnmatch.fnmatchcase(case.name, name) for name in options.cases)]
+        chosen = [
+            case
+            for case in ALL
+            if any(fnmatch.fnmatchcase(case.name, name) for name in options.cases)
+        ]
         missing = [case.name for case in chosen if not have[case.videos]]
         if missing:
             raise SystemExit(f"no --shards or --long-gop-shards for {', '.join(missing)}")
@@ -140,7 +150,10 @@ def program(case: Case, options: Options) -> Program:
         shards, source = options.long_gop_shards, options.long_gop_source
     if shards is None:
         raise SystemExit(f"{case.name}: no shards")
-    timing = {name: getattr(options, name) for name in ("warmup_s", "warmup_batches", "window_s", "min_batches")}
+    timing = {
+        name: getattr(options, name)
+        for name in ("warmup_s", "warmup_batches", "window_s", "min_batches")
+    }
     given: dict[str, Any] = {
         "timing": timing,
         "cameras": ShardedDataset.open(str(shards)).camera_keys,
@@ -159,7 +172,9 @@ def program(case: Case, options: Options) -> Program:
             raise SystemExit(f"{case.name}: needs --source or --long-gop-source")
         given |= {"source": str(source.resolve())}
         python, environment = lerobot_python(options.peers_dir.absolute()), lerobot_environment()
-    return Program([str(python), str(PROGRAMS / f"run_{case.contender}.py"), json.dumps(given)], environment)
+    return Program(
+        [str(python), str(PROGRAMS / f"run_{case.contender}.py"), json.dumps(given)], environment
+    )
 
 
 def run(contender: Program, timeout_s: float) -> Run:
@@ -254,7 +269,10 @@ def ratios(cases: list[Case], runs: dict[str, list[Run]]) -> dict[str, Any]:
 def ratio(ours: list[Run], theirs: list[Run]) -> dict[str, Any]:
     """Median of the rounds' ratios, and each."""
     rounds = [a["frames_per_s"] / b["frames_per_s"] for a, b in zip(ours, theirs, strict=True)]
-    return {"median": round(statistics.median(rounds), 3), "rounds": [round(value, 3) for value in rounds]}
+    return {
+        "median": round(statistics.median(rounds), 3),
+        "rounds": [round(value, 3) for value in rounds],
+    }
 
 
 if __name__ == "__main__":

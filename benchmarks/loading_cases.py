@@ -55,11 +55,16 @@ class Case:
     def settings(self) -> dict[str, Any]:
         """What the case sets, for the report."""
         return {
-            key: value for key, value in asdict(self).items() if value is not None and key not in ("name", "over")
+            key: value
+            for key, value in asdict(self).items()
+            if value is not None and key not in ("name", "over")
         }
 
 
-LIMITS: dict[Videos, str] = {"source": "torchcodec_sequential", "long_gop": "long_gop_torchcodec_sequential"}
+LIMITS: dict[Videos, str] = {
+    "source": "torchcodec_sequential",
+    "long_gop": "long_gop_torchcodec_sequential",
+}
 
 
 def roboshard(name: str, **settings: Any) -> Case:
@@ -80,10 +85,21 @@ DEFAULT: tuple[Case, ...] = (
     Case(name=LIMITS["source"], contender="torchcodec"),
     roboshard("roboshard_sweep", frame_order="sweep", over=JPEG),
     roboshard("roboshard_uniform", frame_order="uniform", over=JPEG),
-    roboshard("roboshard_sweep_workers_2", frame_order="sweep", num_workers=2, over=("roboshard_sweep",)),
-    roboshard("roboshard_uniform_workers_2", frame_order="uniform", num_workers=2, over=("roboshard_uniform",)),
-    roboshard("roboshard_sweep_float32", frame_order="sweep", return_uint8=False, over=("lerobot",)),
-    roboshard("roboshard_uniform_float32", frame_order="uniform", return_uint8=False, over=("lerobot",)),
+    roboshard(
+        "roboshard_sweep_workers_2", frame_order="sweep", num_workers=2, over=("roboshard_sweep",)
+    ),
+    roboshard(
+        "roboshard_uniform_workers_2",
+        frame_order="uniform",
+        num_workers=2,
+        over=("roboshard_uniform",),
+    ),
+    roboshard(
+        "roboshard_sweep_float32", frame_order="sweep", return_uint8=False, over=("lerobot",)
+    ),
+    roboshard(
+        "roboshard_uniform_float32", frame_order="uniform", return_uint8=False, over=("lerobot",)
+    ),
     *PEERS[:-1],
     Case(name=LIMITS["long_gop"], contender="torchcodec", videos="long_gop"),
     roboshard(

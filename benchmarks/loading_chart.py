@@ -43,7 +43,9 @@ def draw_loading(result: Result, path: Path) -> None:
     )
     for axis, (videos, names) in zip(axes[:, 0], panels.items(), strict=True):
         draw_panel(axis, result, names)
-        axis.set_title(f"{TITLES[videos]}: frames/s over the limit's (bars: medians, ticks: runs)", fontsize=9)
+        axis.set_title(
+            f"{TITLES[videos]}: frames/s over the limit's (bars: medians, ticks: runs)", fontsize=9
+        )
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
@@ -77,7 +79,9 @@ def draw_panel(axis: Axes, result: Result, names: list[str]) -> None:
 
 def relative(result: Result, limit: str, name: str) -> list[float]:
     """Frames/s of the rounds over the limit's."""
-    rounds: list[float] = [1.0] if name == limit else result["ratios"][f"{name} / {limit}"]["rounds"]
+    rounds: list[float] = (
+        [1.0] if name == limit else result["ratios"][f"{name} / {limit}"]["rounds"]
+    )
     return rounds
 
 
@@ -85,16 +89,24 @@ def draw_matrix(result: Result, path: Path) -> None:
     """Frames/s over the limit's, a panel for each setting: dots are medians, ticks rounds, dotted the default."""
     mpl.use("agg")
     groups = matrix_groups(result)
-    figure, axes = plt.subplots(1, len(groups), figsize=(12, 2.8), constrained_layout=True, sharey=True)
+    figure, axes = plt.subplots(
+        1, len(groups), figsize=(12, 2.8), constrained_layout=True, sharey=True
+    )
     for axis, (keyword, values) in zip(axes, groups.items(), strict=True):
-        for order, names, color in zip(ORDERS, zip(*values.values(), strict=True), COLORS_OF_ORDERS, strict=True):
+        for order, names, color in zip(
+            ORDERS, zip(*values.values(), strict=True), COLORS_OF_ORDERS, strict=True
+        ):
             rounds = [relative(result, LIMIT, name) for name in names]
             default = relative(result, LIMIT, matrix_case("source", order, "default"))
             axis.axhline(median(default), linestyle=":", color=color, linewidth=1)
-            axis.plot([median(each) for each in rounds], "o-", color=color, markersize=4, label=order)
+            axis.plot(
+                [median(each) for each in rounds], "o-", color=color, markersize=4, label=order
+            )
             for place, each in enumerate(rounds):
                 axis.plot([place] * len(each), each, "_", color=color, markersize=7)
-        axis.set_xticks(range(len(values)), [label.replace(", ", ",\n") for label in values], fontsize=7)
+        axis.set_xticks(
+            range(len(values)), [label.replace(", ", ",\n") for label in values], fontsize=7
+        )
         axis.set_title(keyword, fontsize=9)
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylim(0, 1.3)

@@ -31,12 +31,20 @@ class Options:
 def main() -> None:
     """Read, put together, print."""
     options = tyro.cli(Options)
-    results = {path.stem: json.loads(path.read_text()) for path in sorted(options.folder.glob("*.json"))}
+    results = {
+        path.stem: json.loads(path.read_text()) for path in sorted(options.folder.glob("*.json"))
+    }
     if not results:
         raise SystemExit(f"{options.folder}: holds no results")
-    ratios = {name: ratio for result in results.values() for name, ratio in result["ratios"].items()}
-    failed = {name: text for result in results.values() for name, text in result.get("failed", {}).items()}
-    print_result("loading_matrix", {"ratios": ratios, "failed": failed, "results": results}, options.output)
+    ratios = {
+        name: ratio for result in results.values() for name, ratio in result["ratios"].items()
+    }
+    failed = {
+        name: text for result in results.values() for name, text in result.get("failed", {}).items()
+    }
+    print_result(
+        "loading_matrix", {"ratios": ratios, "failed": failed, "results": results}, options.output
+    )
 
 
 if __name__ == "__main__":

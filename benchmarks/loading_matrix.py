@@ -13,7 +13,8 @@ LIMIT = LIMITS["source"]
 def matrix_rows(result: Result) -> dict[str, tuple[str, ...]]:
     """What is set -> the cases of it that were measured, one for each order."""
     return {
-        ", ".join(f"`{keyword}={value}`" for keyword, value in changes.items()) or "the default": names
+        ", ".join(f"`{keyword}={value}`" for keyword, value in changes.items())
+        or "the default": names
         for changes, names in measured(result)
     }
 

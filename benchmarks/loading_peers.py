@@ -14,7 +14,13 @@ def lerobot_python(peers: Path, *, training: bool = False) -> Path:
     environment = peers / "lerobot"
     _install(environment, "lerobot_requirements.txt", ".ready")
     if training:
-        _install(environment, "lerobot_training_requirements.txt", ".ready_training", "-e", str(PEERS.parent))
+        _install(
+            environment,
+            "lerobot_training_requirements.txt",
+            ".ready_training",
+            "-e",
+            str(PEERS.parent),
+        )
     return environment / "bin" / "python"
 
 
@@ -24,13 +30,19 @@ def _install(environment: Path, requirements: str, ready: str, *more: str) -> No
         return
     subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
     install = [str(environment / "bin" / "python"), "-m", "pip", "install", "-q", "--no-deps"]
-    subprocess.run([*install, "-r", str(PROGRAMS / requirements), *more], check=True, stdout=sys.stderr)
+    subprocess.run(
+        [*install, "-r", str(PROGRAMS / requirements), *more], check=True, stdout=sys.stderr
+    )
     (environment / ready).write_text(wanted)
 
 
 def lerobot_environment(*, training: bool = False) -> dict[str, str]:
     """Variables for it: nothing is asked of the Hub; a stand-in for torchvision, or for parts of it."""
-    return {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(PROGRAMS / ("training" if training else "stubs"))}
+    return {
+        **os.environ,
+        "HF_HUB_OFFLINE": "1",
+        "PYTHONPATH": str(PROGRAMS / ("training" if training else "stubs")),
+    }
 
 
 def jpeg_shards(peers: Path, shards: Path) -> Path:
@@ -38,6 +50,13 @@ def jpeg_shards(peers: Path, shards: Path) -> Path:
     folder = peers / "jpeg" / shards.resolve().name
     if not folder.exists():
         program = PROGRAMS / "make_jpeg_shards.py"
-        command = [sys.executable, str(program), "--shards", str(shards), "--destination", str(folder)]
+        command = [
+            sys.executable,
+            str(program),
+            "--shards",
+            str(shards),
+            "--destination",
+            str(folder),
+        ]
         subprocess.run(command, check=True, stdout=sys.stderr)
     return folder

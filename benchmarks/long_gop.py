@@ -58,7 +58,18 @@ def reencode(source: Path, target: Path, options: Options) -> None:
     """One video file; raises SystemExit if a frame or a timestamp is not as before."""
     target.parent.mkdir(parents=True, exist_ok=True)
     before = frame_times(source)
-    command = ["ffmpeg", "-hide_banner", "-loglevel", "error", "-i", str(source), "-map", "0:v:0", "-c:v", "libx264"]
+    command = [
+        "ffmpeg",
+        "-hide_banner",
+        "-loglevel",
+        "error",
+        "-i",
+        str(source),
+        "-map",
+        "0:v:0",
+        "-c:v",
+        "libx264",
+    ]
     command += ["-preset", options.preset, "-crf", str(options.crf), "-bf", str(options.b_frames)]
     command += ["-g", str(options.gop), "-keyint_min", str(options.gop), "-sc_threshold", "0"]
     command += ["-pix_fmt", "yuv420p", "-fps_mode", "passthrough", "-threads", str(options.threads)]
@@ -72,7 +83,11 @@ def frame_times(path: Path) -> list[Fraction]:
     """When each frame is shown, in seconds, without decoding."""
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
-        times = [packet.pts * packet.time_base for packet in container.demux(stream) if packet.pts is not None]
+        times = [
+            packet.pts * packet.time_base
+            for packet in container.demux(stream)
+            if packet.pts is not None
+        ]
     return sorted(times)
 
 

@@ -67,7 +67,9 @@ def measure(episodes: Episodes, frame_order: FrameOrder, seeks: int) -> dict[str
     build_s = time.perf_counter() - started
     rng = np.random.default_rng(1)
     times = []
-    for step, rank in zip(rng.integers(0, plan.num_steps, seeks), rng.integers(0, 64, seeks), strict=True):
+    for step, rank in zip(
+        rng.integers(0, plan.num_steps, seeks), rng.integers(0, 64, seeks), strict=True
+    ):
         started = time.perf_counter()
         plan.step(int(step), [int(rank)])
         times.append(1000 * (time.perf_counter() - started))

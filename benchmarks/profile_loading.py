@@ -80,16 +80,28 @@ def main() -> None:
         }
         if options.flame_graph:
             options.flame_graph.mkdir(parents=True, exist_ok=True)
-            sampled(options, order, ["--format", "flamegraph"], options.flame_graph / f"{order}.svg")
+            sampled(
+                options, order, ["--format", "flamegraph"], options.flame_graph / f"{order}.svg"
+            )
     print_result("profile_loading", values, options.output)
 
 
 def sampled(
-    options: Options, order: Literal["sweep", "uniform"], extra: list[str], picture: Path | None = None
+    options: Options,
+    order: Literal["sweep", "uniform"],
+    extra: list[str],
+    picture: Path | None = None,
 ) -> Counter[str]:
     """Stack -> samples of a running consumer."""
     consumer = subprocess.Popen(
-        [sys.executable, "-c", CONSUMER, options.shards, order, str(WARM_UP_S + options.seconds + 5)]
+        [
+            sys.executable,
+            "-c",
+            CONSUMER,
+            options.shards,
+            order,
+            str(WARM_UP_S + options.seconds + 5),
+        ]
     )
     with tempfile.TemporaryDirectory() as folder:
         found = Path(folder) / "stacks"
@@ -97,9 +109,18 @@ def sampled(
             consumer.wait(WARM_UP_S)
         except subprocess.TimeoutExpired:
             command = [str(Path(sys.executable).with_name("py-spy")), "record", "--nonblocking"]
-            command += ["--pid", str(consumer.pid), "--duration", str(options.seconds), "--rate", str(options.rate)]
+            command += [
+                "--pid",
+                str(consumer.pid),
+                "--duration",
+                str(options.seconds),
+                "--rate",
+                str(options.rate),
+            ]
             command += ["--output", str(picture or found), *extra]
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            subprocess.run(
+                command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            )
         consumer.wait()
         lines = [] if picture else found.read_text().splitlines()
     return Counter({stack: int(count) for stack, count in (line.rsplit(" ", 1) for line in lines)})
@@ -110,7 +131,10 @@ def stages(stacks: Counter[str]) -> Counter[str]:
     found: Counter[str] = Counter()
     for stack, count in stacks.items():
         functions = [frame.split(" ")[0].rsplit(".", 1)[-1] for frame in stack.split(";")]
-        stage = next((STAGES[function] for function in reversed(functions) if function in STAGES), "everything else")
+        stage = next(
+            (STAGES[function] for function in reversed(functions) if function in STAGES),
+            "everything else",
+        )
         found[stage] += count
     return found
 

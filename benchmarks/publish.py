@@ -95,7 +95,11 @@ def loading_table(result: Result) -> str:
     ]
     for name, case in result["cases"].items():
         found = case["median"]
-        limit = "long_gop_torchcodec_sequential" if name.startswith("long_gop_") else "torchcodec_sequential"
+        limit = (
+            "long_gop_torchcodec_sequential"
+            if name.startswith("long_gop_")
+            else "torchcodec_sequential"
+        )
         over = 1.0 if name == limit else result["ratios"][f"{name} / {limit}"]["median"]
         waits = " / ".join(f"{found[f'p{percent}_ms']:.0f}" for percent in (50, 95, 99))
         first_s = found["time_to_first_batch_s"]
@@ -128,10 +132,25 @@ def matrix_table(result: Result) -> str:
         for name in names:
             found = result["cases"][name]["median"]
             over = result["ratios"][f"{name} / {LIMIT}"]["median"]
-            cells += [f"{found['frames_per_s']:,.0f}", f"{over:.2f}", f"{found['peak_pss_mb']:,} MB"]
+            cells += [
+                f"{found['frames_per_s']:,.0f}",
+                f"{over:.2f}",
+                f"{found['peak_pss_mb']:,} MB",
+            ]
         rows.append(f"| {' | '.join(cells)} |")
-    columns = [f"{order}, {column}" for order in ORDERS for column in ("frames/s", "of the limit", "memory")]
-    return "\n".join([f"| | {' | '.join(columns)} |", f"|{'---|' * (1 + len(columns))}", *rows, provenance(result)])
+    columns = [
+        f"{order}, {column}"
+        for order in ORDERS
+        for column in ("frames/s", "of the limit", "memory")
+    ]
+    return "\n".join(
+        [
+            f"| | {' | '.join(columns)} |",
+            f"|{'---|' * (1 + len(columns))}",
+            *rows,
+            provenance(result),
+        ]
+    )
 
 
 def consumer_table(result: Result) -> str:
@@ -141,7 +160,9 @@ def consumer_table(result: Result) -> str:
     waits = f"{slow['waiting']:.2%}, {slow['waiting_within_epochs']:.2%} but for the first batches of epochs"
 
     def row(name: str, found: dict[str, Any], note: str, waiting: str) -> str:
-        return f"| {name} | {found['ms_per_batch']} ms{note} | {waiting} | {found['letting_go']:.1%} |"
+        return (
+            f"| {name} | {found['ms_per_batch']} ms{note} | {waiting} | {found['letting_go']:.1%} |"
+        )
 
     return "\n".join(
         [
@@ -177,7 +198,12 @@ def steady_table(result: Result) -> str:
 
 def remote_table(result: Result) -> str:
     """Object storage beside the local disk."""
-    columns = ("episode_order", "samples/s, remote of local", "ratio", "first batch, remote of local")
+    columns = (
+        "episode_order",
+        "samples/s, remote of local",
+        "ratio",
+        "first batch, remote of local",
+    )
     columns += ("bytes read over needed", "requests an episode")
     lines = [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
     for order in ("global", "shard"):
@@ -195,12 +221,25 @@ def remote_table(result: Result) -> str:
 def profile_table(result: Result) -> str:
     """Where a loader's time goes."""
     orders = ("sweep", "uniform")
-    stages = sorted(result["uniform"]["share"], key=result["uniform"]["share"].__getitem__, reverse=True)
-    rows = [f"| {s} | {' | '.join(format(result[o]['share'].get(s, 0.0), '.1%') for o in orders)} |" for s in stages]
-    rows.append(f"| threads busy at once | {' | '.join(str(result[o]['busy_threads']) for o in orders)} |")
+    stages = sorted(
+        result["uniform"]["share"], key=result["uniform"]["share"].__getitem__, reverse=True
+    )
+    rows = [
+        f"| {s} | {' | '.join(format(result[o]['share'].get(s, 0.0), '.1%') for o in orders)} |"
+        for s in stages
+    ]
+    rows.append(
+        f"| threads busy at once | {' | '.join(str(result[o]['busy_threads']) for o in orders)} |"
+    )
     held = " | ".join(f"{result[o]['lock_held']:.0%} of the time" for o in orders)
     return "\n".join(
-        ["| | sweep | uniform |", "|---|---|---|", *rows, f"| interpreter's lock held | {held} |", provenance(result)]
+        [
+            "| | sweep | uniform |",
+            "|---|---|---|",
+            *rows,
+            f"| interpreter's lock held | {held} |",
+            provenance(result),
+        ]
     )
 
 
@@ -242,7 +281,9 @@ def resume_table(result: Result) -> str:
 def draw_conversion(result: Result, path: Path) -> None:
     """Throughput of each run, and memory over the size of the data."""
     mpl.use("agg")
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 2.6), constrained_layout=True, width_ratios=[3, 2])
+    figure, (left, right) = plt.subplots(
+        1, 2, figsize=(9, 2.6), constrained_layout=True, width_ratios=[3, 2]
+    )
     size = result["source_bytes"] / 1e6
     for row, (name, label) in enumerate(
         (("convert_s", "convert-to-shards"), ("copy_and_hash_s", "cp -r + sha256sum"))
@@ -254,7 +295,9 @@ def draw_conversion(result: Result, path: Path) -> None:
     left.set_yticks([])
     left.set_title("MB/s of source (bars: medians, ticks: runs)", fontsize=9)
     sizes = [f"{size / 4000:.2f} GB", f"{size / 1000:.2f} GB"]
-    right.bar(sizes, [result["peak_rss_mb_of_a_quarter_of_the_data"], result["peak_rss_mb"]], width=0.5)
+    right.bar(
+        sizes, [result["peak_rss_mb_of_a_quarter_of_the_data"], result["peak_rss_mb"]], width=0.5
+    )
     right.set_title("peak memory of all processes, MB", fontsize=9)
     figure.savefig(path, dpi=110)
     plt.close(figure)

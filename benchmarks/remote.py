@@ -49,9 +49,14 @@ class Options:
 def main() -> None:
     """Measure and print."""
     options = tyro.cli(Options)
-    values: dict[str, Any] = {"latency_ms": options.latency_ms, "mb_per_s_per_connection": options.mb_per_s}
+    values: dict[str, Any] = {
+        "latency_ms": options.latency_ms,
+        "mb_per_s_per_connection": options.mb_per_s,
+    }
     with RangeServer(
-        Path(options.shards), latency_s=options.latency_ms / 1000, bytes_per_second=options.mb_per_s * 1e6
+        Path(options.shards),
+        latency_s=options.latency_ms / 1000,
+        bytes_per_second=options.mb_per_s * 1e6,
     ) as server:
         for order in ("global", "shard"):
             values[order] = counted(options, server, order) | raced(options, server.url, order)

@@ -19,10 +19,15 @@ def repeat_dataset(source: Path, destination: Path, num_bytes: int) -> int:
     for name in ("stats.json", "tasks.parquet"):
         shutil.copy(source / "meta" / name, destination / "meta" / name)
     meta_files = sorted((source / "meta" / "episodes").glob("**/*.parquet"))
-    episodes = pa.concat_tables([pq.read_table(path) for path in meta_files], promote_options="permissive")
+    episodes = pa.concat_tables(
+        [pq.read_table(path) for path in meta_files], promote_options="permissive"
+    )
     files = _files_per_copy(episodes)
     shifted = [_shift_episodes(episodes, info, files, copy) for copy in range(copies)]
-    pq.write_table(pa.concat_tables(shifted), destination / "meta" / "episodes" / "chunk-000" / "file-000.parquet")
+    pq.write_table(
+        pa.concat_tables(shifted),
+        destination / "meta" / "episodes" / "chunk-000" / "file-000.parquet",
+    )
     for copy in range(copies):
         for path in sorted((source / "data").glob("**/*.parquet")):
             target = _target(path, source, destination, files["data"], copy)
@@ -38,10 +43,18 @@ def repeat_dataset(source: Path, destination: Path, num_bytes: int) -> int:
 def _files_per_copy(episodes: pa.Table) -> dict[str, int]:
     """Files that each copy takes up, for the rows ("data") and per camera."""
     columns = {
-        name.removesuffix("/file_index"): name for name in episodes.column_names if name.endswith("/file_index")
+        name.removesuffix("/file_index"): name
+        for name in episodes.column_names
+        if name.endswith("/file_index")
     }
-    used = {name.removeprefix("videos/"): column for name, column in columns.items() if not name.startswith("meta/")}
-    return {name: int(np.max(episodes.column(column).to_numpy())) + 1 for name, column in used.items()}
+    used = {
+        name.removeprefix("videos/"): column
+        for name, column in columns.items()
+        if not name.startswith("meta/")
+    }
+    return {
+        name: int(np.max(episodes.column(column).to_numpy())) + 1 for name, column in used.items()
+    }
 
 
 def _target(path: Path, source: Path, destination: Path, files: int, copy: int) -> Path:
@@ -57,15 +70,21 @@ def _shift_rows(rows: pa.Table, info: dict[str, Any], copy: int) -> pa.Table:
     return rows
 
 
-def _shift_episodes(episodes: pa.Table, info: dict[str, Any], files: dict[str, int], copy: int) -> pa.Table:
+def _shift_episodes(
+    episodes: pa.Table, info: dict[str, Any], files: dict[str, int], copy: int
+) -> pa.Table:
     episodes = _shift(episodes, "episode_index", copy * info["total_episodes"])
     for name in ("dataset_from_index", "dataset_to_index"):
         episodes = _shift(episodes, name, copy * info["total_frames"])
     for key, count in files.items():
-        episodes = _shift(episodes, f"{key if key == 'data' else f'videos/{key}'}/file_index", copy * count)
+        episodes = _shift(
+            episodes, f"{key if key == 'data' else f'videos/{key}'}/file_index", copy * count
+        )
     return episodes
 
 
 def _shift(table: pa.Table, name: str, by: int) -> pa.Table:
     position = table.column_names.index(name)
-    return table.set_column(position, table.schema.field(name), pa.array(table.column(name).to_numpy() + by))
+    return table.set_column(
+        position, table.schema.field(name), pa.array(table.column(name).to_numpy() + by)
+    )

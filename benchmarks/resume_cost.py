@@ -59,7 +59,9 @@ def main() -> None:
 
 def make(options: Options) -> Loader:
     """A fresh loader."""
-    return make_loader(options.shards, batch_size=options.batch_size, pool_episodes=options.pool_episodes)
+    return make_loader(
+        options.shards, batch_size=options.batch_size, pool_episodes=options.pool_episodes
+    )
 
 
 def first_batch(options: Options, step: int) -> tuple[float, int]:

@@ -72,7 +72,9 @@ def main() -> None:
     }
     for order in orders:
         values[order] = {
-            str(pool): measure(walk(lengths, starts, order, pool, options), feature, options.batch_size)
+            str(pool): measure(
+                walk(lengths, starts, order, pool, options), feature, options.batch_size
+            )
             for pool in options.pools
         }
     print_result("shuffle_quality", values, options.output)
@@ -94,12 +96,20 @@ def read_feature(options: Options) -> tuple[NDArray[np.int64], NDArray[np.float6
 
 
 def walk(
-    lengths: NDArray[np.int64], starts: NDArray[np.int64], order: FrameOrder, pool: int, options: Options
+    lengths: NDArray[np.int64],
+    starts: NDArray[np.int64],
+    order: FrameOrder,
+    pool: int,
+    options: Options,
 ) -> Stream:
     """The full epoch as one rank sees it."""
     numbers = np.arange(len(lengths))
     episodes = Episodes(
-        position=numbers, first_row=numbers * 0, num_rows=lengths, storage_rank=numbers, shard=numbers * 0
+        position=numbers,
+        first_row=numbers * 0,
+        num_rows=lengths,
+        storage_rank=numbers,
+        shard=numbers * 0,
     )
     slots = Slots(rank_slots=1, worker_slots=1, global_batch_size=options.batch_size)
     plan = EpochPlan(episodes, OrderConfig(frame_order=order, pool_episodes=pool), slots, epoch=0)
@@ -136,8 +146,19 @@ def draw(values: dict[str, Any], path: Path) -> None:
     for axis, (name, title) in zip(axes, titles.items(), strict=True):
         for order, marker in (("uniform", "o"), ("sweep", "s")):
             pools = [int(pool) for pool in values[order]]
-            axis.plot(pools, [values[order][str(pool)][name] for pool in pools], marker=marker, label=order)
-        axis.axhline(values["true_shuffle"][name], color="black", linestyle="--", linewidth=1, label="true shuffle")
+            axis.plot(
+                pools,
+                [values[order][str(pool)][name] for pool in pools],
+                marker=marker,
+                label=order,
+            )
+        axis.axhline(
+            values["true_shuffle"][name],
+            color="black",
+            linestyle="--",
+            linewidth=1,
+            label="true shuffle",
+        )
         axis.set_xscale("log", base=2)
         axis.set_xlabel("pool_episodes")
         axis.set_title(title, fontsize=10)

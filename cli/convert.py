@@ -52,7 +52,10 @@ def convert_command(arguments: Sequence[str]) -> None:
     else:
         show_report(convert(config))
         if config.shards is not None:
-            out.print(f"part {config.shards}; `roboshard finalize` makes a dataset of all parts", soft_wrap=True)
+            out.print(
+                f"part {config.shards}; `roboshard finalize` makes a dataset of all parts",
+                soft_wrap=True,
+            )
 
 
 def parse_config(
@@ -67,7 +70,9 @@ def parse_config(
     """
     path, rest = _take_config_flag(list(arguments))
     values = read_config_file(path) if path else {}
-    before, after = ([str(values.pop(name))] if name in values else [] for name in ("source", "destination"))
+    before, after = (
+        [str(values.pop(name))] if name in values else [] for name in ("source", "destination")
+    )
     given = [*_as_flags(values), *before, *rest, *after]
     config: ConvertConfig = tyro.cli(
         ConvertConfig,
@@ -107,10 +112,14 @@ def read_config_file(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise OptionError(f"{path}: must hold options by name")
     values = {str(name).replace("-", "_"): value for name, value in values.items()}
-    names = {field.name for field in (*fields(ConvertConfig), *fields(ReencodeConfig))} - {"reencode"}
+    names = {field.name for field in (*fields(ConvertConfig), *fields(ReencodeConfig))} - {
+        "reencode"
+    }
     unknown = sorted(set(values) - names)
     if unknown:
-        raise OptionError(f"{path}: no such option: {', '.join(unknown)}; there are {', '.join(sorted(names))}")
+        raise OptionError(
+            f"{path}: no such option: {', '.join(unknown)}; there are {', '.join(sorted(names))}"
+        )
     return values
 
 
@@ -136,7 +145,10 @@ def _as_flags(values: dict[str, Any]) -> list[str]:
             flags += [f"--{name.replace('_', '-')}"] * value
         elif isinstance(value, list):
             texts = [str(item) for item in value]
-            flags += [f"--{name.replace('_', '-')}", *(texts if name == "size" else [",".join(texts)])]
+            flags += [
+                f"--{name.replace('_', '-')}",
+                *(texts if name == "size" else [",".join(texts)]),
+            ]
         elif value is not None:
             flags += [f"--{name.replace('_', '-')}", str(value)]
     return flags
@@ -157,7 +169,9 @@ def _show_plan(plan: ConversionPlan, config: ConvertConfig) -> None:
     out.print(escape(f"{plan.source.meta.name} → {config.destination}"), soft_wrap=True)
     table = Table("shard", "episodes", "about")
     for number, shard in enumerate(plan.shards[:SHOWN_SHARDS]):
-        table.add_row(str(number), str(shard.stop - shard.start), decimal(int(plan.sizes[shard].sum())))
+        table.add_row(
+            str(number), str(shard.stop - shard.start), decimal(int(plan.sizes[shard].sum()))
+        )
     if len(plan.shards) > SHOWN_SHARDS:
         table.add_row("…", "", "")
     out.print(table)

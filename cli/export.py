@@ -21,7 +21,9 @@ def export_command(arguments: Sequence[str]) -> None:
     )
     with Progress(console=err, transient=True) as progress:
         task = progress.add_task("episodes", total=None)
-        report = export(config, lambda done, total: progress.update(task, completed=done, total=total))
+        report = export(
+            config, lambda done, total: progress.update(task, completed=done, total=total)
+        )
     again = ", numbered anew from 0" if report.renumbered else ""
     out.print(
         f"{report.episodes} episodes{again}, {report.frames} frames in {report.data_files} data files and "

@@ -31,11 +31,16 @@ class InspectOptions:
 def inspect_command(arguments: Sequence[str]) -> None:
     """Parse, read and print."""
     options = tyro.cli(
-        InspectOptions, prog="roboshard inspect", args=arguments, config=(tyro.conf.FlagCreatePairsOff,)
+        InspectOptions,
+        prog="roboshard inspect",
+        args=arguments,
+        config=(tyro.conf.FlagCreatePairsOff,),
     )
     summary = summarize(options.url)
     if options.json:
-        out.print(json.dumps(asdict(summary), ensure_ascii=False, indent=2), soft_wrap=True, markup=False)
+        out.print(
+            json.dumps(asdict(summary), ensure_ascii=False, indent=2), soft_wrap=True, markup=False
+        )
     else:
         _show(summary)
 
@@ -44,14 +49,18 @@ def _show(summary: Summary) -> None:
     smallest, median, largest = map(decimal, summary.shard_bytes)
     source, conversion = summary.source, summary.conversion
     revision = f" at {source['revision']}" if source["revision"] else ""
-    options = ", ".join(f"{name} {value}" for name, value in conversion["options"].items() if value is not None)
+    options = ", ".join(
+        f"{name} {value}" for name, value in conversion["options"].items() if value is not None
+    )
     lines = {
         "dataset": summary.url,
         "fingerprint": summary.fingerprint,
         "holds": f"{summary.episodes} episodes, {summary.frames} frames, {summary.fps:g} fps, {summary.hours:.2f} h",
         "shards": f"{summary.shards}, {decimal(summary.num_bytes)} (each {smallest} to {largest}, median {median})",
         "source": f"{source['name']}{revision}, LeRobot {source['codebase_version']}",
-        "converted by": ", ".join(f"{name} {value}" for name, value in conversion["versions"].items()),
+        "converted by": ", ".join(
+            f"{name} {value}" for name, value in conversion["versions"].items()
+        ),
         "options": options,
     }
     table = Table.grid(padding=(0, 2))
@@ -66,7 +75,9 @@ def _show(summary: Summary) -> None:
 
 def _show_lengths(summary: Summary) -> None:
     most = max((count for _, _, count in summary.lengths), default=1)
-    table = Table("rows", "episodes", "", title="lengths of episodes", title_justify="left", box=None)
+    table = Table(
+        "rows", "episodes", "", title="lengths of episodes", title_justify="left", box=None
+    )
     for low, high, count in summary.lengths:
         bar = "█" * max(round(count / most * BAR_WIDTH), 1 if count else 0)
         table.add_row(f"{low} to {high}" if high > low else str(low), str(count), bar)

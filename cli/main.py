@@ -18,7 +18,10 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], None], str]] = {
     "finalize": (finalize_command, "shards that were converted in parts → one dataset"),
     "upload": (upload_command, "finished shards → Hub, S3, … (the same as upload-shards)"),
     "verify": (verify_command, "everything that is wrong with a dataset"),
-    "inspect": (inspect_command, "what a dataset holds: counts, tasks, lengths, cameras, provenance"),
+    "inspect": (
+        inspect_command,
+        "what a dataset holds: counts, tasks, lengths, cameras, provenance",
+    ),
     "preview": (preview_command, "an episode → a picture, or a recording for the Rerun viewer"),
     "export": (export_command, "shards → LeRobot v3 dataset"),
     "rebuild": (rebuild_command, "shards → manifests and index, where those are lost"),
@@ -35,7 +38,10 @@ def dispatch(arguments: Sequence[str]) -> int:
     if arguments and arguments[0] in COMMANDS:
         return run_command(COMMANDS[arguments[0]][0], arguments[1:])
     usage = "\n".join(
-        ["usage: roboshard COMMAND …", *(f"  {name:<9} {text}" for name, (_, text) in COMMANDS.items())]
+        [
+            "usage: roboshard COMMAND …",
+            *(f"  {name:<9} {text}" for name, (_, text) in COMMANDS.items()),
+        ]
     )
     if arguments and arguments[0] in ("-h", "--help"):
         out.print(usage)

@@ -22,10 +22,14 @@ def preview_command(arguments: Sequence[str]) -> None:
     )
     with Progress(console=err, transient=True, disable=config.rerun is None) as progress:
         task = progress.add_task("frames", total=None)
-        report = preview(config, lambda done, total: progress.update(task, completed=done, total=total))
+        report = preview(
+            config, lambda done, total: progress.update(task, completed=done, total=total)
+        )
     for key, why in report.not_drawn.items():
         err.print(escape(f"not shown: {key} ({why})"), soft_wrap=True)
     for path in (report.output, report.rerun):
         if path is not None:
-            what = f"{report.dataset}, episode {report.episode_index}, {report.length} frames → {path}"
+            what = (
+                f"{report.dataset}, episode {report.episode_index}, {report.length} frames → {path}"
+            )
             out.print(escape(what), soft_wrap=True)

@@ -24,7 +24,10 @@ class RebuildOptions:
 def rebuild_command(arguments: Sequence[str]) -> None:
     """Parse and run."""
     options = tyro.cli(
-        RebuildOptions, prog="roboshard rebuild", args=arguments, config=(tyro.conf.FlagCreatePairsOff,)
+        RebuildOptions,
+        prog="roboshard rebuild",
+        args=arguments,
+        config=(tyro.conf.FlagCreatePairsOff,),
     )
     manifest = rebuild(options.root, partial_dataset=options.partial)
     out.print(

@@ -22,7 +22,10 @@ def run_command(command: Callable[[Sequence[str]], None], arguments: Sequence[st
     except OptionError as error:
         err.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
         return EXIT_USAGE
-    except (RoboshardError, OSError) as error:  # OSError: a full disk, a folder that may not be written to
+    except (
+        RoboshardError,
+        OSError,
+    ) as error:  # OSError: a full disk, a folder that may not be written to
         err.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
         return EXIT_FAILED
     except KeyboardInterrupt:

@@ -57,7 +57,11 @@ def _show_plan(plan: UploadPlan) -> None:
 
 def _show_report(report: UploadReport) -> None:
     kept = f"; {report.files_kept} files were there already" if report.files_kept else ""
-    removed = f"; {len(report.removed)} files of the dataset before were removed" if report.removed else ""
+    removed = (
+        f"; {len(report.removed)} files of the dataset before were removed"
+        if report.removed
+        else ""
+    )
     out.print(
         f"{report.files_sent} files, {decimal(report.bytes_sent)}, sent{kept}{removed} → "
         f"{escape(shown(report.destination))}",
@@ -71,4 +75,7 @@ def _show_rest(unlisted: Sequence[str], notes: Sequence[str]) -> None:
         err.print(escape(note), soft_wrap=True)
     if unlisted:
         names = ", ".join(unlisted[:3]) + (", …" if len(unlisted) > 3 else "")
-        err.print(escape(f"left alone, not of this dataset: {len(unlisted)} files ({names})"), soft_wrap=True)
+        err.print(
+            escape(f"left alone, not of this dataset: {len(unlisted)} files ({names})"),
+            soft_wrap=True,
+        )

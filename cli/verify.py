@@ -36,10 +36,14 @@ def _show(report: VerifyReport) -> None:
         for problem in report.problems[:SHOWN_PROBLEMS]:
             episode = "" if problem.episode is None else f"\nepisode {problem.episode}"
             member = "" if problem.member is None else f"\n{problem.member}"
-            table.add_row(*map(escape, (f"{problem.file}{episode}{member}", problem.what, problem.remedy)))
+            table.add_row(
+                *map(escape, (f"{problem.file}{episode}{member}", problem.what, problem.remedy))
+            )
         out.print(table)
         if report.num_problems > SHOWN_PROBLEMS:
-            out.print(f"… and {report.num_problems - SHOWN_PROBLEMS} more; --report FILE.json has them")
+            out.print(
+                f"… and {report.num_problems - SHOWN_PROBLEMS} more; --report FILE.json has them"
+            )
     for note in report.notes:
         err.print(escape(note), soft_wrap=True)
     read = f"{report.episodes} of {_counted(report.total_episodes, 'episode')}"

@@ -41,13 +41,17 @@ class ReencodeConfig:
             raise OptionError(f"gop is a number of frames and must be at least 1, not {self.gop}")
         if self.crf < 0:
             raise OptionError(f"crf must not be negative: {self.crf}")
-        if self.size is not None and (len(self.size) != 2 or min(self.size) < 2 or any(n % 2 for n in self.size)):
+        if self.size is not None and (
+            len(self.size) != 2 or min(self.size) < 2 or any(n % 2 for n in self.size)
+        ):
             raise OptionError(f"size is HEIGHT WIDTH in pixels, both even, not {self.size}")
 
     @property
     def camera_keys(self) -> tuple[str, ...] | None:
         """The cameras that are named; None: those that can be."""
-        return None if self.cameras is None else tuple(key.strip() for key in self.cameras.split(","))
+        return (
+            None if self.cameras is None else tuple(key.strip() for key in self.cameras.split(","))
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,11 +110,15 @@ class ConvertConfig:
             raise OptionError("address is that of a Ray cluster: it needs engine ray")
         parse_part(self.shards)
         if self.video == "copy" and self.reencode != ReencodeConfig():
-            raise OptionError("codec, gop, crf, size and cameras say how to encode again: they need video reencode")
+            raise OptionError(
+                "codec, gop, crf, size and cameras say how to encode again: they need video reencode"
+            )
         if not 0 <= self.tolerance_s < 10:
             raise OptionError(f"tolerance_s must be in 0..10 seconds, not {self.tolerance_s}")
         if self.shuffle_episodes is not None and self.shuffle_episodes < 0:
-            raise OptionError(f"shuffle_episodes is a seed and must not be negative: {self.shuffle_episodes}")
+            raise OptionError(
+                f"shuffle_episodes is a seed and must not be negative: {self.shuffle_episodes}"
+            )
         if self.episodes is not None:
             parse_episodes(self.episodes)
 
@@ -136,7 +144,9 @@ def parse_part(text: str | None) -> tuple[int, int]:
         raise OptionError(f"shards {text!r} is not a part of a conversion; write it like 3/16")
     part, parts = int(match[1]), int(match[2])
     if part >= parts:
-        raise OptionError(f"shards {text!r}: parts are counted from 0, so the last one is {parts - 1}/{parts}")
+        raise OptionError(
+            f"shards {text!r}: parts are counted from 0, so the last one is {parts - 1}/{parts}"
+        )
     return part, parts
 
 

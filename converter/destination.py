@@ -11,7 +11,13 @@ from roboshard.converter.shard import SkippedEpisode
 from roboshard.shards import jsonio, storage
 from roboshard.shards.errors import OptionError, RoboshardError, StorageError
 from roboshard.shards.manifest import load_dataset_manifest
-from roboshard.shards.names import DATASET_MANIFEST, SHARD_FOLDER, is_shard_name, shard_manifest_name, shard_name
+from roboshard.shards.names import (
+    DATASET_MANIFEST,
+    SHARD_FOLDER,
+    is_shard_name,
+    shard_manifest_name,
+    shard_name,
+)
 from roboshard.shards.rebuild import rebuild_shard
 from roboshard.shards.schema import MAX_MANIFEST_BYTES
 
@@ -33,7 +39,9 @@ def locked(destination: Path, *, shared: bool = False) -> Iterator[None]:
         try:
             fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise OptionError(f"{destination}: another conversion is writing here; wait until it ends") from None
+            raise OptionError(
+                f"{destination}: another conversion is writing here; wait until it ends"
+            ) from None
         yield
     finally:
         os.close(descriptor)
@@ -61,7 +69,9 @@ def prepare(destination: Path, conversion: str, part: range | None = None) -> No
             )
     manifest = destination / DATASET_MANIFEST
     if manifest.exists() and _dataset_conversion(destination) not in (conversion, None):
-        raise OptionError(f"{destination}: holds another dataset. Choose another folder, or remove this one first")
+        raise OptionError(
+            f"{destination}: holds another dataset. Choose another folder, or remove this one first"
+        )
     if manifest.exists():
         manifest.unlink(missing_ok=True)  # another part may have come first
         storage.sync_folder(destination)
@@ -79,7 +89,9 @@ def write_skipped(destination: Path, skipped: Sequence[SkippedEpisode]) -> None:
     if not skipped:
         path.unlink(missing_ok=True)
         return
-    episodes = [asdict(episode) for episode in sorted(skipped, key=lambda episode: episode.episode_index)]
+    episodes = [
+        asdict(episode) for episode in sorted(skipped, key=lambda episode: episode.episode_index)
+    ]
     storage.write_bytes(path, jsonio.dump({"skipped": episodes}))
 
 

@@ -65,13 +65,17 @@ def frames_at(stream: Any, packets: Packets, times: IntArray) -> Iterator[av.Vid
         while given < len(times) and int(times[given]) in early:
             frame = early.pop(int(times[given]))
             if frame.is_corrupt:
-                raise SourceError(f"the frame at {float(times[given] * stream.time_base):.6f} s is damaged")
+                raise SourceError(
+                    f"the frame at {float(times[given] * stream.time_base):.6f} s is damaged"
+                )
             yield frame
             given += 1
         if len(early) > MAX_EARLY:
             break
     if given < len(times):
-        raise SourceError(f"the frame at {float(times[given] * stream.time_base):.6f} s cannot be decoded")
+        raise SourceError(
+            f"the frame at {float(times[given] * stream.time_base):.6f} s cannot be decoded"
+        )
 
 
 def fitted(frame: av.VideoFrame, size: tuple[int, int] | None) -> av.VideoFrame:
@@ -111,7 +115,9 @@ def _encode(frames: Iterable[av.VideoFrame], clip: Clip, encoding: Encoding) -> 
             frame = fitted(source, encoding.size)
             muxer = muxer or _Muxer(output, (frame.height, frame.width), clip, encoding)
             frame.pts, frame.time_base = number, 1 / muxer.rate
-            frame.pict_type = PictureType.NONE  # what it was in the source is nothing to the encoder
+            frame.pict_type = (
+                PictureType.NONE
+            )  # what it was in the source is nothing to the encoder
             muxer.add(frame)
         if muxer is not None:
             muxer.add(None)
@@ -153,7 +159,11 @@ class _Muxer:
 
 
 def _options(encoding: Encoding) -> dict[str, str]:
-    options = {"preset": str(PRESETS[encoding.codec]), "crf": str(encoding.crf), "g": str(encoding.gop)}
+    options = {
+        "preset": str(PRESETS[encoding.codec]),
+        "crf": str(encoding.crf),
+        "g": str(encoding.gop),
+    }
     keyframes = f"keyint={encoding.gop}:min-keyint={encoding.gop}:scenecut=0:open-gop=0:bframes=0"
     special: dict[Codec, dict[str, str]] = {
         # tf: its temporal filter would blend the pictures beside a keyframe into it
@@ -197,8 +207,13 @@ def library_versions() -> dict[str, str]:
 def check_encoder(encoding: Encoding, size: tuple[int, int]) -> None:
     """Encode one frame of this height and width. Raises OptionError where that cannot be done."""
     if encoding.codec not in av.codecs_available:
-        there = ", ".join(codec for codec in CODEC_NAMES if codec in av.codecs_available) or "none of the others"
-        raise OptionError(f"codec {encoding.codec}: PyAV's FFmpeg has no such encoder here; it has {there}")
+        there = (
+            ", ".join(codec for codec in CODEC_NAMES if codec in av.codecs_available)
+            or "none of the others"
+        )
+        raise OptionError(
+            f"codec {encoding.codec}: PyAV's FFmpeg has no such encoder here; it has {there}"
+        )
     height, width = encoding.size or size
     reason = why_refused(encoding.codec, (height, width))
     if reason is not None:

@@ -31,14 +31,21 @@ class Encoding:
 
     def as_json(self) -> dict[str, jsonio.Json]:
         """As dataset.json records it."""
-        return {"mode": "reencode", **asdict(self), "size": self.size and list(self.size), "cameras": [*self.cameras]}
+        return {
+            "mode": "reencode",
+            **asdict(self),
+            "size": self.size and list(self.size),
+            "cameras": [*self.cameras],
+        }
 
     def described(self, cameras: Iterable[str]) -> str:
         """Which of these cameras are encoded again, and how, and which are copied."""
         size = [] if self.size is None else [f"size {self.size[0]} {self.size[1]}"]
         how = ", ".join([self.codec, f"gop {self.gop}", f"crf {self.crf}", *size])
         copied = ", ".join(key for key in cameras if key not in self.cameras)
-        return f"encoded again: {', '.join(self.cameras)} ({how})" + (f"; copied: {copied}" if copied else "")
+        return f"encoded again: {', '.join(self.cameras)} ({how})" + (
+            f"; copied: {copied}" if copied else ""
+        )
 
     @classmethod
     def of_json(cls, value: jsonio.Json) -> Self | None:

@@ -23,7 +23,9 @@ from roboshard.shards.schema import FORMAT_VERSION, EpisodeRecord, Provenance
 class EpisodeReader:
     """Reads episodes; keeps the files of the last one open, which the next one mostly needs. A context manager."""
 
-    def __init__(self, source: SourceMeta, tolerance_s: float, encoding: Encoding | None = None) -> None:
+    def __init__(
+        self, source: SourceMeta, tolerance_s: float, encoding: Encoding | None = None
+    ) -> None:
         """Read episodes of `source`; without an encoding, video is copied."""
         self._source = source
         self._encoding = encoding
@@ -37,14 +39,19 @@ class EpisodeReader:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         for path in list(self._videos):
             self._videos.pop(path).close()
         self._rows.close()
         self._held.close()
 
-    def read(self, episode: Episode, provenance: Provenance | None) -> tuple[EpisodeRecord, bytes, dict[str, bytes]]:
+    def read(
+        self, episode: Episode, provenance: Provenance | None
+    ) -> tuple[EpisodeRecord, bytes, dict[str, bytes]]:
         """(record, parquet file, member suffix -> MP4 file); `provenance` travels in the parquet file.
 
         Raises:

@@ -25,7 +25,9 @@ def has_av1_frame_types(extradata: bytes) -> bool:
     AV1 codec configuration ISO media binding 2.3.3 and AV1 5.5.1: four bytes, then the sequence header's OBU.
     """
     header = extradata[4:7]
-    return extradata[:1] == b"\x81" and len(header) == 3 and header[0] == 0x0A and not header[2] & 0x08
+    return (
+        extradata[:1] == b"\x81" and len(header) == 3 and header[0] == 0x0A and not header[2] & 0x08
+    )
 
 
 def is_av1_keyframe(data: memoryview, flagged: bool) -> bool:
@@ -40,7 +42,9 @@ def is_av1_keyframe(data: memoryview, flagged: bool) -> bool:
             size = len(data) - position
             if header & 2:
                 size, position = _leb128(data, position)
-            if kind in (3, 6) and not enhancement:  # a frame's header; show_existing_frame, frame_type, show_frame
+            if (
+                kind in (3, 6) and not enhancement
+            ):  # a frame's header; show_existing_frame, frame_type, show_frame
                 begin = data[position] >> 4
                 if begin & 0b1001:
                     return begin == 0b0001

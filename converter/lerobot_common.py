@@ -16,7 +16,9 @@ INFO, STATS = "meta/info.json", "meta/stats.json"
 MAX_JSON_BYTES = 256 << 20
 TAR_OVERHEAD = 4096  # headers, padding and record of a sample
 
-_FIELD = re.compile(r"\{\w+(:\d{1,2}d?)?\}")  # of a path template; format() itself can be made to fill the memory
+_FIELD = re.compile(
+    r"\{\w+(:\d{1,2}d?)?\}"
+)  # of a path template; format() itself can be made to fill the memory
 _VERSION = re.compile(r"v(2\.[01]|3\..*)")
 
 
@@ -29,7 +31,9 @@ def read_info(files: SourceFiles) -> dict[str, Any]:
     try:
         data = files.metadata_path(INFO).read_bytes()
     except MissingError as error:
-        raise MissingError(f"{error}; SOURCE must be a LeRobot dataset, with meta/, data/, videos/") from None
+        raise MissingError(
+            f"{error}; SOURCE must be a LeRobot dataset, with meta/, data/, videos/"
+        ) from None
     info = jsonio.load(data, path, MAX_JSON_BYTES)
     version = info.get("codebase_version")
     if not (isinstance(version, str) and _VERSION.fullmatch(version)):
@@ -43,7 +47,9 @@ def read_info(files: SourceFiles) -> dict[str, Any]:
     if isinstance(fps, bool) or not isinstance(fps, int | float) or not 0 < fps < 1e6:
         problems.append(f"fps must be a positive number, not {fps!r}")
     features = info.get("features")
-    if not isinstance(features, dict) or not all(isinstance(spec, dict) for spec in features.values()):
+    if not isinstance(features, dict) or not all(
+        isinstance(spec, dict) for spec in features.values()
+    ):
         problems.append("features must be an object of objects")
     elif camera_keys(info) and not info.get("video_path"):
         problems.append("video_path is missing, though there are video features")
@@ -73,7 +79,9 @@ def fill(info: dict[str, Any], template: str, **values: object) -> str:
             raise ValueError("fields are {name} or {name:03d}")
         path = str(info[template]).format(**values)
     except (KeyError, ValueError, IndexError, AttributeError) as error:
-        raise SourceError(f"info.json: {template} {info.get(template)!r} cannot be filled: {error!r}") from None
+        raise SourceError(
+            f"info.json: {template} {info.get(template)!r} cannot be filled: {error!r}"
+        ) from None
     if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts or "\0" in path:
         raise SourceError(f"info.json: {template} leads outside the dataset: {path!r}")
     return path

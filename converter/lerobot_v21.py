@@ -33,8 +33,14 @@ from roboshard.shards.errors import SourceError
 from roboshard.shards.names import MAX_EPISODES
 from roboshard.shards.schema import MAX_FRAMES
 
-TASKS, EPISODES, EPISODES_STATS = "meta/tasks.jsonl", "meta/episodes.jsonl", "meta/episodes_stats.jsonl"
-MAX_LINE_BYTES = 7 << 20  # two of them, an episode and its statistics, fit into what a shard holds of it
+TASKS, EPISODES, EPISODES_STATS = (
+    "meta/tasks.jsonl",
+    "meta/episodes.jsonl",
+    "meta/episodes_stats.jsonl",
+)
+MAX_LINE_BYTES = (
+    7 << 20
+)  # two of them, an episode and its statistics, fit into what a shard holds of it
 MAX_TASKS = 10**6
 
 
@@ -51,7 +57,9 @@ class LeRobotV21Source:
             files, EPISODES, lambda line: lengths.update({line.episode: _check_episode(line)})
         )
         self._indices = self._lines.indices
-        self._lengths = np.array([lengths[index] for index in self._indices.tolist()], dtype=np.int64)
+        self._lengths = np.array(
+            [lengths[index] for index in self._indices.tolist()], dtype=np.int64
+        )
         self._first_rows = np.cumsum(self._lengths) - self._lengths
         problems = total_problems(info, len(self._indices), int(self._lengths.sum()), EPISODES)
         if not self._indices.size:
@@ -135,7 +143,9 @@ class LeRobotV21Source:
         paths = [path for index in self._indices.tolist() for path in self._paths(index)]
         twice = next((path for path, count in Counter(paths).items() if count > 1), None)
         if twice is not None:
-            raise SourceError(f"info.json: data_path and video_path give {twice!r} to several episodes or cameras")
+            raise SourceError(
+                f"info.json: data_path and video_path give {twice!r} to several episodes or cameras"
+            )
         return paths
 
     def _read_stats(self) -> dict[str, Any] | None:
@@ -149,12 +159,16 @@ class LeRobotV21Source:
                 raise SourceError(f"{line.where}: stats must be an object, not {stats!r:.80}")
             for key, of_feature in stats.items():
                 where = f"{line.where}: {key!r}"
-                features.setdefault(key, FeatureStats()).add(line.episode, read_feature(of_feature, where), where)
+                features.setdefault(key, FeatureStats()).add(
+                    line.episode, read_feature(of_feature, where), where
+                )
 
         self._stats_lines = _EpisodeLines.scan(self._files, EPISODES_STATS, add)
         odd = np.setxor1d(self._stats_lines.indices, self._indices)
         if odd.size:
-            raise contradiction(self._files, [f"{EPISODES} and {EPISODES_STATS} do not both have episode {odd[0]}"])
+            raise contradiction(
+                self._files, [f"{EPISODES} and {EPISODES_STATS} do not both have episode {odd[0]}"]
+            )
         return {key: feature.aggregate() for key, feature in features.items()}
 
 
@@ -179,7 +193,9 @@ class _Line:
         """A field that must be an integer within bounds."""
         value = self.value.get(name)
         if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-            raise SourceError(f"{self.where}: {name} must be an integer in {least}..{most}, not {value!r:.80}")
+            raise SourceError(
+                f"{self.where}: {name} must be an integer in {least}..{most}, not {value!r:.80}"
+            )
         return value
 
 
@@ -207,7 +223,9 @@ class _EpisodeLines:
         twice = indices[1:][np.diff(indices) == 0]
         if twice.size:
             raise contradiction(files, [f"episode_index {twice[0]} occurs twice in {path}"])
-        return cls(files=files, path=path, indices=indices, sizes=sizes, offsets=offsets, numbers=numbers)
+        return cls(
+            files=files, path=path, indices=indices, sizes=sizes, offsets=offsets, numbers=numbers
+        )
 
     def read(self, indices: Sequence[int]) -> list[_Line]:
         """The lines of these episodes, in this order."""
@@ -217,7 +235,9 @@ class _EpisodeLines:
                 file.seek(int(self.offsets[position]))
                 data = file.read(int(self.sizes[position]))
                 number = int(self.numbers[position])
-                lines.append(_parse(self.files, self.path, number, int(self.offsets[position]), data))
+                lines.append(
+                    _parse(self.files, self.path, number, int(self.offsets[position]), data)
+                )
         return lines
 
 
@@ -252,7 +272,9 @@ def _read_tasks(files: SourceFiles) -> tuple[str, ...]:
         tasks[index] = text
     missing = next((index for index in range(len(tasks)) if index not in tasks), None)
     if missing is not None:
-        raise SourceError(f"{files.where(TASKS)}: no line has task_index {missing}, though there are higher ones")
+        raise SourceError(
+            f"{files.where(TASKS)}: no line has task_index {missing}, though there are higher ones"
+        )
     return tuple(tasks[index] for index in range(len(tasks)))
 
 
@@ -260,7 +282,9 @@ def _chunk_size(files: SourceFiles, info: dict[str, Any]) -> int:
     """Episodes in each chunk-* folder."""
     size = info.get("chunks_size")
     if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-        raise SourceError(f"{files.where(INFO)}: chunks_size must be a positive integer, not {size!r:.80}")
+        raise SourceError(
+            f"{files.where(INFO)}: chunks_size must be a positive integer, not {size!r:.80}"
+        )
     return size
 
 
@@ -275,4 +299,8 @@ def _check_episode(line: _Line) -> int:
 def _flat_stats(line: _Line | None) -> dict[str, Any]:
     """An episode's statistics under the names that LeRobot v3 gives them beside the rest of its metadata."""
     stats = line.value["stats"] if line else {}
-    return {f"stats/{key}/{name}": value for key, of_feature in stats.items() for name, value in of_feature.items()}
+    return {
+        f"stats/{key}/{name}": value
+        for key, of_feature in stats.items()
+        for name, value in of_feature.items()
+    }

@@ -70,7 +70,9 @@ class LeRobotV3Source:
         self._table = _read_episodes(files, self.meta.camera_keys)
         self._check_totals()
         videos = (path for paths in self._video_paths.values() for path in paths.tolist())
-        self.meta = replace(self.meta, fingerprint=fingerprint_of(files, (*self._rows_paths.tolist(), *videos)))
+        self.meta = replace(
+            self.meta, fingerprint=fingerprint_of(files, (*self._rows_paths.tolist(), *videos))
+        )
 
     @property
     def episode_indices(self) -> NDArray[np.int64]:
@@ -109,17 +111,26 @@ class LeRobotV3Source:
         neediest = int(np.argmax(total))
         return int(total[neediest]), int(indices[neediest])
 
-    def _file_shares(self, lengths: NDArray[np.float64]) -> list[tuple[NDArray[np.str_], NDArray[np.float64]]]:
-        shares = [(self._rows_paths, lengths), (self._column("metadata_path"), np.ones(len(lengths)))]
+    def _file_shares(
+        self, lengths: NDArray[np.float64]
+    ) -> list[tuple[NDArray[np.str_], NDArray[np.float64]]]:
+        shares = [
+            (self._rows_paths, lengths),
+            (self._column("metadata_path"), np.ones(len(lengths))),
+        ]
         for key in self.meta.camera_keys:
-            durations = self._column(f"videos/{key}/to_timestamp") - self._column(f"videos/{key}/from_timestamp")
+            durations = self._column(f"videos/{key}/to_timestamp") - self._column(
+                f"videos/{key}/from_timestamp"
+            )
             shares.append((self._video_paths[key], np.maximum(durations, 1 / self.meta.fps)))
         return shares
 
     def _episode(self, row: dict[str, Any]) -> Episode:
         videos = {
             key: VideoSpan(
-                path=self._video_path(key, row[f"videos/{key}/chunk_index"], row[f"videos/{key}/file_index"]),
+                path=self._video_path(
+                    key, row[f"videos/{key}/chunk_index"], row[f"videos/{key}/file_index"]
+                ),
                 from_s=row[f"videos/{key}/from_timestamp"],
                 to_s=row[f"videos/{key}/to_timestamp"],
             )
@@ -167,7 +178,9 @@ class LeRobotV3Source:
         }
 
     def _size_of(self, path: str) -> int:
-        return size_of(self.meta.files, path, lambda: f"meta/episodes names it for {self._users_of(path)}")
+        return size_of(
+            self.meta.files, path, lambda: f"meta/episodes names it for {self._users_of(path)}"
+        )
 
     def _users_of(self, path: str) -> str:
         used = self._rows_paths == path
@@ -186,7 +199,11 @@ class LeRobotV3Source:
         problems += total_problems(info, len(indices), int(lengths.sum()), "meta/episodes")
         if indices.size and not (indices.min() >= 0 and indices.max() < MAX_EPISODES):
             problems.append(f"an episode_index is outside 0..{MAX_EPISODES - 1}")
-        times = [f"videos/{key}/{end}_timestamp" for key in self.meta.camera_keys for end in ("from", "to")]
+        times = [
+            f"videos/{key}/{end}_timestamp"
+            for key in self.meta.camera_keys
+            for end in ("from", "to")
+        ]
         problems += [
             f"{name} is not between -{MAX_SECONDS:g} and {MAX_SECONDS:g} s everywhere"
             for name in times
@@ -211,7 +228,9 @@ def _read_tasks(files: SourceFiles) -> tuple[str, ...]:
 
 def _read_episodes(files: SourceFiles, camera_keys: Sequence[str]) -> pa.Table:
     """The needed columns of meta/episodes, ascending by episode_index, with where each row came from."""
-    paths = [path for path in files.metadata() if path.startswith(EPISODES) and path.endswith(".parquet")]
+    paths = [
+        path for path in files.metadata() if path.startswith(EPISODES) and path.endswith(".parquet")
+    ]
     if not paths:
         raise MissingError(f"{files.where('meta/episodes')}: no parquet file")
     columns = _COLUMNS | {
@@ -228,11 +247,15 @@ def _read_episodes(files: SourceFiles, camera_keys: Sequence[str]) -> pa.Table:
     table = pa.concat_tables(tables).sort_by("episode_index")
     for name in table.column_names:
         if table.column(name).null_count:
-            raise SourceError(f"{files.where('meta/episodes')}: column {name!r} has rows without a value")
+            raise SourceError(
+                f"{files.where('meta/episodes')}: column {name!r} has rows without a value"
+            )
     return table
 
 
-def _read_parquet(files: SourceFiles, path: str, columns: Mapping[str, pa.DataType] | None = None) -> pa.Table:
+def _read_parquet(
+    files: SourceFiles, path: str, columns: Mapping[str, pa.DataType] | None = None
+) -> pa.Table:
     """The whole file, or `columns` of it, cast to these types."""
     try:
         file = pq.ParquetFile(files.metadata_path(path))

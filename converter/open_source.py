@@ -36,11 +36,15 @@ def open_source(source: str, scratch: str | None, scratch_bytes: int) -> SourceF
     try:
         url = storage.pinned(url.rstrip("/"))
         name, revision = _name_of(url)
-        return open_remote(url, name, revision, base=Path(scratch or tempfile.gettempdir()), capacity=scratch_bytes)
+        return open_remote(
+            url, name, revision, base=Path(scratch or tempfile.gettempdir()), capacity=scratch_bytes
+        )
     except MissingError as error:
         if url == source:
             raise
-        raise MissingError(f"{source}: neither a folder nor a dataset on the Hub: {error}") from error
+        raise MissingError(
+            f"{source}: neither a folder nor a dataset on the Hub: {error}"
+        ) from error
 
 
 def read_source(files: SourceFiles) -> Source:

@@ -27,7 +27,10 @@ def default_workers() -> int:
 
 
 def run_tasks(
-    task: Callable[[ShardSpec, OnEpisode], Result], specs: Iterable[ShardSpec], workers: int, on_episode: OnEpisode
+    task: Callable[[ShardSpec, OnEpisode], Result],
+    specs: Iterable[ShardSpec],
+    workers: int,
+    on_episode: OnEpisode,
 ) -> list[Result]:
     """Run `task` over all specs, in this process when one worker is enough; results in order of specs.
 
@@ -38,12 +41,16 @@ def run_tasks(
     """
     if workers <= 1:
         return [task(spec, on_episode) for spec in specs]
-    context = multiprocessing.get_context("spawn")  # libraries with threads of their own do not survive a fork
+    context = multiprocessing.get_context(
+        "spawn"
+    )  # libraries with threads of their own do not survive a fork
     receiver, sender = context.Pipe(duplex=False)
     listener = threading.Thread(target=_forward, args=(receiver, on_episode), daemon=True)
     listener.start()
     try:
-        with ProcessPoolExecutor(workers, context, _start_worker, (sender, os.getpid())) as executor:
+        with ProcessPoolExecutor(
+            workers, context, _start_worker, (sender, os.getpid())
+        ) as executor:
             return _run(executor, partial(_run_task, task), specs, workers * QUEUED_PER_WORKER)
     except BrokenProcessPool:
         raise RoboshardError(
@@ -59,7 +66,10 @@ def run_tasks(
 
 
 def _run(
-    executor: ProcessPoolExecutor, task: Callable[[ShardSpec], Result], specs: Iterable[ShardSpec], at_once: int
+    executor: ProcessPoolExecutor,
+    task: Callable[[ShardSpec], Result],
+    specs: Iterable[ShardSpec],
+    at_once: int,
 ) -> list[Result]:
     results: dict[int, Result] = {}
     pending: dict[Future[Result], int] = {}
@@ -74,7 +84,9 @@ def _run(
             for future in done:
                 results[pending.pop(future)] = future.result()
     except BaseException:
-        executor.shutdown(wait=True, cancel_futures=True)  # nobody writes any more when the error is out
+        executor.shutdown(
+            wait=True, cancel_futures=True
+        )  # nobody writes any more when the error is out
         raise
 
 
@@ -93,7 +105,9 @@ def _exit_with_parent(parent: int) -> None:
     """A worker whose parent was killed would wait for work forever."""
     process = multiprocessing.parent_process()
     while process is not None and os.getppid() == parent:
-        process.join(PARENT_POLL_S)  # returns at once when it ends, unless a child of it holds its pipes open
+        process.join(
+            PARENT_POLL_S
+        )  # returns at once when it ends, unless a child of it holds its pipes open
     os._exit(1)
 
 

@@ -49,7 +49,9 @@ def run_on_ray(
         options = ray.remote(num_cpus=1, max_retries=TRIES - 1, retry_exceptions=[StorageError])
         try:
             remote = options(_run_task)
-            return _run(ray, lambda spec: remote.remote(task, spec), specs, config.workers, on_episode)
+            return _run(
+                ray, lambda spec: remote.remote(task, spec), specs, config.workers, on_episode
+            )
         except ray.exceptions.RayTaskError as error:
             raise _as_raised(error) from None
         except ray.exceptions.RayError as error:
@@ -81,7 +83,9 @@ def _connected(ray: Any, config: ConvertConfig) -> Iterator[None]:
             include_dashboard=None if config.address else False,
         )
     except (ConnectionError, ValueError, RuntimeError) as error:
-        raise OptionError(f"no Ray cluster can be reached at {config.address or 'this machine'}: {error}") from None
+        raise OptionError(
+            f"no Ray cluster can be reached at {config.address or 'this machine'}: {error}"
+        ) from None
     try:
         yield
     finally:
@@ -110,7 +114,9 @@ def _run(
     remaining = enumerate(specs)
     try:
         while True:
-            at_once = workers or QUEUED_PER_CORE * max(1, int(ray.cluster_resources().get("CPU", 1)))
+            at_once = workers or QUEUED_PER_CORE * max(
+                1, int(ray.cluster_resources().get("CPU", 1))
+            )
             while len(pending) < at_once and (numbered := next(remaining, None)) is not None:
                 pending[submit(numbered[1])] = numbered
             if not pending:
@@ -142,7 +148,9 @@ def _as_raised(error: Any) -> BaseException:
     return cause if isinstance(cause, RoboshardError | OSError) else error
 
 
-def _run_task(task: Callable[[ShardSpec, OnEpisode], Result], spec: ShardSpec) -> tuple[Result, list[int]]:
+def _run_task(
+    task: Callable[[ShardSpec, OnEpisode], Result], spec: ShardSpec
+) -> tuple[Result, list[int]]:
     """On a node: the result, and the bytes of each episode as it was written."""
     sizes: list[int] = []
     _check_versions(spec)
@@ -158,7 +166,9 @@ def _run_task(task: Callable[[ShardSpec, OnEpisode], Result], spec: ShardSpec) -
 
 def _check_versions(spec: ShardSpec) -> None:
     """The libraries decide bytes, so that they must be the ones that the conversion is known by."""
-    stated = {name: text for name, text in spec.provenance.conversion.versions.items() if name != "format"}
+    stated = {
+        name: text for name, text in spec.provenance.conversion.versions.items() if name != "format"
+    }
     here = {name: version(name) for name in stated}
     if here != stated:
         raise OptionError(
@@ -183,4 +193,6 @@ def _check_seen(spec: ShardSpec, result: object) -> None:
 
 
 def _not_shared(destination: Path) -> OptionError:
-    return OptionError(f"{destination}: not every node of the cluster sees this folder; it must be on shared storage")
+    return OptionError(
+        f"{destination}: not every node of the cluster sees this folder; it must be on shared storage"
+    )

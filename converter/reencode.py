@@ -24,7 +24,9 @@ from roboshard.shards.mp4 import read_sample_tables
 from roboshard.shards.schema import CameraRecord
 
 
-def reencode(video: VideoFile, rows: RowTimes, encoding: Encoding, *, key: str, member: str) -> VideoSlice:
+def reencode(
+    video: VideoFile, rows: RowTimes, encoding: Encoding, *, key: str, member: str
+) -> VideoSlice:
     """The slice that shows these rows, as member `member` of the camera `key`.
 
     Raises:
@@ -33,7 +35,9 @@ def reencode(video: VideoFile, rows: RowTimes, encoding: Encoding, *, key: str, 
     context = video.stream.codec_context
     reason = why_copied({}, context.pix_fmt)
     if reason is not None:
-        raise SourceError(f"{reason}, unlike in other files of this camera: leave the camera out of --cameras")
+        raise SourceError(
+            f"{reason}, unlike in other files of this camera: leave the camera out of --cameras"
+        )
     size = encoding.size or (context.height, context.width)
     if size[0] > context.height or size[1] > context.width:
         raise SourceError(
@@ -91,7 +95,11 @@ def why_copied(feature: dict[str, Any], pix_fmt: str | None) -> str | None:
     if is_depth(feature):
         return "it holds depth"
     components = av.VideoFormat(pix_fmt).components if pix_fmt else ()
-    if len(components) != 3 or any(each.bits != 8 for each in components) or av.VideoFormat(str(pix_fmt)).is_rgb:
+    if (
+        len(components) != 3
+        or any(each.bits != 8 for each in components)
+        or av.VideoFormat(str(pix_fmt)).is_rgb
+    ):
         return f"its pixels are {pix_fmt}, not YUV of 8 bits"
     return None
 
@@ -106,7 +114,9 @@ def plan_encoding(source: Source, indices: IntArray, config: ReencodeConfig) -> 
     meta, named = source.meta, config.camera_keys
     unknown = [key for key in named or () if key not in meta.camera_keys]
     if unknown:
-        raise OptionError(f"cameras: {unknown} not among the dataset's videos {list(meta.camera_keys)}")
+        raise OptionError(
+            f"cameras: {unknown} not among the dataset's videos {list(meta.camera_keys)}"
+        )
     episodes = source.episodes(indices[:EPISODES_LOOKED_AT].tolist())
     chosen: list[str] = []
     sizes = dict[tuple[int, int], str]()
@@ -117,11 +127,17 @@ def plan_encoding(source: Source, indices: IntArray, config: ReencodeConfig) -> 
             chosen.append(key)
             sizes.setdefault(size, key)
         elif named is not None:
-            raise OptionError(f"cameras: {key!r} is only copied, never encoded again: {reason}; leave it out")
+            raise OptionError(
+                f"cameras: {key!r} is only copied, never encoded again: {reason}; leave it out"
+            )
     if not chosen:
         raise OptionError("video reencode: the dataset has no camera that can be encoded again")
     encoding = Encoding(
-        codec=config.codec, gop=config.gop, crf=config.crf, size=config.size, cameras=tuple(sorted(chosen))
+        codec=config.codec,
+        gop=config.gop,
+        crf=config.crf,
+        size=config.size,
+        cameras=tuple(sorted(chosen)),
     )
     for size, key in sizes.items():
         if config.size is not None and (config.size[0] > size[0] or config.size[1] > size[1]):
@@ -133,7 +149,9 @@ def plan_encoding(source: Source, indices: IntArray, config: ReencodeConfig) -> 
     return encoding
 
 
-def _look_at(meta: SourceMeta, episodes: Sequence[Episode], key: str) -> tuple[str | None, tuple[int, int]]:
+def _look_at(
+    meta: SourceMeta, episodes: Sequence[Episode], key: str
+) -> tuple[str | None, tuple[int, int]]:
     """(pixel format, (height, width)) of a camera."""
     held = meta.files.held(lambda _: None)
     try:
@@ -146,7 +164,9 @@ def _look_at(meta: SourceMeta, episodes: Sequence[Episode], key: str) -> tuple[s
                 raise
             except RoboshardError as error:
                 if number == len(episodes):
-                    raise type(error)(f"camera {key!r}, {meta.files.where(path)}: {error}") from error
+                    raise type(error)(
+                        f"camera {key!r}, {meta.files.where(path)}: {error}"
+                    ) from error
                 continue
             context = video.stream.codec_context
             found = context.pix_fmt, (context.height, context.width)

@@ -78,7 +78,10 @@ class RemotePlace:
         kind, _, digits = (file.hash or "").partition(":")
         if kind == "sha256":
             return data, file.size, digits
-        fits = file.hash is not None and (receipt.get("size"), receipt.get("hash")) == (file.size, file.hash)
+        fits = file.hash is not None and (receipt.get("size"), receipt.get("hash")) == (
+            file.size,
+            file.hash,
+        )
         stated = receipt.get("sha256") if fits else None
         return data, file.size, stated if isinstance(stated, str) else self._target.sha256(shard)
 
@@ -88,7 +91,9 @@ class RemotePlace:
         None: the shard is empty; whatever an earlier run sent of it is removed.
         """
         if manifest is None:
-            self._target.remove([path for path in (shard_manifest_name(shard), shard) if path in self.there])
+            self._target.remove(
+                [path for path in (shard_manifest_name(shard), shard) if path in self.there]
+            )
             return
         upload = Upload(path=shard, content=folder / shard, sha256=manifest.sha256)
         stated = self._target.content_hash(upload)
@@ -100,7 +105,9 @@ class RemotePlace:
                 "hash": stated,
             }
             self._target.put([Upload(path=receipt_name(shard), content=jsonio.dump(receipt))])
-        self._target.put([upload, Upload(path=shard_manifest_name(shard), content=document_bytes(manifest))])
+        self._target.put(
+            [upload, Upload(path=shard_manifest_name(shard), content=document_bytes(manifest))]
+        )
         (folder / shard).unlink()
 
     def _read(self, path: str, max_bytes: int) -> tuple[bytes, dict[str, jsonio.Json]]:
@@ -163,10 +170,14 @@ class RemoteDestination:
     def publish(self, work: Path) -> None:
         """Send the index, then dataset.json; the receipts have done their work then."""
         index = Upload(path=EPISODE_INDEX, content=work / EPISODE_INDEX)
-        if EPISODE_INDEX not in self._there or not self.target.matches(index, self._there[EPISODE_INDEX]):
+        if EPISODE_INDEX not in self._there or not self.target.matches(
+            index, self._there[EPISODE_INDEX]
+        ):
             self.target.put([index])
         self.target.put([Upload(path=DATASET_MANIFEST, content=work / DATASET_MANIFEST)])
-        self.target.remove(sorted(path for path in self.target.files() if path in map(receipt_name, self._shards)))
+        self.target.remove(
+            sorted(path for path in self.target.files() if path in map(receipt_name, self._shards))
+        )
 
 
 def foreign(url: str, path: str) -> OptionError:
@@ -192,7 +203,9 @@ def work_folder(base: str | None) -> Iterator[Path]:
         descriptor = os.open(folder, os.O_RDONLY)
         fcntl.flock(descriptor, fcntl.LOCK_SH)
     except OSError as error:
-        raise StorageError(f"{root}: no folder for shards can be made there: {error.strerror}") from error
+        raise StorageError(
+            f"{root}: no folder for shards can be made there: {error.strerror}"
+        ) from error
     try:
         yield folder
     finally:

@@ -105,14 +105,19 @@ class RemoteFiles:
                 for future in as_completed(futures):
                     future.result()
             except BaseException:
-                pool.shutdown(wait=True, cancel_futures=True)  # nobody writes any more when the files are closed
+                pool.shutdown(
+                    wait=True, cancel_futures=True
+                )  # nobody writes any more when the files are closed
                 raise
 
     def _read_piece(self, target: _Target, offset: int, length: int) -> None:
         try:
             url = storage.join(self.url, target.path)
             data = memoryview(storage.read_range(url, offset, length, total=target.size))
-        except (MissingError, DamageError) as error:  # not this episode's fault: none is left out for it
+        except (
+            MissingError,
+            DamageError,
+        ) as error:  # not this episode's fault: none is left out for it
             raise StorageError(
                 f"{error}. It was as listed when the run began: the source is being changed"
             ) from error
@@ -141,7 +146,9 @@ class _HeldCopies:
         sizes = {path: size for path in paths if (size := self._files.size(path)) is not None}
         self._release(self._held.keys() - sizes.keys())
         while self._held.keys() != sizes.keys():
-            taken = self._scratch.take({path: size for path, size in sizes.items() if path not in self._held})
+            taken = self._scratch.take(
+                {path: size for path, size in sizes.items() if path not in self._held}
+            )
             if taken is None:
                 self._release(list(self._held))
                 time.sleep(POLL_S)
@@ -158,7 +165,10 @@ class _HeldCopies:
         self._release(list(self._held))
 
     def _fill(self, taken: Taken) -> None:
-        targets = [_Target(path, descriptor, self._files.sizes[path]) for path, descriptor in taken.parts.items()]
+        targets = [
+            _Target(path, descriptor, self._files.sizes[path])
+            for path, descriptor in taken.parts.items()
+        ]
         try:
             self._files.download(targets)
             for path, descriptor in list(taken.parts.items()):
@@ -174,7 +184,9 @@ class _HeldCopies:
             os.close(self._held.pop(path))
 
 
-def open_remote(url: str, name: str, revision: str | None, *, base: Path, capacity: int) -> RemoteFiles:
+def open_remote(
+    url: str, name: str, revision: str | None, *, base: Path, capacity: int
+) -> RemoteFiles:
     """List a remote source and download its metadata.
 
     Args:

@@ -31,7 +31,9 @@ class ConversionReport:
     """Camera -> frames decoded for one frame picked at random, over a few episodes; about half its GOP."""
 
 
-def make_report(results: Sequence[ShardResult], where: Path | str, video: str | None) -> ConversionReport:
+def make_report(
+    results: Sequence[ShardResult], where: Path | str, video: str | None
+) -> ConversionReport:
     """Sum up what was made of shards, still without `random_frame_costs`."""
     manifests = [result.manifest for result in results if result.manifest is not None]
     samples = [sample for manifest in manifests for sample in manifest.samples]

@@ -17,7 +17,9 @@ from roboshard.shards.errors import MissingError, SourceError
 from roboshard.shards.jsonio import Json
 from roboshard.shards.rows import as_stored
 
-METADATA_BLOCK = 64  # rows of a hundred columns: converting them together costs little more than one would
+METADATA_BLOCK = (
+    64  # rows of a hundred columns: converting them together costs little more than one would
+)
 
 
 class RowReader:
@@ -37,7 +39,9 @@ class RowReader:
         where = f"{self._source.where(episode.rows_path)}, episode {episode.index}"
         start, stop = file.find(episode.index, where)
         if stop - start != episode.length:
-            raise SourceError(f"{where}: {stop - start} rows where meta/episodes says {episode.length}")
+            raise SourceError(
+                f"{where}: {stop - start} rows where meta/episodes says {episode.length}"
+            )
         table = as_stored(file.read(start, stop, where))
         _check_rows(table, episode, where)
         return table
@@ -58,7 +62,10 @@ class RowReader:
         if episode.metadata is not None:
             return dict(episode.metadata)
         block, row = divmod(episode.metadata_row, METADATA_BLOCK)
-        if self._metadata_block is None or self._metadata_block[0] != (episode.metadata_path, block):
+        if self._metadata_block is None or self._metadata_block[0] != (
+            episode.metadata_path,
+            block,
+        ):
             table = self._metadata_table(episode.metadata_path)
             rows = table.slice(block * METADATA_BLOCK, METADATA_BLOCK).to_pylist()
             self._metadata_block = (episode.metadata_path, block), rows
@@ -88,7 +95,9 @@ class _DataFile:
         self._file = file
         _check_columns(file.schema_arrow, where)
         with _readable(where):
-            self._episodes = file.read(columns=["episode_index"], use_threads=False).column(0).to_numpy()
+            self._episodes = (
+                file.read(columns=["episode_index"], use_threads=False).column(0).to_numpy()
+            )
         counts = [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
         self._bounds = np.cumsum([0, *counts])
         self._group: tuple[int, pa.Table] | None = None
@@ -133,7 +142,9 @@ def _check_rows(table: pa.Table, episode: Episode, where: str) -> None:
         wrong = np.flatnonzero(values != np.arange(first, first + episode.length))
         if wrong.size:
             row = int(wrong[0])
-            raise SourceError(f"{where}: row {row} has {name} {values[row]} where {first + row} is expected")
+            raise SourceError(
+                f"{where}: row {row} has {name} {values[row]} where {first + row} is expected"
+            )
     times = timestamps_of(table)
     if not np.all(np.isfinite(times)) or np.any(np.diff(times) <= 0):
         raise SourceError(f"{where}: timestamps do not ascend")

@@ -79,7 +79,9 @@ class ConversionPlan:
     @property
     def video(self) -> str | None:
         """Which cameras are encoded again and how, and which are copied; None: all are."""
-        return None if self.encoding is None else self.encoding.described(self.source.meta.camera_keys)
+        return (
+            None if self.encoding is None else self.encoding.described(self.source.meta.camera_keys)
+        )
 
 
 def convert(config: ConvertConfig) -> ConversionReport:
@@ -123,7 +125,9 @@ def finalize(config: ConvertConfig) -> ConversionReport:
         OptionError: options that cannot be used, or a destination that holds something else, or is being written to.
     """
     if config.shards is not None or config.dry_run or config.video_report:
-        raise OptionError("finalize works on all parts: without --shards, --dry-run and --video-report")
+        raise OptionError(
+            "finalize works on all parts: without --shards, --dry-run and --video-report"
+        )
     plan = make_plan(config)
     with closing(plan.source.meta.files):
         if not storage.is_local(config.destination):
@@ -154,7 +158,9 @@ def _plan(config: ConvertConfig, files: SourceFiles) -> ConversionPlan:
     sizes = source.estimated_bytes(episodes)
     _check_capacity(source, episodes)
     shards = plan_shards(sizes, config.shard_bytes)
-    encoding = plan_encoding(source, episodes, config.reencode) if config.video == "reencode" else None
+    encoding = (
+        plan_encoding(source, episodes, config.reencode) if config.video == "reencode" else None
+    )
     return ConversionPlan(
         source=source,
         episodes=episodes,
@@ -178,18 +184,24 @@ def _check_capacity(source: Source, episodes: NDArray[np.int64]) -> None:
         )
 
 
-def _provenance(meta: SourceMeta, config: ConvertConfig, encoding: Encoding | None, num_shards: int) -> Provenance:
+def _provenance(
+    meta: SourceMeta, config: ConvertConfig, encoding: Encoding | None, num_shards: int
+) -> Provenance:
     options: dict[str, jsonio.Json] = {
         "shard_size": config.shard_bytes,
         "episodes": config.episodes,
         "shuffle_episodes": config.shuffle_episodes,
         "tolerance_s": config.tolerance_s,
     }
-    versions = {name: version(name) for name in BYTE_DECIDING_LIBRARIES} | {"format": FORMAT_VERSION}
+    versions = {name: version(name) for name in BYTE_DECIDING_LIBRARIES} | {
+        "format": FORMAT_VERSION
+    }
     if encoding is not None:
         options["video"] = encoding.as_json()
         versions |= library_versions()
-    revision = [] if meta.revision is None else [meta.revision]  # it is in the shards, so it decides their bytes
+    revision = (
+        [] if meta.revision is None else [meta.revision]
+    )  # it is in the shards, so it decides their bytes
     identity = jsonio.canonical([meta.fingerprint, meta.name, options, versions, *revision])
     return Provenance(
         source=SourceInfo(
@@ -199,7 +211,10 @@ def _provenance(meta: SourceMeta, config: ConvertConfig, encoding: Encoding | No
             fingerprint=meta.fingerprint,
         ),
         conversion=Conversion(
-            id=hashlib.sha256(identity).hexdigest(), options=options, versions=versions, num_shards=num_shards
+            id=hashlib.sha256(identity).hexdigest(),
+            options=options,
+            versions=versions,
+            num_shards=num_shards,
         ),
         fps=meta.fps,
         features=meta.features if encoding is None else encoded_features(meta.features, encoding),
@@ -218,7 +233,9 @@ def _convert_remotely(plan: ConversionPlan, config: ConvertConfig) -> Conversion
 
 
 @contextmanager
-def _remotely(plan: ConversionPlan, config: ConvertConfig) -> Iterator[tuple[Path, RemoteDestination]]:
+def _remotely(
+    plan: ConversionPlan, config: ConvertConfig
+) -> Iterator[tuple[Path, RemoteDestination]]:
     """The prepared destination, and a folder for what is on its way there."""
     remote = RemoteDestination(config.destination, plan.provenance.conversion.id, len(plan.shards))
     with work_folder(config.scratch) as work:
@@ -230,8 +247,12 @@ def _local_destination(config: ConvertConfig, meta: SourceMeta) -> Path:
     storage.storage_of(config.destination)
     destination = storage.local_path(config.destination).resolve()
     source = meta.files.folder and meta.files.folder.resolve()
-    if source and (destination == source or source in destination.parents or destination in source.parents):
-        raise OptionError(f"{destination}: must not be the source folder, nor inside it or around it")
+    if source and (
+        destination == source or source in destination.parents or destination in source.parents
+    ):
+        raise OptionError(
+            f"{destination}: must not be the source folder, nor inside it or around it"
+        )
     return destination
 
 
@@ -268,9 +289,15 @@ def _run(
 ) -> list[Result]:
     """Run a task for every shard on the engine that was chosen; results in the shards' order."""
     numbers = _numbers(plan, config)
-    sizes = plan.sizes[plan.shards[numbers[0]].start : plan.shards[numbers[-1]].stop] if numbers else plan.sizes[:0]
+    sizes = (
+        plan.sizes[plan.shards[numbers[0]].start : plan.shards[numbers[-1]].stop]
+        if numbers
+        else plan.sizes[:0]
+    )
     specs = _specs(plan, config, destination, remote)
-    with Progress("converting", items=len(sizes), what="episodes", num_bytes=int(sizes.sum())) as progress:
+    with Progress(
+        "converting", items=len(sizes), what="episodes", num_bytes=int(sizes.sum())
+    ) as progress:
         episode_done = partial(progress.add, items=1)
         if config.engine == "ray":
             return run_on_ray(task, specs, config, episode_done)
@@ -279,7 +306,10 @@ def _run(
 
 
 def _finished_shards(
-    plan: ConversionPlan, config: ConvertConfig, destination: Path, remote: RemoteDestination | None = None
+    plan: ConversionPlan,
+    config: ConvertConfig,
+    destination: Path,
+    remote: RemoteDestination | None = None,
 ) -> list[ShardResult]:
     found = _run(finished_shard, plan, config, destination, remote)
     missing = [shard_name(number) for number, result in enumerate(found) if result is None]
@@ -293,7 +323,10 @@ def _finished_shards(
 
 
 def _publish(
-    plan: ConversionPlan, results: list[ShardResult], destination: Path, remote: RemoteDestination | None = None
+    plan: ConversionPlan,
+    results: list[ShardResult],
+    destination: Path,
+    remote: RemoteDestination | None = None,
 ) -> ConversionReport:
     skipped = tuple(episode for result in results for episode in result.skipped)
     manifests = [result.manifest for result in results if result.manifest is not None]

@@ -66,7 +66,9 @@ class Scratch:
             return
         descriptor = _locked(self.folder / _IN_USE, fcntl.LOCK_SH)
         if descriptor is None:
-            raise StorageError(f"{self.folder}: the folder for downloaded files has been removed during the run")
+            raise StorageError(
+                f"{self.folder}: the folder for downloaded files has been removed during the run"
+            )
         _joined[self.folder] = descriptor
 
     def remove(self) -> None:
@@ -92,7 +94,11 @@ class Scratch:
         taken = Taken()
         with self._account():
             try:
-                missing = {path: size for path, size in sizes.items() if not self._take_present(path, taken)}
+                missing = {
+                    path: size
+                    for path, size in sizes.items()
+                    if not self._take_present(path, taken)
+                }
                 if taken.is_complete and self._make_room(sum(missing.values())):
                     for path in missing:
                         taken.parts[path] = _create_part(self._part_path(path), sizes[path])
@@ -108,7 +114,9 @@ class Scratch:
         """A .part holds all of its file: from now on it is the file, which the caller uses."""
         with self._account():
             self._part_path(path).rename(self.file_path(path))
-            fcntl.flock(descriptor, fcntl.LOCK_SH)  # nobody else can come between: they all need the account
+            fcntl.flock(
+                descriptor, fcntl.LOCK_SH
+            )  # nobody else can come between: they all need the account
 
     def abandon(self, path: str, descriptor: int) -> None:
         """A .part could not be filled."""
@@ -121,7 +129,9 @@ class Scratch:
         with suppress(FileNotFoundError):
             descriptor = os.open(self.file_path(path), os.O_RDONLY | os.O_CLOEXEC)
             taken.files[path] = descriptor
-            fcntl.flock(descriptor, fcntl.LOCK_SH)  # none but a holder of the account locks it alone
+            fcntl.flock(
+                descriptor, fcntl.LOCK_SH
+            )  # none but a holder of the account locks it alone
             os.utime(descriptor)
             return True
         if self._part_path(path).exists() and not _remove_unless_locked(self._part_path(path)):
@@ -165,7 +175,9 @@ class Scratch:
         except OSError as error:
             if isinstance(error, StorageError):
                 raise
-            raise StorageError(f"{self.folder}: the folder for downloaded files: {error.strerror}") from error
+            raise StorageError(
+                f"{self.folder}: the folder for downloaded files: {error.strerror}"
+            ) from error
 
 
 class Taken:
@@ -262,4 +274,6 @@ def _remove_unless_locked(path: Path) -> bool:
 def _file_name(path: str) -> str:
     """A file name for any path: nothing that a listing names can lead out of the folder. FFmpeg sees the suffix."""
     suffix = PurePosixPath(path).suffix
-    return hashlib.sha256(path.encode()).hexdigest()[:40] + (suffix if suffix in SUFFIXES else ".bin")
+    return hashlib.sha256(path.encode()).hexdigest()[:40] + (
+        suffix if suffix in SUFFIXES else ".bin"
+    )

@@ -119,7 +119,9 @@ def _is_there(spec: ShardSpec) -> bool:
 def _finished(spec: ShardSpec, on_episode: OnEpisode) -> ShardResult | None:
     """The shard as an earlier run left it, if it is this conversion's, whole and undamaged."""
     name = shard_name(spec.number)
-    there = _files_here(spec.destination, name) if spec.remote is None else spec.remote.finished(name)
+    there = (
+        _files_here(spec.destination, name) if spec.remote is None else spec.remote.finished(name)
+    )
     if there is None:
         return None
     data, size, sha256 = there
@@ -183,7 +185,9 @@ def _write_shard(spec: ShardSpec, on_episode: OnEpisode) -> ShardResult:
                 provenance = None if writer.num_samples else spec.provenance
                 try:
                     record, rows, videos = reader.read(episode, provenance)
-                except StorageError:  # a remote source that does not answer is no fault of the episode's
+                except (
+                    StorageError
+                ):  # a remote source that does not answer is no fault of the episode's
                     raise
                 except RoboshardError as error:
                     if not spec.skip_errors:
@@ -198,7 +202,9 @@ def _write_shard(spec: ShardSpec, on_episode: OnEpisode) -> ShardResult:
 
     target = spec.destination / name
     manifest_path = spec.destination / shard_manifest_name(name)
-    manifest_path.unlink(missing_ok=True)  # a manifest never stands beside a shard that it does not describe
+    manifest_path.unlink(
+        missing_ok=True
+    )  # a manifest never stands beside a shard that it does not describe
     try:
         storage.write_atomic(target, write)
     except _EmptyShardError:

@@ -65,7 +65,9 @@ class SourceFiles(Protocol):
 
 def metadata_among(paths: Iterable[str]) -> list[str]:
     """Of all files of a source those that hold its metadata, in a fixed order: a folder's files together."""
-    split = sorted(path.split("/") for path in paths if path.startswith("meta/") and path.endswith(_METADATA))
+    split = sorted(
+        path.split("/") for path in paths if path.startswith("meta/") and path.endswith(_METADATA)
+    )
     return ["/".join(parts) for parts in split if not any(part.startswith(".") for part in parts)]
 
 
@@ -89,7 +91,9 @@ class LocalFiles:
     def metadata(self) -> list[str]:
         """Paths of the JSON, JSON Lines and parquet files under meta/, in a fixed order."""
         with suppress(MissingError):
-            return metadata_among(f"meta/{path}" for path in storage.list_files(str(self.folder / "meta")))
+            return metadata_among(
+                f"meta/{path}" for path in storage.list_files(str(self.folder / "meta"))
+            )
         return []
 
     def metadata_path(self, path: str) -> Path:

@@ -17,7 +17,11 @@ from av.container import Flags
 from numpy.typing import NDArray
 
 from roboshard.converter.alignment import RowTimes, match_frames, pts_runs, row_runs
-from roboshard.converter.keyframes import has_av1_frame_types, is_av1_keyframe, is_h264_random_access
+from roboshard.converter.keyframes import (
+    has_av1_frame_types,
+    is_av1_keyframe,
+    is_h264_random_access,
+)
 from roboshard.shards.errors import MissingError, SourceError
 from roboshard.shards.mp4 import read_sample_tables
 from roboshard.shards.schema import CameraRecord
@@ -87,10 +91,17 @@ class VideoFile:
         if not path.is_file():
             raise MissingError("no such file")
         try:
-            self._container = av.open(str(path), metadata_errors="replace")  # a title in Latin-1 is no reason to fail
+            self._container = av.open(
+                str(path), metadata_errors="replace"
+            )  # a title in Latin-1 is no reason to fail
             self._stream = self._container.streams.video[0]
-            first = next((packet for packet in self._container.demux(self._stream) if packet.size), None)
-        except (av.FFmpegError, IndexError) as error:  # without the file's name, which may be a temporary one
+            first = next(
+                (packet for packet in self._container.demux(self._stream) if packet.size), None
+            )
+        except (
+            av.FFmpegError,
+            IndexError,
+        ) as error:  # without the file's name, which may be a temporary one
             what = error.strerror if isinstance(error, av.FFmpegError) else error
             raise SourceError(f"no readable video stream: {what}") from error
         context: Any = self._stream.codec_context
@@ -103,7 +114,9 @@ class VideoFile:
         self._codec = str(context.codec.canonical_name)
         self._extradata = self._in_force = bytes(context.extradata or b"")
         self._reads_frame_types = self._codec == "av1" and has_av1_frame_types(self._extradata)
-        if self._reads_frame_types:  # FFmpeg's parser takes as long as all the rest of demuxing; it only tells these
+        if (
+            self._reads_frame_types
+        ):  # FFmpeg's parser takes as long as all the rest of demuxing; it only tells these
             no_parse: Any = Flags.no_parse
             self._container.flags |= no_parse.value
 
@@ -151,7 +164,9 @@ class VideoFile:
                 if start is not None:
                     return self._trim(window, start, shown), shown
             if at_start:
-                raise SourceError("no keyframe before the episode from which its frames decode exactly")
+                raise SourceError(
+                    "no keyframe before the episode from which its frames decode exactly"
+                )
             seek_to, back = (
                 min(seek_to, int(window.dts[0])) - back,
                 back * 2,
@@ -178,7 +193,9 @@ class VideoFile:
                 self._in_force = bytes(packet.get_sidedata("new_extradata"))
             if is_keyframe and self._codec == "h264":
                 is_keyframe = is_h264_random_access(memoryview(packet), self._extradata)
-            facts.append((pts, dts, is_keyframe, packet.is_discard, self._in_force != self._extradata))
+            facts.append(
+                (pts, dts, is_keyframe, packet.is_discard, self._in_force != self._extradata)
+            )
             coded.append(packet)
         columns = np.array(facts, dtype=np.int64).reshape(-1, 5).T
         return Packets(
@@ -215,9 +232,13 @@ class VideoFile:
     def _trim(self, window: Packets, start: int, shown: IntArray) -> Packets:
         """From `start` to the last packet needed; without pictures that lead the first one."""
         end = int(np.flatnonzero(np.isin(window.pts, shown))[-1])
-        packets = window.take(start + np.flatnonzero(window.pts[start : end + 1] >= window.pts[start]))
+        packets = window.take(
+            start + np.flatnonzero(window.pts[start : end + 1] >= window.pts[start])
+        )
         if packets.is_foreign.any():
-            raise SourceError("its decoder configuration changes within the file; encode the file again in one piece")
+            raise SourceError(
+                "its decoder configuration changes within the file; encode the file again in one piece"
+            )
         return packets
 
     def _mux(self, packets: Packets) -> bytes:
@@ -233,8 +254,15 @@ class VideoFile:
                 raise SourceError(f"an MP4 slice cannot hold its codec: {error}") from error
             stream.time_base = self._time_base
             duration = int(np.diff(np.sort(packets.pts)).min()) if len(packets) > 1 else 1
-            columns = (packets.pts - start, packets.dts - start, packets.is_keyframe, packets.is_hidden)
-            for coded, pts, dts, key, hidden in zip(packets.coded, *(c.tolist() for c in columns), strict=True):
+            columns = (
+                packets.pts - start,
+                packets.dts - start,
+                packets.is_keyframe,
+                packets.is_hidden,
+            )
+            for coded, pts, dts, key, hidden in zip(
+                packets.coded, *(c.tolist() for c in columns), strict=True
+            ):
                 packet = self._without_flags(coded) if hidden else coded
                 packet.pts, packet.dts = pts, dts
                 packet.duration = duration
@@ -248,7 +276,9 @@ class VideoFile:
         packet.time_base = self._time_base
         return packet
 
-    def _describe(self, data: bytes, packets: Packets, shown: IntArray, key: str, member: str) -> CameraRecord:
+    def _describe(
+        self, data: bytes, packets: Packets, shown: IntArray, key: str, member: str
+    ) -> CameraRecord:
         """Read the slice back, compare it with what was copied, and describe what it holds."""
         time_base = self._read_time_base(data)
         scale = self._time_base / time_base

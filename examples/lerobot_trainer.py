@@ -39,8 +39,12 @@ def make_dataset(cfg: TrainPipelineConfig) -> MapDataset:
     """What the trainer calls under this name: here it makes the policy and counts from it, and draws nothing."""
     dataset = open_dataset(cfg.dataset.root, **sample_options(cfg))
     if cfg.dataset.use_imagenet_stats:
-        for key in set(dataset.meta.camera_keys) - set(dataset.meta.depth_keys):  # those are of colours
-            dataset.meta.stats[key] |= {name: torch.tensor(values) for name, values in IMAGENET_STATS.items()}
+        for key in set(dataset.meta.camera_keys) - set(
+            dataset.meta.depth_keys
+        ):  # those are of colours
+            dataset.meta.stats[key] |= {
+                name: torch.tensor(values) for name, values in IMAGENET_STATS.items()
+            }
     return dataset
 
 
@@ -56,7 +60,9 @@ def make_batches(cfg: TrainPipelineConfig, world_size: int) -> Loader:
     )
     if cfg.resume:
         step = load_training_step(cfg.checkpoint_path / TRAINING_STATE_DIR)
-        loader.load_state_dict(loader.state_at(step, world_size=world_size, batch_size=cfg.batch_size))
+        loader.load_state_dict(
+            loader.state_at(step, world_size=world_size, batch_size=cfg.batch_size)
+        )
     return loader
 
 
@@ -65,7 +71,9 @@ def sample_options(cfg: TrainPipelineConfig) -> dict[str, Any]:
     transforms = cfg.dataset.image_transforms
     return {
         "episodes": cfg.dataset.episodes,
-        "delta_timestamps": resolve_delta_timestamps(cfg.policy, open_dataset(cfg.dataset.root).meta),
+        "delta_timestamps": resolve_delta_timestamps(
+            cfg.policy, open_dataset(cfg.dataset.root).meta
+        ),
         "image_transforms": ImageTransforms(transforms) if transforms.enable else None,
         "return_uint8": False,  # policies take pictures as float32 in 0..1
         "tolerance_s": cfg.tolerance_s,
@@ -84,7 +92,8 @@ class ShardAccelerator(Accelerator):  # type: ignore[misc]
     def prepare(self, *parts: Any, **options: Any) -> Any:
         """What accelerate prepares, prepared; a loader of ours is split by rank already and stays as it is."""
         exchanged = (
-            make_batches(self._cfg, self.num_processes) if isinstance(part, DataLoader) else part for part in parts
+            make_batches(self._cfg, self.num_processes) if isinstance(part, DataLoader) else part
+            for part in parts
         )
         return super().prepare(*exchanged, **options)
 

@@ -54,9 +54,16 @@ class Policy(nn.Module):
 
     def __init__(self, meta: DatasetMeta) -> None:
         super().__init__()
-        state_dim, action_dim = meta.features["observation.state"]["shape"][0], meta.features["action"]["shape"][0]
+        state_dim, action_dim = (
+            meta.features["observation.state"]["shape"][0],
+            meta.features["action"]["shape"][0],
+        )
         self.vision = nn.Sequential(
-            nn.Conv2d(3, 8, 5, stride=4), nn.ReLU(), nn.Conv2d(8, 16, 5, stride=4), nn.ReLU(), nn.Flatten()
+            nn.Conv2d(3, 8, 5, stride=4),
+            nn.ReLU(),
+            nn.Conv2d(8, 16, 5, stride=4),
+            nn.ReLU(),
+            nn.Flatten(),
         )
         height, width, channels = meta.features["observation.image"]["shape"]
         seen = self.vision(torch.zeros(1, channels, height, width)).shape[1]
@@ -69,7 +76,9 @@ class Policy(nn.Module):
 
     def forward(self, image: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
         """(B, 3, H, W) uint8 and (B, S) to (B, HORIZON, A)."""
-        actions: torch.Tensor = self.head(torch.cat([self.vision(image.float() / 255 - 0.5), state], dim=1))
+        actions: torch.Tensor = self.head(
+            torch.cat([self.vision(image.float() / 255 - 0.5), state], dim=1)
+        )
         return actions
 
 
@@ -86,7 +95,10 @@ class Training:
         """Write the checkpoint so that it appears whole. One rank writes for all: the loader's state is the same."""
         temporary = path.with_suffix(".tmp")
         parts = {"policy": self.policy, "optimizer": self.optimizer, "loader": self.loader}
-        torch.save({"step": self.step} | {name: part.state_dict() for name, part in parts.items()}, temporary)
+        torch.save(
+            {"step": self.step} | {name: part.state_dict() for name, part in parts.items()},
+            temporary,
+        )
         temporary.replace(path)
 
     def restore(self, path: Path) -> None:
@@ -147,7 +159,9 @@ def train(training: Training, options: Options, rank: int) -> None:
 
 def normalise(values: torch.Tensor, statistics: Mapping[str, np.ndarray[Any, Any]]) -> torch.Tensor:
     """To zero mean and unit deviation."""
-    mean, deviation = (torch.as_tensor(statistics[name], dtype=torch.float32) for name in ("mean", "std"))
+    mean, deviation = (
+        torch.as_tensor(statistics[name], dtype=torch.float32) for name in ("mean", "std")
+    )
     return (values - mean) / deviation.clamp_min(1e-6)
 
 
@@ -157,7 +171,9 @@ def log(options: Options, rank: int, step: int, batch: dict[str, Any], loss: flo
         print(f"step {step:5d}  loss {loss:.4f}", flush=True)
     if options.log_batches:
         with (options.output / f"batches-{rank}.jsonl").open("a") as file:
-            file.write(json.dumps({"step": step, "index": batch["index"].tolist(), "loss": loss}) + "\n")
+            file.write(
+                json.dumps({"step": step, "index": batch["index"].tolist(), "loss": loss}) + "\n"
+            )
 
 
 def convert_bundled(output: Path, rank: int) -> str:
@@ -165,7 +181,11 @@ def convert_bundled(output: Path, rank: int) -> str:
     shards = output / "shards"
     if rank == 0:
         source = PROJECT / "tests" / "data" / "pusht_sim"
-        convert(ConvertConfig(source=str(source), destination=str(shards), shard_size="200KB", workers=1))
+        convert(
+            ConvertConfig(
+                source=str(source), destination=str(shards), shard_size="200KB", workers=1
+            )
+        )
     if dist.is_initialized():
         dist.barrier()
     return str(shards)

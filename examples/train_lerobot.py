@@ -49,7 +49,9 @@ def main() -> None:
     config.pretrained_path = checkpoint
     meta = open_dataset(options.shards).meta
     policy = make_policy(config, ds_meta=meta)
-    preprocessor, postprocessor = make_pre_post_processors(config, checkpoint, dataset_stats=meta.stats)
+    preprocessor, postprocessor = make_pre_post_processors(
+        config, checkpoint, dataset_stats=meta.stats
+    )
     optimizer = config.get_optimizer_preset().build(policy.get_optim_params())
     loader = make_loader(
         options.shards,
@@ -102,7 +104,13 @@ def small_act() -> ACTConfig:
     )
 
 
-def save(folder: Path, step: int, parts: tuple[Any, ...], optimizer: torch.optim.Optimizer, loader: Loader) -> None:
+def save(
+    folder: Path,
+    step: int,
+    parts: tuple[Any, ...],
+    optimizer: torch.optim.Optimizer,
+    loader: Loader,
+) -> None:
     """Write a checkpoint as LeRobot does, with the loader's place beside it, so that it appears whole."""
     temporary = folder.with_name("writing")
     for part in parts:

@@ -43,14 +43,18 @@ def appearing(destination: Path) -> Iterator[Path]:
     except RoboshardError:
         raise
     except OSError as error:
-        raise StorageError(f"{destination}: cannot be written: {error.strerror or error}") from error
+        raise StorageError(
+            f"{destination}: cannot be written: {error.strerror or error}"
+        ) from error
 
 
 def _check_free(destination: Path) -> None:
     if destination.is_symlink() or (destination.exists() and not destination.is_dir()):
         raise OptionError(f"{destination}: exists and is no folder")
     if destination.exists() and any(destination.iterdir()):
-        raise OptionError(f"{destination}: is not empty. Choose another folder, or remove this one first")
+        raise OptionError(
+            f"{destination}: is not empty. Choose another folder, or remove this one first"
+        )
 
 
 def _lock(descriptor: int, staging: Path, destination: Path) -> None:

@@ -44,7 +44,11 @@ class EpisodeRows:
         self._root = root
         self._path = root / "episodes.jsonl"
         self._file: IO[bytes] = self._path.open("wb")
-        video = {f"videos/{key}/{name}": kind for key in camera_keys for name, kind in _VIDEO_TYPES.items()}
+        video = {
+            f"videos/{key}/{name}": kind
+            for key in camera_keys
+            for name, kind in _VIDEO_TYPES.items()
+        }
         self._types = _TYPES | video
         self._schema = pa.schema([])
         self._block: list[Row] = []
@@ -79,7 +83,10 @@ class EpisodeRows:
 
     def _learn(self) -> None:
         names = dict.fromkeys(name for row in self._block for name in row)
-        found = {name: pa.array([row.get(name) for row in self._block], self._types.get(name)) for name in names}
+        found = {
+            name: pa.array([row.get(name) for row in self._block], self._types.get(name))
+            for name in names
+        }
         schema = pa.schema([pa.field(name, values.type) for name, values in found.items()])
         self._schema = pa.unify_schemas([self._schema, schema], promote_options="permissive")
         self._block = []
@@ -97,7 +104,11 @@ def _write_block(files: TableFiles, block: list[Row], schema: pa.Schema) -> None
 def info_of(provenance: Provenance, *, episodes: int, frames: int, is_whole: bool) -> Row:
     """info.json: the source's, but for what is not true of this dataset."""
     source, is_v3 = provenance.info, str(provenance.info.get("codebase_version")).startswith("v3.")
-    info = {name: value for name, value in source.items() if name not in ("total_chunks", "total_videos")}
+    info = {
+        name: value
+        for name, value in source.items()
+        if name not in ("total_chunks", "total_videos")
+    }
     info |= {
         "codebase_version": source["codebase_version"] if is_v3 else "v3.0",
         "fps": source.get("fps", provenance.fps),
@@ -125,7 +136,9 @@ def write_tasks(path: Path, tasks: list[str]) -> None:
     text = {"pandas_type": "unicode", "numpy_type": "object"}
     pandas = {
         "index_columns": ["task"],
-        "column_indexes": [{"name": None, "field_name": None, **text, "metadata": {"encoding": "UTF-8"}}],
+        "column_indexes": [
+            {"name": None, "field_name": None, **text, "metadata": {"encoding": "UTF-8"}}
+        ],
         "columns": [
             {
                 "name": "task_index",

@@ -33,8 +33,12 @@ class TableFiles:
         if self._writer is None or not self._takes(table):
             self.close()
             self._number += 1
-            self._file = self._limits.place(self._number).path(self._root, self._template).open("wb")
-            self._writer = pq.ParquetWriter(self._file, table.schema, compression="snappy", use_dictionary=True)
+            self._file = (
+                self._limits.place(self._number).path(self._root, self._template).open("wb")
+            )
+            self._writer = pq.ParquetWriter(
+                self._file, table.schema, compression="snappy", use_dictionary=True
+            )
         return self._limits.place(self._number)
 
     def write(self, table: pa.Table) -> None:
@@ -62,10 +66,16 @@ class TableFiles:
 def rows_of(episode: EpisodeData) -> pa.Table:
     """An episode's rows with the source's schema: what shards add to its metadata is taken out."""
     table = decode_rows(episode.rows, episode.where, episode.record.length)
-    missing = [name for name in ("timestamp", "index", "episode_index") if name not in table.column_names]
+    missing = [
+        name for name in ("timestamp", "index", "episode_index") if name not in table.column_names
+    ]
     if missing:
-        raise SourceError(f"{episode.where}: its rows have no column {', '.join(map(repr, missing))}")
-    metadata = {key: value for key, value in (table.schema.metadata or {}).items() if key not in OURS}
+        raise SourceError(
+            f"{episode.where}: its rows have no column {', '.join(map(repr, missing))}"
+        )
+    metadata = {
+        key: value for key, value in (table.schema.metadata or {}).items() if key not in OURS
+    }
     return table.replace_schema_metadata(metadata or None)
 
 

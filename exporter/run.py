@@ -58,10 +58,14 @@ def export(config: ExportConfig, on_episode: OnEpisode | None = None) -> ExportR
     """
     dataset = ShardedDataset.open(config.source)
     ranges = None if config.episodes is None else parse_episodes(config.episodes)
-    positions = np.searchsorted(dataset.index.episode_index, select_episodes(dataset.index.episode_index, ranges))
+    positions = np.searchsorted(
+        dataset.index.episode_index, select_episodes(dataset.index.episode_index, ranges)
+    )
     destination = storage.local_path(config.destination).resolve()
     with appearing(destination) as folder:
-        writer = _Writer(dataset, folder, is_whole=len(positions) == dataset.manifest.info.get("total_episodes"))
+        writer = _Writer(
+            dataset, folder, is_whole=len(positions) == dataset.manifest.info.get("total_episodes")
+        )
         try:
             for done, episode in enumerate(_read_ahead(dataset, positions.tolist()), start=1):
                 writer.add(episode)
@@ -82,7 +86,10 @@ class _Writer:
         self._limits = Limits.of(self._source.info)
         camera_suffixes(dataset.camera_keys)  # refuses keys that would lead out of the folder
         self._rows = TableFiles(folder, DATA_PATH, self._limits)
-        self._videos = {key: VideoFiles(folder, key, self._source.fps, self._limits) for key in dataset.camera_keys}
+        self._videos = {
+            key: VideoFiles(folder, key, self._source.fps, self._limits)
+            for key in dataset.camera_keys
+        }
         self._metadata = EpisodeRows(folder, dataset.camera_keys)
         self._statistics = Statistics()
         self._episodes = self._frames = 0
@@ -108,7 +115,11 @@ class _Writer:
             "meta/episodes/chunk_index": 0,  # known when it is written
             "meta/episodes/file_index": 0,
         }
-        others = {name: value for name, value in kept.items() if not name.startswith(("data/", "videos/", "meta/"))}
+        others = {
+            name: value
+            for name, value in kept.items()
+            if not name.startswith(("data/", "videos/", "meta/"))
+        }
         row = {name: row.get(name, value) for name, value in (row | others).items()}
         self._metadata.add(row)
         self._statistics.add(row)
@@ -122,7 +133,9 @@ class _Writer:
             videos.close()
         self._metadata.write(self._limits)
         meta = self._folder / "meta"
-        info = info_of(self._source, episodes=self._episodes, frames=self._frames, is_whole=self._is_whole)
+        info = info_of(
+            self._source, episodes=self._episodes, frames=self._frames, is_whole=self._is_whole
+        )
         write_json(meta / "info.json", info)
         is_v3 = self._source.source.codebase_version.startswith("v3.")
         stats = self._source.stats if self._is_whole else None

@@ -55,7 +55,10 @@ class Statistics:
         means = {what: value / weight for what, value in sums.items() if what not in ("min", "max")}
         spread = np.sqrt(np.maximum(means.pop("squares") - means["mean"] ** 2, 0))
         values = {"min": sums["min"], "max": sums["max"], "mean": means.pop("mean"), "std": spread}
-        result = {what: value.tolist() for what, value in (values | {"count": self._count[key]} | means).items()}
+        result = {
+            what: value.tolist()
+            for what, value in (values | {"count": self._count[key]} | means).items()
+        }
         result["count"] = self._count[key].astype(np.int64).tolist()
         return result
 
@@ -65,6 +68,11 @@ def renumbered(row: Row, key: str, by: int) -> Row:
     moved = {}
     for name, value in row.items():
         feature, _, what = name.removeprefix(PREFIX).rpartition("/")
-        if name.startswith(PREFIX) and feature == key and what not in ("std", "count") and value is not None:
+        if (
+            name.startswith(PREFIX)
+            and feature == key
+            and what not in ("std", "count")
+            and value is not None
+        ):
             moved[name] = (np.asarray(value) + by).tolist()
     return row | moved

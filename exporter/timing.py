@@ -66,7 +66,9 @@ def evened(shown: IntArray, first: int, last: int, period: float) -> IntArray:
     return np.where(numbers < first, before, np.where(numbers > last, after, shown))
 
 
-def start_of(frame_times: FloatArray, frames: IntArray, timestamps: FloatArray, fps: float) -> tuple[float, float]:
+def start_of(
+    frame_times: FloatArray, frames: IntArray, timestamps: FloatArray, fps: float
+) -> tuple[float, float]:
     """(from_timestamp, the largest distance in seconds that it leaves between a row and its frame)."""
     distances = frame_times[frames] - timestamps
     start = float(distances[0])

@@ -54,7 +54,11 @@ class Coded:
         container.flags |= no_parse.value
         stream = container.streams.video[0]
         packets = [packet for packet in container.demux(stream) if packet.size]
-        facts = [(packet.pts, packet.dts, packet.is_keyframe) for packet in packets if not packet.is_discard]
+        facts = [
+            (packet.pts, packet.dts, packet.is_keyframe)
+            for packet in packets
+            if not packet.is_discard
+        ]
         if len(facts) != len(packets) or not packets or any(None in fact for fact in facts):
             raise SourceError("its video has no packets, or hidden ones, or such without a time")
         pts, dts, is_keyframe = np.array(facts, dtype=np.int64).T
@@ -66,7 +70,9 @@ class Coded:
         """Times of its frames, ascending. Raises SourceError for two at one time."""
         times = np.sort(self.pts)
         if np.any(np.diff(times) == 0):
-            raise SourceError("two of its frames are shown at the same time, of which one must be hidden")
+            raise SourceError(
+                "two of its frames are shown at the same time, of which one must be hidden"
+            )
         return times
 
     @property
@@ -110,11 +116,20 @@ class VideoFile:
         self.num_bytes += num_bytes
         shift, duration = self.shift_of(coded), max(1, round(self.period))
         pts = coded.pts + shift
-        dts = np.sort(pts) - self.delay  # as even as frames are, which the mean frame rate is computed from
-        self._facts.append(np.stack([pts, dts, coded.is_keyframe, [packet.size for packet in coded.packets]]))
+        dts = (
+            np.sort(pts) - self.delay
+        )  # as even as frames are, which the mean frame rate is computed from
+        self._facts.append(
+            np.stack([pts, dts, coded.is_keyframe, [packet.size for packet in coded.packets]])
+        )
         for packet, at, decoded_at in zip(coded.packets, pts.tolist(), dts.tolist(), strict=True):
             self._crc = crc32c(packet, self._crc)
-            packet.pts, packet.dts, packet.duration, packet.stream = at, decoded_at, duration, self._stream
+            packet.pts, packet.dts, packet.duration, packet.stream = (
+                at,
+                decoded_at,
+                duration,
+                self._stream,
+            )
             self._output.mux(packet)
         self._frames += len(coded.pts)
 
@@ -129,9 +144,13 @@ class VideoFile:
             crc = crc32c(packet, crc)
         sizes = [packet.size for packet in coded.packets]
         found = np.stack([coded.pts, coded.dts, coded.is_keyframe, sizes])
-        same = coded.time_base == self._time_base and np.array_equal(found, np.concatenate(self._facts, axis=1))
+        same = coded.time_base == self._time_base and np.array_equal(
+            found, np.concatenate(self._facts, axis=1)
+        )
         if not (same_parameters and same and crc == self._crc):
-            raise SourceError("the packets copied into one file do not read back as they are in the shards")
+            raise SourceError(
+                "the packets copied into one file do not read back as they are in the shards"
+            )
 
     def abandon(self) -> None:
         """Close the file as it is."""
@@ -151,7 +170,9 @@ class VideoFiles:
         self._file: VideoFile | None = None
         self._may_share = False
 
-    def add(self, data: memoryview, camera: CameraRecord, timestamps: FloatArray) -> tuple[FilePlace, Span]:
+    def add(
+        self, data: memoryview, camera: CameraRecord, timestamps: FloatArray
+    ) -> tuple[FilePlace, Span]:
         """Copy an episode's slice to the end of a file: (which one, when its rows are shown there).
 
         Raises:
@@ -186,7 +207,9 @@ class VideoFiles:
         coded = Coded.read(container)
         frames, shown = frames_of_rows(camera), coded.shown
         if len(shown) != camera.num_frames:
-            raise SourceError(f"its slice holds {len(shown)} frames where the record says {camera.num_frames}")
+            raise SourceError(
+                f"its slice holds {len(shown)} frames where the record says {camera.num_frames}"
+            )
         tick = float(coded.time_base)
         first, last = int(frames[0]), int(frames[-1])
         period = period_of(shown[first : last + 1], 1 / self._fps / tick)
@@ -194,10 +217,14 @@ class VideoFiles:
         coded = coded.shown_at(shown)
         _, distance = start_of(seconds(shown, tick), frames, timestamps, self._fps)
         is_regular = is_even(shown, period) and distance <= MAX_UNEVEN * period * tick
-        if self._file is None or not (is_regular and self._takes(self._file, stream, coded, num_bytes)):
+        if self._file is None or not (
+            is_regular and self._takes(self._file, stream, coded, num_bytes)
+        ):
             self.close()
             self._number += 1
-            path = self._limits.place(self._number).path(self._root, VIDEO_PATH, video_key=self._key)
+            path = self._limits.place(self._number).path(
+                self._root, VIDEO_PATH, video_key=self._key
+            )
             self._file = VideoFile(path, stream, period, coded.delay)
             self._may_share = is_regular
         file = self._file
@@ -220,14 +247,19 @@ class VideoFiles:
 def configuration_of(stream: Any) -> tuple[Any, ...]:
     """What a file has once for all its packets."""
     context = stream.codec_context
-    return (Fraction(stream.time_base or 1), *(getattr(context, name) for name in _PICTURE + _COLOR))
+    return (
+        Fraction(stream.time_base or 1),
+        *(getattr(context, name) for name in _PICTURE + _COLOR),
+    )
 
 
 def _stands_alone(stream: Any, coded: Coded) -> bool:
     """Whether the slice's first picture starts a sequence of its own, wherever it lies in a file."""
     codec = stream.codec_context.codec.canonical_name
     if codec == "hevc":
-        return is_hevc_idr(memoryview(coded.packets[0]), bytes(stream.codec_context.extradata or b""))
+        return is_hevc_idr(
+            memoryview(coded.packets[0]), bytes(stream.codec_context.extradata or b"")
+        )
     return codec in _INDEPENDENT
 
 

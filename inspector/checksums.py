@@ -25,11 +25,16 @@ def check_bytes(
     remedy = CONVERT_AGAIN if whole else COPY_AGAIN
     sound_tar = _check_tar(sample, data, is_last, place, remedy)
     if not whole and not damaged and sound_tar:
-        place.report("the sample's CRC32C differs from the manifest's, though every member's is right", remedy)
+        place.report(
+            "the sample's CRC32C differs from the manifest's, though every member's is right",
+            remedy,
+        )
     return damaged
 
 
-def _damaged_members(sample: Sample, data: memoryview, place: Place, owners: Mapping[str, str]) -> set[str]:
+def _damaged_members(
+    sample: Sample, data: memoryview, place: Place, owners: Mapping[str, str]
+) -> set[str]:
     damaged = set()
     for member in sample.members:
         found = crc_text(crc32c(payload(sample, member, data)))
@@ -38,7 +43,9 @@ def _damaged_members(sample: Sample, data: memoryview, place: Place, owners: Map
         damaged.add(member.name)
         owner = owners.get(found)
         swapped = f"; it holds what belongs to {owner}: swapped" if owner else ""
-        place.at(member=member.name).report(f"damaged: its CRC32C differs from the manifest's{swapped}", COPY_AGAIN)
+        place.at(member=member.name).report(
+            f"damaged: its CRC32C differs from the manifest's{swapped}", COPY_AGAIN
+        )
     return damaged
 
 
@@ -47,8 +54,14 @@ def _check_tar(sample: Sample, data: memoryview, is_last: bool, place: Place, re
     before = place.problems.count
     found: list[TarMember] = []
     try:
-        size = len(data) + (0 if is_last else len(END_OF_ARCHIVE))  # scanned as an archive of its own
-        found.extend(scan(lambda at, count: bytes(data[at : at + count]).ljust(count, b"\0"), size, "the tar"))
+        size = len(data) + (
+            0 if is_last else len(END_OF_ARCHIVE)
+        )  # scanned as an archive of its own
+        found.extend(
+            scan(
+                lambda at, count: bytes(data[at : at + count]).ljust(count, b"\0"), size, "the tar"
+            )
+        )
     except RoboshardError as error:
         place.report(f"{error} (offsets from the sample's start, {sample.offset})", remedy)
         return False
@@ -56,7 +69,10 @@ def _check_tar(sample: Sample, data: memoryview, is_last: bool, place: Place, re
     if [member.name for member in found] != listed:
         names = [member.name for member in found]
         swapped = ": members are swapped" if sorted(names) == sorted(listed) else ""
-        place.report(f"the tar holds {some(names, 8)} where the manifest lists {some(listed, 8)}{swapped}", remedy)
+        place.report(
+            f"the tar holds {some(names, 8)} where the manifest lists {some(listed, 8)}{swapped}",
+            remedy,
+        )
         return False
     for member, entry in zip(found, sample.members, strict=True):
         inner = place.at(member=entry.name)

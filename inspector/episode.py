@@ -54,7 +54,9 @@ class Contents:
     """Of its shard."""
 
 
-def check_episode(contents: Contents, expected: Expected, source: SourceReader | None, place: Place) -> None:
+def check_episode(
+    contents: Contents, expected: Expected, source: SourceReader | None, place: Place
+) -> None:
     """Check the members that are not damaged. Everything wrong is reported at `place`."""
     sample = contents.sample
     found = {member.suffix: member for member in sample.members}
@@ -79,14 +81,22 @@ def check_episode(contents: Contents, expected: Expected, source: SourceReader |
     if ROWS_SUFFIX in sound:
         rows_place = place.at(member=found[ROWS_SUFFIX].name)
         rows = check_rows(record, sound[ROWS_SUFFIX], len(expected.manifest.tasks), rows_place)
-        check_metadata(record, sound[ROWS_SUFFIX], expected.provenance, is_first=contents.is_first, place=rows_place)
+        check_metadata(
+            record,
+            sound[ROWS_SUFFIX],
+            expected.provenance,
+            is_first=contents.is_first,
+            place=rows_place,
+        )
     times = None if rows is None else numbers(rows, "timestamp")
     timestamps = np.zeros(0, dtype=np.float32) if times is None else times.astype(np.float32)
     videos: dict[str, memoryview] = {}
     for camera in record.cameras:
         if camera.member in sound:
             video_place = place.at(member=found[camera.member].name)
-            if check_slice(camera, bytes(sound[camera.member]), timestamps, expected.tolerance_s, video_place):
+            if check_slice(
+                camera, bytes(sound[camera.member]), timestamps, expected.tolerance_s, video_place
+            ):
                 videos[camera.key] = sound[camera.member]
                 if expected.frames:
                     seed = f"{expected.seed} {sample.episode} {camera.key}"
@@ -98,17 +108,27 @@ def check_episode(contents: Contents, expected: Expected, source: SourceReader |
 
 
 def _check_record(record: EpisodeRecord, sample: Sample, expected: Expected, place: Place) -> None:
-    stated: dict[str, object] = {"episode_index": sample.episode, "length": sample.length, "tasks": sample.tasks}
+    stated: dict[str, object] = {
+        "episode_index": sample.episode,
+        "length": sample.length,
+        "tasks": sample.tasks,
+    }
     stated["fps"] = expected.manifest.fps
     for name, value in stated.items():
         if value is not None and getattr(record, name) != value:
-            place.report(f"{name} is {getattr(record, name)}, {value} in the manifest", CONVERT_AGAIN)
+            place.report(
+                f"{name} is {getattr(record, name)}, {value} in the manifest", CONVERT_AGAIN
+            )
     names = [RECORD_SUFFIX, ROWS_SUFFIX, *(camera.member for camera in record.cameras)]
     listed = [member.suffix for member in sample.members]
     if listed != names:
         place.report(
-            f"the sample has members {some(listed, 8)} where its record asks for {some(names, 8)}", CONVERT_AGAIN
+            f"the sample has members {some(listed, 8)} where its record asks for {some(names, 8)}",
+            CONVERT_AGAIN,
         )
     keys = [camera.key for camera in record.cameras]
     if keys != expected.camera_keys:
-        place.report(f"cameras are {some(keys, 8)}, {some(expected.camera_keys, 8)} in dataset.json", CONVERT_AGAIN)
+        place.report(
+            f"cameras are {some(keys, 8)}, {some(expected.camera_keys, 8)} in dataset.json",
+            CONVERT_AGAIN,
+        )

@@ -56,7 +56,9 @@ def layout_of_manifest(manifest: ShardManifest) -> list[Sample]:
             length=sample.length,
             tasks=sample.tasks,
             members=tuple(
-                Member(name=member.name, offset=member.offset, size=member.size, crc32c=member.crc32c)
+                Member(
+                    name=member.name, offset=member.offset, size=member.size, crc32c=member.crc32c
+                )
                 for member in sample.members
             ),
         )
@@ -76,7 +78,9 @@ def layout_of_tar(url: str, size: int) -> list[Sample]:
             crc32c=None,
             length=None,
             tasks=None,
-            members=tuple(Member(name=m.name, offset=m.offset, size=m.size, crc32c=None) for m in members),
+            members=tuple(
+                Member(name=m.name, offset=m.offset, size=m.size, crc32c=None) for m in members
+            ),
         )
         for (episode, members), end in zip(groups, ends, strict=True)
     ]

@@ -64,11 +64,15 @@ class SourcePackets:
                 container.seek(seek_to, stream=stream, backward=True)
                 self.coded = list(_until(container.demux(stream), last))
                 start = self.coded[0].dts if self.coded else None
-                if (self.coded and min(packet.pts for packet in self.coded) <= first) or start == seen:
+                if (
+                    self.coded and min(packet.pts for packet in self.coded) <= first
+                ) or start == seen:
                     break
                 seen, back = start, back * 2
                 seek_to -= back * math.ceil(Fraction(1) / self.time_base)
-        self.shown: IntArray = np.sort(np.array([p.pts for p in self.coded if not p.is_discard], dtype=np.int64))
+        self.shown: IntArray = np.sort(
+            np.array([p.pts for p in self.coded if not p.is_discard], dtype=np.int64)
+        )
 
 
 def _until(packets: Iterator[Any], last: int) -> Iterator[Any]:
@@ -101,11 +105,17 @@ def compare_payloads(data: bytes, packets: SourcePackets, clock: Clock, place: P
         if not equal:
             (other if candidates else absent).append(i)
     if absent:
-        place.report(f"packet {some(absent)} of the slice is not in the source at its time", CONVERT_AGAIN)
+        place.report(
+            f"packet {some(absent)} of the slice is not in the source at its time", CONVERT_AGAIN
+        )
     if other:
-        place.report(f"packet {some(other)} of the slice has another payload in the source", CONVERT_AGAIN)
+        place.report(
+            f"packet {some(other)} of the slice has another payload in the source", CONVERT_AGAIN
+        )
     if unkeyed:
-        place.report(f"packet {some(unkeyed)} of the slice is no keyframe in the source", CONVERT_AGAIN)
+        place.report(
+            f"packet {some(unkeyed)} of the slice is no keyframe in the source", CONVERT_AGAIN
+        )
     with av.open(io.BytesIO(data)) as container:
         here = parameters_of(container.streams.video[0])
     changed = [name for name, value in packets.parameters.items() if here[name] != value]
@@ -114,6 +124,10 @@ def compare_payloads(data: bytes, packets: SourcePackets, clock: Clock, place: P
     if used:
         first = min(used)
         between = range(first, max(used) + 1)
-        left_out = [j for j in between if j not in used and packets.coded[j].pts >= packets.coded[first].pts]
+        left_out = [
+            j for j in between if j not in used and packets.coded[j].pts >= packets.coded[first].pts
+        ]
         if left_out:
-            place.report(f"{len(left_out)} packets of the source were left out of the slice", CONVERT_AGAIN)
+            place.report(
+                f"{len(left_out)} packets of the source were left out of the slice", CONVERT_AGAIN
+            )

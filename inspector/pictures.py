@@ -41,7 +41,9 @@ class Findings:
         self._run: list[int] = []
         self._side = self._keyframes = 0
 
-    def judge(self, row: int, here: Luma, beside: tuple[Luma | None, ...], *, is_keyframe: bool) -> None:
+    def judge(
+        self, row: int, here: Luma, beside: tuple[Luma | None, ...], *, is_keyframe: bool
+    ) -> None:
         """Hold a row's picture against (the frame before, its own frame, the frame after) of the source."""
         before, error, after = (np.inf if other is None else _mse(here, other) for other in beside)
         side = 0
@@ -53,15 +55,23 @@ class Findings:
         if side:
             self._run.append(row)
             self._keyframes += is_keyframe
-        elif error > _WORST_MSE and beside[1] is not None and error > BLANK * float(np.var(beside[1])):
+        elif (
+            error > _WORST_MSE
+            and beside[1] is not None
+            and error > BLANK * float(np.var(beside[1]))
+        ):
             self._unlike.append(row)
 
     def report(self, place: Place) -> None:
         """Say what was found."""
         self._end_run()
         kinds = {
-            "show the frame after their own: a frame was dropped in encoding it again": self._wrong[1],
-            "show the frame before their own: a frame was added or repeated in encoding it again": self._wrong[-1],
+            "show the frame after their own: a frame was dropped in encoding it again": self._wrong[
+                1
+            ],
+            "show the frame before their own: a frame was added or repeated in encoding it again": self._wrong[
+                -1
+            ],
             f"show no frame like their own in the source (below {MIN_PSNR:g} dB)": self._unlike,
         }
         for what, rows in kinds.items():
@@ -98,8 +108,13 @@ def compare_pictures(camera: CameraRecord, data: bytes, original: Original, plac
     packets, shown = video.select(original.rows)
     times, first_rows = np.unique(shown, return_index=True)
     if distances(camera.keyframes, camera.num_frames).max() > encoding.gop:
-        place.report(f"keyframes are more than {encoding.gop} frames apart, the conversion's gop", CONVERT_AGAIN)
-    theirs = (_luma(fitted(frame, encoding.size)) for frame in frames_at(video.stream, packets, times))
+        place.report(
+            f"keyframes are more than {encoding.gop} frames apart, the conversion's gop",
+            CONVERT_AGAIN,
+        )
+    theirs = (
+        _luma(fitted(frame, encoding.size)) for frame in frames_at(video.stream, packets, times)
+    )
     ours = _Slice(data)
     frames, keyframes, findings = camera.frames(), set(camera.keyframes), Findings()
     before: Luma | None = None
@@ -112,7 +127,9 @@ def compare_pictures(camera: CameraRecord, data: bytes, original: Original, plac
             break
         if own is None or here.shape != own.shape:
             size = None if own is None else own.shape
-            place.report(f"its pictures are {here.shape} (height, width), not {size}", CONVERT_AGAIN)
+            place.report(
+                f"its pictures are {here.shape} (height, width), not {size}", CONVERT_AGAIN
+            )
             break
         findings.judge(row, here, (before, own, after), is_keyframe=frames[row] in keyframes)
         before, own = own, after

@@ -45,7 +45,9 @@ class Problems:
 
     def sorted(self) -> tuple[Problem, ...]:
         """By file and episode, and as they were found within one."""
-        return tuple(sorted(self._kept, key=lambda p: (p.file, -1 if p.episode is None else p.episode)))
+        return tuple(
+            sorted(self._kept, key=lambda p: (p.file, -1 if p.episode is None else p.episode))
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +66,11 @@ class Place:
 
     def report(self, what: str, remedy: str) -> None:
         """Something is wrong here."""
-        self.problems.add(Problem(file=self.file, episode=self.episode, member=self.member, what=what, remedy=remedy))
+        self.problems.add(
+            Problem(
+                file=self.file, episode=self.episode, member=self.member, what=what, remedy=remedy
+            )
+        )
 
     def report_error(self, error: RoboshardError, remedy: str) -> None:
         """An error that a reader would meet is wrong here."""

@@ -19,7 +19,9 @@ def provenance_fields(document: Provenance) -> dict[str, bytes]:
     return {name: jsonio.canonical(value[name]) for name in Provenance.model_fields}
 
 
-def check_rows(record: EpisodeRecord, data: memoryview, num_tasks: int, place: Place) -> pa.Table | None:
+def check_rows(
+    record: EpisodeRecord, data: memoryview, num_tasks: int, place: Place
+) -> pa.Table | None:
     """The rows, or None where they cannot be read."""
     try:
         table = decode_rows(data, "rows", record.length)
@@ -45,11 +47,17 @@ def check_rows(record: EpisodeRecord, data: memoryview, num_tasks: int, place: P
         else:
             wrong = np.flatnonzero(~(np.diff(column) > 0)) + 1
         if wrong.size:
-            what = "rows are not in order, or not this episode's" if name != "timestamp" else "times do not ascend"
+            what = (
+                "rows are not in order, or not this episode's"
+                if name != "timestamp"
+                else "times do not ascend"
+            )
             place.report(f"{name} of row {wrong[0]} is {column[wrong[0]]}: {what}", CONVERT_AGAIN)
     tasks = numbers(table, "task_index")
     if tasks is not None and not np.all((tasks >= 0) & (tasks < num_tasks)):
-        place.report(f"a task_index is outside the {num_tasks} tasks of dataset.json", CONVERT_AGAIN)
+        place.report(
+            f"a task_index is outside the {num_tasks} tasks of dataset.json", CONVERT_AGAIN
+        )
     return table
 
 
@@ -64,7 +72,12 @@ def numbers(table: pa.Table, name: str) -> NDArray[np.float64] | None:
 
 
 def check_metadata(
-    record: EpisodeRecord, data: memoryview, dataset: dict[str, bytes], *, is_first: bool, place: Place
+    record: EpisodeRecord,
+    data: memoryview,
+    dataset: dict[str, bytes],
+    *,
+    is_first: bool,
+    place: Place,
 ) -> None:
     """The records that travel in the parquet file: the episode's row of the source, and the provenance."""
     try:
@@ -75,15 +88,22 @@ def check_metadata(
     stated = {"episode_index": record.episode_index, "length": record.length, "tasks": record.tasks}
     for name, value in stated.items():
         if name in row and row[name] != value:
-            place.report(f"{name} is {row[name]} in the source's metadata, {value} in the record", CONVERT_AGAIN)
+            place.report(
+                f"{name} is {row[name]} in the source's metadata, {value} in the record",
+                CONVERT_AGAIN,
+            )
     if not is_first:
         if carried is not None:
             place.report(
-                "carries the provenance of the dataset, which only a shard's first sample does", CONVERT_AGAIN
+                "carries the provenance of the dataset, which only a shard's first sample does",
+                CONVERT_AGAIN,
             )
         return
     if carried is None:
-        place.report("a shard's first sample must carry the provenance of the dataset; it has none", CONVERT_AGAIN)
+        place.report(
+            "a shard's first sample must carry the provenance of the dataset; it has none",
+            CONVERT_AGAIN,
+        )
         return
     other = [name for name, value in provenance_fields(carried).items() if dataset[name] != value]
     if other:
@@ -93,5 +113,11 @@ def check_metadata(
 def _of_another(fields: Sequence[str]) -> tuple[str, str]:
     what = f"{', '.join(fields)} of dataset.json differ from what the shard carries: "
     if "source" in fields or "conversion" in fields:
-        return what + "the shard is of another dataset or conversion", "put the shard of this dataset here"
-    return what + "dataset.json was altered", "`roboshard rebuild` derives dataset.json from the shards"
+        return (
+            what + "the shard is of another dataset or conversion",
+            "put the shard of this dataset here",
+        )
+    return (
+        what + "dataset.json was altered",
+        "`roboshard rebuild` derives dataset.json from the shards",
+    )

@@ -9,7 +9,14 @@ from roboshard.inspector.checksums import check_bytes
 from roboshard.inspector.episode import Contents, Expected, check_episode
 from roboshard.inspector.index import IndexRows
 from roboshard.inspector.layout import Sample, layout_of_manifest, layout_of_tar
-from roboshard.inspector.problems import CONVERT_AGAIN, COPY_AGAIN, READ_AGAIN, REBUILD, Place, Problems
+from roboshard.inspector.problems import (
+    CONVERT_AGAIN,
+    COPY_AGAIN,
+    READ_AGAIN,
+    REBUILD,
+    Place,
+    Problems,
+)
 from roboshard.inspector.source import SourceReader
 from roboshard.shards import storage
 from roboshard.shards.errors import DamageError, MissingError, RoboshardError
@@ -56,7 +63,11 @@ class ShardCheck:
     """Everything about one shard; for one thread. What is wrong is added to the dataset's problems."""
 
     def __init__(
-        self, task: ShardTask, dataset: Dataset, source: SourceReader | None, on_bytes: Callable[[int], None]
+        self,
+        task: ShardTask,
+        dataset: Dataset,
+        source: SourceReader | None,
+        on_bytes: Callable[[int], None],
     ) -> None:
         """Nothing is read yet."""
         self._task, self._dataset, self._source, self._on_bytes = task, dataset, source, on_bytes
@@ -99,20 +110,25 @@ class ShardCheck:
             place.report_error(error, _remedy(error))
             return None if isinstance(error, MissingError) else self._unchecked_manifest()
         if manifest.conversion != self._dataset.expected.manifest.conversion.id:
-            place.report("is of another conversion than dataset.json", "put the files of one conversion here")
+            place.report(
+                "is of another conversion than dataset.json", "put the files of one conversion here"
+            )
         return manifest
 
     def _unchecked_manifest(self) -> ShardManifest | None:
         """A manifest that is not the one in dataset.json, if it still tells of this shard."""
         entry = self._task.entry
         try:
-            data = storage.read_all(storage.join(self._dataset.root, entry.manifest.name), MAX_MANIFEST_BYTES)
+            data = storage.read_all(
+                storage.join(self._dataset.root, entry.manifest.name), MAX_MANIFEST_BYTES
+            )
             manifest = parse(ShardManifest, data, entry.manifest.name, MAX_MANIFEST_BYTES)
         except RoboshardError:
             return None
         if (manifest.size, manifest.sha256) != (entry.size, entry.sha256):
             self._manifest_place.report(
-                "stale: it tells of another shard than dataset.json does (size or SHA-256 differ)", REBUILD
+                "stale: it tells of another shard than dataset.json does (size or SHA-256 differ)",
+                REBUILD,
             )
             return None
         return None if shard_problems(manifest) else manifest
@@ -127,8 +143,14 @@ class ShardCheck:
             self._place.report_error(error, READ_AGAIN)
             return None
         if size != self._task.entry.size:
-            kind = "cut off" if size < self._task.entry.size else "longer than it was, or another shard"
-            self._place.report(f"{size} bytes where dataset.json says {self._task.entry.size}: {kind}", COPY_AGAIN)
+            kind = (
+                "cut off"
+                if size < self._task.entry.size
+                else "longer than it was, or another shard"
+            )
+            self._place.report(
+                f"{size} bytes where dataset.json says {self._task.entry.size}: {kind}", COPY_AGAIN
+            )
         return size
 
     def _layout(self, manifest: ShardManifest | None, size: int) -> list[Sample]:
@@ -144,11 +166,21 @@ class ShardCheck:
         sample = samples[i]
         place = self._place.at(episode=sample.episode)
         if sample.end > size:
-            place.report(f"lies at {sample.offset} to {sample.end}, the shard ends at {size}: cut off", COPY_AGAIN)
+            place.report(
+                f"lies at {sample.offset} to {sample.end}, the shard ends at {size}: cut off",
+                COPY_AGAIN,
+            )
             return
         data = memoryview(self._bytes(sample.offset, sample.size, size))
-        owners = {member.crc32c: member.name for each in samples for member in each.members if member.crc32c}
-        damaged = check_bytes(sample, data, is_last=i + 1 == len(samples), place=place, owners=owners)
+        owners = {
+            member.crc32c: member.name
+            for each in samples
+            for member in each.members
+            if member.crc32c
+        }
+        damaged = check_bytes(
+            sample, data, is_last=i + 1 == len(samples), place=place, owners=owners
+        )
         contents = Contents(sample=sample, data=data, damaged=damaged, is_first=i == 0)
         check_episode(contents, self._dataset.expected, self._source, place)
 
@@ -156,7 +188,9 @@ class ShardCheck:
         while self._hashed < size:
             self._bytes(self._hashed, min(READ_BYTES, size - self._hashed), size)
         if self._sha256.hexdigest() != self._task.entry.sha256:
-            self._place.report("its SHA-256 is not the one in dataset.json: damaged, or another shard", COPY_AGAIN)
+            self._place.report(
+                "its SHA-256 is not the one in dataset.json: damaged, or another shard", COPY_AGAIN
+            )
 
     def _bytes(self, offset: int, length: int, total: int) -> bytes | bytearray:
         """Read, hashing what comes in order."""
@@ -167,7 +201,9 @@ class ShardCheck:
             data = bytearray(length)
             for start in range(0, length, READ_BYTES):
                 count = min(READ_BYTES, length - start)
-                data[start : start + count] = storage.read_range(self._url, offset + start, count, total=stated)
+                data[start : start + count] = storage.read_range(
+                    self._url, offset + start, count, total=stated
+                )
         if offset <= self._hashed < offset + length:
             self._sha256.update(memoryview(data)[self._hashed - offset :])
             self._hashed = offset + length

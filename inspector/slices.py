@@ -43,7 +43,9 @@ def _check_tables(camera: CameraRecord, data: bytes, place: Place) -> bool:
     if not tables.lie_within(data):
         place.report("its sample tables point outside the file", CONVERT_AGAIN)
     if tuple(camera.time_base) != (1, tables.timescale):
-        place.report(f"{tables.timescale} ticks a second, {camera.time_base} in the record", CONVERT_AGAIN)
+        place.report(
+            f"{tables.timescale} ticks a second, {camera.time_base} in the record", CONVERT_AGAIN
+        )
     order = tables.as_shown
     wrong = np.flatnonzero(tables.pts[order] != camera.ticks())
     if wrong.size:
@@ -54,7 +56,9 @@ def _check_tables(camera: CameraRecord, data: bytes, place: Place) -> bool:
     safe = _safe_keyframes(tables.pts, tables.is_sync)
     unsafe = sorted(set(camera.keyframes) - set(np.flatnonzero(safe[order]).tolist()))
     if unsafe:
-        place.report(f"decoding cannot start at frame {some(unsafe)}, which the record says", CONVERT_AGAIN)
+        place.report(
+            f"decoding cannot start at frame {some(unsafe)}, which the record says", CONVERT_AGAIN
+        )
     return True
 
 
@@ -80,18 +84,24 @@ def _check_stream(camera: CameraRecord, data: bytes, place: Place) -> bool:
         return False
     for name, value in found.items():
         if value != getattr(camera, name):
-            place.report(f"its {name} is {value}, {getattr(camera, name)} in the record", CONVERT_AGAIN)
+            place.report(
+                f"its {name} is {value}, {getattr(camera, name)} in the record", CONVERT_AGAIN
+            )
     return True
 
 
-def _check_row_times(camera: CameraRecord, times: NDArray[np.float32], tolerance_s: float, place: Place) -> None:
+def _check_row_times(
+    camera: CameraRecord, times: NDArray[np.float32], tolerance_s: float, place: Place
+) -> None:
     """Rows and their frames are the same time apart, twice the tolerance and float32's steps aside."""
     if len(times) != camera.num_rows:
         return
     numerator, denominator = camera.time_base
     apart = camera.ticks()[camera.frames()] * (numerator / denominator) - times.astype(np.float64)
     apart -= np.median(apart)
-    allowed = 2 * tolerance_s + np.spacing(np.abs(times)).astype(np.float64) + numerator / denominator
+    allowed = (
+        2 * tolerance_s + np.spacing(np.abs(times)).astype(np.float64) + numerator / denominator
+    )
     wrong = np.flatnonzero(np.abs(apart) > allowed)
     if wrong.size:
         row = int(wrong[0])

@@ -60,9 +60,16 @@ class SourceComparison:
         from roboshard.converter.encoding import encoded_features  # noqa: PLC0415 - with the converter
 
         meta, manifest = self._plan.source.meta, self._manifest
-        features = meta.features if self._encoding is None else encoded_features(meta.features, self._encoding)
+        features = (
+            meta.features
+            if self._encoding is None
+            else encoded_features(meta.features, self._encoding)
+        )
         if self._encoding is None and "video" in manifest.conversion.options:
-            place.report("conversion.options.video says nothing that this release knows of the source", CONVERT_AGAIN)
+            place.report(
+                "conversion.options.video says nothing that this release knows of the source",
+                CONVERT_AGAIN,
+            )
         pairs = {
             "fps": (meta.fps, manifest.fps),
             "features": (features, manifest.features),
@@ -82,7 +89,9 @@ class SourceComparison:
             encoding = Encoding.of_json(manifest.conversion.options.get("video"))
         except ValueError:
             return None
-        known = encoding is not None and set(encoding.cameras) <= set(self._plan.source.meta.camera_keys)
+        known = encoding is not None and set(encoding.cameras) <= set(
+            self._plan.source.meta.camera_keys
+        )
         return encoding if known else None
 
     def missing(self, episodes: set[int]) -> list[int]:
@@ -100,10 +109,17 @@ class SourceComparison:
 
 
 class _Reader:
-    def __init__(self, source: Any, manifest: DatasetManifest, encoding: Any, indices: frozenset[int]) -> None:
+    def __init__(
+        self, source: Any, manifest: DatasetManifest, encoding: Any, indices: frozenset[int]
+    ) -> None:
         from roboshard.converter.rows import RowReader  # noqa: PLC0415 - with the rest of the converter
 
-        self._source, self._manifest, self._encoding, self._indices = source, manifest, encoding, indices
+        self._source, self._manifest, self._encoding, self._indices = (
+            source,
+            manifest,
+            encoding,
+            indices,
+        )
         self._held = source.meta.files.held(self._let_go)
         self._rows = RowReader(source.meta.files, self._held)
 
@@ -129,11 +145,15 @@ class _Reader:
             episode = self._source.episodes([record.episode_index])[0]
             self._held.only({episode.rows_path, *(span.path for span in episode.videos.values())})
             if list(episode.tasks) != record.tasks:
-                place.report(f"tasks are {record.tasks}, {list(episode.tasks)} in the source", CONVERT_AGAIN)
+                place.report(
+                    f"tasks are {record.tasks}, {list(episode.tasks)} in the source", CONVERT_AGAIN
+                )
             table = self._rows.rows(episode)
             if rows is not None and rows_file is not None:
                 for difference in compare_tables(rows, table):
-                    place.at(member=f"{sample_key(record.episode_index)}.parquet").report(difference, CONVERT_AGAIN)
+                    place.at(member=f"{sample_key(record.episode_index)}.parquet").report(
+                        difference, CONVERT_AGAIN
+                    )
                 self._check_row_of_metadata(episode, rows_file, place)
             times = np.asarray(table.column("timestamp").to_numpy(), dtype=np.float32)
         except RoboshardError as error:
@@ -142,14 +162,23 @@ class _Reader:
         for camera in record.cameras:
             if camera.key in videos and camera.key in episode.videos:
                 inner = place.at(member=f"{sample_key(record.episode_index)}.{camera.member}")
-                self._check_video(camera, bytes(videos[camera.key]), episode.videos[camera.key], times, inner)
+                self._check_video(
+                    camera, bytes(videos[camera.key]), episode.videos[camera.key], times, inner
+                )
 
     def _check_row_of_metadata(self, episode: Any, rows_file: memoryview, place: Place) -> None:
         there = jsonio.load(jsonio.dump(self._rows.metadata_row(episode)), "metadata", 1 << 30)
         here = read_episode_row(rows_file, "rows")
         if jsonio.canonical(there) != jsonio.canonical(here):
-            fields = [name for name in there if jsonio.canonical([there[name]]) != jsonio.canonical([here.get(name)])]
-            place.report(f"its row of meta/episodes differs from the source's in {some(fields)}", CONVERT_AGAIN)
+            fields = [
+                name
+                for name in there
+                if jsonio.canonical([there[name]]) != jsonio.canonical([here.get(name)])
+            ]
+            place.report(
+                f"its row of meta/episodes differs from the source's in {some(fields)}",
+                CONVERT_AGAIN,
+            )
 
     def _check_video(
         self, camera: CameraRecord, data: bytes, span: Any, times: NDArray[np.float32], place: Place
@@ -168,20 +197,29 @@ class _Reader:
         ticks, frames = camera.ticks(), camera.frames()
         lead = float(ticks[frames[0]] - ticks[0]) * camera.time_base[0] / camera.time_base[1]
         try:
-            packets = SourcePackets(str(self._held.path(span.path)), rows.in_file, lead, 1 / rows.fps)
+            packets = SourcePackets(
+                str(self._held.path(span.path)), rows.in_file, lead, 1 / rows.fps
+            )
             seconds = np.asarray(packets.shown * float(packets.time_base), dtype=np.float64)
             shown = packets.shown[match_frames(seconds, rows)]
         except (RoboshardError, av.FFmpegError, IndexError) as error:
-            place.report(f"{span.path} of the source cannot be compared: {error}", "look at the source")
+            place.report(
+                f"{span.path} of the source cannot be compared: {error}", "look at the source"
+            )
             return
         scale = Fraction(*camera.time_base) / packets.time_base
         mapped = ticks[frames]
         expected = (shown - shown[0]).astype(np.float64)
         here = (mapped - mapped[0]).astype(np.float64) * float(scale)
-        wrong = np.flatnonzero(np.abs(here - expected) > 0.5) if len(here) == len(expected) else np.zeros(1, int)
+        wrong = (
+            np.flatnonzero(np.abs(here - expected) > 0.5)
+            if len(here) == len(expected)
+            else np.zeros(1, int)
+        )
         if wrong.size:
             place.report(
-                f"{wrong.size} rows show another frame than in the source, first row {wrong[0]}", CONVERT_AGAIN
+                f"{wrong.size} rows show another frame than in the source, first row {wrong[0]}",
+                CONVERT_AGAIN,
             )
         if self._encoding is None or camera.key not in self._encoding.cameras:
             clock = Clock(source_tick=int(shown[0]), slice_tick=int(mapped[0]), scale=scale)
@@ -189,7 +227,9 @@ class _Reader:
         elif len(frames) == len(shown):
             self._check_pictures(camera, data, span.path, rows, place)
 
-    def _check_pictures(self, camera: CameraRecord, data: bytes, path: str, rows: Any, place: Place) -> None:
+    def _check_pictures(
+        self, camera: CameraRecord, data: bytes, path: str, rows: Any, place: Place
+    ) -> None:
         from roboshard.converter.video import VideoFile  # noqa: PLC0415 - with the converter
 
         try:

@@ -70,7 +70,10 @@ def summarize(url: str) -> Summary:
         shard_bytes=(sizes[0], sizes[len(sizes) // 2], sizes[-1]) if sizes else (0, 0, 0),
         lengths=histogram(index.length),
         tasks=_tasks(dataset),
-        features={key: f"{spec.get('dtype')} {spec.get('shape')}" for key, spec in manifest.features.items()},
+        features={
+            key: f"{spec.get('dtype')} {spec.get('shape')}"
+            for key, spec in manifest.features.items()
+        },
         cameras=_cameras(dataset, positions),
         looked_at=[int(index.episode_index[position]) for position in positions],
         source=manifest.source.model_dump(mode="json"),
@@ -85,12 +88,16 @@ def histogram(lengths: NDArray[np.int64]) -> list[tuple[int, int, int]]:
     low, high = int(lengths.min()), int(lengths.max())
     width = -(-(high - low + 1) // BARS)
     counts = np.bincount((lengths - low) // width)
-    return [(low + i * width, low + (i + 1) * width - 1, int(count)) for i, count in enumerate(counts)]
+    return [
+        (low + i * width, low + (i + 1) * width - 1, int(count)) for i, count in enumerate(counts)
+    ]
 
 
 def _tasks(dataset: ShardedDataset) -> list[tuple[str, int]]:
     data = load_index(dataset.root, dataset.manifest, MAX_INDEX_BYTES)
-    table = pq.read_table(pa.BufferReader(data), columns=["episode_index", "tasks"], use_threads=False)
+    table = pq.read_table(
+        pa.BufferReader(data), columns=["episode_index", "tasks"], use_threads=False
+    )
     kept = np.isin(table.column("episode_index").to_numpy(), dataset.index.episode_index)
     counts = Counter[str]()
     for tasks in table.column("tasks").filter(pa.array(kept)).to_pylist():

@@ -23,8 +23,12 @@ def compare_tables(here: pa.Table, source: pa.Table) -> Iterator[str]:
             stated = (ours, theirs) if ours.type == theirs.type else (ours.type, theirs.type)
             yield f"column {name!r} is {stated[0]}, {stated[1]} in the source"
         if ours.type == theirs.type:
-            yield from _compare_columns(name, here.column(i).combine_chunks(), source.column(i).combine_chunks())
-    metadata = {key: value for key, value in (here.schema.metadata or {}).items() if key not in OURS}
+            yield from _compare_columns(
+                name, here.column(i).combine_chunks(), source.column(i).combine_chunks()
+            )
+    metadata = {
+        key: value for key, value in (here.schema.metadata or {}).items() if key not in OURS
+    }
     if metadata != (source.schema.metadata or {}):
         yield "the schema's metadata differs from the source's"
 
@@ -35,7 +39,11 @@ def _compare_columns(name: str, here: pa.Array, source: pa.Array) -> Iterator[st
     wrong = [  # repr: NaN equals itself, and -0.0 is not 0.0
         row
         for row in range(len(here))
-        if (not here[row].equals(source[row]) or pa.types.is_floating(here.type) or pa.types.is_nested(here.type))
+        if (
+            not here[row].equals(source[row])
+            or pa.types.is_floating(here.type)
+            or pa.types.is_nested(here.type)
+        )
         and repr(here[row].as_py()) != repr(source[row].as_py())
     ]
     if wrong:
@@ -50,7 +58,11 @@ def _bits(array: pa.Array) -> bytes:
     """Of floating-point values, nested or not: equal values may have different signs of zero."""
     if pa.types.is_struct(array.type):
         return b"".join(map(_bits, array.flatten()))
-    if pa.types.is_list(array.type) or pa.types.is_fixed_size_list(array.type) or pa.types.is_large_list(array.type):
+    if (
+        pa.types.is_list(array.type)
+        or pa.types.is_fixed_size_list(array.type)
+        or pa.types.is_large_list(array.type)
+    ):
         return _bits(array.flatten())
     if not pa.types.is_floating(array.type):
         return b""

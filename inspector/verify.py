@@ -24,16 +24,36 @@ import numpy as np
 from roboshard.inspector.config import VerifyConfig
 from roboshard.inspector.episode import Expected
 from roboshard.inspector.index import IndexRows
-from roboshard.inspector.problems import COPY_AGAIN, READ_AGAIN, REBUILD, Place, Problem, Problems, some
+from roboshard.inspector.problems import (
+    COPY_AGAIN,
+    READ_AGAIN,
+    REBUILD,
+    Place,
+    Problem,
+    Problems,
+    some,
+)
 from roboshard.inspector.rows import provenance_fields
 from roboshard.inspector.shard import Checked, Dataset, ShardCheck, ShardTask
 from roboshard.inspector.source import SourceComparison
 from roboshard.shards import jsonio, storage
-from roboshard.shards.errors import DamageError, MissingError, OptionError, RoboshardError, StorageError
+from roboshard.shards.errors import (
+    DamageError,
+    MissingError,
+    OptionError,
+    RoboshardError,
+    StorageError,
+)
 from roboshard.shards.index import MAX_INDEX_BYTES
 from roboshard.shards.locate import locate
 from roboshard.shards.manifest import load_dataset_manifest, load_index
-from roboshard.shards.names import DATASET_MANIFEST, EPISODE_INDEX, SHARD_FOLDER, is_shard_name, shard_manifest_name
+from roboshard.shards.names import (
+    DATASET_MANIFEST,
+    EPISODE_INDEX,
+    SHARD_FOLDER,
+    is_shard_name,
+    shard_manifest_name,
+)
 from roboshard.shards.progress import Progress
 from roboshard.shards.schema import MAX_MANIFEST_BYTES, DatasetManifest, parse
 
@@ -65,7 +85,9 @@ class VerifyReport:
 
     def as_json(self) -> bytes:
         """The report as a JSON document."""
-        return (json.dumps({"ok": self.ok, **asdict(self)}, ensure_ascii=False, indent=2) + "\n").encode()
+        return (
+            json.dumps({"ok": self.ok, **asdict(self)}, ensure_ascii=False, indent=2) + "\n"
+        ).encode()
 
 
 def verify(config: VerifyConfig) -> VerifyReport:
@@ -92,9 +114,14 @@ def _verify(config: VerifyConfig) -> VerifyReport:
     _check_names(manifest, names)
     _check_files(root, manifest, problems, notes)
     expected = Expected(
-        manifest=manifest, provenance=provenance_fields(manifest), frames=config.frames, seed=config.seed
+        manifest=manifest,
+        provenance=provenance_fields(manifest),
+        frames=config.frames,
+        seed=config.seed,
     )
-    dataset = Dataset(root=root, expected=expected, index=_index(root, manifest, problems), problems=problems)
+    dataset = Dataset(
+        root=root, expected=expected, index=_index(root, manifest, problems), problems=problems
+    )
     tasks = list(_tasks(manifest, names, config))
     if config.against is None:
         checked = _check_shards(tasks, dataset, None, config.jobs)
@@ -108,7 +135,11 @@ def _verify(config: VerifyConfig) -> VerifyReport:
 
 
 def _report(
-    root: str, manifest: DatasetManifest | None, checked: list[Checked], problems: Problems, notes: list[str]
+    root: str,
+    manifest: DatasetManifest | None,
+    checked: list[Checked],
+    problems: Problems,
+    notes: list[str],
 ) -> VerifyReport:
     return VerifyReport(
         url=storage.shown(root),
@@ -131,7 +162,9 @@ def _dataset_manifest(root: str, problems: Problems) -> DatasetManifest | None:
     except StorageError:
         raise
     except RoboshardError as error:
-        place.report_error(error, "finish the conversion" if isinstance(error, MissingError) else REBUILD)
+        place.report_error(
+            error, "finish the conversion" if isinstance(error, MissingError) else REBUILD
+        )
         if isinstance(error, MissingError):
             return None
     try:
@@ -152,7 +185,9 @@ def _check_names(manifest: DatasetManifest, names: Collection[str] | None) -> No
         raise OptionError(f"{DATASET_MANIFEST} does not list {some(unknown)}")
 
 
-def _check_files(root: str, manifest: DatasetManifest, problems: Problems, notes: list[str]) -> None:
+def _check_files(
+    root: str, manifest: DatasetManifest, problems: Problems, notes: list[str]
+) -> None:
     """Files that nothing lists: among the shards others would read them; beside them they do no harm."""
     try:
         there = storage.list_files(root)
@@ -182,12 +217,22 @@ def _index(root: str, manifest: DatasetManifest, problems: Problems) -> IndexRow
         return None
 
 
-def _tasks(manifest: DatasetManifest, names: Collection[str] | None, config: VerifyConfig) -> Iterator[ShardTask]:
+def _tasks(
+    manifest: DatasetManifest, names: Collection[str] | None, config: VerifyConfig
+) -> Iterator[ShardTask]:
     """One per shard; which samples of it were drawn, if not all are wanted."""
-    shards = [(i, entry) for i, entry in enumerate(manifest.shards) if names is None or entry.name in names]
-    drawn = None if config.sample is None else _draw([entry.episodes for _, entry in shards], config)
+    shards = [
+        (i, entry)
+        for i, entry in enumerate(manifest.shards)
+        if names is None or entry.name in names
+    ]
+    drawn = (
+        None if config.sample is None else _draw([entry.episodes for _, entry in shards], config)
+    )
     for position, (number, entry) in enumerate(shards):
-        yield ShardTask(number=number, entry=entry, chosen=None if drawn is None else drawn[position])
+        yield ShardTask(
+            number=number, entry=entry, chosen=None if drawn is None else drawn[position]
+        )
 
 
 def _draw(counts: list[int], config: VerifyConfig) -> defaultdict[int, set[int]]:
@@ -209,7 +254,9 @@ def _check_shards(
         with source.reader() if source else nullcontext() as reader:
             return ShardCheck(task, dataset, reader, progress.add).run()
 
-    share = [1.0 if task.chosen is None else len(task.chosen) / task.entry.episodes for task in tasks]
+    share = [
+        1.0 if task.chosen is None else len(task.chosen) / task.entry.episodes for task in tasks
+    ]
     num_bytes = int(sum(part * task.entry.size for part, task in zip(share, tasks, strict=True)))
     with (
         Progress("verifying", items=len(tasks), what="shards", num_bytes=num_bytes) as progress,
@@ -227,7 +274,11 @@ def _check_shards(
 
 
 def _check_complete(
-    root: str, manifest: DatasetManifest, source: SourceComparison, checked: list[Checked], problems: Problems
+    root: str,
+    manifest: DatasetManifest,
+    source: SourceComparison,
+    checked: list[Checked],
+    problems: Problems,
 ) -> None:
     """Every episode of the source is here, unless some were chosen or skipped."""
     if manifest.conversion.options.get("episodes") is not None:
@@ -236,7 +287,8 @@ def _check_complete(
     missing = [episode for episode in source.missing(here) if episode not in _skipped(root)]
     if missing:
         Place(problems=problems, file=DATASET_MANIFEST).report(
-            f"{len(missing)} episodes of the source are not here: {some(missing)}", "convert the source again"
+            f"{len(missing)} episodes of the source are not here: {some(missing)}",
+            "convert the source again",
         )
 
 
@@ -248,4 +300,8 @@ def _skipped(root: str) -> set[int]:
     except RoboshardError:
         return set()
     entries = listed if isinstance(listed, list) else []
-    return {entry["episode_index"] for entry in entries if isinstance(entry, dict) and "episode_index" in entry}
+    return {
+        entry["episode_index"]
+        for entry in entries
+        if isinstance(entry, dict) and "episode_index" in entry
+    }

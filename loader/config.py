@@ -35,7 +35,9 @@ class OrderConfig:
 
     def __post_init__(self) -> None:
         _check(0 <= self.seed < 1 << 63, f"seed must be in 0..2**63-1, not {self.seed}")
-        _check(self.pool_episodes >= 1, f"pool_episodes must be at least 1, not {self.pool_episodes}")
+        _check(
+            self.pool_episodes >= 1, f"pool_episodes must be at least 1, not {self.pool_episodes}"
+        )
         _check_choice("episode_order", self.episode_order, ("global", "shard"))
         _check_choice("frame_order", self.frame_order, ("uniform", "sweep"))
 
@@ -106,10 +108,14 @@ class SplitConfig:
 
     def __post_init__(self) -> None:
         _check(
-            self.batch_size is None or self.batch_size >= 1, f"batch_size must be at least 1, not {self.batch_size}"
+            self.batch_size is None or self.batch_size >= 1,
+            f"batch_size must be at least 1, not {self.batch_size}",
         )
         _check(self.num_workers >= 0, f"num_workers must not be negative: {self.num_workers}")
-        _check(0 <= self.rank < self.world_size, f"rank must be in 0..{self.world_size - 1}, not {self.rank}")
+        _check(
+            0 <= self.rank < self.world_size,
+            f"rank must be in 0..{self.world_size - 1}, not {self.rank}",
+        )
         _check(
             self.max_world_size >= 1 and self.max_world_size % self.world_size == 0,
             f"max_world_size {self.max_world_size} must be a multiple of the world size {self.world_size}",
@@ -152,15 +158,23 @@ class ReadConfig:
     """A damaged episode ends the run, or is replaced by the next one that can be read, counted and warned of."""
 
     def __post_init__(self) -> None:
-        _check(self.decode_threads is None or self.decode_threads >= 1, "decode_threads must be at least 1")
+        _check(
+            self.decode_threads is None or self.decode_threads >= 1,
+            "decode_threads must be at least 1",
+        )
         _check(self.retry_s >= 0, f"retry_seconds must not be negative: {self.retry_s}")
         _check_choice("on_error", self.on_error, ("raise", "skip"))
 
     @property
     def settings(self) -> ReadSettings:
         """For storage."""
-        cache = None if self.cache_dir is None else DiskCache(Path(self.cache_dir), self.cache_bytes)
-        return ReadSettings(cache=cache, patience=Patience(stall_s=min(20.0, 1 + self.retry_s), retry_s=self.retry_s))
+        cache = (
+            None if self.cache_dir is None else DiskCache(Path(self.cache_dir), self.cache_bytes)
+        )
+        return ReadSettings(
+            cache=cache,
+            patience=Patience(stall_s=min(20.0, 1 + self.retry_s), retry_s=self.retry_s),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

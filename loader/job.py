@@ -65,7 +65,9 @@ def chosen_cameras(meta: DatasetMeta, sample: SampleConfig) -> tuple[str, ...]:
     chosen = meta.video_keys if sample.cameras is None else tuple(sample.cameras)
     unknown = [key for key in chosen if key not in meta.video_keys]
     if unknown:
-        raise OptionError(f"cameras: {unknown} not among the dataset's videos {list(meta.video_keys)}")
+        raise OptionError(
+            f"cameras: {unknown} not among the dataset's videos {list(meta.video_keys)}"
+        )
     check_depth({key: meta.features[key] for key in chosen})
     return tuple(key for key in meta.video_keys if key in chosen)
 
@@ -76,18 +78,26 @@ def check_depth(features: Features, where: str = "") -> None:
         try:
             depth_scale(spec)
         except FormatError as error:
-            raise OptionError(f"{where}camera {key!r} cannot be loaded, leave it out of cameras=: {error}") from None
+            raise OptionError(
+                f"{where}camera {key!r} cannot be loaded, leave it out of cameras=: {error}"
+            ) from None
 
 
 def check_windows(meta: DatasetMeta, sample: SampleConfig, cameras: Sequence[str]) -> None:
     """Raise OptionError for windows of what is not loaded."""
     for key in sample.delta_timestamps:
         if key not in meta.features:
-            raise OptionError(f"delta_timestamps: {key!r} is not a feature; the dataset has {list(meta.features)}")
+            raise OptionError(
+                f"delta_timestamps: {key!r} is not a feature; the dataset has {list(meta.features)}"
+            )
         if (dtype := meta.features[key].get("dtype")) in OBJECT_DTYPES:
-            raise OptionError(f"delta_timestamps: {key!r} is a {dtype} feature, which has no window")
+            raise OptionError(
+                f"delta_timestamps: {key!r} is a {dtype} feature, which has no window"
+            )
         if key in meta.video_keys and key not in cameras:
-            raise OptionError(f"delta_timestamps: camera {key!r} is left out by cameras={list(cameras)}")
+            raise OptionError(
+                f"delta_timestamps: camera {key!r} is left out by cameras={list(cameras)}"
+            )
 
 
 def _select(dataset: ShardedDataset, selection: SelectionConfig) -> Episodes:
@@ -114,7 +124,9 @@ def _select(dataset: ShardedDataset, selection: SelectionConfig) -> Episodes:
         )
     keep &= num_rows >= 1
     if not np.any(keep):
-        raise OptionError("no frame is left: the choice of episodes and dropped frames leaves nothing to load")
+        raise OptionError(
+            "no frame is left: the choice of episodes and dropped frames leaves nothing to load"
+        )
     position = np.flatnonzero(keep).astype(np.int64)
     storage_rank = np.empty(len(index), dtype=np.int64)
     storage_rank[np.lexsort((index.offset, index.shard))] = np.arange(len(index))

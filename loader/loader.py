@@ -78,7 +78,9 @@ class Loader:
         """
         if epoch < 0:
             raise OptionError(f"epoch must not be negative: {epoch}")
-        if epoch == self._loaded_end:  # a trainer that counts epochs itself: of this one nothing is left
+        if (
+            epoch == self._loaded_end
+        ):  # a trainer that counts epochs itself: of this one nothing is left
             self._epoch, self._received, self._resume_at = epoch, len(self), len(self)
         elif epoch != self._epoch:
             self._epoch, self._received, self._resume_at = epoch, 0, 0
@@ -121,10 +123,14 @@ class Loader:
                 iteration is running, which would go on from where it is.
         """
         if self._running is not None:
-            raise OptionError("load_state_dict during an iteration comes too late: load before `iter(loader)`")
+            raise OptionError(
+                "load_state_dict during an iteration comes too late: load before `iter(loader)`"
+            )
         given = check_state(state, self._state(0, 0), len(self))
         if given != self._state(given.epoch, given.step):  # what a mixture had drawn
-            raise OptionError("the state is not whole: its `drawn` is not what its epoch and step say")
+            raise OptionError(
+                "the state is not whole: its `drawn` is not what its epoch and step say"
+            )
         self._epoch, self._received, self._resume_at = given.epoch, given.step, given.step
         self._loaded_end = None
         if given.step and given.step == len(self):
@@ -175,7 +181,9 @@ class Loader:
             if batch is None:
                 return
             num_samples = 1 if self.batch_size is None else len(next(iter(batch.values())))
-            self._runner.counter.add(wait_seconds=time.perf_counter() - started, batches=1, samples=num_samples)
+            self._runner.counter.add(
+                wait_seconds=time.perf_counter() - started, batches=1, samples=num_samples
+            )
             self._received += 1
             self._warn_of_long_gops()
             given, batch = [batch], None
@@ -195,7 +203,12 @@ class Loader:
         """Once, when the first frames have shown what a frame in random order costs."""
         order = self._job.config.order
         stats = self._runner.counter.snapshot()
-        if self._warned or not order.shuffle or order.frame_order != "uniform" or stats.frames_used < WARN_AFTER:
+        if (
+            self._warned
+            or not order.shuffle
+            or order.frame_order != "uniform"
+            or stats.frames_used < WARN_AFTER
+        ):
             return
         self._warned = True
         cost = stats.frames_decoded_per_frame_used
@@ -228,7 +241,9 @@ class Loader:
         )
         if isinstance(self._plan, EpochPlan):
             return state
-        drawn = [{"epoch": own, "samples": samples} for own, samples in self._plan.drawn(epoch, step)]
+        drawn = [
+            {"epoch": own, "samples": samples} for own, samples in self._plan.drawn(epoch, step)
+        ]
         return MixtureState(**state.as_dict(), weights=list(self._plan.parts), drawn=drawn)
 
     @cached_property

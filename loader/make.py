@@ -121,7 +121,9 @@ def make_loader(  # noqa: PLR0913 - keyword-only, grouped behind
             drop_last=drop_last,
         ),
         selection=SelectionConfig(
-            episodes=episodes, drop_n_first_frames=drop_n_first_frames, drop_n_last_frames=drop_n_last_frames
+            episodes=episodes,
+            drop_n_first_frames=drop_n_first_frames,
+            drop_n_last_frames=drop_n_last_frames,
         ),
         sample=SampleConfig(
             delta_timestamps=delta_timestamps or {},

@@ -180,7 +180,9 @@ class MapDataset(torch.utils.data.Dataset[Batch]):
             rows=episodes.first_row[place] + wanted - self._starts[place],
         )
         with self._lock:
-            if self._own is None or self._own.process != os.getpid():  # nothing of it survives a fork
+            if (
+                self._own is None or self._own.process != os.getpid()
+            ):  # nothing of it survives a fork
                 self._own = _OneProcess(self._job)
             return self._own.load(draw, with_pictures=with_pictures)
 

@@ -31,7 +31,9 @@ class DatasetMeta:
     def features(self) -> dict[str, dict[str, Json]]:
         """Feature key -> dtype, shape, names, as in the source's info.json; a shape is a tuple, as in LeRobot."""
         return {
-            key: spec | {"shape": tuple(spec["shape"])} if isinstance(spec.get("shape"), list) else spec
+            key: spec | {"shape": tuple(spec["shape"])}
+            if isinstance(spec.get("shape"), list)
+            else spec
             for key, spec in self.manifest.features.items()
         }
 
@@ -44,7 +46,10 @@ class DatasetMeta:
         stats = _arrays(self.manifest)
         factors = {key: depth_factor(self.features[key]) for key in self.depth_keys if key in stats}
         return stats | {
-            key: {name: value if name == "count" else value * factor for name, value in stats[key].items()}
+            key: {
+                name: value if name == "count" else value * factor
+                for name, value in stats[key].items()
+            }
             for key, factor in factors.items()
             if factor != 1.0  # of integers it would make floats
         }
@@ -134,7 +139,9 @@ class MixtureMeta(DatasetMeta):
         """That of all datasets. Raises OptionError where they differ."""
         rates = {meta.fps for meta in self.metas}
         if len(rates) > 1:
-            raise OptionError(f"the datasets of this mixture have {sorted(rates)} fps: see loader.metas")
+            raise OptionError(
+                f"the datasets of this mixture have {sorted(rates)} fps: see loader.metas"
+            )
         return rates.pop()
 
 
@@ -145,16 +152,28 @@ def _arrays(manifest: DatasetManifest) -> dict[str, dict[str, NDArray[Any]]]:
     }
 
 
-def merged_manifest(metas: Sequence[DatasetMeta], features: Features, parts: Sequence[int]) -> DatasetManifest:
+def merged_manifest(
+    metas: Sequence[DatasetMeta], features: Features, parts: Sequence[int]
+) -> DatasetManifest:
     """The first dataset's manifest with what is true of a mixture in these parts."""
-    episodes, frames = sum(meta.total_episodes for meta in metas), sum(meta.total_frames for meta in metas)
+    episodes, frames = (
+        sum(meta.total_episodes for meta in metas),
+        sum(meta.total_frames for meta in metas),
+    )
     tasks = list(dict.fromkeys(task for meta in metas for task in meta.tasks))
-    totals = {"total_episodes": episodes, "total_frames": frames, "total_tasks": len(tasks), "features": features}
+    totals = {
+        "total_episodes": episodes,
+        "total_frames": frames,
+        "total_tasks": len(tasks),
+        "features": features,
+    }
     return metas[0].manifest.model_copy(
         update={
             "features": dict(features),
             "tasks": tasks,
-            "stats": {key: _merged([meta.stats.get(key, {}) for meta in metas], parts) for key in features},
+            "stats": {
+                key: _merged([meta.stats.get(key, {}) for meta in metas], parts) for key in features
+            },
             "info": metas[0].info | totals,
             "total_episodes": episodes,
             "total_frames": frames,
@@ -162,17 +181,22 @@ def merged_manifest(metas: Sequence[DatasetMeta], features: Features, parts: Seq
     )
 
 
-def _merged(stats: Sequence[Mapping[str, NDArray[Any]]], parts: Sequence[int]) -> dict[str, NDArray[Any]]:
+def _merged(
+    stats: Sequence[Mapping[str, NDArray[Any]]], parts: Sequence[int]
+) -> dict[str, NDArray[Any]]:
     """Statistics of a feature over the datasets that have them; {} where none has."""
     known = [
-        (own, part) for own, part in zip(stats, parts, strict=True) if {"min", "max", "mean", "std"} <= own.keys()
+        (own, part)
+        for own, part in zip(stats, parts, strict=True)
+        if {"min", "max", "mean", "std"} <= own.keys()
     ]
     if not known:
         return {}
     shares = [part / sum(part for _, part in known) for _, part in known]
     mean = sum(share * own["mean"] for (own, _), share in zip(known, shares, strict=True))
     square = sum(
-        share * (own["std"] ** 2 + (own["mean"] - mean) ** 2) for (own, _), share in zip(known, shares, strict=True)
+        share * (own["std"] ** 2 + (own["mean"] - mean) ** 2)
+        for (own, _), share in zip(known, shares, strict=True)
     )
     merged = {
         "min": np.minimum.reduce([own["min"] for own, _ in known]),

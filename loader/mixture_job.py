@@ -9,7 +9,13 @@ from numpy.typing import NDArray
 
 from roboshard.loader.config import LoaderConfig, SampleConfig
 from roboshard.loader.episodes.episode import Membership, picture_shape
-from roboshard.loader.job import check_depth, check_features, check_windows, chosen_cameras, open_source
+from roboshard.loader.job import (
+    check_depth,
+    check_features,
+    check_windows,
+    chosen_cameras,
+    open_source,
+)
 from roboshard.loader.meta import DatasetMeta, MixtureMeta, merged_manifest
 from roboshard.loader.order.schedule import MAX_PERIOD, Schedule, shares
 from roboshard.loader.pipeline import LoadJob
@@ -39,30 +45,40 @@ def make_mixture_job(mixture: Mixture, config: LoaderConfig) -> LoadJob:
     """
     parts = _parts(mixture)
     if config.selection.episodes is not None:
-        raise OptionError("episodes= chooses from one dataset, and a mixture has several: leave it out")
+        raise OptionError(
+            "episodes= chooses from one dataset, and a mixture has several: leave it out"
+        )
     sources = [open_source(urls, config) for urls, _ in mixture]
     metas = [DatasetMeta(source.dataset.manifest) for source in sources]
     for meta in metas:
         check_features(meta)
-    where = [f"dataset {i} ({storage.shown(source.dataset.root)})" for i, source in enumerate(sources)]
+    where = [
+        f"dataset {i} ({storage.shown(source.dataset.root)})" for i, source in enumerate(sources)
+    ]
     loaded = [_loaded(meta, config.sample) for meta in metas]
     agreed = _agreed(loaded, where, config.sample)
     for own, name in zip(loaded, where, strict=True):
         check_depth({key: spec for key, spec in own.items() if key in agreed}, f"{name}: ")
-    meta = MixtureMeta(merged_manifest(metas, {key: agreed[key] for key in agreed if key != "task"}, parts), metas)
+    meta = MixtureMeta(
+        merged_manifest(metas, {key: agreed[key] for key in agreed if key != "task"}, parts), metas
+    )
     cameras = chosen_cameras(meta, config.sample)
     check_windows(meta, config.sample, cameras)
     first = np.cumsum([0, *(len(source.dataset.index) for source in sources)]).tolist()
     optional = tuple(key for key in agreed if any(key not in features for features in loaded))
     members = [
         Membership(
-            dataset=i, missing={key: spec for key, spec in agreed.items() if key not in own}, optional=optional
+            dataset=i,
+            missing={key: spec for key, spec in agreed.items() if key not in own},
+            optional=optional,
         )
         for i, own in enumerate(loaded)
     ]
     together = zip(sources, loaded, first, members, strict=False)
     return LoadJob(
-        sources=tuple(_member(source, own, agreed, start, member) for source, own, start, member in together),
+        sources=tuple(
+            _member(source, own, agreed, start, member) for source, own, start, member in together
+        ),
         config=config,
         offsets=_offsets(metas, where, config.sample),
         cameras=cameras,
@@ -83,7 +99,9 @@ def _is_weighted(entry: Any) -> bool:
 
 def _parts(mixture: Mixture) -> tuple[int, ...]:
     if not all(map(_is_weighted, mixture)):
-        raise OptionError("a mixture is a list of pairs (urls, weight), each with a weight that is a number")
+        raise OptionError(
+            "a mixture is a list of pairs (urls, weight), each with a weight that is a number"
+        )
     weights = [float(weight) for _, weight in mixture]
     if not all(0 < weight < float("inf") for weight in weights):  # NaN is not
         raise OptionError(f"the weights of a mixture must be numbers greater than 0, not {weights}")
@@ -98,30 +116,53 @@ def _parts(mixture: Mixture) -> tuple[int, ...]:
 def _loaded(meta: DatasetMeta, sample: SampleConfig) -> Features:
     """The features of a dataset that would be loaded of it alone; "task" is one of them."""
     chosen = meta.video_keys if sample.cameras is None else sample.cameras
-    features = {key: spec for key, spec in meta.features.items() if key not in meta.video_keys or key in chosen}
+    features = {
+        key: spec
+        for key, spec in meta.features.items()
+        if key not in meta.video_keys or key in chosen
+    }
     return features | ({"task": TASK} if meta.tasks else {})
 
 
 def _agreed(loaded: Sequence[Features], where: Sequence[str], sample: SampleConfig) -> Features:
     """The features of the mixture's samples. Raises OptionError where the datasets do not agree on them."""
     union = {key: spec for features in reversed(loaded) for key, spec in features.items()}
-    lacking = {key: [name for name, own in zip(where, loaded, strict=True) if key not in own] for key in union}
+    lacking = {
+        key: [name for name, own in zip(where, loaded, strict=True) if key not in own]
+        for key in union
+    }
     lacking = {key: names for key, names in lacking.items() if names}
     if lacking and sample.on_missing == "error":
         raise OptionError(
             "the datasets of a mixture have different features: "
-            + "; ".join(f"{key!r} is missing from {', '.join(names)}" for key, names in lacking.items())
+            + "; ".join(
+                f"{key!r} is missing from {', '.join(names)}" for key, names in lacking.items()
+            )
             + '. on_missing="drop" loads only what all have; on_missing="fill" fills with zeros and adds a mask '
             "<key>_is_missing; cameras= can leave cameras out"
         )
-    kept = {key: union[key] for key in sorted(union) if sample.on_missing != "drop" or key not in lacking}
+    kept = {
+        key: union[key]
+        for key in sorted(union)
+        if sample.on_missing != "drop" or key not in lacking
+    }
     for key in kept:
-        kinds = {name: _kind(own[key], sample) for name, own in zip(where, loaded, strict=True) if key in own}
+        kinds = {
+            name: _kind(own[key], sample)
+            for name, own in zip(where, loaded, strict=True)
+            if key in own
+        }
         if len(set(kinds.values())) > 1:
-            shown = "; ".join(f"{kind} {list(shape)} in {name}" for name, (kind, shape) in kinds.items())
+            shown = "; ".join(
+                f"{kind} {list(shape)} in {name}" for name, (kind, shape) in kinds.items()
+            )
             raise OptionError(
                 f"the datasets of a mixture must agree in dtype and shape of {key!r}, which is {shown}"
-                + (": image_size= makes pictures equal in size" if "video" in shown or "image" in shown else "")
+                + (
+                    ": image_size= makes pictures equal in size"
+                    if "video" in shown or "image" in shown
+                    else ""
+                )
             )
     return kept
 
@@ -133,11 +174,19 @@ def _kind(spec: Spec, sample: SampleConfig) -> tuple[str, tuple[int, ...]]:
         height, width, channels = picture_shape(spec)
         kind = f"depth {dtype}" if is_depth(spec) else dtype
         return kind, (*(sample.image_size or (height, width)), channels)
-    kind = dtype if dtype in ("bool", *OBJECT_DTYPES) else "float32" if dtype in FLOAT_DTYPES else "int64"
+    kind = (
+        dtype
+        if dtype in ("bool", *OBJECT_DTYPES)
+        else "float32"
+        if dtype in FLOAT_DTYPES
+        else "int64"
+    )
     return kind, tuple(spec["shape"])
 
 
-def _member(source: Source, own: Features, agreed: Features, first: int, membership: Membership) -> Source:
+def _member(
+    source: Source, own: Features, agreed: Features, first: int, membership: Membership
+) -> Source:
     return replace(
         source,
         episodes=replace(source.episodes, position=source.episodes.position + first),

@@ -90,12 +90,16 @@ class LoadJob:
         """Everything that is decoded into pictures."""
         keys = [(key, True) for key in self.cameras] + [(key, False) for key in self.image_keys]
         windows = {key: np.atleast_2d(offsets)[0] for key, offsets in self.offsets.items()}
-        return tuple(PictureKey(key=key, is_video=video, offsets=windows.get(key)) for key, video in keys)
+        return tuple(
+            PictureKey(key=key, is_video=video, offsets=windows.get(key)) for key, video in keys
+        )
 
     @property
     def transformed(self) -> tuple[str, ...]:
         """Keys of the pictures that `image_transforms` is for: depth is left alone, as LeRobot does."""
-        return tuple(picture.key for picture in self.pictures if picture.key not in self.meta.depth_keys)
+        return tuple(
+            picture.key for picture in self.pictures if picture.key not in self.meta.depth_keys
+        )
 
     @property
     def slots(self) -> Slots:
@@ -137,14 +141,17 @@ class Resources:
             sources=job.sources,
             reads=self.reads,
             pictures=PictureSettings(
-                image_size=sample.image_size, device=config.read.decode_device, look_back=_look_back(job)
+                image_size=sample.image_size,
+                device=config.read.decode_device,
+                look_back=_look_back(job),
             ),
             capacity=_resident_episodes(job),
             on_error=config.read.on_error,
             counter=counter,
         )
         self.threads = DecodeThreads(
-            num_threads=config.read.decode_threads or topology.default_threads(config.split.num_workers),
+            num_threads=config.read.decode_threads
+            or topology.default_threads(config.split.num_workers),
             pictures=job.pictures,
             as_float=not sample.return_uint8,
             buffers=buffers,
@@ -191,14 +198,18 @@ def _return_freed_memory() -> None:
 def _early_bytes(job: LoadJob) -> int:
     """Of this process. A GPU's memory is the user's."""
     is_cpu = job.config.read.decode_device == "cpu"
-    return 0 if _is_forward(job) or not is_cpu else EARLY_BYTES // max(1, job.config.split.num_workers)
+    return (
+        0 if _is_forward(job) or not is_cpu else EARLY_BYTES // max(1, job.config.split.num_workers)
+    )
 
 
 def _look_back(job: LoadJob) -> dict[str, int]:
     """Camera -> frames by which windows of neighbouring samples overlap, where those are loaded in a row."""
     windows = {key: np.atleast_2d(job.offsets[key]) for key in job.cameras if key in job.offsets}
     spans = {key: int(np.ptp(frames, axis=1).max()) for key, frames in windows.items()}
-    return {key: span for key, span in spans.items() if _is_forward(job) and 0 < span <= MAX_LOOK_BACK}
+    return {
+        key: span for key, span in spans.items() if _is_forward(job) and 0 < span <= MAX_LOOK_BACK
+    }
 
 
 def _is_forward(job: LoadJob) -> bool:
@@ -225,7 +236,9 @@ def draw_epochs(epochs: Iterable[EpochPart], config: LoaderConfig) -> Iterator[D
         _return_freed_memory()
 
 
-def epochs_from(plan_of: Callable[[int], Plan], epoch: int, first_step: int, goes_on: bool) -> Iterator[EpochPart]:
+def epochs_from(
+    plan_of: Callable[[int], Plan], epoch: int, first_step: int, goes_on: bool
+) -> Iterator[EpochPart]:
     """An epoch from a step on, and if it `goes_on` those after it, as long as this process has a step in them."""
     yield plan_of(epoch), first_step
     while goes_on:

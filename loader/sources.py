@@ -42,7 +42,9 @@ class SideBySide:
         self.index = SimpleNamespace(
             size=np.concatenate([index.size for index in indices]),
             offset=np.concatenate([index.offset for index in indices]),
-            shard=np.concatenate([index.shard + self._first_shard[i] for i, index in enumerate(indices)]),
+            shard=np.concatenate(
+                [index.shard + self._first_shard[i] for i, index in enumerate(indices)]
+            ),
         )
 
     def plan_read(self, position: int, cameras: Sequence[str] | None = None) -> SampleRead:
@@ -53,10 +55,14 @@ class SideBySide:
         read = dataset.plan_read(position - self._first[number], known)
         return replace(read, shard=read.shard + int(self._first_shard[number]))
 
-    def shard_reads(self, shard: int, reads: Sequence[SampleRead], on_read: OnRead = ignore) -> ShardReads:
+    def shard_reads(
+        self, shard: int, reads: Sequence[SampleRead], on_read: OnRead = ignore
+    ) -> ShardReads:
         """See `ShardedDataset`."""
         number = self._of_shard(shard)
-        return self._datasets[number].shard_reads(shard - int(self._first_shard[number]), reads, on_read)
+        return self._datasets[number].shard_reads(
+            shard - int(self._first_shard[number]), reads, on_read
+        )
 
     def carry_out(self, read: SampleRead, source: ShardReads) -> EpisodeData:
         """See `ShardedDataset`."""

@@ -54,7 +54,9 @@ def check_state(state: dict[str, Any], current: LoaderState, num_steps: int) -> 
     names = type(current).__dataclass_fields__
     if set(state) != set(names):
         missing, unknown = sorted(set(names) - set(state)), sorted(set(state) - set(names))
-        raise OptionError(f"not a loader state of this release: fields missing {missing}, unknown {unknown}")
+        raise OptionError(
+            f"not a loader state of this release: fields missing {missing}, unknown {unknown}"
+        )
     given = type(current)(**state)
     problems = [
         f"{name} is {getattr(current, name)!r} now and {getattr(given, name)!r} in the state"

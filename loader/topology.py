@@ -44,7 +44,9 @@ def _numbers(names: tuple[str, str], values: tuple[str | None, ...]) -> tuple[in
     try:
         rank, world_size = (int(value or "") for value in values)
     except ValueError:
-        raise OptionError(f"{names[0]} and {names[1]} in the environment are not numbers: {values}") from None
+        raise OptionError(
+            f"{names[0]} and {names[1]} in the environment are not numbers: {values}"
+        ) from None
     return rank, world_size
 
 
@@ -61,5 +63,7 @@ def in_worker() -> bool:
 
 def default_threads(num_workers: int) -> int:
     """Decoding threads of one process: the cores it may use, shared out over the workers."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     return max(1, cores // max(1, num_workers))

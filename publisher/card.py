@@ -19,11 +19,24 @@ from roboshard.shards.selection import spread
 
 CARD = "README.md"
 PREVIEW = "roboshard-preview.png"
-MARK = "<!-- This card was made by roboshard upload-shards. Remove this line to keep your changes. -->"
+MARK = (
+    "<!-- This card was made by roboshard upload-shards. Remove this line to keep your changes. -->"
+)
 TAGS = ("LeRobot", "robotics", "webdataset", "roboshard")
 SHOWN_TASKS = 20
-SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
-LARGER_SIZES = ((10**8, "10M<n<100M"), (10**9, "100M<n<1B"), (10**10, "1B<n<10B"), (10**12, "10B<n<100B"))
+SIZES = (
+    (10**3, "n<1K"),
+    (10**4, "1K<n<10K"),
+    (10**5, "10K<n<100K"),
+    (10**6, "100K<n<1M"),
+    (10**7, "1M<n<10M"),
+)
+LARGER_SIZES = (
+    (10**8, "10M<n<100M"),
+    (10**9, "100M<n<1B"),
+    (10**10, "1B<n<10B"),
+    (10**12, "10B<n<100B"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +70,11 @@ def make_card(root: str, url: str) -> Card:
         _features(dataset.manifest.features),
         _tasks(dataset.manifest.tasks),
     ]
-    return Card(text="\n\n".join(part for part in parts if part) + "\n", picture=preview.png, notes=_notes(preview))
+    return Card(
+        text="\n\n".join(part for part in parts if part) + "\n",
+        picture=preview.png,
+        notes=_notes(preview),
+    )
 
 
 def _notes(preview: Preview) -> tuple[str, ...]:
@@ -73,7 +90,9 @@ def _front_matter(dataset: ShardedDataset, url: str) -> str:
         "tags": list(TAGS),
         "size_categories": [size],
     }
-    if url.startswith("hf://datasets/") and url.count("/") == 4:  # at its root: what the dataset viewer shows
+    if (
+        url.startswith("hf://datasets/") and url.count("/") == 4
+    ):  # at its root: what the dataset viewer shows
         values["configs"] = [{"config_name": "default", "data_files": "shards/*.tar"}]
     text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
     return f"---\n{text}---"
@@ -84,7 +103,11 @@ def _introduction(dataset: ShardedDataset) -> str:
     revision = f" at revision {_code(source.revision)}" if source.revision else ""
     options = dataset.manifest.conversion.options.get("video")
     how = "converted" if options else "converted losslessly"
-    video = _encoded_again(options, dataset.camera_keys) if options else "Video is copied packet by packet"
+    video = (
+        _encoded_again(options, dataset.camera_keys)
+        if options
+        else "Video is copied packet by packet"
+    )
     return (
         f"A [LeRobot](https://github.com/huggingface/lerobot) dataset ({_code(source.codebase_version)}) as "
         f"[WebDataset](https://github.com/webdataset/webdataset) shards, {how} by roboshard from "
@@ -134,7 +157,11 @@ def _cameras(dataset: ShardedDataset) -> str:
     records = (dataset.read_episode(position, cameras=[]).record for position in positions)
     cameras = summarize_cameras((camera, 0) for record in records for camera in record.cameras)
     rows = [
-        [_code(each.key), *map(_plain, (each.codec, each.size.replace("x", "×"), each.pix_fmt)), f"{each.gop:.1f}"]
+        [
+            _code(each.key),
+            *map(_plain, (each.codec, each.size.replace("x", "×"), each.pix_fmt)),
+            f"{each.gop:.1f}",
+        ]
         for each in sorted(cameras, key=attrgetter("key"))
     ]
     headings = ["camera", "codec", "size", "pixel format", "frames per keyframe"]
@@ -147,7 +174,14 @@ def _features(features: Mapping[str, Mapping[str, Json]]) -> str:
         names = feature.get("names")
         shape = feature.get("shape")
         shown = "×".join(map(str, shape)) if isinstance(shape, list) else ""
-        rows.append([_code(name), _plain(str(feature.get("dtype", ""))), _plain(shown), _plain(_flat(names))])
+        rows.append(
+            [
+                _code(name),
+                _plain(str(feature.get("dtype", ""))),
+                _plain(shown),
+                _plain(_flat(names)),
+            ]
+        )
     return _table(["feature", "type", "shape", "names"], rows, "## Features")
 
 
@@ -158,7 +192,11 @@ def _tasks(tasks: Sequence[str]) -> str:
 
 
 def _table(headings: Sequence[str], rows: Sequence[Sequence[str]], title: str) -> str:
-    lines = [f"| {' | '.join(headings)} |", f"|{'---|' * len(headings)}", *(f"| {' | '.join(row)} |" for row in rows)]
+    lines = [
+        f"| {' | '.join(headings)} |",
+        f"|{'---|' * len(headings)}",
+        *(f"| {' | '.join(row)} |" for row in rows),
+    ]
     return "\n".join([title, "", *lines])
 
 

@@ -74,7 +74,9 @@ def make_plan(config: UploadConfig) -> UploadPlan:
         raise OptionError(f"{storage.shown(target.url)}: holds {_named(old, dataset)}. {_REMEDY}")
     looked_at = [s for s in dataset.shards if s.name in there or old is not None or config.replace]
     # Before anything is removed for it; the others when they are sent.
-    wanted |= in_parallel(lambda s: (s.name, check_shard(wanted[s.name], s)), looked_at, config.jobs)
+    wanted |= in_parallel(
+        lambda s: (s.name, check_shard(wanted[s.name], s)), looked_at, config.jobs
+    )
     right = _right(target, wanted, there, config.jobs)
     if old is None and not config.replace:
         _refuse_foreign_shards(target, dataset, there, right)
@@ -121,7 +123,9 @@ def check_shard(upload: Upload, entry: ShardEntry) -> Upload:
     return replace(upload, sha256=entry.sha256)
 
 
-def in_parallel(call: Callable[[ItemT], ResultT], items: Iterable[ItemT], jobs: int) -> list[ResultT]:
+def in_parallel(
+    call: Callable[[ItemT], ResultT], items: Iterable[ItemT], jobs: int
+) -> list[ResultT]:
     """Results in order; the first error ends the rest."""
     executor = ThreadPoolExecutor(jobs, thread_name_prefix="upload")
     try:
@@ -133,9 +137,14 @@ def in_parallel(call: Callable[[ItemT], ResultT], items: Iterable[ItemT], jobs: 
 
 def _open_source(config: UploadConfig) -> tuple[Path, DatasetManifest]:
     if not storage.is_local(config.source):
-        raise OptionError(f"{storage.shown(config.source)}: is not a local folder; copy the dataset to one first")
+        raise OptionError(
+            f"{storage.shown(config.source)}: is not a local folder; copy the dataset to one first"
+        )
     root = storage.local_path(config.source)
-    if storage.is_local(config.destination) and storage.local_path(config.destination).resolve() == root.resolve():
+    if (
+        storage.is_local(config.destination)
+        and storage.local_path(config.destination).resolve() == root.resolve()
+    ):
         raise OptionError(f"{config.destination}: is the source itself")
     dataset = load_dataset_manifest(str(root))
     for shard in dataset.shards:
@@ -143,14 +152,18 @@ def _open_source(config: UploadConfig) -> tuple[Path, DatasetManifest]:
         _check_size(root, shard.name, shard.size)
     _check_size(root, dataset.index.name, dataset.index.size)
     if _sha256(root / dataset.index.name) != dataset.index.sha256:
-        raise DamageError(f"{root / dataset.index.name}: damaged; `roboshard rebuild` derives it again")
+        raise DamageError(
+            f"{root / dataset.index.name}: damaged; `roboshard rebuild` derives it again"
+        )
     return root, dataset
 
 
 def _check_size(root: Path, name: str, size: int) -> None:
     found = storage.size(str(root / name))
     if found != size:
-        raise DamageError(f"{root / name}: {found} bytes where {DATASET_MANIFEST} says {size}; convert it again")
+        raise DamageError(
+            f"{root / name}: {found} bytes where {DATASET_MANIFEST} says {size}; convert it again"
+        )
 
 
 def _files_there(target: Target) -> dict[str, RemoteFile]:
@@ -167,7 +180,9 @@ def _wanted(root: Path, dataset: DatasetManifest) -> dict[str, Upload]:
         files[shard.name] = Upload(path=shard.name, content=root / shard.name)
         files[shard.manifest.name] = _small(root, shard.manifest)
     files[dataset.index.name] = _small(root, dataset.index)
-    files[DATASET_MANIFEST] = Upload(path=DATASET_MANIFEST, content=(root / DATASET_MANIFEST).read_bytes())
+    files[DATASET_MANIFEST] = Upload(
+        path=DATASET_MANIFEST, content=(root / DATASET_MANIFEST).read_bytes()
+    )
     return files
 
 
@@ -175,7 +190,9 @@ def _small(root: Path, entry: FileEntry) -> Upload:
     return Upload(path=entry.name, content=root / entry.name, sha256=entry.sha256)
 
 
-def _right(target: Target, wanted: Mapping[str, Upload], there: Mapping[str, RemoteFile], jobs: int) -> set[str]:
+def _right(
+    target: Target, wanted: Mapping[str, Upload], there: Mapping[str, RemoteFile], jobs: int
+) -> set[str]:
     """Those that are there already with the right content, by the hashes that the storage states."""
     both = [upload for path, upload in wanted.items() if path in there]
     fits = in_parallel(lambda upload: target.matches(upload, there[upload.path]), both, jobs)
@@ -188,7 +205,9 @@ def _refuse_foreign_shards(
     """Where no dataset is (yet), shards of this conversion may be sent again; others are somebody's work."""
     for shard in dataset.shards:
         manifest = shard.manifest.name
-        if (shard.name not in there or shard.name in right) and (manifest not in there or manifest in right):
+        if (shard.name not in there or shard.name in right) and (
+            manifest not in there or manifest in right
+        ):
             continue
         conversion = conversion_of(target, manifest) if manifest in there else None
         is_lost = conversion is None and shard.name in right
@@ -202,7 +221,9 @@ def _refuse_foreign_shards(
 def conversion_of(target: Target, manifest: str) -> str | None:
     """Which conversion a shard manifest at a target names; None where it is missing or not readable."""
     try:
-        value = jsonio.load(target.read(manifest, MAX_MANIFEST_BYTES), manifest, MAX_MANIFEST_BYTES).get("conversion")
+        value = jsonio.load(
+            target.read(manifest, MAX_MANIFEST_BYTES), manifest, MAX_MANIFEST_BYTES
+        ).get("conversion")
     except RoboshardError:
         return None
     return value if isinstance(value, str) else None
@@ -215,7 +236,11 @@ def _named(data: bytes, new: DatasetManifest) -> str:
         return f"a {DATASET_MANIFEST} that cannot be read"
     source = found.get("source")
     name = str(source.get("name") if isinstance(source, dict) else None)[:80]
-    which = "another version of this dataset" if name == new.source.name else f"another dataset, {name},"
+    which = (
+        "another version of this dataset"
+        if name == new.source.name
+        else f"another dataset, {name},"
+    )
     return f"{which} of {str(found.get('total_episodes'))[:20]} episodes"
 
 
@@ -233,7 +258,9 @@ def _to_remove(new: DatasetManifest, there: Mapping[str, RemoteFile]) -> list[st
     return sorted(named - mine)
 
 
-def _card(target: Target, root: Path, there: Mapping[str, RemoteFile]) -> tuple[dict[str, Upload], list[str]]:
+def _card(
+    target: Target, root: Path, there: Mapping[str, RemoteFile]
+) -> tuple[dict[str, Upload], list[str]]:
     """The card and its picture, as far as they are not there; nothing where somebody else wrote the README."""
     if CARD in there:
         try:

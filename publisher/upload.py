@@ -56,7 +56,9 @@ def upload(config: UploadConfig) -> UploadReport:
     if plan.withdraw:
         target.remove([DATASET_MANIFEST])
     target.remove(plan.remove)
-    with Progress("sending", items=len(uploads), what="files", num_bytes=_num_bytes(uploads)) as progress:
+    with Progress(
+        "sending", items=len(uploads), what="files", num_bytes=_num_bytes(uploads)
+    ) as progress:
         _send_shards(plan, config.jobs, progress)
         for part in (plan.last, (plan.manifest,) if plan.manifest else ()):
             if part:
@@ -79,14 +81,17 @@ def _send_shards(plan: UploadPlan, jobs: int, progress: Progress) -> None:
 
     def send(batch: Sequence[Upload]) -> Sequence[Upload]:
         checked = [
-            check_shard(upload, entries[upload.path]) if upload.path in entries else upload for upload in batch
+            check_shard(upload, entries[upload.path]) if upload.path in entries else upload
+            for upload in batch
         ]
         plan.target.put(checked)
         return batch
 
     executor = ThreadPoolExecutor(min(jobs, plan.target.max_jobs), thread_name_prefix="upload")
     try:
-        futures: list[Future[Sequence[Upload]]] = [executor.submit(send, batch) for batch in _batches(plan)]
+        futures: list[Future[Sequence[Upload]]] = [
+            executor.submit(send, batch) for batch in _batches(plan)
+        ]
         for future in as_completed(futures):
             sent = future.result()
             progress.add(_num_bytes(sent), items=len(sent))

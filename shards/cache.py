@@ -60,8 +60,12 @@ class DiskCache:
 
     def __post_init__(self) -> None:
         if self.max_bytes < MIN_BYTES:
-            raise OptionError(f"a cache of {self.max_bytes} bytes holds nothing; give {MIN_BYTES} at least")
-        object.__setattr__(self, "folder", Path(self.folder).absolute())  # workers may stand elsewhere
+            raise OptionError(
+                f"a cache of {self.max_bytes} bytes holds nothing; give {MIN_BYTES} at least"
+            )
+        object.__setattr__(
+            self, "folder", Path(self.folder).absolute()
+        )  # workers may stand elsewhere
 
     def open(self) -> None:
         """Make and check the folder now rather than at the first `get`, so that a wrong one is seen early.
@@ -116,7 +120,11 @@ class DiskCache:
         with ExitStack() as held:
             try:
                 self._open()
-                found = None if self.holds(key, len(data)) else self._claim(name, len(data), held, patience=0)
+                found = (
+                    None
+                    if self.holds(key, len(data))
+                    else self._claim(name, len(data), held, patience=0)
+                )
                 if isinstance(found, _Claim):
                     self._store(found, data)
             except OSError as error:
@@ -131,7 +139,10 @@ class DiskCache:
 
     def holds(self, key: CacheKey, length: int) -> bool:
         """Whether an entry is there, for planning only: it may be gone, or found damaged, a moment later."""
-        with suppress(OSError), files.opened_bucket(self.folder, name := files.entry_name(key, length)) as bucket:
+        with (
+            suppress(OSError),
+            files.opened_bucket(self.folder, name := files.entry_name(key, length)) as bucket,
+        ):
             os.stat(name, dir_fd=bucket, follow_symlinks=False)
             return True
         return False
@@ -149,7 +160,10 @@ class DiskCache:
         files.claim_folder(self.folder)
         this_process().opened.add(self)
         try:
-            with files.opened_home(self.folder, make=True) as home, files.opened_account(home) as account:
+            with (
+                files.opened_home(self.folder, make=True) as home,
+                files.opened_account(home) as account,
+            ):
                 used = account.read()
                 if used is None or used > self.max_bytes:
                     self._evict(home, account, 0)
@@ -171,7 +185,9 @@ class DiskCache:
                 if data is None:
                     self._drop(descriptor, name, bucket)
                 elif not 0 <= time.time() - os.fstat(descriptor).st_mtime < TOUCH_SECONDS:
-                    with suppress(OSError):  # another user's, or a read-only disk: the order suffers, nothing else
+                    with suppress(
+                        OSError
+                    ):  # another user's, or a read-only disk: the order suffers, nothing else
                         os.utime(descriptor)
                 return data
         except FileNotFoundError:
@@ -191,7 +207,9 @@ class DiskCache:
         bucket = held.enter_context(files.opened_bucket(self.folder, name, make=True))
         for _ in range(CLAIM_ATTEMPTS):
             with ExitStack() as attempt:
-                part = attempt.enter_context(files.opened(name + PART, os.O_RDWR | os.O_CREAT, bucket))
+                part = attempt.enter_context(
+                    files.opened(name + PART, os.O_RDWR | os.O_CREAT, bucket)
+                )
                 at_once = files.locked(part, 0)
                 if not at_once and (not patience or not files.locked(part, patience)):
                     return None
@@ -237,7 +255,9 @@ class DiskCache:
         files.write_entry(claim.part, claim.name, data)
         # Under the lock, or a scan that runs meanwhile could miss the file under both names.
         with files.opened_home(self.folder) as home, files.opened_account(home):
-            os.rename(claim.name + PART, claim.name, src_dir_fd=claim.bucket, dst_dir_fd=claim.bucket)
+            os.rename(
+                claim.name + PART, claim.name, src_dir_fd=claim.bucket, dst_dir_fd=claim.bucket
+            )
             claim.is_published = True
 
     def _evict(self, home: int, account: files.Account, needed: int) -> int:
@@ -245,11 +265,17 @@ class DiskCache:
         found = list(files.scan(home))
         used = before = files.OVERHEAD + sum(file.size for file in found)
         parts = sum(file.size for file in found if file.name.endswith(PART))
-        if used + needed > self.max_bytes >= parts + needed + files.OVERHEAD:  # nothing goes in vain
+        if (
+            used + needed > self.max_bytes >= parts + needed + files.OVERHEAD
+        ):  # nothing goes in vain
             target = max(0, int(self.max_bytes * KEEP_FRACTION) - needed)
             found.sort(reverse=True)
             end = time.monotonic() + EVICT_SECONDS
-            while found and used > target and (used + needed > self.max_bytes or time.monotonic() < end):
+            while (
+                found
+                and used > target
+                and (used + needed > self.max_bytes or time.monotonic() < end)
+            ):
                 file = found.pop()
                 if not file.name.endswith(PART) and _unlinked(file.name, home):
                     used -= file.size

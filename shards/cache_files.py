@@ -49,7 +49,9 @@ OVERHEAD = len(TAG_TEXT) + ACCOUNT_RECORD.size
 
 LOCK_SECONDS = 10.0
 """Longest wait for folder and account, which are held for moments, or while thousands of entries are removed."""
-FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # links are not followed; a FIFO cannot make an open wait
+FLAGS = (
+    os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+)  # links are not followed; a FIFO cannot make an open wait
 _NAME = re.compile(r"([0-9a-f]{64})-(0|[1-9][0-9]{0,18})-([1-9][0-9]{0,18})(\.part)?")
 _BUCKET = re.compile("[0-9a-f]{3}")
 
@@ -96,7 +98,9 @@ def _after_fork_in_child() -> None:
     _guard.release()
 
 
-os.register_at_fork(before=_guard.acquire, after_in_parent=_guard.release, after_in_child=_after_fork_in_child)
+os.register_at_fork(
+    before=_guard.acquire, after_in_parent=_guard.release, after_in_child=_after_fork_in_child
+)
 
 
 @contextmanager
@@ -202,7 +206,9 @@ def _trailer(name: str, data: bytes | memoryview) -> bytes:
 
 def _pread(descriptor: int, length: int, offset: int) -> bytes:
     data = os.pread(descriptor, length, offset)
-    while 0 < len(data) < length and (more := os.pread(descriptor, length - len(data), offset + len(data))):
+    while 0 < len(data) < length and (
+        more := os.pread(descriptor, length - len(data), offset + len(data))
+    ):
         data += more  # the kernel reads 2 GiB at a time at most
     return data
 
@@ -225,7 +231,9 @@ def claim_folder(folder: Path) -> None:
             descriptor = held.enter_context(opened(f"{folder}/.", os.O_RDONLY | os.O_DIRECTORY))
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
-            raise StorageError(f"{folder}: no folder for a cache can be made or opened here: {reason}") from error
+            raise StorageError(
+                f"{folder}: no folder for a cache can be made or opened here: {reason}"
+            ) from error
         _lock_folder(folder, descriptor)
         text = _read_tag(descriptor)
         if text is not None and text.startswith(SIGNATURE) and OWNER in text:
@@ -244,13 +252,17 @@ def _lock_folder(folder: Path, descriptor: int) -> None:
     remedy = "give a folder on a disk of this machine"
     try:
         if not locked(descriptor, LOCK_SECONDS):
-            raise StorageError(f"{folder}: another process has held its lock for {LOCK_SECONDS:.0f} s")
+            raise StorageError(
+                f"{folder}: another process has held its lock for {LOCK_SECONDS:.0f} s"
+            )
         with opened(f"{folder}/.", os.O_RDONLY | os.O_DIRECTORY) as second:
             excludes = not locked(second, 0)
     except StorageError:
         raise
     except OSError as error:
-        raise OptionError(f"{folder}: a cache needs locks, which fail here ({error.strerror}); {remedy}") from error
+        raise OptionError(
+            f"{folder}: a cache needs locks, which fail here ({error.strerror}); {remedy}"
+        ) from error
     if not excludes:
         raise OptionError(f"{folder}: a cache needs locks, which have no effect here; {remedy}")
 
@@ -291,7 +303,9 @@ def opened_account(home: int) -> Iterator[Account]:
     while True:
         with opened(ACCOUNT, os.O_RDWR | os.O_CREAT, home) as descriptor:
             if not locked(descriptor, LOCK_SECONDS):
-                raise TimeoutError(errno.ETIMEDOUT, "another process holds the lock of the cache", ACCOUNT)
+                raise TimeoutError(
+                    errno.ETIMEDOUT, "another process holds the lock of the cache", ACCOUNT
+                )
             if is_at(descriptor, ACCOUNT, home):  # else someone emptied the folder meanwhile
                 yield Account(descriptor)
                 return
@@ -301,9 +315,9 @@ def opened_account(home: int) -> Iterator[Account]:
 def _boot() -> bytes:
     """The machine's present boot: what was written down before a power cut may be older than the files."""
     try:
-        return bytes.fromhex(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").replace("-", ""))[
-            :16
-        ]
+        return bytes.fromhex(
+            Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").replace("-", "")
+        )[:16]
     except (OSError, ValueError):
         return bytes(16)
 
@@ -323,9 +337,15 @@ def scan(home: int) -> Iterator[Found]:
     """
     for bucket in filter(_BUCKET.fullmatch, os.listdir(home)):
         try:
-            with opened(bucket, os.O_RDONLY | os.O_DIRECTORY, home) as descriptor, os.scandir(descriptor) as files:
+            with (
+                opened(bucket, os.O_RDONLY | os.O_DIRECTORY, home) as descriptor,
+                os.scandir(descriptor) as files,
+            ):
                 for file in files:
-                    if not _NAME.fullmatch(file.name) or bucket_name(file.name.removesuffix(PART)) != bucket:
+                    if (
+                        not _NAME.fullmatch(file.name)
+                        or bucket_name(file.name.removesuffix(PART)) != bucket
+                    ):
                         continue
                     try:
                         found = file.stat(follow_symlinks=False)

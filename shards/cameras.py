@@ -48,8 +48,12 @@ def _summary(key: str, found: Sequence[tuple[CameraRecord, int]]) -> CameraSumma
         size=_all_of(f"{camera.width}x{camera.height}" for camera in cameras),
         pix_fmt=_all_of(camera.pix_fmt for camera in cameras),
         gop=frames / sum(len(camera.keyframes) for camera in cameras),
-        longest_gop=max(int(distances(camera.keyframes, camera.num_frames).max()) for camera in cameras),
-        random_cost=float(np.mean([mean_random_cost(camera.keyframes, camera.num_frames) for camera in cameras])),
+        longest_gop=max(
+            int(distances(camera.keyframes, camera.num_frames).max()) for camera in cameras
+        ),
+        random_cost=float(
+            np.mean([mean_random_cost(camera.keyframes, camera.num_frames) for camera in cameras])
+        ),
         bytes_per_frame=sum(num_bytes for _, num_bytes in found) / frames,
     )
 

@@ -39,7 +39,9 @@ class FormatError(RoboshardError, ValueError):
         return (_restore_format_error, (type(self), str(self), self.problems))
 
 
-def _restore_format_error(cls: type[FormatError], message: str, problems: tuple[str, ...]) -> FormatError:
+def _restore_format_error(
+    cls: type[FormatError], message: str, problems: tuple[str, ...]
+) -> FormatError:
     error = cls(message)
     error.problems = problems
     return error

@@ -13,7 +13,18 @@ Spec = Mapping[str, Json]
 Features = Mapping[str, Spec]
 
 FLOAT_DTYPES = ("float16", "float32", "float64")
-SCALAR_DTYPES = ("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", *FLOAT_DTYPES)
+SCALAR_DTYPES = (
+    "bool",
+    "int8",
+    "int16",
+    "int32",
+    "int64",
+    "uint8",
+    "uint16",
+    "uint32",
+    "uint64",
+    *FLOAT_DTYPES,
+)
 OBJECT_DTYPES = ("string", "language")
 """Values that are no numbers: batches hold them in lists, and they have no delta windows."""
 ROW_DTYPES = (*SCALAR_DTYPES, *OBJECT_DTYPES, "image")
@@ -32,7 +43,11 @@ def keys_of(features: Features, dtype: str) -> tuple[str, ...]:
 def is_depth(spec: Spec) -> bool:
     """Whether a camera shows distances, by the marks that LeRobot's `LeRobotDatasetMetadata.depth_keys` looks for."""
     info, older = spec.get("info") or {}, spec.get("video_info") or {}
-    marks = (info.get("is_depth_map"), info.get("video.is_depth_map"), older.get("video.is_depth_map"))
+    marks = (
+        info.get("is_depth_map"),
+        info.get("video.is_depth_map"),
+        older.get("video.is_depth_map"),
+    )
     return spec.get("dtype") in ("image", "video") and any(marks)
 
 
@@ -68,14 +83,18 @@ class DepthScale:
         info = spec.get("info") or {}
         found = {name: info.get(f"video.{name}") for name in ("depth_min", "depth_max", "shift")}
         numbers = {name: value for name, value in found.items() if value is not None}
-        if not all(isinstance(value, int | float) and math.isfinite(value) for value in numbers.values()):
+        if not all(
+            isinstance(value, int | float) and math.isfinite(value) for value in numbers.values()
+        ):
             raise FormatError(f"its depth scale {numbers} is not made of numbers")
         use_log = info.get("video.use_log")
         scale = cls(
             **{name: float(value) for name, value in numbers.items()},
             use_log=cls.use_log if use_log is None else bool(use_log),
         )
-        if scale.depth_min >= scale.depth_max or (scale.use_log and scale.depth_min + scale.shift <= 0):
+        if scale.depth_min >= scale.depth_max or (
+            scale.use_log and scale.depth_min + scale.shift <= 0
+        ):
             rule = "depth_min must be below depth_max, and above -shift"
             raise FormatError(f"no distance follows from its {scale}: {rule}")
         return scale

@@ -42,7 +42,12 @@ class ShardReads:
     """
 
     def __init__(
-        self, root: str, shard: ShardEntry, planned: Sequence[Piece], settings: ReadSettings, on_read: OnRead
+        self,
+        root: str,
+        shard: ShardEntry,
+        planned: Sequence[Piece],
+        settings: ReadSettings,
+        on_read: OnRead,
     ) -> None:
         """Plan to read some pieces; nothing is read yet."""
         self._url = storage.join(root, shard.name)
@@ -84,7 +89,9 @@ class ShardReads:
             if self._is_local:
                 raise
             storage.forget(self._url)
-            data = self._from_storage(piece.range)  # a proxy's or a network's fault may not come twice
+            data = self._from_storage(
+                piece.range
+            )  # a proxy's or a network's fault may not come twice
             piece.check(data, where)
         return data
 
@@ -114,7 +121,9 @@ class ShardReads:
             )
         except MissingError:
             what = storage.shown(self._url)
-            raise MissingError(f"{what}: missing, though dataset.json lists it; copy it again") from None
+            raise MissingError(
+                f"{what}: missing, though dataset.json lists it; copy it again"
+            ) from None
         self._on_read(len(data), "storage")
         return memoryview(data)
 

@@ -26,7 +26,9 @@ def mean_random_cost(keyframes: Sequence[int], num_frames: int) -> float:
 
     1 where every frame is a keyframe, about half the distance between keyframes where that is long.
     """
-    lengths = distances(keyframes, num_frames).astype(np.float64)  # n frames from a keyframe on cost 1, 2, … n
+    lengths = distances(keyframes, num_frames).astype(
+        np.float64
+    )  # n frames from a keyframe on cost 1, 2, … n
     return float(np.sum(lengths * (lengths + 1) / 2) / max(1.0, np.sum(lengths)))
 
 

@@ -50,7 +50,11 @@ class EpisodeIndex:
 def index_bytes(manifests: Sequence[ShardManifest]) -> bytes:
     """The index of a dataset made of these shards, in dataset.json's order."""
     samples = sorted(
-        ((sample, number) for number, manifest in enumerate(manifests) for sample in manifest.samples),
+        (
+            (sample, number)
+            for number, manifest in enumerate(manifests)
+            for sample in manifest.samples
+        ),
         key=lambda pair: pair[0].episode_index,
     )
     columns = {
@@ -115,12 +119,16 @@ def _problems(index: EpisodeIndex, manifest: DatasetManifest) -> list[str]:
     if np.any((index.shard < 0) | (index.shard >= len(manifest.shards))):
         return [*problems, "a row names a shard that dataset.json does not list"]
     counts = np.bincount(index.shard, minlength=len(manifest.shards))
-    frames = np.bincount(index.shard, index.length, minlength=len(manifest.shards))  # float64: no wrapping around
+    frames = np.bincount(
+        index.shard, index.length, minlength=len(manifest.shards)
+    )  # float64: no wrapping around
     sizes = np.array([shard.size for shard in manifest.shards], dtype=np.int64)
     if np.any(counts != np.array([shard.episodes for shard in manifest.shards], dtype=np.int64)):
         problems.append("the episodes of a shard are not as many as dataset.json says")
     if np.any(frames != np.array([shard.frames for shard in manifest.shards])):
         problems.append("the frames of a shard are not as many as dataset.json says")
-    if np.any((index.offset < 0) | (index.size < 1) | (index.size > sizes[index.shard] - index.offset)):
+    if np.any(
+        (index.offset < 0) | (index.size < 1) | (index.size > sizes[index.shard] - index.offset)
+    ):
         problems.append("a sample's range leaves its shard")
     return problems

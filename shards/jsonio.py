@@ -32,7 +32,9 @@ def load(data: bytes | memoryview, what: str, max_bytes: int) -> dict[str, Json]
             that occurs twice in one object, with half a surrogate pair, or not an object.
     """
     if len(data) > max_bytes:
-        raise FormatError(f"{what}: {len(data)} bytes of JSON, more than the {max_bytes} that are read")
+        raise FormatError(
+            f"{what}: {len(data)} bytes of JSON, more than the {max_bytes} that are read"
+        )
     try:
         text = bytes(data).decode("utf-8")
         value = json.loads(text, object_pairs_hook=_unique_keys)

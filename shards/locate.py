@@ -16,7 +16,9 @@ MAX_URLS = 1_000_000
 MAX_NESTING = 8
 
 _TOKEN = re.compile(r"\\.|[{,}]")
-_RANGE = re.compile(r"(-?\d+|[A-Za-z])\.\.(-?\d+|[A-Za-z])(\.\.-?\d+)?\n?")  # as braceexpand reads them
+_RANGE = re.compile(
+    r"(-?\d+|[A-Za-z])\.\.(-?\d+|[A-Za-z])(\.\.-?\d+)?\n?"
+)  # as braceexpand reads them
 
 
 Urls = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
@@ -43,7 +45,11 @@ def locate(urls: Urls) -> tuple[str, tuple[str, ...] | None]:
     roots = {_root_of_shard(url) for url in expanded}
     if len(roots) > 1:
         shown = sorted({storage.shown(root) for root in roots})
-        differing = ", ".join(shown) if len(shown) > 1 else f"{shown[0]} with different signatures or passwords"
+        differing = (
+            ", ".join(shown)
+            if len(shown) > 1
+            else f"{shown[0]} with different signatures or passwords"
+        )
         raise OptionError(f"shards of several datasets in one loader: {differing}")
     names = [f"{SHARD_FOLDER}/{posixpath.basename(_path_of(url))}" for url in expanded]
     if len(set(names)) != len(names):
@@ -54,7 +60,9 @@ def locate(urls: Urls) -> tuple[str, tuple[str, ...] | None]:
 def _expand(pattern: str) -> list[str]:
     if "{" not in pattern:
         return [pattern]
-    if _num_expanded(pattern) > MAX_URLS:  # asked first: braceexpand holds whole ranges before its first URL
+    if (
+        _num_expanded(pattern) > MAX_URLS
+    ):  # asked first: braceexpand holds whole ranges before its first URL
         raise OptionError(f"{storage.shown(pattern)}: expands to more than {MAX_URLS} URLs")
     return list(braceexpand.braceexpand(pattern))
 
@@ -82,10 +90,13 @@ def _num_expanded(pattern: str) -> int:
             if not groups:
                 break
             groups[-1].product *= max(
-                _range_length(pattern[group.start : token.start()]), group.before_comma + group.product
+                _range_length(pattern[group.start : token.start()]),
+                group.before_comma + group.product,
             )
         if len(groups) > MAX_NESTING:
-            raise OptionError(f"{storage.shown(pattern)[:200]}: braces nested deeper than {MAX_NESTING} levels")
+            raise OptionError(
+                f"{storage.shown(pattern)[:200]}: braces nested deeper than {MAX_NESTING} levels"
+            )
     if len(groups) != 1:
         raise OptionError(f"{storage.shown(pattern)}: unbalanced braces")
     return groups[0].product

@@ -67,7 +67,9 @@ def seal(provenance: Provenance, shards: Sequence[ShardEntry], index: FileEntry)
     return validate(DatasetManifest, value, DATASET_MANIFEST)
 
 
-def write_dataset(root: Path, provenance: Provenance, manifests: Sequence[ShardManifest]) -> DatasetManifest:
+def write_dataset(
+    root: Path, provenance: Provenance, manifests: Sequence[ShardManifest]
+) -> DatasetManifest:
     """Write the index and, last of all, dataset.json over finished shards of a local folder."""
     index = index_bytes(manifests)
     storage.write_bytes(root / EPISODE_INDEX, index)
@@ -83,7 +85,9 @@ def fingerprint(value: dict[str, jsonio.Json]) -> str:
     return hashlib.sha256(jsonio.canonical(rest)).hexdigest()
 
 
-def load_dataset_manifest(root: str, *, patience: storage.Patience = storage.PATIENCE) -> DatasetManifest:
+def load_dataset_manifest(
+    root: str, *, patience: storage.Patience = storage.PATIENCE
+) -> DatasetManifest:
     """Read and check `root`/dataset.json.
 
     Raises:
@@ -102,7 +106,9 @@ def load_dataset_manifest(root: str, *, patience: storage.Patience = storage.PAT
         ) from None
     manifest = parse(DatasetManifest, data, what, MAX_MANIFEST_BYTES)
     if fingerprint(jsonio.load(data, what, MAX_MANIFEST_BYTES)) != manifest.fingerprint:
-        raise DamageError(f"{what}: damaged: its content does not have the fingerprint that it states")
+        raise DamageError(
+            f"{what}: damaged: its content does not have the fingerprint that it states"
+        )
     problems = _dataset_problems(manifest)
     if problems:
         raise FormatError(f"{what}: contradicts itself:", problems)
@@ -110,10 +116,16 @@ def load_dataset_manifest(root: str, *, patience: storage.Patience = storage.PAT
 
 
 def load_index(
-    root: str, manifest: DatasetManifest, max_bytes: int, *, patience: storage.Patience = storage.PATIENCE
+    root: str,
+    manifest: DatasetManifest,
+    max_bytes: int,
+    *,
+    patience: storage.Patience = storage.PATIENCE,
 ) -> bytes:
     """The bytes of the episode index, checked against dataset.json."""
-    return _load_checked(root, manifest.index, max_bytes, patience, "`roboshard rebuild` derives it again")
+    return _load_checked(
+        root, manifest.index, max_bytes, patience, "`roboshard rebuild` derives it again"
+    )
 
 
 def load_shard_manifest(
@@ -131,27 +143,38 @@ def load_shard_manifest(
     problems = shard_problems(manifest)
     if (manifest.shard, manifest.size, manifest.sha256) != (shard.name, shard.size, shard.sha256):
         problems.append("shard, size or sha256 differ from dataset.json")
-    if (len(manifest.samples), sum(sample.length for sample in manifest.samples)) != (shard.episodes, shard.frames):
+    if (len(manifest.samples), sum(sample.length for sample in manifest.samples)) != (
+        shard.episodes,
+        shard.frames,
+    ):
         problems.append("samples: not as many episodes or frames as dataset.json says")
     if problems:
         raise FormatError(f"{url}: contradicts itself or dataset.json:", problems)
     return manifest
 
 
-def _load_checked(root: str, entry: FileEntry, max_bytes: int, patience: storage.Patience, remedy: str) -> bytes:
+def _load_checked(
+    root: str, entry: FileEntry, max_bytes: int, patience: storage.Patience, remedy: str
+) -> bytes:
     url = storage.join(root, entry.name)
     what = storage.shown(url)
     try:
         data = _read_entry(url, entry, max_bytes, patience)
         if hashlib.sha256(data).hexdigest() != entry.sha256 and not storage.is_local(url):
             storage.forget(url)
-            data = _read_entry(url, entry, max_bytes, patience)  # a proxy's or a network's fault may not come twice
+            data = _read_entry(
+                url, entry, max_bytes, patience
+            )  # a proxy's or a network's fault may not come twice
     except MissingError:
-        raise MissingError(f"{what}: missing, though {DATASET_MANIFEST} lists it; {remedy}") from None
+        raise MissingError(
+            f"{what}: missing, though {DATASET_MANIFEST} lists it; {remedy}"
+        ) from None
     except DamageError as error:
         raise DamageError(f"{error}; {remedy}") from None
     if hashlib.sha256(data).hexdigest() != entry.sha256:
-        raise DamageError(f"{what}: damaged: its SHA-256 is not the one that {DATASET_MANIFEST} holds; {remedy}")
+        raise DamageError(
+            f"{what}: damaged: its SHA-256 is not the one that {DATASET_MANIFEST} holds; {remedy}"
+        )
     return data
 
 
@@ -160,7 +183,9 @@ def _read_entry(url: str, entry: FileEntry, max_bytes: int, patience: storage.Pa
         raise StorageError(
             f"{storage.shown(url)}: {entry.size} bytes, more than the {max_bytes} that such a file may have"
         )
-    if not storage.is_local(url):  # one request: the reply that brings the bytes says how large the file is
+    if not storage.is_local(
+        url
+    ):  # one request: the reply that brings the bytes says how large the file is
         return storage.read_range(url, 0, entry.size, total=entry.size, patience=patience)
     found = storage.size(url)
     if found != entry.size:
@@ -175,7 +200,9 @@ def _dataset_problems(manifest: DatasetManifest) -> list[str]:
         if not is_shard_name(shard.name):
             problems.append(f"shards.{i}.name: {shard.name!r} is not shards/shard-NNNNNN.tar")
         elif shard.manifest.name != shard_manifest_name(shard.name):
-            problems.append(f"shards.{i}.manifest.name: {shard.manifest.name!r} does not belong to {shard.name}")
+            problems.append(
+                f"shards.{i}.manifest.name: {shard.manifest.name!r} does not belong to {shard.name}"
+            )
     if sorted(set(names)) != names:
         problems.append("shards: not in ascending order of name, or one occurs twice")
     if manifest.index.name != EPISODE_INDEX:
@@ -192,9 +219,13 @@ def shard_problems(manifest: ShardManifest) -> list[str]:
     problems, position = [], 0
     for i, sample in enumerate(manifest.samples):
         if sample.key != sample_key(sample.episode_index):
-            problems.append(f"samples.{i}.key: {sample.key!r} is not episode {sample.episode_index}'s")
+            problems.append(
+                f"samples.{i}.key: {sample.key!r} is not episode {sample.episode_index}'s"
+            )
         if sample.offset != position:
-            problems.append(f"samples.{i}.offset: {sample.offset} where the sample before ends at {position}")
+            problems.append(
+                f"samples.{i}.offset: {sample.offset} where the sample before ends at {position}"
+            )
         position = sample.offset + sample.size
         problems += [f"samples.{i}.{problem}" for problem in _member_problems(sample)]
     if position != manifest.size:

@@ -68,7 +68,11 @@ def read_sample_tables(data: Data) -> SampleTables:
         count = len(sizes)
         durations = _per_sample(_table(data, boxes[b"stts"], 2), count)
         dts = np.cumsum(durations) - durations
-        shift = _per_sample(_table(data, boxes[b"ctts"], 2), count) if b"ctts" in boxes else np.zeros_like(dts)
+        shift = (
+            _per_sample(_table(data, boxes[b"ctts"], 2), count)
+            if b"ctts" in boxes
+            else np.zeros_like(dts)
+        )
         return SampleTables(
             timescale=_timescale(data, boxes[b"mdhd"]),
             offsets=_offsets(data, boxes, sizes),
@@ -138,7 +142,11 @@ def _sizes(data: Data, span: Span) -> IntArray:
 
 
 def _offsets(data: Data, boxes: dict[bytes, Span], sizes: IntArray) -> IntArray:
-    chunks = _table(data, boxes[b"stco"], 1, ">u4") if b"stco" in boxes else _table(data, boxes[b"co64"], 1, ">i8")
+    chunks = (
+        _table(data, boxes[b"stco"], 1, ">u4")
+        if b"stco" in boxes
+        else _table(data, boxes[b"co64"], 1, ">i8")
+    )
     runs = _table(data, boxes[b"stsc"], 3)
     if np.any(runs[:, 2] != 1):
         raise ValueError("more than one sample description")
@@ -170,7 +178,11 @@ def _description(data: Data, span: Span) -> bytes:
     """The one sample entry (8.5.2) and the boxes within it (12.1.3), but for btrt, which each file has its own of."""
     ((codec, (start, end)),) = _boxes(data, span[0] + 8, span[1])
     fields = start + _VISUAL_FIELDS
-    kept = [kind + bytes(data[slice(*inner)]) for kind, inner in _boxes(data, fields, end) if kind != b"btrt"]
+    kept = [
+        kind + bytes(data[slice(*inner)])
+        for kind, inner in _boxes(data, fields, end)
+        if kind != b"btrt"
+    ]
     return codec + bytes(data[start:fields]) + b"".join(kept)
 
 

@@ -54,7 +54,9 @@ def split_member_name(name: str) -> tuple[str, str]:
 def shard_name(number: int) -> str:
     """The path of a shard under the dataset's root: `shards/shard-000000.tar`."""
     if not 0 <= number < MAX_SHARDS:
-        raise OptionError(f"shard number {number} is outside 0..{MAX_SHARDS - 1}; choose a larger shard size")
+        raise OptionError(
+            f"shard number {number} is outside 0..{MAX_SHARDS - 1}; choose a larger shard size"
+        )
     return f"{SHARD_FOLDER}/shard-{number:06d}.tar"
 
 

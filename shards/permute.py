@@ -45,7 +45,9 @@ def permute(positions: NDArray[np.int64], size: int, key: bytes) -> NDArray[np.i
     round_keys = np.frombuffer(key, dtype="<u8")
     result = _encrypt(values.astype(np.uint64), rows, columns, round_keys)
     outside = np.flatnonzero(result >= size)
-    while outside.size:  # ends: a cycle that leaves the range comes back to where it started, inside it
+    while (
+        outside.size
+    ):  # ends: a cycle that leaves the range comes back to where it started, inside it
         result[outside] = _encrypt(result[outside], rows, columns, round_keys)
         outside = outside[result[outside] >= size]
     return result.astype(np.int64)

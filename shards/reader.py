@@ -52,7 +52,9 @@ class ShardedDataset:
         root = storage.pinned(root, patience=patience)
         manifest = load_dataset_manifest(root, patience=patience)
         what = storage.shown(storage.join(root, manifest.index.name))
-        index = read_index(load_index(root, manifest, MAX_INDEX_BYTES, patience=patience), manifest, what)
+        index = read_index(
+            load_index(root, manifest, MAX_INDEX_BYTES, patience=patience), manifest, what
+        )
         chosen = index if names is None else _only_shards(index, manifest, names, root)
         return cls(root, manifest, chosen, settings)
 
@@ -88,7 +90,9 @@ class ShardedDataset:
             self._camera_suffixes,
         )
 
-    def shard_reads(self, shard: int, reads: Sequence[SampleRead], on_read: OnRead = ignore) -> ShardReads:
+    def shard_reads(
+        self, shard: int, reads: Sequence[SampleRead], on_read: OnRead = ignore
+    ) -> ShardReads:
         """Reads of one shard that bring several episodes; neighbours in one go."""
         pieces = [piece for read in reads for piece in read.pieces]
         return ShardReads(self.root, self.manifest.shards[shard], pieces, self.settings, on_read)
@@ -119,13 +123,20 @@ class ShardedDataset:
         return manifest
 
     def __getstate__(self) -> dict[str, object]:
-        kept = {"root": self.root, "manifest": self.manifest, "index": self.index, "settings": self.settings}
+        kept = {
+            "root": self.root,
+            "manifest": self.manifest,
+            "index": self.index,
+            "settings": self.settings,
+        }
         return {**kept, "_shards": {}, "_locks": {}}
 
     def _sample_entry(self, shard: ShardEntry, position: int) -> SampleEntry:
         episode = int(self.index.episode_index[position])
         manifest = self.shard_manifest(shard)
-        place = bisect_left(manifest.samples, int(self.index.offset[position]), key=attrgetter("offset"))
+        place = bisect_left(
+            manifest.samples, int(self.index.offset[position]), key=attrgetter("offset")
+        )
         sample = manifest.samples[place] if place < len(manifest.samples) else None
         expected = (
             int(self.index.offset[position]),
@@ -152,17 +163,25 @@ def check_shard_size(url: str, expected: int) -> None:
     try:
         found = storage.size(url)
     except MissingError:
-        raise MissingError(f"{storage.shown(url)}: missing, though dataset.json lists it; copy it again") from None
+        raise MissingError(
+            f"{storage.shown(url)}: missing, though dataset.json lists it; copy it again"
+        ) from None
     if found != expected:
         raise DamageError(
             f"{storage.shown(url)}: {found} bytes where dataset.json says {expected}: cut off or replaced"
         )
 
 
-def _only_shards(index: EpisodeIndex, manifest: DatasetManifest, names: Sequence[str], root: str) -> EpisodeIndex:
+def _only_shards(
+    index: EpisodeIndex, manifest: DatasetManifest, names: Sequence[str], root: str
+) -> EpisodeIndex:
     numbers = {shard.name: number for number, shard in enumerate(manifest.shards)}
     unknown = [name for name in names if name not in numbers]
     if unknown:
-        raise OptionError(f"{storage.shown(root)}/dataset.json does not list {', '.join(unknown[:5])}")
+        raise OptionError(
+            f"{storage.shown(root)}/dataset.json does not list {', '.join(unknown[:5])}"
+        )
     keep = np.isin(index.shard, [numbers[name] for name in names])
-    return replace(index, **{name: getattr(index, name)[keep] for name in EpisodeIndex.__dataclass_fields__})
+    return replace(
+        index, **{name: getattr(index, name)[keep] for name in EpisodeIndex.__dataclass_fields__}
+    )

@@ -56,15 +56,21 @@ def rebuild(root: Path, *, partial_dataset: bool = False) -> DatasetManifest:
         FormatError, DamageError: a shard that is not in the format, with its name.
     """
     names = sorted(
-        name for path in (root / SHARD_FOLDER).glob("*.tar") if is_shard_name(name := f"{SHARD_FOLDER}/{path.name}")
+        name
+        for path in (root / SHARD_FOLDER).glob("*.tar")
+        if is_shard_name(name := f"{SHARD_FOLDER}/{path.name}")
     )
     if not names:
         raise MissingError(f"{root / SHARD_FOLDER}: no shards")
     parts = [rebuild_shard(root, name) for name in names]
     provenance = parts[0][1]
     for name, (_, found) in zip(names, parts, strict=True):
-        if document_bytes(found) != document_bytes(provenance):  # bytes: a NaN in stats does not equal itself
-            raise FormatError(f"{root / name}: from another conversion than {names[0]}; keep them apart")
+        if document_bytes(found) != document_bytes(
+            provenance
+        ):  # bytes: a NaN in stats does not equal itself
+            raise FormatError(
+                f"{root / name}: from another conversion than {names[0]}; keep them apart"
+            )
     _check_complete(root, names, provenance, partial_dataset)
     _check_episodes_once(root, [manifest for manifest, _ in parts])
     (root / DATASET_MANIFEST).unlink(missing_ok=True)  # no dataset until all its parts agree again
@@ -130,7 +136,9 @@ def _samples(url: str, size: int) -> Iterator[list[TarMember]]:
         key=lambda member: split_member_name(member.name)[0],
     ):
         if key in seen or len(seen) >= MAX_SAMPLES_PER_SHARD:
-            raise FormatError(f"{url}: members of sample {key!r} are not adjacent, or the sample occurs twice")
+            raise FormatError(
+                f"{url}: members of sample {key!r} are not adjacent, or the sample occurs twice"
+            )
         seen.add(key)
         try:
             episode_of_key(key)
@@ -146,22 +154,33 @@ def _key(members: list[TarMember]) -> str:
 def _payload(url: str, members: list[TarMember], suffix: str, max_bytes: int) -> bytes:
     wanted = [member for member in members if split_member_name(member.name)[1] == suffix]
     if len(wanted) != 1:
-        raise FormatError(f"{url}: sample {_key(members)} has {len(wanted)} members {suffix!r}, not one")
+        raise FormatError(
+            f"{url}: sample {_key(members)} has {len(wanted)} members {suffix!r}, not one"
+        )
     if wanted[0].size > max_bytes:
-        raise FormatError(f"{url}: {wanted[0].name} has {wanted[0].size} bytes, more than {max_bytes}")
+        raise FormatError(
+            f"{url}: {wanted[0].name} has {wanted[0].size} bytes, more than {max_bytes}"
+        )
     return storage.read_range(url, wanted[0].offset, wanted[0].size)
 
 
 def _record(url: str, members: list[TarMember]) -> EpisodeRecord:
     """The sample's record, checked against its members and its rows."""
     where = f"{url}, {_key(members)}"
-    record = parse(EpisodeRecord, _payload(url, members, RECORD_SUFFIX, MAX_RECORD_BYTES), where, MAX_RECORD_BYTES)
+    record = parse(
+        EpisodeRecord,
+        _payload(url, members, RECORD_SUFFIX, MAX_RECORD_BYTES),
+        where,
+        MAX_RECORD_BYTES,
+    )
     if record.episode_index != episode_of_key(_key(members)):
         raise FormatError(f"{where}: its record is of episode {record.episode_index}")
     found = {split_member_name(member.name)[1] for member in members}
     expected = {RECORD_SUFFIX, ROWS_SUFFIX, *(camera.member for camera in record.cameras)}
     if found != expected or len(members) != len(expected):
-        raise FormatError(f"{where}: members {sorted(found)} where its record names {sorted(expected)}")
+        raise FormatError(
+            f"{where}: members {sorted(found)} where its record names {sorted(expected)}"
+        )
     decode_rows(_payload(url, members, ROWS_SUFFIX, MAX_ROWS_BYTES), where, record.length)
     return record
 
@@ -170,7 +189,9 @@ def _member_entry(url: str, member: TarMember) -> MemberEntry:
     crc = 0
     for chunk in storage.read_range_chunks(url, member.offset, member.size):
         crc = crc32c(chunk, crc)
-    return MemberEntry(name=member.name, offset=member.offset, size=member.size, crc32c=crc_text(crc))
+    return MemberEntry(
+        name=member.name, offset=member.offset, size=member.size, crc32c=crc_text(crc)
+    )
 
 
 def _provenance(url: str, members: list[TarMember]) -> Provenance:
@@ -181,7 +202,9 @@ def _provenance(url: str, members: list[TarMember]) -> Provenance:
     return provenance
 
 
-def _check_complete(root: Path, names: list[str], provenance: Provenance, partial_dataset: bool) -> None:
+def _check_complete(
+    root: Path, names: list[str], provenance: Provenance, partial_dataset: bool
+) -> None:
     planned = {shard_name(number) for number in range(provenance.conversion.num_shards)}
     missing = sorted(planned - set(names))
     if missing and not partial_dataset:

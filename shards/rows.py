@@ -28,7 +28,9 @@ EXTENSION_NAME, EXTENSION_METADATA = b"ARROW:extension:name", b"ARROW:extension:
 """As Arrow's format names them, in the metadata of a field."""
 
 
-def encode_rows(table: pa.Table, episode: dict[str, jsonio.Json], provenance: Provenance | None) -> bytes:
+def encode_rows(
+    table: pa.Table, episode: dict[str, jsonio.Json], provenance: Provenance | None
+) -> bytes:
     """One parquet file of one row group; the same bytes for the same table, `as_stored`, and pyarrow version."""
     metadata = dict(table.schema.metadata or {})
     metadata[EPISODE_METADATA] = jsonio.dump(episode).rstrip()
@@ -46,7 +48,9 @@ def encode_rows(table: pa.Table, episode: dict[str, jsonio.Json], provenance: Pr
     return bytes(sink.getvalue())
 
 
-def decode_rows(data: bytes | memoryview, what: str, num_rows: int, columns: Sequence[str] | None = None) -> pa.Table:
+def decode_rows(
+    data: bytes | memoryview, what: str, num_rows: int, columns: Sequence[str] | None = None
+) -> pa.Table:
     """The table, or those of `columns` that it has.
 
     Raises:
@@ -55,7 +59,9 @@ def decode_rows(data: bytes | memoryview, what: str, num_rows: int, columns: Seq
     file = _open(data, what)
     metadata = file.metadata
     counted = sum(metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))
-    if not counted == metadata.num_rows == num_rows:  # asked first: a row group of equal values holds billions
+    if (
+        not counted == metadata.num_rows == num_rows
+    ):  # asked first: a row group of equal values holds billions
         raise FormatError(f"{what}: {counted} rows where the episode has {num_rows}")
     try:
         wanted = columns and [name for name in columns if name in file.schema_arrow.names]
@@ -63,7 +69,9 @@ def decode_rows(data: bytes | memoryview, what: str, num_rows: int, columns: Seq
     except (pa.ArrowException, OSError, ValueError) as error:
         raise FormatError(f"{what}: unreadable parquet: {error}") from None
     if table.num_rows != num_rows:
-        raise FormatError(f"{what}: {table.num_rows} rows could be read where the episode has {num_rows}")
+        raise FormatError(
+            f"{what}: {table.num_rows} rows could be read where the episode has {num_rows}"
+        )
     return as_stored(table)
 
 
@@ -73,7 +81,9 @@ def as_stored(table: pa.Table) -> pa.Table:
     Whether Arrow shows a column as an extension type depends on what else the process has imported: Hugging Face
     `datasets` registers its arrays of two and more dimensions.
     """
-    stored = [_as_stored(field, column) for field, column in zip(table.schema, table.columns, strict=True)]
+    stored = [
+        _as_stored(field, column) for field, column in zip(table.schema, table.columns, strict=True)
+    ]
     schema = pa.schema([field for field, _ in stored], table.schema.metadata)
     return pa.Table.from_arrays([column for _, column in stored], schema=schema)
 
@@ -82,10 +92,15 @@ def _as_stored(field: pa.Field, column: pa.ChunkedArray) -> tuple[pa.Field, pa.C
     metadata = dict(field.metadata or {})
     if isinstance(field.type, pa.ExtensionType):  # those of Arrow itself are always known
         parameters = field.type.__arrow_ext_serialize__()
-        metadata |= {EXTENSION_NAME: field.type.extension_name.encode(), EXTENSION_METADATA: parameters}
+        metadata |= {
+            EXTENSION_NAME: field.type.extension_name.encode(),
+            EXTENSION_METADATA: parameters,
+        }
         kind = _read_type(field.type.storage_type)
         column = pa.chunked_array([chunk.storage.cast(kind) for chunk in column.chunks], kind)
-    return pa.field(field.name, column.type, field.nullable, dict(sorted(metadata.items())) or None), column
+    return pa.field(
+        field.name, column.type, field.nullable, dict(sorted(metadata.items())) or None
+    ), column
 
 
 def _read_type(kind: pa.DataType) -> pa.DataType:
@@ -99,7 +114,9 @@ def read_provenance(data: bytes | memoryview, what: str) -> Provenance | None:
     """The provenance that a shard's first sample carries, or None."""
     metadata = _open(data, what).schema_arrow.metadata or {}
     text = metadata.get(PROVENANCE_METADATA)
-    return None if text is None else parse(Provenance, text, f"{what} provenance", MAX_MANIFEST_BYTES)
+    return (
+        None if text is None else parse(Provenance, text, f"{what} provenance", MAX_MANIFEST_BYTES)
+    )
 
 
 def read_episode_row(data: bytes | memoryview, what: str) -> dict[str, jsonio.Json]:
@@ -117,5 +134,7 @@ def _open(data: bytes | memoryview, what: str) -> Any:
     metadata = file.metadata
     claimed = sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
     if claimed > MAX_ROWS_BYTES:
-        raise FormatError(f"{what}: {claimed} bytes of rows, more than the {MAX_ROWS_BYTES} that are read")
+        raise FormatError(
+            f"{what}: {claimed} bytes of rows, more than the {MAX_ROWS_BYTES} that are read"
+        )
     return file

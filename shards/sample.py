@@ -39,7 +39,9 @@ class Piece:
     def payloads(self, data: memoryview) -> dict[str, memoryview]:
         """Member name -> its bytes, out of those of the piece."""
         start = self.range.offset
-        return {member.name: data[member.offset - start :][: member.size] for member in self.members}
+        return {
+            member.name: data[member.offset - start :][: member.size] for member in self.members
+        }
 
     def check(self, data: memoryview, where: str) -> None:
         """Raise DamageError, naming the member, unless these are the bytes that were written."""
@@ -47,7 +49,9 @@ class Piece:
             return
         for member in self.members:
             if crc_text(crc32c(self.payloads(data)[member.name])) != member.crc32c:
-                raise DamageError(f"{where}: member {member.name} is damaged (CRC32C differs from the manifest's)")
+                raise DamageError(
+                    f"{where}: member {member.name} is damaged (CRC32C differs from the manifest's)"
+                )
         raise DamageError(f"{where}: damaged: a tar header or padding is not what was written")
 
 
@@ -70,7 +74,11 @@ class SampleRead:
 
 
 def plan_sample(
-    shard: int, sample: SampleEntry, where: str, cameras: tuple[str, ...] | None, suffixes: Mapping[str, str]
+    shard: int,
+    sample: SampleEntry,
+    where: str,
+    cameras: tuple[str, ...] | None,
+    suffixes: Mapping[str, str],
 ) -> SampleRead:
     """Which bytes to read: the whole sample at once, or record, rows and the videos of `cameras`.
 
@@ -81,14 +89,18 @@ def plan_sample(
     """
     members = _by_suffix(sample)
     if not members.keys() >= {RECORD_SUFFIX, ROWS_SUFFIX}:
-        raise FormatError(f"{where}: its members are {sorted(members)}, without {RECORD_SUFFIX} or {ROWS_SUFFIX}")
+        raise FormatError(
+            f"{where}: its members are {sorted(members)}, without {RECORD_SUFFIX} or {ROWS_SUFFIX}"
+        )
     if cameras is None:
         whole = ByteRange(sample.offset, sample.size)
         pieces = [Piece(range=whole, crc32c=sample.crc32c, members=tuple(sample.members))]
     else:
         wanted = [RECORD_SUFFIX, ROWS_SUFFIX, *(suffixes.get(key, "") for key in cameras)]
         pieces = [_piece_of(members[suffix]) for suffix in wanted if suffix in members]
-    return SampleRead(where=where, shard=shard, sample=sample, cameras=cameras, pieces=tuple(pieces))
+    return SampleRead(
+        where=where, shard=shard, sample=sample, cameras=cameras, pieces=tuple(pieces)
+    )
 
 
 def assemble(read: SampleRead, read_piece: ReadPiece, all_cameras: Collection[str]) -> EpisodeData:
@@ -104,7 +116,9 @@ def assemble(read: SampleRead, read_piece: ReadPiece, all_cameras: Collection[st
     record = _record_of(payloads[members[RECORD_SUFFIX].name], read)
     chosen = [camera for camera in record.cameras if wanted is None or camera.key in wanted]
     for camera in chosen:
-        if (member := members[camera.member]).name not in payloads:  # named otherwise than this release would
+        if (
+            member := members[camera.member]
+        ).name not in payloads:  # named otherwise than this release would
             payloads |= _piece_of(member).payloads(read_piece(_piece_of(member)))
     videos = {camera.key: payloads[members[camera.member].name] for camera in chosen}
     missing = [key for key in (all_cameras if wanted is None else wanted) if key not in videos]
@@ -120,11 +134,15 @@ def assemble(read: SampleRead, read_piece: ReadPiece, all_cameras: Collection[st
 
 
 def _piece_of(member: MemberEntry) -> Piece:
-    return Piece(range=ByteRange(member.offset, member.size), crc32c=member.crc32c, members=(member,))
+    return Piece(
+        range=ByteRange(member.offset, member.size), crc32c=member.crc32c, members=(member,)
+    )
 
 
 def _by_suffix(sample: SampleEntry) -> dict[str, MemberEntry]:
-    return {member.name.removeprefix(member_name(sample.key, "")): member for member in sample.members}
+    return {
+        member.name.removeprefix(member_name(sample.key, "")): member for member in sample.members
+    }
 
 
 def _record_of(data: memoryview, read: SampleRead) -> EpisodeRecord:
@@ -139,5 +157,7 @@ def _record_of(data: memoryview, read: SampleRead) -> EpisodeRecord:
     listed = set(_by_suffix(sample))
     expected = {RECORD_SUFFIX, ROWS_SUFFIX, *(camera.member for camera in record.cameras)}
     if listed != expected:
-        raise FormatError(f"{read.where}: members {sorted(listed)} where its record names {sorted(expected)}")
+        raise FormatError(
+            f"{read.where}: members {sorted(listed)} where its record names {sorted(expected)}"
+        )
     return record

@@ -7,7 +7,14 @@ from typing import Annotated, Literal, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
 
 from roboshard.shards import jsonio
 from roboshard.shards.errors import FormatError, VersionError
@@ -77,7 +84,9 @@ class CameraRecord(Document):
         next_row = 0
         for row, frame, count in self.rows:
             if row != next_row or frame + count > self.num_frames:
-                raise ValueError(f"rows run [{row}, {frame}, {count}] leaves a gap or passes num_frames")
+                raise ValueError(
+                    f"rows run [{row}, {frame}, {count}] leaves a gap or passes num_frames"
+                )
             next_row = row + count
         if not self.rows or self.rows[0][1] != self.skip_frames:
             raise ValueError("the first row must show frame skip_frames")
@@ -85,11 +94,15 @@ class CameraRecord(Document):
 
     def ticks(self) -> NDArray[np.int64]:
         """(num_frames,) when each frame is shown, in ticks."""
-        return np.concatenate([first + step * np.arange(count, dtype=np.int64) for first, step, count in self.pts])
+        return np.concatenate(
+            [first + step * np.arange(count, dtype=np.int64) for first, step, count in self.pts]
+        )
 
     def frames(self) -> NDArray[np.int64]:
         """(rows,) the frame of the slice that each row shows."""
-        return np.concatenate([frame + np.arange(count, dtype=np.int64) for _, frame, count in self.rows])
+        return np.concatenate(
+            [frame + np.arange(count, dtype=np.int64) for _, frame, count in self.rows]
+        )
 
     @property
     def num_rows(self) -> int:
@@ -112,12 +125,16 @@ class EpisodeRecord(Document):
     def _consistent(self) -> Self:
         for camera in self.cameras:
             if camera.num_rows != self.length:
-                raise ValueError(f"camera {camera.key!r} covers {camera.num_rows} of {self.length} rows")
+                raise ValueError(
+                    f"camera {camera.key!r} covers {camera.num_rows} of {self.length} rows"
+                )
         if len({camera.key for camera in self.cameras}) != len(self.cameras):
             raise ValueError("a camera key occurs twice")
         members = [RECORD_SUFFIX, ROWS_SUFFIX, *(camera.member.lower() for camera in self.cameras)]
         if len(set(members)) != len(members):
-            raise ValueError("two cameras, or a camera and another member, share a name (case does not count)")
+            raise ValueError(
+                "two cameras, or a camera and another member, share a name (case does not count)"
+            )
         return self
 
 
@@ -247,7 +264,10 @@ def validate(cls: type[DocumentT], value: dict[str, jsonio.Json], what: str) -> 
     try:
         return cls.model_validate_json(jsonio.dump(value))
     except ValidationError as error:
-        problems = [f"{'.'.join(map(str, fault['loc'])) or '(document)'}: {fault['msg']}" for fault in error.errors()]
+        problems = [
+            f"{'.'.join(map(str, fault['loc'])) or '(document)'}: {fault['msg']}"
+            for fault in error.errors()
+        ]
         raise FormatError(f"{what}: not a valid {cls.__name__}:", problems[:50]) from None
 
 

@@ -16,7 +16,9 @@ from roboshard.shards.schema import MAX_MEMBER_BYTES
 BLOCK = 512
 END_OF_ARCHIVE = bytes(2 * BLOCK)
 MAX_PAX_BYTES = 64 << 10
-MAX_PADDING_BLOCKS = 1 << 11  # zero blocks that other writers put after the end: tar's default record is 20
+MAX_PADDING_BLOCKS = (
+    1 << 11
+)  # zero blocks that other writers put after the end: tar's default record is 20
 
 ReadRange = Callable[[int, int], bytes]
 
@@ -115,12 +117,18 @@ def _pax_records(
             records[name.decode()] = value.decode()
         except UnicodeDecodeError:
             raise FormatError(f"{what}: PAX records at offset {position} are not UTF-8") from None
-    if any(name.startswith("GNU.sparse.") for name in records):  # other readers would see another name and size
-        raise FormatError(f"{what}: the header at offset {position} is of a sparse file; those are refused")
+    if any(
+        name.startswith("GNU.sparse.") for name in records
+    ):  # other readers would see another name and size
+        raise FormatError(
+            f"{what}: the header at offset {position} is of a sparse file; those are refused"
+        )
     return records, position + BLOCK + padded(info.size)
 
 
-def _member(info: tarfile.TarInfo, pax: dict[str, str], start: int, position: int, what: str) -> TarMember:
+def _member(
+    info: tarfile.TarInfo, pax: dict[str, str], start: int, position: int, what: str
+) -> TarMember:
     name = pax.get("path", info.name)
     size_text = pax.get("size", str(info.size))
     if info.type not in (tarfile.REGTYPE, tarfile.AREGTYPE):

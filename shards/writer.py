@@ -51,7 +51,12 @@ class ShardWriter:
             name = member_name(key, suffix)
             crc = self._write(member_header(name, len(payload)), crc)
             members.append(
-                MemberEntry(name=name, offset=self._size, size=len(payload), crc32c=crc_text(crc32c(payload)))
+                MemberEntry(
+                    name=name,
+                    offset=self._size,
+                    size=len(payload),
+                    crc32c=crc_text(crc32c(payload)),
+                )
             )
             crc = self._write(payload, crc)
             crc = self._write(bytes(padded(len(payload)) - len(payload)), crc)
@@ -72,7 +77,9 @@ class ShardWriter:
         """Write the tar's end mark, which counts as part of the last sample's range."""
         last = self._samples[-1]
         crc = self._write(END_OF_ARCHIVE, int(last.crc32c, 16))
-        self._samples[-1] = last.model_copy(update={"size": self._size - last.offset, "crc32c": crc_text(crc)})
+        self._samples[-1] = last.model_copy(
+            update={"size": self._size - last.offset, "crc32c": crc_text(crc)}
+        )
         return ShardManifest(
             version=FORMAT_VERSION,
             shard=self._shard,

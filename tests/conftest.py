@@ -32,5 +32,7 @@ def pusht_source() -> Path:
 def pusht_shards(pusht_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`pusht_source` converted, several shards. Shared by all tests: copy it before changing anything."""
     root = tmp_path_factory.mktemp("pusht") / "shards-of-pusht"
-    convert(ConvertConfig(source=str(pusht_source), destination=str(root), shard_size="64KB", workers=1))
+    convert(
+        ConvertConfig(source=str(pusht_source), destination=str(root), shard_size="64KB", workers=1)
+    )
     return root

@@ -15,7 +15,10 @@ import pytest
 from support.servers import LocalHub
 
 PROJECT = Path(__file__).parent.parent
-PAGES = ["README.md", *sorted(str(path.relative_to(PROJECT)) for path in (PROJECT / "docs").glob("*.md"))]
+PAGES = [
+    "README.md",
+    *sorted(str(path.relative_to(PROJECT)) for path in (PROJECT / "docs").glob("*.md")),
+]
 BLOCK = re.compile(r"^```(python|sh)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 COMMANDS = ("convert-to-shards", "roboshard", "upload-shards")
 LINK = re.compile(r"\]\(([^)#]+)\)")
@@ -26,7 +29,10 @@ pytest_plugins = ["support.servers.fixtures"]
 
 @pytest.fixture
 def folder_of_a_reader(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pusht_source: Path, request: pytest.FixtureRequest
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    pusht_source: Path,
+    request: pytest.FixtureRequest,
 ) -> Path:
     """Where a reader would stand: the dataset that docs name, here and on the Hub, and the commands on the PATH."""
     hub: LocalHub = request.getfixturevalue("this_hub")

@@ -17,7 +17,9 @@ from roboshard.converter import ConvertConfig, convert
 from roboshard.loader import make_loader
 from roboshard.publisher import UploadConfig, upload
 
-pytestmark = pytest.mark.skipif(os.environ.get("ROBOSHARD_LIVE") != "1", reason="run by `make test-live`")
+pytestmark = pytest.mark.skipif(
+    os.environ.get("ROBOSHARD_LIVE") != "1", reason="run by `make test-live`"
+)
 
 
 @pytest.fixture
@@ -70,6 +72,8 @@ def test_from_a_repository_through_a_bucket_to_batches(
         for one, other in zip(found, expected, strict=True):
             assert one.keys() == other.keys()
             assert all(
-                torch.equal(one[key], other[key]) if isinstance(one[key], torch.Tensor) else one[key] == other[key]
+                torch.equal(one[key], other[key])
+                if isinstance(one[key], torch.Tensor)
+                else one[key] == other[key]
                 for key in one
             )

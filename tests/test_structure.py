@@ -46,9 +46,13 @@ MAY_IMPORT = {
     "cli": {"cli", "converter", "exporter", "inspector", "loader", "publisher", "shards", "viewer"},
 }
 WHEN_NEEDED = {
-    ROOT / "publisher/preview.py": {"loader"},  # decodes frames for the sample picture of a dataset card
+    ROOT / "publisher/preview.py": {
+        "loader"
+    },  # decodes frames for the sample picture of a dataset card
     ROOT / "inspector/frames.py": {"loader"},  # verify --frames decodes as a loader would
-    ROOT / "inspector/pictures.py": {"converter"},  # verify --against decodes sources as a conversion does
+    ROOT / "inspector/pictures.py": {
+        "converter"
+    },  # verify --against decodes sources as a conversion does
     ROOT / "inspector/source.py": {"converter"},  # verify --against reads sources
 }
 """Files that import another part when they come to it, and not before."""
@@ -58,7 +62,9 @@ MAX_LINES = 350
 ENCODER = ROOT / "converter/encoder.py"
 FILES = sorted(path for part in PARTS for path in (ROOT / part).rglob("*.py"))
 
-every_file = pytest.mark.parametrize("path", FILES, ids=[str(path.relative_to(ROOT)) for path in FILES])
+every_file = pytest.mark.parametrize(
+    "path", FILES, ids=[str(path.relative_to(ROOT)) for path in FILES]
+)
 
 
 def tree(path: Path) -> ast.Module:
@@ -86,7 +92,9 @@ def test_every_part_has_files() -> None:
 def test_parts_import_only_what_they_may(path: Path) -> None:
     part = path.relative_to(ROOT).parts[0]
     names = [name.split(".") for name in imported(path)]
-    assert {name[1] for name in names if name[0] == "roboshard"} <= MAY_IMPORT[part] | WHEN_NEEDED.get(path, set())
+    assert {name[1] for name in names if name[0] == "roboshard"} <= MAY_IMPORT[
+        part
+    ] | WHEN_NEEDED.get(path, set())
     assert {name[0] for name in names}.isdisjoint({*PARTS, "tests", "benchmarks", "examples"})
 
 
@@ -101,7 +109,11 @@ def test_no_stage_of_the_loader_knows_of_a_later_one(stage: str) -> None:
 
 def test_the_order_is_arithmetic() -> None:
     """It opens nothing, starts nothing, and needs no torch."""
-    needed = {name.split(".")[0] for path in (ROOT / "loader/order").glob("*.py") for name in imported(path)}
+    needed = {
+        name.split(".")[0]
+        for path in (ROOT / "loader/order").glob("*.py")
+        for name in imported(path)
+    }
     assert needed <= {
         "collections",
         "dataclasses",
@@ -116,7 +128,11 @@ def test_the_order_is_arithmetic() -> None:
 
 
 def test_nothing_outside_imports_the_folders_by_their_bare_names() -> None:
-    outside = [path for folder in ("tests", "benchmarks", "examples") for path in (ROOT / folder).rglob("*.py")]
+    outside = [
+        path
+        for folder in ("tests", "benchmarks", "examples")
+        for path in (ROOT / folder).rglob("*.py")
+    ]
     for path in outside:
         bare = {name.split(".")[0] for name in imported_from_anywhere(path)} & set(PARTS)
         assert not bare, path
@@ -133,8 +149,14 @@ def imported_from_anywhere(path: Path) -> Iterator[str]:
 @pytest.mark.parametrize(
     ("module", "unwanted"),
     [
-        ("roboshard.shards", {"torch", "torchcodec", "webdataset", "av", "tyro", "roboshard.converter"}),
-        ("roboshard.converter", {"ray", "torch", "torchcodec", "webdataset", "roboshard.loader", "roboshard.cli"}),
+        (
+            "roboshard.shards",
+            {"torch", "torchcodec", "webdataset", "av", "tyro", "roboshard.converter"},
+        ),
+        (
+            "roboshard.converter",
+            {"ray", "torch", "torchcodec", "webdataset", "roboshard.loader", "roboshard.cli"},
+        ),
         (
             "roboshard.publisher",
             {"torch", "torchcodec", "webdataset", "av", "roboshard.loader", "roboshard.converter"},
@@ -145,19 +167,38 @@ def imported_from_anywhere(path: Path) -> Iterator[str]:
         ),
         (
             "roboshard.exporter",
-            {"torch", "torchcodec", "webdataset", "roboshard.loader", "roboshard.converter", "roboshard.cli"},
+            {
+                "torch",
+                "torchcodec",
+                "webdataset",
+                "roboshard.loader",
+                "roboshard.converter",
+                "roboshard.cli",
+            },
         ),
         ("roboshard.viewer", {"torch", "matplotlib", "rerun", "roboshard.loader", "roboshard.cli"}),
         (
             "roboshard.cli.main",
-            {"torch", "torchcodec", "webdataset", "matplotlib", "roboshard.loader", "huggingface_hub", "hf_xet"},
+            {
+                "torch",
+                "torchcodec",
+                "webdataset",
+                "matplotlib",
+                "roboshard.loader",
+                "huggingface_hub",
+                "hf_xet",
+            },
         ),
         ("roboshard.loader", {"tyro", "roboshard.converter", "roboshard.cli"}),
     ],
 )
-def test_importing_a_part_loads_nothing_heavy_that_it_does_not_need(module: str, unwanted: set[str]) -> None:
+def test_importing_a_part_loads_nothing_heavy_that_it_does_not_need(
+    module: str, unwanted: set[str]
+) -> None:
     code = f"import sys, {module}; print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
     assert set(done.stdout.split()).isdisjoint(unwanted)
     assert done.stderr == ""
 
@@ -170,10 +211,14 @@ def test_the_environment_is_read_in_one_file_alone(path: Path) -> None:
     reads = {
         node.attr
         for node in ast.walk(tree(path))
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "os"
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Name)
+        and node.value.id == "os"
     } & {"environ", "environb", "getenv", "getenvb", "putenv"}
     # putenv reads nothing: it is SVT-AV1's one switch for its messages
-    assert not reads or path == ROOT / "loader/topology.py" or (path, reads) == (ENCODER, {"putenv"})
+    assert (
+        not reads or path == ROOT / "loader/topology.py" or (path, reads) == (ENCODER, {"putenv"})
+    )
     assert not any(name in ("os.environ", "os.getenv", "os.*") for name in imported(path))
 
 
@@ -187,7 +232,9 @@ def test_nothing_is_printed_or_asserted_and_no_error_is_swallowed_whole(path: Pa
         if isinstance(node, ast.ExceptHandler):
             assert node.type is not None, where
         for name in ("pickle", "marshal", "shelve"):
-            assert not (isinstance(node, ast.Import) and any(alias.name == name for alias in node.names)), where
+            assert not (
+                isinstance(node, ast.Import) and any(alias.name == name for alias in node.names)
+            ), where
 
 
 @every_file
@@ -253,7 +300,13 @@ def test_public_names() -> None:
         "verify",
     ]
     assert sorted(roboshard.viewer.__all__) == ["PreviewConfig", "PreviewReport", "preview"]
-    parts = (roboshard.shards, roboshard.converter, roboshard.loader, roboshard.publisher, roboshard.inspector)
+    parts = (
+        roboshard.shards,
+        roboshard.converter,
+        roboshard.loader,
+        roboshard.publisher,
+        roboshard.inspector,
+    )
     for package in (*parts, roboshard.viewer):
         assert all(getattr(package, name) is not None for name in package.__all__)
 
@@ -283,7 +336,10 @@ def test_signatures() -> None:
 def public(cls: type) -> dict[str, str]:
     """Public members of a class: properties as "", methods with their signatures."""
     members = {name: value for name, value in vars(cls).items() if not name.startswith("_")}
-    return {name: signature(value) if inspect.isfunction(value) else "" for name, value in members.items()}
+    return {
+        name: signature(value) if inspect.isfunction(value) else ""
+        for name, value in members.items()
+    }
 
 
 def test_what_a_loader_can_do() -> None:
@@ -358,7 +414,10 @@ def test_conversion_options_and_report() -> None:
         "reencode=ReencodeConfig(codec='libsvtav1', gop=2, crf=30, size=None, cameras=None), "
         "scratch=None, scratch_size='20GB', dry_run=False, video_report=False)"
     )
-    assert signature(ReencodeConfig) == "(*, codec='libsvtav1', gop=2, crf=30, size=None, cameras=None)"
+    assert (
+        signature(ReencodeConfig)
+        == "(*, codec='libsvtav1', gop=2, crf=30, size=None, cameras=None)"
+    )
     assert signature(survey_videos) == "(config)"
     assert [field.name for field in fields(ConversionReport)] == [
         "destination",
@@ -377,7 +436,11 @@ def test_upload_options_and_report() -> None:
     assert signature(roboshard.publisher.UploadConfig) == (
         "(*, source, destination, jobs=4, private=False, replace=False, card=True, dry_run=False)"
     )
-    assert signature(roboshard.publisher.upload) == signature(roboshard.publisher.make_plan) == "(config)"
+    assert (
+        signature(roboshard.publisher.upload)
+        == signature(roboshard.publisher.make_plan)
+        == "(config)"
+    )
     assert [field.name for field in fields(roboshard.publisher.UploadReport)] == [
         "destination",
         "files_sent",
@@ -417,7 +480,12 @@ def test_preview_options_and_report() -> None:
 
 
 def test_a_sharded_dataset_shows_manifest_index_and_episodes() -> None:
-    assert [field.name for field in fields(ShardedDataset)] == ["root", "manifest", "index", "settings"]
+    assert [field.name for field in fields(ShardedDataset)] == [
+        "root",
+        "manifest",
+        "index",
+        "settings",
+    ]
     reading = {"read_episode", "plan_read", "shard_reads", "carry_out"}
     assert {"open", "camera_keys", "shard_manifest", *reading} == set(public(ShardedDataset))
 

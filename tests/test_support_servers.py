@@ -41,13 +41,17 @@ def client() -> Iterator[urllib3.PoolManager]:
         yield manager
 
 
-def get(client: urllib3.PoolManager, server: RangeServer, **headers: str) -> urllib3.BaseHTTPResponse:
+def get(
+    client: urllib3.PoolManager, server: RangeServer, **headers: str
+) -> urllib3.BaseHTTPResponse:
     return client.request("GET", f"{server.url}/a%20file", headers=RANGE | headers)
 
 
 def raw(server: RangeServer) -> tuple[http.client.HTTPResponse, bytes]:
     """A ranged read up to wherever the body ends, and how."""
-    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=5)) as connection:
+    with contextlib.closing(
+        http.client.HTTPConnection("127.0.0.1", server.port, timeout=5)
+    ) as connection:
         connection.request("GET", "/a%20file", headers=RANGE)
         response = connection.getresponse()
         try:
@@ -76,7 +80,9 @@ def is_refused(port: int) -> bool:
         (f"bytes={len(DATA)}-", 416, b""),
     ],
 )
-def test_ranges(server: RangeServer, client: urllib3.PoolManager, asked: str, status: int, body: bytes) -> None:
+def test_ranges(
+    server: RangeServer, client: urllib3.PoolManager, asked: str, status: int, body: bytes
+) -> None:
     response = get(client, server, Range=asked)
     assert (response.status, response.data) == (status, body)
 
@@ -87,7 +93,9 @@ def test_conditions_and_log(server: RangeServer, client: urllib3.PoolManager) ->
     assert get(client, server, **{"If-Match": first.headers["ETag"]}).status == 206
     assert get(client, server, **{"If-Match": '"x"'}).status == 412
     assert get(client, server, **{"If-Range": '"x"'}).data == DATA
-    assert client.request("HEAD", f"{server.url}/a%20file").headers["Content-Length"] == str(len(DATA))
+    assert client.request("HEAD", f"{server.url}/a%20file").headers["Content-Length"] == str(
+        len(DATA)
+    )
     assert client.request("GET", f"{server.url}/nothing").status == 404
     assert client.request("GET", f"{server.url}/../../etc/passwd").status == 404
     log = server.requests
@@ -100,7 +108,10 @@ def test_conditions_and_log(server: RangeServer, client: urllib3.PoolManager) ->
 
 def test_a_slow_line(server: RangeServer, client: urllib3.PoolManager) -> None:
     server.configure(latency_s=0.1, bytes_per_second=5e6)
-    threads = [threading.Thread(target=get, args=(client, server), kwargs={"Range": "bytes=0-"}) for _ in range(3)]
+    threads = [
+        threading.Thread(target=get, args=(client, server), kwargs={"Range": "bytes=0-"})
+        for _ in range(3)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -108,7 +119,9 @@ def test_a_slow_line(server: RangeServer, client: urllib3.PoolManager) -> None:
     log = server.requests
     took = [line.seconds or 0 for line in log]
     assert min(took) > 0.95 * (0.1 + len(DATA) / 5e6)
-    assert max(line.started for line in log) < min(line.started + line.seconds for line in log if line.seconds)
+    assert max(line.started for line in log) < min(
+        line.started + line.seconds for line in log if line.seconds
+    )
 
 
 # -- Faults --------------------------------------------------------------------------------------------------------
@@ -189,12 +202,18 @@ def test_wrong_ranges(server: RangeServer, client: urllib3.PoolManager) -> None:
         f"bytes 1010-2009/{len(DATA)}",
         f"bytes 1000-1999/{len(DATA) - 5}",
     ]
-    assert [answer.data for answer in answers] == [DATA[1010:2010], DATA[1000:2000], DATA[1000:2000]]
+    assert [answer.data for answer in answers] == [
+        DATA[1010:2010],
+        DATA[1000:2000],
+        DATA[1000:2000],
+    ]
 
 
 @pytest.mark.parametrize("kind", ["wrong_range", "wrong_header"])
 @pytest.mark.parametrize("asked", ["bytes=0-", f"bytes={len(DATA) - 1}-"])
-def test_wrong_ranges_at_the_edges(server: RangeServer, client: urllib3.PoolManager, kind: str, asked: str) -> None:
+def test_wrong_ranges_at_the_edges(
+    server: RangeServer, client: urllib3.PoolManager, kind: str, asked: str
+) -> None:
     right = get(client, server, Range=asked).headers["Content-Range"]
     server.fault(kind)
     assert get(client, server, Range=asked).headers["Content-Range"] != right
@@ -307,7 +326,11 @@ def folder(tmp_path: Path) -> Path:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 def test_bucket(this_hub: LocalHub, folder: Path, tmp_path: Path) -> None:
@@ -316,7 +339,9 @@ def test_bucket(this_hub: LocalHub, folder: Path, tmp_path: Path) -> None:
     api.create_bucket("me/made", exist_ok=True)
     with pytest.raises(HfHubHTTPError, match="409"):
         api.create_bucket("made")
-    api.batch_bucket_files("me/made", add=[(folder / name, f"v1/{name}") for name in contents(folder)])
+    api.batch_bucket_files(
+        "me/made", add=[(folder / name, f"v1/{name}") for name in contents(folder)]
+    )
     api.batch_bucket_files("me/made", add=[(b"text", "x.txt"), (b"gone", "y.txt")])
     api.batch_bucket_files("me/made", delete=["y.txt"])
     expected = {f"v1/{name}": data for name, data in contents(folder).items()} | {"x.txt": b"text"}
@@ -326,9 +351,9 @@ def test_bucket(this_hub: LocalHub, folder: Path, tmp_path: Path) -> None:
     }
     assert {path: this_hub.read_bucket("me/made", path) for path in held} == expected
     this_hub.configure(page_size=2)
-    assert {file.path for file in api.list_bucket_tree("me/made", recursive=True) if file.type == "file"} == set(
-        expected
-    )
+    assert {
+        file.path for file in api.list_bucket_tree("me/made", recursive=True) if file.type == "file"
+    } == set(expected)
     assert {entry.path for entry in api.list_bucket_tree("me/made")} == {"v1", "x.txt"}
     (info,) = api.get_bucket_paths_info("me/made", ["v1/shard-0.tar", "nothing"])
     assert (info.size, info.xet_hash) == (len(DATA), held["v1/shard-0.tar"]["xet_hash"])
@@ -345,16 +370,22 @@ def test_bucket_by_file_system(this_hub: LocalHub, folder: Path) -> None:
         "buckets/me/seeded/v1/deep/empty.txt",
         "buckets/me/seeded/v1/deep/er",
     ]
-    with files.open("hf://buckets/me/seeded/v1/shard-0.tar", block_size=5000, cache_type="none") as file:
+    with files.open(
+        "hf://buckets/me/seeded/v1/shard-0.tar", block_size=5000, cache_type="none"
+    ) as file:
         file.seek(1000)
         assert file.read(1000) == DATA[1000:2000]
     storage = [request for request in this_hub.requests if request.path.startswith("/cdn/")]
     assert storage
-    assert all(request.host == f"localhost:{this_hub.port}" and request.range for request in storage)
+    assert all(
+        request.host == f"localhost:{this_hub.port}" and request.range for request in storage
+    )
     assert not this_hub.token_leaks
 
 
-def test_links_expire_and_are_signed(local_hub: LocalHub, folder: Path, client: urllib3.PoolManager) -> None:
+def test_links_expire_and_are_signed(
+    local_hub: LocalHub, folder: Path, client: urllib3.PoolManager
+) -> None:
     local_hub.add_bucket_folder("me/links", folder)
     path = f"{local_hub.endpoint}/buckets/me/links/resolve/shard-0.tar"
 
@@ -389,7 +420,9 @@ def test_dataset(this_hub: LocalHub, folder: Path, tmp_path: Path) -> None:
     api = HfApi()
     api.create_repo("me/data", repo_type="dataset", exist_ok=True)
     first = api.upload_folder(repo_id="me/data", repo_type="dataset", folder_path=folder)
-    second = api.upload_file(repo_id="me/data", repo_type="dataset", path_or_fileobj=b"\0" * 9, path_in_repo="z.tar")
+    second = api.upload_file(
+        repo_id="me/data", repo_type="dataset", path_or_fileobj=b"\0" * 9, path_in_repo="z.tar"
+    )
     api.create_tag("me/data", tag="v1", revision=first.oid, repo_type="dataset")
     info = api.dataset_info("me/data", files_metadata=True)
     assert info.sha == second.oid
@@ -398,15 +431,26 @@ def test_dataset(this_hub: LocalHub, folder: Path, tmp_path: Path) -> None:
     tree = list(api.list_repo_tree("me/data", repo_type="dataset", recursive=True, expand=True))
     assert {entry.path for entry in tree} == {*contents(folder), "z.tar", "deep", "deep/er"}
     assert {entry.last_commit.oid for entry in tree if entry.path == "shard-0.tar"} == {first.oid}
-    assert [entry.path for entry in api.get_paths_info("me/data", ["deep", "z.tar", "no"], repo_type="dataset")] == [
+    assert [
+        entry.path
+        for entry in api.get_paths_info("me/data", ["deep", "z.tar", "no"], repo_type="dataset")
+    ] == [
         "deep",
         "z.tar",
     ]
-    back = Path(api.snapshot_download("me/data", repo_type="dataset", revision="v1", local_dir=tmp_path / "back"))
-    assert {path: data for path, data in contents(back).items() if not path.startswith(".cache")} == contents(folder)
+    back = Path(
+        api.snapshot_download(
+            "me/data", repo_type="dataset", revision="v1", local_dir=tmp_path / "back"
+        )
+    )
+    assert {
+        path: data for path, data in contents(back).items() if not path.startswith(".cache")
+    } == contents(folder)
     one = huggingface_hub.hf_hub_download("me/data", "z.tar", repo_type="dataset")
     assert Path(one).read_bytes() == b"\0" * 9 == this_hub.read_dataset("me/data", "z.tar")
-    with HfFileSystem(skip_instance_cache=True).open("hf://datasets/me/data@v1/shard-0.tar", block_size=9999) as file:
+    with HfFileSystem(skip_instance_cache=True).open(
+        "hf://datasets/me/data@v1/shard-0.tar", block_size=9999
+    ) as file:
         file.seek(-100, 2)
         assert file.read() == DATA[-100:]
     assert not this_hub.token_leaks
@@ -426,11 +470,18 @@ def test_tokens(local_hub: LocalHub, folder: Path, monkeypatch: pytest.MonkeyPat
     local_hub.add_bucket("me/secret", private=True)
     for token, status in [(None, 401), ("hf_wrong", 401), (local_hub.strangers_token, 403)]:
         local_hub.use(monkeypatch, token)
-        for ask in (lambda: HfApi().dataset_info("me/private"), lambda: HfApi().bucket_info("me/secret")):
+        for ask in (
+            lambda: HfApi().dataset_info("me/private"),
+            lambda: HfApi().bucket_info("me/secret"),
+        ):
             with pytest.raises(HfHubHTTPError) as caught:
                 ask()
             assert caught.value.response.status_code == status
-            assert isinstance(caught.value, RepositoryNotFoundError) or token or "bucket" in str(caught.value).lower()
+            assert (
+                isinstance(caught.value, RepositoryNotFoundError)
+                or token
+                or "bucket" in str(caught.value).lower()
+            )
     local_hub.use(monkeypatch, local_hub.read_token)
     assert HfApi().dataset_info("me/private").private
     assert HfApi().whoami()["name"] == "me"
@@ -443,7 +494,10 @@ def test_faults_of_the_hub(this_hub: LocalHub, folder: Path) -> None:
     this_hub.fault("reset", "/batch$")  # done, but the answer is lost
     HfApi().batch_bucket_files("me/faulty", add=[(b"a", "a.txt")])
     assert set(this_hub.bucket_files("me/faulty")) == {"a.txt"}
-    assert [request.fault for request in this_hub.requests if request.path.endswith("/batch")] == ["reset", None]
+    assert [request.fault for request in this_hub.requests if request.path.endswith("/batch")] == [
+        "reset",
+        None,
+    ]
 
 
 def test_client_processes(local_hub: LocalHub, folder: Path) -> None:
@@ -453,7 +507,10 @@ def test_client_processes(local_hub: LocalHub, folder: Path) -> None:
         "print(open(get('me/elsewhere', 'README.md', repo_type='dataset')).read())"
     )
     run = subprocess.run(
-        [sys.executable, "-c", program], env=os.environ | local_hub.environment, stdout=subprocess.PIPE, check=True
+        [sys.executable, "-c", program],
+        env=os.environ | local_hub.environment,
+        stdout=subprocess.PIPE,
+        check=True,
     )
     assert b"hello" in run.stdout
 
@@ -470,7 +527,9 @@ def test_s3(s3_server: S3Server, folder: Path) -> None:
         file.write(DATA * 6)
     assert s3_server.files("v1/new") == {"v1/new": b"new"}
     assert files.cat_file(f"{url}/many") == DATA * 6
-    assert sorted(files.find(url)) == sorted(f"shards/v1/{name}" for name in [*contents(folder), "new", "many"])
+    assert sorted(files.find(url)) == sorted(
+        f"shards/v1/{name}" for name in [*contents(folder), "new", "many"]
+    )
     with pytest.raises(FileNotFoundError):
         files.cat_file(f"{url}/nothing")
     files.rm(f"{url}/new")
@@ -486,7 +545,9 @@ def test_faults_of_s3(s3_server: S3Server, folder: Path) -> None:
     s3_server.reset()
     s3_server.fault("status", "shard-0", code=503)
     s3_server.fault("ignore_range", "shard-0")
-    assert files.cat_file(f"{url}/shard-0.tar", start=0, end=9) == DATA, "s3fs believes a server that ignores Range"
+    assert files.cat_file(f"{url}/shard-0.tar", start=0, end=9) == DATA, (
+        "s3fs believes a server that ignores Range"
+    )
     assert files.cat_file(f"{url}/shard-0.tar", start=0, end=9) == DATA[:9]
     objects = [request for request in s3_server.requests if "shard-0" in request.path]
     assert [request.fault for request in objects] == ["status", "ignore_range", None]

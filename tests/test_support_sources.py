@@ -42,7 +42,11 @@ def builds() -> dict[str, Built]:
 
 
 @pytest.fixture
-def case(request: pytest.FixtureRequest, builds: dict[str, Built], tmp_path_factory: pytest.TempPathFactory) -> Built:
+def case(
+    request: pytest.FixtureRequest,
+    builds: dict[str, Built],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Built:
     """The case named by the test's parameter, built once for all tests of this file."""
     name: str = request.param
     if name not in builds:
@@ -86,7 +90,9 @@ def info(built: Built) -> dict[str, Any]:
 def test_every_reference_frame_says_it_is_the_right_one(case: Built) -> None:
     for camera, episode, clip in clips(case):
         frames = case.frames(camera.key, episode)
-        assert [read_stamp(frame) for frame in frames] == [(episode, i) for i in range(clip.num_frames)]
+        assert [read_stamp(frame) for frame in frames] == [
+            (episode, i) for i in range(clip.num_frames)
+        ]
         assert {read_camera(frame) for frame in frames} == {camera_code(camera.key)}
 
 
@@ -99,7 +105,10 @@ def test_another_ffmpeg_shows_the_same_frames_in_the_same_order(case: Built) -> 
         limit = 2 if "10" not in camera.pix_fmt else 64
         assert np.abs(np.stack(mine).astype(int) - case.frames(camera.key, episode)).max() <= limit
         last = max(e for _, e, other in clips(case) if other.path == clip.path)
-        assert len(frames) == case.clips[camera.key, last].first_frame + case.clips[camera.key, last].num_frames
+        assert (
+            len(frames)
+            == case.clips[camera.key, last].first_frame + case.clips[camera.key, last].num_frames
+        )
 
 
 @some_cases_quickly
@@ -109,7 +118,9 @@ def test_metadata_times_are_the_files_times_but_for_the_drift(case: Built) -> No
         times = np.array([time for time, _ in pyav_frames(clip.path)])
         mine = times[clip.first_frame : clip.first_frame + clip.num_frames]
         drift = camera.timestamp_drift_s * (episode % camera.episodes_per_file)
-        np.testing.assert_allclose(mine, clip.from_timestamp - drift + np.arange(len(mine)) / fps, atol=1e-4)
+        np.testing.assert_allclose(
+            mine, clip.from_timestamp - drift + np.arange(len(mine)) / fps, atol=1e-4
+        )
 
 
 @some_cases_quickly
@@ -142,7 +153,11 @@ def test_rows_and_metadata_describe_the_same_episodes(case: Built) -> None:
 @named("several_files_with_gaps")
 def test_gaps_are_left_in_the_file_numbers(case: Built) -> None:
     assert [path.stem for path in files(case)] == ["file-000", "file-002", "file-005"]
-    assert [path.stem for path in sorted(set(case.data_files.values()))] == ["file-001", "file-002", "file-006"]
+    assert [path.stem for path in sorted(set(case.data_files.values()))] == [
+        "file-001",
+        "file-002",
+        "file-006",
+    ]
     assert len(list((case.root / "meta/episodes").glob("*/*.parquet"))) == 3
 
 
@@ -213,7 +228,9 @@ def test_the_drift_adds_up_and_never_leaves_the_frame(case: Built) -> None:
 @named("image_features")
 def test_images_are_png_structs_and_keep_every_bit(case: Built) -> None:
     for key in case.source.image_keys:
-        assert case.rows(0).schema.field(key).type == pa.struct({"bytes": pa.binary(), "path": pa.string()})
+        assert case.rows(0).schema.field(key).type == pa.struct(
+            {"bytes": pa.binary(), "path": pa.string()}
+        )
         assert case.rows(0)[key][3]["path"].as_py() == "frame-000003.png"
         for episode, length in enumerate(case.source.lengths):
             size = case.source.image_size
@@ -231,7 +248,9 @@ def test_every_dtype_is_stored_as_the_datasets_library_stores_it(case: Built) ->
     assert schema.field("ints").type == pa.list_(pa.field("element", pa.int32()), 2)
     assert schema.field("vec64").type == pa.list_(pa.field("element", pa.float64()), 4)
     matrix = schema.field("matrix")
-    if not isinstance(matrix.type, pa.BaseExtensionType):  # it is one where `datasets` has been imported
+    if not isinstance(
+        matrix.type, pa.BaseExtensionType
+    ):  # it is one where `datasets` has been imported
         assert matrix.metadata[b"ARROW:extension:metadata"] == b'[[3, 2], "float32"]'
     assert np.array(case.rows(1)["matrix"].to_pylist()).shape == (case.source.lengths[1], 3, 2)
     features = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
@@ -264,7 +283,9 @@ def test_cameras_that_differ_by_case_are_two(case: Built) -> None:
 
 @named("whole_file_row_groups", "mid_gop_starts")
 def test_row_groups_are_as_asked(case: Built) -> None:
-    per_file = [pq.ParquetFile(path).num_row_groups for path in sorted(set(case.data_files.values()))]
+    per_file = [
+        pq.ParquetFile(path).num_row_groups for path in sorted(set(case.data_files.values()))
+    ]
     assert per_file == ([1] if case.source.row_groups == "whole_file" else [2, 2, 1])
 
 
@@ -298,16 +319,22 @@ def test_color_tags_survive_into_the_file(case: Built) -> None:
 def test_files_have_the_columns_and_types_of_a_recorded_dataset(case: Built) -> None:
     def types(root: Path, name: str) -> dict[str, str]:
         fields = {f.name: f.type for f in pq.read_schema(root / name) if ".image" not in f.name}
-        return {k: str(v) for k, v in fields.items() if not k.removeprefix("stats/").startswith("next.")}
+        return {
+            k: str(v) for k, v in fields.items() if not k.removeprefix("stats/").startswith("next.")
+        }
 
     for name in ("meta/episodes/chunk-000/file-000.parquet", "meta/tasks.parquet"):
         assert list(types(case.root, name).items()) == list(types(PUSHT, name).items())
     data = "data/chunk-000/file-000.parquet"
-    for wide, narrow in zip(types(case.root, data).items(), types(PUSHT, data).items(), strict=True):
+    for wide, narrow in zip(
+        types(case.root, data).items(), types(PUSHT, data).items(), strict=True
+    ):
         assert (wide[0], wide[1].replace("[4]", "[2]")) == narrow
     recorded = json.loads((PUSHT / "meta/info.json").read_text(encoding="utf-8"))
     assert set(info(case)) == set(recorded)
-    assert set(info(case)["features"][TOP]["info"]) < set(recorded["features"]["observation.image"]["info"])
+    assert set(info(case)["features"][TOP]["info"]) < set(
+        recorded["features"]["observation.image"]["info"]
+    )
 
 
 def test_the_same_source_gives_the_same_bytes(tmp_path: Path) -> None:
@@ -320,7 +347,8 @@ def test_the_same_source_gives_the_same_bytes(tmp_path: Path) -> None:
 
 def test_the_seed_changes_rows_and_pictures(tmp_path: Path) -> None:
     one, two = (
-        build(tmp_path / str(seed), Source(lengths=(3,), cameras=(Camera(key=TOP),), seed=seed)) for seed in (0, 1)
+        build(tmp_path / str(seed), Source(lengths=(3,), cameras=(Camera(key=TOP),), seed=seed))
+        for seed in (0, 1)
     )
     assert (one.frames(TOP, 0) != two.frames(TOP, 0)).any()
     assert one.rows(0)["action"] != two.rows(0)["action"]

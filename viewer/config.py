@@ -40,6 +40,8 @@ class PreviewConfig:
                 continue
             object.__setattr__(self, name, Path(path))
             if Path(path).suffix.lower() != suffix:
-                raise OptionError(f"{path}: the name must end in {suffix}, which is what is written there")
+                raise OptionError(
+                    f"{path}: the name must end in {suffix}, which is what is written there"
+                )
         if not 1 <= self.frames <= MAX_FRAMES:
             raise OptionError(f"--frames {self.frames}: must be 1 to {MAX_FRAMES}")

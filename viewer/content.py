@@ -65,7 +65,10 @@ def make_content(
         features: Feature key -> dtype, shape, names, as in info.json. Video and images are passed over.
     """
     curves, not_drawn = [], {}
-    keys = [*(key for key in FIRST if key in features), *(key for key in features if key not in FIRST)]
+    keys = [
+        *(key for key in FIRST if key in features),
+        *(key for key in features if key not in FIRST),
+    ]
     for key in keys:
         if key in BOOKKEEPING or features[key].get("dtype") in ("video", "image"):
             continue
@@ -92,7 +95,9 @@ def dimension_names(names: Json, count: int) -> tuple[str, ...] | None:
     A list of names, a list or mapping around one ({"motors": [...]}), or names with their places ({"x": 0, "y": 1}).
     """
     if isinstance(names, Mapping):
-        if len(names) == count and sorted(map(repr, names.values())) == sorted(map(repr, range(count))):
+        if len(names) == count and sorted(map(repr, names.values())) == sorted(
+            map(repr, range(count))
+        ):
             names = sorted(names, key=lambda name: names[name])
         elif len(names) == 1:
             return dimension_names(next(iter(names.values())), count)
@@ -129,4 +134,6 @@ def _curves(key: str, values: Any, spec: Mapping[str, Json]) -> Curves | str:
 
 
 def _changes(tasks: Sequence[str]) -> tuple[tuple[int, str], ...]:
-    return tuple((row, task) for row, task in enumerate(tasks) if row == 0 or task != tasks[row - 1])
+    return tuple(
+        (row, task) for row, task in enumerate(tasks) if row == 0 or task != tasks[row - 1]
+    )

@@ -53,7 +53,9 @@ def panel_height(dimensions: int, legend_lines: int) -> float:
     return max(PANEL if dimensions > 1 else LOW_PANEL, LEGEND_HEAD + legend_lines * LEGEND_LINE)
 
 
-def make_layout(*, columns: int, shapes: Sequence[tuple[int, ...]], panels: Sequence[float]) -> Layout:
+def make_layout(
+    *, columns: int, shapes: Sequence[tuple[int, ...]], panels: Sequence[float]
+) -> Layout:
     """Place everything.
 
     Args:
@@ -65,7 +67,11 @@ def make_layout(*, columns: int, shapes: Sequence[tuple[int, ...]], panels: Sequ
     strips, placed = [], []
     for height, width in shapes:
         wanted = (STRIP_WIDTH / columns - GAP) * height / width
-        strips.append(Place(left=LEFT, top=top, width=STRIP_WIDTH, height=min(max(wanted, MIN_STRIP), MAX_STRIP)))
+        strips.append(
+            Place(
+                left=LEFT, top=top, width=STRIP_WIDTH, height=min(max(wanted, MIN_STRIP), MAX_STRIP)
+            )
+        )
         top += strips[-1].height + GAP
     for panel in panels:
         top += PANEL_GAP

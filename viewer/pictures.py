@@ -33,7 +33,9 @@ def as_picture(values: Any, *, is_depth: bool = False) -> Picture:
 
 def depth_range(pictures: Sequence[Picture]) -> tuple[float, float]:
     """From where to where most depths lie; 0 and what is not finite mean that nothing was measured."""
-    measured = np.concatenate([picture[np.isfinite(picture) & (picture > 0)] for picture in pictures])
+    measured = np.concatenate(
+        [picture[np.isfinite(picture) & (picture > 0)] for picture in pictures]
+    )
     if not measured.size:
         return 0.0, 1.0
     low, high = np.percentile(measured, [2, 98]).tolist()

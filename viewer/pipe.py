@@ -15,7 +15,9 @@ CHUNK = 1 << 20
 
 
 @contextmanager
-def copied_from(open_path: Callable[[Path], object], file: IO[bytes]) -> Iterator[Callable[[], None]]:
+def copied_from(
+    open_path: Callable[[Path], object], file: IO[bytes]
+) -> Iterator[Callable[[], None]]:
     """Copy into `file` until the writer closes the path, which it must have done by the end of the block.
 
     Args:
@@ -29,7 +31,9 @@ def copied_from(open_path: Callable[[Path], object], file: IO[bytes]) -> Iterato
     with tempfile.TemporaryDirectory(prefix="roboshard-") as folder:
         path = Path(folder) / "pipe"
         os.mkfifo(path)
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a reader, so that opening it to write returns
+        descriptor = os.open(
+            path, os.O_RDONLY | os.O_NONBLOCK
+        )  # a reader, so that opening it to write returns
         try:
             open_path(path)
             os.set_blocking(descriptor, True)

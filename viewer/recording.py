@@ -26,7 +26,9 @@ Pictures = Iterable[Mapping[str, Picture]]
 OnProgress = Callable[[int, int], None]
 
 
-def record(content: Content, pictures: Pictures, path: Path, on_progress: OnProgress | None = None) -> None:
+def record(
+    content: Content, pictures: Pictures, path: Path, on_progress: OnProgress | None = None
+) -> None:
     """Write a recording; it appears whole or not at all.
 
     Args:
@@ -41,7 +43,9 @@ def record(content: Content, pictures: Pictures, path: Path, on_progress: OnProg
     storage.write_atomic(path, lambda file: _record(file, content, pictures, on_progress))
 
 
-def _record(file: IO[bytes], content: Content, pictures: Pictures, on_progress: OnProgress | None) -> None:
+def _record(
+    file: IO[bytes], content: Content, pictures: Pictures, on_progress: OnProgress | None
+) -> None:
     name = f"{content.dataset}, episode {content.episode_index}"
     stream = rr.RecordingStream("roboshard", recording_id=name)
     with copied_from(stream.save, file) as check:
@@ -51,7 +55,9 @@ def _record(file: IO[bytes], content: Content, pictures: Pictures, on_progress: 
                 _send_curves(stream, content, curves)
             if content.tasks:
                 rows, texts = zip(*content.tasks, strict=True)
-                stream.send_columns("task", _times(content, rows), rr.TextDocument.columns(text=texts), strict=True)
+                stream.send_columns(
+                    "task", _times(content, rows), rr.TextDocument.columns(text=texts), strict=True
+                )
             cameras = _send_pictures(stream, content, pictures, check, on_progress)
             stream.send_blueprint(_arrangement(content, cameras))
         finally:
@@ -95,7 +101,9 @@ def _encoded(pictures: Sequence[Picture]) -> Any:
         files = [encode_jpeg(picture) for picture in pictures]
         return rr.EncodedImage.columns(blob=files, media_type=["image/jpeg"] * len(files))
     height, width = pictures[0].shape
-    form = rr.components.ImageFormat(width=width, height=height, color_model="L", channel_datatype="U16")
+    form = rr.components.ImageFormat(
+        width=width, height=height, color_model="L", channel_datatype="U16"
+    )
     return rr.DepthImage.columns(
         buffer=[depth_steps(picture).tobytes() for picture in pictures],
         format=[form] * len(pictures),
@@ -113,9 +121,12 @@ def _times(content: Content, rows: Sequence[int]) -> list[Any]:
 def _arrangement(content: Content, cameras: Sequence[str]) -> Any:
     """Cameras above, curves below, the task at the bottom."""
     views: Any = import_module("rerun.blueprint")
-    shown = [views.Spatial2DView(origin=rr.new_entity_path([camera]), name=camera) for camera in cameras]
+    shown = [
+        views.Spatial2DView(origin=rr.new_entity_path([camera]), name=camera) for camera in cameras
+    ]
     plots = [
-        views.TimeSeriesView(origin=rr.new_entity_path([curves.key]), name=curves.key) for curves in content.curves
+        views.TimeSeriesView(origin=rr.new_entity_path([curves.key]), name=curves.key)
+        for curves in content.curves
     ]
     task = [views.TextDocumentView(origin="task", name="task")] if content.tasks else []
     bands = [views.Horizontal(*band) for band in (shown, plots) if band]

@@ -48,7 +48,9 @@ def preview(config: PreviewConfig, on_progress: OnProgress | None = None) -> Pre
     """
     wants_sheet = config.output is not None or config.rerun is None
     sheet = _import("roboshard.viewer.sheet", "matplotlib", "preview") if wants_sheet else None
-    recording = _import("roboshard.viewer.recording", "rerun-sdk", "rerun") if config.rerun else None
+    recording = (
+        _import("roboshard.viewer.recording", "rerun-sdk", "rerun") if config.rerun else None
+    )
     from roboshard.loader import open_dataset  # noqa: PLC0415 - brings torch, which no other command for looking needs
 
     dataset = open_dataset(config.url, cameras=config.cameras)
@@ -57,7 +59,9 @@ def preview(config: PreviewConfig, on_progress: OnProgress | None = None) -> Pre
         content = _content(dataset, episode)
         output = None
         if sheet is not None:
-            output = config.output or Path(f"{_file_name(content.dataset)}-episode-{content.episode_index}.png")
+            output = config.output or Path(
+                f"{_file_name(content.dataset)}-episode-{content.episode_index}.png"
+            )
             chosen = spread(content.length, config.frames)
             png = sheet.draw(content, chosen, _pictures(dataset, episode, chosen))
             storage.write_bytes(output, png)
@@ -80,7 +84,9 @@ def _import(module: str, package: str, extra: str) -> Any:
     try:
         return import_module(module)
     except ImportError as error:
-        raise OptionError(f"this needs {package}: pip install 'roboshard[{extra}]' ({error})") from None
+        raise OptionError(
+            f"this needs {package}: pip install 'roboshard[{extra}]' ({error})"
+        ) from None
 
 
 def _first(dataset: "MapDataset") -> int:
@@ -98,7 +104,9 @@ def _content(dataset: "MapDataset", episode: "EpisodeView") -> Content:
     )
 
 
-def _pictures(dataset: "MapDataset", episode: "EpisodeView", rows: Sequence[int]) -> dict[str, list[Picture]]:
+def _pictures(
+    dataset: "MapDataset", episode: "EpisodeView", rows: Sequence[int]
+) -> dict[str, list[Picture]]:
     """Camera -> its pictures of these rows. Decoded row by row: only what is drawn need fit into memory."""
     pictures: dict[str, list[Picture]] = {}
     for row in rows:

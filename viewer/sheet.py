@@ -42,7 +42,13 @@ MAX_NAMES = 16
 """Of dimensions, in a legend."""
 ONE_COLUMN, SHORT_NAME = 6, 11
 """Up to how many names a legend has one column; of how many characters they are for two."""
-SCRIPTS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans SC", "WenQuanYi Zen Hei", "Noto Sans Arabic")
+SCRIPTS = (
+    "Noto Sans CJK SC",
+    "Noto Sans CJK JP",
+    "Noto Sans SC",
+    "WenQuanYi Zen Hei",
+    "Noto Sans Arabic",
+)
 """Fonts for what the default one lacks, where they are installed."""
 
 
@@ -57,13 +63,22 @@ def draw(content: Content, rows: Sequence[int], pictures: Mapping[str, Sequence[
     layout = make_layout(
         columns=len(rows),
         shapes=[frames[0].shape[:2] for frames in pictures.values()],
-        panels=[panel_height(len(curves.names), _legend_size(curves)[0]) for curves in content.curves],
+        panels=[
+            panel_height(len(curves.names), _legend_size(curves)[0]) for curves in content.curves
+        ],
     )
     installed = {font.name for font in font_manager.fontManager.ttflist}
     families = ["DejaVu Sans", *(family for family in SCRIPTS if family in installed)]
-    look = {"font.family": families, "font.size": 8, "text.parse_math": False, "axes.unicode_minus": False}
+    look = {
+        "font.family": families,
+        "font.size": 8,
+        "text.parse_math": False,
+        "axes.unicode_minus": False,
+    }
     with style.context(look, after_reset=True), warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # a character that no font has is drawn as a box
+        warnings.simplefilter(
+            "ignore", UserWarning
+        )  # a character that no font has is drawn as a box
         page = _Page(layout)
         page.title(content)
         if pictures:
@@ -79,14 +94,19 @@ def _legend_size(curves: Curves) -> tuple[int, int]:
     """Lines and columns of a feature's legend; (0, 1) for one without."""
     if not curves.named or len(curves.names) > MAX_NAMES:
         return 0, 1
-    columns = 2 if len(curves.names) > ONE_COLUMN and max(map(len, curves.names)) <= SHORT_NAME else 1
+    columns = (
+        2 if len(curves.names) > ONE_COLUMN and max(map(len, curves.names)) <= SHORT_NAME else 1
+    )
     return -(-len(curves.names) // columns), columns
 
 
 def _colours(count: int) -> list[ColorType]:
     if count <= 10:
         return [mpl.colormaps["tab10"](i) for i in range(count)]
-    return [tuple(0.88 * x for x in mpl.colormaps["turbo"](place)[:3]) for place in np.linspace(0.05, 0.95, count)]
+    return [
+        tuple(0.88 * x for x in mpl.colormaps["turbo"](place)[:3])
+        for place in np.linspace(0.05, 0.95, count)
+    ]
 
 
 class _Page:
@@ -100,7 +120,9 @@ class _Page:
     def title(self, content: Content) -> None:
         """Dataset and episode, its facts, its task."""
         right = LEFT + STRIP_WIDTH
-        facts = f"{content.length} frames · {content.length / content.fps:.2f} s · {content.fps:g} fps"
+        facts = (
+            f"{content.length} frames · {content.length / content.fps:.2f} s · {content.fps:g} fps"
+        )
         taken = self._text(right, 0.36, facts, room=4, size=9, colour=GREY, align="right")
         room, end = right - LEFT - taken - 0.3, f" · episode {content.episode_index}"
         self._text(LEFT, 0.36, content.dataset, end=end, room=room, size=13, weight="bold")
@@ -113,7 +135,13 @@ class _Page:
         for i, row in enumerate(rows):
             time = f"{content.seconds[row]:.2f}" + (" s" if len(rows) <= 12 else "")
             self._text(
-                LEFT + (i + 0.5) * cell, self._layout.times, time, room=cell, size=7, colour=GREY, align="center"
+                LEFT + (i + 0.5) * cell,
+                self._layout.times,
+                time,
+                room=cell,
+                size=7,
+                colour=GREY,
+                align="center",
             )
 
     def strip(self, place: Place, key: str, frames: Sequence[Picture]) -> None:
@@ -123,20 +151,36 @@ class _Page:
         width = cell - self._layout.gap
         for i, frame in enumerate(frames):
             axis = self._axes(
-                Place(left=LEFT + i * cell + self._layout.gap / 2, top=place.top, width=width, height=place.height)
+                Place(
+                    left=LEFT + i * cell + self._layout.gap / 2,
+                    top=place.top,
+                    width=width,
+                    height=place.height,
+                )
             )
             axis.set(xticks=[], yticks=[])
             for edge in axis.spines.values():
                 edge.set(color=PALE, linewidth=0.6)
             low, high = depth or (None, None)
-            axis.imshow(frame, cmap="viridis", vmin=low, vmax=high, aspect="equal", interpolation="antialiased")
+            axis.imshow(
+                frame,
+                cmap="viridis",
+                vmin=low,
+                vmax=high,
+                aspect="equal",
+                interpolation="antialiased",
+            )
         top = self._name(place, key)
         height, width_px = frames[0].shape[:2]
-        lines = [f"{width_px} × {height}"] + ([f"{depth[0]:.0f} to {depth[1]:.0f} mm"] if depth else [])
+        lines = [f"{width_px} × {height}"] + (
+            [f"{depth[0]:.0f} to {depth[1]:.0f} mm"] if depth else []
+        )
         for i, line in enumerate(lines):
             self._side(top + 0.15 * i, line, size=7, colour=GREY)
 
-    def panel(self, place: Place, content: Content, curves: Curves, rows: Sequence[int], *, is_last: bool) -> None:
+    def panel(
+        self, place: Place, content: Content, curves: Curves, rows: Sequence[int], *, is_last: bool
+    ) -> None:
         """The curves of a feature, and their names."""
         axis = self._axes(place)
         seconds, end = content.seconds, float(content.seconds[-1])
@@ -147,12 +191,17 @@ class _Page:
         colours = _colours(len(curves.names))
         drawable = np.where(np.isfinite(curves.values), curves.values.clip(-HUGE, HUGE), np.nan)
         for values, colour in zip(drawable.T, colours, strict=True):
-            marker, drawn = "." if len(seconds) == 1 else "", "steps-post" if curves.boolean else "default"
+            marker, drawn = (
+                "." if len(seconds) == 1 else "",
+                "steps-post" if curves.boolean else "default",
+            )
             axis.plot(seconds, values, color=colour, linewidth=0.9, marker=marker, drawstyle=drawn)
         axis.spines[["top", "right"]].set_visible(False)
         axis.spines[["left", "bottom"]].set_color("0.7")
         axis.tick_params(length=2, labelsize=7, color="0.7", labelcolor=GREY, labelbottom=is_last)
-        axis.yaxis.set_major_locator(MaxNLocator(5 if place.height > LOW_PANEL else 2, steps=[1, 2, 5, 10]))
+        axis.yaxis.set_major_locator(
+            MaxNLocator(5 if place.height > LOW_PANEL else 2, steps=[1, 2, 5, 10])
+        )
         if curves.boolean:
             axis.set(ylim=(-0.15, 1.15), yticks=[0, 1], yticklabels=["false", "true"])
         if is_last:
@@ -164,7 +213,11 @@ class _Page:
         """The page as a file."""
         buffer = io.BytesIO()
         self._figure.savefig(
-            buffer, format="png", dpi=DPI, metadata={"Software": "roboshard"}, pil_kwargs={"optimize": True}
+            buffer,
+            format="png",
+            dpi=DPI,
+            metadata={"Software": "roboshard"},
+            pil_kwargs={"optimize": True},
         )
         return buffer.getvalue()
 
@@ -190,7 +243,9 @@ class _Page:
 
     def _line(self, left: float, top: float, colour: ColorType) -> None:
         y = 1 - top / self._layout.height
-        self._figure.add_artist(Line2D([left / WIDTH, (left + 0.17) / WIDTH], [y, y], color=colour, linewidth=1.5))
+        self._figure.add_artist(
+            Line2D([left / WIDTH, (left + 0.17) / WIDTH], [y, y], color=colour, linewidth=1.5)
+        )
 
     def _name(self, place: Place, key: str) -> float:
         """A feature's name at the side: the last part large, what is before it small; where the next line stands."""
@@ -202,9 +257,19 @@ class _Page:
         self._side(top + 0.02, last, size=9, weight="bold")
         return top + 0.19
 
-    def _side(self, top: float, text: str, *, size: float, colour: ColorType = BLACK, weight: str = "normal") -> None:
+    def _side(
+        self,
+        top: float,
+        text: str,
+        *,
+        size: float,
+        colour: ColorType = BLACK,
+        weight: str = "normal",
+    ) -> None:
         left = LEFT + STRIP_WIDTH + LABEL_GAP
-        self._text(left, top, text, room=SIDE - LABEL_GAP - 0.1, size=size, colour=colour, weight=weight)
+        self._text(
+            left, top, text, room=SIDE - LABEL_GAP - 0.1, size=size, colour=colour, weight=weight
+        )
 
     def _text(  # noqa: PLR0913 - place and look of a text
         self,
@@ -222,7 +287,9 @@ class _Page:
         """Write one line, its middle at `top`; how wide it is. Cut before `end` where it is wider than `room`."""
         x, y = left / WIDTH, 1 - top / self._layout.height
         line = text + end
-        artist = self._figure.text(x, y, line, fontsize=size, color=colour, fontweight=weight, ha=align, va="center")
+        artist = self._figure.text(
+            x, y, line, fontsize=size, color=colour, fontweight=weight, ha=align, va="center"
+        )
         kept = len(text)
         while (width := artist.get_window_extent().width / DPI) > room and kept > 1:
             kept = min(kept - 1, int(kept * room / width))

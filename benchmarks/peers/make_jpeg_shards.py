@@ -45,22 +45,34 @@ def main() -> None:
     pattern = str(unfinished / "jpeg-%06d.tar")
     with wds.ShardWriter(pattern, maxcount=options.samples_per_shard, verbose=0) as writer:
         for number, sample in enumerate(loader):
-            writer.write({"__key__": f"{number:09d}", **encode(sample, loader.meta.video_keys, options.quality)})
+            writer.write(
+                {
+                    "__key__": f"{number:09d}",
+                    **encode(sample, loader.meta.video_keys, options.quality),
+                }
+            )
     unfinished.rename(options.destination)
 
 
 def encode(sample: dict[str, Any], cameras: tuple[str, ...], quality: int) -> dict[str, bytes]:
     """Suffix -> payload."""
-    payloads = {f"{number}.jpg": to_jpeg(sample[camera], quality) for number, camera in enumerate(cameras)}
+    payloads = {
+        f"{number}.jpg": to_jpeg(sample[camera], quality) for number, camera in enumerate(cameras)
+    }
     rows = {key: value for key, value in sample.items() if key not in cameras}
-    plain = {key: value.tolist() if isinstance(value, torch.Tensor) else value for key, value in rows.items()}
+    plain = {
+        key: value.tolist() if isinstance(value, torch.Tensor) else value
+        for key, value in rows.items()
+    }
     return payloads | {"json": json.dumps(plain).encode()}
 
 
 def to_jpeg(frame: torch.Tensor, quality: int) -> bytes:
     """(C, H, W) uint8 to a file."""
     buffer = io.BytesIO()
-    Image.fromarray(frame.permute(1, 2, 0).contiguous().numpy()).save(buffer, "JPEG", quality=quality)
+    Image.fromarray(frame.permute(1, 2, 0).contiguous().numpy()).save(
+        buffer, "JPEG", quality=quality
+    )
     return buffer.getvalue()
 
 

@@ -16,7 +16,9 @@ def main() -> None:
         while True:
             yield from loader
 
-    loader = make_loader(case["shards"], cameras=case["cameras"], drop_last=True, **case["keywords"])
+    loader = make_loader(
+        case["shards"], cameras=case["cameras"], drop_last=True, **case["keywords"]
+    )
     measure_batches(epochs(loader), case["cameras"], timing, started)
     loader.close()
 

@@ -68,14 +68,20 @@ def read_slices(shards: str, cameras: list[str], max_bytes: int) -> list[Slice]:
         data = dataset.read_episode(position, cameras)
         for camera in data.record.cameras:
             if camera.key in cameras:
-                shown = {frame for _, first, count in camera.rows for frame in range(first, first + count)}
+                shown = {
+                    frame
+                    for _, first, count in camera.rows
+                    for frame in range(first, first + count)
+                }
                 slices.append((bytes(data.videos[camera.key]), shown))
         if sum(len(file) for file, _ in slices) > max_bytes:
             break
     return slices
 
 
-def decode(work: Iterator[Slice], lock: threading.Lock, chunks: list[Chunk], done: threading.Event) -> None:
+def decode(
+    work: Iterator[Slice], lock: threading.Lock, chunks: list[Chunk], done: threading.Event
+) -> None:
     """One thread: slices until told to stop."""
     while not done.is_set():
         with lock:

@@ -25,9 +25,13 @@ def main() -> None:
     dataset = wds.WebDataset(urls, shardshuffle=len(urls)).repeat().shuffle(SHUFFLE_BUFFER)
     if case.get("tuned"):
         dataset = dataset.map(Decoder(case["cameras"]))
-        loader = wds.WebLoader(dataset, batch_size=case["batch_size"], num_workers=case["num_workers"])
+        loader = wds.WebLoader(
+            dataset, batch_size=case["batch_size"], num_workers=case["num_workers"]
+        )
     else:
-        dataset = dataset.decode("torchrgb8").map(Renamer(case["cameras"])).batched(case["batch_size"])
+        dataset = (
+            dataset.decode("torchrgb8").map(Renamer(case["cameras"])).batched(case["batch_size"])
+        )
         loader = wds.WebLoader(dataset, batch_size=None, num_workers=case["num_workers"])
     measure_batches(iter(loader), case["cameras"], timing, started)
 
@@ -61,7 +65,10 @@ class Decoder:
         from PIL import Image  # noqa: PLC0415
 
         rows = json.loads(sample["json"])
-        decoded = {key: value if isinstance(value, str) else torch.tensor(value) for key, value in rows.items()}
+        decoded = {
+            key: value if isinstance(value, str) else torch.tensor(value)
+            for key, value in rows.items()
+        }
         for number, camera in enumerate(self._cameras):
             picture = Image.open(io.BytesIO(sample[f"{number}.jpg"]))
             decoded[camera] = torch.from_numpy(np.array(picture)).permute(2, 0, 1)

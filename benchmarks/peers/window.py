@@ -44,7 +44,9 @@ def report(result: dict[str, Any]) -> None:
     sys.stdin.readline()
 
 
-def measure_batches(batches: Iterator[Mapping[str, Any]], cameras: list[str], timing: Timing, started: float) -> None:
+def measure_batches(
+    batches: Iterator[Mapping[str, Any]], cameras: list[str], timing: Timing, started: float
+) -> None:
     """Warm up, measure and report an endless stream of batches.
 
     The window runs from the arrival of the last warm-up batch to the arrival of the first batch after `window_s`;
@@ -82,7 +84,10 @@ def measure_batches(batches: Iterator[Mapping[str, Any]], cameras: list[str], ti
 def summary(waits: list[float]) -> dict[str, float]:
     """Percentiles of the waits (nearest rank), in milliseconds, and how many there were."""
     ordered = sorted(waits)
-    ranks = {f"p{percent}_ms": ordered[math.ceil(percent / 100 * len(ordered)) - 1] for percent in (50, 95, 99)}
+    ranks = {
+        f"p{percent}_ms": ordered[math.ceil(percent / 100 * len(ordered)) - 1]
+        for percent in (50, 95, 99)
+    }
     return {"batches": len(waits), **{name: round(1000 * wait, 2) for name, wait in ranks.items()}}
 
 

@@ -24,7 +24,9 @@ def main() -> None:
     """Draw and save."""
     mpl.use("agg")
     plan = EpochPlan(_episodes(), ORDER, SLOTS, epoch=0)
-    figure, axes = plt.subplots(3, 1, figsize=(13, 7.4), height_ratios=[1.1, 4.2, 5], constrained_layout=True)
+    figure, axes = plt.subplots(
+        3, 1, figsize=(13, 7.4), height_ratios=[1.1, 4.2, 5], constrained_layout=True
+    )
     draw_tape(axes[0], plan)
     draw_lanes(axes[1], plan)
     draw_steps(axes[2], plan)
@@ -55,7 +57,12 @@ def draw_tape(axis: Axes, plan: EpochPlan) -> None:
         axis.plot([start, start], [-0.3, 1.3], color="black", linewidth=1.6)
         axis.text((start + stop) / 2, 1.45, f"lane {lane}", ha="center", fontsize=9)
     axis.plot([place, place], [-0.3, 1.3], color="black", linewidth=1.6)
-    _finish(axis, place, 1.6, "tape: the frames of all episodes, in a keyed order of episodes (one colour each)")
+    _finish(
+        axis,
+        place,
+        1.6,
+        "tape: the frames of all episodes, in a keyed order of episodes (one colour each)",
+    )
 
 
 def draw_lanes(axis: Axes, plan: EpochPlan) -> None:
@@ -75,7 +82,12 @@ def draw_lanes(axis: Axes, plan: EpochPlan) -> None:
         label = f"lane {lane}\nrank slot {lane // 2}, worker slot {lane % 2}"
         axis.text(-0.4, y + 0.4, label, ha="right", va="center", fontsize=8)
     longest = plan.lane_bounds(1)[0]
-    _finish(axis, longest + 1, 5.0, "lanes: pools of two episodes, mixed (numbers are rows); hatched: left over")
+    _finish(
+        axis,
+        longest + 1,
+        5.0,
+        "lanes: pools of two episodes, mixed (numbers are rows); hatched: left over",
+    )
 
 
 def draw_steps(axis: Axes, plan: EpochPlan) -> None:
@@ -83,7 +95,10 @@ def draw_steps(axis: Axes, plan: EpochPlan) -> None:
     columns = 5
     rows_of_steps = -(-plan.num_steps // columns)
     for step in range(plan.num_steps):
-        x, y = (step % columns) * (SLOTS.global_batch_size + 2), (rows_of_steps - 1 - step // columns) * 1.5
+        x, y = (
+            (step % columns) * (SLOTS.global_batch_size + 2),
+            (rows_of_steps - 1 - step // columns) * 1.5,
+        )
         place = 0
         for slot in range(SLOTS.rank_slots):
             draw = plan.step(step, [slot])
@@ -94,12 +109,19 @@ def draw_steps(axis: Axes, plan: EpochPlan) -> None:
     width = columns * (SLOTS.global_batch_size + 2)
     padded = f"; the last one repeats {plan.num_padded}" if plan.num_padded else ""
     _finish(
-        axis, width, rows_of_steps * 1.5 - 0.4, f"steps: global batches of {SLOTS.global_batch_size} samples{padded}"
+        axis,
+        width,
+        rows_of_steps * 1.5 - 0.4,
+        f"steps: global batches of {SLOTS.global_batch_size} samples{padded}",
     )
 
 
-def _cell(axis: Axes, x: float, y: float, episode: int, text: str = "", *, hatched: bool = False) -> None:  # noqa: PLR0913
-    cell = Rectangle((x, y), 0.94, 0.86, facecolor=COLOURS(episode % 10), edgecolor="white", linewidth=0.3)
+def _cell(  # noqa: PLR0913 - a drawing
+    axis: Axes, x: float, y: float, episode: int, text: str = "", *, hatched: bool = False
+) -> None:
+    cell = Rectangle(
+        (x, y), 0.94, 0.86, facecolor=COLOURS(episode % 10), edgecolor="white", linewidth=0.3
+    )
     cell.set_hatch("///" if hatched else "")
     axis.add_patch(cell)
     axis.text(x + 0.47, y + 0.4, text, ha="center", va="center", fontsize=6, color="white")

@@ -38,7 +38,9 @@ class ReusedBuffers:
         self._free: list[Buffer] = []  # the least recently used first
         self._loans = 0
         self._spare = 0  # free buffers that have not been needed since the last trim
-        self._returned: deque[Buffer] = deque()  # filled by finalizers, which may run in any thread at any point
+        self._returned: deque[Buffer] = (
+            deque()
+        )  # filled by finalizers, which may run in any thread at any point
 
     def lend(self, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
         """See `Buffers`."""
@@ -54,7 +56,9 @@ class ReusedBuffers:
         """The smallest free buffer that fits."""
         while self._returned:
             self._free.append(self._returned.popleft())
-        fitting = [i for i, free in enumerate(self._free) if num_bytes <= free.nbytes <= FITS * num_bytes]
+        fitting = [
+            i for i, free in enumerate(self._free) if num_bytes <= free.nbytes <= FITS * num_bytes
+        ]
         place = min(reversed(fitting), key=lambda i: self._free[i].nbytes, default=None)
         found = None if place is None else self._free.pop(place)
         self._spare = min(self._spare, len(self._free))

@@ -25,7 +25,9 @@ DRAWN_AT_ONCE = 4
 """Steps, between two batches, until so many are announced; before the first batch one, for it is waited for."""
 
 
-def decode_video(steps: Iterable[WindowedStep], threads: DecodeThreads, counter: Counter) -> Iterator[Batch]:
+def decode_video(
+    steps: Iterable[WindowedStep], threads: DecodeThreads, counter: Counter
+) -> Iterator[Batch]:
     """Add the pictures: (n, C, H, W), or (n, T, C, H, W) under a window."""
     announced = Announced(steps, threads)
     begun: deque[PendingStep] = deque()

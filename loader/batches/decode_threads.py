@@ -149,7 +149,9 @@ class DecodeThreads:
         if not all(target.step.has_begun for target in targets):
             kept = lasting(picture)
             self._largest_early = max(self._largest_early, kept.nbytes)
-            targets = [target for target in targets if not target.step.keep(key, target.place, kept)]
+            targets = [
+                target for target in targets if not target.step.keep(key, target.place, kept)
+            ]
         pixels = picture if len(targets) < 2 else made(picture)
         for target in targets:
             target.step.put(key, target.place, pixels, self._buffers)

@@ -24,7 +24,10 @@ def transform_images(
     """Apply the transform per sample and camera, to (C, H, W) or (T, C, H, W); it may work in place."""
     if transform is None:
         return iter(batches)
-    return map(partial(_transformed, keys=keys, transform=transform, buffers=buffers, counter=counter), batches)
+    return map(
+        partial(_transformed, keys=keys, transform=transform, buffers=buffers, counter=counter),
+        batches,
+    )
 
 
 def _transformed(
@@ -40,7 +43,9 @@ def _transformed(
     return batch | changed
 
 
-def _joined(key: str, pictures: torch.Tensor, results: Sequence[torch.Tensor], buffers: Buffers) -> torch.Tensor:
+def _joined(
+    key: str, pictures: torch.Tensor, results: Sequence[torch.Tensor], buffers: Buffers
+) -> torch.Tensor:
     """The results as one tensor: the one that the transform was given where it worked in place."""
     if all(_is_same(result, picture) for result, picture in zip(results, pictures, strict=True)):
         return pictures

@@ -22,7 +22,8 @@ class PendingStep:
         self.left = sum(frames.size for frames in step.frames.values())
         self.error: BaseException | None = None
         self._shapes = {
-            picture.key: step.frames[picture.key].shape[: 1 + picture.has_time_axis] for picture in pictures
+            picture.key: step.frames[picture.key].shape[: 1 + picture.has_time_axis]
+            for picture in pictures
         }
         self._as_float = {picture.key: as_float or not picture.is_video for picture in pictures}
         self._tensors: dict[str, torch.Tensor] = {}
@@ -59,7 +60,11 @@ class PendingStep:
     def _lend(self, key: str, picture: Picture, buffers: Buffers) -> Any:
         with self._lock:
             if key not in self._memory:
-                dtype = torch.uint8 if is_brightness(picture) and not self._as_float[key] else torch.float32
+                dtype = (
+                    torch.uint8
+                    if is_brightness(picture) and not self._as_float[key]
+                    else torch.float32
+                )
                 tensor = buffers.lend((*self._shapes[key], *picture.shape), dtype)
                 memory = tensor.view(-1, *picture.shape)
                 self._tensors[key] = tensor

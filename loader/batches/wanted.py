@@ -136,7 +136,14 @@ class Wanted:
                         later.move(slot, gop, requests)
                     self._take_early(slot, gop, requests, most_early)
                 self._begun = [left for left in self._begun if left.slices]
-                return Taken(slot, {frame: targets for frames in gops.values() for frame, targets in frames.items()})
+                return Taken(
+                    slot,
+                    {
+                        frame: targets
+                        for frames in gops.values()
+                        for frame, targets in frames.items()
+                    },
+                )
         return None
 
     def _take_early(self, slot: Slice, gop: int, requests: Requests, most: int) -> None:

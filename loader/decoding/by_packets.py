@@ -28,7 +28,9 @@ CHEAP_TO_BEGIN = 2.0
 codec of the last visit, which is cold by then, costs more."""
 
 
-def packet_decoder(data: memoryview, camera: CameraRecord, settings: PictureSettings) -> "PacketDecoder | None":
+def packet_decoder(
+    data: memoryview, camera: CameraRecord, settings: PictureSettings
+) -> "PacketDecoder | None":
     """A decoder of a slice's packets; None where more than that is asked for, or its tables are not its record's."""
     is_served = settings.device == "cpu" and camera.codec in CODECS and camera.pix_fmt in FORMATS
     if not is_served or swscale() is None:
@@ -39,7 +41,9 @@ def packet_decoder(data: memoryview, camera: CameraRecord, settings: PictureSett
         return None
     if tables.is_turned or len(tables.pts) != camera.num_frames:
         return None
-    if not tables.lie_within(data) or not np.array_equal(tables.pts[tables.as_shown], camera.ticks()):
+    if not tables.lie_within(data) or not np.array_equal(
+        tables.pts[tables.as_shown], camera.ticks()
+    ):
         return None
     return PacketDecoder(data, camera, settings, tables)
 
@@ -51,16 +55,29 @@ class PacketDecoder:
     """
 
     def __init__(
-        self, data: memoryview, camera: CameraRecord, settings: PictureSettings, tables: SampleTables
+        self,
+        data: memoryview,
+        camera: CameraRecord,
+        settings: PictureSettings,
+        tables: SampleTables,
     ) -> None:
         """Nothing is opened before the first frame is asked for."""
-        self._data, self._camera, self._settings, self._kind = data, camera, settings, tables.description
+        self._data, self._camera, self._settings, self._kind = (
+            data,
+            camera,
+            settings,
+            tables.description,
+        )
         columns = (tables.offsets, tables.ends, tables.pts, tables.dts)
-        self._packets: list[tuple[int, int, int, int]] = list(zip(*(each.tolist() for each in columns), strict=True))
+        self._packets: list[tuple[int, int, int, int]] = list(
+            zip(*(each.tolist() for each in columns), strict=True)
+        )
         """(start, end, pts, dts) in decode order."""
         self._packet_of: list[int] = tables.as_shown.tolist()
         """Frame -> its packet."""
-        self._keyframe_of = [last_keyframe(camera.keyframes, frame) for frame in range(camera.num_frames)]
+        self._keyframe_of = [
+            last_keyframe(camera.keyframes, frame) for frame in range(camera.num_frames)
+        ]
         """Frame -> the last keyframe up to it."""
         self._keeps_codec = mean_random_cost(camera.keyframes, camera.num_frames) > CHEAP_TO_BEGIN
         self._codec: Codec | None = None
@@ -90,7 +107,9 @@ class PacketDecoder:
         if self._codec is None:
             self._codec = self._settings.codecs.take(self._kind, partial(Codec, self._data))
             self._start(keyframe)
-        elif not keyframe <= self._next_frame <= index or (self._is_drained and not self._is_fed(index)):
+        elif not keyframe <= self._next_frame <= index or (
+            self._is_drained and not self._is_fed(index)
+        ):
             self._codec.reset()
             self._start(keyframe)
         frame = self._decoded(self._codec, index, self._goes_on(index + 1, following))
@@ -131,7 +150,11 @@ class PacketDecoder:
         """Whether the codec is to go on to this frame and those after it."""
         if following is not None:
             return following == frame or self._keyframe_of[following] <= frame
-        return self._keeps_codec and frame < self._camera.num_frames and self._keyframe_of[frame] != frame
+        return (
+            self._keeps_codec
+            and frame < self._camera.num_frames
+            and self._keyframe_of[frame] != frame
+        )
 
     def _let_go(self) -> None:
         """Of the codec, unless it is to go on."""

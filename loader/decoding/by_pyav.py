@@ -36,7 +36,9 @@ class PyAVDecoder:
         """Open an MP4 file. `pixels` makes (H, W, C) of its frames; None: RGB."""
         self._container = av.open(io.BytesIO(data), "r")
         self._stream = self._container.streams.video[0]
-        self._stream.codec_context.thread_count = 1  # FFmpeg starts one per CPU otherwise, for every open decoder
+        self._stream.codec_context.thread_count = (
+            1  # FFmpeg starts one per CPU otherwise, for every open decoder
+        )
         check_count(self._stream.frames, camera)
         self._pts = camera.ticks().tolist()
         self._keyframes = camera.keyframes
@@ -61,7 +63,10 @@ class PyAVDecoder:
 
     def _frame(self, index: int) -> av.VideoFrame:
         keyframe = last_keyframe(self._keyframes, index)
-        coming, self._coming = self._coming, None  # after an error or at the end nothing comes any more
+        coming, self._coming = (
+            self._coming,
+            None,
+        )  # after an error or at the end nothing comes any more
         if coming is None or not keyframe <= self._next <= index:
             del coming  # before the file is used otherwise
             coming, self._next = decoded(self._packets_from(self._pts[keyframe])), keyframe

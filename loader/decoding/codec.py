@@ -47,7 +47,9 @@ class Codecs:
     def take(self, kind: bytes, make: Callable[[], Codec]) -> Codec:
         """One for slices of this kind, or a new one."""
         with self._lock:
-            place = next((i for i in reversed(range(len(self._idle))) if self._idle[i][0] == kind), None)
+            place = next(
+                (i for i in reversed(range(len(self._idle))) if self._idle[i][0] == kind), None
+            )
             if place is not None:
                 return self._idle.pop(place)[1]
         return make()

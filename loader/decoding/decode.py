@@ -44,7 +44,11 @@ class FrameDecoder(Protocol):
 
 
 def open_decoder(
-    data: memoryview, camera: CameraRecord, settings: PictureSettings, where: str, depth: DepthScale | None = None
+    data: memoryview,
+    camera: CameraRecord,
+    settings: PictureSettings,
+    where: str,
+    depth: DepthScale | None = None,
 ) -> FrameDecoder:
     """A decoder for one slice, of depth with this scale.
 
@@ -96,7 +100,11 @@ class ReplacedOnFailure:
 
 
 def decode_frames(
-    decoder: FrameDecoder, camera: CameraRecord, indices: Sequence[int], settings: PictureSettings, where: str
+    decoder: FrameDecoder,
+    camera: CameraRecord,
+    indices: Sequence[int],
+    settings: PictureSettings,
+    where: str,
 ) -> Iterator[Picture]:
     """Pictures (H, W, C) by ascending index, each to be used before the next. Raises FormatError naming `where`."""
     size = (camera.height, camera.width)
@@ -104,7 +112,9 @@ def decode_frames(
     with _naming(where):
         for picture in decoder.frames(indices):
             if picture.shape[:2] not in allowed:
-                raise ValueError(f"frames of {tuple(picture.shape[:2])} pixels where its record says {size}")
+                raise ValueError(
+                    f"frames of {tuple(picture.shape[:2])} pixels where its record says {size}"
+                )
             yield resized(picture, settings.image_size)
 
 

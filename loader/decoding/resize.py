@@ -19,7 +19,9 @@ class ResizedPicture:
 
     dtype = np.dtype(np.uint8)
 
-    def __init__(self, picture: "CodedPicture | ResizedPicture | NDArray[Any]", size: tuple[int, int]) -> None:
+    def __init__(
+        self, picture: "CodedPicture | ResizedPicture | NDArray[Any]", size: tuple[int, int]
+    ) -> None:
         """Of a picture (H, W, C); `size` is (H, W) too."""
         self.shape: tuple[int, int, int] = (*size, picture.shape[2])
         self._picture = picture
@@ -28,7 +30,9 @@ class ResizedPicture:
         """Write it to `target`, (H, W, C). Raises ValueError for another shape."""
         if target.shape != self.shape:
             raise ValueError(f"a picture of shape {self.shape} does not fit {target.shape}")
-        whole = torch.from_numpy(self._picture if isinstance(self._picture, np.ndarray) else self._picture.pixels())
+        whole = torch.from_numpy(
+            self._picture if isinstance(self._picture, np.ndarray) else self._picture.pixels()
+        )
         size = self.shape[:2]
         if size[1] == 1:
             target[...] = resize_in_floats(whole, size).numpy()

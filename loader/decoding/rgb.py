@@ -34,13 +34,17 @@ _Strides = ctypes.c_int * 4
 class RgbConverter:
     """Converts frames of one size, pixel format and color space. Used by one thread at a time."""
 
-    def __init__(self, width: int, height: int, pixel_format: str, colorspace: int, color_range: int) -> None:
+    def __init__(
+        self, width: int, height: int, pixel_format: str, colorspace: int, color_range: int
+    ) -> None:
         """As the attributes of the frames say. Raises ValueError where libswscale cannot convert them."""
         library = swscale()
         if library is None or pixel_format not in FORMATS:
             raise ValueError(f"frames of the pixel format {pixel_format} are not converted here")
         source, rgb = (library.av_get_pix_fmt(name.encode()) for name in (pixel_format, "rgb24"))
-        context = library.sws_getContext(width, height, source, width, height, rgb, _BILINEAR, None, None, None)
+        context = library.sws_getContext(
+            width, height, source, width, height, rgb, _BILINEAR, None, None, None
+        )
         if not context:
             raise ValueError(f"libswscale converts no {pixel_format} of {width} x {height} pixels")
         weakref.finalize(self, library.sws_freeContext, context).atexit = False
@@ -49,7 +53,12 @@ class RgbConverter:
         library.sws_setColorspaceDetails(context, matrix, is_full, matrix, is_full, 0, _ONE, _ONE)
         self.shape = (height, width, 3)
         self._scale, self._context = library.sws_scale, context
-        self._planes, self._strides, self._target, self._row = _Planes(), _Strides(), _Planes(), _Strides()
+        self._planes, self._strides, self._target, self._row = (
+            _Planes(),
+            _Strides(),
+            _Planes(),
+            _Strides(),
+        )
         self._fits = not width % _WIDTH and not height % _HEIGHT
         self._memory: NDArray[np.uint8] | None = None
 
@@ -74,8 +83,13 @@ class RgbConverter:
     def _convert(self, planes: "Planes", target: Any) -> None:
         for number, plane in enumerate(planes):
             self._planes[number], self._strides[number] = plane.buffer_ptr, plane.line_size
-        self._target[0], self._row[0] = ctypes.addressof(ctypes.c_char.from_buffer(target)), target.strides[0]
-        self._scale(self._context, self._planes, self._strides, 0, self.shape[0], self._target, self._row)
+        self._target[0], self._row[0] = (
+            ctypes.addressof(ctypes.c_char.from_buffer(target)),
+            target.strides[0],
+        )
+        self._scale(
+            self._context, self._planes, self._strides, 0, self.shape[0], self._target, self._row
+        )
 
 
 class Plane(Protocol):
@@ -109,7 +123,13 @@ class CodedPicture:
     def __init__(self, frame: av.VideoFrame) -> None:
         """Raises ValueError for a frame that cannot be converted."""
         self._planes: Planes = frame.planes
-        self._kind = (frame.width, frame.height, frame.format.name, int(frame.colorspace), int(frame.color_range))
+        self._kind = (
+            frame.width,
+            frame.height,
+            frame.format.name,
+            int(frame.colorspace),
+            int(frame.color_range),
+        )
         self.shape = _converter(self._kind).shape
         """(H, W, 3)"""
 

@@ -95,7 +95,9 @@ class LanguageColumn:
 class ImageFiles:
     """Images of an episode, one file (PNG; depth also TIFF) per row."""
 
-    def __init__(self, files: Sequence[bytes], where: str, depth_factor: float | None = None) -> None:
+    def __init__(
+        self, files: Sequence[bytes], where: str, depth_factor: float | None = None
+    ) -> None:
         """Keep the files; `where` names episode and feature in errors, `depth_factor` leads to millimetres.
 
         Without a factor they are no depth.
@@ -114,11 +116,18 @@ class ImageFiles:
                 warnings.simplefilter("error", Image.DecompressionBombWarning)
                 with Image.open(io.BytesIO(self._files[row])) as image:
                     if image.mode not in (known := (*IMAGE_MODES, *DEPTH_MODES)):
-                        raise FormatError(f"{self._where}, row {row}: image mode {image.mode} is not one of {known}")
+                        raise FormatError(
+                            f"{self._where}, row {row}: image mode {image.mode} is not one of {known}"
+                        )
                     if self._depth_factor is not None or image.mode in DEPTH_MODES:
                         return _depth(image, self._depth_factor)
                     pixels = np.array(image)
-        except (OSError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        except (
+            OSError,
+            SyntaxError,
+            Image.DecompressionBombError,
+            Image.DecompressionBombWarning,
+        ) as error:
             raise FormatError(f"{self._where}, row {row}: not a readable image: {error}") from None
         return pixels.reshape(*pixels.shape[:2], -1)
 
@@ -133,7 +142,9 @@ def _depth(image: Image.Image, factor: float | None) -> NDArray[np.float32]:
     return pixels.reshape(*pixels.shape[:2], -1)
 
 
-def make_images(array: pa.ChunkedArray, where: str, depth_factor: float | None = None) -> ImageFiles:
+def make_images(
+    array: pa.ChunkedArray, where: str, depth_factor: float | None = None
+) -> ImageFiles:
     """The images of a feature; see `ImageFiles`.
 
     Raises:
@@ -163,7 +174,9 @@ def make_column(array: pa.ChunkedArray, dtype: str, where: str) -> Column:
         leaves = leaves.flatten()
         if leaves.null_count:
             raise FormatError(f"{where}: a list has an element without a value")
-    return TensorColumn(_as_lerobot_does(leaves.to_numpy(zero_copy_only=False), where).reshape(shape))
+    return TensorColumn(
+        _as_lerobot_does(leaves.to_numpy(zero_copy_only=False), where).reshape(shape)
+    )
 
 
 def empty_column(dtype: str, shape: Sequence[int], length: int) -> Column:
@@ -188,7 +201,9 @@ def _values(array: pa.ChunkedArray, where: str) -> pa.Array:
 
 def _messages(values: pa.Array, where: str) -> pa.Array:
     kind = values.type.value_type if _is_list(values.type) else values.type
-    if pa.types.is_null(kind):  # an episode without a message, written by what takes types from values
+    if pa.types.is_null(
+        kind
+    ):  # an episode without a message, written by what takes types from values
         return _no_messages(len(values))
     if not _is_list(values.type) or not pa.types.is_struct(kind):
         raise FormatError(f"{where}: language is stored as {values.type}, not as lists of structs")
@@ -208,7 +223,9 @@ def _parsed(call: Any) -> Any:
 
 
 def _is_list(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
+    return bool(
+        pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    )
 
 
 def _list_lengths(array: pa.Array) -> list[int]:
@@ -239,8 +256,12 @@ def _as_lerobot_does(values: NDArray[Any], where: str) -> NDArray[Any]:
 
 def _image_bytes(values: pa.Array, where: str) -> list[bytes]:
     if not pa.types.is_struct(values.type) or values.type.get_field_index("bytes") < 0:
-        raise FormatError(f"{where}: images are stored as {values.type}, not as a struct with a field 'bytes'")
+        raise FormatError(
+            f"{where}: images are stored as {values.type}, not as a struct with a field 'bytes'"
+        )
     files: list[bytes] = values.field("bytes").to_pylist()
     if any(file is None for file in files):
-        raise FormatError(f"{where}: an image has no bytes; it points to a file outside the dataset")
+        raise FormatError(
+            f"{where}: an image has no bytes; it points to a file outside the dataset"
+        )
     return files

@@ -9,10 +9,23 @@ from numpy.typing import NDArray
 
 from roboshard.loader.decoding.pictures import Picture, resized
 from roboshard.loader.decoding.settings import PictureSettings
-from roboshard.loader.episodes.columns import Column, ImageFiles, empty_column, make_column, make_images
+from roboshard.loader.episodes.columns import (
+    Column,
+    ImageFiles,
+    empty_column,
+    make_column,
+    make_images,
+)
 from roboshard.loader.episodes.video import Video
 from roboshard.shards.errors import FormatError
-from roboshard.shards.features import ROW_DTYPES, Features, Spec, depth_factor, depth_scale, is_depth
+from roboshard.shards.features import (
+    ROW_DTYPES,
+    Features,
+    Spec,
+    depth_factor,
+    depth_scale,
+    is_depth,
+)
 from roboshard.shards.reader import EpisodeData
 from roboshard.shards.rows import decode_rows
 
@@ -48,17 +61,25 @@ class Episode:
         self.num_bytes = data.num_bytes
         self.membership = membership
         self._where = data.where
-        dtypes = {key: str(spec.get("dtype")) for key, spec in features.items() if spec.get("dtype") in ROW_DTYPES}
+        dtypes = {
+            key: str(spec.get("dtype"))
+            for key, spec in features.items()
+            if spec.get("dtype") in ROW_DTYPES
+        }
         table = decode_rows(data.rows, data.where, data.record.length, list(dtypes))
         missing = [key for key in dtypes if key not in table.column_names]
         if missing:
-            raise FormatError(f"{data.where}: its rows have no column {', '.join(map(repr, missing))}")
+            raise FormatError(
+                f"{data.where}: its rows have no column {', '.join(map(repr, missing))}"
+            )
         self.columns: dict[str, Column] = {}
         self._images: dict[str, ImageFiles] = {}
         for key, dtype in dtypes.items():
             where = f"{data.where}, feature {key!r}"
             if dtype == "image":
-                self._images[key] = make_images(table.column(key), where, _depth_factor(features[key]))
+                self._images[key] = make_images(
+                    table.column(key), where, _depth_factor(features[key])
+                )
             else:
                 self.columns[key] = make_column(table.column(key), dtype, where)
         self._blanks: dict[str, Picture] = {}
@@ -93,7 +114,9 @@ class Episode:
         indices = np.asarray(column.take(rows)).tolist()
         for row, index in zip(rows.tolist(), indices, strict=True):
             if not 0 <= index < len(self._tasks):
-                raise FormatError(f"{self._where}: row {row} has task_index {index} of {len(self._tasks)} tasks")
+                raise FormatError(
+                    f"{self._where}: row {row} has task_index {index} of {len(self._tasks)} tasks"
+                )
         return [self._tasks[index] for index in indices]
 
     def is_video(self, key: str) -> bool:
@@ -150,5 +173,9 @@ def picture_shape(spec: Spec) -> tuple[int, int, int]:
     """(height, width, channels) of a camera, whichever way round its dataset says them."""
     first, second, third = (int(size) for size in spec["shape"])
     names = spec.get("names")
-    is_channel_first = str(names[0]).startswith("channel") if isinstance(names, list) and names else first in (1, 3)
+    is_channel_first = (
+        str(names[0]).startswith("channel")
+        if isinstance(names, list) and names
+        else first in (1, 3)
+    )
     return (second, third, first) if is_channel_first else (first, second, third)

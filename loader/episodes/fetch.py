@@ -83,7 +83,9 @@ class EpisodePool:
         needed = [self._get(position) for position in positions.tolist()]
         while len(self._resident) > max(self._capacity, len(needed)):
             self._resident.popitem(last=False)
-        self._counter.set(resident_bytes=sum(resident.episode.num_bytes for resident in self._resident.values()))
+        self._counter.set(
+            resident_bytes=sum(resident.episode.num_bytes for resident in self._resident.values())
+        )
         # A substitute can be shorter than the episode that it stands in for.
         last_rows = np.asarray([resident.last_row for resident in needed], dtype=np.int64)
         return DrawnStep(
@@ -114,13 +116,17 @@ class EpisodePool:
                 continue
             try:
                 resident = self._read(source, candidate)
-            except StorageError:  # an outage is no damage: it would be met again at every other episode
+            except (
+                StorageError
+            ):  # an outage is no damage: it would be met again at every other episode
                 raise
             except RoboshardError as error:
                 self._damaged.add(int(used[candidate]))
                 failure = failure or error
                 warnings.warn(
-                    f"on_error='skip': {error}; another episode takes its place", RuntimeWarning, stacklevel=2
+                    f"on_error='skip': {error}; another episode takes its place",
+                    RuntimeWarning,
+                    stacklevel=2,
                 )
                 continue
             self._counter.add(substituted_episodes=int(offset > 0))

@@ -73,7 +73,9 @@ class ReadAhead:
         for task in self._together(new):
             self._tasks.put(task)
             if len(self._threads) < self._num_threads:
-                self._threads.append(threading.Thread(target=self._work, name="roboshard-read", daemon=True))
+                self._threads.append(
+                    threading.Thread(target=self._work, name="roboshard-read", daemon=True)
+                )
                 self._threads[-1].start()
 
     def take(self, position: int) -> EpisodeData:
@@ -115,17 +117,24 @@ class ReadAhead:
             of_shard[int(index.shard[request.position])].append(place)
         tasks: list[list[int]] = []
         for places in of_shard.values():
-            ranges = [ByteRange(int(index.offset[requests[i].position]), requests[i].num_bytes) for i in places]
+            ranges = [
+                ByteRange(int(index.offset[requests[i].position]), requests[i].num_bytes)
+                for i in places
+            ]
             groups = neighbours(ranges, max_gap=MAX_GAP, max_length=MAX_READ)
             tasks += [[places[member] for member in group] for group in groups]
         return [[requests[place] for place in task] for task in sorted(tasks, key=min)]
 
     def _work(self) -> None:
         while (task := self._tasks.get()) is not None and not self._closed:
-            planned = [(request, read) for request in task if (read := self._planned(request)) is not None]
+            planned = [
+                (request, read) for request in task if (read := self._planned(request)) is not None
+            ]
             if not planned:
                 continue
-            source = self._dataset.shard_reads(planned[0][1].shard, [read for _, read in planned], self._count)
+            source = self._dataset.shard_reads(
+                planned[0][1].shard, [read for _, read in planned], self._count
+            )
             for request, read in planned:
                 if self._closed:  # nobody takes the rest, and a server that is away would be tried for each of them
                     return

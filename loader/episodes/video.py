@@ -22,10 +22,21 @@ class Video:
     """A slice that is decoded when pictures of it are asked for. `pictures` is for one thread at a time."""
 
     def __init__(
-        self, data: memoryview, camera: CameraRecord, settings: PictureSettings, where: str, depth: DepthScale | None
+        self,
+        data: memoryview,
+        camera: CameraRecord,
+        settings: PictureSettings,
+        where: str,
+        depth: DepthScale | None,
     ) -> None:
         """`where` names it in errors; `depth` is the scale of depth video."""
-        self._data, self._camera, self._settings, self._where, self._depth = data, camera, settings, where, depth
+        self._data, self._camera, self._settings, self._where, self._depth = (
+            data,
+            camera,
+            settings,
+            where,
+            depth,
+        )
         self._frame_of_row = camera.frames()
         self._decoder: FrameDecoder | None = None
         self._recent = self._memory()
@@ -58,9 +69,15 @@ class Video:
 
         Each is to be used before the next one. Raises FormatError naming the slice.
         """
-        return self._decoded(frames) if self._recent is None else self._seen_or_decoded(frames, self._recent)
+        return (
+            self._decoded(frames)
+            if self._recent is None
+            else self._seen_or_decoded(frames, self._recent)
+        )
 
-    def _seen_or_decoded(self, frames: Sequence[int], recent: RecentPictures) -> Iterator[tuple[int, Picture]]:
+    def _seen_or_decoded(
+        self, frames: Sequence[int], recent: RecentPictures
+    ) -> Iterator[tuple[int, Picture]]:
         kept = recent.kept(frames)
         for frame in kept:
             yield frame, recent.picture(frame)
@@ -77,7 +94,9 @@ class Video:
 
     def _decoded(self, frames: Sequence[int]) -> Iterator[tuple[int, Picture]]:
         if self._decoder is None:
-            self._decoder = open_decoder(self._data, self._camera, self._settings, self._where, self._depth)
+            self._decoder = open_decoder(
+                self._data, self._camera, self._settings, self._where, self._depth
+            )
         pictures = decode_frames(self._decoder, self._camera, frames, self._settings, self._where)
         return zip(frames, pictures, strict=True)
 
@@ -91,4 +110,8 @@ class Video:
         camera, settings = self._camera, self._settings
         look_back = settings.look_back.get(camera.key, 0)
         is_dear = mean_random_cost(camera.keyframes, camera.num_frames) > CHEAP_TO_GO_BACK
-        return RecentPictures(look_back) if look_back and is_dear and settings.device == "cpu" else None
+        return (
+            RecentPictures(look_back)
+            if look_back and is_dear and settings.device == "cpu"
+            else None
+        )

@@ -33,16 +33,18 @@ def sweep(places: IntArray, bounds: IntArray, *purpose: int) -> IntArray:
     lengths = np.diff(bounds)
     num_rounds = max(1, -(-int(lengths.max()) // SWEEP_CHUNK))
     spans = np.maximum(lengths, 1)  # an episode that the lane's cut leaves nothing of
-    phases = (random_integers(len(lengths), derive_key("phases", *purpose)) % spans.astype(np.uint64)).astype(
-        np.int64
-    )
+    phases = (
+        random_integers(len(lengths), derive_key("phases", *purpose)) % spans.astype(np.uint64)
+    ).astype(np.int64)
     rounds = _rounds_of(places, lengths, num_rounds)
     offsets = np.empty_like(places)
     for number in np.unique(rounds).tolist():
         inside = rounds == number
         first = number * lengths // num_rounds
         counts = (number + 1) * lengths // num_rounds - first
-        order = permute(np.arange(len(lengths)), len(lengths), derive_key("round", *purpose, number))
+        order = permute(
+            np.arange(len(lengths)), len(lengths), derive_key("round", *purpose, number)
+        )
         ends = np.cumsum(counts[order])
         within = places[inside] - int(first.sum())
         turn = np.searchsorted(ends, within, side="right")

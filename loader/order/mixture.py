@@ -34,7 +34,12 @@ class MixturePlan:
     """There is no incomplete step."""
 
     def __init__(
-        self, episodes: Sequence[Episodes], order: OrderConfig, slots: Slots, schedule: Schedule, epoch: int
+        self,
+        episodes: Sequence[Episodes],
+        order: OrderConfig,
+        slots: Slots,
+        schedule: Schedule,
+        epoch: int,
     ) -> None:
         """Epoch number `epoch` (from 0) of datasets, the positions of whose episodes are distinct."""
         self._episodes = episodes
@@ -60,7 +65,10 @@ class MixturePlan:
     @cached_property
     def num_steps(self) -> int:
         """Steps of an epoch: until every dataset has been through once, counted from the stream's beginning."""
-        places = [self._schedule.place(number, frames - 1) for number, frames in enumerate(self._num_frames)]
+        places = [
+            self._schedule.place(number, frames - 1)
+            for number, frames in enumerate(self._num_frames)
+        ]
         return max(places) // self._slots.global_batch_size + 1
 
     @property
@@ -74,9 +82,15 @@ class MixturePlan:
 
     def drawn(self, epoch: int, step: int) -> list[tuple[int, int]]:
         """(own epoch, samples drawn of it) of each dataset before a step of any epoch."""
-        place = np.asarray((epoch * self.num_steps + step) * self._slots.global_batch_size, dtype=np.int64)
-        numbers = [int(self._schedule.before(number, place)) for number in range(len(self._num_frames))]
-        return [divmod(number, frames) for number, frames in zip(numbers, self._num_frames, strict=True)]
+        place = np.asarray(
+            (epoch * self.num_steps + step) * self._slots.global_batch_size, dtype=np.int64
+        )
+        numbers = [
+            int(self._schedule.before(number, place)) for number in range(len(self._num_frames))
+        ]
+        return [
+            divmod(number, frames) for number, frames in zip(numbers, self._num_frames, strict=True)
+        ]
 
     def step(self, step: int, rank_slots: Sequence[int]) -> Draw:
         """The samples that these rank slots contribute to a step, slot by slot.
@@ -88,8 +102,14 @@ class MixturePlan:
             raise IndexError(f"step {step} of an epoch of {self.num_steps}")
         size = self._slots.per_rank_slot
         first = (self._epoch * self.num_steps + step) * self._slots.global_batch_size
-        lanes = np.asarray(rank_slots, dtype=np.int64) * self._slots.worker_slots + self.worker_slot(step)
-        places = first + np.asarray(rank_slots, dtype=np.int64)[:, None] * size + np.arange(size, dtype=np.int64)
+        lanes = np.asarray(
+            rank_slots, dtype=np.int64
+        ) * self._slots.worker_slots + self.worker_slot(step)
+        places = (
+            first
+            + np.asarray(rank_slots, dtype=np.int64)[:, None] * size
+            + np.arange(size, dtype=np.int64)
+        )
         positions, rows = np.empty_like(places), np.empty_like(places)
         datasets = self._schedule.dataset(places)
         for dataset in np.unique(datasets).tolist():
@@ -101,7 +121,9 @@ class MixturePlan:
                 for slot, lane in enumerate(lanes.tolist()):
                     mine = (datasets[slot] == dataset) & (epochs[slot] == epoch)
                     positions[slot, mine], rows[slot, mine] = tape.samples(
-                        lane, (int(bounds[lane]), int(bounds[lane + 1])), within[slot, mine] - begun[lane]
+                        lane,
+                        (int(bounds[lane]), int(bounds[lane + 1])),
+                        within[slot, mine] - begun[lane],
                     )
         return Draw(step=step, positions=positions.ravel(), rows=rows.ravel())
 
@@ -113,10 +135,16 @@ class MixturePlan:
                 self._counts.before(dataset, self._schedule.place(dataset, number * frames))
                 for number in (epoch, epoch + 1)
             )
-            tape = Tape(self._episodes[dataset], self._orders[dataset], epoch, self._pool_sizes[dataset])
+            tape = Tape(
+                self._episodes[dataset], self._orders[dataset], epoch, self._pool_sizes[dataset]
+            )
             for old in [key for key in self._tapes if key[0] == dataset][: 1 - KEPT_TAPES]:
                 del self._tapes[old]
-            self._tapes[dataset, epoch] = tape, np.concatenate([[0], np.cumsum(ended - begun)]), begun
+            self._tapes[dataset, epoch] = (
+                tape,
+                np.concatenate([[0], np.cumsum(ended - begun)]),
+                begun,
+            )
         return self._tapes[dataset, epoch]
 
 

@@ -79,14 +79,18 @@ class Tape:
         self._epoch = epoch
         self._pool_size = pool_size
         self._tape = _episode_order(episodes, order, epoch)
-        self._starts = np.concatenate([[0], np.cumsum(episodes.num_rows[self._tape])]).astype(np.int64)
+        self._starts = np.concatenate([[0], np.cumsum(episodes.num_rows[self._tape])]).astype(
+            np.int64
+        )
 
     @property
     def num_frames(self) -> int:
         """Frames of the epoch."""
         return int(self._starts[-1])
 
-    def samples(self, lane: int, bounds: tuple[int, int], within: IntArray) -> tuple[IntArray, IntArray]:
+    def samples(
+        self, lane: int, bounds: tuple[int, int], within: IntArray
+    ) -> tuple[IntArray, IntArray]:
         """(episode positions, rows) of the samples that a lane emits at places `within` (0 is its first).
 
         `bounds`: the lane's first tape position, and the one after its last.
@@ -143,7 +147,9 @@ class EpochPlan:
     @property
     def num_left_over(self) -> int:
         """Frames that the lanes have left after their full steps; fewer than K steps' worth."""
-        return self.num_frames - self.num_full_lane_steps * self._num_lanes * self._slots.per_rank_slot
+        return (
+            self.num_frames - self.num_full_lane_steps * self._num_lanes * self._slots.per_rank_slot
+        )
 
     @property
     def num_steps(self) -> int:
@@ -179,10 +185,16 @@ class EpochPlan:
         if lane_step < self.num_full_lane_steps:
             size = self._slots.per_rank_slot
             within = np.arange(lane_step * size, (lane_step + 1) * size, dtype=np.int64)
-            parts = [self.lane_samples(slot * self._slots.worker_slots + worker_slot, within) for slot in rank_slots]
+            parts = [
+                self.lane_samples(slot * self._slots.worker_slots + worker_slot, within)
+                for slot in rank_slots
+            ]
         else:
             leftover_step = step - self.num_full_lane_steps * self._slots.worker_slots
-            parts = [self._left_over(self._leftover_positions(leftover_step, slot)) for slot in rank_slots]
+            parts = [
+                self._left_over(self._leftover_positions(leftover_step, slot))
+                for slot in rank_slots
+            ]
         return Draw(
             step=step,
             positions=np.concatenate([positions for positions, _ in parts]),
@@ -191,7 +203,9 @@ class EpochPlan:
 
     def lane_bounds(self, lane: int) -> tuple[int, int]:
         """First tape position of a lane, and the one after its last."""
-        return lane * self.num_frames // self._num_lanes, (lane + 1) * self.num_frames // self._num_lanes
+        return lane * self.num_frames // self._num_lanes, (
+            lane + 1
+        ) * self.num_frames // self._num_lanes
 
     def lane_samples(self, lane: int, within: IntArray) -> tuple[IntArray, IntArray]:
         """(episode positions, rows) of the samples that a lane emits at places `within` (0 is its first)."""
@@ -207,7 +221,9 @@ class EpochPlan:
         begin = leftover_step * batch
         available = min(batch, self.num_left_over - begin)
         size = -(-available // slots)
-        return begin + np.arange(rank_slot * size, (rank_slot + 1) * size, dtype=np.int64) % available
+        return (
+            begin + np.arange(rank_slot * size, (rank_slot + 1) * size, dtype=np.int64) % available
+        )
 
     def _left_over(self, places: IntArray) -> tuple[IntArray, IntArray]:
         per_lane = self.num_full_lane_steps * self._slots.per_rank_slot

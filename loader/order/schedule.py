@@ -51,7 +51,9 @@ class Schedule:
         self.parts = tuple(parts)
         self._pattern = _deal(self.parts)
         taken = self._pattern == np.arange(len(parts))[:, None]
-        self._before = np.concatenate([np.zeros((len(parts), 1)), np.cumsum(taken, axis=1)], axis=1).astype(np.int64)
+        self._before = np.concatenate(
+            [np.zeros((len(parts), 1)), np.cumsum(taken, axis=1)], axis=1
+        ).astype(np.int64)
         self._places = [np.flatnonzero(row) for row in taken]
 
     @property
@@ -84,7 +86,9 @@ class LaneCounts:
     through are a cycle, and sums along the cycles are all that is stored.
     """
 
-    def __init__(self, schedule: Schedule, *, rank_slots: int, worker_slots: int, per_rank_slot: int) -> None:
+    def __init__(
+        self, schedule: Schedule, *, rank_slots: int, worker_slots: int, per_rank_slot: int
+    ) -> None:
         """For R rank slots, K worker slots and B/R samples of each rank slot in a step."""
         self._schedule = schedule
         self._worker_slots = worker_slots
@@ -97,7 +101,9 @@ class LaneCounts:
         rank_slots, worker_slots = np.divmod(self._lanes, self._worker_slots)
         step, offset = divmod(place, self._batch)
         full = np.maximum(0, -(-(step - worker_slots) // self._worker_slots))
-        begun = np.where(step % self._worker_slots == worker_slots, offset - rank_slots * self._size, 0)
+        begun = np.where(
+            step % self._worker_slots == worker_slots, offset - rank_slots * self._size, 0
+        )
         first = step * self._batch + rank_slots * self._size
         partial = self._between(dataset, first, first + np.clip(begun, 0, self._size))
         start = (worker_slots * self._batch + rank_slots * self._size) % self._schedule.period

@@ -7,7 +7,9 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def run_ahead(items: Generator[T, None, None], stop: Callable[[], None]) -> Generator[T, None, None]:
+def run_ahead(
+    items: Generator[T, None, None], stop: Callable[[], None]
+) -> Generator[T, None, None]:
     """The same items; the next one is made while the last one is used. Errors are raised in their place.
 
     `stop` is called when no more are wanted: what the next one waits for then may never come.

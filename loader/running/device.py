@@ -38,7 +38,9 @@ def _check_device(name: str, device: str) -> None:
             "driver, and a CUDA build of torch (and of torchcodec, to decode on it)"
         )
     if kind.type == "cuda" and (kind.index or 0) >= torch.cuda.device_count():
-        raise OptionError(f"{name}={device!r}: torch finds {torch.cuda.device_count()} CUDA devices")
+        raise OptionError(
+            f"{name}={device!r}: torch finds {torch.cuda.device_count()} CUDA devices"
+        )
 
 
 def decodes_on_gpu(config: LoaderConfig) -> bool:
@@ -91,4 +93,7 @@ class Copies:
 
 
 def _each_tensor(batch: Batch, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
-    return {key: change(value) if isinstance(value, torch.Tensor) else value for key, value in batch.items()}
+    return {
+        key: change(value) if isinstance(value, torch.Tensor) else value
+        for key, value in batch.items()
+    }

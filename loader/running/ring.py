@@ -43,9 +43,13 @@ class RingPlan:
     """Shared bytes, one per worker and segment: 1 while its memory is somebody's."""
 
     @classmethod
-    def make(cls, *, start_method: str, num_workers: int, num_keys: int, batches_ahead: int) -> "RingPlan":
+    def make(
+        cls, *, start_method: str, num_workers: int, num_keys: int, batches_ahead: int
+    ) -> "RingPlan":
         """For batches of `num_keys` tensors, `batches_ahead` of which a worker may have made and not handed over."""
-        segments = num_keys * (batches_ahead + BATCHES_HELD + 2)  # and one being received, one to spare
+        segments = num_keys * (
+            batches_ahead + BATCHES_HELD + 2
+        )  # and one being received, one to spare
         flags = get_context(start_method).RawArray("B", num_workers * segments)
         return cls(token=uuid.uuid4().hex, segments_per_worker=segments, flags=flags)
 
@@ -94,9 +98,13 @@ class RingSender:
 
     def pack(self, batch: Mapping[str, Any]) -> "Message":
         """A message that holds the batch: large tensors by their place in shared memory."""
-        values = {key: self._packed(value) if _fits(value) else value for key, value in batch.items()}
+        values = {
+            key: self._packed(value) if _fits(value) else value for key, value in batch.items()
+        }
         used = {
-            value.segment: self._segments[value.segment] for value in values.values() if isinstance(value, _Place)
+            value.segment: self._segments[value.segment]
+            for value in values.values()
+            if isinstance(value, _Place)
         }
         handles = {}
         for number, segment in used.items():
@@ -111,9 +119,13 @@ class RingSender:
         address = tensor.untyped_storage().data_ptr()
         for number, segment in enumerate(self._segments):
             if segment.memory.ctypes.data == address:
-                segment.loan.sent = True  # from here on the parent frees it, whenever the tensor goes
+                segment.loan.sent = (
+                    True  # from here on the parent frees it, whenever the tensor goes
+                )
                 strides = tuple(tensor.stride())
-                return _Place(number, tensor.dtype, tuple(tensor.shape), strides, int(tensor.storage_offset()))
+                return _Place(
+                    number, tensor.dtype, tuple(tensor.shape), strides, int(tensor.storage_offset())
+                )
         moved = self._lend_if_free(tensor.shape, tensor.dtype)
         if moved is None:
             return tensor.numpy()
@@ -134,7 +146,9 @@ class RingSender:
     def _free_segment(self, num_bytes: int) -> int | None:
         """One that fits, else a new one, else None."""
         free = [i for i in range(len(self._segments)) if not self._plan.flags[self._flag(i)]]
-        fitting = [i for i in free if num_bytes <= self._segments[i].memory.nbytes <= FITS * num_bytes]
+        fitting = [
+            i for i in free if num_bytes <= self._segments[i].memory.nbytes <= FITS * num_bytes
+        ]
         if fitting:
             return min(fitting, key=lambda i: self._segments[i].memory.nbytes)
         if len(self._segments) < self._plan.segments_per_worker:
@@ -160,17 +174,24 @@ class RingReceiver:
         """Messages of `plan` are unpacked here while this exists."""
         self._plan = plan
         self._mapped: dict[tuple[int, int], Buffer] = {}
-        self._loans: dict[int, list[Any]] = {}  # finalizers of the leases that each worker's segments are under
+        self._loans: dict[
+            int, list[Any]
+        ] = {}  # finalizers of the leases that each worker's segments are under
         _RECEIVERS[plan.token] = self
 
     def unpack(self, message: "Message") -> dict[str, Any]:
         """The batch. What the user holds of it keeps its segments from being used again."""
         for number, (handle, num_bytes) in message.handles.items():
             self._mapped[message.worker, number] = _map(handle.detach(), num_bytes)
-        alive = self._loans[message.worker] = [loan for loan in self._loans.get(message.worker, []) if loan.alive]
+        alive = self._loans[message.worker] = [
+            loan for loan in self._loans.get(message.worker, []) if loan.alive
+        ]
         places = sum(isinstance(value, _Place) for value in message.values.values())
         copied = len(alive) >= BATCHES_HELD * places
-        return {key: self._unpacked(message.worker, value, copied) for key, value in message.values.items()}
+        return {
+            key: self._unpacked(message.worker, value, copied)
+            for key, value in message.values.items()
+        }
 
     def _unpacked(self, worker: int, value: Any, copied: bool) -> Any:
         if isinstance(value, np.ndarray):
@@ -197,7 +218,11 @@ class Message:
     """A packed batch; it arrives as the batch itself."""
 
     def __init__(
-        self, token: str, worker: int, values: Mapping[str, Any], handles: Mapping[int, tuple[Any, int]]
+        self,
+        token: str,
+        worker: int,
+        values: Mapping[str, Any],
+        handles: Mapping[int, tuple[Any, int]],
     ) -> None:
         self.token = token
         self.worker = worker
@@ -215,14 +240,18 @@ def _received(*parts: Any) -> dict[str, Any]:
 
 
 def _fits(value: Any) -> bool:
-    return isinstance(value, torch.Tensor) and value.is_cpu and value.dtype != torch.bfloat16  # which NumPy lacks
+    return (
+        isinstance(value, torch.Tensor) and value.is_cpu and value.dtype != torch.bfloat16
+    )  # which NumPy lacks
 
 
 def _anonymous_file(num_bytes: int) -> Any:
     """A file in memory. Its space is reserved now: a lack of it is an error here, not a crash at first use."""
     with ExitStack() as stack:
         if hasattr(os, "memfd_create"):  # not in /dev/shm, which containers keep small
-            file = stack.enter_context(open(os.memfd_create("roboshard", os.MFD_CLOEXEC), "r+b", buffering=0))
+            file = stack.enter_context(
+                open(os.memfd_create("roboshard", os.MFD_CLOEXEC), "r+b", buffering=0)
+            )
         else:
             file = stack.enter_context(tempfile.TemporaryFile(buffering=0))
         if hasattr(os, "posix_fallocate"):

@@ -9,7 +9,15 @@ from itertools import starmap
 from typing import Any
 
 from roboshard.loader.batches.buffers import Buffers, DeviceBuffers, PinnedBuffers, ReusedBuffers
-from roboshard.loader.pipeline import EpochPart, LoadJob, Plan, Resources, epochs_from, load, num_own_steps
+from roboshard.loader.pipeline import (
+    EpochPart,
+    LoadJob,
+    Plan,
+    Resources,
+    epochs_from,
+    load,
+    num_own_steps,
+)
 from roboshard.loader.running.ahead import run_ahead
 from roboshard.loader.running.device import Copies, decodes_on_gpu, pin_batch, should_pin
 from roboshard.loader.running.stream import EpochStream
@@ -31,7 +39,13 @@ class EpochRunner:
         self.counter = Counter()
         self.plan: Callable[[int], Plan] = lru_cache(maxsize=2)(job.plan)
         """The plan of an epoch; of this one and of the next one, which is begun beside it."""
-        own = _InThreads(job=job, plan_of=self.plan, copies=self._copies, buffers=_buffers(job), counter=self.counter)
+        own = _InThreads(
+            job=job,
+            plan_of=self.plan,
+            copies=self._copies,
+            buffers=_buffers(job),
+            counter=self.counter,
+        )
         self._stream = EpochStream(own.begin)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -43,7 +57,9 @@ class EpochRunner:
         if self._config.split.num_workers:
             arriving = self._of_processes(epoch, first_step)
         else:
-            arriving = self._stream.items(epoch, first_step, num_own_steps(self.plan(epoch), first_step))
+            arriving = self._stream.items(
+                epoch, first_step, num_own_steps(self.plan(epoch), first_step)
+            )
         with closing(arriving):
             yield from starmap(self._copies.finish, arriving)
 
@@ -63,7 +79,9 @@ class EpochRunner:
             self._workers = None
             self._of_workers.clear()
 
-    def _of_processes(self, epoch: int, first_step: int) -> Generator[tuple[Batch, Any], None, None]:
+    def _of_processes(
+        self, epoch: int, first_step: int
+    ) -> Generator[tuple[Batch, Any], None, None]:
         workers = self._workers = self._workers or WorkerPool(self._job)
         try:
             yield from starmap(self._arrived, workers.run(epoch, first_step))
@@ -91,18 +109,24 @@ class _InThreads:
     buffers: Buffers
     counter: Counter
 
-    def begin(self, epoch: int, first_step: int, goes_on: bool) -> Generator[tuple[Batch, Any], None, None]:
+    def begin(
+        self, epoch: int, first_step: int, goes_on: bool
+    ) -> Generator[tuple[Batch, Any], None, None]:
         """Batches on their way to where they are wanted: see `EpochStream`."""
         own = Resources(self.job, self.buffers, self.counter)
         batches = self._on_their_way(epochs_from(self.plan_of, epoch, first_step, goes_on), own)
         with closing(run_ahead(batches, own.reads.stop)) as coming:
-            atexit.register(coming.close)  # a program may end in mid-epoch: later there is nothing to end it with
+            atexit.register(
+                coming.close
+            )  # a program may end in mid-epoch: later there is nothing to end it with
             try:
                 yield from coming
             finally:
                 atexit.unregister(coming.close)
 
-    def _on_their_way(self, epochs: Iterator[EpochPart], own: Resources) -> Generator[tuple[Batch, Any], None, None]:
+    def _on_their_way(
+        self, epochs: Iterator[EpochPart], own: Resources
+    ) -> Generator[tuple[Batch, Any], None, None]:
         with closing(load(self.job, epochs, own)) as batches:
             yield from map(self.copies.begin, batches)
 

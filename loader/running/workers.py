@@ -31,11 +31,16 @@ class WorkerPool:
 
     def __init__(self, job: LoadJob) -> None:
         """Processes start with the first epoch."""
-        self._place = get_context(START_METHOD).Array("q", 2)  # epoch and first step, read when an epoch starts
+        self._place = get_context(START_METHOD).Array(
+            "q", 2
+        )  # epoch and first step, read when an epoch starts
         ring = RingPlan.make(
             start_method=START_METHOD,
             num_workers=job.config.split.num_workers,
-            num_keys=sum(2 * len(source.features) + 2 * len(source.membership.missing) + 2 for source in job.sources),
+            num_keys=sum(
+                2 * len(source.features) + 2 * len(source.membership.missing) + 2
+                for source in job.sources
+            ),
             batches_ahead=PREFETCHED_PER_WORKER + LOOK_AHEAD_STEPS[1],
         )
         self._receiver = RingReceiver(ring)
@@ -49,19 +54,26 @@ class WorkerPool:
             persistent_workers=True,
             worker_init_fn=_leave_interrupts_to_the_parent,
         )
-        atexit.register(_close, weakref.ref(self))  # or multiprocessing would terminate them, whatever they are at
+        atexit.register(
+            _close, weakref.ref(self)
+        )  # or multiprocessing would terminate them, whatever they are at
 
     def run(self, epoch: int, first_step: int) -> Iterator[tuple[Batch, int, LoaderStats]]:
         """The batches of an epoch from `first_step` on, in order, each with its worker and what it cost.
 
         An exception in a worker is raised here with its type and its traceback; so is a worker's death.
         """
-        if not all(process.is_alive() for process in self._processes()):  # killed since, or while they started
+        if not all(
+            process.is_alive() for process in self._processes()
+        ):  # killed since, or while they started
             self.close()
         self._place[:] = [epoch, first_step]
         try:
             yield from self._loader
-        except (EOFError, OSError) as error:  # so it looks when a batch was shared by a worker that is no more
+        except (
+            EOFError,
+            OSError,
+        ) as error:  # so it looks when a batch was shared by a worker that is no more
             dead = wait([process.sentinel for process in self._processes()], timeout=DEATH_TAKES_S)
             if not dead:
                 raise
@@ -105,7 +117,9 @@ class _InWorker:
 
     def messages(self, epoch: int, first_step: int) -> Iterator[tuple[Message, int, LoaderStats]]:
         """This worker's batches of an epoch, packed; its number; and what it has done since the last one."""
-        for batch in self._stream.items(epoch, first_step, num_own_steps(self._plan_of(epoch), first_step)):
+        for batch in self._stream.items(
+            epoch, first_step, num_own_steps(self._plan_of(epoch), first_step)
+        ):
             yield self._sender.pack(batch), self._worker, self._counter.take()
 
     def _begin(self, epoch: int, first_step: int, goes_on: bool) -> Generator[Batch, None, None]:

@@ -61,8 +61,12 @@ def delta_windows(
 
 
 def _windowed(step: DrawnStep, offsets: Offsets, pictures: Sequence[PictureKey]) -> WindowedStep:
-    lengths = np.asarray([episode.length for episode in step.episodes], dtype=np.int64)[step.episode_of]
-    dataset = np.asarray([episode.membership.dataset or 0 for episode in step.episodes])[step.episode_of]
+    lengths = np.asarray([episode.length for episode in step.episodes], dtype=np.int64)[
+        step.episode_of
+    ]
+    dataset = np.asarray([episode.membership.dataset or 0 for episode in step.episodes])[
+        step.episode_of
+    ]
     windows = {
         key: window(step.rows, frames if frames.ndim == 1 else frames[dataset], lengths)
         for key, frames in offsets.items()
@@ -70,20 +74,28 @@ def _windowed(step: DrawnStep, offsets: Offsets, pictures: Sequence[PictureKey])
     rows_of = {key: rows for key, (rows, _) in windows.items()}
     members = [np.flatnonzero(step.episode_of == number) for number in range(len(step.episodes))]
     values: Batch = {
-        key: _gather(key, step.episodes, members, rows_of.get(key, step.rows)) for key in step.episodes[0].columns
+        key: _gather(key, step.episodes, members, rows_of.get(key, step.rows))
+        for key in step.episodes[0].columns
     }
     values |= {f"{key}_is_pad": torch.from_numpy(is_pad) for key, (_, is_pad) in windows.items()}
-    tasks = [episode.tasks(step.rows[inside]) for episode, inside in zip(step.episodes, members, strict=True)]
+    tasks = [
+        episode.tasks(step.rows[inside])
+        for episode, inside in zip(step.episodes, members, strict=True)
+    ]
     if tasks[0] is not None:
         values["task"] = _in_places(members, [texts or [] for texts in tasks])
     if step.episodes[0].membership.dataset is not None:
         values["dataset_index"] = torch.from_numpy(dataset)
         _mark_missing(values, step, windows)
     frames = {
-        picture.key: _frames(step, members, picture.key, rows_of.get(picture.key, step.rows[:, None]))
+        picture.key: _frames(
+            step, members, picture.key, rows_of.get(picture.key, step.rows[:, None])
+        )
         for picture in pictures
     }
-    return WindowedStep(values=values, episodes=step.episodes, episode_of=step.episode_of, frames=frames)
+    return WindowedStep(
+        values=values, episodes=step.episodes, episode_of=step.episode_of, frames=frames
+    )
 
 
 def _mark_missing(values: Batch, step: DrawnStep, windows: Collection[str]) -> None:
@@ -100,7 +112,10 @@ def _gather(
     key: str, episodes: Sequence[Episode], members: Sequence[IntArray], rows: IntArray
 ) -> torch.Tensor | list[Any]:
     """One feature of all samples: a tensor (n, ...), or a list of n strings."""
-    parts = [episode.columns[key].take(rows[inside]) for episode, inside in zip(episodes, members, strict=True)]
+    parts = [
+        episode.columns[key].take(rows[inside])
+        for episode, inside in zip(episodes, members, strict=True)
+    ]
     arrays = [part for part in parts if isinstance(part, np.ndarray)]
     if len(arrays) == len(parts) and len({array.shape[1:] for array in arrays}) == 1:
         gathered = np.empty((len(rows), *arrays[0].shape[1:]), dtype=arrays[0].dtype)

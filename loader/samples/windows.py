@@ -22,7 +22,9 @@ def frame_offsets(
     offsets = {}
     for key, deltas in delta_timestamps.items():
         seconds = _seconds(deltas)
-        if seconds.ndim != 1 or seconds.size == 0 or not np.all(np.abs(seconds) <= MAX_OFFSET_S):  # NaN is not
+        if (
+            seconds.ndim != 1 or seconds.size == 0 or not np.all(np.abs(seconds) <= MAX_OFFSET_S)
+        ):  # NaN is not
             raise OptionError(
                 f"delta_timestamps[{key!r}] must be a list of at least one number of seconds, each within "
                 f"±{MAX_OFFSET_S:g}, not {deltas!r:.100}"
@@ -45,7 +47,9 @@ def _seconds(deltas: Sequence[float]) -> NDArray[np.float64]:
         return np.empty(0)
 
 
-def window(rows: NDArray[np.int64], offsets: NDArray[np.int64], lengths: NDArray[np.int64]) -> Window:
+def window(
+    rows: NDArray[np.int64], offsets: NDArray[np.int64], lengths: NDArray[np.int64]
+) -> Window:
     """Rows of the windows around some rows, clamped to their episodes, and which of them are padding.
 
     Args:

@@ -23,7 +23,12 @@ from roboshard.shards.storage.access import (
     size,
     storage_of,
 )
-from roboshard.shards.storage.local import remove_temporaries, sync_folder, write_atomic, write_bytes
+from roboshard.shards.storage.local import (
+    remove_temporaries,
+    sync_folder,
+    write_atomic,
+    write_bytes,
+)
 from roboshard.shards.storage.retry import PATIENCE, Patience
 from roboshard.shards.storage.urls import is_local, join, local_path, shown
 

@@ -17,7 +17,9 @@ class Storage(Protocol):
     def size(self, url: str, *, patience: Patience) -> int:
         """Size in bytes."""
 
-    def read_range(self, url: str, offset: int, length: int, *, total: int | None, patience: Patience) -> bytes:
+    def read_range(
+        self, url: str, offset: int, length: int, *, total: int | None, patience: Patience
+    ) -> bytes:
         """Exactly `length` bytes from `offset` of an object that must have `total` bytes, where that is known."""
 
     def read_all(self, url: str, max_bytes: int, *, patience: Patience) -> bytes:
@@ -40,7 +42,9 @@ def storage_of(url: str) -> Storage:
     if is_local(url):
         return LocalStorage()
     if url.startswith("pipe:"):
-        raise StorageError(f"{url}: pipe: URLs would run a shell command and are refused; give a path")
+        raise StorageError(
+            f"{url}: pipe: URLs would run a shell command and are refused; give a path"
+        )
     # What a kind of storage needs is imported where it is used: reading local files must not wait for it.
     scheme = url.partition("://")[0].lower()
     if scheme in ("http", "https"):

@@ -97,8 +97,14 @@ def _explain(error: Exception, patience: Patience) -> AttemptError:
         (exceptions.NameResolutionError, "the host's name cannot be resolved (DNS)"),
         (exceptions.NewConnectionError, f"no connection ({_reason(error)})"),
         (exceptions.ConnectTimeoutError, f"no connection within {patience.connect_s:g} s"),
-        (exceptions.ReadTimeoutError | TimeoutError, f"stalled: nothing came for {patience.stall_s:g} s"),
-        (exceptions.ProtocolError | http.client.HTTPException | OSError, f"the connection broke ({_reason(error)})"),
+        (
+            exceptions.ReadTimeoutError | TimeoutError,
+            f"stalled: nothing came for {patience.stall_s:g} s",
+        ),
+        (
+            exceptions.ProtocolError | http.client.HTTPException | OSError,
+            f"the connection broke ({_reason(error)})",
+        ),
     ):
         if isinstance(error, kind):
             return AttemptError(cause)
@@ -110,11 +116,17 @@ def _explain(error: Exception, patience: Patience) -> AttemptError:
 def _explain_tls(error: BaseException) -> AttemptError:
     for cause in _causes(error):
         if isinstance(cause, ssl.SSLCertVerificationError):
-            return AttemptError(f"its TLS certificate is not trusted ({cause.verify_message})", tries=1)
+            return AttemptError(
+                f"its TLS certificate is not trusted ({cause.verify_message})", tries=1
+            )
         if isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError):
             return AttemptError("the connection broke (TLS ended early)")
-    reasons = [cause.reason for cause in _causes(error) if isinstance(cause, ssl.SSLError) and cause.reason]
-    return AttemptError(f"no TLS connection ({', '.join(reasons[:1]) or 'handshake failed'})", tries=1)
+    reasons = [
+        cause.reason for cause in _causes(error) if isinstance(cause, ssl.SSLError) and cause.reason
+    ]
+    return AttemptError(
+        f"no TLS connection ({', '.join(reasons[:1]) or 'handshake failed'})", tries=1
+    )
 
 
 def _reason(error: BaseException) -> str:
@@ -154,7 +166,9 @@ def _made(proxy: str) -> urllib3.PoolManager:
     if not proxy:
         return urllib3.PoolManager(num_pools=HOSTS, maxsize=KEPT_PER_HOST, block=False)
     parts = urlsplit(proxy)
-    secret = f"{unquote(parts.username)}:{unquote(parts.password or '')}" if parts.username else None
+    secret = (
+        f"{unquote(parts.username)}:{unquote(parts.password or '')}" if parts.username else None
+    )
     return urllib3.ProxyManager(
         parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl(),
         proxy_headers=urllib3.make_headers(proxy_basic_auth=secret),

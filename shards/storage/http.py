@@ -44,7 +44,9 @@ class HttpStorage:
 
         return persist(url, effort, attempt)
 
-    def read_range(self, url: str, offset: int, length: int, *, total: int | None, patience: Patience) -> bytes:
+    def read_range(
+        self, url: str, offset: int, length: int, *, total: int | None, patience: Patience
+    ) -> bytes:
         """Exactly `length` bytes from `offset`, in one request unless it breaks."""
         if length <= 0:
             return b""
@@ -61,10 +63,14 @@ class HttpStorage:
 
     def list_files(self, url: str, *, patience: Patience) -> dict[str, int]:  # noqa: ARG002 - as all storages
         """Impossible: HTTP has no folders."""
-        raise StorageError(f"{shown(url)}: http(s) cannot list files; give a file, or a storage that lists (s3, hf)")
+        raise StorageError(
+            f"{shown(url)}: http(s) cannot list files; give a file, or a storage that lists (s3, hf)"
+        )
 
 
-def fetch(url: str, address: Address, max_bytes: int, patience: Patience) -> tuple[bytes, Mapping[str, str]]:
+def fetch(
+    url: str, address: Address, max_bytes: int, patience: Patience
+) -> tuple[bytes, Mapping[str, str]]:
     """A whole file of at most `max_bytes`, and the headers of the last reply."""
     read = _WholeRead(address, max_bytes, Effort(patience, 0))
     return persist(url, read.effort, read.attempt), read.headers
@@ -98,7 +104,9 @@ def _chunk(response: Response, most: int, patience: Patience) -> bytes:
 class _RangeRead:
     """One range, over as many attempts as it takes."""
 
-    def __init__(self, address: Address, offset: int, length: int, total: int | None, effort: Effort) -> None:
+    def __init__(
+        self, address: Address, offset: int, length: int, total: int | None, effort: Effort
+    ) -> None:
         self.effort = effort
         self._address = address
         self._offset = offset
@@ -122,12 +130,16 @@ class _RangeRead:
                 chunk = _chunk(response, self._length - self._reached, patience)
                 if not chunk:
                     missing = self._length - self._reached
-                    raise AttemptError(f"the connection ended {missing} of {self._length} bytes too early")
+                    raise AttemptError(
+                        f"the connection ended {missing} of {self._length} bytes too early"
+                    )
                 self._buffer.write(chunk)
                 self._reached += len(chunk)
                 self.effort.advance(self._reached, is_all=self._reached == self._length)
             if _chunk(response, 1, patience):
-                raise AttemptError("the server sends more bytes than were asked for", tries=replies.DOUBTED)
+                raise AttemptError(
+                    "the server sends more bytes than were asked for", tries=replies.DOUBTED
+                )
         return self._buffer.getvalue()
 
     def _allocate(self) -> None:
@@ -191,12 +203,16 @@ class _WholeRead:
             self._check_size(len(self._data))
             self.effort.advance(len(self._data), is_all=len(self._data) == self._length)
         if self._length is not None and len(self._data) < self._length:
-            raise AttemptError(f"the connection ended {self._length - len(self._data)} bytes too early")
+            raise AttemptError(
+                f"the connection ended {self._length - len(self._data)} bytes too early"
+            )
 
     def _check_size(self, size: int) -> None:
         if size > self._max_bytes:
             said = f"{size} bytes, " if self._length is not None else ""
-            raise AttemptError(f"{said}more than the {self._max_bytes} that such a file may have", tries=1)
+            raise AttemptError(
+                f"{said}more than the {self._max_bytes} that such a file may have", tries=1
+            )
 
 
 def _split(url: str) -> SplitResult:
@@ -205,5 +221,7 @@ def _split(url: str) -> SplitResult:
         if not parts.hostname or (parts.port or 1) < 1:
             raise ValueError
     except ValueError:
-        raise StorageError(f"{shown(url)}: not a URL; expected http(s)://host[:port]/path") from None
+        raise StorageError(
+            f"{shown(url)}: not a URL; expected http(s)://host[:port]/path"
+        ) from None
     return parts

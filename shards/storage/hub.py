@@ -63,7 +63,9 @@ class HubPath:
         """Where the endpoint lists what is below."""
         path = f"/{_quoted(self.path)}" if self.kind == "buckets" else f"/{quote(self.path)}"
         revision = "" if self.kind == "buckets" else f"/{_quoted(self.revision or 'main')}"
-        return f"/api/{self.kind}/{self.id}/tree{revision}{path if self.path else ''}?recursive=true"
+        return (
+            f"/api/{self.kind}/{self.id}/tree{revision}{path if self.path else ''}?recursive=true"
+        )
 
 
 class HubStorage(HttpStorage):
@@ -81,7 +83,9 @@ class HubStorage(HttpStorage):
         for _ in range(MAX_PAGES):
             data, headers = fetch(url, address, MAX_PAGE_BYTES, patience)
             files |= _files_of(url, data, f"{place.path}/" if place.path else "")
-            link = _NEXT.search({name.lower(): value for name, value in headers.items()}.get("link", ""))
+            link = _NEXT.search(
+                {name.lower(): value for name, value in headers.items()}.get("link", "")
+            )
             following = "" if link is None else urljoin(address.url, link[1])
             if origin(following) != origin(address.url) or following == address.url:
                 break
@@ -131,7 +135,12 @@ def _files_of(url: str, data: bytes, prefix: str) -> dict[str, int]:
     files = {}
     for entry in page:
         kind, path, size = (entry.get(name) for name in ("type", "path", "size"))
-        if kind == "file" and isinstance(path, str) and isinstance(size, int) and path.startswith(prefix):
+        if (
+            kind == "file"
+            and isinstance(path, str)
+            and isinstance(size, int)
+            and path.startswith(prefix)
+        ):
             name = path.removeprefix(prefix)
             if not name.rpartition("/")[2].startswith("."):
                 files[name] = size

@@ -37,10 +37,14 @@ class LocalStorage:
         with _opened(url) as descriptor:
             found = os.fstat(descriptor).st_size
             if total is not None and found != total:
-                raise DamageError(f"{url}: {found} bytes where {total} are expected: cut off or replaced")
+                raise DamageError(
+                    f"{url}: {found} bytes where {total} are expected: cut off or replaced"
+                )
             available = found - offset
             if length > available:  # before anything of a claimed length is allocated
-                raise DamageError(f"{url}: ends {length - available} bytes before offset {offset + length}")
+                raise DamageError(
+                    f"{url}: ends {length - available} bytes before offset {offset + length}"
+                )
             chunks = []
             while length > 0:
                 chunk = os.pread(descriptor, length, offset)
@@ -54,7 +58,9 @@ class LocalStorage:
         """A whole file of at most `max_bytes`."""
         length = self.size(url)
         if length > max_bytes:
-            raise StorageError(f"{url}: {length} bytes, more than the {max_bytes} that such a file may have")
+            raise StorageError(
+                f"{url}: {length} bytes, more than the {max_bytes} that such a file may have"
+            )
         return self.read_range(url, 0, length)
 
     def list_files(self, url: str, *, patience: Patience = PATIENCE) -> dict[str, int]:  # noqa: ARG002
@@ -63,7 +69,9 @@ class LocalStorage:
         if not root.is_dir():
             raise MissingError(f"{url}: no such folder")
         paths = (path for path in root.rglob("[!.]*") if path.is_file())
-        return dict(sorted((path.relative_to(root).as_posix(), path.stat().st_size) for path in paths))
+        return dict(
+            sorted((path.relative_to(root).as_posix(), path.stat().st_size) for path in paths)
+        )
 
 
 def write_atomic(path: Path, write: Callable[[IO[bytes]], None]) -> None:
@@ -75,7 +83,9 @@ def write_atomic(path: Path, write: Callable[[IO[bytes]], None]) -> None:
     Raises:
         StorageError: no space, no permission, no folder.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{TEMPORARY_SUFFIX}")
+    temporary = path.with_name(
+        f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{TEMPORARY_SUFFIX}"
+    )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:

@@ -83,7 +83,9 @@ class FsspecStorage:
         """Size in bytes."""
         return self._info_size(url, Effort(patience, 0))
 
-    def read_range(self, url: str, offset: int, length: int, *, total: int | None, patience: Patience) -> bytes:
+    def read_range(
+        self, url: str, offset: int, length: int, *, total: int | None, patience: Patience
+    ) -> bytes:
         """Exactly `length` bytes from `offset`.
 
         `total` costs one request for each object and process, unless the range reaches the end: a byte more is
@@ -96,14 +98,20 @@ class FsspecStorage:
         parts = []
         for start in range(offset, offset + length, PART):
             end = min(start + PART, offset + length)
-            parts.append(self._part(url, range(start, end), offset + length, effort, at_end=at_end and end == total))
+            parts.append(
+                self._part(
+                    url, range(start, end), offset + length, effort, at_end=at_end and end == total
+                )
+            )
         return b"".join(parts) if len(parts) != 1 else parts[0]
 
     def read_all(self, url: str, max_bytes: int, *, patience: Patience) -> bytes:
         """A whole file of at most `max_bytes`."""
         length = self.size(url, patience=patience)
         if length > max_bytes:
-            raise StorageError(f"{shown(url)}: {length} bytes, more than the {max_bytes} that such a file may have")
+            raise StorageError(
+                f"{shown(url)}: {length} bytes, more than the {max_bytes} that such a file may have"
+            )
         return self.read_range(url, 0, length, total=None, patience=patience)
 
     def list_files(self, url: str, *, patience: Patience) -> dict[str, int]:
@@ -113,8 +121,15 @@ class FsspecStorage:
             system.invalidate_cache()
             prefix = f"{path.strip('/')}/"
             found = system.find(path, detail=True, **call)
-            files = {name.lstrip("/").removeprefix(prefix): int(info["size"]) for name, info in found.items()}
-            return {name: size for name, size in files.items() if not name.rpartition("/")[2].startswith(".")}
+            files = {
+                name.lstrip("/").removeprefix(prefix): int(info["size"])
+                for name, info in found.items()
+            }
+            return {
+                name: size
+                for name, size in files.items()
+                if not name.rpartition("/")[2].startswith(".")
+            }
 
         files = _persisted(url, Effort(patience, 0), find, listing=True)
         if not files:
@@ -135,14 +150,19 @@ class FsspecStorage:
             data = bytes(system.cat_file(path, start=start, end=end + at_end, **call))
             if at_end and len(data) == end - start + 1:
                 raise AttemptError(
-                    f"more than the {end} bytes that are expected: replaced", error=DamageError, tries=DOUBTED
+                    f"more than the {end} bytes that are expected: replaced",
+                    error=DamageError,
+                    tries=DOUBTED,
                 )
             if len(data) > end - start:
                 raise AttemptError(
-                    f"{len(data)} bytes for a range of {end - start}: the server ignores Range", tries=DOUBTED
+                    f"{len(data)} bytes for a range of {end - start}: the server ignores Range",
+                    tries=DOUBTED,
                 )
             if len(data) < end - start:
-                raise AttemptError(f"{len(data)} bytes for a range of {end - start}", error=_ShortError, tries=1)
+                raise AttemptError(
+                    f"{len(data)} bytes for a range of {end - start}", error=_ShortError, tries=1
+                )
             effort.advance(end, is_all=end == reach)
             return data
 
@@ -162,7 +182,9 @@ class FsspecStorage:
             return
         found = self._info_size(url, effort)
         if found != total:
-            raise DamageError(f"{shown(url)}: {found} bytes where {total} are expected: cut off or replaced")
+            raise DamageError(
+                f"{shown(url)}: {found} bytes where {total} are expected: cut off or replaced"
+            )
         with _opened.lock:
             if len(_opened.checked) >= MAX_CHECKED:
                 _opened.checked.clear()
@@ -183,7 +205,11 @@ class _ShortError(StorageError):
 
 
 def _persisted(
-    url: str, effort: Effort, ask: Callable[[Any, str, dict[str, Any]], Result], *, listing: bool = False
+    url: str,
+    effort: Effort,
+    ask: Callable[[Any, str, dict[str, Any]], Result],
+    *,
+    listing: bool = False,
 ) -> Result:
     """What `ask` returns, given the filesystem, the path in it and arguments for each call of it."""
     patience = effort.patience
@@ -191,7 +217,11 @@ def _persisted(
     def attempt() -> Result:
         try:
             system, path, shared = _filesystem(url, patience)
-            limit = patience.connect_s + patience.stall_s + (0 if listing else PART / patience.bytes_per_s)
+            limit = (
+                patience.connect_s
+                + patience.stall_s
+                + (0 if listing else PART / patience.bytes_per_s)
+            )
             call = {"timeout": patience.retry_s if listing else limit} if shared else {}
             result = ask(system, path, call)
         except (AttemptError, StorageError, MissingError, OptionError):
@@ -212,11 +242,19 @@ def _explained(url: str, error: Exception, patience: Patience) -> Exception:
     said = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else name
     if isinstance(error, ImportError):
         extra = _EXTRAS.get(scheme)
-        what = f"`pip install 'roboshard[{extra}]'`" if extra else f"the fsspec filesystem for {scheme}://"
+        what = (
+            f"`pip install 'roboshard[{extra}]'`"
+            if extra
+            else f"the fsspec filesystem for {scheme}://"
+        )
         return OptionError(f"{shown(url)}: {scheme}:// needs {what}")
     if isinstance(error, FileNotFoundError):
         failure = AttemptError("no such file", error=MissingError, tries=1)
-    elif isinstance(error, PermissionError) or "credential" in name.lower() or "token" in name.lower():
+    elif (
+        isinstance(error, PermissionError)
+        or "credential" in name.lower()
+        or "token" in name.lower()
+    ):
         looked = _CREDENTIALS.get(scheme, "the places that its fsspec filesystem reads")
         failure = AttemptError(
             f"access is refused ({said}). Credentials are looked for in: {looked}, and fsspec's configuration "
@@ -226,8 +264,12 @@ def _explained(url: str, error: Exception, patience: Patience) -> Exception:
     elif isinstance(error, TimeoutError) or "timeout" in name.lower():
         failure = AttemptError(f"stalled: no answer ({name}, after {patience.stall_s:g} s or more)")
     elif isinstance(error, OSError) and error.errno in _FINAL:
-        failure = AttemptError(f"the storage refuses the request ({said})", error=_ShortError, tries=1)
-    elif isinstance(error, TypeError | ValueError | LookupError | NotImplementedError | AttributeError):
+        failure = AttemptError(
+            f"the storage refuses the request ({said})", error=_ShortError, tries=1
+        )
+    elif isinstance(
+        error, TypeError | ValueError | LookupError | NotImplementedError | AttributeError
+    ):
         failure = AttemptError(f"its filesystem cannot do that ({name})", tries=1)
     else:
         failure = AttemptError(f"the storage does not answer ({said})")

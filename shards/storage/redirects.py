@@ -66,7 +66,9 @@ def opened(
     return _followed(address, headers, patience)
 
 
-def _followed(address: Address, headers: Mapping[str, str], patience: Patience) -> tuple[connections.Response, bool]:
+def _followed(
+    address: Address, headers: Mapping[str, str], patience: Patience
+) -> tuple[connections.Response, bool]:
     url, seen = address.url, {address.url}
     while True:
         response = connections.get(url, _headers(address, url, headers), patience)
@@ -107,7 +109,11 @@ def origin(url: str) -> tuple[str, str | None, int | None]:
     """Scheme, host and port."""
     try:
         parts = urlsplit(url)
-        return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+        return (
+            parts.scheme,
+            parts.hostname,
+            parts.port or {"http": 80, "https": 443}.get(parts.scheme),
+        )
     except ValueError:
         return url, None, None
 

@@ -13,9 +13,14 @@ from roboshard.shards.storage.retry import AttemptError
 DOUBTED = 2
 """How often an answer that makes no sense is asked for before it is an error."""
 
-_MISSING = {"RepoNotFound": "repository", "RevisionNotFound": "revision"}  # of the Hub's error codes
+_MISSING = {
+    "RepoNotFound": "repository",
+    "RevisionNotFound": "revision",
+}  # of the Hub's error codes
 _CONTENT_RANGE = re.compile(r"bytes (?:(\d{1,19})-(\d{1,19})|\*)/(\d{1,19}|\*)")
-_RESET = re.compile(r"(?:^|;)\s*(?:t|reset)=(\d{1,6})\s*(?:;|,|$)")  # as the Hub says it: "resolvers";r=0;t=55
+_RESET = re.compile(
+    r"(?:^|;)\s*(?:t|reset)=(\d{1,6})\s*(?:;|,|$)"
+)  # as the Hub says it: "resolvers";r=0;t=55
 
 
 @dataclass(frozen=True)
@@ -69,13 +74,18 @@ def range_of(response: Response, start: int, end: int, total: int | None) -> Ver
         first, last, found = _content_range(response)
         check_total(found, total)
         if found is not None and found < end:
-            raise AttemptError(f"ends {end - found} bytes before offset {end}", error=DamageError, tries=DOUBTED)
+            raise AttemptError(
+                f"ends {end - found} bytes before offset {end}", error=DamageError, tries=DOUBTED
+            )
         if response.status == 416 or (first, last) != (start, end - 1):
             raise AttemptError(
-                f"the server answers bytes {first}-{last} where {start}-{end - 1} were asked for", tries=DOUBTED
+                f"the server answers bytes {first}-{last} where {start}-{end - 1} were asked for",
+                tries=DOUBTED,
             )
         if length is not None and length != end - start:
-            raise AttemptError(f"the server sends {length} bytes for a range of {end - start}", tries=DOUBTED)
+            raise AttemptError(
+                f"the server sends {length} bytes for a range of {end - start}", tries=DOUBTED
+            )
     check_total(found, total)
     return version_of(response, found)
 
@@ -84,7 +94,9 @@ def check_total(found: int | None, total: int | None) -> None:
     """Raise AttemptError when an object has not the size that it must have."""
     if found is not None and total is not None and found != total:
         raise AttemptError(
-            f"{found} bytes where {total} are expected: cut off or replaced", error=DamageError, tries=DOUBTED
+            f"{found} bytes where {total} are expected: cut off or replaced",
+            error=DamageError,
+            tries=DOUBTED,
         )
 
 
@@ -99,7 +111,9 @@ def whole_length(response: Response) -> int | None:
     """Size of the object that a 200 reply is about to send; None where the server does not say."""
     check_not_encoded(response)
     if response.status != 200:
-        raise AttemptError(f"HTTP {response.status} where the whole file was asked for", tries=DOUBTED)
+        raise AttemptError(
+            f"HTTP {response.status} where the whole file was asked for", tries=DOUBTED
+        )
     return _content_length(response)
 
 
@@ -116,7 +130,9 @@ def check_not_encoded(response: Response) -> None:
     """Raise AttemptError for a body that is not the object's own bytes."""
     encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
     if encoding not in ("", "identity"):
-        raise AttemptError(f"sent with Content-Encoding {encoding[:20]!r}, which was not asked for", tries=DOUBTED)
+        raise AttemptError(
+            f"sent with Content-Encoding {encoding[:20]!r}, which was not asked for", tries=DOUBTED
+        )
 
 
 def version_of(response: Response, total: int | None) -> Version:
@@ -135,7 +151,9 @@ def _content_range(response: Response) -> tuple[int | None, int | None, int | No
     """First, last, total of Content-Range."""
     match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", "").strip())
     if match is None:
-        raise AttemptError(f"HTTP {response.status} without a Content-Range that says what it holds", tries=DOUBTED)
+        raise AttemptError(
+            f"HTTP {response.status} without a Content-Range that says what it holds", tries=DOUBTED
+        )
     first, last, total = (None if text in (None, "*") else int(text) for text in match.groups())
     return first, last, total
 

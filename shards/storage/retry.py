@@ -100,7 +100,8 @@ class Effort:
 
     def wait_s(self, error: AttemptError) -> float:
         """Full jitter, or what the server asked for and a little: not all shall come back at the same moment."""
-        wait = random.uniform(0, min(LONGEST_WAIT_S, FIRST_WAIT_S * 2 ** min(self._fruitless - 1, 16)))  # noqa: S311
+        longest = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2 ** min(self._fruitless - 1, 16))
+        wait = random.uniform(0, longest)  # noqa: S311 - jitter, no secret
         if error.wait_s is not None:
             wait = error.wait_s + min(wait, 0.1 * error.wait_s)
         return max(0.0, min(wait, self._left(error)))
@@ -151,4 +152,6 @@ def _failure(state: object) -> AttemptError:
     """The error of the attempt that tenacity asks about."""
     outcome = getattr(state, "outcome", None)
     error = None if outcome is None else outcome.exception()
-    return error if isinstance(error, AttemptError) else AttemptError("no attempt was made", tries=1)
+    return (
+        error if isinstance(error, AttemptError) else AttemptError("no attempt was made", tries=1)
+    )

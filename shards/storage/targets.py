@@ -5,7 +5,13 @@ A target lists what is there, sends files and says that they are there only afte
 """
 
 from roboshard.shards.errors import OptionError
-from roboshard.shards.storage.targets_base import RemoteFile, Target, TransientError, Upload, sha256_of
+from roboshard.shards.storage.targets_base import (
+    RemoteFile,
+    Target,
+    TransientError,
+    Upload,
+    sha256_of,
+)
 from roboshard.shards.storage.targets_files import FsspecTarget, LocalTarget
 from roboshard.shards.storage.urls import is_local, shown
 
@@ -21,5 +27,7 @@ def target_of(url: str) -> Target:
 
         return DatasetRepoTarget(url) if url.startswith("hf://datasets/") else BucketTarget(url)
     if url.startswith(("http://", "https://", "pipe:")) or "?" in url or "#" in url:
-        raise OptionError(f"{shown(url)}: cannot be written to; give a folder, hf://, s3://, gs:// or such a URL")
+        raise OptionError(
+            f"{shown(url)}: cannot be written to; give a folder, hf://, s3://, gs:// or such a URL"
+        )
     return FsspecTarget(url)

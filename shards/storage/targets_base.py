@@ -14,7 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, TypeVar
 
-from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_exception_type,
+    stop_after_attempt,
+    wait_random_exponential,
+)
 
 from roboshard.shards.errors import MissingError, RoboshardError, StorageError
 from roboshard.shards.storage.urls import join
@@ -165,7 +171,9 @@ class Target(ABC):
                 self._remove(list(there))
                 left = self._look(list(there))
                 if left:
-                    raise TransientError(f"{self._at(min(left))}: is still there after it was removed")
+                    raise TransientError(
+                        f"{self._at(min(left))}: is still there after it was removed"
+                    )
 
         if paths:
             self._retried(attempt, "cannot be removed")
@@ -178,7 +186,9 @@ class Target(ABC):
             for chunk in self._read_chunks(path):
                 data += chunk
                 if len(data) > max_bytes:
-                    raise StorageError(f"{self._at(path)}: more than the {max_bytes} bytes that such a file may have")
+                    raise StorageError(
+                        f"{self._at(path)}: more than the {max_bytes} bytes that such a file may have"
+                    )
             return bytes(data)
 
         return self._retried(attempt, "cannot be read", path)
@@ -241,7 +251,9 @@ _backoff = wait_random_exponential(multiplier=0.5, max=MAX_WAIT_S)  # full jitte
 
 def _wait(state: RetryCallState) -> float:
     error = state.outcome.exception() if state.outcome else None
-    asked = error.retry_after_s if isinstance(error, TransientError) and error.retry_after_s else 0.0
+    asked = (
+        error.retry_after_s if isinstance(error, TransientError) and error.retry_after_s else 0.0
+    )
     return min(asked, MAX_RETRY_AFTER_S) + _backoff(state)
 
 
@@ -267,7 +279,9 @@ def hash_of(upload: Upload, kind: str) -> str:
     if kind == "s3":
         return s3_etag(upload.content, upload.size)
     if kind == "git":
-        return _digest(upload.content, hashlib.sha1(b"blob %d\0" % upload.size, usedforsecurity=False))
+        return _digest(
+            upload.content, hashlib.sha1(b"blob %d\0" % upload.size, usedforsecurity=False)
+        )
     return _digest(upload.content, hashlib.md5(usedforsecurity=False))
 
 

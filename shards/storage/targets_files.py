@@ -46,9 +46,15 @@ class FsspecTarget(Target):
     @cached_property
     def _fs(self) -> Any:
         try:
-            fs, root = fsspec.core.url_to_fs(self.url, use_listings_cache=False, skip_instance_cache=True)
+            fs, root = fsspec.core.url_to_fs(
+                self.url, use_listings_cache=False, skip_instance_cache=True
+            )
         except ImportError as error:
-            extra = f"; pip install 'roboshard[{EXTRAS[self._scheme]}]'" if self._scheme in EXTRAS else ""
+            extra = (
+                f"; pip install 'roboshard[{EXTRAS[self._scheme]}]'"
+                if self._scheme in EXTRAS
+                else ""
+            )
             raise StorageError(f"{shown(self.url)}: {error}{extra}") from None
         except ValueError as error:
             raise OptionError(f"{shown(self.url)}: {error}") from None
@@ -69,7 +75,10 @@ class FsspecTarget(Target):
                 f"{shown(self.url)}: --private is for the Hub; who may read this is set where it is kept"
             )
         if self._scheme not in OBJECT_STORES:
-            self._retried(lambda: self._fs.makedirs(self._full("").rstrip("/"), exist_ok=True), "cannot be created")
+            self._retried(
+                lambda: self._fs.makedirs(self._full("").rstrip("/"), exist_ok=True),
+                "cannot be created",
+            )
 
     def hash_kind(self, upload: Upload) -> str | None:  # noqa: ARG002
         """ETags on S3, MD5 on Google Cloud Storage."""
@@ -79,8 +88,14 @@ class FsspecTarget(Target):
         root = self._full("")
         self._fs.invalidate_cache()
         found = self._fs.find(root.rstrip("/"), detail=True)
-        paths = {name.removeprefix(root): info for name, info in found.items() if name.startswith(root)}
-        return {path: self._described(info) for path, info in paths.items() if info["type"] == "file" and path}
+        paths = {
+            name.removeprefix(root): info for name, info in found.items() if name.startswith(root)
+        }
+        return {
+            path: self._described(info)
+            for path, info in paths.items()
+            if info["type"] == "file" and path
+        }
 
     def _look(self, paths: Sequence[str]) -> dict[str, RemoteFile]:
         found = {}
@@ -117,10 +132,14 @@ class FsspecTarget(Target):
         """Abort what killed uploads of this very object have left; without the right to, leave it."""
         bucket, _, key = full.partition("/")
         try:
-            left = self._fs.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=key).get("Uploads", [])
+            left = self._fs.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=key).get(
+                "Uploads", []
+            )
             for one in left:
                 if one["Key"] == key:
-                    self._fs.call_s3("abort_multipart_upload", Bucket=bucket, Key=key, UploadId=one["UploadId"])
+                    self._fs.call_s3(
+                        "abort_multipart_upload", Bucket=bucket, Key=key, UploadId=one["UploadId"]
+                    )
         except (OSError, NotImplementedError):
             return
 
@@ -129,7 +148,9 @@ class FsspecTarget(Target):
             self._fs.rm_file(self._full(path))
 
     def _read_chunks(self, path: str) -> Iterator[bytes]:
-        with self._fs.open(self._full(path), "rb", block_size=READ_BACK_BYTES, cache_type="none") as file:
+        with self._fs.open(
+            self._full(path), "rb", block_size=READ_BACK_BYTES, cache_type="none"
+        ) as file:
             while chunk := file.read(READ_BACK_BYTES):
                 yield chunk
 
@@ -138,7 +159,9 @@ class FsspecTarget(Target):
         if isinstance(error, FileNotFoundError):
             return MissingError(f"{doing}: {cause}; a bucket must exist before it is written to")
         if isinstance(error, PermissionError) or "redential" in type(error).__name__:
-            return StorageError(f"{doing}: no permission ({cause}). Check the credentials of {self._scheme}://")
+            return StorageError(
+                f"{doing}: no permission ({cause}). Check the credentials of {self._scheme}://"
+            )
         if isinstance(error, NotImplementedError | TypeError | ValueError | ImportError):
             return StorageError(f"{doing}: {cause}")
         return TransientError(
@@ -166,7 +189,9 @@ class LocalTarget(Target):
 
     def _look(self, paths: Sequence[str]) -> dict[str, RemoteFile]:
         there = [path for path in paths if (self.root / path).is_file()]
-        return {path: RemoteFile(size=(self.root / path).stat().st_size, hash=None) for path in there}
+        return {
+            path: RemoteFile(size=(self.root / path).stat().st_size, hash=None) for path in there
+        }
 
     def _send(self, uploads: Sequence[Upload]) -> None:
         for upload in uploads:
@@ -189,7 +214,9 @@ class LocalTarget(Target):
 
     def _explained(self, error: Exception, doing: str) -> StorageError | MissingError:
         cause = getattr(error, "strerror", None) or error
-        return (MissingError if isinstance(error, FileNotFoundError) else StorageError)(f"{doing}: {cause}")
+        return (MissingError if isinstance(error, FileNotFoundError) else StorageError)(
+            f"{doing}: {cause}"
+        )
 
 
 def _copy(upload: Upload, file: IO[bytes]) -> None:

@@ -34,7 +34,9 @@ except ImportError:
     import httpx  # type: ignore[no-redef,import-not-found,unused-ignore]
 
 BUCKET = re.compile(r"hf://buckets/(?P<id>[^/@?#]+/[^/@?#]+)(?:/(?P<prefix>[^?#]*))?")
-DATASET = re.compile(r"hf://datasets/(?P<id>[^/@?#]+/[^/@?#]+)(?:@(?P<revision>[^/?#]+))?(?:/(?P<prefix>[^?#]*))?")
+DATASET = re.compile(
+    r"hf://datasets/(?P<id>[^/@?#]+/[^/@?#]+)(?:@(?P<revision>[^/?#]+))?(?:/(?P<prefix>[^?#]*))?"
+)
 _STATUS_OF_XET = re.compile(r"HTTP status (?:client|server) error \((\d{3}) ")
 PATHS_AT_ONCE = 100
 _PASSING = {408, 409, 412, 425, 429}
@@ -73,9 +75,13 @@ class HubTarget(Target):
         """The path under the URL; None for a file that is not below it."""
         if not self._prefix:
             return full
-        return full.removeprefix(f"{self._prefix}/") if full.startswith(f"{self._prefix}/") else None
+        return (
+            full.removeprefix(f"{self._prefix}/") if full.startswith(f"{self._prefix}/") else None
+        )
 
-    def _create_if_missing(self, exists: Callable[[], object], create: Callable[[], object]) -> None:
+    def _create_if_missing(
+        self, exists: Callable[[], object], create: Callable[[], object]
+    ) -> None:
         try:
             self._retried(exists, "cannot be looked into")
         except MissingError:
@@ -83,7 +89,9 @@ class HubTarget(Target):
 
     def _download(self, route: str) -> Iterator[bytes]:
         session, url = get_session(), f"{HfApi().endpoint}/{route}"
-        with session.stream("GET", url, headers=build_hf_headers(), follow_redirects=True) as response:
+        with session.stream(
+            "GET", url, headers=build_hf_headers(), follow_redirects=True
+        ) as response:
             if not response.is_success:
                 response.read()
             hf_raise_for_status(response)
@@ -93,7 +101,10 @@ class HubTarget(Target):
         response = getattr(error, "response", None)
         status = getattr(response, "status_code", None)
         cause = " ".join(" ".join(str(error).split()).split(" ")[:60]) or type(error).__name__
-        if isinstance(error, LocalTokenNotFoundError) or type(error).__name__ == "XetAuthorizationError":
+        if (
+            isinstance(error, LocalTokenNotFoundError)
+            or type(error).__name__ == "XetAuthorizationError"
+        ):
             status = _UNAUTHORIZED
         if status is None and (told := _STATUS_OF_XET.search(str(error))):
             status = int(told[1])
@@ -111,7 +122,12 @@ class HubTarget(Target):
         permanent = isinstance(error, OfflineModeIsEnabled | HFValidationError | ValueError)
         if permanent and status not in _PASSING and not isinstance(error, JSONDecodeError):
             return StorageError(f"{doing}: {cause}")
-        passes = status is None or status in _PASSING or status >= _SERVER_ERROR or _is_of_batch(error, status)
+        passes = (
+            status is None
+            or status in _PASSING
+            or status >= _SERVER_ERROR
+            or _is_of_batch(error, status)
+        )
         if not passes:
             return StorageError(f"{doing}: the Hub answered {status}: {cause}")
         transient = TransientError(
@@ -148,18 +164,26 @@ class BucketTarget(HubTarget):
         return self._described(entries)
 
     def _look(self, paths: Sequence[str]) -> dict[str, RemoteFile]:
-        return self._described(HfApi().get_bucket_paths_info(self.id, [self._full(path) for path in paths]))
+        return self._described(
+            HfApi().get_bucket_paths_info(self.id, [self._full(path) for path in paths])
+        )
 
     def _described(self, entries: Any) -> dict[str, RemoteFile]:
         files = {self._own(e.path): e for e in entries if e.type == "file"}
-        return {path: RemoteFile(size=e.size, hash=f"xet:{e.xet_hash}") for path, e in files.items() if path}
+        return {
+            path: RemoteFile(size=e.size, hash=f"xet:{e.xet_hash}")
+            for path, e in files.items()
+            if path
+        }
 
     def _send(self, uploads: Sequence[Upload]) -> None:
         with tempfile.TemporaryDirectory(prefix="roboshard-") as folder:
             add: list[tuple[str | Path | bytes, str]] = []
             for number, upload in enumerate(uploads):
                 content = upload.content
-                if isinstance(content, bytes):  # hf_xet takes the two kinds by different ways: use one
+                if isinstance(
+                    content, bytes
+                ):  # hf_xet takes the two kinds by different ways: use one
                     path = Path(folder) / str(number)
                     path.write_bytes(content)
                     content = path
@@ -206,7 +230,10 @@ class DatasetRepoTarget(HubTarget):
         HfApi().repo_info(**self._repo, revision=self._branch)
         try:
             entries = HfApi().list_repo_tree(
-                **self._repo, path_in_repo=self._prefix or None, recursive=True, revision=self._branch
+                **self._repo,
+                path_in_repo=self._prefix or None,
+                recursive=True,
+                revision=self._branch,
             )
             return self._described(entries)
         except self.errors as error:
@@ -218,7 +245,9 @@ class DatasetRepoTarget(HubTarget):
         found: dict[str, RemoteFile] = {}
         for start in range(0, len(paths), PATHS_AT_ONCE):
             full = [self._full(path) for path in paths[start : start + PATHS_AT_ONCE]]
-            found |= self._described(HfApi().get_paths_info(**self._repo, paths=full, revision=self._branch))
+            found |= self._described(
+                HfApi().get_paths_info(**self._repo, paths=full, revision=self._branch)
+            )
         return found
 
     def _described(self, entries: Any) -> dict[str, RemoteFile]:
@@ -233,19 +262,30 @@ class DatasetRepoTarget(HubTarget):
     def _send(self, uploads: Sequence[Upload]) -> None:
         self._commit(
             [
-                CommitOperationAdd(self._full(u.path), u.content if isinstance(u.content, bytes) else str(u.content))
+                CommitOperationAdd(
+                    self._full(u.path),
+                    u.content if isinstance(u.content, bytes) else str(u.content),
+                )
                 for u in uploads
             ],
-            f"Add {uploads[0].path}" + (f" and {len(uploads) - 1} more" if len(uploads) > 1 else ""),
+            f"Add {uploads[0].path}"
+            + (f" and {len(uploads) - 1} more" if len(uploads) > 1 else ""),
         )
 
     def _remove(self, paths: Sequence[str]) -> None:
         operations = [CommitOperationDelete(self._full(path)) for path in paths]
-        self._commit(operations, f"Remove {paths[0]}" + (f" and {len(paths) - 1} more" if len(paths) > 1 else ""))
+        self._commit(
+            operations,
+            f"Remove {paths[0]}" + (f" and {len(paths) - 1} more" if len(paths) > 1 else ""),
+        )
 
-    def _commit(self, operations: Sequence[CommitOperationAdd | CommitOperationDelete], message: str) -> None:
+    def _commit(
+        self, operations: Sequence[CommitOperationAdd | CommitOperationDelete], message: str
+    ) -> None:
         with _no_bars():
-            HfApi().create_commit(**self._repo, operations=operations, commit_message=message, revision=self._branch)
+            HfApi().create_commit(
+                **self._repo, operations=operations, commit_message=message, revision=self._branch
+            )
 
     def _read_chunks(self, path: str) -> Iterator[bytes]:
         branch = quote(self._branch, safe="")

@@ -31,7 +31,9 @@ BIN = Path(sys.executable).parent
 TOP = "observation.images.top"
 
 
-def run(command: str, *arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+def run(
+    command: str, *arguments: str | Path, cwd: Path | None = None
+) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "COLUMNS": "250", "NO_COLOR": "1"}
     return subprocess.run(
         [BIN / command, *map(str, arguments)],
@@ -78,30 +80,41 @@ def refusal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
 def lacking(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A source whose episode 1 has rows without a frame."""
     camera = Camera(key=TOP, drop_frames={1: 3}, episodes_per_file=1)
-    return build(tmp_path_factory.mktemp("lacking"), Source(lengths=(6, 9, 7), cameras=(camera,))).root
+    return build(
+        tmp_path_factory.mktemp("lacking"), Source(lengths=(6, 9, 7), cameras=(camera,))
+    ).root
 
 
 # -- Converting ------------------------------------------------------------------------------------------------
 
 
-def test_a_conversion_says_what_it_made_and_where(pusht_source: Path, pusht_shards: Path, tmp_path: Path) -> None:
+def test_a_conversion_says_what_it_made_and_where(
+    pusht_source: Path, pusht_shards: Path, tmp_path: Path
+) -> None:
     target = tmp_path / "[bold]folder with spaces"  # no markup, and no line break in a path
     flags = ("--shard-size", "64KB", "--workers", "1")
     done = convert(pusht_source, target, *flags)
     assert (done.returncode, done.stderr) == (0, "")
     num = len(list((target / "shards").glob("*.tar")))
     size = sum(path.stat().st_size for path in (target / "shards").glob("*.tar"))
-    assert done.stdout == f"14 episodes, 644 frames, {size / 1000:.1f} kB in {num} shards → {target}\n"
+    assert (
+        done.stdout == f"14 episodes, 644 frames, {size / 1000:.1f} kB in {num} shards → {target}\n"
+    )
     assert (target / "dataset.json").read_bytes() == (pusht_shards / "dataset.json").read_bytes()
     again = run("roboshard", "convert", pusht_source, target, *flags)
     assert f"in {num} shards, {num} of them from an earlier run → " in again.stdout
 
 
 def test_a_dry_run_prints_the_plan_and_writes_nothing(pusht_source: Path, tmp_path: Path) -> None:
-    done = convert(pusht_source, tmp_path / "out", "--shard-size", "64KB", "--episodes", "3:9,12", "--dry-run")
+    done = convert(
+        pusht_source, tmp_path / "out", "--shard-size", "64KB", "--episodes", "3:9,12", "--dry-run"
+    )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith(f"pusht_sim → {tmp_path}/out\n")
-    assert re.search(r"7 episodes in \d shards, about \d+\.\d kB; nothing was written \(--dry-run\)\n", done.stdout)
+    assert re.search(
+        r"7 episodes in \d shards, about \d+\.\d kB; nothing was written \(--dry-run\)\n",
+        done.stdout,
+    )
     assert list(tmp_path.iterdir()) == []
 
 
@@ -114,14 +127,33 @@ def test_it_says_which_cameras_are_encoded_again_and_how(
     flags = ["--workers", "1", "--video", "reencode", "--codec", "libx264", "--size", "48", "64"]
     line = "encoded again: left, top (libx264, gop 2, crf 30, size 48 64); copied: right\n"
     for more in (["--dry-run"], []):
-        assert dispatch(["convert", str(source), str(tmp_path / "out"), *flags, "--cameras", "top,left", *more]) == 0
+        assert (
+            dispatch(
+                [
+                    "convert",
+                    str(source),
+                    str(tmp_path / "out"),
+                    *flags,
+                    "--cameras",
+                    "top,left",
+                    *more,
+                ]
+            )
+            == 0
+        )
         assert line in capsys.readouterr().out
     assert dispatch(["convert", str(source), str(tmp_path / "out"), *flags, "--dry-run"]) == 0
-    assert "encoded again: left, right, top (libx264, gop 2, crf 30, size 48 64)\n" in capsys.readouterr().out
+    assert (
+        "encoded again: left, right, top (libx264, gop 2, crf 30, size 48 64)\n"
+        in capsys.readouterr().out
+    )
 
 
 def test_a_video_report_tells_what_is_costly_and_what_helps(
-    pusht_source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    pusht_source: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("roboshard.cli.convert.out", Console(width=160))
     camera = Camera(key="observation.images.top", gop=60, stream="continuous")
@@ -132,7 +164,9 @@ def test_a_video_report_tells_what_is_costly_and_what_helps(
         shown.append(capsys.readouterr().out)
     assert re.search(r"observation.image │ av1 +│ 96x96 │ yuv420p │ 2\.\d │ 2 +│ 1\.5 ", shown[0])
     assert "--video reencode" not in shown[0]
-    assert re.search(r"observation.images.top │ h264 +│ 96x64 │ yuv420p │ 19.0 │ 29 +│ 10.0, costly ", shown[1])
+    assert re.search(
+        r"observation.images.top │ h264 +│ 96x64 │ yuv420p │ 19.0 │ 29 +│ 10.0, costly ", shown[1]
+    )
     assert 'frame_order="sweep"' in shown[1]
     assert "`--video reencode --gop 2`" in shown[1]
     assert all("nothing was written (--video-report)" in text for text in shown)
@@ -151,10 +185,20 @@ def test_episodes_left_out_are_counted_and_listed(lacking: Path, tmp_path: Path)
 
 
 @pytest.mark.parametrize("workers", [slowly("1"), "2"])
-def test_the_progress_bar_shows_episodes_rate_and_time_left(pusht_source: Path, tmp_path: Path, workers: str) -> None:
+def test_the_progress_bar_shows_episodes_rate_and_time_left(
+    pusht_source: Path, tmp_path: Path, workers: str
+) -> None:
     parent, child = pty.openpty()
     process = subprocess.Popen(
-        [BIN / "convert-to-shards", pusht_source, tmp_path / "out", "--shard-size", "64KB", "--workers", workers],
+        [
+            BIN / "convert-to-shards",
+            pusht_source,
+            tmp_path / "out",
+            "--shard-size",
+            "64KB",
+            "--workers",
+            workers,
+        ],
         stdout=subprocess.PIPE,
         stderr=child,
         env={**os.environ, "COLUMNS": "150", "TERM": "xterm-256color"},
@@ -185,7 +229,11 @@ def toml(values: dict[str, Any]) -> str:
     return "".join(f"{name} = {json.dumps(value)}\n" for name, value in values.items())
 
 
-WRITERS: dict[str, Callable[[dict[str, Any]], str]] = {".yml": yaml.safe_dump, ".json": json.dumps, ".toml": toml}
+WRITERS: dict[str, Callable[[dict[str, Any]], str]] = {
+    ".yml": yaml.safe_dump,
+    ".json": json.dumps,
+    ".toml": toml,
+}
 
 
 @pytest.mark.parametrize("suffix", WRITERS)
@@ -212,8 +260,12 @@ def test_a_config_file_gives_options_and_flags_beat_it(tmp_path: Path, suffix: s
 def test_source_and_destination_can_each_come_from_either_place(tmp_path: Path) -> None:
     path = tmp_path / "convert.yaml"
     for name, rest in (("source", ["out"]), ("destination", ["in"])):
-        path.write_text(f"{name}: {'in' if name == 'source' else 'out'}\nworkers: null\ndry_run: false\n")
-        assert parse_config([*rest, "--config", str(path)]) == ConvertConfig(source="in", destination="out")
+        path.write_text(
+            f"{name}: {'in' if name == 'source' else 'out'}\nworkers: null\ndry_run: false\n"
+        )
+        assert parse_config([*rest, "--config", str(path)]) == ConvertConfig(
+            source="in", destination="out"
+        )
 
 
 def test_yaml_values_are_read_as_flags_would_be(tmp_path: Path) -> None:
@@ -225,12 +277,32 @@ def test_yaml_values_are_read_as_flags_would_be(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", WRITERS)
 def test_how_to_encode_video_has_the_flags_names(tmp_path: Path, suffix: str) -> None:
-    flags = ["--video", "reencode", "--codec", "libx264", "--gop", "5", "--size", "48", "64", "--cameras", "a,b"]
+    flags = [
+        "--video",
+        "reencode",
+        "--codec",
+        "libx264",
+        "--gop",
+        "5",
+        "--size",
+        "48",
+        "64",
+        "--cameras",
+        "a,b",
+    ]
     path = tmp_path / f"convert{suffix}"
-    values = {"video": "reencode", "codec": "libx264", "gop": 5, "size": [48, 64], "cameras": ["a", "b"]}
+    values = {
+        "video": "reencode",
+        "codec": "libx264",
+        "gop": 5,
+        "size": [48, 64],
+        "cameras": ["a", "b"],
+    }
     path.write_text(WRITERS[suffix](values), encoding="utf-8")
     config = parse_config(["in", "out", *flags])
-    assert parse_config(["in", "out", "--config", str(path)]) == parse_config(["--config", str(path), "in", "out"])
+    assert parse_config(["in", "out", "--config", str(path)]) == parse_config(
+        ["--config", str(path), "in", "out"]
+    )
     assert parse_config(["in", "out", "--config", str(path)]) == config
     assert config.reencode == ReencodeConfig(codec="libx264", gop=5, size=(48, 64), cameras="a,b")
 
@@ -246,7 +318,11 @@ def test_a_conversion_by_config_file_alone(pusht_source: Path, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("name", "text", "expected"),
     [
-        ("c.yaml", "wokers: 2\nepisode: 1\n", "c.yaml: no such option: episode, wokers; there are address, cam"),
+        (
+            "c.yaml",
+            "wokers: 2\nepisode: 1\n",
+            "c.yaml: no such option: episode, wokers; there are address, cam",
+        ),
         ("c.json", "{", "c.json: not valid json"),
         ("c.toml", "workers = ", "c.toml: not valid toml"),
         ("c.yaml", "a: [", "c.yaml: not valid yaml"),
@@ -263,7 +339,9 @@ def test_config_files_that_cannot_be_used(
 ) -> None:
     path = tmp_path / name
     path.write_text(text, encoding="utf-8")
-    assert expected in refusal("convert-to-shards", EXIT_USAGE, tmp_path / "in", tmp_path / "out", "--config", path)
+    assert expected in refusal(
+        "convert-to-shards", EXIT_USAGE, tmp_path / "in", tmp_path / "out", "--config", path
+    )
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -277,14 +355,23 @@ def test_config_files_that_cannot_be_used(
         (["--shard-size", "big"], "shard size 'big' is not a size; write it like 256MB or 1GiB"),
         (["--workers", "0"], "workers must be at least 1, not 0"),
         (["--episodes", "5:3"], "episodes '5:3': '5:3' is an empty range"),
-        (["--episodes", "0:99"], "episode 14 was chosen and does not exist; the dataset has 14, from 0 to 13"),
+        (
+            ["--episodes", "0:99"],
+            "episode 14 was chosen and does not exist; the dataset has 14, from 0 to 13",
+        ),
         (["--tolerance-s", "-1"], "tolerance_s must be in 0..10 seconds"),
         (["--on-error", "ignore"], "invalid choice 'ignore' for argument '--on-error'"),
         (["--shards", "4"], "write it like 3/16"),
         (["--gop", "2"], "--gop: how to encode again, which needs --video reencode"),
         (["--gop", "3"], "they need video reencode"),
-        (["--video", "reencode", "--size", "48", "65"], "size is HEIGHT WIDTH in pixels, both even"),
-        (["--video", "reencode", "--size", "480", "640"], "is larger than camera 'observation.image', 96 96"),
+        (
+            ["--video", "reencode", "--size", "48", "65"],
+            "size is HEIGHT WIDTH in pixels, both even",
+        ),
+        (
+            ["--video", "reencode", "--size", "480", "640"],
+            "is larger than camera 'observation.image', 96 96",
+        ),
         (["--config"], "--config needs a file"),
     ],
     ids=str,
@@ -292,22 +379,31 @@ def test_config_files_that_cannot_be_used(
 def test_options_that_cannot_be_used(
     refusal: Refusal, pusht_source: Path, tmp_path: Path, flags: list[str], expected: str
 ) -> None:
-    assert expected in refusal("convert-to-shards", EXIT_USAGE, pusht_source, tmp_path / "out", *flags)
+    assert expected in refusal(
+        "convert-to-shards", EXIT_USAGE, pusht_source, tmp_path / "out", *flags
+    )
     assert list(tmp_path.iterdir()) == []
 
 
 def test_what_is_missing_is_asked_for(refusal: Refusal, pusht_source: Path) -> None:
     assert "DESTINATION" in refusal("convert-to-shards", EXIT_USAGE, pusht_source)
-    assert refusal("convert-to-shards", EXIT_FAILED, "--config", "c.yaml") == "error: c.yaml: no such config file"
+    assert (
+        refusal("convert-to-shards", EXIT_FAILED, "--config", "c.yaml")
+        == "error: c.yaml: no such config file"
+    )
 
 
-def test_destinations_that_cannot_be_used(refusal: Refusal, pusht_source: Path, tmp_path: Path) -> None:
+def test_destinations_that_cannot_be_used(
+    refusal: Refusal, pusht_source: Path, tmp_path: Path
+) -> None:
     source = shutil.copytree(pusht_source, tmp_path / "source")
     assert refusal("convert-to-shards", EXIT_USAGE, source, source / "shards") == (
         f"error: {source}/shards: must not be the source folder, nor inside it or around it"
     )
     (tmp_path / "file").touch()
-    text = refusal("convert-to-shards", EXIT_FAILED, pusht_source, tmp_path / "file", "--workers", "1")
+    text = refusal(
+        "convert-to-shards", EXIT_FAILED, pusht_source, tmp_path / "file", "--workers", "1"
+    )
     assert text.startswith(f"error: {tmp_path}/file")
 
 
@@ -337,7 +433,11 @@ def test_what_is_wrong_with_a_source_is_one_message(
             EXIT_FAILED,
             "error: [Errno 28] No space left on device: 'out'\n",
         ),
-        (KeyboardInterrupt(), EXIT_INTERRUPTED, "interrupted; run the same command again to continue\n"),
+        (
+            KeyboardInterrupt(),
+            EXIT_INTERRUPTED,
+            "interrupted; run the same command again to continue\n",
+        ),
     ],
     ids=repr,
 )
@@ -362,9 +462,15 @@ def test_a_mistake_of_ours_keeps_its_traceback() -> None:
 # -- The other commands ----------------------------------------------------------------------------------------
 
 
-def test_rebuild_makes_lost_manifests_again(refusal: Refusal, pusht_shards: Path, tmp_path: Path) -> None:
+def test_rebuild_makes_lost_manifests_again(
+    refusal: Refusal, pusht_shards: Path, tmp_path: Path
+) -> None:
     root = Path(shutil.copytree(pusht_shards, tmp_path / "copy"))
-    names = [str(path.relative_to(root)) for path in root.rglob("*") if path.suffix in (".json", ".parquet")]
+    names = [
+        str(path.relative_to(root))
+        for path in root.rglob("*")
+        if path.suffix in (".json", ".parquet")
+    ]
     for name in names:
         (root / name).unlink()
     done = run("roboshard", "rebuild", root)
@@ -393,5 +499,11 @@ def test_help_lists_commands_options_and_their_defaults(
         parse_config(["--help"])
     assert ended.value.code == 0
     shown = capsys.readouterr().out
-    for text in ("SOURCE DESTINATION", "--shard-size", "(default: 256MB)", "--on-error {fail,skip}", "--config FILE"):
+    for text in (
+        "SOURCE DESTINATION",
+        "--shard-size",
+        "(default: 256MB)",
+        "--on-error {fail,skip}",
+        "--config FILE",
+    ):
         assert text in shown

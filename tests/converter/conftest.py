@@ -21,7 +21,10 @@ def tree() -> Callable[[Path], Tree]:
 
     def read(root: Path) -> Tree:
         files = sorted(path for path in root.rglob("*") if path.is_file())
-        return {path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+        return {
+            path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in files
+        }
 
     return read
 
@@ -32,6 +35,8 @@ def run() -> Callable[..., ConversionReport]:
 
     def go(source: Path, destination: Path, **options: Any) -> ConversionReport:
         defaults: dict[str, Any] = {"shard_size": "64KB", "workers": 1}
-        return convert(ConvertConfig(source=str(source), destination=str(destination), **defaults | options))
+        return convert(
+            ConvertConfig(source=str(source), destination=str(destination), **defaults | options)
+        )
 
     return go

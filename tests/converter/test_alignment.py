@@ -22,17 +22,26 @@ from roboshard.converter.alignment import (
 from roboshard.shards import SourceError
 
 FPS = st.sampled_from([1.0, 5.0, 10.0, 24.0, 29.97, 30.0, 50.0, 60.0, 100.0])
-EIGHTHS = st.integers(-(10**6), 10**6).map(lambda n: n / 8)  # whose distances have no rounding error
+EIGHTHS = st.integers(-(10**6), 10**6).map(
+    lambda n: n / 8
+)  # whose distances have no rounding error
 TOLERANCE_S = 1e-4
 
 
 def row_times(
-    length: int, fps: float, *, from_s: float = 0.0, to_s: float | None = None, tolerance_s: float = TOLERANCE_S
+    length: int,
+    fps: float,
+    *,
+    from_s: float = 0.0,
+    to_s: float | None = None,
+    tolerance_s: float = TOLERANCE_S,
 ) -> RowTimes:
     """Rows as the recorder writes them: frame_index / fps, as float32."""
     timestamps = (np.arange(length) / fps).astype(np.float32)
     end = from_s + length / fps if to_s is None else to_s
-    return RowTimes(from_s=from_s, to_s=end, timestamps=timestamps, fps=fps, tolerance_s=tolerance_s)
+    return RowTimes(
+        from_s=from_s, to_s=end, timestamps=timestamps, fps=fps, tolerance_s=tolerance_s
+    )
 
 
 def noise(seed: int, size: int, largest: float) -> NDArray[np.float64]:
@@ -43,11 +52,15 @@ def noise(seed: int, size: int, largest: float) -> NDArray[np.float64]:
 
 
 @given(hnp.arrays(np.float64, st.integers(1, 40), elements=EIGHTHS), st.lists(EIGHTHS, max_size=40))
-def test_nearest_is_what_looking_at_every_value_finds(values: NDArray[np.float64], queries: list[float]) -> None:
+def test_nearest_is_what_looking_at_every_value_finds(
+    values: NDArray[np.float64], queries: list[float]
+) -> None:
     ordered = np.unique(values)
     found = nearest(ordered, np.array(queries, dtype=np.float64))
     assert found.dtype == np.int64
-    assert found.tolist() == [int(np.argmin(np.abs(ordered - query))) for query in queries]  # argmin: the first
+    assert found.tolist() == [
+        int(np.argmin(np.abs(ordered - query))) for query in queries
+    ]  # argmin: the first
 
 
 # -- match_frames ----------------------------------------------------------------------------------------------
@@ -86,7 +99,9 @@ def test_an_offset_that_all_rows_share_is_taken_out(
     assert match_frames(frames, rows).tolist() == list(range(before, before + length))
 
 
-@given(fps=FPS, length=st.integers(2, 60), drift=st.floats(0.26, 0.45), sign=st.sampled_from([-1, 1]))
+@given(
+    fps=FPS, length=st.integers(2, 60), drift=st.floats(0.26, 0.45), sign=st.sampled_from([-1, 1])
+)
 def test_a_larger_offset_is_refused(fps: float, length: int, drift: float, sign: int) -> None:
     frames = np.arange(length + 20) / fps
     rows = row_times(length, fps, from_s=(10 + sign * drift) / fps)
@@ -130,7 +145,9 @@ def test_with_any_tolerance_only_own_frames_are_shown(
     """The last frames are missing, and the next episode's follow at once."""
     kept = max(1, length - missing)
     frames = np.arange(before + kept + after) / fps
-    rows = row_times(length, fps, from_s=before / fps, to_s=(before + kept) / fps, tolerance_s=tolerance)
+    rows = row_times(
+        length, fps, from_s=before / fps, to_s=(before + kept) / fps, tolerance_s=tolerance
+    )
     if (length - kept) / fps > tolerance:
         with pytest.raises(SourceError, match="fewer frames than the rows"):
             match_frames(frames, rows)
@@ -157,7 +174,10 @@ def test_what_is_matched_is_near_enough_own_and_in_order(
         return
     errors = ordered[matched] - rows.in_file
     slack, drift = tolerance + 1e-6, MAX_DRIFT_FRAMES / 10
-    least, most = errors.max() - slack, errors.min() + slack  # the offsets with which all are near enough
+    least, most = (
+        errors.max() - slack,
+        errors.min() + slack,
+    )  # the offsets with which all are near enough
     assert max(least, -drift) <= min(most, drift)
     assert np.all(np.diff(matched) >= 0)
     assert np.all(ordered[matched] >= rows.from_s - 0.05)

@@ -35,7 +35,9 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def whole(source: Path, tmp_path_factory: pytest.TempPathFactory, run: Run, tree: ReadTree) -> dict[str, str]:
+def whole(
+    source: Path, tmp_path_factory: pytest.TempPathFactory, run: Run, tree: ReadTree
+) -> dict[str, str]:
     """The files of a conversion in one run."""
     root = tmp_path_factory.mktemp("array") / "shards"
     assert run(source, root).shards > EPISODES // 2
@@ -44,7 +46,15 @@ def whole(source: Path, tmp_path_factory: pytest.TempPathFactory, run: Run, tree
 
 def start(command: str, source: Path, destination: Path, *flags: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [Path(sys.executable).with_name("roboshard"), command, source, destination, "--shard-size", "64KB", *flags],
+        [
+            Path(sys.executable).with_name("roboshard"),
+            command,
+            source,
+            destination,
+            "--shard-size",
+            "64KB",
+            *flags,
+        ],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -61,7 +71,9 @@ def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
 
 
 def finalize_here(source: Path, destination: Path) -> ConversionReport:
-    config = ConvertConfig(source=str(source), destination=str(destination), shard_size="64KB", workers=1)
+    config = ConvertConfig(
+        source=str(source), destination=str(destination), shard_size="64KB", workers=1
+    )
     return finalize(config)
 
 
@@ -76,7 +88,11 @@ def test_parts_in_any_order_one_killed_one_late(
     # Part 1 is killed in the middle, while part 2 is being written.
     killed, beside = start_part(source, root, 1), start_part(source, root, 2)
     end = time.monotonic() + 30
-    while time.monotonic() < end and not list(root.glob(f"shards/.*.{killed.pid}-*")) and killed.poll() is None:
+    while (
+        time.monotonic() < end
+        and not list(root.glob(f"shards/.*.{killed.pid}-*"))
+        and killed.poll() is None
+    ):
         time.sleep(0.0005)
     os.kill(killed.pid, signal.SIGKILL)
     killed.communicate()
@@ -115,7 +131,9 @@ def test_a_damaged_shard_is_named_and_its_part_makes_it_again(
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
-    with pytest.raises(MissingError, match=rf"1 of \d+ shards are missing or not right: shards/{path.name}\. Run"):
+    with pytest.raises(
+        MissingError, match=rf"1 of \d+ shards are missing or not right: shards/{path.name}\. Run"
+    ):
         finalize_here(source, root)
     report = run(source, root, shards=f"{PARTS - 1}/{PARTS}")
     assert report.reused_shards == report.shards - 1
@@ -123,9 +141,13 @@ def test_a_damaged_shard_is_named_and_its_part_makes_it_again(
     assert tree(root) == whole
 
 
-def test_every_shard_is_in_one_part(source: Path, whole: dict[str, str], tmp_path: Path, run: Run) -> None:
+def test_every_shard_is_in_one_part(
+    source: Path, whole: dict[str, str], tmp_path: Path, run: Run
+) -> None:
     for parts in (3, 20):  # more than there are shards, too
-        reports = [run(source, tmp_path / str(parts), shards=f"{part}/{parts}") for part in range(parts)]
+        reports = [
+            run(source, tmp_path / str(parts), shards=f"{part}/{parts}") for part in range(parts)
+        ]
         assert sum(report.reused_shards for report in reports) == 0
         assert sum(report.episodes for report in reports) == EPISODES
 
@@ -149,7 +171,9 @@ def test_parts_of_two_conversions_do_not_mix(source: Path, tmp_path: Path, run: 
         finalize_here(source, root)
 
 
-def test_skipped_episodes_are_reported_by_finalize(source: Path, tmp_path: Path, run: Run, tree: ReadTree) -> None:
+def test_skipped_episodes_are_reported_by_finalize(
+    source: Path, tmp_path: Path, run: Run, tree: ReadTree
+) -> None:
     broken = tmp_path / "robot"
     subprocess.run(["cp", "-r", source, broken], check=True)
     BrokenSource.truncate(sorted((broken / "videos").rglob("*.mp4"))[1])
@@ -158,7 +182,9 @@ def test_skipped_episodes_are_reported_by_finalize(source: Path, tmp_path: Path,
     for part in range(2):
         assert not (parts / "skipped.json").exists()
         run(broken, parts, on_error="skip", shards=f"{part}/2")
-    config = ConvertConfig(source=str(broken), destination=str(parts), shard_size="64KB", workers=1, on_error="skip")
+    config = ConvertConfig(
+        source=str(broken), destination=str(parts), shard_size="64KB", workers=1, on_error="skip"
+    )
     assert finalize(config).skipped
     assert tree(parts) == tree(one)
 
@@ -171,11 +197,15 @@ def test_what_is_no_part_is_refused(source: Path, tmp_path: Path, run: Run, text
 
 def test_finalize_is_for_all_parts(source: Path, tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="without --shards"):
-        finalize(ConvertConfig(source=str(source), destination=str(tmp_path / "shards"), shards="0/2"))
+        finalize(
+            ConvertConfig(source=str(source), destination=str(tmp_path / "shards"), shards="0/2")
+        )
 
 
 @pytest.mark.slow
-def test_the_recipe_runs(source: Path, whole: dict[str, str], tmp_path: Path, tree: ReadTree) -> None:
+def test_the_recipe_runs(
+    source: Path, whole: dict[str, str], tmp_path: Path, tree: ReadTree
+) -> None:
     root = tmp_path / "shards"
     environment = os.environ | {
         "VENV": str(Path(sys.executable).parents[1]),
@@ -188,7 +218,9 @@ def test_the_recipe_runs(source: Path, whole: dict[str, str], tmp_path: Path, tr
         "SLURM_CPUS_PER_TASK": "1",
     }
     for task in ("1", "0"):
-        subprocess.run(["bash", SBATCH], env=environment | {"SLURM_ARRAY_TASK_ID": task}, check=True)
+        subprocess.run(
+            ["bash", SBATCH], env=environment | {"SLURM_ARRAY_TASK_ID": task}, check=True
+        )
     assert "dataset.json" not in tree(root)
     subprocess.run(["bash", SBATCH, "finalize"], env=environment, check=True)
     assert tree(root) == whole

@@ -49,7 +49,9 @@ def test_sizes_are_read_as_people_write_them(text: str, size: int) -> None:
 
 
 @given(st.integers(1, 10**13), st.sampled_from(sorted(UNITS)), st.booleans())
-def test_a_size_is_its_number_times_its_unit_or_out_of_range(number: int, unit: str, lower: bool) -> None:
+def test_a_size_is_its_number_times_its_unit_or_out_of_range(
+    number: int, unit: str, lower: bool
+) -> None:
     text = f"{number}{unit.lower() if lower else unit}"
     size = number * UNITS[unit]
     if MIN_SHARD_SIZE <= size <= MAX_SHARD_SIZE:
@@ -59,7 +61,9 @@ def test_a_size_is_its_number_times_its_unit_or_out_of_range(number: int, unit: 
             parse_size(text)
 
 
-@pytest.mark.parametrize("text", ["63999", "63KB", "0", "1", "0.01MB", "2TiB", "99999999TB", "9" * 5000 + "TB"])
+@pytest.mark.parametrize(
+    "text", ["63999", "63KB", "0", "1", "0.01MB", "2TiB", "99999999TB", "9" * 5000 + "TB"]
+)
 def test_sizes_out_of_range_are_refused(text: str) -> None:
     with pytest.raises(OptionError, match=r"is outside 64KB\.\.1TiB"):
         parse_size(text)
@@ -92,7 +96,9 @@ def test_spaces_in_episode_ranges_do_not_count() -> None:
     assert parse_episodes(" 0:100 , 205 ,7 : 9") == [range(100), range(205, 206), range(7, 9)]
 
 
-@pytest.mark.parametrize("text", ["", "a", "1,", ",1", "1:2:3", "-1", "1:-2", ":5", "5:", "1.5", "1;2", "9" * 5000])
+@pytest.mark.parametrize(
+    "text", ["", "a", "1,", ",1", "1:2:3", "-1", "1:-2", ":5", "5:", "1.5", "1;2", "9" * 5000]
+)
 def test_what_is_no_episode_range_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(OptionError, match='neither an index nor START:STOP, as in "0:100,205"'):
         parse_episodes(text)
@@ -126,7 +132,9 @@ def test_any_text_is_episode_ranges_or_an_option_error(text: str) -> None:
         ({"episodes": "x"}, "neither an index"),
     ],
 )
-def test_options_that_cannot_be_used_are_refused_at_once(option: dict[str, Any], message: str) -> None:
+def test_options_that_cannot_be_used_are_refused_at_once(
+    option: dict[str, Any], message: str
+) -> None:
     with pytest.raises(OptionError, match=message) as caught:
         ConvertConfig(source="s", destination="d", **option)
     assert isinstance(caught.value, ValueError)

@@ -34,29 +34,44 @@ def source(sound: Path, tmp_path: Path) -> BrokenSource:
 
 
 @pytest.mark.parametrize("place", [".", "shards", "meta/deep/er", "..", "../.", "../robot"])
-def test_a_destination_inside_or_around_the_source_is_refused(source: BrokenSource, run: Run, place: str) -> None:
+def test_a_destination_inside_or_around_the_source_is_refused(
+    source: BrokenSource, run: Run, place: str
+) -> None:
     before = sorted(source.root.parent.rglob("*"))
-    with pytest.raises(OptionError, match="must not be the source folder, nor inside it or around it"):
+    with pytest.raises(
+        OptionError, match="must not be the source folder, nor inside it or around it"
+    ):
         run(source.root, source.root / place)
     assert sorted(source.root.parent.rglob("*")) == before
 
 
-def test_another_conversion_is_never_mixed_in(source: BrokenSource, tmp_path: Path, run: Run, tree: ReadTree) -> None:
+def test_another_conversion_is_never_mixed_in(
+    source: BrokenSource, tmp_path: Path, run: Run, tree: ReadTree
+) -> None:
     root = tmp_path / "shards"
     run(source.root, root)
     whole = tree(root)
-    for names in ("", "dataset.json", "shards/*.json", "shards/shard-000000.tar"):  # as if killed earlier and earlier
+    for names in (
+        "",
+        "dataset.json",
+        "shards/*.json",
+        "shards/shard-000000.tar",
+    ):  # as if killed earlier and earlier
         for path in root.glob(names or "nothing"):
             path.unlink()
         before = tree(root)
-        with pytest.raises(OptionError, match=r"holds .*another .*Choose another folder, or remove this one first"):
+        with pytest.raises(
+            OptionError, match=r"holds .*another .*Choose another folder, or remove this one first"
+        ):
             run(source.root, root, tolerance_s=0.01)
         assert tree(root) == before
     run(source.root, root)
     assert tree(root) == whole
 
 
-def test_shards_of_someone_else_are_never_overwritten(source: BrokenSource, tmp_path: Path, run: Run) -> None:
+def test_shards_of_someone_else_are_never_overwritten(
+    source: BrokenSource, tmp_path: Path, run: Run
+) -> None:
     shard = tmp_path / "shards/shards/shard-000000.tar"
     shard.parent.mkdir(parents=True)
     shard.write_bytes(b"a webdataset that took years" * 100)
@@ -65,12 +80,23 @@ def test_shards_of_someone_else_are_never_overwritten(source: BrokenSource, tmp_
     assert shard.read_bytes() == b"a webdataset that took years" * 100
 
 
-def test_damaged_shards_are_written_again(source: BrokenSource, tmp_path: Path, run: Run, tree: ReadTree) -> None:
+def test_damaged_shards_are_written_again(
+    source: BrokenSource, tmp_path: Path, run: Run, tree: ReadTree
+) -> None:
     root = tmp_path / "shards"
     shards = run(source.root, root).shards
     whole = tree(root)
-    for name in ("shards/shard-000000.tar", "shards/shard-000000.json", "episodes.parquet", "dataset.json"):
-        for damage in (b"", (root / name).read_bytes()[:-1], (root / name).read_bytes()[:-9] + b"\xff" * 9):
+    for name in (
+        "shards/shard-000000.tar",
+        "shards/shard-000000.json",
+        "episodes.parquet",
+        "dataset.json",
+    ):
+        for damage in (
+            b"",
+            (root / name).read_bytes()[:-1],
+            (root / name).read_bytes()[:-9] + b"\xff" * 9,
+        ):
             (root / name).write_bytes(damage)
             assert run(source.root, root).reused_shards == shards - name.startswith("shards/")
             assert tree(root) == whole
@@ -86,13 +112,17 @@ with locked(Path(sys.argv[1])):
 """
 
 
-def test_two_conversions_do_not_write_to_one_folder(source: BrokenSource, tmp_path: Path, run: Run) -> None:
+def test_two_conversions_do_not_write_to_one_folder(
+    source: BrokenSource, tmp_path: Path, run: Run
+) -> None:
     root = tmp_path / "shards"
     arguments = [sys.executable, "-c", WRITING, str(root)]
     with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout is not None
         other.stdout.readline()
-        with pytest.raises(OptionError, match="shards: another conversion is writing here; wait until it ends"):
+        with pytest.raises(
+            OptionError, match="shards: another conversion is writing here; wait until it ends"
+        ):
             run(source.root, root)
         assert list(root.iterdir()) == []
         other.kill()  # the lock goes with the process
@@ -101,7 +131,9 @@ def test_two_conversions_do_not_write_to_one_folder(source: BrokenSource, tmp_pa
         pass
 
 
-def test_temporaries_of_other_datasets_are_left_alone(source: BrokenSource, tmp_path: Path, run: Run) -> None:
+def test_temporaries_of_other_datasets_are_left_alone(
+    source: BrokenSource, tmp_path: Path, run: Run
+) -> None:
     other = tmp_path / "all/other/shards/.shard-000000.tar.77.roboshard-tmp"
     other.parent.mkdir(parents=True)
     other.touch()
@@ -112,7 +144,9 @@ def test_temporaries_of_other_datasets_are_left_alone(source: BrokenSource, tmp_
     assert (mine.exists(), other.exists()) == (False, True)
 
 
-def test_a_destination_that_cannot_be_made_is_an_error(source: BrokenSource, tmp_path: Path, run: Run) -> None:
+def test_a_destination_that_cannot_be_made_is_an_error(
+    source: BrokenSource, tmp_path: Path, run: Run
+) -> None:
     (tmp_path / "file").write_bytes(b"")
     for place in ("file", "file/shards"):
         with pytest.raises(StorageError, match=f"{place}: cannot be made or opened: "):

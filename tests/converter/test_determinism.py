@@ -30,7 +30,15 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Camera(key="observation.images.top", bframes=2, stream="continuous"),
         Camera(key="observation.images.wrist", codec="av1", gop=2),
     )
-    build(root, Source(lengths=(12, 9, 15, 7, 11, 3, 8, 10), cameras=cameras, image_keys=("i",), extra_features=True))
+    build(
+        root,
+        Source(
+            lengths=(12, 9, 15, 7, 11, 3, 8, 10),
+            cameras=cameras,
+            image_keys=("i",),
+            extra_features=True,
+        ),
+    )
     return root
 
 
@@ -44,7 +52,9 @@ def shards(source: Path, tmp_path_factory: pytest.TempPathFactory, run: Run) -> 
 def states(root: Path) -> dict[str, tuple[int, int, int]]:
     """Of every file and folder: size, mode and time of the last change."""
     found = {path: path.lstat() for path in [root, *root.rglob("*")]}
-    return {str(path): (stat.st_size, stat.st_mode, stat.st_mtime_ns) for path, stat in found.items()}
+    return {
+        str(path): (stat.st_size, stat.st_mode, stat.st_mtime_ns) for path, stat in found.items()
+    }
 
 
 @pytest.mark.parametrize("workers", [2, slowly(4)])
@@ -99,7 +109,9 @@ def test_how_the_source_is_spelled_does_not_show(
     assert tree(tmp_path / "shards") == tree(shards)
 
 
-def test_a_source_is_only_read(source: Path, shards: Path, tmp_path: Path, run: Run, tree: ReadTree) -> None:
+def test_a_source_is_only_read(
+    source: Path, shards: Path, tmp_path: Path, run: Run, tree: ReadTree
+) -> None:
     locked = tmp_path / "locked" / source.name
     shutil.copytree(source, locked)
     folders = [locked, *(path for path in locked.rglob("*") if path.is_dir())]
@@ -108,14 +120,19 @@ def test_a_source_is_only_read(source: Path, shards: Path, tmp_path: Path, run: 
     before, content = states(locked), tree(locked)
     try:
         run(locked, tmp_path / "shards", workers=2)
-        assert (states(locked), tree(locked)) == (before, content)  # root may write anywhere: so nothing has changed
+        assert (states(locked), tree(locked)) == (
+            before,
+            content,
+        )  # root may write anywhere: so nothing has changed
     finally:
         for folder in folders:
             folder.chmod(0o755)
     assert tree(tmp_path / "shards") == tree(shards)
 
 
-def test_a_finished_conversion_is_left_as_it_is(source: Path, shards: Path, tmp_path: Path, run: Run) -> None:
+def test_a_finished_conversion_is_left_as_it_is(
+    source: Path, shards: Path, tmp_path: Path, run: Run
+) -> None:
     shutil.copytree(shards, tmp_path / "shards")
     before = states(tmp_path / "shards/shards")
     report = run(source, tmp_path / "shards", workers=2)
@@ -127,7 +144,13 @@ def test_tar_headers_tell_nothing_of_who_wrote_them(shards: Path) -> None:
     for path in (shards / "shards").glob("*.tar"):
         with tarfile.open(path) as tar:
             for member in tar:
-                assert (member.mtime, member.uid, member.gid, member.uname, member.gname) == (0, 0, 0, "", "")
+                assert (member.mtime, member.uid, member.gid, member.uname, member.gname) == (
+                    0,
+                    0,
+                    0,
+                    "",
+                    "",
+                )
                 assert (member.mode, member.isreg()) == (0o644, True)
 
 
@@ -138,7 +161,9 @@ def in_shards(root: Path) -> list[int]:
     """Episode indices in the order in which the shards hold them."""
     dataset = ShardedDataset.open(str(root))
     return [
-        sample.episode_index for shard in dataset.manifest.shards for sample in dataset.shard_manifest(shard).samples
+        sample.episode_index
+        for shard in dataset.manifest.shards
+        for sample in dataset.shard_manifest(shard).samples
     ]
 
 
@@ -154,7 +179,9 @@ def test_shuffled_episodes_are_in_an_order_that_the_seed_fixes(
     assert orders[1] != orders[0] != orders[2] != orders[1]
 
 
-def test_an_episode_is_the_same_wherever_it_lies(source: Path, shards: Path, tmp_path: Path, run: Run) -> None:
+def test_an_episode_is_the_same_wherever_it_lies(
+    source: Path, shards: Path, tmp_path: Path, run: Run
+) -> None:
     run(source, tmp_path / "shuffled", shuffle_episodes=3, shard_size="1GB")
     some, other = (ShardedDataset.open(str(root)) for root in (shards, tmp_path / "shuffled"))
     for position in range(8):

@@ -18,7 +18,14 @@ from support.mp4_boxes import join_as_two_descriptions
 from support.slowly import slowly
 
 from roboshard.converter import ConversionReport, ConvertConfig, convert, make_plan
-from roboshard.shards import FormatError, MissingError, OptionError, RoboshardError, SourceError, StorageError
+from roboshard.shards import (
+    FormatError,
+    MissingError,
+    OptionError,
+    RoboshardError,
+    SourceError,
+    StorageError,
+)
 
 TOP = "observation.images.top"
 TO = f"videos/{TOP}/to_timestamp"
@@ -30,7 +37,9 @@ Break = Callable[[BrokenSource], object]
 def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Five episodes; episodes 0 and 1, 2 and 3, and 4 share a data file; 0 to 2, 3 and 4 a video file."""
     root = tmp_path_factory.mktemp("errors") / "robot"
-    build(root, Source(lengths=(6, 5, 7, 4, 6), cameras=(Camera(key=TOP),), tasks=("pick", "place")))
+    build(
+        root, Source(lengths=(6, 5, 7, 4, 6), cameras=(Camera(key=TOP),), tasks=("pick", "place"))
+    )
     return root
 
 
@@ -100,12 +109,18 @@ def test_a_source_that_contradicts_itself_is_refused_untouched(
     damage, error, message = PLANNING[case]
     damage(source)
     with pytest.raises(error, match=message):
-        run(source.root, tmp_path / "shards", on_error="skip")  # there is no episode to be left out alone
+        run(
+            source.root, tmp_path / "shards", on_error="skip"
+        )  # there is no episode to be left out alone
     assert not (tmp_path / "shards").exists()
 
 
-def test_an_episode_that_does_not_exist_is_refused(source: BrokenSource, tmp_path: Path, run: Run) -> None:
-    with pytest.raises(OptionError, match="episode 5 was chosen and does not exist; the dataset has 5, from 0 to 4"):
+def test_an_episode_that_does_not_exist_is_refused(
+    source: BrokenSource, tmp_path: Path, run: Run
+) -> None:
+    with pytest.raises(
+        OptionError, match="episode 5 was chosen and does not exist; the dataset has 5, from 0 to 4"
+    ):
         run(source.root, tmp_path / "shards", episodes="1:3,4:9")
     assert not (tmp_path / "shards").exists()
 
@@ -118,7 +133,9 @@ def test_several_faults_of_a_source_are_told_together(source: BrokenSource) -> N
 
 
 @pytest.mark.parametrize("url", ["pipe:cat x", "nowhere://bucket/robot"])
-def test_places_that_are_not_served_are_refused(source: BrokenSource, tmp_path: Path, url: str) -> None:
+def test_places_that_are_not_served_are_refused(
+    source: BrokenSource, tmp_path: Path, url: str
+) -> None:
     for place, other in ((url, str(tmp_path)), (str(source.root), url)):
         with pytest.raises((OptionError, StorageError), match=url):
             convert(ConvertConfig(source=place, destination=other))
@@ -133,7 +150,9 @@ def vp8(source: BrokenSource) -> None:
         assert isinstance(stream, av.VideoStream)
         stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
         for i in range(20):
-            frame = av.VideoFrame.from_ndarray(np.full((64, 96, 3), 9 * i, np.uint8), format="rgb24")
+            frame = av.VideoFrame.from_ndarray(
+                np.full((64, 96, 3), 9 * i, np.uint8), format="rgb24"
+            )
             frame.pts = i
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
@@ -180,8 +199,12 @@ def test_an_episode_that_cannot_be_copied_exactly_stops_the_run(
 
 
 @pytest.mark.parametrize("workers", [slowly(1), 2])
-def test_errors_keep_their_type_and_text_on_the_way_from_a_worker(tmp_path: Path, run: Run, workers: int) -> None:
-    built = build(tmp_path / "robot", Source(lengths=(5,) * 4, cameras=(Camera(key=TOP),), state_dim=160))
+def test_errors_keep_their_type_and_text_on_the_way_from_a_worker(
+    tmp_path: Path, run: Run, workers: int
+) -> None:
+    built = build(
+        tmp_path / "robot", Source(lengths=(5,) * 4, cameras=(Camera(key=TOP),), state_dim=160)
+    )
     source = BrokenSource(built.root)
     source.video().write_bytes(b"no video")
     with pytest.raises(SourceError, match=VIDEO + "no readable video stream"):
@@ -217,7 +240,10 @@ def test_frames_that_only_a_lost_part_could_have_decoded_are_refused(
 ) -> None:
     source = BrokenSource(build(tmp_path / "robot", HARD_CASES[case]).root)
     part = source.root / "part.mp4"
-    with av.open(str(source.video())) as whole, av.open(str(part), "w", options={"use_editlist": "0"}) as target:
+    with (
+        av.open(str(source.video())) as whole,
+        av.open(str(part), "w", options={"use_editlist": "0"}) as target,
+    ):
         packets = [packet for packet in whole.demux(whole.streams.video[0]) if packet.size]
         first = [i for i, packet in enumerate(packets) if packet.is_keyframe][1]
         stream = target.add_stream_from_template(whole.streams.video[0], opaque=True)
@@ -227,21 +253,30 @@ def test_frames_that_only_a_lost_part_could_have_decoded_are_refused(
     part.rename(source.video())
     for end, time in (("from", from_s), ("to", from_s + 0.9)):
         source.change(source.episodes(), put_at(f"videos/{TOP}/{end}_timestamp", 1, time))
-    with pytest.raises(SourceError, match=r"episode 1, .* no keyframe before the episode from which its frames"):
+    with pytest.raises(
+        SourceError, match=r"episode 1, .* no keyframe before the episode from which its frames"
+    ):
         run(source.root, tmp_path / "shards", episodes="1")
 
 
-def test_frames_coded_with_other_parameters_than_the_file_begins_with_are_refused(tmp_path: Path, run: Run) -> None:
+def test_frames_coded_with_other_parameters_than_the_file_begins_with_are_refused(
+    tmp_path: Path, run: Run
+) -> None:
     """A slice would carry the first parameters, and show something else without any error."""
     camera = Camera(key=TOP, gop=5)
     sources = (
         Source(lengths=(10,), cameras=(camera,)),
         Source(lengths=(10,), cameras=(replace(camera, color=Color()),)),
     )
-    parts = [build(tmp_path / str(i), source).clips[TOP, 0].path.read_bytes() for i, source in enumerate(sources)]
+    parts = [
+        build(tmp_path / str(i), source).clips[TOP, 0].path.read_bytes()
+        for i, source in enumerate(sources)
+    ]
     built = build(tmp_path / "robot", Source(lengths=(10, 5, 5), cameras=(camera,)))
     built.clips[TOP, 0].path.write_bytes(join_as_two_descriptions(*parts))
     run(built.root, tmp_path / "shards", episodes="0")
     for episode in (1, 2):
-        with pytest.raises(SourceError, match=rf"episode {episode}, .* its decoder configuration changes"):
+        with pytest.raises(
+            SourceError, match=rf"episode {episode}, .* its decoder configuration changes"
+        ):
             run(built.root, tmp_path / "others", episodes=str(episode))

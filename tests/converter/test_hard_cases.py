@@ -19,7 +19,16 @@ import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 from support.hard_cases import SOME_QUICKLY
-from support.lerobot_source import FURTHER_CASES, HARD_CASES, Built, Camera, Source, build, read_stamp, render
+from support.lerobot_source import (
+    FURTHER_CASES,
+    HARD_CASES,
+    Built,
+    Camera,
+    Source,
+    build,
+    read_stamp,
+    render,
+)
 from support.slowly import some_quickly
 from torchcodec.decoders import VideoDecoder  # type: ignore[attr-defined]
 
@@ -29,8 +38,19 @@ from roboshard.shards.rows import read_episode_row
 from roboshard.shards.schema import CameraRecord
 
 TOP = "observation.images.top"
-CASES = {name: case for name, case in (HARD_CASES | FURTHER_CASES).items() if name != "dropped_frames"}
-PARAMETERS = ["name", "codec_tag", "width", "height", "pix_fmt", "profile", "extradata", "sample_aspect_ratio"]
+CASES = {
+    name: case for name, case in (HARD_CASES | FURTHER_CASES).items() if name != "dropped_frames"
+}
+PARAMETERS = [
+    "name",
+    "codec_tag",
+    "width",
+    "height",
+    "pix_fmt",
+    "profile",
+    "extradata",
+    "sample_aspect_ratio",
+]
 COLORS = ["color_range", "color_primaries", "color_trc", "colorspace"]
 Run = Callable[..., ConversionReport]
 
@@ -55,7 +75,9 @@ class Track:
             self.time_base = stream.time_base
             self.parameters = {name: getattr(context, name) for name in PARAMETERS + COLORS}
             found = [packet for packet in container.demux(stream) if packet.size]
-            self.packets = [Coded(p.pts, p.is_keyframe, bytes(p)) for p in found if p.pts is not None]
+            self.packets = [
+                Coded(p.pts, p.is_keyframe, bytes(p)) for p in found if p.pts is not None
+            ]
             self.hidden = {p.pts for p in found if p.is_discard}
 
     @cached_property
@@ -96,7 +118,9 @@ class Cut:
 
     @property
     def row_frames(self) -> NDArray[np.int64]:
-        return np.concatenate([np.arange(first, first + count) for _, first, count in self.record.rows])
+        return np.concatenate(
+            [np.arange(first, first + count) for _, first, count in self.record.rows]
+        )
 
     @property
     def shift(self) -> int:
@@ -107,7 +131,9 @@ class Cut:
         return VideoDecoder(self.data, seek_mode="exact", dimension_order="NHWC")
 
     def rows(self, decoder: VideoDecoder, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
-        frames: NDArray[np.uint8] = decoder.get_frames_at(self.row_frames[rows].tolist()).data.numpy()
+        frames: NDArray[np.uint8] = decoder.get_frames_at(
+            self.row_frames[rows].tolist()
+        ).data.numpy()
         return frames
 
 
@@ -148,11 +174,16 @@ class Converted:
 
 
 @pytest.fixture(scope="module", params=some_quickly(CASES, SOME_QUICKLY))
-def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, run: Run) -> Iterator[Converted]:
+def case(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, run: Run
+) -> Iterator[Converted]:
     root = tmp_path_factory.mktemp("case")
     built = build(root / "source", CASES[request.param])
     report = run(root / "source", root / "shards")
-    assert (report.episodes, report.frames) == (len(built.source.lengths), sum(built.source.lengths))
+    assert (report.episodes, report.frames) == (
+        len(built.source.lengths),
+        sum(built.source.lengths),
+    )
     yield Converted(built, ShardedDataset.open(str(root / "shards")))
     shutil.rmtree(root)
 
@@ -183,7 +214,9 @@ def test_any_row_can_be_the_first_one_asked_for(case: Converted) -> None:
 def test_rows_show_the_frames_that_were_recorded_for_them(case: Converted) -> None:
     for cut in case.cuts:
         shown = cut.rows(cut.open(), np.arange(len(cut.expected)))
-        assert [read_stamp(frame) for frame in shown] == [(cut.episode, row) for row in range(len(shown))]
+        assert [read_stamp(frame) for frame in shown] == [
+            (cut.episode, row) for row in range(len(shown))
+        ]
 
 
 def test_decoding_can_start_at_each_recorded_keyframe(case: Converted) -> None:
@@ -209,7 +242,9 @@ def test_packets_are_those_of_the_source(case: Converted) -> None:
         copied = [packet.pts + cut.shift for packet in cut.track.packets]
         first, last = times.index(copied[0]), times.index(copied[-1])
         # From a keyframe on without a gap; only pictures that lead the keyframe may be missing.
-        wanted = [packet for packet in cut.source.packets[first : last + 1] if packet.pts >= copied[0]]
+        wanted = [
+            packet for packet in cut.source.packets[first : last + 1] if packet.pts >= copied[0]
+        ]
         assert [(p.pts, p.key, p.data) for p in wanted] == [
             (pts, p.key, p.data) for pts, p in zip(copied, cut.track.packets, strict=True)
         ]
@@ -229,7 +264,9 @@ def test_records_say_what_the_slices_hold(case: Converted) -> None:
         assert ticks == track.shown
         assert Fraction(*record.time_base) == track.time_base
         assert record.num_frames == len(track.shown)
-        assert set(record.keyframes) <= {track.shown.index(packet.pts) for packet in track.packets if packet.key}
+        assert set(record.keyframes) <= {
+            track.shown.index(packet.pts) for packet in track.packets if packet.key
+        }
         assert record.rows == [(0, record.skip_frames, len(cut.expected))]
         assert record.codec == cut.source.parameters["name"].replace("libdav1d", "av1")
         assert record.pix_fmt == cut.source.parameters["pix_fmt"]
@@ -243,16 +280,26 @@ def test_rows_equal_those_of_the_source_with_their_types(case: Converted) -> Non
     for episode in case.episodes:
         table = pq.ParquetFile(pa.BufferReader(episode.rows)).read()
         expected = case.built.rows(episode.record.episode_index)
-        kept = {name: value for name, value in (table.schema.metadata or {}).items() if b"roboshard" not in name}
-        assert table.schema.equals(expected.schema.with_metadata(table.schema.metadata), check_metadata=True)
+        kept = {
+            name: value
+            for name, value in (table.schema.metadata or {}).items()
+            if b"roboshard" not in name
+        }
+        assert table.schema.equals(
+            expected.schema.with_metadata(table.schema.metadata), check_metadata=True
+        )
         assert kept == (expected.schema.metadata or {})
-        assert repr(table.to_pylist()) == repr(expected.to_pylist())  # repr: NaN, -0.0, and PNG bytes
+        assert repr(table.to_pylist()) == repr(
+            expected.to_pylist()
+        )  # repr: NaN, -0.0, and PNG bytes
 
 
 def test_metadata_is_kept_verbatim(case: Converted) -> None:
     manifest, root = case.shards.manifest, case.built.root
     rows = case.metadata_rows()
-    assert [episode.record.episode_index for episode in case.episodes] == [row["episode_index"] for row in rows]
+    assert [episode.record.episode_index for episode in case.episodes] == [
+        row["episode_index"] for row in rows
+    ]
     for episode, row in zip(case.episodes, rows, strict=True):
         assert repr(read_episode_row(episode.rows, "")) == repr(row)
         assert (episode.record.tasks, episode.record.length) == (row["tasks"], row["length"])
@@ -266,7 +313,9 @@ def test_numbers_without_an_equal_come_through(tmp_path: Path, run: Run) -> None
     built = build(tmp_path / "source", Source(lengths=(4, 3), extra_features=True))
     for path in set(built.data_files.values()):
         table = pq.read_table(path)
-        odd = pa.array([float("nan"), -0.0, float("inf"), None, 5e-324, None, -float("inf")], pa.float64())
+        odd = pa.array(
+            [float("nan"), -0.0, float("inf"), None, 5e-324, None, -float("inf")], pa.float64()
+        )
         text = pa.array(["", None, "\0", "a\nb", "é", "e\u0301", "x" * 70_000])
         for name, values in (("score64", odd), ("note", text)):
             at = table.schema.get_field_index(name)
@@ -289,19 +338,32 @@ def test_rows_without_a_frame_are_an_error_that_says_which(tmp_path: Path, run: 
         run(tmp_path / "source", tmp_path / "shards")
 
 
-def test_rows_without_a_frame_repeat_the_last_own_one_when_that_is_tolerated(tmp_path: Path, run: Run) -> None:
+def test_rows_without_a_frame_repeat_the_last_own_one_when_that_is_tolerated(
+    tmp_path: Path, run: Run
+) -> None:
     built = build(tmp_path / "source", FURTHER_CASES["dropped_frames"])
     run(tmp_path / "source", tmp_path / "shards", tolerance_s=0.21)
     case = Converted(built, ShardedDataset.open(str(tmp_path / "shards")))
-    assert [cut.record.rows[1:] for cut in case.cuts] == [[(10, 9, 1), (11, 9, 1)], [], [], [(6, 5, 1)], []]
+    assert [cut.record.rows[1:] for cut in case.cuts] == [
+        [(10, 9, 1), (11, 9, 1)],
+        [],
+        [],
+        [(6, 5, 1)],
+        [],
+    ]
     for cut, length in zip(case.cuts, built.source.lengths, strict=True):
         shown = cut.rows(cut.open(), np.arange(length))
         last = len(cut.expected) - 1
-        assert [read_stamp(frame) for frame in shown] == [(cut.episode, min(row, last)) for row in range(length)]
+        assert [read_stamp(frame) for frame in shown] == [
+            (cut.episode, min(row, last)) for row in range(length)
+        ]
 
 
 def test_the_start_of_a_gradual_refresh_is_no_keyframe(tmp_path: Path, run: Run) -> None:
-    built = build(tmp_path / "source", Source(lengths=(20, 20), cameras=(Camera(key=TOP, stream="continuous"),)))
+    built = build(
+        tmp_path / "source",
+        Source(lengths=(20, 20), cameras=(Camera(key=TOP, stream="continuous"),)),
+    )
     path = built.clips[TOP, 0].path
     with av.open(str(path), "w") as container:
         structure = "keyint=10:intra-refresh=1:scenecut=0:bframes=0:threads=1"
@@ -314,10 +376,15 @@ def test_the_start_of_a_gradual_refresh_is_no_keyframe(tmp_path: Path, run: Run)
             frame.pts, frame.time_base = i, Fraction(1, 10)
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
-    assert [packet.key for packet in Track(str(path)).packets].count(True) == 4  # of which one is a fresh start
+    assert [packet.key for packet in Track(str(path)).packets].count(
+        True
+    ) == 4  # of which one is a fresh start
     run(tmp_path / "source", tmp_path / "shards")
     case = Converted(built, ShardedDataset.open(str(tmp_path / "shards")))
-    assert [(cut.record.skip_frames, cut.record.keyframes) for cut in case.cuts] == [(0, [0]), (20, [0])]
+    assert [(cut.record.skip_frames, cut.record.keyframes) for cut in case.cuts] == [
+        (0, [0]),
+        (20, [0]),
+    ]
     for cut in case.cuts:
         for row in range(20):
             assert np.array_equal(cut.rows(cut.open(), np.array([row]))[0], cut.expected[row])

@@ -21,7 +21,9 @@ from support.slowly import some_quickly
 from roboshard.converter import ConversionReport
 from roboshard.shards import ShardedDataset
 
-pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds processes in /proc")
+pytestmark = pytest.mark.skipif(
+    not Path("/proc/self/stat").exists(), reason="finds processes in /proc"
+)
 
 Run = Callable[..., ConversionReport]
 ReadTree = Callable[[Path], dict[str, str]]
@@ -51,7 +53,9 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def whole(source: Path, tmp_path_factory: pytest.TempPathFactory, run: Run, tree: ReadTree) -> dict[str, str]:
+def whole(
+    source: Path, tmp_path_factory: pytest.TempPathFactory, run: Run, tree: ReadTree
+) -> dict[str, str]:
     """The files of a conversion that nothing interrupted."""
     root = tmp_path_factory.mktemp("killed") / "shards"
     assert run(source, root).shards > EPISODES // 2
@@ -102,14 +106,21 @@ class Conversion:
     @property
     def files(self) -> int:
         """Finished files: shards, their manifests, the index, dataset.json."""
-        return sum(path.suffix in (".tar", ".json", ".parquet") for path in self.destination.glob("**/[!.]*"))
+        return sum(
+            path.suffix in (".tar", ".json", ".parquet")
+            for path in self.destination.glob("**/[!.]*")
+        )
 
     def wait_for_files(self, count: float) -> None:
         wait_until(lambda: self.files >= count or self.process.poll() is not None)
 
     @property
     def workers(self) -> list[int]:
-        return [p.pid for p in processes() if p.parent == self.process.pid and b"spawn_main" in p.command]
+        return [
+            p.pid
+            for p in processes()
+            if p.parent == self.process.pid and b"spawn_main" in p.command
+        ]
 
     def is_gone(self) -> bool:
         return all(process.session != self.process.pid for process in processes())
@@ -139,7 +150,10 @@ def check_left_behind(root: Path) -> int:
     finished = sorted((root / "shards").glob("shard-*.json"))
     for path in finished:
         manifest = json.loads(path.read_bytes())
-        assert hashlib.sha256((root / manifest["shard"]).read_bytes()).hexdigest() == manifest["sha256"]
+        assert (
+            hashlib.sha256((root / manifest["shard"]).read_bytes()).hexdigest()
+            == manifest["sha256"]
+        )
     if (root / "dataset.json").exists():
         dataset = ShardedDataset.open(str(root))
         assert len(dataset.index) == EPISODES

@@ -28,13 +28,21 @@ def made(
 ) -> dict[str, tuple[Path, list[str]]]:
     """Name -> a dataset's folder, and the digest of each sample that LeRobot returns of it."""
     said = lerobot(PROGRAM, pusht_source, tmp_path_factory.mktemp("tools")).stdout
-    return {name: (Path(root), digests) for name, root, digests in map(json.loads, said.splitlines())}
+    return {
+        name: (Path(root), digests) for name, root, digests in map(json.loads, said.splitlines())
+    }
 
 
-@pytest.mark.parametrize("name", ["split_train", "split_val", "deleted", "twice", "merged", "aggregated"])
+@pytest.mark.parametrize(
+    "name", ["split_train", "split_val", "deleted", "twice", "merged", "aggregated"]
+)
 def test_samples_are_those_that_lerobot_returns(name: str, made: Made, tmp_path: Path) -> None:
     root, expected = made[name]
-    convert(ConvertConfig(source=str(root), destination=str(tmp_path / "shards"), shard_size="64KB", workers=1))
+    convert(
+        ConvertConfig(
+            source=str(root), destination=str(tmp_path / "shards"), shard_size="64KB", workers=1
+        )
+    )
     dataset = open_dataset(str(tmp_path / "shards"))
     assert len(expected) > 80
     assert [digest_of(dataset[i]) for i in range(len(dataset))] == expected

@@ -14,18 +14,24 @@ from roboshard.shards.selection import select_episodes
 
 SIZES = st.lists(st.integers(1, 20), max_size=80).map(lambda sizes: np.array(sizes, dtype=np.int64))
 TARGETS = st.integers(1, 60)
-INDICES = st.sets(st.integers(0, 200), min_size=1).map(lambda indices: np.array(sorted(indices), dtype=np.int64))
+INDICES = st.sets(st.integers(0, 200), min_size=1).map(
+    lambda indices: np.array(sorted(indices), dtype=np.int64)
+)
 
 
 @given(SIZES, TARGETS)
 def test_shards_hold_every_episode_once_in_order(sizes: NDArray[np.int64], target: int) -> None:
     shards = plan_shards(sizes, target)
-    assert [i for shard in shards for i in range(shard.start, shard.stop)] == list(range(len(sizes)))
+    assert [i for shard in shards for i in range(shard.start, shard.stop)] == list(
+        range(len(sizes))
+    )
     assert all(shard.stop > shard.start for shard in shards)
 
 
 @given(SIZES, TARGETS)
-def test_a_shard_passes_the_target_only_for_one_large_episode(sizes: NDArray[np.int64], target: int) -> None:
+def test_a_shard_passes_the_target_only_for_one_large_episode(
+    sizes: NDArray[np.int64], target: int
+) -> None:
     for shard in plan_shards(sizes, target):
         assert sizes[shard].sum() <= target or shard.stop - shard.start == 1
 
@@ -38,7 +44,13 @@ def test_no_shard_is_closed_before_it_must_be(sizes: NDArray[np.int64], target: 
 
 def test_an_episode_larger_than_the_target_has_a_shard_of_its_own() -> None:
     sizes = np.array([10, 10, 500, 10, 10, 90, 20])
-    assert plan_shards(sizes, 100) == [slice(0, 2), slice(2, 3), slice(3, 5), slice(5, 6), slice(6, 7)]
+    assert plan_shards(sizes, 100) == [
+        slice(0, 2),
+        slice(2, 3),
+        slice(3, 5),
+        slice(5, 6),
+        slice(6, 7),
+    ]
 
 
 def test_a_total_beyond_32_bits_is_counted_right() -> None:
@@ -50,14 +62,20 @@ def test_a_total_beyond_32_bits_is_counted_right() -> None:
 
 
 @given(INDICES, st.data())
-def test_chosen_episodes_are_ascending_and_each_there_once(available: NDArray[np.int64], data: st.DataObject) -> None:
+def test_chosen_episodes_are_ascending_and_each_there_once(
+    available: NDArray[np.int64], data: st.DataObject
+) -> None:
     chosen = data.draw(st.lists(st.sampled_from(available.tolist()), min_size=1))
     found = select_episodes(available, [range(index, index + 1) for index in chosen])
     assert found.tolist() == sorted(set(chosen))
 
 
-@given(INDICES, st.lists(st.tuples(st.integers(0, 300), st.integers(1, 300)), min_size=1, max_size=5))
-def test_an_episode_that_does_not_exist_is_named(available: NDArray[np.int64], chosen: list[tuple[int, int]]) -> None:
+@given(
+    INDICES, st.lists(st.tuples(st.integers(0, 300), st.integers(1, 300)), min_size=1, max_size=5)
+)
+def test_an_episode_that_does_not_exist_is_named(
+    available: NDArray[np.int64], chosen: list[tuple[int, int]]
+) -> None:
     ranges = [range(start, start + count) for start, count in chosen]
     wanted = {index for r in ranges for index in r}
     unknown = wanted - set(available.tolist())
@@ -74,7 +92,9 @@ def test_all_episodes_are_chosen_when_none_is_named() -> None:
 
 
 def test_a_range_far_past_the_end_takes_no_memory() -> None:
-    with pytest.raises(OptionError, match="episode 3 was chosen and does not exist; the dataset has 3, from 0 to 2"):
+    with pytest.raises(
+        OptionError, match="episode 3 was chosen and does not exist; the dataset has 3, from 0 to 2"
+    ):
         select_episodes(np.arange(3), [range(10**12)])
 
 

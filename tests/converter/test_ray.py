@@ -51,12 +51,19 @@ main()
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("ray") / "robot"
     # 64 KB an episode, most of it statistics: a shard each.
-    build(root, Source(lengths=(5,) * EPISODES, cameras=(Camera(key=TOP, episodes_per_file=10),), state_dim=160))
+    build(
+        root,
+        Source(
+            lengths=(5,) * EPISODES, cameras=(Camera(key=TOP, episodes_per_file=10),), state_dim=160
+        ),
+    )
     return root
 
 
 @pytest.fixture(scope="module")
-def whole(source: Path, tmp_path_factory: pytest.TempPathFactory, run: Run, tree: ReadTree) -> dict[str, str]:
+def whole(
+    source: Path, tmp_path_factory: pytest.TempPathFactory, run: Run, tree: ReadTree
+) -> dict[str, str]:
     """The files of a conversion in this process."""
     root = tmp_path_factory.mktemp("ray") / "shards"
     assert run(source, root).shards > EPISODES // 2
@@ -69,7 +76,9 @@ def cluster() -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("RAY_AUTH_MODE", "token")
-        patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))  # this cluster's own, known to nobody else
+        patch.setenv(
+            "RAY_AUTH_TOKEN", secrets.token_hex(32)
+        )  # this cluster's own, known to nobody else
         yield from start_cluster()
 
 
@@ -236,7 +245,12 @@ def test_a_node_with_other_versions_is_refused(
 
 
 def test_no_more_tasks_are_handed_in_than_cores_want(
-    cluster: str, source: Path, whole: dict[str, str], tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+    cluster: str,
+    source: Path,
+    whole: dict[str, str],
+    tmp_path: Path,
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     ray = importlib.import_module("ray")
     seen: list[int] = []

@@ -16,10 +16,25 @@ import av
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from support.lerobot_source import FURTHER_CASES, HARD_CASES, Built, Camera, Source, build, read_stamp
+from support.lerobot_source import (
+    FURTHER_CASES,
+    HARD_CASES,
+    Built,
+    Camera,
+    Source,
+    build,
+    read_stamp,
+)
 from support.slowly import some_quickly
 
-from roboshard.converter import ConversionReport, ConvertConfig, ReencodeConfig, encoder, make_plan, survey_videos
+from roboshard.converter import (
+    ConversionReport,
+    ConvertConfig,
+    ReencodeConfig,
+    encoder,
+    make_plan,
+    survey_videos,
+)
 from roboshard.converter import reencode as converter_reencode
 from roboshard.converter.encoder import UNTAGGED, Clip, check_encoder, encode, library_versions
 from roboshard.converter.encoding import Encoding, encoded_features
@@ -45,7 +60,9 @@ CODECS = {
     "yuv444p": "libx265",
 }
 NOT_ENCODED = ("dropped_frames", "ten_bit_hevc", "no_cameras", "image_features")
-CASES = {name: case for name, case in (HARD_CASES | FURTHER_CASES).items() if name not in NOT_ENCODED}
+CASES = {
+    name: case for name, case in (HARD_CASES | FURTHER_CASES).items() if name not in NOT_ENCODED
+}
 
 
 def reencode(**options: Any) -> dict[str, Any]:
@@ -68,8 +85,12 @@ def decoded(data: bytes) -> tuple[list[Fraction], Frames]:
 def shown_times(path: Path) -> list[Fraction]:
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
-        packets = [packet for packet in container.demux(stream) if packet.size and not packet.is_discard]
-        return sorted(Fraction(packet.pts or 0) * Fraction(stream.time_base or 0) for packet in packets)
+        packets = [
+            packet for packet in container.demux(stream) if packet.size and not packet.is_discard
+        ]
+        return sorted(
+            Fraction(packet.pts or 0) * Fraction(stream.time_base or 0) for packet in packets
+        )
 
 
 def slices(root: Path) -> Iterator[tuple[int, CameraRecord, bytes]]:
@@ -84,7 +105,10 @@ def slices(root: Path) -> Iterator[tuple[int, CameraRecord, bytes]]:
 
 
 @pytest.mark.parametrize(
-    "name", some_quickly(CASES, {"open_gop_hevc", "edit_list", "one_frame_episodes", "yuv444p", "color_tags"})
+    "name",
+    some_quickly(
+        CASES, {"open_gop_hevc", "edit_list", "one_frame_episodes", "yuv444p", "color_tags"}
+    ),
 )
 def test_every_row_keeps_its_frame_and_its_time(name: str, tmp_path: Path, run: Run) -> None:
     built = build(tmp_path / "source", CASES[name])
@@ -100,7 +124,9 @@ def test_every_row_keeps_its_frame_and_its_time(name: str, tmp_path: Path, run: 
         assert (camera.rows, camera.skip_frames) == ([(0, 0, len(expected))], 0)
         assert camera.keyframes == list(range(0, len(expected), 3))
         assert (camera.height, camera.width, 3) == pictures.shape[1:]
-        assert [read_stamp(picture) for picture in pictures] == [(episode, row) for row in range(len(expected))]
+        assert [read_stamp(picture) for picture in pictures] == [
+            (episode, row) for row in range(len(expected))
+        ]
         if name != "yuv444p":  # whose chroma has four times the samples
             assert min(map(psnr, pictures, expected)) > 24
         count += 1
@@ -167,8 +193,18 @@ def test_manifest_and_features_say_what_was_done(two_cameras: Built, smaller: Pa
     assert manifest.features[WRIST] == info["features"][WRIST]
     top = manifest.features[TOP]
     assert top["shape"] == [48, 72, 3]
-    described = {name: top["info"][f"video.{name}"] for name in ("height", "width", "codec", "pix_fmt", "g", "crf")}
-    assert described == {"height": 48, "width": 72, "codec": "av1", "pix_fmt": "yuv420p", "g": 2, "crf": 30}
+    described = {
+        name: top["info"][f"video.{name}"]
+        for name in ("height", "width", "codec", "pix_fmt", "g", "crf")
+    }
+    assert described == {
+        "height": 48,
+        "width": 72,
+        "codec": "av1",
+        "pix_fmt": "yuv420p",
+        "g": 2,
+        "crf": 30,
+    }
 
 
 def test_a_copy_says_nothing_of_it(two_cameras: Built) -> None:
@@ -178,9 +214,13 @@ def test_a_copy_says_nothing_of_it(two_cameras: Built) -> None:
     assert "ffmpeg" not in plan.provenance.conversion.versions
 
 
-def test_another_ffmpeg_makes_another_conversion(two_cameras: Built, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_ffmpeg_makes_another_conversion(
+    two_cameras: Built, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def plan(video: Any) -> str:
-        found = make_plan(ConvertConfig(source=str(two_cameras.root), destination="/nowhere", video=video))
+        found = make_plan(
+            ConvertConfig(source=str(two_cameras.root), destination="/nowhere", video=video)
+        )
         return found.provenance.conversion.id
 
     before = [plan("copy"), plan("reencode")]
@@ -188,9 +228,13 @@ def test_another_ffmpeg_makes_another_conversion(two_cameras: Built, monkeypatch
     assert [plan("copy") == before[0], plan("reencode") == before[1]] == [True, False]
 
 
-def test_the_other_camera_is_copied(two_cameras: Built, smaller: Path, tmp_path: Path, run: Run) -> None:
+def test_the_other_camera_is_copied(
+    two_cameras: Built, smaller: Path, tmp_path: Path, run: Run
+) -> None:
     run(two_cameras.root, tmp_path / "copy")
-    copies = {(episode, camera.key): (camera, data) for episode, camera, data in slices(tmp_path / "copy")}
+    copies = {
+        (episode, camera.key): (camera, data) for episode, camera, data in slices(tmp_path / "copy")
+    }
     for episode, camera, data in slices(smaller):
         if camera.key == WRIST:
             assert (camera, data) == copies[episode, WRIST]
@@ -225,7 +269,9 @@ def test_manifests_can_be_made_again(smaller: Path, tmp_path: Path, tree: ReadTr
         ({"shape": [64, 96, 3]}, [32, 48, 3]),
     ],
 )
-def test_height_and_width_are_where_the_source_has_them(spec: dict[str, Any], shape: list[int]) -> None:
+def test_height_and_width_are_where_the_source_has_them(
+    spec: dict[str, Any], shape: list[int]
+) -> None:
     encoding = Encoding(codec="libx264", gop=2, crf=30, size=(32, 48), cameras=(TOP,))
     before = json.dumps(spec)
     features = encoded_features({TOP: spec, "action": {"shape": [2]}}, encoding)
@@ -247,9 +293,16 @@ def test_the_number_of_workers_does_not_show(
 
 
 @pytest.mark.parametrize("codec", ["libx264", "libx265"])
-def test_nor_does_when_it_was_done(two_cameras: Built, tmp_path: Path, run: Run, tree: ReadTree, codec: str) -> None:
+def test_nor_does_when_it_was_done(
+    two_cameras: Built, tmp_path: Path, run: Run, tree: ReadTree, codec: str
+) -> None:
     for name in ("one", "other"):
-        run(two_cameras.root, tmp_path / name, episodes="0:2", **reencode(codec=codec, gop=5, cameras=TOP))
+        run(
+            two_cameras.root,
+            tmp_path / name,
+            episodes="0:2",
+            **reencode(codec=codec, gop=5, cameras=TOP),
+        )
     assert tree(tmp_path / "one") == tree(tmp_path / "other")
 
 
@@ -261,7 +314,10 @@ def test_an_unfinished_conversion_is_completed_with_the_same_options_alone(
     (root / "dataset.json").unlink()
     (root / "shards" / names[0]).unlink()
     (root / "shards" / names[1]).with_suffix(".json").unlink()
-    options: list[dict[str, Any]] = [{"size": (48, 72)}, {"size": (48, 72), "cameras": TOP, "gop": 3}]
+    options: list[dict[str, Any]] = [
+        {"size": (48, 72)},
+        {"size": (48, 72), "cameras": TOP, "gop": 3},
+    ]
     for others in [{}, *(reencode(**each) for each in options)]:
         with pytest.raises(OptionError, match="holds shards of another conversion"):
             run(two_cameras.root, root, **others)
@@ -275,7 +331,9 @@ def test_an_unfinished_conversion_is_completed_with_the_same_options_alone(
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds threads in /proc")
 @pytest.mark.parametrize("codec", ["libsvtav1", "libx264", "libx265"])
-def test_encoders_say_nothing_and_take_no_priority(codec: Any, capfd: pytest.CaptureFixture[str]) -> None:
+def test_encoders_say_nothing_and_take_no_priority(
+    codec: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
     def policies() -> set[int]:
         return {os.sched_getscheduler(int(task)) for task in os.listdir("/proc/self/task")}
 
@@ -302,12 +360,18 @@ def noise(count: int, size: tuple[int, int]) -> Iterator[av.VideoFrame]:
     yield from (av.VideoFrame.from_ndarray(picture, format="rgb24") for picture in values)
 
 
-def encoded_noise(codec: Any, gop: int = 4, count: int = 6, size: tuple[int, int] = (64, 96)) -> bytes:
+def encoded_noise(
+    codec: Any, gop: int = 4, count: int = 6, size: tuple[int, int] = (64, 96)
+) -> bytes:
     clip = Clip(ticks=np.arange(count), time_base=Fraction(1, 10), fps=10, like=UNTAGGED)
-    return encode(noise(count, size), clip, Encoding(codec=codec, gop=gop, crf=30, size=None, cameras=()))
+    return encode(
+        noise(count, size), clip, Encoding(codec=codec, gop=gop, crf=30, size=None, cameras=())
+    )
 
 
-def test_x264_gives_the_same_bytes_whatever_the_processor_can(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_x264_gives_the_same_bytes_whatever_the_processor_can(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     here, options = encoded_noise("libx264"), encoder._options
 
     def of_a_plain_processor(encoding: Encoding) -> dict[str, str]:
@@ -367,7 +431,9 @@ def test_sizes_that_an_encoder_must_not_see_never_reach_it(
         ({"size": (0, 72)}, "size is HEIGHT WIDTH"),
     ],
 )
-def test_options_that_mean_nothing_are_refused_at_once(options: dict[str, Any], message: str) -> None:
+def test_options_that_mean_nothing_are_refused_at_once(
+    options: dict[str, Any], message: str
+) -> None:
     with pytest.raises(OptionError, match=message):
         ReencodeConfig(**options)
 
@@ -375,9 +441,18 @@ def test_options_that_mean_nothing_are_refused_at_once(options: dict[str, Any], 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"size": (96, 64)}, rf"size: 96 64 \(height, width\) is larger than camera '{TOP}', 64 96"),
-        ({"cameras": "top"}, rf"cameras: \['top'\] not among the dataset's videos \['{TOP}', '{WRIST}'\]"),
-        ({"crf": 99}, "codec libsvtav1 does not take gop 2, crf 99 and pictures of height 64 and width 96"),
+        (
+            {"size": (96, 64)},
+            rf"size: 96 64 \(height, width\) is larger than camera '{TOP}', 64 96",
+        ),
+        (
+            {"cameras": "top"},
+            rf"cameras: \['top'\] not among the dataset's videos \['{TOP}', '{WRIST}'\]",
+        ),
+        (
+            {"crf": 99},
+            "codec libsvtav1 does not take gop 2, crf 99 and pictures of height 64 and width 96",
+        ),
     ],
 )
 def test_options_that_do_not_fit_are_refused_before_anything_is_written(
@@ -397,15 +472,21 @@ def test_an_encoder_that_is_not_there(
     two_cameras: Built, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(encoder.av, "codecs_available", {"libx264"})
-    with pytest.raises(OptionError, match="codec libsvtav1: PyAV's FFmpeg has no such encoder here; it has libx264"):
+    with pytest.raises(
+        OptionError, match="codec libsvtav1: PyAV's FFmpeg has no such encoder here; it has libx264"
+    ):
         run(two_cameras.root, tmp_path / "shards", **reencode())
     assert list(tmp_path.iterdir()) == []
 
 
 def test_pictures_of_a_later_file_are_not_enlarged(tmp_path: Path, run: Run) -> None:
-    built = build(tmp_path / "source", Source(lengths=(4, 6), cameras=(Camera(key=TOP, episodes_per_file=1),)))
+    built = build(
+        tmp_path / "source", Source(lengths=(4, 6), cameras=(Camera(key=TOP, episodes_per_file=1),))
+    )
     built.clips[TOP, 1].path.write_bytes(encoded_noise("libx264", size=(48, 72)))
-    with pytest.raises(SourceError, match=r"smaller than in other files .*, 48 72 .*, and not enlarged to 64 96"):
+    with pytest.raises(
+        SourceError, match=r"smaller than in other files .*, 48 72 .*, and not enlarged to 64 96"
+    ):
         run(built.root, tmp_path / "shards", **reencode(codec="libx264", size=(64, 96)))
 
 
@@ -427,7 +508,10 @@ def test_a_storage_that_fails_is_not_taken_for_a_bad_video(
 
 def test_depth_and_more_than_eight_bits_are_copied(tmp_path: Path, run: Run) -> None:
     deep = Camera(key="observation.images.deep", codec="hevc", pix_fmt="yuv420p10le")
-    built = build(tmp_path / "source", Source(lengths=(5, 6), cameras=(Camera(key=TOP), Camera(key=WRIST), deep)))
+    built = build(
+        tmp_path / "source",
+        Source(lengths=(5, 6), cameras=(Camera(key=TOP), Camera(key=WRIST), deep)),
+    )
     path = built.root / "meta/info.json"
     info = json.loads(path.read_bytes())
     info["features"][WRIST]["info"]["video.is_depth_map"] = True
@@ -438,8 +522,13 @@ def test_depth_and_more_than_eight_bits_are_copied(tmp_path: Path, run: Run) -> 
     assert options["video"]["cameras"] == [TOP]
     for copy, other in zip(slices(tmp_path / "copy"), slices(tmp_path / "shards"), strict=True):
         assert (copy == other) == (copy[1].key != TOP)
-    for key, reason in ((WRIST, "it holds depth"), (deep.key, "its pixels are yuv420p10le, not YUV of 8 bits")):
-        with pytest.raises(OptionError, match=f"cameras: '{key}' is only copied, never encoded again: {reason}"):
+    for key, reason in (
+        (WRIST, "it holds depth"),
+        (deep.key, "its pixels are yuv420p10le, not YUV of 8 bits"),
+    ):
+        with pytest.raises(
+            OptionError, match=f"cameras: '{key}' is only copied, never encoded again: {reason}"
+        ):
             run(built.root, tmp_path / "other", **reencode(cameras=key))
     assert not (tmp_path / "other").exists()
 
@@ -447,9 +536,13 @@ def test_depth_and_more_than_eight_bits_are_copied(tmp_path: Path, run: Run) -> 
 # -- The report ------------------------------------------------------------------------------------------------
 
 
-def test_a_survey_tells_keyframes_and_costs_and_writes_nothing(two_cameras: Built, tmp_path: Path) -> None:
+def test_a_survey_tells_keyframes_and_costs_and_writes_nothing(
+    two_cameras: Built, tmp_path: Path
+) -> None:
     destination = tmp_path / "shards"
-    top, wrist = survey_videos(ConvertConfig(source=str(two_cameras.root), destination=str(destination)))
+    top, wrist = survey_videos(
+        ConvertConfig(source=str(two_cameras.root), destination=str(destination))
+    )
     assert (top.key, top.codec, top.size, top.pix_fmt) == (TOP, "h264", "96x64", "yuv420p")
     assert (wrist.key, wrist.codec, wrist.gop < 2.2, wrist.longest_gop) == (WRIST, "av1", True, 2)
     assert 1.3 < wrist.random_cost <= 1.5

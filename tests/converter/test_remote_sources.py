@@ -53,14 +53,22 @@ def robot(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twelve episodes in 6 data files of 23 KB, 6 and 4 videos of 7 and 10 KB, 87 KB of metadata; 6 shards."""
     root = tmp_path_factory.mktemp("remote") / "robot"
     cameras = tuple(
-        Camera(key=key, size=(96, 128), gop=1, episodes_per_file=per_file) for key, per_file in ((TOP, 2), (SIDE, 3))
+        Camera(key=key, size=(96, 128), gop=1, episodes_per_file=per_file)
+        for key, per_file in ((TOP, 2), (SIDE, 3))
     )
-    build(root, Source(lengths=(4,) * EPISODES, image_keys=("wrist",), image_size=(64, 64), cameras=cameras))
+    build(
+        root,
+        Source(
+            lengths=(4,) * EPISODES, image_keys=("wrist",), image_size=(64, 64), cameras=cameras
+        ),
+    )
     return root
 
 
 @pytest.fixture(scope="module")
-def whole(robot: Path, tmp_path_factory: pytest.TempPathFactory, run: Run, tree: ReadTree) -> dict[str, str]:
+def whole(
+    robot: Path, tmp_path_factory: pytest.TempPathFactory, run: Run, tree: ReadTree
+) -> dict[str, str]:
     """What becomes of it as a local folder."""
     root = tmp_path_factory.mktemp("remote") / "shards"
     assert run(robot, root).shards == 6
@@ -81,14 +89,18 @@ BUCKET = "hf://buckets/me/things/recorded/robot"
 
 def fetched(hub: LocalHub) -> Counter[str]:
     """How often each source file's bytes were sent, as a whole or in part."""
-    places = re.compile(r"/cdn/[0-9a-f]{64}/(.+)|/api/resolve-cache/datasets/[^/]+/[^/]+/[0-9a-f]{40}/(.+)")
+    places = re.compile(
+        r"/cdn/[0-9a-f]{64}/(.+)|/api/resolve-cache/datasets/[^/]+/[^/]+/[0-9a-f]{40}/(.+)"
+    )
     found = (places.fullmatch(unquote(request.path.partition("?")[0])) for request in hub.requests)
     names = (match[1] or match[2] for match in found if match)
     return Counter(name.removeprefix("recorded/robot/") for name in names)
 
 
 def files_of(robot: Path, pattern: str = "**/*") -> list[str]:
-    return sorted(path.relative_to(robot).as_posix() for path in robot.glob(pattern) if path.is_file())
+    return sorted(
+        path.relative_to(robot).as_posix() for path in robot.glob(pattern) if path.is_file()
+    )
 
 
 def members(root: Path) -> list[dict[str, bytes]]:
@@ -147,7 +159,9 @@ def test_video_that_is_encoded_again(hub: LocalHub, robot: Path, tmp_path: Path,
     assert list((tmp_path / "scratch").iterdir()) == []
 
 
-def test_a_hub_dataset_at_a_revision(this_hub: LocalHub, robot: Path, tmp_path: Path, run: Run) -> None:
+def test_a_hub_dataset_at_a_revision(
+    this_hub: LocalHub, robot: Path, tmp_path: Path, run: Run
+) -> None:
     old = this_hub.add_dataset("me/robot", robot)
     newer = BrokenSource.copy_of(robot, tmp_path / "newer")
     newer.set_info(robot_type="another")
@@ -157,7 +171,9 @@ def test_a_hub_dataset_at_a_revision(this_hub: LocalHub, robot: Path, tmp_path: 
         root = tmp_path / f"shards{number}"
         run(source, root, scratch=str(tmp_path / "scratch"))
         assert members(root) == members(tmp_path / "local")
-        local, remote = (json.loads((path / "dataset.json").read_bytes()) for path in (tmp_path / "local", root))
+        local, remote = (
+            json.loads((path / "dataset.json").read_bytes()) for path in (tmp_path / "local", root)
+        )
         assert remote["source"] == local["source"] | {"name": "me/robot", "revision": old}
     assert list((tmp_path / "scratch").iterdir()) == []
     assert not this_hub.token_leaks
@@ -169,7 +185,9 @@ def test_a_branch_is_the_commit_that_it_names_as_the_run_begins(
     newer = BrokenSource.copy_of(robot, tmp_path / "newer")
     for path in [*newer.root.glob("videos/**/*.mp4"), *newer.root.glob("data/**/*.parquet")]:
         path.write_bytes(b"other bytes")
-    plan = make_plan(ConvertConfig(source="me/robot@main", destination="/nowhere", shard_size="64KB"))
+    plan = make_plan(
+        ConvertConfig(source="me/robot@main", destination="/nowhere", shard_size="64KB")
+    )
     hub.add_dataset("me/robot", newer.root)
     run(robot, tmp_path / "local")
     monkeypatch.setattr("roboshard.converter.run.make_plan", lambda config: plan)
@@ -179,7 +197,13 @@ def test_a_branch_is_the_commit_that_it_names_as_the_run_begins(
 
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=SLOW)])
 def test_a_bucket_of_which_each_file_is_downloaded_once(
-    hub: LocalHub, robot: Path, whole: dict[str, str], tmp_path: Path, run: Run, tree: ReadTree, workers: int
+    hub: LocalHub,
+    robot: Path,
+    whole: dict[str, str],
+    tmp_path: Path,
+    run: Run,
+    tree: ReadTree,
+    workers: int,
 ) -> None:
     run(BUCKET, tmp_path / "shards", workers=workers, scratch=str(tmp_path / "scratch"))
     assert tree(tmp_path / "shards") == whole
@@ -188,13 +212,20 @@ def test_a_bucket_of_which_each_file_is_downloaded_once(
 
 
 def test_object_storage(
-    s3_server: S3Server, robot: Path, whole: dict[str, str], tmp_path: Path, run: Run, tree: ReadTree
+    s3_server: S3Server,
+    robot: Path,
+    whole: dict[str, str],
+    tmp_path: Path,
+    run: Run,
+    tree: ReadTree,
 ) -> None:
     run(s3_server.add_folder(robot, "recorded/robot") + "/", tmp_path / "shards")
     assert tree(tmp_path / "shards") == whole
 
 
-def test_a_folder_inside_a_hub_dataset(this_hub: LocalHub, robot: Path, tmp_path: Path, run: Run) -> None:
+def test_a_folder_inside_a_hub_dataset(
+    this_hub: LocalHub, robot: Path, tmp_path: Path, run: Run
+) -> None:
     shutil.copytree(robot, tmp_path / "repo/left/arm")
     sha = this_hub.add_dataset("me/many", tmp_path / "repo")
     run("hf://datasets/me/many/left/arm", tmp_path / "shards")
@@ -226,7 +257,9 @@ def test_large_files_come_in_several_pieces(
 
 
 def test_a_plan_needs_the_metadata_alone(hub: LocalHub, robot: Path, tmp_path: Path) -> None:
-    config = ConvertConfig(source="me/robot", destination="/nowhere", dry_run=True, scratch=str(tmp_path / "scratch"))
+    config = ConvertConfig(
+        source="me/robot", destination="/nowhere", dry_run=True, scratch=str(tmp_path / "scratch")
+    )
     plan = make_plan(config)
     assert len(plan.episodes) == EPISODES
     assert fetched(hub) == Counter(files_of(robot, "meta/**/*"))
@@ -239,7 +272,9 @@ def test_chosen_episodes_need_their_files_alone(
 ) -> None:
     run(BUCKET, tmp_path / "shards", episodes="0:3")
     first = [f"data/chunk-000/file-00{i}.parquet" for i in (0, 1)]
-    first += [f"videos/{TOP}/chunk-000/file-00{i}.mp4" for i in (0, 1)] + [f"videos/{SIDE}/chunk-000/file-000.mp4"]
+    first += [f"videos/{TOP}/chunk-000/file-00{i}.mp4" for i in (0, 1)] + [
+        f"videos/{SIDE}/chunk-000/file-000.mp4"
+    ]
     assert fetched(hub) == Counter([*files_of(robot, "meta/**/*"), *first])
     run(robot, tmp_path / "local", episodes="0:3")
     assert tree(tmp_path / "shards") == tree(tmp_path / "local")
@@ -265,7 +300,9 @@ def test_a_missing_file_matters_to_the_episodes_that_need_it(
         this_hub.add_bucket_folder("me/lacking", source.root)
         url = "hf://buckets/me/lacking"
     assert run(url, tmp_path / "shards", episodes="0:10").episodes == 10
-    with pytest.raises(MissingError, match=rf"{url}/videos/.*file-005.mp4: missing, .* for episode 10, 11"):
+    with pytest.raises(
+        MissingError, match=rf"{url}/videos/.*file-005.mp4: missing, .* for episode 10, 11"
+    ):
         run(url, tmp_path / "others", episodes="9:11")
 
 
@@ -276,7 +313,13 @@ def test_a_missing_file_matters_to_the_episodes_that_need_it(
     "room", [42_000, pytest.param(60_000, marks=SLOW), pytest.param(90_000, marks=SLOW)]
 )  # an episode needs 41 KB, all together 250 KB
 def test_the_scratch_folder_stays_below_its_size(
-    hub: LocalHub, robot: Path, whole: dict[str, str], tmp_path: Path, run: Run, tree: ReadTree, room: int
+    hub: LocalHub,
+    robot: Path,
+    whole: dict[str, str],
+    tmp_path: Path,
+    run: Run,
+    tree: ReadTree,
+    room: int,
 ) -> None:
     scratch = tmp_path / "scratch"
     size = sum((robot / path).stat().st_size for path in files_of(robot, "meta/**/*")) + room
@@ -296,7 +339,9 @@ def test_episodes_in_any_order_find_room(
     assert tree(tmp_path / "shards") == tree(tmp_path / "local")
 
 
-def test_too_little_room_is_told_before_anything_is_written(hub: LocalHub, tmp_path: Path, run: Run) -> None:
+def test_too_little_room_is_told_before_anything_is_written(
+    hub: LocalHub, tmp_path: Path, run: Run
+) -> None:
     for size, message in (
         ("64KB", "its metadata takes .* raise --scratch-size"),
         ("100KB", "episode .* lies in take"),
@@ -354,7 +399,11 @@ def test_only_folders_of_runs_that_ended_are_left_over(tmp_path: Path) -> None:
     (tmp_path / f"{PREFIX}foreign/thing").touch()
     (tmp_path / f"{PREFIX}link").symlink_to(ours.folder)
     remove_leftovers(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {ours.folder.name, f"{PREFIX}foreign", f"{PREFIX}link"}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        ours.folder.name,
+        f"{PREFIX}foreign",
+        f"{PREFIX}link",
+    }
     ours.remove()
 
 
@@ -377,9 +426,20 @@ def test_a_source_travels_to_workers_without_its_listing(hub: LocalHub) -> None:
     ],
 )
 def test_faults_on_the_way_do_not_show(
-    hub: LocalHub, whole: dict[str, str], tmp_path: Path, run: Run, tree: ReadTree, kind: str, options: dict[str, int]
+    hub: LocalHub,
+    whole: dict[str, str],
+    tmp_path: Path,
+    run: Run,
+    tree: ReadTree,
+    kind: str,
+    options: dict[str, int],
 ) -> None:
-    for pattern in ("^/api/", "^/cdn/.*meta/episodes", "^/cdn/.*file-001.mp4", "^/cdn/.*file-002.parquet"):
+    for pattern in (
+        "^/api/",
+        "^/cdn/.*meta/episodes",
+        "^/cdn/.*file-001.mp4",
+        "^/cdn/.*file-002.parquet",
+    ):
         if pattern != "^/api/" or kind == "status":
             hub.fault(kind, pattern, **options)
     run(BUCKET, tmp_path / "shards", on_error="skip")
@@ -391,7 +451,9 @@ def test_a_source_that_cannot_be_read_is_no_reason_to_leave_episodes_out(
     hub: LocalHub, tmp_path: Path, run: Run
 ) -> None:
     hub.fault("status", "^/cdn/.*file-001.mp4", times=None, code=404)
-    with pytest.raises(StorageError, match=rf"{BUCKET}/videos/.*file-001.mp4: .* the source is being changed"):
+    with pytest.raises(
+        StorageError, match=rf"{BUCKET}/videos/.*file-001.mp4: .* the source is being changed"
+    ):
         run(BUCKET, tmp_path / "shards", on_error="skip", scratch=str(tmp_path / "scratch"))
     assert not (tmp_path / "shards/dataset.json").exists()
     assert list((tmp_path / "scratch").iterdir()) == []
@@ -401,7 +463,9 @@ def test_a_file_that_changes_its_size_during_the_run_is_an_error(
     hub: LocalHub, robot: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hub.add_bucket_folder("me/moving", robot)
-    plan = make_plan(ConvertConfig(source="hf://buckets/me/moving", destination="/nowhere", shard_size="64KB"))
+    plan = make_plan(
+        ConvertConfig(source="hf://buckets/me/moving", destination="/nowhere", shard_size="64KB")
+    )
     changed = BrokenSource.copy_of(robot, tmp_path / "changed")
     changed.video(2).write_bytes(changed.video(2).read_bytes() + b"\0")
     hub.add_bucket_folder("me/moving", changed.root)
@@ -417,30 +481,52 @@ def test_damage_is_told_by_the_sources_own_name_for_the_file(
     broken.video(1).write_bytes(b"no video")
     broken.rows(3).write_bytes(b"no rows")
     this_hub.add_bucket_folder("me/broken", broken.root)
-    report = run("hf://buckets/me/broken", tmp_path / "shards", on_error="skip", scratch=str(tmp_path / "scratch"))
+    report = run(
+        "hf://buckets/me/broken",
+        tmp_path / "shards",
+        on_error="skip",
+        scratch=str(tmp_path / "scratch"),
+    )
     reasons = " ".join(skipped.reason for skipped in report.skipped)
     assert len(report.skipped) == 5
-    assert f"hf://buckets/me/broken/videos/{SIDE}/chunk-000/file-001.mp4: no readable video" in reasons
+    assert (
+        f"hf://buckets/me/broken/videos/{SIDE}/chunk-000/file-001.mp4: no readable video" in reasons
+    )
     assert "hf://buckets/me/broken/data/chunk-000/file-003.parquet: unreadable parquet" in reasons
     assert "scratch" not in reasons
 
 
-@pytest.mark.parametrize("source", ["me/private", "hf://datasets/me/private", "hf://buckets/me/private"])
+@pytest.mark.parametrize(
+    "source", ["me/private", "hf://datasets/me/private", "hf://buckets/me/private"]
+)
 def test_a_private_source_without_a_token(
-    local_hub: LocalHub, robot: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch, source: str
+    local_hub: LocalHub,
+    robot: Path,
+    tmp_path: Path,
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    source: str,
 ) -> None:
     local_hub.use(monkeypatch, token=None)
     local_hub.add_dataset("me/private", robot, private=True)
     local_hub.add_bucket("me/private", private=True)
-    with pytest.raises((MissingError, StorageError), match=r"me/private.*`hf auth login`.*HF_TOKEN"):
+    with pytest.raises(
+        (MissingError, StorageError), match=r"me/private.*`hf auth login`.*HF_TOKEN"
+    ):
         run(source, tmp_path / "shards")
 
 
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("me/nothing", "me/nothing: neither a folder nor a dataset on the Hub: hf://datasets/me/nothing"),
-        ("me/robot@nothing", "me/robot@nothing: neither a folder nor a dataset on the Hub: .*me/robot@nothing"),
+        (
+            "me/nothing",
+            "me/nothing: neither a folder nor a dataset on the Hub: hf://datasets/me/nothing",
+        ),
+        (
+            "me/robot@nothing",
+            "me/robot@nothing: neither a folder nor a dataset on the Hub: .*me/robot@nothing",
+        ),
         ("hf://buckets/me/things/nothing", "hf://buckets/me/things/nothing"),
         (
             "hf://buckets/me/things/recorded",
@@ -451,7 +537,9 @@ def test_a_private_source_without_a_token(
         ("robot", "robot/meta/info.json: no such file; SOURCE must be a LeRobot dataset"),
     ],
 )
-def test_a_source_that_is_not_there(hub: LocalHub, tmp_path: Path, run: Run, source: str, message: str) -> None:
+def test_a_source_that_is_not_there(
+    hub: LocalHub, tmp_path: Path, run: Run, source: str, message: str
+) -> None:
     with pytest.raises((MissingError, StorageError), match=message):
         run(source, tmp_path / "shards", scratch=str(tmp_path / "scratch"))
     assert not (tmp_path / "shards").exists()
@@ -466,7 +554,15 @@ def converting(hub: LocalHub, tmp_path: Path, workers: int) -> Iterator[subproce
     """A conversion as a process of its own, from a slow Hub."""
     hub.configure(bytes_per_second=4e5)
     process = subprocess.Popen(
-        [sys.executable, "-c", CONVERT, BUCKET, str(tmp_path / "shards"), str(tmp_path / "scratch"), str(workers)],
+        [
+            sys.executable,
+            "-c",
+            CONVERT,
+            BUCKET,
+            str(tmp_path / "shards"),
+            str(tmp_path / "scratch"),
+            str(workers),
+        ],
         env=os.environ | hub.environment,
         start_new_session=True,
         stderr=subprocess.DEVNULL,
@@ -490,7 +586,13 @@ def wait_until(condition: Callable[[], object], seconds: float = 30.0) -> None:
     ("workers", "shards"), [(1, 1), *(pytest.param(2, shards, marks=SLOW) for shards in (0, 1, 3))]
 )
 def test_killed_while_it_downloads(
-    hub: LocalHub, whole: dict[str, str], tmp_path: Path, run: Run, tree: ReadTree, workers: int, shards: int
+    hub: LocalHub,
+    whole: dict[str, str],
+    tmp_path: Path,
+    run: Run,
+    tree: ReadTree,
+    workers: int,
+    shards: int,
 ) -> None:
     scratch = tmp_path / "scratch"
     with converting(hub, tmp_path, workers) as process:
@@ -506,7 +608,9 @@ def test_killed_while_it_downloads(
 
 
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=SLOW)])
-def test_interrupted_it_removes_what_it_downloaded(hub: LocalHub, tmp_path: Path, workers: int) -> None:
+def test_interrupted_it_removes_what_it_downloaded(
+    hub: LocalHub, tmp_path: Path, workers: int
+) -> None:
     scratch = tmp_path / "scratch"
     with converting(hub, tmp_path, workers) as process:
         wait_until(lambda: list(scratch.glob("*/files/*.part")))

@@ -49,12 +49,16 @@ def episodes_of(root: Path) -> list[int]:
 
 
 @pytest.mark.parametrize("shard_size", ["64KB", "1GB"])
-def test_bad_episodes_are_left_out_and_listed(lacking: Path, tmp_path: Path, run: Run, shard_size: str) -> None:
+def test_bad_episodes_are_left_out_and_listed(
+    lacking: Path, tmp_path: Path, run: Run, shard_size: str
+) -> None:
     report = run(lacking, tmp_path / "shards", on_error="skip", shard_size=shard_size)
     assert [skipped.episode_index for skipped in report.skipped] == [1, 4]
     assert (report.episodes, report.frames) == (4, 6 + 7 + 4 + 5)
     listed = report_of(tmp_path / "shards")
-    assert listed == [{"episode_index": s.episode_index, "reason": s.reason} for s in report.skipped]
+    assert listed == [
+        {"episode_index": s.episode_index, "reason": s.reason} for s in report.skipped
+    ]
     for entry in listed:
         index = entry["episode_index"]
         assert entry["reason"].startswith(f"episode {index}, camera '{TOP}', {lacking}/videos/")
@@ -62,7 +66,9 @@ def test_bad_episodes_are_left_out_and_listed(lacking: Path, tmp_path: Path, run
     assert episodes_of(tmp_path / "shards") == [0, 2, 3, 5]
 
 
-def test_the_other_episodes_are_as_they_would_have_been(lacking: Path, tmp_path: Path, run: Run) -> None:
+def test_the_other_episodes_are_as_they_would_have_been(
+    lacking: Path, tmp_path: Path, run: Run
+) -> None:
     run(lacking, tmp_path / "some", on_error="skip")
     run(lacking, tmp_path / "all", tolerance_s=1.0)
     some, everything = (ShardedDataset.open(str(tmp_path / name)) for name in ("some", "all"))
@@ -105,7 +111,9 @@ def test_when_no_episode_can_be_converted_there_is_no_dataset(
     lacking: Path, tmp_path: Path, run: Run, workers: int
 ) -> None:
     for _ in range(2):
-        with pytest.raises(SourceError, match=r"no episode could be converted; see skipped.json in .*shards"):
+        with pytest.raises(
+            SourceError, match=r"no episode could be converted; see skipped.json in .*shards"
+        ):
             run(lacking, tmp_path / "shards", on_error="skip", episodes="1,4", workers=workers)
         assert [entry["episode_index"] for entry in report_of(tmp_path / "shards")] == [1, 4]
         files = sorted(path.name for path in (tmp_path / "shards").rglob("*") if path.is_file())
@@ -135,25 +143,35 @@ def test_without_skip_what_was_left_out_is_an_error_again(
 def test_an_episode_that_became_readable_is_taken_in(
     tmp_path: Path, run: Run, tree: ReadTree, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    built = build(tmp_path / "robot", Source(lengths=(6, 5, 7), cameras=(Camera(key=TOP, episodes_per_file=1),)))
+    built = build(
+        tmp_path / "robot",
+        Source(lengths=(6, 5, 7), cameras=(Camera(key=TOP, episodes_per_file=1),)),
+    )
     run(built.root, tmp_path / "whole", shard_size="1GB")
     source = BrokenSource(built.root)
     sound = source.video(1).read_bytes()
-    source.video(1).write_bytes(bytes(len(sound)))  # of the same size, as a file system full of zeros would have it
+    source.video(1).write_bytes(
+        bytes(len(sound))
+    )  # of the same size, as a file system full of zeros would have it
     assert run(built.root, tmp_path / "shards", on_error="skip", shard_size="1GB").episodes == 2
     source.video(1).write_bytes(sound)
     with monkeypatch.context() as patched:
-        patched.setattr(storage, "write_bytes", interrupt)  # after the new shard, before its manifest
+        patched.setattr(
+            storage, "write_bytes", interrupt
+        )  # after the new shard, before its manifest
         with pytest.raises(KeyboardInterrupt):
             run(built.root, tmp_path / "shards", on_error="skip", shard_size="1GB")
-    assert not (tmp_path / "shards/shards/shard-000000.json").exists()  # the old one describes another shard
+    assert not (
+        tmp_path / "shards/shards/shard-000000.json"
+    ).exists()  # the old one describes another shard
     assert run(built.root, tmp_path / "shards", on_error="skip", shard_size="1GB").skipped == ()
     assert tree(tmp_path / "shards") == tree(tmp_path / "whole")
 
 
 def test_any_fault_of_one_episode_leaves_the_others(tmp_path: Path, run: Run) -> None:
     built = build(
-        tmp_path / "robot", Source(lengths=(6, 5, 7, 4, 6), cameras=(Camera(key=TOP, episodes_per_file=1),))
+        tmp_path / "robot",
+        Source(lengths=(6, 5, 7, 4, 6), cameras=(Camera(key=TOP, episodes_per_file=1),)),
     )
     source = BrokenSource(built.root)
     source.truncate(source.video(0), 0.9)
@@ -163,7 +181,9 @@ def test_any_fault_of_one_episode_leaves_the_others(tmp_path: Path, run: Run) ->
     report = run(built.root, tmp_path / "shards", on_error="skip", workers=2)
     reasons = {skipped.episode_index: skipped.reason for skipped in report.skipped}
     assert list(reasons) == [0, 1, 2, 3]
-    for episode, reason in enumerate(["camera", "timestamps do not ascend", "task_index 5", "no readable video"]):
+    for episode, reason in enumerate(
+        ["camera", "timestamps do not ascend", "task_index 5", "no readable video"]
+    ):
         assert reason in reasons[episode]
     assert episodes_of(tmp_path / "shards") == [4]
     assert ShardedDataset.open(str(tmp_path / "shards")).read_episode(0).record.length == 6

@@ -17,9 +17,13 @@ from roboshard.shards import SourceError
 from roboshard.shards.mp4 import read_sample_tables
 
 VIDEOS = sorted((Path(__file__).parents[1] / "data").rglob("*.mp4"))
-ROWS = RowTimes(from_s=0.0, to_s=2.0, timestamps=np.arange(20, dtype=np.float32) / 10, fps=10, tolerance_s=0.01)
+ROWS = RowTimes(
+    from_s=0.0, to_s=2.0, timestamps=np.arange(20, dtype=np.float32) / 10, fps=10, tolerance_s=0.01
+)
 
-every_video = pytest.mark.parametrize("path", VIDEOS, ids=[path.parent.parent.name + path.stem for path in VIDEOS])
+every_video = pytest.mark.parametrize(
+    "path", VIDEOS, ids=[path.parent.parent.name + path.stem for path in VIDEOS]
+)
 
 
 @pytest.fixture
@@ -39,7 +43,9 @@ def last_byte_of(data: bytes, box: bytes) -> int:
 
 
 @pytest.mark.parametrize("box", [b"mdat", b"stsz", b"stts", b"stss", b"stsc", b"stco"])
-def test_one_changed_bit_is_an_error(video: VideoFile, monkeypatch: pytest.MonkeyPatch, box: bytes) -> None:
+def test_one_changed_bit_is_an_error(
+    video: VideoFile, monkeypatch: pytest.MonkeyPatch, box: bytes
+) -> None:
     mux = video._mux
     assert cut(video).data
 

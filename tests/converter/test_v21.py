@@ -19,14 +19,23 @@ from support.servers.hub import LocalHub
 
 from roboshard.converter import ConversionReport, ConvertConfig, make_plan
 from roboshard.loader import make_loader
-from roboshard.shards import FormatError, MissingError, OptionError, RoboshardError, ShardedDataset, SourceError
+from roboshard.shards import (
+    FormatError,
+    MissingError,
+    OptionError,
+    RoboshardError,
+    ShardedDataset,
+    SourceError,
+)
 from roboshard.shards.rows import read_episode_row
 
 pytest_plugins = ["support.servers.fixtures"]
 
 TOP, SIDE = "observation.images.top", "observation.images.side"
 LENGTHS = (6, 5, 7, 4, 6, 5)
-GOLDEN: dict[str, Any] = json.loads((Path(__file__).parents[1] / "data/pusht_sim.golden.json").read_text())
+GOLDEN: dict[str, Any] = json.loads(
+    (Path(__file__).parents[1] / "data/pusht_sim.golden.json").read_text()
+)
 Run = Callable[..., ConversionReport]
 ReadTree = Callable[[Path], dict[str, str]]
 Break = Callable[[BrokenSource], object]
@@ -88,7 +97,9 @@ def assert_same(found: list[dict[str, Any]], expected: list[dict[str, Any]]) -> 
 # -- The same as v3 ------------------------------------------------------------------------------------------------
 
 
-def test_samples_are_those_of_the_same_dataset_in_v3(v3: Path, shards: Path, tmp_path: Path, run: Run) -> None:
+def test_samples_are_those_of_the_same_dataset_in_v3(
+    v3: Path, shards: Path, tmp_path: Path, run: Run
+) -> None:
     run(v3, tmp_path / "v3")
     windows = {TOP: [-0.2, 0.0, 0.1], SIDE: [0.0], "action": [0.0, 0.1, 0.2]}
     for options in ({}, {"delta_timestamps": windows}):
@@ -114,7 +125,9 @@ def test_the_bundled_dataset_as_v21_gives_the_golden_samples(
                 grid = sample[key][..., ::16, ::16].to(torch.int16)
                 assert (grid - torch.tensor(entry["grid16"], dtype=torch.int16)).abs().max() <= 2
             else:
-                assert np.allclose(sample[key].numpy(), np.asarray(entry["values"]), rtol=1e-7, atol=0)
+                assert np.allclose(
+                    sample[key].numpy(), np.asarray(entry["values"]), rtol=1e-7, atol=0
+                )
 
 
 def test_what_a_dataset_says_of_itself(v3: Path, v21: Path, shards: Path) -> None:
@@ -124,16 +137,32 @@ def test_what_a_dataset_says_of_itself(v3: Path, v21: Path, shards: Path) -> Non
     assert document["source"]["codebase_version"] == info["codebase_version"] == "v2.1"
     assert document["tasks"] == ["pick", "place", "wait"]
     meta = make_loader(str(shards)).meta
-    assert (meta.total_episodes, meta.total_frames, list(meta.tasks)) == (6, sum(LENGTHS), ["pick", "place", "wait"])
+    assert (meta.total_episodes, meta.total_frames, list(meta.tasks)) == (
+        6,
+        sum(LENGTHS),
+        ["pick", "place", "wait"],
+    )
     dataset = ShardedDataset.open(str(shards))
     lines = {line["episode_index"]: line for line in read_lines(v21 / "meta/episodes.jsonl")}
-    stats = {line["episode_index"]: line["stats"] for line in read_lines(v21 / "meta/episodes_stats.jsonl")}
-    of_v3 = {row["episode_index"]: row for row in pq.read_table(next((v3 / "meta/episodes").glob("*/*"))).to_pylist()}
+    stats = {
+        line["episode_index"]: line["stats"]
+        for line in read_lines(v21 / "meta/episodes_stats.jsonl")
+    }
+    of_v3 = {
+        row["episode_index"]: row
+        for row in pq.read_table(next((v3 / "meta/episodes").glob("*/*"))).to_pylist()
+    }
     for position, index in enumerate(range(6)):
         episode = dataset.read_episode(position, cameras=[])
         row = read_episode_row(episode.rows, episode.where)
-        assert {name: value for name, value in row.items() if not name.startswith("stats/")} == lines[index]
-        assert row["stats/action/mean"] == stats[index]["action"]["mean"] == of_v3[index]["stats/action/mean"]
+        assert {
+            name: value for name, value in row.items() if not name.startswith("stats/")
+        } == lines[index]
+        assert (
+            row["stats/action/mean"]
+            == stats[index]["action"]["mean"]
+            == of_v3[index]["stats/action/mean"]
+        )
         assert {name for name in row if name.startswith("stats/")} <= of_v3[index].keys()
 
 
@@ -146,7 +175,9 @@ def test_statistics_are_those_of_all_rows(v3: Path, shards: Path) -> None:
         assert set(names) == {"min", "max", "mean", "std", "count"}
         for name, values in names.items():
             assert np.shape(values) == np.shape(expected[key][name]), (key, name)
-            assert np.allclose(np.float64(values), np.float64(expected[key][name]), rtol=1e-9, atol=1e-9), (key, name)
+            assert np.allclose(
+                np.float64(values), np.float64(expected[key][name]), rtol=1e-9, atol=1e-9
+            ), (key, name)
     assert found["index"]["max"] == [sum(LENGTHS) - 1]
     assert found["action"]["count"] == [sum(LENGTHS)]
 
@@ -163,11 +194,18 @@ def test_episodes_that_count_more_weigh_more(v21: Path, tmp_path: Path) -> None:
     stats = plan.source.meta.stats
     expected = {"min": [-2], "max": [1], "mean": [2.5], "count": [10]}
     assert stats is not None
-    assert stats["x"] == expected | {"std": [pytest.approx((0.5 * (0 + 1.5**2) + 0.5 * (9 + 1.5**2)) ** 0.5)]}
-    assert {name: type(stats["x"][name][0]) for name in ("min", "count")} == {"min": int, "count": int}
+    assert stats["x"] == expected | {
+        "std": [pytest.approx((0.5 * (0 + 1.5**2) + 0.5 * (9 + 1.5**2)) ** 0.5)]
+    }
+    assert {name: type(stats["x"][name][0]) for name in ("min", "count")} == {
+        "min": int,
+        "count": int,
+    }
 
 
-def test_v20_differs_by_its_statistics_alone(v3: Path, shards: Path, tmp_path: Path, run: Run) -> None:
+def test_v20_differs_by_its_statistics_alone(
+    v3: Path, shards: Path, tmp_path: Path, run: Run
+) -> None:
     run(write_v21(v3, tmp_path / "robot", version="v2.0"), tmp_path / "shards")
     document = json.loads((tmp_path / "shards/dataset.json").read_text())
     assert document["stats"] == json.loads((v3 / "meta/stats.json").read_text())
@@ -210,16 +248,24 @@ def test_workers_are_sent_what_they_need(v21: Path) -> None:
 
 
 def test_chosen_episodes(v21: Path, shards: Path, tmp_path: Path, run: Run) -> None:
-    (v21_copy := BrokenSource.copy_of(v21, tmp_path / "robot")).rows(0).unlink()  # not needed for what is chosen
+    (v21_copy := BrokenSource.copy_of(v21, tmp_path / "robot")).rows(
+        0
+    ).unlink()  # not needed for what is chosen
     run(v21_copy.root, tmp_path / "shards", episodes="1,3:5")
     found = samples(tmp_path / "shards")
-    assert_same(found, [sample for sample in samples(shards) if int(sample["episode_index"]) in (1, 3, 4)])
+    assert_same(
+        found, [sample for sample in samples(shards) if int(sample["episode_index"]) in (1, 3, 4)]
+    )
 
 
 def test_a_plan_knows_the_sizes(v21: Path, shards: Path) -> None:
     plan = make_plan(ConvertConfig(source=str(v21), destination="/nowhere", shard_size="64KB"))
     sizes = ShardedDataset.open(str(shards)).index.size
-    assert plan.shards == [slice(0, 2), slice(2, 4), slice(4, 6)]  # the first of each shard also says what all are of
+    assert plan.shards == [
+        slice(0, 2),
+        slice(2, 4),
+        slice(4, 6),
+    ]  # the first of each shard also says what all are of
     assert np.all(np.abs(plan.sizes / sizes - 1)[1::2] < 0.15)
     needed, episode = plan.source.most_needed_at_once(np.arange(6))
     files = [sorted(v21.glob(f"*/*/**/*{index:06d}.*")) for index in range(6)]
@@ -229,7 +275,9 @@ def test_a_plan_knows_the_sizes(v21: Path, shards: Path) -> None:
 
 def test_a_fingerprint_covers_metadata_and_sizes(v21: Path, source: BrokenSource) -> None:
     def fingerprint(root: Path) -> str:
-        return make_plan(ConvertConfig(source=str(root), destination="/nowhere")).source.meta.fingerprint
+        return make_plan(
+            ConvertConfig(source=str(root), destination="/nowhere")
+        ).source.meta.fingerprint
 
     seen = [fingerprint(source.root)]
     assert seen[0] == fingerprint(v21)
@@ -248,11 +296,15 @@ def test_from_the_hub_only_what_is_needed_is_downloaded(
     this_hub.add_dataset("me/robot", v21)
     this_hub.reset()
     run(Path("me/robot"), tmp_path / "shards", episodes="5", scratch=str(tmp_path))
-    assert_same(samples(tmp_path / "shards"), [s for s in samples(shards) if int(s["episode_index"]) == 5])
+    assert_same(
+        samples(tmp_path / "shards"), [s for s in samples(shards) if int(s["episode_index"]) == 5]
+    )
     asked = " ".join(request.path for request in this_hub.requests)
     assert "episode_000005.mp4" in asked
     assert "episode_000004" not in asked
-    assert json.loads((tmp_path / "shards/dataset.json").read_text())["source"]["name"] == "me/robot"
+    assert (
+        json.loads((tmp_path / "shards/dataset.json").read_text())["source"]["name"] == "me/robot"
+    )
 
 
 # -- Bad input -----------------------------------------------------------------------------------------------------
@@ -267,7 +319,10 @@ def change_lines(name: str, change: Callable[[list[Any]], object]) -> Break:
 
     def go(source: BrokenSource) -> None:
         path = source.root / f"meta/{name}.jsonl"
-        lines = sorted(read_lines(path), key=lambda line: int(line.get("episode_index", line.get("task_index"))))
+        lines = sorted(
+            read_lines(path),
+            key=lambda line: int(line.get("episode_index", line.get("task_index"))),
+        )
         changed = change(lines)
         write_lines(path, changed if isinstance(changed, list) else lines)
 
@@ -279,7 +334,9 @@ def change_episodes(**values: Any) -> Break:
 
 
 def change_stats(name: str, value: Any, **others: Any) -> Break:
-    return change_lines("episodes_stats", lambda lines: lines[2]["stats"]["action"].update({name: value} | others))
+    return change_lines(
+        "episodes_stats", lambda lines: lines[2]["stats"]["action"].update({name: value} | others)
+    )
 
 
 def put_text(name: str, text: str) -> Break:
@@ -385,5 +442,7 @@ def test_an_episode_that_cannot_be_copied_exactly_stops_the_run(
 
 
 def test_an_episode_that_does_not_exist_is_refused(v21: Path, tmp_path: Path, run: Run) -> None:
-    with pytest.raises(OptionError, match="episode 6 was chosen and does not exist; the dataset has 6, from 0 to 5"):
+    with pytest.raises(
+        OptionError, match="episode 6 was chosen and does not exist; the dataset has 6, from 0 to 5"
+    ):
         run(v21, tmp_path / "shards", episodes="6")

@@ -20,7 +20,9 @@ def main() -> None:
             features = json.loads((Path(root) / "meta/info.json").read_text())["features"]
             keys = [key for key in features if key.startswith(("observation", "action"))]
             deltas = windows and dict.fromkeys(keys, windows)
-            dataset = LeRobotDataset("local/it", root=root, delta_timestamps=deltas, video_backend="torchcodec")
+            dataset = LeRobotDataset(
+                "local/it", root=root, delta_timestamps=deltas, video_backend="torchcodec"
+            )
             datasets.append(dataset)
         source, exported = datasets
         assert len(source) == len(exported)
@@ -30,7 +32,11 @@ def main() -> None:
             expected, found = source[i], exported[i]
             assert expected.keys() == found.keys(), i
             for key, value in expected.items():
-                same = torch.equal(value, found[key]) if isinstance(value, torch.Tensor) else value == found[key]
+                same = (
+                    torch.equal(value, found[key])
+                    if isinstance(value, torch.Tensor)
+                    else value == found[key]
+                )
                 assert same, (i, key)
             compared += 1
     sys.stdout.write(str(compared))

@@ -41,7 +41,10 @@ def go(source: Path | str, destination: Path, **options: Any) -> ExportReport:
 
 def tree(root: Path) -> dict[str, str]:
     files = sorted(path for path in root.rglob("*") if path.is_file())
-    return {path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    return {
+        path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in files
+    }
 
 
 def read_json(path: Path) -> Json:
@@ -56,7 +59,9 @@ def episodes_of(root: Path) -> list[dict[str, Any]]:
 # -- Which episodes --------------------------------------------------------------------------------------------
 
 
-def test_fewer_episodes_are_numbered_anew(pusht_source: Path, pusht_shards: Path, tmp_path: Path) -> None:
+def test_fewer_episodes_are_numbered_anew(
+    pusht_source: Path, pusht_shards: Path, tmp_path: Path
+) -> None:
     report = go(pusht_shards, tmp_path / "out", episodes="2,5:7")
     assert (report.episodes, report.renumbered) == (3, True)
     before = {row["episode_index"]: row for row in episodes_of(pusht_source)}
@@ -65,8 +70,12 @@ def test_fewer_episodes_are_numbered_anew(pusht_source: Path, pusht_shards: Path
     assert [row["episode_index"] for row in after] == [0, 1, 2]
     assert [row["length"] for row in after] == lengths
     assert [row["dataset_from_index"] for row in after] == [0, lengths[0], lengths[0] + lengths[1]]
-    assert [row["stats/index/min"] for row in after] == [[row["dataset_from_index"]] for row in after]
-    assert [row["stats/action/mean"] for row in after] == [row["stats/action/mean"] for row in chosen]
+    assert [row["stats/index/min"] for row in after] == [
+        [row["dataset_from_index"]] for row in after
+    ]
+    assert [row["stats/action/mean"] for row in after] == [
+        row["stats/action/mean"] for row in chosen
+    ]
     info = read_json(tmp_path / "out/meta/info.json")
     assert (info["total_episodes"], info["total_frames"]) == (3, sum(lengths))
     assert info["splits"] == {"train": "0:3"}
@@ -80,7 +89,9 @@ def test_fewer_episodes_are_numbered_anew(pusht_source: Path, pusht_shards: Path
         assert np.allclose(stats["action"][name], getattr(actions, name)(axis=0), rtol=1e-5)
     assert stats["action"]["count"] == [sum(lengths)]
     assert stats["index"]["max"] == [sum(lengths) - 1]
-    convert(ConvertConfig(source=str(tmp_path / "out"), destination=str(tmp_path / "again"), workers=1))
+    convert(
+        ConvertConfig(source=str(tmp_path / "out"), destination=str(tmp_path / "again"), workers=1)
+    )
 
 
 def test_statistics_of_all_episodes_are_about_the_datasets_own(pusht_source: Path) -> None:
@@ -98,10 +109,20 @@ def test_statistics_of_all_episodes_are_about_the_datasets_own(pusht_source: Pat
 def test_a_source_of_an_older_version_becomes_a_v3_dataset(tmp_path: Path) -> None:
     built = build(tmp_path / "v3", Source(lengths=(6, 4), cameras=(Camera(key=TOP, bframes=2),)))
     write_v21(built.root, tmp_path / "v21")
-    convert(ConvertConfig(source=str(tmp_path / "v21"), destination=str(tmp_path / "shards"), workers=1))
+    convert(
+        ConvertConfig(source=str(tmp_path / "v21"), destination=str(tmp_path / "shards"), workers=1)
+    )
     report = go(tmp_path / "shards", tmp_path / "out")
-    assert (report.episodes, report.frames, report.renumbered, report.video_files) == (2, 10, False, 1)
-    expected, info = read_json(built.root / "meta/info.json"), read_json(tmp_path / "out/meta/info.json")
+    assert (report.episodes, report.frames, report.renumbered, report.video_files) == (
+        2,
+        10,
+        False,
+        1,
+    )
+    expected, info = (
+        read_json(built.root / "meta/info.json"),
+        read_json(tmp_path / "out/meta/info.json"),
+    )
     assert {name: info[name] for name in expected if name != "chunks_size"} == {
         name: value for name, value in expected.items() if name != "chunks_size"
     }
@@ -109,8 +130,13 @@ def test_a_source_of_an_older_version_becomes_a_v3_dataset(tmp_path: Path) -> No
     for before, after in zip(episodes_of(built.root), episodes_of(tmp_path / "out"), strict=True):
         assert after["stats/action/mean"] == before["stats/action/mean"]
         assert after["tasks"] == before["tasks"]
-    assert read_json(tmp_path / "out/meta/stats.json").keys() == read_json(built.root / "meta/stats.json").keys()
-    convert(ConvertConfig(source=str(tmp_path / "out"), destination=str(tmp_path / "again"), workers=1))
+    assert (
+        read_json(tmp_path / "out/meta/stats.json").keys()
+        == read_json(built.root / "meta/stats.json").keys()
+    )
+    convert(
+        ConvertConfig(source=str(tmp_path / "out"), destination=str(tmp_path / "again"), workers=1)
+    )
 
 
 # -- Files -----------------------------------------------------------------------------------------------------
@@ -125,7 +151,11 @@ def test_video_that_was_encoded_again_is_described_as_it_is_now(
     options = ReencodeConfig(codec=codec, gop=2, size=size)
     convert(
         ConvertConfig(
-            source=str(source), destination=str(tmp_path / "shards"), workers=1, video="reencode", reencode=options
+            source=str(source),
+            destination=str(tmp_path / "shards"),
+            workers=1,
+            video="reencode",
+            reencode=options,
         )
     )
     report = go(tmp_path / "shards", tmp_path / "out")
@@ -139,10 +169,12 @@ def test_video_that_was_encoded_again_is_described_as_it_is_now(
         assert (feature["info"]["video.height"], feature["info"]["video.width"]) == size
         assert feature["info"]["video.codec"] == context.codec.canonical_name
         assert feature["info"]["video.pix_fmt"] == context.pix_fmt
-        assert [read_stamp(frame.to_ndarray(format="rgb24")) for frame in container.decode(video=0)] == [
-            (episode, row) for episode, length in enumerate((6, 9, 5)) for row in range(length)
-        ]
-    again = ConvertConfig(source=str(tmp_path / "out"), destination=str(tmp_path / "again"), workers=1)
+        assert [
+            read_stamp(frame.to_ndarray(format="rgb24")) for frame in container.decode(video=0)
+        ] == [(episode, row) for episode, length in enumerate((6, 9, 5)) for row in range(length)]
+    again = ConvertConfig(
+        source=str(tmp_path / "out"), destination=str(tmp_path / "again"), workers=1
+    )
     convert(again)
     before, after = (ShardedDataset.open(str(tmp_path / name)) for name in ("shards", "again"))
     for position in range(3):
@@ -150,7 +182,9 @@ def test_video_that_was_encoded_again_is_described_as_it_is_now(
         assert cameras[0].model_dump(exclude={"pts"}) == cameras[1].model_dump(exclude={"pts"})
 
 
-def test_files_are_closed_when_full_and_the_same_bytes_come_again(pusht_shards: Path, tmp_path: Path) -> None:
+def test_files_are_closed_when_full_and_the_same_bytes_come_again(
+    pusht_shards: Path, tmp_path: Path
+) -> None:
     first = go(pusht_shards, tmp_path / "first")
     assert go(pusht_shards, tmp_path / "second").video_files == first.video_files
     assert tree(tmp_path / "first") == tree(tmp_path / "second")
@@ -161,8 +195,15 @@ def test_files_are_closed_when_full_and_the_same_bytes_come_again(pusht_shards: 
 
 
 def test_folders_of_files_are_closed_when_full() -> None:
-    limits = Limits.of({"chunks_size": 2, "video_files_size_in_mb": 0.5, "data_files_size_in_mb": "many"})
-    assert [(limits.place(n).chunk, limits.place(n).file) for n in range(4)] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    limits = Limits.of(
+        {"chunks_size": 2, "video_files_size_in_mb": 0.5, "data_files_size_in_mb": "many"}
+    )
+    assert [(limits.place(n).chunk, limits.place(n).file) for n in range(4)] == [
+        (0, 0),
+        (0, 1),
+        (1, 0),
+        (1, 1),
+    ]
     assert (limits.video_bytes, limits.data_bytes) == (2**19, 100 * 2**20)
 
 
@@ -216,7 +257,11 @@ def test_an_error_leaves_nothing(pusht_shards: Path, tmp_path: Path) -> None:
 
 
 def test_from_other_places_it_is_the_same(
-    pusht_shards: Path, tmp_path: Path, range_server: RangeServer, this_hub: LocalHub, s3_server: S3Server
+    pusht_shards: Path,
+    tmp_path: Path,
+    range_server: RangeServer,
+    this_hub: LocalHub,
+    s3_server: S3Server,
 ) -> None:
     go(pusht_shards, tmp_path / "here")
     range_server.serve(pusht_shards)
@@ -237,11 +282,15 @@ def test_what_cannot_be_put_back_is_an_error_with_episode_and_camera(
 ) -> None:
     read = run.timestamps_of
     monkeypatch.setattr(run, "timestamps_of", lambda table: read(table)[::-1] * 3)
-    with pytest.raises(SourceError, match=rf"episode 0, camera '{KEY}': row \d+ shows frame \d+, to which another"):
+    with pytest.raises(
+        SourceError, match=rf"episode 0, camera '{KEY}': row \d+ shows frame \d+, to which another"
+    ):
         go(pusht_shards, tmp_path / "out")
 
 
-def test_the_command(pusht_shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command(
+    pusht_shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert dispatch(["export", str(pusht_shards), str(tmp_path / "out"), "--episodes", "0:2"]) == 0
     assert "2 episodes, numbered anew from 0, " in capsys.readouterr().out
     assert dispatch(["export", str(pusht_shards), str(tmp_path / "out")]) == 2
@@ -258,14 +307,18 @@ def test_an_episode_begins_where_its_first_row_shows_its_frame() -> None:
 
 
 def test_rows_without_a_frame_of_their_own_do_not_move_the_others() -> None:
-    start, distance = start_of(np.arange(5) / 10, np.array([0, 1, 2, 3, 4, 4, 4]), np.arange(7) / 10, 10)
+    start, distance = start_of(
+        np.arange(5) / 10, np.array([0, 1, 2, 3, 4, 4, 4]), np.arange(7) / 10, 10
+    )
     assert (round(start, 9), round(distance, 9)) == (0, 0.2)
 
 
 def test_frames_that_no_row_shows_follow_evenly() -> None:
     shown = np.array([0, 900, 1000, 1100, 1200, 1900])
     assert evened(shown, 1, 4, 100.0).tolist() == [800, 900, 1000, 1100, 1200, 1300]
-    assert period_of(np.array([0, 33, 67, 100]), float(Fraction(1000, 30))) == pytest.approx(100 / 3)
+    assert period_of(np.array([0, 33, 67, 100]), float(Fraction(1000, 30))) == pytest.approx(
+        100 / 3
+    )
     assert period_of(np.array([0, 50, 100]), 100.0) == 50
 
 

@@ -26,15 +26,23 @@ CASES = {
     "av1": HARD_CASES["av1"],
     "all_dtypes": HARD_CASES["all_dtypes"],
     "two_cameras": HARD_CASES["two_cameras_mixed_codecs"],
-    "hevc": Source(cameras=(Camera(key="observation.images.top", codec="hevc", stream="continuous"),)),
+    "hevc": Source(
+        cameras=(Camera(key="observation.images.top", codec="hevc", stream="continuous"),)
+    ),
 }
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", ["pusht_sim", *CASES])
-def test_lerobot_returns_equal_samples(case: str, lerobot: Run, pusht_source: Path, tmp_path: Path) -> None:
+def test_lerobot_returns_equal_samples(
+    case: str, lerobot: Run, pusht_source: Path, tmp_path: Path
+) -> None:
     source = build(tmp_path / "source", CASES[case]).root if case in CASES else pusht_source
-    convert(ConvertConfig(source=str(source), destination=str(tmp_path / "shards"), shard_size="64KB", workers=1))
+    convert(
+        ConvertConfig(
+            source=str(source), destination=str(tmp_path / "shards"), shard_size="64KB", workers=1
+        )
+    )
     export(ExportConfig(source=str(tmp_path / "shards"), destination=str(tmp_path / "exported")))
     program = Path(__file__).parent / "lerobot_program.py"
     assert int(lerobot(program, source, tmp_path / "exported").stdout) > 0

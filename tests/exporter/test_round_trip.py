@@ -121,7 +121,11 @@ def payloads(file: Any) -> list[tuple[float, bool, bytes]]:
     """(seconds, keyframe, payload) of the packets in decode order."""
     with av.open(file) as container:
         found = [packet for packet in container.demux(video=0) if packet.size]
-        return [(float(p.pts * p.time_base), p.is_keyframe, bytes(p)) for p in found if p.pts is not None]
+        return [
+            (float(p.pts * p.time_base), p.is_keyframe, bytes(p))
+            for p in found
+            if p.pts is not None
+        ]
 
 
 def test_rows_are_equal_with_their_types_and_metadata(trip: Trip) -> None:
@@ -138,8 +142,12 @@ def test_rows_are_equal_with_their_types_and_metadata(trip: Trip) -> None:
 
 def test_info_tasks_and_statistics_are_equal(trip: Trip) -> None:
     assert Lerobot(trip.exported).info == Lerobot(trip.source).info
-    assert read_json(trip.exported / "meta/stats.json") == read_json(trip.source / "meta/stats.json")
-    before, after = (pq.read_table(root / "meta/tasks.parquet") for root in (trip.source, trip.exported))
+    assert read_json(trip.exported / "meta/stats.json") == read_json(
+        trip.source / "meta/stats.json"
+    )
+    before, after = (
+        pq.read_table(root / "meta/tasks.parquet") for root in (trip.source, trip.exported)
+    )
     assert after.to_pylist() == before.to_pylist()
     assert json.loads(after.schema.metadata[b"pandas"])["index_columns"] == ["task"]
 
@@ -155,7 +163,9 @@ def test_packets_are_those_of_the_shards_episode_by_episode(trip: Trip) -> None:
             packets = payloads(path.as_posix())[start : start + camera.num_frames]
             expected = payloads(av_file(data.videos[camera.key]))
             assert [p[1:] for p in packets] == [p[1:] for p in expected]
-            rows = np.concatenate([np.arange(first, first + count) for _, first, count in camera.rows])
+            rows = np.concatenate(
+                [np.arange(first, first + count) for _, first, count in camera.rows]
+            )
             steps = [np.diff(np.sort([p[0] for p in side])[rows]) for side in (packets, expected)]
             assert np.allclose(*steps, atol=1e-6)
             taken[path] = start + camera.num_frames

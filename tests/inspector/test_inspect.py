@@ -18,9 +18,16 @@ def test_what_the_bundled_data_holds(pusht_shards: Path) -> None:
     assert (summary.episodes, summary.frames, summary.fps) == (14, 644, 10)
     assert summary.tasks == [("Push the T-shaped block onto the T-shaped target.", 14)]
     assert sum(count for _, _, count in summary.lengths) == 14
-    assert summary.num_bytes == sum(path.stat().st_size for path in pusht_shards.glob("shards/*.tar"))
+    assert summary.num_bytes == sum(
+        path.stat().st_size for path in pusht_shards.glob("shards/*.tar")
+    )
     (camera,) = summary.cameras
-    assert (camera.key, camera.codec, camera.size, camera.pix_fmt) == ("observation.image", "av1", "96x96", "yuv420p")
+    assert (camera.key, camera.codec, camera.size, camera.pix_fmt) == (
+        "observation.image",
+        "av1",
+        "96x96",
+        "yuv420p",
+    )
     assert camera.gop == pytest.approx(2, abs=0.1)
     assert camera.random_cost == pytest.approx(1.5, abs=0.05)
     assert summary.features["action"] == "float32 [2]"
@@ -31,7 +38,14 @@ def test_what_the_bundled_data_holds(pusht_shards: Path) -> None:
 def test_as_text_and_as_json(pusht_shards: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert dispatch(["inspect", str(pusht_shards)]) == 0
     text = capsys.readouterr().out
-    for part in ("14 episodes, 644 frames, 10 fps", "█", "av1", "96x96", "LeRobot v3.0", "shard_size 64000"):
+    for part in (
+        "14 episodes, 644 frames, 10 fps",
+        "█",
+        "av1",
+        "96x96",
+        "LeRobot v3.0",
+        "shard_size 64000",
+    ):
         assert part in text
     assert dispatch(["inspect", str(pusht_shards), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["frames"] == 644

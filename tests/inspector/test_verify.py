@@ -37,7 +37,11 @@ PAYLOAD = b"mdat"
 
 def converted(folder: Path, source: Source) -> Path:
     built = build(folder / "source", source)
-    convert(ConvertConfig(source=str(built.root), destination=str(folder / "shards"), shard_size="64KB", workers=1))
+    convert(
+        ConvertConfig(
+            source=str(built.root), destination=str(folder / "shards"), shard_size="64KB", workers=1
+        )
+    )
     return folder / "shards"
 
 
@@ -47,7 +51,8 @@ def honest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     cameras = (Camera(key=TOP, gop=4, bframes=1), Camera(key=WRIST, gop=2, size=(48, 64)))
     tasks = ("push", "pull", "lift", "place")
     return converted(
-        tmp_path_factory.mktemp("honest"), Source(lengths=(8, 9, 7, 8, 10, 6), cameras=cameras, tasks=tasks)
+        tmp_path_factory.mktemp("honest"),
+        Source(lengths=(8, 9, 7, 8, 10, 6), cameras=cameras, tasks=tasks),
     )
 
 
@@ -70,7 +75,9 @@ def only(root: Path | str, file: str, what: str, **options: Any) -> list[Problem
 
 
 def manifest_of(root: Path, number: int = 0) -> dict[str, Any]:
-    value: dict[str, Any] = json.loads((root / SHARDS.format(number)).with_suffix(".json").read_bytes())
+    value: dict[str, Any] = json.loads(
+        (root / SHARDS.format(number)).with_suffix(".json").read_bytes()
+    )
     return value
 
 
@@ -100,14 +107,21 @@ def test_nor_does_a_hard_source(tmp_path: Path) -> None:
         Camera(key=TOP, edit_list=True, bframes=2),
         Camera(key=WRIST, codec="hevc", gop=8, bframes=3, open_gop=True, stream="continuous"),
     )
-    shards = converted(tmp_path, Source(lengths=(1, 9, 5), cameras=cameras, extra_features=True, tasks_per_episode=1))
+    shards = converted(
+        tmp_path,
+        Source(lengths=(1, 9, 5), cameras=cameras, extra_features=True, tasks_per_episode=1),
+    )
     assert found(shards, against=str(tmp_path / "source"), frames=1).problems == ()
 
 
 def test_a_sample_reads_less_and_the_same_seed_reads_the_same(honest: Path) -> None:
     reports = [found(honest, sample=2, seed=seed) for seed in (1, 1, 2, 3, 4)]
     assert all(report.ok and report.episodes == 2 for report in reports)
-    assert reports[0].num_bytes == reports[1].num_bytes < sum(p.stat().st_size for p in honest.glob("shards/*.tar"))
+    assert (
+        reports[0].num_bytes
+        == reports[1].num_bytes
+        < sum(p.stat().st_size for p in honest.glob("shards/*.tar"))
+    )
     assert found(honest, sample=100).episodes == 6
 
 
@@ -130,10 +144,14 @@ def test_a_flipped_bit_is_found_in_every_kind_of_member(honest: Path, tmp_path: 
             position = member["offset"] + choice.randrange(member["size"])
             with damaged(root / name, Damage("flip", position, choice.randrange(8))):
                 problems = only(root, name, "damaged")
-            assert (sample["episode_index"], member["name"]) in [(p.episode, p.member) for p in problems]
+            assert (sample["episode_index"], member["name"]) in [
+                (p.episode, p.member) for p in problems
+            ]
 
 
-def test_a_flipped_bit_is_found_in_headers_padding_and_end_mark(honest: Path, tmp_path: Path) -> None:
+def test_a_flipped_bit_is_found_in_headers_padding_and_end_mark(
+    honest: Path, tmp_path: Path
+) -> None:
     root = Path(shutil.copytree(honest, tmp_path / "copy"))
     name, sample = SHARDS.format(0), manifest_of(root)["samples"][-1]
     member = next(m for m in sample["members"] if m["size"] % 512)
@@ -188,7 +206,11 @@ def test_missing_files(forgery: Forgery) -> None:
     (forgery.root / "shards/shard-000000.json").unlink()
     (forgery.root / "episodes.parquet").unlink()
     problems = found(forgery.root).problems
-    assert {p.file for p in problems} == {"episodes.parquet", "shards/shard-000000.json", SHARDS.format(1)}
+    assert {p.file for p in problems} == {
+        "episodes.parquet",
+        "shards/shard-000000.json",
+        SHARDS.format(1),
+    }
 
 
 def test_a_stale_manifest(forgery: Forgery) -> None:
@@ -257,10 +279,17 @@ def change_record(change: Callable[[dict[str, Any]], None]) -> Callable[[dict[st
 def reindexed(forgery: Forgery) -> str:
     """Totals and index made to fit as well."""
     for entry, shard in zip(forgery.dataset["shards"], forgery.shards, strict=True):
-        entry |= {"episodes": len(shard["samples"]), "frames": sum(sample["length"] for sample in shard["samples"])}
-    forgery.dataset["total_episodes"] = sum(entry["episodes"] for entry in forgery.dataset["shards"])
+        entry |= {
+            "episodes": len(shard["samples"]),
+            "frames": sum(sample["length"] for sample in shard["samples"]),
+        }
+    forgery.dataset["total_episodes"] = sum(
+        entry["episodes"] for entry in forgery.dataset["shards"]
+    )
     forgery.dataset["total_frames"] = sum(entry["frames"] for entry in forgery.dataset["shards"])
-    forgery.put_index(index_bytes([ShardManifest.model_validate_json(dump(shard)) for shard in forgery.shards]))
+    forgery.put_index(
+        index_bytes([ShardManifest.model_validate_json(dump(shard)) for shard in forgery.shards])
+    )
     return forgery.seal()
 
 
@@ -282,7 +311,9 @@ def test_a_shard_of_another_dataset(forgery: Forgery, pusht_shards: Path) -> Non
     only(forgery.root, SHARDS.format(0), "another shard")
 
 
-def test_a_shard_of_another_dataset_with_hashes_that_fit(forgery: Forgery, pusht_shards: Path) -> None:
+def test_a_shard_of_another_dataset_with_hashes_that_fit(
+    forgery: Forgery, pusht_shards: Path
+) -> None:
     """All that the manifests say is of the other shard, but for the conversion's id."""
     name = SHARDS.format(0)
     forgery.shards[0] = manifest_of(pusht_shards) | {"conversion": forgery.shards[0]["conversion"]}
@@ -297,7 +328,9 @@ def without_packet(data: bytes, dropped: int) -> bytes:
     sink = io.BytesIO()
     with av.open(io.BytesIO(data)) as source:
         stream = source.streams.video[0]
-        with av.open(sink, "w", format="mp4", options={"fflags": "+bitexact", "use_editlist": "0"}) as output:
+        with av.open(
+            sink, "w", format="mp4", options={"fflags": "+bitexact", "use_editlist": "0"}
+        ) as output:
             copy = output.add_stream_from_template(stream, opaque=True)
             copy.time_base = stream.time_base
             packets = [packet for packet in source.demux(stream) if packet.size]
@@ -369,7 +402,9 @@ def test_members_in_another_order(forgery: Forgery) -> None:
 
 
 def test_reordered_rows(forgery: Forgery) -> None:
-    forgery.put_members(0, 0, change_rows(lambda table: table.take(pa.array(range(len(table) - 1, -1, -1)))))
+    forgery.put_members(
+        0, 0, change_rows(lambda table: table.take(pa.array(range(len(table) - 1, -1, -1))))
+    )
     problems = only(forgery.seal(), SHARDS.format(0), "rows are not in order")
     assert problems[0].member == f"{forgery.shards[0]['samples'][0]['key']}.parquet"
 
@@ -384,7 +419,11 @@ def test_altered_tasks(forgery: Forgery) -> None:
 def test_altered_tasks_of_an_episode(forgery: Forgery) -> None:
     forgery.put_members(0, 0, change_record(lambda record: record.update(tasks=["dance"])))
     forgery.shards[0]["samples"][0]["tasks"] = ["dance"]
-    only(reindexed(forgery), SHARDS.format(0), "tasks is ['push'] in the source's metadata, ['dance'] in the record")
+    only(
+        reindexed(forgery),
+        SHARDS.format(0),
+        "tasks is ['push'] in the source's metadata, ['dance'] in the record",
+    )
 
 
 # -- Only the source knows ---------------------------------------------------------------------------------------
@@ -395,13 +434,18 @@ def test_an_altered_value_is_found_against_the_source(forgery: Forgery, honest: 
         values = table.column("action").to_pylist()
         values[3][0] = float(np.nextafter(np.float32(values[3][0]), np.float32(9)))
         field = table.schema.field("action")
-        return table.set_column(table.column_names.index("action"), field, pa.array(values, field.type))
+        return table.set_column(
+            table.column_names.index("action"), field, pa.array(values, field.type)
+        )
 
     forgery.put_members(0, 1, change_rows(nudge))
     root = forgery.seal()
     assert found(root).ok
     (problem,) = only(
-        root, SHARDS.format(0), "column 'action' differs in 1 rows", against=str(honest.parent / "source")
+        root,
+        SHARDS.format(0),
+        "column 'action' differs in 1 rows",
+        against=str(honest.parent / "source"),
     )
     assert problem.episode == forgery.shards[0]["samples"][1]["episode_index"]
 
@@ -412,7 +456,12 @@ def test_an_altered_dtype_is_found_against_the_source(forgery: Forgery, honest: 
         return table.set_column(i, "timestamp", table.column("timestamp").cast(pa.float64()))
 
     forgery.put_members(0, 0, change_rows(widen))
-    only(forgery.seal(), SHARDS.format(0), "is double, float in the source", against=str(honest.parent / "source"))
+    only(
+        forgery.seal(),
+        SHARDS.format(0),
+        "is double, float in the source",
+        against=str(honest.parent / "source"),
+    )
 
 
 def test_an_altered_packet_is_found_against_the_source(forgery: Forgery, honest: Path) -> None:
@@ -424,7 +473,12 @@ def test_an_altered_packet_is_found_against_the_source(forgery: Forgery, honest:
 
     forgery.put_members(0, 0, flip)
     root = forgery.seal()
-    problems = only(root, SHARDS.format(0), "another payload in the source", against=str(honest.parent / "source"))
+    problems = only(
+        root,
+        SHARDS.format(0),
+        "another payload in the source",
+        against=str(honest.parent / "source"),
+    )
     assert problems[-1].member == f"{forgery.shards[0]['samples'][0]['key']}.{WRIST}.mp4"
 
 
@@ -444,7 +498,9 @@ def test_frames_that_cannot_be_decoded(forgery: Forgery) -> None:
     }
 
 
-def test_altered_stats_and_lost_episodes_are_found_against_the_source(forgery: Forgery, honest: Path) -> None:
+def test_altered_stats_and_lost_episodes_are_found_against_the_source(
+    forgery: Forgery, honest: Path
+) -> None:
     forgery.dataset["stats"]["action"]["mean"][0] += 1
     lost = [sample["episode_index"] for sample in forgery.shards.pop()["samples"]]
     entry = forgery.dataset["shards"].pop()
@@ -453,7 +509,10 @@ def test_altered_stats_and_lost_episodes_are_found_against_the_source(forgery: F
     problems = found(reindexed(forgery), against=str(honest.parent / "source")).problems
     told = [problem.what for problem in problems if problem.file == "dataset.json"]
     assert "stats differ from the source's" in told
-    assert any(what.startswith(f"{len(lost)} episodes of the source are not here: {lost[0]}") for what in told)
+    assert any(
+        what.startswith(f"{len(lost)} episodes of the source are not here: {lost[0]}")
+        for what in told
+    )
 
 
 # -- The command -------------------------------------------------------------------------------------------------
@@ -475,7 +534,9 @@ def test_the_command(forgery: Forgery, tmp_path: Path, capsys: pytest.CaptureFix
         dispatch(["verify", str(forgery.root), "--sample", "0"])
 
 
-@pytest.mark.parametrize("other", [[[{"t": -0.0}]], [[{"t": 0.0}, {"t": 0.0}]], [[]], [None]], ids=str)
+@pytest.mark.parametrize(
+    "other", [[[{"t": -0.0}]], [[{"t": 0.0}, {"t": 0.0}]], [[]], [None]], ids=str
+)
 def test_messages_that_differ_in_anything_are_told(other: Any) -> None:
     kind = pa.list_(pa.struct({"t": pa.float32()}))
     here, there = (pa.table({"said": pa.array(rows, kind)}) for rows in ([[{"t": 0.0}]], other))

@@ -31,7 +31,14 @@ from roboshard.shards.jsonio import dump
 TOP, WRIST = "observation.images.top", "observation.images.wrist"
 GOP = 3
 Order = Callable[[int], list[int]]
-ENDLESS = {"mode": "reencode", "codec": "libx264", "gop": float("inf"), "crf": 30, "size": None, "cameras": [TOP]}
+ENDLESS = {
+    "mode": "reencode",
+    "codec": "libx264",
+    "gop": float("inf"),
+    "crf": 30,
+    "size": None,
+    "cameras": [TOP],
+}
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +53,11 @@ def reencoded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     options = ReencodeConfig(codec="libx264", gop=GOP, size=(48, 72), cameras=TOP)
     convert(
         ConvertConfig(
-            source=str(built.root), destination=str(folder / "shards"), workers=1, video="reencode", reencode=options
+            source=str(built.root),
+            destination=str(folder / "shards"),
+            workers=1,
+            video="reencode",
+            reencode=options,
         )
     )
     return folder / "shards"
@@ -61,7 +72,9 @@ def problems(root: Path | str, source: Path) -> tuple[Problem, ...]:
     return verify(VerifyConfig(url=str(root), against=str(source))).problems
 
 
-def again(data: bytes, order: Order, gop: int = GOP, change: Callable[[Any], None] = lambda _: None) -> bytes:
+def again(
+    data: bytes, order: Order, gop: int = GOP, change: Callable[[Any], None] = lambda _: None
+) -> bytes:
     """A slice of these frames of another, at the same times."""
     with av.open(io.BytesIO(data), "r") as container:
         stream = container.streams.video[0]
@@ -70,11 +83,15 @@ def again(data: bytes, order: Order, gop: int = GOP, change: Callable[[Any], Non
             np.arange(len(frames)) * round(Fraction(1, 10) / Fraction(stream.time_base or 1)),
             stream.time_base,
         )
-        clip = Clip(ticks=ticks, time_base=Fraction(time_base or 1), fps=10, like=stream.codec_context)
+        clip = Clip(
+            ticks=ticks, time_base=Fraction(time_base or 1), fps=10, like=stream.codec_context
+        )
         chosen = [frames[i].copy() for i in order(len(frames))]
         change(chosen)
         pictures = [av.VideoFrame.from_ndarray(pixels, format="yuv420p") for pixels in chosen]
-        return encode(pictures, clip, Encoding(codec="libx264", gop=gop, crf=20, size=None, cameras=()))
+        return encode(
+            pictures, clip, Encoding(codec="libx264", gop=gop, crf=20, size=None, cameras=())
+        )
 
 
 def forge(forgery: Forgery, order: Order, **options: Any) -> str:
@@ -117,7 +134,9 @@ def test_nor_has_one_that_was_encoded_once_more(forgery: Forgery, reencoded: Pat
     ],
     ids=["one dropped", "the first dropped", "one repeated", "the first repeated"],
 )
-def test_frames_that_moved_are_found_and_named(forgery: Forgery, reencoded: Path, order: Order, what: str) -> None:
+def test_frames_that_moved_are_found_and_named(
+    forgery: Forgery, reencoded: Path, order: Order, what: str
+) -> None:
     (problem,) = problems(forge(forgery, order), reencoded.parent / "source")
     assert what in problem.what
     assert (problem.episode, problem.member) == (0, f"ep-000000000.{TOP}.mp4")
@@ -129,11 +148,17 @@ def test_frames_that_moved_are_found_and_named(forgery: Forgery, reencoded: Path
 def found_in(tmp_path: Path, lumas: list[NDArray[np.uint8]], encoding: Encoding) -> list[str]:
     """What is said of grey pictures that were encoded again."""
     height, width = lumas[0].shape
-    clip = Clip(ticks=np.arange(len(lumas)) * 512, time_base=Fraction(1, 5120), fps=10, like=UNTAGGED)
+    clip = Clip(
+        ticks=np.arange(len(lumas)) * 512, time_base=Fraction(1, 5120), fps=10, like=UNTAGGED
+    )
     grey = np.full((height // 2, width), 128, np.uint8)
-    pictures = (av.VideoFrame.from_ndarray(np.vstack([luma, grey]), format="yuv420p") for luma in lumas)
+    pictures = (
+        av.VideoFrame.from_ndarray(np.vstack([luma, grey]), format="yuv420p") for luma in lumas
+    )
     path = tmp_path / "source.mp4"
-    path.write_bytes(encode(pictures, clip, Encoding(codec="libx264", gop=30, crf=1, size=None, cameras=())))
+    path.write_bytes(
+        encode(pictures, clip, Encoding(codec="libx264", gop=30, crf=1, size=None, cameras=()))
+    )
     times = np.arange(len(lumas), dtype=np.float32) / np.float32(10)
     rows = RowTimes(from_s=0, to_s=len(lumas) / 10, timestamps=times, fps=10, tolerance_s=1e-4)
     problems = Problems()
@@ -149,18 +174,29 @@ def test_keyframes_have_nothing_of_their_neighbours(tmp_path: Path) -> None:
     y, x = np.mgrid[:240, :320]
     blobs = [np.exp(-((x - 96 - 2 * i) ** 2 + (y - 120) ** 2) / 128) for i in range(18)]
     lumas = [(100 + 30 * blob).astype(np.uint8) for blob in blobs]
-    assert found_in(tmp_path, lumas, Encoding(codec="libsvtav1", gop=15, crf=40, size=None, cameras=())) == []
+    assert (
+        found_in(
+            tmp_path, lumas, Encoding(codec="libsvtav1", gop=15, crf=40, size=None, cameras=())
+        )
+        == []
+    )
 
 
 def test_noise_that_the_encoder_leaves_out_is_no_fault(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(-60, 61, (8, 96, 128))
     lumas = list((np.linspace(60, 180, 128) + noise).clip(0, 255).astype(np.uint8))
-    assert found_in(tmp_path, lumas, Encoding(codec="libx264", gop=4, crf=51, size=None, cameras=())) == []
+    assert (
+        found_in(tmp_path, lumas, Encoding(codec="libx264", gop=4, crf=51, size=None, cameras=()))
+        == []
+    )
 
 
 def test_a_dropped_frame_shows_without_the_source(forgery: Forgery) -> None:
     found = verify(VerifyConfig(url=forge(forgery, lambda n: [*range(7), *range(8, n)]))).problems
-    assert any("19 frames in the slice where the record counts 20: a frame was dropped" in p.what for p in found)
+    assert any(
+        "19 frames in the slice where the record counts 20: a frame was dropped" in p.what
+        for p in found
+    )
 
 
 def test_a_picture_of_something_else(forgery: Forgery, reencoded: Path) -> None:
@@ -168,7 +204,9 @@ def test_a_picture_of_something_else(forgery: Forgery, reencoded: Path) -> None:
         for frame in frames[9:11]:
             frame[:] = 16
 
-    found = problems(forge(forgery, lambda n: list(range(n)), change=blacken), reencoded.parent / "source")
+    found = problems(
+        forge(forgery, lambda n: list(range(n)), change=blacken), reencoded.parent / "source"
+    )
     assert [p.what for p in found] == [
         "2 rows, first row 9, show no frame like their own in the source (below 20 dB)"
     ]
@@ -178,7 +216,9 @@ def test_a_grey_picture_is_a_picture_of_something_else(forgery: Forgery, reencod
     def bleach(frames: list[Any]) -> None:
         frames[9][:48] = round(float(frames[9][:48].mean()))
 
-    (problem,) = problems(forge(forgery, lambda n: list(range(n)), change=bleach), reencoded.parent / "source")
+    (problem,) = problems(
+        forge(forgery, lambda n: list(range(n)), change=bleach), reencoded.parent / "source"
+    )
     assert problem.what.startswith("1 rows, first row 9, show no frame like their own")
 
 
@@ -202,7 +242,9 @@ def test_features_that_do_not_fit_the_options(forgery: Forgery, reencoded: Path)
     assert any(p.what == "features differ from the source's" for p in found)
 
 
-@pytest.mark.parametrize("video", [{"mode": "dream"}, 5, {"mode": "reencode", "cameras": []}, ENDLESS])
+@pytest.mark.parametrize(
+    "video", [{"mode": "dream"}, 5, {"mode": "reencode", "cameras": []}, ENDLESS]
+)
 def test_options_that_say_nothing(forgery: Forgery, reencoded: Path, video: Any) -> None:
     def claim(dataset: dict[str, Any]) -> None:
         dataset["conversion"]["options"]["video"] = video

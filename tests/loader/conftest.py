@@ -21,7 +21,19 @@ def one_torch_thread() -> None:
 def arm_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """20 episodes of two cameras in 10 shards, each episode larger than all it takes to find it."""
     folder = tmp_path_factory.mktemp("arm")
-    cameras = (Camera(key="observation.images.top", gop=4), Camera(key="observation.images.wrist", gop=2))
-    source = build(folder / "source", Source(lengths=tuple(8 + i * 5 % 7 for i in range(20)), cameras=cameras))
-    convert(ConvertConfig(source=str(source.root), destination=str(folder / "shards"), shard_size="64KB", workers=1))
+    cameras = (
+        Camera(key="observation.images.top", gop=4),
+        Camera(key="observation.images.wrist", gop=2),
+    )
+    source = build(
+        folder / "source", Source(lengths=tuple(8 + i * 5 % 7 for i in range(20)), cameras=cameras)
+    )
+    convert(
+        ConvertConfig(
+            source=str(source.root),
+            destination=str(folder / "shards"),
+            shard_size="64KB",
+            workers=1,
+        )
+    )
     return folder / "shards"

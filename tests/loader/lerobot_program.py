@@ -3,7 +3,11 @@
 import sys
 from typing import Any
 
-WINDOWS = {"observation.image": [-0.2, 0.0, 0.1], "observation.state": [-0.1, 0.0], "next.reward": [0.0]}
+WINDOWS = {
+    "observation.image": [-0.2, 0.0, 0.1],
+    "observation.state": [-0.1, 0.0],
+    "next.reward": [0.0],
+}
 INDICES = (0, 1, 45, 46, 200, 643)
 
 
@@ -23,9 +27,15 @@ def main() -> None:
     compare_policies(theirs, ours)
     compared = 0
     for windows in (None, WINDOWS, deltas_of_act(ours)):
-        dataset = LeRobotDataset("local/it", root=source, delta_timestamps=windows, video_backend="torchcodec")
+        dataset = LeRobotDataset(
+            "local/it", root=source, delta_timestamps=windows, video_backend="torchcodec"
+        )
         again = open_dataset(shards, delta_timestamps=windows, return_uint8=False)
-        assert (len(dataset), dataset.num_frames, dataset.num_episodes) == (644, again.num_frames, again.num_episodes)
+        assert (len(dataset), dataset.num_frames, dataset.num_episodes) == (
+            644,
+            again.num_frames,
+            again.num_episodes,
+        )
         for i in INDICES:
             compare_samples(dataset[i], again[i])
             compared += 1
@@ -54,7 +64,10 @@ def compare_samplers(theirs: Any, ours: Any) -> None:
 
     both = [
         EpisodeAwareSampler(
-            meta.episodes["dataset_from_index"], meta.episodes["dataset_to_index"], [1, 3], drop_n_last_frames=7
+            meta.episodes["dataset_from_index"],
+            meta.episodes["dataset_to_index"],
+            [1, 3],
+            drop_n_last_frames=7,
         )
         for meta in (theirs, ours)
     ]
@@ -66,7 +79,12 @@ def act() -> Any:
     from lerobot.policies.act.configuration_act import ACTConfig  # noqa: PLC0415
 
     return ACTConfig(
-        device="cpu", pretrained_backbone_weights=None, dim_model=32, n_heads=2, chunk_size=8, n_action_steps=8
+        device="cpu",
+        pretrained_backbone_weights=None,
+        dim_model=32,
+        n_heads=2,
+        chunk_size=8,
+        n_action_steps=8,
     )
 
 
@@ -97,7 +115,9 @@ def compare_policies(theirs: Any, ours: Any) -> None:
         tensors = {f"policy.{key}": value for key, value in policy.state_dict().items()}
         for side, processor in zip("io", processors, strict=True):
             for step in processor.steps:
-                tensors |= {f"{side}.{type(step).__name__}.{key}": v for key, v in step.state_dict().items()}
+                tensors |= {
+                    f"{side}.{type(step).__name__}.{key}": v for key, v in step.state_dict().items()
+                }
         made.append((config.input_features, config.output_features, tensors))
     (inputs, outputs, tensors), (our_inputs, our_outputs, our_tensors) = made
     assert inputs == our_inputs

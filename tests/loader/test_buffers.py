@@ -42,7 +42,9 @@ def allocated(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     monkeypatch.undo()
 
 
-def lend(memory: ReusedBuffers, shape: tuple[int, ...] = SHAPE, dtype: torch.dtype = torch.uint8) -> torch.Tensor:
+def lend(
+    memory: ReusedBuffers, shape: tuple[int, ...] = SHAPE, dtype: torch.dtype = torch.uint8
+) -> torch.Tensor:
     return memory.lend(shape, dtype)
 
 
@@ -57,7 +59,9 @@ def start(tensor: torch.Tensor) -> int:
     "dtype", [torch.uint8, torch.float32, torch.int64, torch.bool, torch.float64, torch.bfloat16]
 )
 @pytest.mark.parametrize("shape", [(), (0,), (3, 0, 2), (1,), (5, 2), SHAPE])
-def test_a_tensor_is_as_asked_for(memory: ReusedBuffers, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+def test_a_tensor_is_as_asked_for(
+    memory: ReusedBuffers, shape: tuple[int, ...], dtype: torch.dtype
+) -> None:
     tensor = lend(memory, shape, dtype)
     assert (tuple(tensor.shape), tensor.dtype, tensor.is_contiguous()) == (shape, dtype, True)
     tensor.fill_(1)
@@ -88,7 +92,9 @@ HOLDS: dict[str, Callable[[torch.Tensor], Any]] = {
 
 
 @pytest.mark.parametrize("hold", HOLDS.values(), ids=HOLDS)
-def test_whatever_looks_at_memory_keeps_it(memory: ReusedBuffers, hold: Callable[[torch.Tensor], Any]) -> None:
+def test_whatever_looks_at_memory_keeps_it(
+    memory: ReusedBuffers, hold: Callable[[torch.Tensor], Any]
+) -> None:
     tensor = lend(memory)
     address = start(tensor)
     held = hold(tensor)
@@ -124,7 +130,9 @@ def test_memory_is_used_again_for_another_shape_and_dtype(memory: ReusedBuffers)
 
 
 @pytest.mark.parametrize("share", [1.0, 0.75, 0.5])
-def test_a_smaller_last_batch_uses_the_memory_of_the_others(memory: ReusedBuffers, share: float) -> None:
+def test_a_smaller_last_batch_uses_the_memory_of_the_others(
+    memory: ReusedBuffers, share: float
+) -> None:
     address = start(lend(memory, (64, 10)))
     tensor = lend(memory, (int(64 * share), 10))
     assert start(tensor) == address
@@ -205,7 +213,9 @@ def test_it_outlives_its_lender() -> None:
 # -- Bounds ----------------------------------------------------------------------------------------------------
 
 
-def test_of_many_batches_kept_and_let_go_few_stay(memory: ReusedBuffers, allocated: list[int]) -> None:
+def test_of_many_batches_kept_and_let_go_few_stay(
+    memory: ReusedBuffers, allocated: list[int]
+) -> None:
     kept = [lend(memory) for _ in range(100)]
     assert len({start(tensor) for tensor in kept}) == 100
     addresses = {start(tensor) for tensor in kept}
@@ -246,7 +256,10 @@ class Lending(RuleBasedStateMachine):
     @rule(target=held, size=st.integers(1, 400))
     def lend(self, size: int) -> int:
         self.number += 1
-        self.alive[self.number] = (self.memory.lend((size,), torch.int32).fill_(self.number), self.number)
+        self.alive[self.number] = (
+            self.memory.lend((size,), torch.int32).fill_(self.number),
+            self.number,
+        )
         return self.number
 
     @rule(target=held, number=consumes(held), first=st.integers(0, 3))
@@ -274,7 +287,9 @@ def test_threads_never_share_what_they_hold(memory: ReusedBuffers) -> None:
         dice, held = random.Random(seed), []
         for turn in range(400):
             value = seed * 1000 + turn
-            tensor = memory.lend((dice.choice((3, 50, 64, 64, 100, 128)), 7), torch.int64).fill_(value)
+            tensor = memory.lend((dice.choice((3, 50, 64, 64, 100, 128)), 7), torch.int64).fill_(
+                value
+            )
             held.append((tensor[dice.randrange(3) :], value))
             if len(held) > dice.randrange(6):
                 view, expected = held.pop(dice.randrange(len(held)))

@@ -20,7 +20,16 @@ from roboshard.loader.episodes.columns import Column, ImageFiles, make_column, m
 from roboshard.shards.errors import FormatError
 
 WHERE = "shard, episode 3, feature 'x'"
-INTEGERS = (pa.int8(), pa.int16(), pa.int32(), pa.int64(), pa.uint8(), pa.uint16(), pa.uint32(), pa.uint64())
+INTEGERS = (
+    pa.int8(),
+    pa.int16(),
+    pa.int32(),
+    pa.int64(),
+    pa.uint8(),
+    pa.uint16(),
+    pa.uint32(),
+    pa.uint64(),
+)
 FLOATS = (pa.float16(), pa.float32(), pa.float64())
 
 
@@ -87,7 +96,9 @@ def test_booleans_and_strings_stay_what_they_are() -> None:
     assert at(column(["拿起", "", "🧊"], pa.string()), 2) == "🧊"
 
 
-@pytest.mark.parametrize("sizes", [(4,), (0,), (3, 2), (0, 2), (3, 0), (0, 0), (2, 3, 2), (0, 0, 0)], ids=str)
+@pytest.mark.parametrize(
+    "sizes", [(4,), (0,), (3, 2), (0, 2), (3, 0), (0, 0), (2, 3, 2), (0, 0, 0)], ids=str
+)
 def test_lists_keep_their_shape_whether_their_size_is_fixed_or_not(sizes: tuple[int, ...]) -> None:
     shape = tuple(size or 2 for size in sizes)
     rows = np.arange(5 * math.prod(shape), dtype=np.float32).reshape(5, *shape)
@@ -122,10 +133,20 @@ def test_a_value_handed_out_is_a_copy() -> None:
     [
         ([1.0, None], pa.float32(), "float32", "1 rows have no value"),
         ([[1.0], [None]], pa.list_(pa.float32(), 1), "float32", "an element without a value"),
-        ([[[1.0]], [None]], pa.list_(pa.list_(pa.float32(), 1), 1), "float32", "an element without a value"),
+        (
+            [[[1.0]], [None]],
+            pa.list_(pa.list_(pa.float32(), 1), 1),
+            "float32",
+            "an element without a value",
+        ),
         ([[[1.0]], [None]], pa.list_(pa.list_(pa.float32())), "float32", "without a value"),
         ([[1], [2, None]], pa.list_(pa.int32()), "int32", "cannot become a tensor"),
-        ([[[1], [2, 3]], [[4]]], pa.list_(pa.list_(pa.int32())), "int32", "a row's lists have no common shape"),
+        (
+            [[[1], [2, 3]], [[4]]],
+            pa.list_(pa.list_(pa.int32())),
+            "int32",
+            "a row's lists have no common shape",
+        ),
         ([1, 2**63], pa.uint64(), "uint64", "does not fit int64"),
         (["a", "b"], pa.string(), "float32", "cannot become a tensor"),
     ],
@@ -155,9 +176,17 @@ CALLS = ['{"say": [1, null, "ü"]}', "not JSON", "3"]
 @pytest.mark.parametrize("kind", [pa.string(), pa.json_()], ids=str)
 def test_tool_calls_are_parsed_where_they_are_json(kind: pa.DataType) -> None:
     plain = pa.list_(pa.struct({"content": pa.string(), "tool_calls": pa.list_(pa.string())}))
-    rows = [[{"content": "a", "tool_calls": CALLS}, {"content": None, "tool_calls": None}], None, []]
-    stored = pa.array(rows, plain).cast(pa.list_(pa.struct({"content": pa.string(), "tool_calls": pa.list_(kind)})))
-    messages = make_column(pa.chunked_array([stored[:1], stored[1:]]), "language", WHERE).take(np.array([2, 0, 1, 0]))
+    rows = [
+        [{"content": "a", "tool_calls": CALLS}, {"content": None, "tool_calls": None}],
+        None,
+        [],
+    ]
+    stored = pa.array(rows, plain).cast(
+        pa.list_(pa.struct({"content": pa.string(), "tool_calls": pa.list_(kind)}))
+    )
+    messages = make_column(pa.chunked_array([stored[:1], stored[1:]]), "language", WHERE).take(
+        np.array([2, 0, 1, 0])
+    )
     said = [
         {"content": "a", "tool_calls": [{"say": [1, None, "ü"]}, "not JSON", 3]},
         {"content": None, "tool_calls": None},
@@ -168,24 +197,36 @@ def test_tool_calls_are_parsed_where_they_are_json(kind: pa.DataType) -> None:
 
 def test_tool_calls_that_were_stored_as_structs_are_objects() -> None:
     rows = [[{"tool_calls": [{"name": "say"}]}]]
-    assert make_column(pa.chunked_array([pa.array(rows)]), "language", WHERE).take(np.array([0])) == rows
+    assert (
+        make_column(pa.chunked_array([pa.array(rows)]), "language", WHERE).take(np.array([0]))
+        == rows
+    )
 
 
 def test_a_message_may_be_null() -> None:
     rows = [[None, {"content": "a", "tool_calls": ["3"]}]]
-    messages = make_column(pa.chunked_array([pa.array(rows)]), "language", WHERE).take(np.array([0]))
+    messages = make_column(pa.chunked_array([pa.array(rows)]), "language", WHERE).take(
+        np.array([0])
+    )
     assert messages == [[None, {"content": "a", "tool_calls": [3]}]]
 
 
-@pytest.mark.parametrize("values", [[[], []], [None, None], [[], None]], ids=["list of null", "null", "both"])
+@pytest.mark.parametrize(
+    "values", [[[], []], [None, None], [[], None]], ids=["list of null", "null", "both"]
+)
 def test_an_episode_without_a_message_has_empty_lists(values: list[Any]) -> None:
     stored = pa.array(values)
     assert "null" in str(stored.type)
-    assert make_column(pa.chunked_array([stored]), "language", WHERE).take(np.array([1, 0])) == [[], []]
+    assert make_column(pa.chunked_array([stored]), "language", WHERE).take(np.array([1, 0])) == [
+        [],
+        [],
+    ]
 
 
 def test_language_that_is_no_list_of_messages_is_refused() -> None:
-    with pytest.raises(FormatError, match=f"{WHERE}: language is stored as string, not as lists of structs"):
+    with pytest.raises(
+        FormatError, match=f"{WHERE}: language is stored as string, not as lists of structs"
+    ):
         column(["a", "b"], pa.string(), "language")
 
 
@@ -203,10 +244,17 @@ def huge_png(width: int, height: int) -> bytes:
     """A PNG of a few bytes that claims to be of any size."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b""))
+        + chunk(b"IEND", b"")
+    )
 
 
 GREY = png(np.zeros((4, 4), np.uint8))
@@ -214,7 +262,13 @@ GREY = png(np.zeros((4, 4), np.uint8))
 
 @pytest.mark.parametrize(
     "file",
-    [b"", b"not an image", GREY[:40], GREY[:-30] + bytes(18) + GREY[-12:], huge_png(60_000, 60_000)],
+    [
+        b"",
+        b"not an image",
+        GREY[:40],
+        GREY[:-30] + bytes(18) + GREY[-12:],
+        huge_png(60_000, 60_000),
+    ],
     ids=["empty", "no image", "cut", "overwritten", "bomb"],
 )
 def test_unreadable_images_are_named(file: bytes) -> None:

@@ -61,30 +61,46 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     (RANKS | {"max_world_size": 6}, "max_world_size 6 must be a multiple of the world size 4"),
     (RANKS | {"max_world_size": 2}, "max_world_size 2 must be a multiple of the world size 4"),
     ({"max_world_size": 0}, "max_world_size 0 must be a multiple of the world size 1"),
-    (RANKS | {"max_world_size": 8, "batch_size": 3}, "batch_size x world_size = 12 must be a multiple of"),
+    (
+        RANKS | {"max_world_size": 8, "batch_size": 3},
+        "batch_size x world_size = 12 must be a multiple of",
+    ),
     ({"num_workers": 2, "max_workers": 3}, "max_workers 3 must be a multiple of num_workers 2"),
     ({"max_workers": 0}, "max_workers 0 must be a multiple of num_workers 0"),
     ({"episodes": []}, "no frame is left"),
     ({"episodes": [2, 14, 99, 3]}, "episodes: [14, 99] are not in the dataset"),
-    ({"episodes": "0:5"}, "episodes must be a list of episode indices, as in [0, 1, 5] or range(10), not '0:5'"),
+    (
+        {"episodes": "0:5"},
+        "episodes must be a list of episode indices, as in [0, 1, 5] or range(10), not '0:5'",
+    ),
     ({"episodes": [0.5]}, "episodes must be a list of episode indices"),
     ({"episodes": [True, False]}, "episodes must be a list of episode indices"),
     ({"episodes": [-1]}, "episodes must be a list of episode indices"),
     ({"episodes": 3}, "episodes must be a list of episode indices"),
     ({"cameras": ["front"]}, f"cameras: ['front'] not among the dataset's videos ['{IMAGE}']"),
     ({"cameras": IMAGE}, f"cameras must be a list of keys: ['{IMAGE}'], not a string"),
-    ({"delta_timestamps": {"acton": [0]}}, "delta_timestamps: 'acton' is not a feature; the dataset has ["),
+    (
+        {"delta_timestamps": {"acton": [0]}},
+        "delta_timestamps: 'acton' is not a feature; the dataset has [",
+    ),
     ({"delta_timestamps": {"task": [0]}}, "delta_timestamps: 'task' is not a feature"),
     ({"delta_timestamps": {"action": [0.05]}}, "0.05 s is not a whole number of frames at 10 fps"),
     ({"delta_timestamps": {"action": [0.101]}}, "use multiples of 1/10"),
     ({"delta_timestamps": {"action": []}}, "must be a list of at least one number of seconds"),
-    ({"delta_timestamps": {IMAGE: [0]}, "cameras": []}, f"camera '{IMAGE}' is left out by cameras=[]"),
+    (
+        {"delta_timestamps": {IMAGE: [0]}, "cameras": []},
+        f"camera '{IMAGE}' is left out by cameras=[]",
+    ),
 ]
 
 
 @pytest.mark.usefixtures("nothing_is_read")
-@pytest.mark.parametrize(("options", "message"), REFUSED, ids=[str(options) for options, _ in REFUSED])
-def test_options_that_cannot_be_used(pusht_shards: Path, options: dict[str, Any], message: str) -> None:
+@pytest.mark.parametrize(
+    ("options", "message"), REFUSED, ids=[str(options) for options, _ in REFUSED]
+)
+def test_options_that_cannot_be_used(
+    pusht_shards: Path, options: dict[str, Any], message: str
+) -> None:
     with pytest.raises(OptionError, match=re.escape(message)):
         make_loader(str(pusht_shards), **options)
 
@@ -97,7 +113,14 @@ def test_options_that_cannot_be_used(pusht_shards: Path, options: dict[str, Any]
         {"episodes": range(3)},
         {"episodes": np.array([3, 1, 1])},
         {"cameras": (IMAGE, IMAGE)},
-        {"batch_size": 3, "rank": 1, "world_size": 4, "max_world_size": 12, "num_workers": 2, "max_workers": 6},
+        {
+            "batch_size": 3,
+            "rank": 1,
+            "world_size": 4,
+            "max_world_size": 12,
+            "num_workers": 2,
+            "max_workers": 6,
+        },
         {"seed": 2**63 - 1},
     ],
     ids=str,
@@ -109,7 +132,9 @@ def test_options_that_can_be_used(pusht_shards: Path, options: dict[str, Any]) -
 def test_a_string_has_no_window(tmp_path: Path) -> None:
     source = build(tmp_path / "source", Source(lengths=(3,), extra_features=True))
     convert(ConvertConfig(source=str(source.root), destination=str(tmp_path / "shards"), workers=1))
-    with pytest.raises(OptionError, match="delta_timestamps: 'note' is a string feature, which has no window"):
+    with pytest.raises(
+        OptionError, match="delta_timestamps: 'note' is a string feature, which has no window"
+    ):
         make_loader(str(tmp_path / "shards"), delta_timestamps={"note": [0.0]})
 
 
@@ -119,9 +144,14 @@ def test_a_string_has_no_window(tmp_path: Path) -> None:
 def test_episodes_without_a_frame_left_are_named_in_a_warning(pusht_shards: Path) -> None:
     lengths = ShardedDataset.open(str(pusht_shards)).index.length
     shortest = int(np.argmin(lengths))
-    with pytest.warns(UserWarning, match=rf"1 episodes have no frame left.*=1 .*=\d+.*\[{shortest}\]") as caught:
+    with pytest.warns(
+        UserWarning, match=rf"1 episodes have no frame left.*=1 .*=\d+.*\[{shortest}\]"
+    ) as caught:
         loader = make_loader(
-            str(pusht_shards), drop_n_first_frames=1, drop_n_last_frames=int(lengths.min()) - 1, cameras=[]
+            str(pusht_shards),
+            drop_n_first_frames=1,
+            drop_n_last_frames=int(lengths.min()) - 1,
+            cameras=[],
         )
     assert caught[0].filename == __file__
     found = {int(index) for batch in loader for index in batch["episode_index"]}
@@ -138,7 +168,9 @@ def test_dropping_every_frame_is_an_error(pusht_shards: Path) -> None:
 
 
 def test_urls_that_lead_nowhere(tmp_path: Path, pusht_shards: Path) -> None:
-    with pytest.raises(MissingError, match=r"dataset\.json: no such file\. Not a roboshard dataset, or"):
+    with pytest.raises(
+        MissingError, match=r"dataset\.json: no such file\. Not a roboshard dataset, or"
+    ):
         make_loader(str(tmp_path))
     with pytest.raises(MissingError, match="no such file"):
         make_loader(str(tmp_path / "shards/shard-000000.tar"))
@@ -168,8 +200,12 @@ def test_the_launchers_environment_gives_the_rank(
     assert len(make_loader(str(pusht_shards), batch_size=4, rank=0, world_size=1)) == alone
 
 
-def test_torchruns_variables_come_before_those_of_the_cluster_around_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    for (rank, world_size), values in zip(LAUNCHERS, [("5", "16"), ("1", "2"), ("0", "1")], strict=True):
+def test_torchruns_variables_come_before_those_of_the_cluster_around_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for (rank, world_size), values in zip(
+        LAUNCHERS, [("5", "16"), ("1", "2"), ("0", "1")], strict=True
+    ):
         monkeypatch.setenv(rank, values[0])
         monkeypatch.setenv(world_size, values[1])
     assert resolve_rank(None, None) == (5, 16)
@@ -182,7 +218,9 @@ def test_an_environment_that_holds_no_numbers(
 ) -> None:
     for name, value in zip(names, values, strict=True):
         monkeypatch.setenv(name, value)
-    with pytest.raises(OptionError, match=f"{names[0]} and {names[1]} in the environment are not numbers"):
+    with pytest.raises(
+        OptionError, match=f"{names[0]} and {names[1]} in the environment are not numbers"
+    ):
         resolve_rank(None, None)
 
 

@@ -37,7 +37,14 @@ def honest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("honest")
     cameras = (Camera(key=TOP, bframes=2), Camera(key=WRIST, codec="av1", gop=2, size=(80, 64)))
     source = build(folder / "source", Source(lengths=LENGTHS, cameras=cameras))
-    convert(ConvertConfig(source=str(source.root), destination=str(folder / "shards"), shard_size="64KB", workers=1))
+    convert(
+        ConvertConfig(
+            source=str(source.root),
+            destination=str(folder / "shards"),
+            shard_size="64KB",
+            workers=1,
+        )
+    )
     return folder / "shards"
 
 
@@ -76,7 +83,9 @@ def load(root: Path, **options: Any) -> list[dict[str, Any]]:
 def equal(found: list[dict[str, Any]], expected: list[dict[str, Any]]) -> bool:
     return len(found) == len(expected) and all(
         one.keys() == other.keys()
-        and all(torch.equal(one[key], other[key]) for key in one if isinstance(one[key], torch.Tensor))
+        and all(
+            torch.equal(one[key], other[key]) for key in one if isinstance(one[key], torch.Tensor)
+        )
         and one["task"] == other["task"]
         for one, other in zip(found, expected, strict=True)
     )
@@ -101,14 +110,18 @@ def no_child_is_left() -> bool:
 
 def test_a_missing_shard_is_named(copy: Path) -> None:
     shard_file(copy).unlink()
-    with pytest.raises(MissingError, match=rf"{shard_file(copy)}: missing, though dataset\.json lists it"):
+    with pytest.raises(
+        MissingError, match=rf"{shard_file(copy)}: missing, though dataset\.json lists it"
+    ):
         load(copy)
 
 
 def test_a_truncated_shard_is_named(copy: Path) -> None:
     path = shard_file(copy)
     path.write_bytes(path.read_bytes()[:-512])
-    with pytest.raises(DamageError, match=rf"{path}: \d+ bytes where dataset\.json says \d+: cut off or replaced"):
+    with pytest.raises(
+        DamageError, match=rf"{path}: \d+ bytes where dataset\.json says \d+: cut off or replaced"
+    ):
         load(copy)
 
 
@@ -147,11 +160,16 @@ def test_samples_before_the_damage_are_still_right(copy: Path, honest: Path) -> 
 
 
 @pytest.mark.parametrize("name", ["dataset.json", "episodes.parquet", "shards/shard-000000.json"])
-def test_a_flipped_bit_anywhere_in_a_manifest_is_an_error_that_names_it(copy: Path, name: str) -> None:
+def test_a_flipped_bit_anywhere_in_a_manifest_is_an_error_that_names_it(
+    copy: Path, name: str
+) -> None:
     path = copy / name
     size = path.stat().st_size
     for position in np.linspace(0, size - 1, 25).astype(int).tolist():
-        with damaged(path, Damage("flip", position, position % 8)), pytest.raises(RoboshardError, match=name):
+        with (
+            damaged(path, Damage("flip", position, position % 8)),
+            pytest.raises(RoboshardError, match=name),
+        ):
             load(copy, cameras=[])
 
 
@@ -163,7 +181,9 @@ def test_whatever_happens_to_a_file_the_samples_are_the_same_or_there_is_an_erro
     root, expected = whole
     path = data.draw(st.sampled_from(files_of(root)), label="file")
     kind: Kind = data.draw(st.sampled_from(get_args(Kind)))
-    damage = Damage(kind, data.draw(st.integers(0, path.stat().st_size - 1)), data.draw(st.integers(0, 7)))
+    damage = Damage(
+        kind, data.draw(st.integers(0, path.stat().st_size - 1)), data.draw(st.integers(0, 7))
+    )
     with damaged(path, damage):
         try:
             found = load(root)
@@ -174,7 +194,9 @@ def test_whatever_happens_to_a_file_the_samples_are_the_same_or_there_is_an_erro
 
 
 @pytest.fixture(scope="module")
-def whole(honest: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
+def whole(
+    honest: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, list[dict[str, Any]]]:
     """A copy to do harm to, and its samples."""
     root = Path(shutil.copytree(honest, tmp_path_factory.mktemp("harmed") / "copy"))
     return root, load(root)
@@ -189,7 +211,9 @@ def test_an_error_in_a_worker_comes_to_the_parent_with_type_and_place(copy: Path
     flip(shard_file(copy), offset + 1000)
     loader = make_loader(str(copy), batch_size=2, num_workers=2)
     for _ in range(2):  # an error does not spoil the next iteration
-        with pytest.raises(DamageError, match=rf"{shard_file(copy)}, episode {BROKEN}: member \S+top\.mp4") as error:
+        with pytest.raises(
+            DamageError, match=rf"{shard_file(copy)}, episode {BROKEN}: member \S+top\.mp4"
+        ) as error:
             list(loader)
         error.value.__traceback__ = None
         del error
@@ -220,7 +244,9 @@ def test_skipping_substitutes_warns_and_counts(copy: Path, honest: Path, shuffle
     break_episodes(copy, [BROKEN])
     options: dict[str, Any] = {"batch_size": 4, "shuffle": shuffle}
     loader = make_loader(str(copy), on_error="skip", **options)
-    with pytest.warns(RuntimeWarning, match=f"on_error='skip': .*episode {BROKEN}.*takes its place") as caught:
+    with pytest.warns(
+        RuntimeWarning, match=f"on_error='skip': .*episode {BROKEN}.*takes its place"
+    ) as caught:
         found = list(loader)
     expected = list(make_loader(str(honest), **options))
     assert len(caught) == 1
@@ -230,16 +256,26 @@ def test_skipping_substitutes_warns_and_counts(copy: Path, honest: Path, shuffle
         for i, episode in enumerate(right["episode_index"].tolist()):
             if episode == BROKEN:
                 assert batch["episode_index"][i] == BROKEN + 1
-                assert batch["frame_index"][i] == min(int(right["frame_index"][i]), LENGTHS[BROKEN + 1] - 1)
+                assert batch["frame_index"][i] == min(
+                    int(right["frame_index"][i]), LENGTHS[BROKEN + 1] - 1
+                )
             else:
-                assert all(torch.equal(batch[key][i], right[key][i]) for key in (TOP, WRIST, "action", "index"))
+                assert all(
+                    torch.equal(batch[key][i], right[key][i])
+                    for key in (TOP, WRIST, "action", "index")
+                )
 
 
 @pytest.mark.filterwarnings("ignore:on_error='skip':RuntimeWarning")
 def test_substitutes_come_from_the_chosen_episodes_and_frames_alone(copy: Path) -> None:
     break_episodes(copy, [0, BROKEN])
     loader = make_loader(
-        str(copy), episodes=[0, 2, 3], drop_n_first_frames=2, drop_n_last_frames=3, on_error="skip", cameras=[]
+        str(copy),
+        episodes=[0, 2, 3],
+        drop_n_first_frames=2,
+        drop_n_last_frames=3,
+        on_error="skip",
+        cameras=[],
     )
     found = [
         (int(e), int(f))
@@ -288,9 +324,14 @@ LIES: dict[str, Callable[[Members], None]] = {
     "only a head": change_video(lambda top, _: top[:200] + bytes(len(top) - 200)),
     "no media": change_video(lambda top, _: without_media(top)),
     "another resolution": change_video(lambda _, wrist: wrist),
-    "other times": change_record(lambda camera: {"pts": [[p + 7, step, n] for p, step, n in camera["pts"]]}),
+    "other times": change_record(
+        lambda camera: {"pts": [[p + 7, step, n] for p, step, n in camera["pts"]]}
+    ),
     "a frame more": change_record(
-        lambda camera: {"pts": [*camera["pts"], [10**9, 0, 1]], "num_frames": camera["num_frames"] + 1}
+        lambda camera: {
+            "pts": [*camera["pts"], [10**9, 0, 1]],
+            "num_frames": camera["num_frames"] + 1,
+        }
     ),
 }
 
@@ -330,12 +371,31 @@ def set_column(table: pa.Table, name: str, values: list[Any]) -> pa.Table:
     [
         (lambda table: table.drop_columns(["action"]), "its rows have no column 'action'"),
         (lambda table: table.slice(1), "14 rows where the episode has 15"),
-        (lambda table: set_column(table, "task_index", [7] * 15), "row 0 has task_index 7 of 1 tasks"),
-        (lambda table: set_column(table, "task_index", [-1] * 15), "row 0 has task_index -1 of 1 tasks"),
-        (lambda table: set_column(table, "action", [None] * 15), "feature 'action': 15 rows have no value"),
-        (lambda table: set_column(table, "action", ["left"] * 15), "feature 'action': values of type"),
+        (
+            lambda table: set_column(table, "task_index", [7] * 15),
+            "row 0 has task_index 7 of 1 tasks",
+        ),
+        (
+            lambda table: set_column(table, "task_index", [-1] * 15),
+            "row 0 has task_index -1 of 1 tasks",
+        ),
+        (
+            lambda table: set_column(table, "action", [None] * 15),
+            "feature 'action': 15 rows have no value",
+        ),
+        (
+            lambda table: set_column(table, "action", ["left"] * 15),
+            "feature 'action': values of type",
+        ),
     ],
-    ids=["a column less", "a row less", "an unknown task", "a negative task", "no values", "other types"],
+    ids=[
+        "a column less",
+        "a row less",
+        "an unknown task",
+        "a negative task",
+        "no values",
+        "other types",
+    ],
 )
 def test_rows_that_are_not_what_the_features_say(
     honest: Path, tmp_path: Path, change: Callable[[pa.Table], pa.Table], message: str

@@ -57,7 +57,10 @@ LENGTHS = (12, 9, 15, 7, 11, 10, 8)
 FRAMES = sum(LENGTHS)
 SOURCE = Source(
     lengths=LENGTHS,
-    cameras=(Camera(key=TOP, gop=8, bframes=2), Camera(key=WRIST, codec="av1", gop=2, size=(80, 64))),
+    cameras=(
+        Camera(key=TOP, gop=8, bframes=2),
+        Camera(key=WRIST, codec="av1", gop=2, size=(80, 64)),
+    ),
     image_keys=(STILL,),
     tasks=("pick", "place"),
 )
@@ -77,7 +80,12 @@ with_and_without_workers = pytest.mark.parametrize("num_workers", [0, 2])
 def shards_of(source: Source, folder: Path) -> Path:
     build(folder / "source", source)
     convert(
-        ConvertConfig(source=str(folder / "source"), destination=str(folder / "shards"), shard_size="64KB", workers=1)
+        ConvertConfig(
+            source=str(folder / "source"),
+            destination=str(folder / "shards"),
+            shard_size="64KB",
+            workers=1,
+        )
     )
     return folder / "shards"
 
@@ -92,7 +100,9 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def distant_keyframes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One keyframe an episode."""
     camera = Camera(key=TOP, gop=LONG_GOP, size=(32, 48))
-    return shards_of(Source(lengths=LONG_LENGTHS, cameras=(camera,)), tmp_path_factory.mktemp("distant"))
+    return shards_of(
+        Source(lengths=LONG_LENGTHS, cameras=(camera,)), tmp_path_factory.mktemp("distant")
+    )
 
 
 def load(root: Path, **options: Any) -> Loader:
@@ -114,7 +124,9 @@ def around_decode(
     decode_really = Episode.pictures
 
     def put(function: Callable[[Decode, Episode, str, Sequence[int]], Any]) -> None:
-        monkeypatch.setattr(Episode, "pictures", lambda *arguments: function(decode_really, *arguments))
+        monkeypatch.setattr(
+            Episode, "pictures", lambda *arguments: function(decode_really, *arguments)
+        )
 
     return put
 
@@ -148,9 +160,17 @@ def uneven_threads(around_decode: Any) -> Iterator[set[str]]:
 @pytest.mark.parametrize("return_uint8", [True, False], ids=["uint8", "float"])
 @pytest.mark.parametrize("batch_size", [slowly(None), 5])
 def test_batches_do_not_depend_on_how_threads_run(
-    shards: Path, request: pytest.FixtureRequest, order: dict[str, Any], return_uint8: bool, batch_size: int | None
+    shards: Path,
+    request: pytest.FixtureRequest,
+    order: dict[str, Any],
+    return_uint8: bool,
+    batch_size: int | None,
 ) -> None:
-    options = order | {"batch_size": batch_size, "return_uint8": return_uint8, "delta_timestamps": WINDOWS}
+    options = order | {
+        "batch_size": batch_size,
+        "return_uint8": return_uint8,
+        "delta_timestamps": WINDOWS,
+    }
     expected = list(load(shards, decode_threads=1, **options))
     shared = request.getfixturevalue("uneven_threads")
     for decode_threads in (2, 5):
@@ -158,7 +178,9 @@ def test_batches_do_not_depend_on_how_threads_run(
     assert not shared
 
 
-def test_batches_do_not_depend_on_how_far_ahead_is_decoded(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batches_do_not_depend_on_how_far_ahead_is_decoded(
+    shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     options = ORDERS["uniform"] | {"delta_timestamps": WINDOWS}
     expected = list(load(shards, **options))
     for steps in ((1, 1), (2, 2), (100, 100)):
@@ -169,7 +191,11 @@ def test_batches_do_not_depend_on_how_far_ahead_is_decoded(shards: Path, monkeyp
 @pytest.mark.parametrize("image_size", [None, (20, 30)])
 @pytest.mark.parametrize("return_uint8", [True, False])
 def test_batches_do_not_depend_on_what_is_kept_for_later_steps(
-    shards: Path, monkeypatch: pytest.MonkeyPatch, early_pictures: EarlySizes, image_size: Any, return_uint8: bool
+    shards: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    early_pictures: EarlySizes,
+    image_size: Any,
+    return_uint8: bool,
 ) -> None:
     options = ORDERS["uniform"] | {"image_size": image_size, "return_uint8": return_uint8}
     expected = in_one_go(shards, options, early_bytes=0)
@@ -208,7 +234,9 @@ def in_one_go(root: Path, options: dict[str, Any], early_bytes: int) -> list[Bat
         return [*loader, *loader]
 
 
-def test_what_is_kept_for_later_steps_is_not_decoded_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_kept_for_later_steps_is_not_decoded_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source = Source(lengths=(40,) * 6, cameras=(Camera(key=TOP, gop=2, size=(32, 48)),))
     root = shards_of(source, tmp_path)
     costs = []
@@ -218,12 +246,16 @@ def test_what_is_kept_for_later_steps_is_not_decoded_again(tmp_path: Path, monke
         for _ in range(4):
             list(loader)
         costs.append(loader.stats().frames_decoded_per_frame_used)
-    assert 1.35 < costs[0] <= 1.5, "a frame at random, and sometimes both of a GOP in the look-ahead"
+    assert 1.35 < costs[0] <= 1.5, (
+        "a frame at random, and sometimes both of a GOP in the look-ahead"
+    )
     assert costs[1] < costs[0] - 0.1
 
 
 @pytest.mark.parametrize("order", ["dataset order", "sweep"])
-def test_nothing_is_kept_where_frames_come_in_order(shards: Path, early_pictures: EarlySizes, order: str) -> None:
+def test_nothing_is_kept_where_frames_come_in_order(
+    shards: Path, early_pictures: EarlySizes, order: str
+) -> None:
     list(load(shards, **ORDERS[order]))
     assert not early_pictures
 
@@ -304,7 +336,9 @@ def test_kept_batches_are_not_written_over(shards: Path, num_workers: int) -> No
     kept: list[Batch] = []
     sums = []
     for batch in itertools.chain(loader, loader):
-        kept.append(batch if len(kept) % 2 else {TOP: batch[TOP][-1:, 0]})  # all of it, or a view of one camera
+        kept.append(
+            batch if len(kept) % 2 else {TOP: batch[TOP][-1:, 0]}
+        )  # all of it, or a view of one camera
         sums.append(_checksums(kept[-1]))
         del batch
     assert len(kept) == 2 * len(loader)
@@ -319,7 +353,9 @@ def _checksums(batch: Batch) -> list[int]:
 
 @pytest.mark.parametrize("batch_size", [5, None])
 @pytest.mark.parametrize("num_workers", TWO_WORKERS_SLOWLY)
-def test_what_the_user_lets_go_of_is_held_by_nobody(shards: Path, num_workers: int, batch_size: int | None) -> None:
+def test_what_the_user_lets_go_of_is_held_by_nobody(
+    shards: Path, num_workers: int, batch_size: int | None
+) -> None:
     """Or each stage would keep a batch's memory from being used again, until it has made the next one."""
     loader = load(shards, num_workers=num_workers, batch_size=batch_size, max_workers=2)
     batches = iter(loader)
@@ -340,7 +376,10 @@ def test_what_the_user_writes_into_a_batch_is_in_no_other(shards: Path) -> None:
     found = []
     for batch in loader:
         found.append(
-            {key: value.clone() if isinstance(value, torch.Tensor) else value for key, value in batch.items()}
+            {
+                key: value.clone() if isinstance(value, torch.Tensor) else value
+                for key, value in batch.items()
+            }
         )
         for key in PICTURES:
             batch[key].zero_()
@@ -381,7 +420,12 @@ def test_within_the_look_ahead_each_frame_is_decoded_once(
         return decode_really(episode, key, frames)
 
     around_decode(recorded)
-    loader = load(shards, decode_threads=1, **ORDERS["uniform"] | {"pool_episodes": 100}, delta_timestamps=WINDOWS)
+    loader = load(
+        shards,
+        decode_threads=1,
+        **ORDERS["uniform"] | {"pool_episodes": 100},
+        delta_timestamps=WINDOWS,
+    )
     list(loader)
     asked = Tally((episode, key, frame) for episode, key, frames in calls for frame in frames)
     assert max(asked.values()) == 1
@@ -407,16 +451,26 @@ class Numbered:
 
 @given(
     wanted=st.dictionaries(
-        st.integers(0, 40), st.lists(st.integers(0, 2), min_size=1, max_size=4), min_size=1, max_size=20
+        st.integers(0, 40),
+        st.lists(st.integers(0, 2), min_size=1, max_size=4),
+        min_size=1,
+        max_size=20,
     )
 )
-def test_each_picture_goes_wherever_it_is_wanted_and_nowhere_else(wanted: dict[int, list[int]]) -> None:
+def test_each_picture_goes_wherever_it_is_wanted_and_nowhere_else(
+    wanted: dict[int, list[int]],
+) -> None:
     """`wanted`: frame -> steps, once for each place."""
     sizes = Tally(itertools.chain.from_iterable(wanted.values()))
     steps: dict[int, PendingStep] = {}
     keys = [PictureKey(key="x", is_video=True, offsets=None)]
     for number, size in sizes.items():
-        step = WindowedStep(values={}, episodes=(), episode_of=np.zeros(size), frames={"x": np.zeros((size, 1), int)})
+        step = WindowedStep(
+            values={},
+            episodes=(),
+            episode_of=np.zeros(size),
+            frames={"x": np.zeros((size, 1), int)},
+        )
         steps[number] = PendingStep(step, keys, as_float=False)
         steps[number].begin()
     requests: dict[int, list[Target]] = {frame: [] for frame in sorted(wanted)}
@@ -427,7 +481,12 @@ def test_each_picture_goes_wherever_it_is_wanted_and_nowhere_else(wanted: dict[i
             expected[number].append(frame)
     counter = Counter()
     threads = DecodeThreads(
-        num_threads=1, pictures=keys, as_float=False, buffers=ReusedBuffers(), counter=counter, early_bytes=0
+        num_threads=1,
+        pictures=keys,
+        as_float=False,
+        buffers=ReusedBuffers(),
+        counter=counter,
+        early_bytes=0,
     )
     slot: Any = Slice(Numbered(), "x")  # type: ignore[arg-type]
     threads._served[slot] = requests
@@ -441,7 +500,9 @@ def test_each_picture_goes_wherever_it_is_wanted_and_nowhere_else(wanted: dict[i
     assert (stats.frames_requested, stats.frames_used) == (len(wanted), sum(sizes.values()))
 
 
-def test_a_decoder_goes_on_from_where_it_stands(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_decoder_goes_on_from_where_it_stands(
+    shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of the end of a slice and its beginning, which a sweep asks for together, the end comes first."""
     episodes: list[Episode] = []
 
@@ -458,14 +519,18 @@ def test_a_decoder_goes_on_from_where_it_stands(shards: Path, monkeypatch: pytes
     assert [frame for frame, _ in episode.pictures(TOP, [3, 6])] == [3, 6]
     assert episode.ways(TOP, frames) == ([7, 8, 11], [0, 3])
     assert [frame for frame, _ in episode.pictures(TOP, [7])] == [7]
-    assert episode.ways(TOP, frames) == (frames,), "it would begin anew at the keyframe that comes next"
+    assert episode.ways(TOP, frames) == (frames,), (
+        "it would begin anew at the keyframe that comes next"
+    )
     assert [frame for frame, _ in episode.pictures(WRIST, [2])] == [2]
     assert episode.ways(WRIST, frames) == (frames,), "keyframes are near"
 
 
 def test_what_counts_as_used_has_been_decoded(tmp_path: Path) -> None:
     """Or the cost of a frame would look low as long as others are on their way."""
-    root = shards_of(Source(lengths=(30, 30), cameras=(Camera(key=TOP, gop=1, size=(32, 48)),)), tmp_path)
+    root = shards_of(
+        Source(lengths=(30, 30), cameras=(Camera(key=TOP, gop=1, size=(32, 48)),)), tmp_path
+    )
     loader = load(root, shuffle=False)
     for _ in loader:
         stats = loader.stats()
@@ -501,7 +566,9 @@ def test_a_slice_that_cannot_be_decoded_is_an_error_at_the_step_that_needs_it(
     assert len(found) == sum(LENGTHS[:4]) // 6
     assert_same(found, itertools.islice(load(shards, **options), len(found)))
     assert not threads_left()
-    assert len(list(load(root, episodes=[0, 1, 2, 3, 5, 6], **options))) == -(-(FRAMES - LENGTHS[4]) // 6)
+    assert len(list(load(root, episodes=[0, 1, 2, 3, 5, 6], **options))) == -(
+        -(FRAMES - LENGTHS[4]) // 6
+    )
     loader.close()
 
 
@@ -515,7 +582,9 @@ def _until_error(batches: Iterable[Batch]) -> Iterator[Batch]:
 def test_steps_that_are_complete_come_before_the_error_of_a_later_one(
     shards: Path, around_decode: Any, all_at_once: None
 ) -> None:
-    def broken_at_the_end(decode_really: Decode, episode: Episode, key: str, frames: Sequence[int]) -> Any:
+    def broken_at_the_end(
+        decode_really: Decode, episode: Episode, key: str, frames: Sequence[int]
+    ) -> Any:
         for frame, picture in decode_really(episode, key, frames):
             if frame == 11:
                 raise FormatError("the end is broken")
@@ -524,7 +593,10 @@ def test_steps_that_are_complete_come_before_the_error_of_a_later_one(
     around_decode(broken_at_the_end)
     loader = load(shards, batch_size=4, episodes=[0], shuffle=False, decode_threads=1)
     first, second = range(4), range(4, 8)
-    assert [batch["frame_index"].tolist() for batch in _until_error(loader)] == [[*first], [*second]]
+    assert [batch["frame_index"].tolist() for batch in _until_error(loader)] == [
+        [*first],
+        [*second],
+    ]
 
 
 def test_no_thread_is_left_after_an_epoch_and_after_break(shards: Path) -> None:
@@ -556,7 +628,9 @@ def test_no_thread_is_left_after_the_consumers_error(shards: Path) -> None:
     assert len(list(load(shards))) == len(loader)
 
 
-def test_no_thread_is_left_after_an_error_in_a_transform_though_that_is_still_held(shards: Path) -> None:
+def test_no_thread_is_left_after_an_error_in_a_transform_though_that_is_still_held(
+    shards: Path,
+) -> None:
     calls = itertools.count()
 
     def transform(picture: torch.Tensor) -> torch.Tensor:
@@ -603,7 +677,9 @@ def test_nothing_grows_over_many_epochs(shards: Path, num_workers: int) -> None:
         files.append([len(os.listdir(f"/proc/{pid}/fd")) for pid in pids])
         resident.append([psutil.Process(pid).memory_info().rss for pid in pids])
     assert threads[1:] == threads[1:2] * 19
-    more_files, more_memory = (np.max(kept[10:], axis=0) - np.max(kept[:10], axis=0) for kept in (files, resident))
+    more_files, more_memory = (
+        np.max(kept[10:], axis=0) - np.max(kept[:10], axis=0) for kept in (files, resident)
+    )
     assert max(more_files) <= 3 * num_workers, (
         "a segment more where steps happened to be further ahead, not one an epoch"
     )
@@ -617,7 +693,9 @@ def test_nothing_grows_over_many_epochs(shards: Path, num_workers: int) -> None:
 TRANSFORMS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "in place": lambda picture: picture.clamp_(max=0.5 if picture.is_floating_point() else 100),
     "in place, and a copy of it": lambda picture: picture.clamp_(max=1).clone(),
-    "in place, through a view": lambda picture: picture.transpose(-1, -2).clamp_(max=1).transpose(-1, -2),
+    "in place, through a view": lambda picture: (
+        picture.transpose(-1, -2).clamp_(max=1).transpose(-1, -2)
+    ),
     "the same again": lambda picture: picture[:],
     "a part of it": lambda picture: picture[..., 3:, :-5],
     "every other pixel": lambda picture: picture[..., ::2, ::3],
@@ -633,15 +711,24 @@ TRANSFORMS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "a vector": lambda picture: picture.float().mean((-1, -2)).flatten(),
     "one number": lambda picture: picture.float().mean(),
     "nothing": lambda picture: picture.float()[..., :0],
-    "some in place": lambda picture: picture.clamp_(max=1) if int(picture.sum()) % 2 else picture.clamp(max=1),
+    "some in place": lambda picture: (
+        picture.clamp_(max=1) if int(picture.sum()) % 2 else picture.clamp(max=1)
+    ),
     "larger": lambda picture: picture.repeat_interleave(2, -1),
-    "with a gradient": lambda picture: (picture.float() * torch.ones((), requires_grad=True)).detach(),
+    "with a gradient": lambda picture: (
+        picture.float() * torch.ones((), requires_grad=True)
+    ).detach(),
 }
 
 
 @pytest.mark.parametrize("transform", TRANSFORMS.values(), ids=TRANSFORMS)
-def test_transforms_may_do_as_they_like(shards: Path, transform: Callable[[torch.Tensor], torch.Tensor]) -> None:
-    options: dict[str, Any] = ORDERS["uniform"] | {"delta_timestamps": {TOP: WINDOWS[TOP]}, "episodes": [0, 1, 2]}
+def test_transforms_may_do_as_they_like(
+    shards: Path, transform: Callable[[torch.Tensor], torch.Tensor]
+) -> None:
+    options: dict[str, Any] = ORDERS["uniform"] | {
+        "delta_timestamps": {TOP: WINDOWS[TOP]},
+        "episodes": [0, 1, 2],
+    }
     found = list(load(shards, image_transforms=transform, **options))
     for batch, plain in zip(found, load(shards, **options), strict=True):
         for key in PICTURES:
@@ -649,7 +736,9 @@ def test_transforms_may_do_as_they_like(shards: Path, transform: Callable[[torch
         assert_same([batch], [plain])
     singles = load(shards, image_transforms=transform, **options | {"batch_size": None})
     for number, sample in enumerate(singles):
-        assert all(torch.equal(sample[key], found[number // 5][key][number % 5]) for key in PICTURES)
+        assert all(
+            torch.equal(sample[key], found[number // 5][key][number % 5]) for key in PICTURES
+        )
 
 
 @pytest.mark.parametrize(
@@ -658,7 +747,9 @@ def test_transforms_may_do_as_they_like(shards: Path, transform: Callable[[torch
     ids=["in place", "other dtype"],
 )
 @pytest.mark.slow
-def test_transforms_in_workers(shards: Path, transform: Callable[[torch.Tensor], torch.Tensor]) -> None:
+def test_transforms_in_workers(
+    shards: Path, transform: Callable[[torch.Tensor], torch.Tensor]
+) -> None:
     options: dict[str, Any] = {"batch_size": 16, "image_transforms": transform, "max_workers": 2}
     loader = load(shards, num_workers=2, **options)
     assert_same(list(loader), load(shards, **options))
@@ -678,36 +769,73 @@ def each_decoder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 def test_pictures_are_as_if_resized_afterwards(
     shards: Path, each_decoder: None, size: tuple[int, int], return_uint8: bool
 ) -> None:
-    options: dict[str, Any] = {"delta_timestamps": {TOP: [-0.1, 0.0]}, "episodes": [0, 3], "seed": 2}
+    options: dict[str, Any] = {
+        "delta_timestamps": {TOP: [-0.1, 0.0]},
+        "episodes": [0, 3],
+        "seed": 2,
+    }
     plain = load(shards, **options)
-    for batch, full in zip(load(shards, image_size=size, return_uint8=return_uint8, **options), plain, strict=True):
+    for batch, full in zip(
+        load(shards, image_size=size, return_uint8=return_uint8, **options), plain, strict=True
+    ):
         for key in PICTURES:
-            whole = full[key] if full[key].dtype == torch.uint8 else (full[key] * 255).round().to(torch.uint8)
+            whole = (
+                full[key]
+                if full[key].dtype == torch.uint8
+                else (full[key] * 255).round().to(torch.uint8)
+            )
             pictures = whole.flatten(0, -4).contiguous()
-            expected = torch.nn.functional.interpolate(pictures, size=size, mode="bilinear", antialias=True)
+            expected = torch.nn.functional.interpolate(
+                pictures, size=size, mode="bilinear", antialias=True
+            )
             expected = expected.view(*whole.shape[:-2], *size)
             is_float = full[key].is_floating_point() or not return_uint8
             assert torch.equal(batch[key], expected / 255 if is_float else expected), key
 
 
-def test_a_picture_that_several_samples_want_is_resized_once(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_picture_that_several_samples_want_is_resized_once(
+    shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     resized, into = itertools.count(), ResizedPicture.into
-    monkeypatch.setattr(ResizedPicture, "into", lambda *arguments: (next(resized), into(*arguments))[1])
-    options: dict[str, Any] = {"delta_timestamps": {WRIST: [-0.2, -0.1, 0.0]}, "cameras": [WRIST], "episodes": [0]}
+    monkeypatch.setattr(
+        ResizedPicture, "into", lambda *arguments: (next(resized), into(*arguments))[1]
+    )
+    options: dict[str, Any] = {
+        "delta_timestamps": {WRIST: [-0.2, -0.1, 0.0]},
+        "cameras": [WRIST],
+        "episodes": [0],
+    }
     (batch,) = load(shards, shuffle=False, batch_size=LENGTHS[0], image_size=(20, 30), **options)
     assert batch[WRIST].shape[:2] == (LENGTHS[0], 3)
     assert next(resized) == 2 * LENGTHS[0], "frames of the camera, and images of the rows"
 
 
-@pytest.mark.parametrize("size", [(20, 30), [20, 30], torch.Size((20, 30)), np.array([20, 30])], ids=repr)
+@pytest.mark.parametrize(
+    "size", [(20, 30), [20, 30], torch.Size((20, 30)), np.array([20, 30])], ids=repr
+)
 def test_a_size_may_be_any_pair(shards: Path, size: Any) -> None:
     sample = next(iter(load(shards, batch_size=None, image_size=size)))
-    assert {key: tuple(sample[key].shape) for key in PICTURES} == dict.fromkeys(PICTURES, (3, 20, 30))
+    assert {key: tuple(sample[key].shape) for key in PICTURES} == dict.fromkeys(
+        PICTURES, (3, 20, 30)
+    )
 
 
 @pytest.mark.parametrize(
     "size",
-    [(0, 5), (5, -1), (5,), (5, 5, 3), (), 224, 2.5, (5.0, 5.0), "55", (True, 5), (None, 5), ("5", "5")],
+    [
+        (0, 5),
+        (5, -1),
+        (5,),
+        (5, 5, 3),
+        (),
+        224,
+        2.5,
+        (5.0, 5.0),
+        "55",
+        (True, 5),
+        (None, 5),
+        ("5", "5"),
+    ],
     ids=str,
 )
 def test_what_is_no_size_is_refused(shards: Path, size: Any) -> None:
@@ -733,7 +861,9 @@ without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a G
     ],
     ids=str,
 )
-def test_a_gpu_that_is_not_there_is_refused(shards: Path, options: dict[str, Any], reason: str) -> None:
+def test_a_gpu_that_is_not_there_is_refused(
+    shards: Path, options: dict[str, Any], reason: str
+) -> None:
     with pytest.raises(OptionError, match=reason):
         load(shards, **options)
 
@@ -741,7 +871,12 @@ def test_a_gpu_that_is_not_there_is_refused(shards: Path, options: dict[str, Any
 @pytest.mark.parametrize("name", ["device", "decode_device"])
 @pytest.mark.parametrize(
     ("device", "reason"),
-    [("nonsense", "is no device"), ("cuda:", "is no device"), ("", "is no device"), ("meta", "'cpu' or 'cuda'")],
+    [
+        ("nonsense", "is no device"),
+        ("cuda:", "is no device"),
+        ("", "is no device"),
+        ("meta", "'cpu' or 'cuda'"),
+    ],
 )
 def test_what_is_no_device_is_refused(shards: Path, name: str, device: str, reason: str) -> None:
     with pytest.raises(OptionError, match=rf"{name}.*{reason}"):
@@ -751,7 +886,9 @@ def test_what_is_no_device_is_refused(shards: Path, name: str, device: str, reas
 def test_workers_do_not_decode_on_a_gpu(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(OptionError, match="decodes in this process: use it with num_workers=0, not 2"):
+    with pytest.raises(
+        OptionError, match="decodes in this process: use it with num_workers=0, not 2"
+    ):
         load(shards, decode_device="cuda", num_workers=2)
     with pytest.raises(OptionError, match="device='cuda:3': torch finds 1 CUDA devices"):
         load(shards, device="cuda:3")
@@ -760,7 +897,14 @@ def test_workers_do_not_decode_on_a_gpu(shards: Path, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize("num_workers", TWO_WORKERS_SLOWLY)
 def test_the_cpu_is_a_device(shards: Path, num_workers: int) -> None:
     options: dict[str, Any] = {"max_workers": 2, "batch_size": 16}
-    loader = load(shards, device="cpu", decode_device="cpu", pin_memory=False, num_workers=num_workers, **options)
+    loader = load(
+        shards,
+        device="cpu",
+        decode_device="cpu",
+        pin_memory=False,
+        num_workers=num_workers,
+        **options,
+    )
     assert_same(list(loader), load(shards, **options))
     loader.close()
 
@@ -782,7 +926,10 @@ def _warnings_of(loader: Loader, epochs: int = 2) -> list[warnings.WarningMessag
 def test_distant_keyframes_are_warned_of_once(distant_keyframes: Path, num_workers: int) -> None:
     loader = load(distant_keyframes, num_workers=num_workers, batch_size=2)
     (warning,) = _warnings_of(loader)
-    assert re.match(r'\d+\.\d frames are decoded for every frame used.*frame_order="sweep"', str(warning.message))
+    assert re.match(
+        r'\d+\.\d frames are decoded for every frame used.*frame_order="sweep"',
+        str(warning.message),
+    )
     assert warning.category is UserWarning
     assert warning.filename == __file__
     cost = float(str(warning.message).split()[0])
@@ -799,7 +946,9 @@ def test_distant_keyframes_are_warned_of_once(distant_keyframes: Path, num_worke
     ],
     ids=str,
 )
-def test_nothing_is_warned_of_where_frames_are_cheap_or_few(distant_keyframes: Path, options: dict[str, Any]) -> None:
+def test_nothing_is_warned_of_where_frames_are_cheap_or_few(
+    distant_keyframes: Path, options: dict[str, Any]
+) -> None:
     assert 3 * (LONG_GOP - 9) * 2 < WARN_AFTER < sum(LONG_LENGTHS)
     assert _warnings_of(load(distant_keyframes, batch_size=2, **options)) == []
 

@@ -46,7 +46,10 @@ STREAMS = (
 )
 FULL = Color(range="pc")
 LOOKS = (
-    *(Camera(key=f"{height}x{width}", size=(height, width)) for height, width in [(64, 96), (84, 84), (90, 98)]),
+    *(
+        Camera(key=f"{height}x{width}", size=(height, width))
+        for height, width in [(64, 96), (84, 84), (90, 98)]
+    ),
     Camera(key="444", pix_fmt="yuv444p"),
     Camera(key="422", pix_fmt="yuv422p"),
     Camera(key="odd", pix_fmt="yuv444p", size=(65, 67)),
@@ -69,7 +72,9 @@ class Slice(NamedTuple):
 def slices_of(cameras: Sequence[Camera], folder: Path) -> dict[tuple[int, str], Slice]:
     """(episode, camera) -> its slice."""
     build(folder / "source", Source(lengths=LENGTHS, cameras=tuple(cameras)))
-    convert(ConvertConfig(source=str(folder / "source"), destination=str(folder / "shards"), workers=1))
+    convert(
+        ConvertConfig(source=str(folder / "source"), destination=str(folder / "shards"), workers=1)
+    )
     dataset = ShardedDataset.open(str(folder / "shards"))
     found: dict[tuple[int, str], Slice] = {}
     for episode in range(len(LENGTHS)):
@@ -141,13 +146,17 @@ def test_pictures_as_levels_of_0_to_1(looks: dict[tuple[int, str], Slice], camer
 
 
 @pytest.mark.parametrize("pixel_format", FORMATS)
-@pytest.mark.parametrize("size", [(64, 96), (2, 2), (1, 1), (65, 67), (3, 33), (64, 90), (63, 32)], ids=str)
+@pytest.mark.parametrize(
+    "size", [(64, 96), (2, 2), (1, 1), (65, 67), (3, 33), (64, 90), (63, 32)], ids=str
+)
 def test_nothing_is_written_beside_a_picture(pixel_format: str, size: tuple[int, int]) -> None:
     height, width = size
     noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
     frame = av.VideoFrame.from_ndarray(noise, format="rgb24").reformat(format=pixel_format)
     memory = np.full((5, height, width, 3), 77, dtype=np.uint8)
-    converter = RgbConverter(width, height, pixel_format, int(frame.colorspace), int(frame.color_range))
+    converter = RgbConverter(
+        width, height, pixel_format, int(frame.colorspace), int(frame.color_range)
+    )
     converter.into(frame.planes, memory[2])
     assert np.array_equal(memory[2], upright(frame))
     assert np.all(memory[[0, 1, 3, 4]] == 77)
@@ -173,7 +182,9 @@ def test_a_pixel_format_that_is_not_converted_here_is_refused() -> None:
 
 
 @pytest.mark.parametrize("camera", STREAMS, ids=lambda camera: camera.key)
-def test_each_frame_alone_from_the_last_to_the_first(streams: dict[tuple[int, str], Slice], camera: Camera) -> None:
+def test_each_frame_alone_from_the_last_to_the_first(
+    streams: dict[tuple[int, str], Slice], camera: Camera
+) -> None:
     for episode in range(len(LENGTHS)):
         slot = streams[episode, camera.key]
         decoder = open_slice(slot)
@@ -206,7 +217,10 @@ def test_slices_share_codecs_and_each_visit_gets_its_frames(
         if ends_early and frames:
             assert np.array_equal(pixels(next(decoder.frames(frames))), slot.expected[frames[0]])
             continue
-        before, cost = decoder.num_decoded, decode_cost(frames, slot.camera.keyframes, decoder.last_frame)
+        before, cost = (
+            decoder.num_decoded,
+            decode_cost(frames, slot.camera.keyframes, decoder.last_frame),
+        )
         check(decoder, slot, frames)
         assert decoder.num_decoded - before == cost
 
@@ -241,7 +255,9 @@ def test_a_codec_stays_with_a_slice_only_where_keyframes_are_far_apart(
         assert len(shared.codecs._idle) == (0 if stays else 1)
 
 
-def test_an_epoch_needs_as_many_codecs_as_there_are_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_epoch_needs_as_many_codecs_as_there_are_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made: list[Any] = []
 
     class Noted(codec.Codec):
@@ -252,7 +268,11 @@ def test_an_epoch_needs_as_many_codecs_as_there_are_threads(tmp_path: Path, monk
     monkeypatch.setattr(by_packets, "Codec", Noted)
     cameras = (Camera(key="a", codec="av1", gop=2), Camera(key="b", codec="av1", gop=2))
     build(tmp_path / "source", Source(lengths=(9, 8, 7, 10, 9, 8, 11, 6), cameras=cameras))
-    convert(ConvertConfig(source=str(tmp_path / "source"), destination=str(tmp_path / "shards"), workers=1))
+    convert(
+        ConvertConfig(
+            source=str(tmp_path / "source"), destination=str(tmp_path / "shards"), workers=1
+        )
+    )
     loader = make_loader(str(tmp_path / "shards"), batch_size=4, decode_threads=2)
     for _ in range(3):
         list(loader)

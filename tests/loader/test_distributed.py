@@ -28,9 +28,31 @@ Batches = dict[int, list[int]]
 
 def start(output: Path, shards: Path, processes: int) -> subprocess.Popen[bytes]:
     """The example under torchrun."""
-    arguments = ["--shards", str(shards), "--output", str(output), "--steps", str(STEPS), "--log-batches"]
-    arguments += ["--batch-size", str(BATCH), "--checkpoint-every", str(EVERY), "--max-world-size", "8"]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    arguments = [
+        "--shards",
+        str(shards),
+        "--output",
+        str(output),
+        "--steps",
+        str(STEPS),
+        "--log-batches",
+    ]
+    arguments += [
+        "--batch-size",
+        str(BATCH),
+        "--checkpoint-every",
+        str(EVERY),
+        "--max-world-size",
+        "8",
+    ]
+    torchrun = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        str(processes),
+    ]
     output.mkdir(parents=True, exist_ok=True)
     return subprocess.Popen(
         [*torchrun, str(PROJECT / "examples" / "train_ddp.py"), *arguments],
@@ -140,7 +162,9 @@ for process in members:
 """
 
 
-def test_ranks_come_from_the_group_and_data_parallel_ranks_can_be_passed(pusht_shards: Path, tmp_path: Path) -> None:
+def test_ranks_come_from_the_group_and_data_parallel_ranks_can_be_passed(
+    pusht_shards: Path, tmp_path: Path
+) -> None:
     command = [sys.executable, "-c", GROUP, str(pusht_shards), str(tmp_path / "store")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
     assert done.returncode == 0, done.stderr

@@ -19,7 +19,9 @@ def test_metadata_is_that_of_the_source(pusht_shards: Path, pusht_source: Path) 
     meta = open_dataset(str(pusht_shards)).meta
     info = json.loads((pusht_source / "meta/info.json").read_text())
     stats = json.loads((pusht_source / "meta/stats.json").read_text())
-    assert meta.features == {key: spec | {"shape": tuple(spec["shape"])} for key, spec in info["features"].items()}
+    assert meta.features == {
+        key: spec | {"shape": tuple(spec["shape"])} for key, spec in info["features"].items()
+    }
     assert meta.info == info
     totals = ("total_episodes", "total_frames", "total_tasks", "fps", "robot_type")
     assert {name: getattr(meta, name) for name in totals} == {name: info[name] for name in totals}
@@ -35,7 +37,9 @@ def test_metadata_is_that_of_the_source(pusht_shards: Path, pusht_source: Path) 
 def test_episode_boundaries_are_those_of_the_source(pusht_shards: Path, pusht_source: Path) -> None:
     dataset = open_dataset(str(pusht_shards))
     table = dataset.meta.episodes
-    expected = pq.read_table(pusht_source / "meta/episodes", columns=list(BOUNDARIES)).sort_by("episode_index")
+    expected = pq.read_table(pusht_source / "meta/episodes", columns=list(BOUNDARIES)).sort_by(
+        "episode_index"
+    )
     assert tuple(table.column_names) == BOUNDARIES
     assert {name: table[name] for name in BOUNDARIES} == expected.to_pydict()
     assert [table[row] for row in range(len(table))] == expected.to_pylist()
@@ -56,7 +60,9 @@ def test_boundaries_of_chosen_episodes_number_their_samples(pusht_shards: Path) 
         samples = dataset.__getitems__(numbers)
         assert bool(samples) == (episode in (2, 5))
         assert all(sample["episode_index"] == episode for sample in samples)
-        assert [int(sample["frame_index"]) for sample in samples] == list(range(table["length"][episode]))
+        assert [int(sample["frame_index"]) for sample in samples] == list(
+            range(table["length"][episode])
+        )
     assert table["dataset_to_index"][-1] == dataset.num_frames == len(dataset)
 
 

@@ -8,7 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.resume import Checkpoint, Restoration, Setup, Topology, check_resume_at_every_step, digest, record
+from support.resume import (
+    Checkpoint,
+    Restoration,
+    Setup,
+    Topology,
+    check_resume_at_every_step,
+    digest,
+    record,
+)
 from support.slowly import slowly
 
 from roboshard.loader import Loader, make_loader
@@ -18,7 +26,11 @@ SOME_EPISODES = [0, 1, 2, 3, 4, 5]
 ROWS_ONLY: dict[str, Any] = {"cameras": []}
 # What the last steps of an epoch look like.
 SHAPES: dict[str, dict[str, Any]] = {
-    "padded": {"global_batch_size": 24, "max_world_size": 4, "options": {"episodes": SOME_EPISODES}},
+    "padded": {
+        "global_batch_size": 24,
+        "max_world_size": 4,
+        "options": {"episodes": SOME_EPISODES},
+    },
     "dropped": {
         "global_batch_size": 24,
         "max_world_size": 4,
@@ -30,7 +42,9 @@ SHAPES: dict[str, dict[str, Any]] = {
 
 def setup_of(root: Path, shape: str, **options: Any) -> Setup:
     values = SHAPES[shape]
-    return Setup(**values | {"root": str(root), "max_workers": 2, "options": values["options"] | options})
+    return Setup(
+        **values | {"root": str(root), "max_workers": 2, "options": values["options"] | options}
+    )
 
 
 def decoding_setup(root: Path, **options: Any) -> Setup:
@@ -61,7 +75,9 @@ def order_of(root: Path, epoch: int, **options: Any) -> list[list[int]]:
 
 
 def state_after(root: Path, steps: int, **options: Any) -> dict[str, Any]:
-    state: dict[str, Any] = json.loads(record([loader_of(root, **options)], steps).checkpoints[-1].state)
+    state: dict[str, Any] = json.loads(
+        record([loader_of(root, **options)], steps).checkpoints[-1].state
+    )
     return state
 
 
@@ -81,9 +97,16 @@ def state_after(root: Path, steps: int, **options: Any) -> dict[str, Any]:
         slowly("sweep", "global", "even"),
     ],
 )
-def test_any_world_size(pusht_shards: Path, frame_order: str, episode_order: str, shape: str) -> None:
+def test_any_world_size(
+    pusht_shards: Path, frame_order: str, episode_order: str, shape: str
+) -> None:
     setup = setup_of(
-        pusht_shards, shape, frame_order=frame_order, episode_order=episode_order, pool_episodes=4, **ROWS_ONLY
+        pusht_shards,
+        shape,
+        frame_order=frame_order,
+        episode_order=episode_order,
+        pool_episodes=4,
+        **ROWS_ONLY,
     )
     worlds = [world for world in (1, 2, 4) if setup.max_world_size % world == 0]
     run = check_resume_at_every_step(setup, Topology(2), [Topology(world) for world in worlds])
@@ -134,7 +157,9 @@ def test_single_samples(pusht_shards: Path) -> None:
     for steps in (0, 1, 17, len(whole) - 1):
         resumed = loader_of(pusht_shards, **options)
         resumed.load_state_dict(state_after(pusht_shards, steps, **options))
-        assert [int(sample["index"]) for sample in resumed] == [int(sample["index"]) for sample in whole[steps:]]
+        assert [int(sample["index"]) for sample in resumed] == [
+            int(sample["index"]) for sample in whole[steps:]
+        ]
 
 
 # -- When a state is taken and loaded --------------------------------------------------------------------------
@@ -189,9 +214,13 @@ def test_a_refused_state_changes_nothing_and_every_difference_is_named(pusht_sha
     state = state_after(pusht_shards, 3, max_world_size=4, max_workers=2)
     loader = loader_of(pusht_shards, seed=1, drop_last=True, batch_size=4)
     loader.set_epoch(3)
-    with pytest.raises(OptionError, match=r"(?s)seed.*global_batch_size.*rank_slots.*worker_slots.*drop_last") as why:
+    with pytest.raises(
+        OptionError, match=r"(?s)seed.*global_batch_size.*rank_slots.*worker_slots.*drop_last"
+    ) as why:
         loader.load_state_dict(state)
-    assert "world sizes that divide 4 and numbers of workers that divide 2 will do" in str(why.value)
+    assert "world sizes that divide 4 and numbers of workers that divide 2 will do" in str(
+        why.value
+    )
     assert "with max_world_size=4, max_workers=2 and batch_size x world_size = 48" in str(why.value)
     assert (loader.epoch, loader.state_dict()["step"]) == (3, 0)
 
@@ -199,7 +228,10 @@ def test_a_refused_state_changes_nothing_and_every_difference_is_named(pusht_sha
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({"rank": 0, "world_size": 3, "max_world_size": 8, "batch_size": 16}, "multiple of the world size 3"),
+        (
+            {"rank": 0, "world_size": 3, "max_world_size": 8, "batch_size": 16},
+            "multiple of the world size 3",
+        ),
         ({"num_workers": 3, "max_workers": 4}, "multiple of num_workers 3"),
         ({"batch_size": 12, "max_world_size": 8}, "must be a multiple of max_world_size 8"),
         ({"rank": 2, "world_size": 2}, "rank must be in"),
@@ -244,15 +276,21 @@ def test_a_trainer_that_asks_the_loader_for_its_epoch(pusht_shards: Path) -> Non
     for steps in (13, 14, 15):
         resumed = loader_of(pusht_shards)
         resumed.load_state_dict(state_after(pusht_shards, steps))
-        assert [batch for _ in range(resumed.epoch, 3) for batch in indices(resumed)] == expected[steps:]
+        assert [batch for _ in range(resumed.epoch, 3) for batch in indices(resumed)] == expected[
+            steps:
+        ]
 
 
-def test_an_epoch_is_over_after_its_last_step_though_the_iterator_is_still_held(pusht_shards: Path) -> None:
+def test_an_epoch_is_over_after_its_last_step_though_the_iterator_is_still_held(
+    pusht_shards: Path,
+) -> None:
     """Lightning counts to `len(loader)`, and never asks for one step more."""
     loader, held = loader_of(pusht_shards), []
     for epoch in range(3):
         held.append(iter(loader))
-        assert [next(held[-1])["index"].tolist() for _ in range(len(loader))] == order_of(pusht_shards, epoch)
+        assert [next(held[-1])["index"].tolist() for _ in range(len(loader))] == order_of(
+            pusht_shards, epoch
+        )
 
 
 def test_set_epoch_ends_an_iteration_over_another_epoch(pusht_shards: Path) -> None:
@@ -279,7 +317,9 @@ def test_state_at_is_the_state_of_that_step_over_three_epochs(pusht_shards: Path
     run = record(ranks, 3 * length + 1)
     for checkpoint in run.checkpoints:
         taken = json.loads(checkpoint.state)
-        if taken["step"] == length:  # an epoch's end and the next one's beginning are the same place
+        if (
+            taken["step"] == length
+        ):  # an epoch's end and the next one's beginning are the same place
             taken |= {"epoch": taken["epoch"] + 1, "step": 0}
         assert ranks[0].state_at(checkpoint.steps, world_size=4, batch_size=6) == taken
     with pytest.raises(OptionError, match="4 x 12 = 48 samples a step; this loader has 24"):
@@ -297,12 +337,15 @@ def test_length_is_exact_on_every_rank(pusht_shards: Path, shuffle: bool, drop_l
             global_batch_size=batch,
             max_world_size=slots,
             max_workers=workers,
-            options={"shuffle": shuffle, "drop_last": drop_last, "drop_n_last_frames": 3} | ROWS_ONLY,
+            options={"shuffle": shuffle, "drop_last": drop_last, "drop_n_last_frames": 3}
+            | ROWS_ONLY,
         )
         steps = frames // batch if drop_last else -(-frames // batch)
         for world in (1, slots):
             assert [len(loader) for loader in setup.loaders(Topology(world))] == [steps] * world
-            assert [len(list(loader)) for loader in setup.loaders(Topology(world))] == [steps] * world
+            assert [len(list(loader)) for loader in setup.loaders(Topology(world))] == [
+                steps
+            ] * world
 
 
 @pytest.mark.filterwarnings("ignore:the loader has no batch")

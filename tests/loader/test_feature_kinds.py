@@ -36,7 +36,9 @@ from roboshard.shards.rows import decode_rows
 
 STILL = EVERY_KIND.image_keys[0]
 METRES, MILLIMETRES, NO_UNIT = EVERY_KIND.depth_images
-DEPTH_VIDEO: dict[str, Any] = {camera.key: camera.depth for camera in EVERY_KIND.cameras if camera.depth is not None}
+DEPTH_VIDEO: dict[str, Any] = {
+    camera.key: camera.depth for camera in EVERY_KIND.cameras if camera.depth is not None
+}
 Batch = dict[str, Any]
 TASKS = Path("/proc/self/task")
 
@@ -70,13 +72,17 @@ def in_order(shards: Any, **options: Any) -> Batch:
 
 def places() -> Iterator[tuple[int, int, int]]:
     """(number, episode, row) of every sample in order."""
-    rows = [(episode, row) for episode, length in enumerate(EVERY_KIND.lengths) for row in range(length)]
+    rows = [
+        (episode, row) for episode, length in enumerate(EVERY_KIND.lengths) for row in range(length)
+    ]
     yield from ((number, *place) for number, place in enumerate(rows))
 
 
 def stored_depth(key: str) -> NDArray[Any]:
     """Of all samples, float32 (samples, 1, H, W) in millimetres."""
-    depth = [tables.depth_images(EVERY_KIND, key, episode) for episode in range(len(EVERY_KIND.lengths))]
+    depth = [
+        tables.depth_images(EVERY_KIND, key, episode) for episode in range(len(EVERY_KIND.lengths))
+    ]
     factor = np.float32(1000 if EVERY_KIND.depth_images[key] == "m" else 1)
     return np.concatenate(depth)[:, None].astype(np.float32) * factor
 
@@ -93,7 +99,12 @@ def test_everything_is_verified_against_the_source(built: Built, shards: str) ->
 
 
 def test_all_ways_to_a_sample_give_the_same(shards: str) -> None:
-    windows = {METRES: [-0.1, 0.0], next(iter(DEPTH_VIDEO)): [-0.1, 0.0], STILL: [0.0], "action": [0.0, 0.1]}
+    windows = {
+        METRES: [-0.1, 0.0],
+        next(iter(DEPTH_VIDEO)): [-0.1, 0.0],
+        STILL: [0.0],
+        "action": [0.0, 0.1],
+    }
     batch = in_order(shards, delta_timestamps=windows)
     singles = list(make_loader(shards, batch_size=None, shuffle=False, delta_timestamps=windows))
     dataset = open_dataset(shards, delta_timestamps=windows)
@@ -133,10 +144,14 @@ def _rounded(message: dict[str, Any]) -> dict[str, Any]:
     return message if time is None else message | {"timestamp": float(np.float32(time))}
 
 
-def test_messages_are_what_the_datasets_library_gives_lerobot(built: Built, shards: str, tmp_path: Path) -> None:
+def test_messages_are_what_the_datasets_library_gives_lerobot(
+    built: Built, shards: str, tmp_path: Path
+) -> None:
     batch = in_order(shards)
     files = sorted(map(str, (built.root / "data").rglob("*.parquet")))
-    found = datasets.Dataset.from_parquet(files, cache_dir=str(tmp_path)).select_columns(list(language.KEYS))
+    found = datasets.Dataset.from_parquet(files, cache_dir=str(tmp_path)).select_columns(
+        list(language.KEYS)
+    )
     assert list(found[language.EVENTS]) == batch[language.EVENTS]
     assert list(found[language.PERSISTENT]) == batch[language.PERSISTENT]
 
@@ -156,7 +171,9 @@ def test_messages_are_stored_with_their_types(built: Built, shards: str) -> None
 
 
 def test_messages_have_no_window(shards: str) -> None:
-    with pytest.raises(OptionError, match="'language_events' is a language feature, which has no window"):
+    with pytest.raises(
+        OptionError, match="'language_events' is a language feature, which has no window"
+    ):
         make_loader(shards, delta_timestamps={"language_events": [0.0]})
 
 
@@ -181,7 +198,11 @@ def test_depth_images_in_a_window(shards: str) -> None:
 
 def test_depth_is_resized_to_the_nearest_pixel_and_not_transformed(shards: str) -> None:
     height, width = EVERY_KIND.image_size
-    batch = in_order(shards, image_size=(height // 2, width // 4), image_transforms=lambda picture: picture * 0 + 7)
+    batch = in_order(
+        shards,
+        image_size=(height // 2, width // 4),
+        image_transforms=lambda picture: picture * 0 + 7,
+    )
     assert np.array_equal(batch[MILLIMETRES], stored_depth(MILLIMETRES)[:, :, 1::2, 2::4])
     assert batch[STILL].unique().tolist() == [7]
 
@@ -193,13 +214,18 @@ def test_statistics_of_depth_are_in_millimetres(built: Built, shards: str) -> No
     for key, factor in ((METRES, 1000), (MILLIMETRES, 1), (NO_UNIT, 1), (STILL, 1)):
         assert np.array_equal(meta.stats[key]["mean"], np.asarray(stored[key]["mean"]) * factor)
         assert meta.stats[key]["count"].tolist() == stored[key]["count"]
-    assert make_loader([(shards, 1.0)]).meta.stats[METRES]["max"] == pytest.approx(meta.stats[METRES]["max"])
+    assert make_loader([(shards, 1.0)]).meta.stats[METRES]["max"] == pytest.approx(
+        meta.stats[METRES]["max"]
+    )
 
 
 def test_statistics_that_are_integers_stay_so_in_millimetres(shards: str) -> None:
     stats = {key: {"max": [3], "count": [1]} for key in (METRES, MILLIMETRES)}
     meta = DatasetMeta(make_loader(shards).meta.manifest.model_copy(update={"stats": stats}))
-    found = {key: (values["max"].dtype.kind, values["max"].tolist()) for key, values in meta.stats.items()}
+    found = {
+        key: (values["max"].dtype.kind, values["max"].tolist())
+        for key, values in meta.stats.items()
+    }
     assert found == {METRES: ("f", [3000.0]), MILLIMETRES: ("i", [3])}
 
 
@@ -208,7 +234,9 @@ def test_statistics_that_are_integers_stay_so_in_millimetres(shards: str) -> Non
 
 def stored_codes(built: Built, key: str) -> NDArray[np.uint16]:
     """Of all samples, uint16 (samples, H, W)."""
-    return np.concatenate([built.depth_codes(key, episode) for episode in range(len(built.source.lengths))])
+    return np.concatenate(
+        [built.depth_codes(key, episode) for episode in range(len(built.source.lengths))]
+    )
 
 
 def dequantized(
@@ -219,7 +247,9 @@ def dequantized(
     use_log: bool = True,
 ) -> torch.Tensor:
     """float32 (samples, 1, H, W): LeRobot's `dequantize_depth` for tensors, in millimetres, step by step."""
-    start, end = (math.log(end + shift) if use_log else end for end in (float(depth_min), float(depth_max)))
+    start, end = (
+        math.log(end + shift) if use_log else end for end in (float(depth_min), float(depth_max))
+    )
     depth = torch.from_numpy(codes.astype(np.float32)) * ((end - start) / 4095) + start
     depth = depth.exp() - shift if use_log else depth
     return (depth.clamp(depth_min, depth_max) * 1000.0).round().clamp(0.0, 65535.0).unsqueeze(-3)
@@ -235,7 +265,9 @@ def test_depth_video_is_dequantized_as_lerobot_does_to_the_bit(
     assert torch.equal(found, dequantized(stored_codes(built, key), **DEPTH_VIDEO[key]))
 
 
-@pytest.mark.parametrize("scale", [{}, {"depth_min": 0.3, "depth_max": 4.0, "shift": 0.1}, *DEPTH_VIDEO.values()])
+@pytest.mark.parametrize(
+    "scale", [{}, {"depth_min": 0.3, "depth_max": 4.0, "shift": 0.1}, *DEPTH_VIDEO.values()]
+)
 def test_every_code_is_within_half_a_millimetre_of_its_distance(scale: Batch) -> None:
     chosen = DepthScale.of({"info": {f"video.{name}": value for name, value in scale.items()}})
     ends = np.array([chosen.depth_min, chosen.depth_max], dtype=np.float64)
@@ -263,12 +295,16 @@ def test_depth_video_in_windows_in_any_order(built: Built, shards: str, frame_or
     windows = {key: [-0.2, 0.0, 0.1], other: [-0.1]}
     expected = {key: dequantized(stored_codes(built, key), **DEPTH_VIDEO[key]) for key in windows}
     first = np.cumsum([0, *EVERY_KIND.lengths])
-    for batch in make_loader(shards, batch_size=4, delta_timestamps=windows, frame_order=frame_order):
+    for batch in make_loader(
+        shards, batch_size=4, delta_timestamps=windows, frame_order=frame_order
+    ):
         for i, number in enumerate(batch["index"].tolist()):
             episode = int(batch["episode_index"][i])
             around = np.clip(number + np.array([-2, 0, 1]), first[episode], first[episode + 1] - 1)
             assert torch.equal(batch[key][i], expected[key][around])  # (3, 1, H, W)
-            assert torch.equal(batch[other][i], expected[other][max(number - 1, first[episode])])  # (1, H, W)
+            assert torch.equal(
+                batch[other][i], expected[other][max(number - 1, first[episode])]
+            )  # (1, H, W)
 
 
 def test_the_depth_scale_of_every_dataset_is_checked(shards: str, tmp_path: Path) -> None:
@@ -320,7 +356,9 @@ def test_windows_of_distant_keyframes_keep_depth_that_was_decoded(
 ) -> None:
     """The pictures kept from step to step are depth, not bytes; each is decoded once."""
     built, shards, key = distant
-    loader = make_loader(shards, batch_size=4, shuffle=False, delta_timestamps={key: [-0.2, -0.1, 0.0]})
+    loader = make_loader(
+        shards, batch_size=4, shuffle=False, delta_timestamps={key: [-0.2, -0.1, 0.0]}
+    )
     found = torch.cat([batch[key] for batch in loader])
     first = np.repeat([0, 30], [30, 24])[:, None]
     around = np.maximum(np.arange(54)[:, None] + np.arange(-2, 1), first)
@@ -360,10 +398,14 @@ def test_frames_that_pyav_converts_have_no_threads_of_their_own() -> None:
     assert len(list(TASKS.iterdir())) < before + len(frames)
 
 
-def test_depth_video_is_resized_to_the_nearest_pixel_and_not_transformed(built: Built, shards: str) -> None:
+def test_depth_video_is_resized_to_the_nearest_pixel_and_not_transformed(
+    built: Built, shards: str
+) -> None:
     key = next(iter(DEPTH_VIDEO))
     batch = in_order(shards, image_size=(32, 35), image_transforms=lambda picture: picture * 0)
-    assert torch.equal(batch[key], dequantized(stored_codes(built, key)[:, 1::2, 1::2], **DEPTH_VIDEO[key]))
+    assert torch.equal(
+        batch[key], dequantized(stored_codes(built, key)[:, 1::2, 1::2], **DEPTH_VIDEO[key])
+    )
 
 
 @pytest.mark.parametrize(
@@ -380,7 +422,9 @@ def test_pictures_are_put_into_their_batch_as_what_they_are(
     picture: torch.Tensor, as_float: bool, expected: torch.Tensor, on_gpu: bool
 ) -> None:
     """Those that a GPU decoded are tensors, others arrays."""
-    step = WindowedStep(values={}, episodes=(), episode_of=np.zeros(1, int), frames={"x": np.zeros((1, 1), int)})
+    step = WindowedStep(
+        values={}, episodes=(), episode_of=np.zeros(1, int), frames={"x": np.zeros((1, 1), int)}
+    )
     pending = PendingStep(step, [PictureKey(key="x", is_video=True, offsets=None)], as_float)
     pending.put("x", 0, picture if on_gpu else picture.numpy(), ReusedBuffers())
     assert equal(pending.batch()["x"], expected.expand(1, picture.shape[-1], 2, 3))
@@ -390,7 +434,9 @@ def test_pictures_are_put_into_their_batch_as_what_they_are(
 def test_each_image_of_a_feature_is_taken_as_what_it_is(order: list[int]) -> None:
     """Files of 8 and of 16 bits may be in one feature: only the former become 0..1."""
     images = [np.full((2, 3, 1), 51, np.uint8), np.full((2, 3, 1), 1234, np.float32)]
-    step = WindowedStep(values={}, episodes=(), episode_of=np.zeros(2, int), frames={"x": np.zeros((2, 1), int)})
+    step = WindowedStep(
+        values={}, episodes=(), episode_of=np.zeros(2, int), frames={"x": np.zeros((2, 1), int)}
+    )
     pending = PendingStep(step, [PictureKey(key="x", is_video=False, offsets=None)], as_float=False)
     for number in order:
         pending.put("x", number, images[number], ReusedBuffers())
@@ -400,7 +446,10 @@ def test_each_image_of_a_feature_is_taken_as_what_it_is(order: list[int]) -> Non
 @pytest.mark.parametrize(
     ("scale", "reason"),
     [
-        ({"video.depth_min": 2, "video.depth_max": 1}, "no distance follows from its DepthScale.*depth_min must be"),
+        (
+            {"video.depth_min": 2, "video.depth_max": 1},
+            "no distance follows from its DepthScale.*depth_min must be",
+        ),
         ({"video.shift": -1.0}, "no distance follows"),
         ({"video.shift": "far"}, "is not made of numbers"),
     ],
@@ -413,7 +462,9 @@ def test_scales_that_say_nothing_are_refused(scale: Batch, reason: str) -> None:
 # -- Mixtures --------------------------------------------------------------------------------------------------
 
 
-def test_a_mixture_of_depth_with_different_scales(built: Built, shards: str, tmp_path: Path) -> None:
+def test_a_mixture_of_depth_with_different_scales(
+    built: Built, shards: str, tmp_path: Path
+) -> None:
     """Each dataset's codes stand for distances of its own."""
     key = next(iter(DEPTH_VIDEO))
     camera = replace(EVERY_KIND.cameras[1], depth={"depth_max": 3.0, "use_log": False})

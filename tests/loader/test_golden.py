@@ -14,7 +14,9 @@ from support.decoders import DECODERS, decode_with
 
 from roboshard.loader import Loader, make_loader
 
-GOLDEN: dict[str, Any] = json.loads((Path(__file__).parents[1] / "data/pusht_sim.golden.json").read_text())
+GOLDEN: dict[str, Any] = json.loads(
+    (Path(__file__).parents[1] / "data/pusht_sim.golden.json").read_text()
+)
 DELTA_TIMESTAMPS: dict[str, list[float]] = GOLDEN["delta_timestamps"]
 PIXEL_STEP = 16  # of the golden file's grids, which tell frames apart where RGB conversion rounds differently
 ROUNDING = 2
@@ -31,13 +33,17 @@ def decoder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def loader_for(root: Path, kind: str, **options: Any) -> Loader:
-    return make_loader(str(root), delta_timestamps=DELTA_TIMESTAMPS if kind == "delta" else None, **options)
+    return make_loader(
+        str(root), delta_timestamps=DELTA_TIMESTAMPS if kind == "delta" else None, **options
+    )
 
 
 def samples_of(batches: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """Batches taken apart again."""
     return [
-        {key: values[i] for key, values in batch.items()} for batch in batches for i in range(len(batch["index"]))
+        {key: values[i] for key, values in batch.items()}
+        for batch in batches
+        for i in range(len(batch["index"]))
     ]
 
 
@@ -54,7 +60,10 @@ def check_sample(sample: dict[str, Any], expected: dict[str, Any]) -> list[bool]
         if "str" in entry:
             assert value == entry["str"], key
             continue
-        assert (str(value.dtype), list(value.shape)) == (f"torch.{entry['dtype']}", entry["shape"]), key
+        assert (str(value.dtype), list(value.shape)) == (
+            f"torch.{entry['dtype']}",
+            entry["shape"],
+        ), key
         if "grid16" not in entry:
             assert sha256(value) == entry["sha256"], (key, value, entry["values"])
             continue
@@ -73,7 +82,11 @@ def check_all(samples: list[dict[str, Any]], kind: str) -> None:
     by_index = {int(sample["index"]): sample for sample in samples}
     assert sorted(by_index) == list(range(GOLDEN["num_frames"]))
     assert len(samples) == GOLDEN["num_frames"]
-    exact = [flag for golden in GOLDEN["samples"] for flag in check_sample(by_index[golden["index"]], golden[kind])]
+    exact = [
+        flag
+        for golden in GOLDEN["samples"]
+        for flag in check_sample(by_index[golden["index"]], golden[kind])
+    ]
     assert len(exact) == len(GOLDEN["samples"])
     assert len(set(exact)) == 1
 
@@ -99,7 +112,9 @@ def test_batches_from_worker_processes(pusht_shards: Path) -> None:
     check_all(samples_of(loader_for(pusht_shards, "delta", batch_size=8, num_workers=2)), "delta")
 
 
-def test_the_decoders_agree_on_every_bit(pusht_shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_decoders_agree_on_every_bit(
+    pusht_shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     found = []
     for name in DECODERS:
         decode_with(name, monkeypatch)

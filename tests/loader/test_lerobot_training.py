@@ -54,7 +54,10 @@ print([key for key in meta.camera_keys if torch.is_tensor(meta.stats[key]["mean"
 
 def losses(output: str) -> dict[int, float]:
     """What a training printed, by step."""
-    return {int(step): float(loss) for step, loss in re.findall(r"step[ :]+(\d+).*?loss[ :]+([\d.naninf]+)", output)}
+    return {
+        int(step): float(loss)
+        for step, loss in re.findall(r"step[ :]+(\d+).*?loss[ :]+([\d.naninf]+)", output)
+    }
 
 
 def test_metadata_policies_and_samples_equal_those_of_lerobots_dataset(
@@ -64,11 +67,15 @@ def test_metadata_policies_and_samples_equal_those_of_lerobots_dataset(
     assert int(lerobot_training(program, pusht_source, pusht_shards).stdout) == 18
 
 
-def test_the_code_of_the_page_runs(lerobot_training: Run, pusht_shards: Path, tmp_path: Path) -> None:
+def test_the_code_of_the_page_runs(
+    lerobot_training: Run, pusht_shards: Path, tmp_path: Path
+) -> None:
     (code,) = BLOCK.findall((PROJECT / "docs/lerobot.md").read_text())
     (tmp_path / "my_dataset_shards").symlink_to(pusht_shards, target_is_directory=True)
     (tmp_path / "page.py").write_text(code + "print(float(loss))\n")
-    assert math.isfinite(float(lerobot_training(tmp_path / "page.py", cwd=tmp_path).stdout.splitlines()[-1]))
+    assert math.isfinite(
+        float(lerobot_training(tmp_path / "page.py", cwd=tmp_path).stdout.splitlines()[-1])
+    )
 
 
 def test_the_example_learns_and_a_resumed_run_repeats_the_uninterrupted_one(
@@ -91,10 +98,19 @@ def test_lerobots_trainer_runs_on_shards_and_resumes_with_the_next_batch(
     lerobot_training: Run, pusht_shards: Path, tmp_path: Path
 ) -> None:
     trainer, output = EXAMPLES / "lerobot_trainer.py", tmp_path / "act"
-    training = {"steps": 6, "batch_size": 8, "log_freq": 1, "save_freq": 3, "num_workers": 0, "output_dir": output}
+    training = {
+        "steps": 6,
+        "batch_size": 8,
+        "log_freq": 1,
+        "save_freq": 3,
+        "num_workers": 0,
+        "output_dir": output,
+    }
     dataset = {"dataset.repo_id": "my_dataset", "dataset.root": pusht_shards}
     options = dataset | training | {f"policy.{name}": value for name, value in SMALL_ACT.items()}
-    whole = losses(lerobot_training(trainer, *(f"--{name}={value}" for name, value in options.items())).stderr)
+    whole = losses(
+        lerobot_training(trainer, *(f"--{name}={value}" for name, value in options.items())).stderr
+    )
     assert list(whole) == list(range(1, 7))
     assert whole[6] < whole[1]
     config = output / "checkpoints/000003/pretrained_model/train_config.json"
@@ -104,7 +120,9 @@ def test_lerobots_trainer_runs_on_shards_and_resumes_with_the_next_batch(
 
 def test_statistics_of_colours_are_not_put_on_depth(lerobot_training: Run, tmp_path: Path) -> None:
     colour, depth = EVERY_KIND.cameras[:2]
-    source = Source(lengths=(3,), cameras=(colour, depth), depth_images={"observation.depth.m": "m"})
+    source = Source(
+        lengths=(3,), cameras=(colour, depth), depth_images={"observation.depth.m": "m"}
+    )
     built = build(tmp_path / "source", source)
     convert(ConvertConfig(source=str(built.root), destination=str(tmp_path / "shards"), workers=1))
     (tmp_path / "program.py").write_text(STATISTICS)

@@ -44,14 +44,19 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("loader")
     build(folder / "source", SOURCE)
     config = ConvertConfig(
-        source=str(folder / "source"), destination=str(folder / "shards"), shard_size="64KB", workers=1
+        source=str(folder / "source"),
+        destination=str(folder / "shards"),
+        shard_size="64KB",
+        workers=1,
     )
     assert convert(config).shards > 2
     return folder / "shards"
 
 
 def load(root: Path | list[str], **options: Any) -> Loader:
-    return make_loader(root if isinstance(root, list) else str(root), **({"shuffle": False} | options))
+    return make_loader(
+        root if isinstance(root, list) else str(root), **({"shuffle": False} | options)
+    )
 
 
 def column(batches: Iterable[Batch], key: str = "index") -> list[Any]:
@@ -65,11 +70,15 @@ def column(batches: Iterable[Batch], key: str = "index") -> list[Any]:
 @pytest.mark.parametrize("drop_last", [False, True])
 @pytest.mark.parametrize("batch_size", [None, slowly(1), 5, slowly(FRAMES - 1), FRAMES, FRAMES + 1])
 @pytest.mark.filterwarnings("ignore:the loader has no batch")
-def test_len_is_the_number_of_batches(shards: Path, batch_size: int | None, drop_last: bool) -> None:
+def test_len_is_the_number_of_batches(
+    shards: Path, batch_size: int | None, drop_last: bool
+) -> None:
     loader = load(shards, batch_size=batch_size, drop_last=drop_last, cameras=[])
     batches = list(loader)
     assert (
-        len(loader) == len(batches) == (FRAMES if drop_last else FRAMES - 1 + (batch_size or 1)) // (batch_size or 1)
+        len(loader)
+        == len(batches)
+        == (FRAMES if drop_last else FRAMES - 1 + (batch_size or 1)) // (batch_size or 1)
     )
     if batch_size is not None:
         sizes = [len(batch["index"]) for batch in batches]
@@ -107,10 +116,16 @@ def test_a_batch_stacks_samples_and_keeps_strings_as_lists(shards: Path) -> None
             assert value == [sample[key] for sample in samples]
 
 
-def test_what_cannot_be_stacked_is_an_error_with_the_remedy(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_stacked_is_an_error_with_the_remedy(
+    shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sizes = iter(range(1, 100))
-    loader = load(shards, batch_size=2, cameras=[], image_transforms=lambda image: image[:, : next(sizes)])
-    with pytest.raises(FormatError, match=rf"'{STILL}' has shapes .* use batch_size=None and a collate function"):
+    loader = load(
+        shards, batch_size=2, cameras=[], image_transforms=lambda image: image[:, : next(sizes)]
+    )
+    with pytest.raises(
+        FormatError, match=rf"'{STILL}' has shapes .* use batch_size=None and a collate function"
+    ):
         next(iter(loader))
 
 
@@ -120,7 +135,9 @@ def test_what_cannot_be_stacked_is_an_error_with_the_remedy(shards: Path, monkey
 @pytest.mark.parametrize("window", [[0.0], [-0.1, 0.0, 0.3]])
 def test_float_pictures_are_the_bytes_over_255(shards: Path, window: list[float]) -> None:
     options: dict[str, Any] = {"batch_size": None, "delta_timestamps": {TOP: window, STILL: window}}
-    for one, other in zip(load(shards, **options), load(shards, return_uint8=False, **options), strict=True):
+    for one, other in zip(
+        load(shards, **options), load(shards, return_uint8=False, **options), strict=True
+    ):
         assert one[TOP].dtype == one[WRIST].dtype == torch.uint8
         for key in (TOP, WRIST):
             assert other[key].dtype == torch.float32
@@ -129,7 +146,9 @@ def test_float_pictures_are_the_bytes_over_255(shards: Path, window: list[float]
 
 
 @pytest.mark.parametrize("return_uint8", [True, False])
-def test_transforms_see_each_camera_once_per_sample_with_its_window(shards: Path, return_uint8: bool) -> None:
+def test_transforms_see_each_camera_once_per_sample_with_its_window(
+    shards: Path, return_uint8: bool
+) -> None:
     seen: list[tuple[torch.dtype, tuple[int, ...]]] = []
 
     def transform(frames: torch.Tensor) -> torch.Tensor:
@@ -141,7 +160,10 @@ def test_transforms_see_each_camera_once_per_sample_with_its_window(shards: Path
         "return_uint8": return_uint8,
         "delta_timestamps": {TOP: [-0.1, 0.0], STILL: [0.0, 0.1, 0.2], "action": [0.0, 0.1]},
     }
-    plain, changed = (next(iter(load(shards, **options, **more))) for more in ({}, {"image_transforms": transform}))
+    plain, changed = (
+        next(iter(load(shards, **options, **more)))
+        for more in ({}, {"image_transforms": transform})
+    )
     video = torch.uint8 if return_uint8 else torch.float32
     expected = [(video, (2, 3, 64, 96)), (video, (3, 80, 64)), (torch.float32, (3, 3, 48, 64))]
     assert seen[:9] == expected * 3  # and those of the steps ahead
@@ -159,7 +181,12 @@ def test_cameras_choose_what_is_decoded_and_read(shards: Path) -> None:
     }
     batches = {name: next(iter(loader)) for name, loader in loaders.items()}
     keys = {name: {TOP, WRIST, STILL} & set(batch) for name, batch in batches.items()}
-    assert keys == {"all": {TOP, WRIST, STILL}, "both": {TOP, WRIST, STILL}, "one": {WRIST, STILL}, "none": {STILL}}
+    assert keys == {
+        "all": {TOP, WRIST, STILL},
+        "both": {TOP, WRIST, STILL},
+        "one": {WRIST, STILL},
+        "none": {STILL},
+    }
     assert torch.equal(batches["one"][WRIST], batches["all"][WRIST])
     read = {name: loader.stats().bytes_read for name, loader in loaders.items()}
     assert read["all"] == read["both"] > read["one"] > read["none"] > 0
@@ -183,7 +210,12 @@ def test_chosen_episodes_keep_their_own_indices(shards: Path, shuffle: bool) -> 
 def test_dropped_frames_are_no_samples_and_are_still_seen_by_windows(shards: Path) -> None:
     deltas = {"frame_index": [-0.3, 0.0, 0.3]}
     loader = load(
-        shards, batch_size=None, cameras=[], drop_n_first_frames=2, drop_n_last_frames=4, delta_timestamps=deltas
+        shards,
+        batch_size=None,
+        cameras=[],
+        drop_n_first_frames=2,
+        drop_n_last_frames=4,
+        delta_timestamps=deltas,
     )
     found = list(loader)
     middles = [(int(s["episode_index"]), int(s["frame_index"][1])) for s in found]
@@ -194,10 +226,17 @@ def test_dropped_frames_are_no_samples_and_are_still_seen_by_windows(shards: Pat
 
 
 def test_shards_can_be_given_by_pattern_and_by_list(shards: Path) -> None:
-    index, num = ShardedDataset.open(str(shards)).index, len(list((shards / "shards").glob("*.tar")))
+    index, num = (
+        ShardedDataset.open(str(shards)).index,
+        len(list((shards / "shards").glob("*.tar"))),
+    )
     every = column(load(shards, cameras=[]))
     pattern = f"{shards}/shards/shard-{{000000..{num - 1:06d}}}.tar"
-    for urls in ([pattern], [f"file://{pattern}"], [str(path) for path in (shards / "shards").glob("*.tar")]):
+    for urls in (
+        [pattern],
+        [f"file://{pattern}"],
+        [str(path) for path in (shards / "shards").glob("*.tar")],
+    ):
         assert column(load(urls, cameras=[])) == every
     some = [f"{shards}/shards/shard-000002.tar", f"{shards}/shards/shard-{{000000,000001}}.tar"]
     chosen = index.episode_index[index.shard < 3].tolist()
@@ -213,12 +252,22 @@ def test_metadata_is_what_policies_are_built_from(shards: Path) -> None:
     meta = load(shards).meta
     assert (meta.fps, meta.robot_type, meta.tasks) == (10, "stampbot", ("pick", "place"))
     assert (meta.total_episodes, meta.total_frames) == (len(LENGTHS), FRAMES)
-    assert (meta.video_keys, meta.image_keys, meta.camera_keys) == ((TOP, WRIST), (STILL,), (TOP, WRIST, STILL))
-    assert meta.features["action"] == {"dtype": "float32", "shape": (4,), "names": [f"axis{i}" for i in range(4)]}
+    assert (meta.video_keys, meta.image_keys, meta.camera_keys) == (
+        (TOP, WRIST),
+        (STILL,),
+        (TOP, WRIST, STILL),
+    )
+    assert meta.features["action"] == {
+        "dtype": "float32",
+        "shape": (4,),
+        "names": [f"axis{i}" for i in range(4)],
+    }
     assert meta.stats["action"]["mean"].shape == (4,)
     assert meta.stats[TOP]["max"].shape == (3, 1, 1)
     actions = torch.cat([batch["action"] for batch in load(shards, cameras=[])])
-    np.testing.assert_allclose(meta.stats["action"]["mean"], actions.mean(dim=0), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(
+        meta.stats["action"]["mean"], actions.mean(dim=0), rtol=1e-4, atol=1e-6
+    )
 
 
 def test_stats_count_what_was_done(shards: Path) -> None:
@@ -230,7 +279,9 @@ def test_stats_count_what_was_done(shards: Path) -> None:
     assert (stats.batches, stats.samples) == (len(loader), FRAMES)
     assert (stats.episodes_read, stats.substituted_episodes) == (len(LENGTHS), 0)
     assert stats.frames_used == FRAMES * 4
-    assert FRAMES * 2 <= stats.frames_decoded < stats.frames_used  # a window shares frames with its neighbours
+    assert (
+        FRAMES * 2 <= stats.frames_decoded < stats.frames_used
+    )  # a window shares frames with its neighbours
     files = sum(path.stat().st_size for path in (shards / "shards").glob("*.tar"))
     assert 0.8 * files < stats.bytes_read <= files
     for name in ("wait_seconds", "fetch_seconds", "decode_seconds", "assembly_seconds"):
@@ -240,7 +291,9 @@ def test_stats_count_what_was_done(shards: Path) -> None:
     assert loader.stats().batches == 2 * len(loader)
 
 
-def test_no_more_episodes_stay_in_memory_than_the_pools(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_more_episodes_stay_in_memory_than_the_pools(
+    shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     alive: weakref.WeakSet[Episode] = weakref.WeakSet()
 
     class Counted(Episode):
@@ -253,7 +306,9 @@ def test_no_more_episodes_stay_in_memory_than_the_pools(shards: Path, monkeypatc
     most = 0
     for _ in loader:
         most = max(most, len(alive))
-    assert 2 <= most <= 5  # a pool, one for the pool that follows, and what steps under way still need of the last
+    assert (
+        2 <= most <= 5
+    )  # a pool, one for the pool that follows, and what steps under way still need of the last
     gc.collect()
     assert not alive
 
@@ -262,7 +317,13 @@ def test_no_more_episodes_stay_in_memory_than_the_pools(shards: Path, monkeypatc
 
 
 def test_a_loader_survives_pickling_with_its_place(shards: Path) -> None:
-    loader = load(shards, batch_size=4, shuffle=True, cameras=[], image_transforms=partial(torch.mul, other=0.5))
+    loader = load(
+        shards,
+        batch_size=4,
+        shuffle=True,
+        cameras=[],
+        image_transforms=partial(torch.mul, other=0.5),
+    )
     iterator = iter(loader)
     for _ in range(3):
         next(iterator)
@@ -283,12 +344,20 @@ def test_a_loader_feeds_a_webdataset_pipeline(shards: Path) -> None:
             yield batch | {"action": batch["action"] * 2}
 
     loader = load(shards, cameras=[])
-    stages: list[Callable[..., Any]] = [partial(iter, loader), doubled, wds.map(lambda batch: batch["action"])]
+    stages: list[Callable[..., Any]] = [
+        partial(iter, loader),
+        doubled,
+        wds.map(lambda batch: batch["action"]),
+    ]
     found = torch.cat(list(wds.DataPipeline(*stages)))
-    assert torch.equal(found, torch.cat([batch["action"] * 2 for batch in load(shards, cameras=[])]))
+    assert torch.equal(
+        found, torch.cat([batch["action"] * 2 for batch in load(shards, cameras=[])])
+    )
 
 
-def test_in_a_worker_of_another_dataloader_it_refuses(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_in_a_worker_of_another_dataloader_it_refuses(
+    shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(topology, "in_worker", lambda: True)
     with pytest.raises(OptionError, match="it has workers of its own"):
         next(iter(load(shards)))
@@ -300,5 +369,7 @@ from roboshard.loader import make_loader
 batches = iter(make_loader({str(shards)!r}, batch_size=2))
 next(batches)
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
+    )
     assert done.stderr == ""

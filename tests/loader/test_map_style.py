@@ -35,7 +35,9 @@ def assert_same(one: Sample, other: Sample) -> None:
 @pytest.fixture(scope="module")
 def samples(pusht_shards: Path) -> list[Sample]:
     """In dataset order."""
-    return list(make_loader(str(pusht_shards), batch_size=None, shuffle=False, delta_timestamps=WINDOWS))
+    return list(
+        make_loader(str(pusht_shards), batch_size=None, shuffle=False, delta_timestamps=WINDOWS)
+    )
 
 
 @pytest.fixture
@@ -43,13 +45,17 @@ def dataset(pusht_shards: Path) -> MapDataset:
     return open_dataset(str(pusht_shards), delta_timestamps=WINDOWS)
 
 
-def test_a_sample_is_the_loaders_whatever_was_asked_for_before(dataset: MapDataset, samples: list[Sample]) -> None:
+def test_a_sample_is_the_loaders_whatever_was_asked_for_before(
+    dataset: MapDataset, samples: list[Sample]
+) -> None:
     assert len(dataset) == len(samples)
     for number in [0, 1, 200, 3, len(samples) - 1, 100, 99, 98, -1, -len(samples)]:
         assert_same(dataset[number], samples[number])
 
 
-def test_samples_asked_for_together_come_in_the_order_of_asking(dataset: MapDataset, samples: list[Sample]) -> None:
+def test_samples_asked_for_together_come_in_the_order_of_asking(
+    dataset: MapDataset, samples: list[Sample]
+) -> None:
     numbers = [5, 4, 300, 5, 17]
     for number, sample in zip(numbers, dataset.__getitems__(numbers), strict=True):
         assert_same(sample, samples[number])
@@ -83,18 +89,26 @@ def test_numbers_count_over_the_chosen_episodes(pusht_shards: Path, samples: lis
     assert dataset.num_episodes == 2
     assert_same(dataset[len(expected) - 1], expected[-1])
     assert_same(dataset.episode(3)[0], next(s for s in expected if s["episode_index"] == 3))
-    with pytest.raises(OptionError, match=r"episode 2 is not in the dataset .* which has 2 episodes from 1 to 3"):
+    with pytest.raises(
+        OptionError, match=r"episode 2 is not in the dataset .* which has 2 episodes from 1 to 3"
+    ):
         dataset.episode(2)
 
 
 @pytest.mark.parametrize("number", [10**6, -(10**6)])
-def test_a_number_beyond_the_end_is_an_index_error_so_that_a_for_loop_ends(dataset: MapDataset, number: int) -> None:
+def test_a_number_beyond_the_end_is_an_index_error_so_that_a_for_loop_ends(
+    dataset: MapDataset, number: int
+) -> None:
     with pytest.raises(IndexError, match=f"sample {number} of {len(dataset)}"):
         dataset[number]
 
 
-def test_float_pictures_transforms_sizes_and_cameras(pusht_shards: Path, samples: list[Sample]) -> None:
-    dataset = open_dataset(str(pusht_shards), return_uint8=False, image_transforms=lambda picture: 1 - picture)
+def test_float_pictures_transforms_sizes_and_cameras(
+    pusht_shards: Path, samples: list[Sample]
+) -> None:
+    dataset = open_dataset(
+        str(pusht_shards), return_uint8=False, image_transforms=lambda picture: 1 - picture
+    )
     assert torch.equal(dataset[7][IMAGE], 1 - samples[7][IMAGE][-1].float() / 255)
     assert open_dataset(str(pusht_shards), image_size=(32, 48))[0][IMAGE].shape == (3, 32, 48)
     assert IMAGE not in open_dataset(str(pusht_shards), cameras=[])[0]
@@ -104,7 +118,9 @@ def test_float_pictures_transforms_sizes_and_cameras(pusht_shards: Path, samples
 def test_torchs_dataloader_samples_it_also_from_forked_workers(
     dataset: MapDataset, samples: list[Sample], num_workers: int
 ) -> None:
-    assert_same(dataset[0], samples[0])  # decoders and threads of this process are of no use to a fork
+    assert_same(
+        dataset[0], samples[0]
+    )  # decoders and threads of this process are of no use to a fork
     loader = DataLoader(dataset, batch_size=16, num_workers=num_workers, sampler=range(0, 96, 3))
     batches = list(loader)
     indices = torch.cat([batch["index"] for batch in batches]).tolist()
@@ -123,7 +139,9 @@ def test_a_copy_and_a_closed_dataset_start_anew(dataset: MapDataset, samples: li
     assert_same(pickle.loads(pickle.dumps(dataset))[4], samples[4])
     dataset.close()
     gc.collect()
-    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("roboshard")]
+    assert not [
+        thread.name for thread in threading.enumerate() if thread.name.startswith("roboshard")
+    ]
     assert_same(dataset[5], samples[5])
 
 

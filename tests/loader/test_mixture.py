@@ -26,7 +26,9 @@ from roboshard.shards import OptionError
 TOP, WRIST = "observation.images.top", "observation.images.wrist"
 SOURCES = {
     "a": Source(fps=10, lengths=(12, 9, 15, 7, 11), cameras=(Camera(key=TOP), Camera(key=WRIST))),
-    "b": Source(fps=30, lengths=(8, 14, 5), cameras=(Camera(key=TOP),), tasks=("push", "pull"), seed=1),
+    "b": Source(
+        fps=30, lengths=(8, 14, 5), cameras=(Camera(key=TOP),), tasks=("push", "pull"), seed=1
+    ),
     "large": Source(fps=10, lengths=(6, 4), cameras=(Camera(key=TOP, size=(96, 96)),), seed=2),
 }
 Roots = dict[str, str]
@@ -76,7 +78,9 @@ def test_resume_at_every_step_in_any_topology(roots: Roots, frame_order: str) ->
 
 @pytest.mark.slow
 def test_worker_processes_with_pictures_and_windows(roots: Roots) -> None:
-    setup = setup_of(roots, delta_timestamps={TOP: [-0.1, 0.0], "action": [0.0, 0.1, 0.2]}, drop_last=True)
+    setup = setup_of(
+        roots, delta_timestamps={TOP: [-0.1, 0.0], "action": [0.0, 0.1, 0.2]}, drop_last=True
+    )
     check_resume_at_every_step(setup, Topology(1, 2), [Topology(1, 0)], fresh=False)
 
 
@@ -99,7 +103,9 @@ def test_the_state_counts_what_each_dataset_has_given(roots: Roots) -> None:
         state = json.loads(text)
         given = ids([batch for (batch,) in run.batches[:steps]])
         assert state["weights"] == [7, 3]
-        for dataset, (source, drawn) in enumerate(zip((SOURCES["a"], SOURCES["b"]), state["drawn"], strict=True)):
+        for dataset, (source, drawn) in enumerate(
+            zip((SOURCES["a"], SOURCES["b"]), state["drawn"], strict=True)
+        ):
             count = sum(number == dataset for number, _ in given)
             assert drawn["epoch"] * sum(source.lengths) + drawn["samples"] == count
     other = make_loader([(roots["a"], 0.5), (roots["b"], 0.5)], batch_size=12, cameras=[])
@@ -122,8 +128,13 @@ def test_the_state_counts_what_each_dataset_has_given(roots: Roots) -> None:
 def test_samples_are_those_of_their_dataset_alone(roots: Roots, batch_size: int | None) -> None:
     windows = {TOP: [-0.1, 0.0], "action": [0.0, 0.1, 0.2]}
     options: dict[str, Any] = {"delta_timestamps": windows, "batch_size": None}
-    alone = [{int(sample["index"]): sample for sample in make_loader(roots[name], **options)} for name in ("a", "b")]
-    mixed = make_loader(mixture_of(roots), **options | {"batch_size": batch_size}, on_missing="fill")
+    alone = [
+        {int(sample["index"]): sample for sample in make_loader(roots[name], **options)}
+        for name in ("a", "b")
+    ]
+    mixed = make_loader(
+        mixture_of(roots), **options | {"batch_size": batch_size}, on_missing="fill"
+    )
     seen = 0
     for batch in mixed:
         samples = [batch] if batch_size is None else samples_of(batch)
@@ -151,7 +162,9 @@ def samples_of(batch: dict[str, Any]) -> list[dict[str, Any]]:
 
 def test_what_only_some_have_is_filled_and_masked_or_left_out(roots: Roots) -> None:
     window = {WRIST: [-0.1, 0.0]}
-    batch = next(iter(loader_of(roots, on_missing="fill", delta_timestamps=window, return_uint8=False)))
+    batch = next(
+        iter(loader_of(roots, on_missing="fill", delta_timestamps=window, return_uint8=False))
+    )
     lacks = batch["dataset_index"] == 1
     assert torch.equal(batch[f"{WRIST}_is_missing"], lacks)
     assert batch[f"{WRIST}_is_pad"][lacks].all()
@@ -224,7 +237,9 @@ def test_sizes_must_agree_unless_image_size_makes_them(roots: Roots) -> None:
     ],
     ids=str,
 )
-def test_what_does_not_go_together_is_refused(roots: Roots, options: dict[str, Any], reason: str) -> None:
+def test_what_does_not_go_together_is_refused(
+    roots: Roots, options: dict[str, Any], reason: str
+) -> None:
     with pytest.raises(OptionError, match=reason):
         loader_of(roots, **options)
 

@@ -41,7 +41,13 @@ def frames_of(draw: Draw) -> list[Frame]:
 class Mix:
     """All that the order of a mixture depends on."""
 
-    def __init__(self, lengths: Sequence[Sequence[int]], parts: Sequence[int], slots: Slots, order: OrderConfig):
+    def __init__(
+        self,
+        lengths: Sequence[Sequence[int]],
+        parts: Sequence[int],
+        slots: Slots,
+        order: OrderConfig,
+    ):
         self.episodes = [episodes_of(own, 1000 * number) for number, own in enumerate(lengths)]
         self.schedule, self.slots, self.order = Schedule(parts), slots, order
 
@@ -61,7 +67,9 @@ class Mix:
 
 @st.composite
 def mixes(draw: st.DrawFn, *, shuffle: bool | None = None) -> Mix:
-    lengths = draw(st.lists(st.lists(st.integers(1, 12), min_size=1, max_size=8), min_size=1, max_size=4))
+    lengths = draw(
+        st.lists(st.lists(st.integers(1, 12), min_size=1, max_size=8), min_size=1, max_size=4)
+    )
     parts = draw(st.lists(st.integers(1, 12), min_size=len(lengths), max_size=len(lengths)))
     ranks = draw(st.sampled_from([1, 2, 3, 4]))
     shuffle = draw(st.booleans()) if shuffle is None else shuffle
@@ -117,7 +125,9 @@ def test_any_place_is_answered_at_once(parts: list[int], start: int) -> None:
 
 @SHARED
 @given(PARTS, st.integers(1, 4), st.integers(1, 4), st.integers(1, 9), st.integers(0, 500))
-def test_lanes_count_what_their_steps_draw(parts: list[int], ranks: int, workers: int, size: int, place: int) -> None:
+def test_lanes_count_what_their_steps_draw(
+    parts: list[int], ranks: int, workers: int, size: int, place: int
+) -> None:
     schedule = Schedule(parts)
     counts = LaneCounts(schedule, rank_slots=ranks, worker_slots=workers, per_rank_slot=size)
     step, offset = np.divmod(np.arange(place), ranks * size)
@@ -139,7 +149,9 @@ def test_lanes_count_what_their_steps_draw(parts: list[int], ranks: int, workers
         ([2, 2, 2], (1, 1, 1)),
     ],
 )
-def test_weights_become_the_shortest_exact_parts(weights: list[float], parts: tuple[int, ...]) -> None:
+def test_weights_become_the_shortest_exact_parts(
+    weights: list[float], parts: tuple[int, ...]
+) -> None:
     assert shares(weights) == parts
 
 
@@ -177,12 +189,16 @@ def test_each_dataset_is_exactly_once_in_each_of_its_own_epochs(mix: Mix) -> Non
 
 @SHARED
 @given(mixes(), st.integers(0, 5))
-def test_rank_slots_share_a_step_and_it_is_the_same_whenever_asked_for(mix: Mix, epoch: int) -> None:
+def test_rank_slots_share_a_step_and_it_is_the_same_whenever_asked_for(
+    mix: Mix, epoch: int
+) -> None:
     plan, slots = mix.plan(epoch), range(mix.slots.rank_slots)
     for step in list(range(plan.num_steps))[:: max(1, plan.num_steps // 5)]:
         whole = frames_of(mix.plan(epoch).step(step, slots))
         assert len(whole) == mix.slots.global_batch_size
-        assert list(chain(*(frames_of(mix.plan(epoch).step(step, [slot])) for slot in slots))) == whole
+        assert (
+            list(chain(*(frames_of(mix.plan(epoch).step(step, [slot])) for slot in slots))) == whole
+        )
         assert frames_of(plan.step(step, slots)) == whole
     with pytest.raises(IndexError, match=str(plan.num_steps)):
         plan.step(plan.num_steps, slots)

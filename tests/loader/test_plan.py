@@ -54,7 +54,9 @@ class Setup:
         return range(self.slots.rank_slots)
 
 
-def episodes_of(lengths: Sequence[int], *, drop_first: int = 0, shards: Sequence[int] | None = None) -> Episodes:
+def episodes_of(
+    lengths: Sequence[int], *, drop_first: int = 0, shards: Sequence[int] | None = None
+) -> Episodes:
     """Every second episode of a dataset; within a shard later ones are stored first."""
     num = len(lengths)
     shard = np.asarray(shards if shards is not None else np.arange(num) // 4, dtype=np.int64)
@@ -132,7 +134,9 @@ def test_every_frame_is_drawn_once_per_epoch_apart_from_reported_padding(setup: 
 
 @SHARED
 @given(setups())
-def test_every_world_size_that_divides_the_rank_slots_gets_the_same_global_batches(setup: Setup) -> None:
+def test_every_world_size_that_divides_the_rank_slots_gets_the_same_global_batches(
+    setup: Setup,
+) -> None:
     plan, num_slots = setup.plan, setup.slots.rank_slots
     for world_size in divisors(num_slots):
         by_rank = [
@@ -152,13 +156,17 @@ def test_every_world_size_that_divides_the_rank_slots_gets_the_same_global_batch
 
 def config_of(setup: Setup, rank: int, world_size: int) -> LoaderConfig:
     batch = setup.slots.global_batch_size // world_size
-    split = SplitConfig(batch_size=batch, rank=rank, world_size=world_size, max_world_size=setup.slots.rank_slots)
+    split = SplitConfig(
+        batch_size=batch, rank=rank, world_size=world_size, max_world_size=setup.slots.rank_slots
+    )
     return cast(LoaderConfig, SimpleNamespace(split=split))
 
 
 @SHARED
 @given(setups(), st.data())
-def test_workers_share_the_steps_so_that_taking_turns_gives_them_in_order(setup: Setup, data: st.DataObject) -> None:
+def test_workers_share_the_steps_so_that_taking_turns_gives_them_in_order(
+    setup: Setup, data: st.DataObject
+) -> None:
     plan, config = setup.plan, config_of(setup, 0, 1)
     first = data.draw(st.integers(0, plan.num_steps), label="resumed at")
     for num_workers in divisors(setup.slots.worker_slots):
@@ -253,7 +261,9 @@ def test_shard_order_reads_one_shard_after_the_other_as_it_is_stored(setup: Setu
     assert len(np.flatnonzero(np.diff(shards))) == len(set(shards.tolist())) - 1
     for shard in set(shards.tolist()):
         inside = [episode for episode in episodes if setup.episodes.shard[episode] == shard]
-        assert inside == sorted(inside, key=lambda episode: int(setup.episodes.storage_rank[episode]))
+        assert inside == sorted(
+            inside, key=lambda episode: int(setup.episodes.storage_rank[episode])
+        )
 
 
 PINNED: dict[tuple[EpisodeOrder, FrameOrder, int, int], list[list[Frame]]] = {
@@ -290,13 +300,19 @@ PINNED: dict[tuple[EpisodeOrder, FrameOrder, int, int], list[list[Frame]]] = {
 }
 
 
-@pytest.mark.parametrize(("episode_order", "frame_order", "rank_slots", "worker_slots"), list(PINNED))
+@pytest.mark.parametrize(
+    ("episode_order", "frame_order", "rank_slots", "worker_slots"), list(PINNED)
+)
 def test_orders_never_change(
     episode_order: EpisodeOrder, frame_order: FrameOrder, rank_slots: int, worker_slots: int
 ) -> None:
-    order = OrderConfig(seed=7, pool_episodes=4, episode_order=episode_order, frame_order=frame_order)
+    order = OrderConfig(
+        seed=7, pool_episodes=4, episode_order=episode_order, frame_order=frame_order
+    )
     slots = Slots(rank_slots=rank_slots, worker_slots=worker_slots, global_batch_size=4)
-    found = all_steps(Setup(episodes_of((3, 1, 4, 2, 3), shards=(0, 0, 1, 1, 2)), order, slots, epoch=2))
+    found = all_steps(
+        Setup(episodes_of((3, 1, 4, 2, 3), shards=(0, 0, 1, 1, 2)), order, slots, epoch=2)
+    )
     assert found == PINNED[episode_order, frame_order, rank_slots, worker_slots]
 
 
@@ -305,7 +321,9 @@ def test_orders_never_change(
 
 @pytest.mark.parametrize("frame_order", ["uniform", "sweep"])
 @pytest.mark.parametrize("episode_order", ["global", "shard"])
-def test_a_million_episodes_of_a_million_frames(episode_order: EpisodeOrder, frame_order: FrameOrder) -> None:
+def test_a_million_episodes_of_a_million_frames(
+    episode_order: EpisodeOrder, frame_order: FrameOrder
+) -> None:
     num = 10**6
     order = OrderConfig(episode_order=episode_order, frame_order=frame_order)
     episodes = episodes_of(np.full(num, 10**6).tolist(), shards=(np.arange(num) // 100).tolist())
@@ -323,7 +341,9 @@ def test_a_million_episodes_of_a_million_frames(episode_order: EpisodeOrder, fra
     lengths=st.lists(st.integers(0, 40), min_size=1, max_size=6).filter(any),
     asked=st.lists(st.lists(st.integers(0, 10**6), max_size=7), max_size=5),
 )
-def test_a_sweep_gives_the_same_whatever_else_is_asked(lengths: list[int], asked: list[list[int]]) -> None:
+def test_a_sweep_gives_the_same_whatever_else_is_asked(
+    lengths: list[int], asked: list[list[int]]
+) -> None:
     bounds = np.cumsum([0, *lengths])
     size = int(bounds[-1])
     everything = sweep(np.arange(size), bounds, 3, 1, 0, 2)

@@ -26,7 +26,9 @@ import pytest
 from roboshard.loader import Loader, make_loader
 from roboshard.shards import DamageError, OptionError
 
-SOON_S = 20  # torch's workers look every 5 s whether their parent is there; a loaded machine is slow
+SOON_S = (
+    20  # torch's workers look every 5 s whether their parent is there; a loaded machine is slow
+)
 PACE_S = 0.05
 
 
@@ -67,7 +69,9 @@ def shared_memory(pids: Iterable[int]) -> set[Path]:
     found = set()
     for pid in pids:
         with Path(f"/proc/{pid}/maps").open() as maps:
-            found |= {Path(path) for path in re.findall(r" (/dev/shm/\S+|/memfd:roboshard)", maps.read())}
+            found |= {
+                Path(path) for path in re.findall(r" (/dev/shm/\S+|/memfd:roboshard)", maps.read())
+            }
     return found
 
 
@@ -76,7 +80,9 @@ def nothing_left() -> Iterator[None]:
     """Afterwards this process has no workers, no shared memory, and no more open files than before."""
     gc.collect()
     assert not workers()
-    multiprocessing.get_context("spawn").Array("q", 1)  # the resource tracker's pipe, and a heap that is kept
+    multiprocessing.get_context("spawn").Array(
+        "q", 1
+    )  # the resource tracker's pipe, and a heap that is kept
     before = num_fds(os.getpid())
     yield
     watched = shared_memory([os.getpid()])
@@ -98,7 +104,9 @@ def test_workers_live_through_epochs_and_go_with_close(pusht_shards: Path) -> No
         assert len(seen[0]) == 2
         assert seen == [seen[0]] * 9
         grown = open_files[-1] - open_files[2]
-        assert grown < 6, "one segment more where steps happened to be further ahead, but no file an epoch"
+        assert grown < 6, (
+            "one segment more where steps happened to be further ahead, but no file an epoch"
+        )
         iterator = iter(loader)
         next(iterator)
         mapped = shared_memory([os.getpid(), *seen[-1]])
@@ -147,12 +155,18 @@ def test_an_error_in_a_worker_surfaces_with_its_traceback_and_ends_the_workers(
     assert are_gone(workers()), "though loader and exception are still held"
     assert re.search(r"Caught DamageError in DataLoader worker process \d", str(failure.value))
     assert f"{shard}, episode " in str(failure.value)
-    assert "in carry_out" in str(failure.value), "the worker's own traceback, of the thread that read"
+    assert "in carry_out" in str(failure.value), (
+        "the worker's own traceback, of the thread that read"
+    )
 
 
 @pytest.mark.slow
-def test_a_killed_worker_is_an_error_and_the_next_iteration_has_new_ones(pusht_shards: Path) -> None:
-    expected = [batch["index"].tolist() for batch in loader_of(pusht_shards, num_workers=0, max_workers=2)]
+def test_a_killed_worker_is_an_error_and_the_next_iteration_has_new_ones(
+    pusht_shards: Path,
+) -> None:
+    expected = [
+        batch["index"].tolist() for batch in loader_of(pusht_shards, num_workers=0, max_workers=2)
+    ]
     loader = loader_of(pusht_shards)
     batches = (batch["index"].tolist() for batch in loader)
     received = list(itertools.islice(batches, 10))
@@ -163,7 +177,9 @@ def test_a_killed_worker_is_an_error_and_the_next_iteration_has_new_ones(pusht_s
         received.extend(batches)
 
     killed = time.monotonic()
-    with pytest.raises(RuntimeError, match=r"DataLoader worker .*(exited unexpectedly|killed by signal)"):
+    with pytest.raises(
+        RuntimeError, match=r"DataLoader worker .*(exited unexpectedly|killed by signal)"
+    ):
         kill_one_and_go_on()
     assert time.monotonic() - killed < SOON_S
     batches.close()  # torch raises wherever the main thread is, perhaps not in the loader
@@ -206,7 +222,9 @@ class Script:
         said = json.loads(self.process.stdout.readline())
         here = psutil.Process(self.process.pid)
         self.seen += here.children(recursive=True)
-        self.mapped |= shared_memory([here.pid, *(child.pid for child in here.children(recursive=True))])
+        self.mapped |= shared_memory(
+            [here.pid, *(child.pid for child in here.children(recursive=True))]
+        )
         return said
 
     def has_left_nothing(self) -> bool:

@@ -34,7 +34,9 @@ def distant_keyframes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("recent")
     source = Source(lengths=LENGTHS, cameras=(Camera(key=CAMERA, gop=60, bframes=2),))
     build(folder / "source", source)
-    convert(ConvertConfig(source=str(folder / "source"), destination=str(folder / "shards"), workers=1))
+    convert(
+        ConvertConfig(source=str(folder / "source"), destination=str(folder / "shards"), workers=1)
+    )
     return folder / "shards"
 
 
@@ -42,18 +44,34 @@ def epoch(root: Path, window: list[float], **options: Any) -> tuple[list[Batch],
     """(batches, frames decoded per frame of the dataset)."""
     loader = make_loader(
         str(root),
-        **({"batch_size": 8, "delta_timestamps": {CAMERA: window}, "frame_order": "sweep", "seed": 2} | options),
+        **(
+            {
+                "batch_size": 8,
+                "delta_timestamps": {CAMERA: window},
+                "frame_order": "sweep",
+                "seed": 2,
+            }
+            | options
+        ),
     )
-    batches = [{key: value.clone() if torch.is_tensor(value) else value for key, value in b.items()} for b in loader]
+    batches = [
+        {key: value.clone() if torch.is_tensor(value) else value for key, value in b.items()}
+        for b in loader
+    ]
     return batches, loader.stats().frames_decoded / sum(LENGTHS)
 
 
 @pytest.mark.parametrize(
-    "options", [{}, slowly({"pool_episodes": 2}), {"shuffle": False}, slowly({"return_uint8": False})], ids=str
+    "options",
+    [{}, slowly({"pool_episodes": 2}), {"shuffle": False}, slowly({"return_uint8": False})],
+    ids=str,
 )
 @pytest.mark.parametrize("window", WINDOWS.values(), ids=WINDOWS)
 def test_the_same_pictures_for_a_fraction_of_the_decoding(
-    distant_keyframes: Path, window: list[float], options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    distant_keyframes: Path,
+    window: list[float],
+    options: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     kept, cost = epoch(distant_keyframes, window, **options)
     monkeypatch.setattr(pipeline, "MAX_LOOK_BACK", 0)
@@ -70,7 +88,9 @@ def test_nothing_is_kept_where_steps_jump(distant_keyframes: Path) -> None:
     loader = make_loader(str(distant_keyframes), delta_timestamps={CAMERA: WINDOWS["before"]})
     assert pipeline._look_back(loader._job) == {}
     loader = make_loader(
-        str(distant_keyframes), delta_timestamps={CAMERA: [-10.0, 0.0], "action": [0.0]}, frame_order="sweep"
+        str(distant_keyframes),
+        delta_timestamps={CAMERA: [-10.0, 0.0], "action": [0.0]},
+        frame_order="sweep",
     )
     assert pipeline._look_back(loader._job) == {}
 
@@ -78,9 +98,13 @@ def test_nothing_is_kept_where_steps_jump(distant_keyframes: Path) -> None:
 @settings(max_examples=200)
 @given(
     capacity=st.integers(1, 6),
-    runs=st.lists(st.lists(st.integers(0, 30), min_size=1, max_size=8, unique=True).map(sorted), max_size=12),
+    runs=st.lists(
+        st.lists(st.integers(0, 30), min_size=1, max_size=8, unique=True).map(sorted), max_size=12
+    ),
 )
-def test_what_is_found_is_what_was_kept_under_that_number(capacity: int, runs: list[list[int]]) -> None:
+def test_what_is_found_is_what_was_kept_under_that_number(
+    capacity: int, runs: list[list[int]]
+) -> None:
     recent, newest = RecentPictures(capacity), dict[int, int]()
     for frames in runs:
         kept = recent.kept(range(31))

@@ -13,7 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.remote_loading import bounded, collect, digests, digests_or_error, load_to, read_threads, small_loader
+from support.remote_loading import (
+    bounded,
+    collect,
+    digests,
+    digests_or_error,
+    load_to,
+    read_threads,
+    small_loader,
+)
 from support.servers import LocalHub, RangeServer, S3Server
 from support.slowly import slowly
 
@@ -114,7 +122,9 @@ def test_patterns_and_lists_of_shards_are_those_shards(
         assert digests(small_loader([f"{root}/{name}" for name in names])) == expected
 
 
-def test_unshuffled_and_later_epochs_and_resumed_ones_are_the_local_ones(http: RangeServer, arm_shards: Path) -> None:
+def test_unshuffled_and_later_epochs_and_resumed_ones_are_the_local_ones(
+    http: RangeServer, arm_shards: Path
+) -> None:
     for options in ({"shuffle": False}, {}):
         here, there = small_loader(str(arm_shards), **options), small_loader(http.url, **options)
         for _ in range(2):
@@ -141,9 +151,14 @@ def test_workers_read_the_hub_by_the_environment(
 
 
 @pytest.mark.slow
-def test_damage_in_a_worker_names_the_url_on_the_hub(this_hub: LocalHub, hub_roots: list[str]) -> None:
+def test_damage_in_a_worker_names_the_url_on_the_hub(
+    this_hub: LocalHub, hub_roots: list[str]
+) -> None:
     this_hub.fault("wrong_bytes", r"\.tar", times=None)
-    with bounded(60), pytest.raises(DamageError, match=r"hf://buckets/me/arm.*\.tar, episode \d+: .*damaged"):
+    with (
+        bounded(60),
+        pytest.raises(DamageError, match=r"hf://buckets/me/arm.*\.tar, episode \d+: .*damaged"),
+    ):
         digests(small_loader(hub_roots[0], num_workers=1, cameras=[]))
 
 
@@ -196,7 +211,9 @@ def test_a_forked_child_reads_by_itself(
 def test_a_spawned_child_reads_by_itself(
     hub_roots: list[str], local: Callable[..., list[str]], tmp_path: Path
 ) -> None:
-    assert _in_child("spawn", small_loader(hub_roots[1], cameras=[]), tmp_path / "found") == local(cameras=[])
+    assert _in_child("spawn", small_loader(hub_roots[1], cameras=[]), tmp_path / "found") == local(
+        cameras=[]
+    )
 
 
 @pytest.mark.slow
@@ -260,7 +277,11 @@ each_fault = pytest.mark.parametrize(
 
 @each_fault
 def test_faults_that_end_change_no_batch(
-    http: RangeServer, local: Callable[..., list[str]], kind: str, args: dict[str, Any], message: str | None
+    http: RangeServer,
+    local: Callable[..., list[str]],
+    kind: str,
+    args: dict[str, Any],
+    message: str | None,
 ) -> None:
     loader = small_loader(http.url, **FEW | {"retry_seconds": 10})
     if kind == "refuse":
@@ -275,7 +296,11 @@ def test_faults_that_end_change_no_batch(
 
 @each_fault
 def test_faults_that_stay_end_in_an_error_and_the_loader_goes_on_when_they_are_over(
-    http: RangeServer, local: Callable[..., list[str]], kind: str, args: dict[str, Any], message: str | None
+    http: RangeServer,
+    local: Callable[..., list[str]],
+    kind: str,
+    args: dict[str, Any],
+    message: str | None,
 ) -> None:
     loader = small_loader(http.url, **FEW)
     if kind == "stall" and message is None:
@@ -343,7 +368,10 @@ def test_a_shard_that_is_replaced_by_another_of_its_size_is_damage_that_names_sh
 def test_a_shard_that_is_gone_or_cut_is_named(http: RangeServer) -> None:
     loader = small_loader(http.url, **FEW)
     http.fault("status", r"\.tar", None, code=404)
-    with bounded(BOUND_S), pytest.raises(MissingError, match=f"{URL}: missing, though dataset.json lists it"):
+    with (
+        bounded(BOUND_S),
+        pytest.raises(MissingError, match=f"{URL}: missing, though dataset.json lists it"),
+    ):
         digests(loader)
     http.reset()
     http.fault("replace", r"\.tar", 10, content=b"short")
@@ -375,7 +403,10 @@ def test_a_branch_that_moves_on_is_read_as_it_was(
 
 @pytest.mark.parametrize("seconds", [0.3, None])
 def test_names_that_cannot_be_resolved(
-    http: RangeServer, local: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch, seconds: float | None
+    http: RangeServer,
+    local: Callable[..., list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+    seconds: float | None,
 ) -> None:
     loader = small_loader(http.url, **FEW)
     connections.close_all()
@@ -390,14 +421,20 @@ def test_names_that_cannot_be_resolved(
     with monkeypatch.context() as patch, bounded(BOUND_S):
         patch.setattr(socket, "getaddrinfo", fail)
         if seconds is None:
-            with pytest.raises(StorageError, match=r"/shard-\d{6}\.json: the host's name cannot be resolved \(DNS\)"):
+            with pytest.raises(
+                StorageError,
+                match=r"/shard-\d{6}\.json: the host's name cannot be resolved \(DNS\)",
+            ):
                 digests(loader)
         else:
             assert digests(loader) == local(**FEW)
 
 
 def test_a_host_that_does_not_exist_is_said_by_make_loader() -> None:
-    with bounded(BOUND_S), pytest.raises(StorageError, match=r"host\.invalid/x/dataset\.json: .*\(DNS\)"):
+    with (
+        bounded(BOUND_S),
+        pytest.raises(StorageError, match=r"host\.invalid/x/dataset\.json: .*\(DNS\)"),
+    ):
         small_loader("http://no-such-host.invalid/x", retry_seconds=0.3)
 
 
@@ -416,7 +453,10 @@ S3_FAULTS: list[tuple[str, dict[str, Any], bool]] = [
 
 @pytest.mark.parametrize(
     ("kind", "args", "may_fail"),
-    [fault if fault[0] in ("truncate", "wrong_bytes") else pytest.param(*fault, marks=SLOW) for fault in S3_FAULTS],
+    [
+        fault if fault[0] in ("truncate", "wrong_bytes") else pytest.param(*fault, marks=SLOW)
+        for fault in S3_FAULTS
+    ],
     ids=[f"{kind}-{list(args.values())}" for kind, args, _ in S3_FAULTS],
 )
 def test_faults_of_s3(
@@ -445,10 +485,18 @@ def test_faults_of_s3(
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "args", "message"),
-    [fault for fault in FAULTS if fault[0] in ("refuse", "truncate", "status", "ignore_range", "wrong_bytes")],
+    [
+        fault
+        for fault in FAULTS
+        if fault[0] in ("refuse", "truncate", "status", "ignore_range", "wrong_bytes")
+    ],
 )
 def test_faults_in_workers(
-    http: RangeServer, local: Callable[..., list[str]], kind: str, args: dict[str, Any], message: str | None
+    http: RangeServer,
+    local: Callable[..., list[str]],
+    kind: str,
+    args: dict[str, Any],
+    message: str | None,
 ) -> None:
     # Their first wait is not shortened: a read in many pieces takes its time.
     options = FEW | {"num_workers": 2, "max_workers": 2, "retry_seconds": 0.5 if message else 10}
@@ -474,7 +522,9 @@ def test_faults_in_workers(
 
 
 @pytest.mark.slow
-def test_a_stall_of_thirty_seconds_changes_no_batch(http: RangeServer, local: Callable[..., list[str]]) -> None:
+def test_a_stall_of_thirty_seconds_changes_no_batch(
+    http: RangeServer, local: Callable[..., list[str]]
+) -> None:
     loader = small_loader(http.url)
     http.fault("stall", r"\.tar", 3, seconds=30.0)
     http.fault("stall", r"\.tar", 3, seconds=30.0, after_bytes=7000)
@@ -524,7 +574,9 @@ def test_episodes_whose_bytes_are_always_wrong_can_be_skipped(
     http: RangeServer, arm_shards: Path, one_wrong_shard: set[int]
 ) -> None:
     loader = small_loader(http.url, on_error="skip", cameras=[])
-    with pytest.warns(RuntimeWarning, match=rf"on_error='skip': {URL}, episode \d+: .*damaged") as caught:
+    with pytest.warns(
+        RuntimeWarning, match=rf"on_error='skip': {URL}, episode \d+: .*damaged"
+    ) as caught:
         found = list(loader)
     expected = list(small_loader(str(arm_shards), cameras=[]))
     assert len(caught) == len(one_wrong_shard)
@@ -544,6 +596,9 @@ def test_a_server_that_is_away_is_an_error_also_where_damage_is_skipped(
     loader = small_loader(http.url, **FEW, on_error="skip", shuffle=False)
     http.fault("status", r"shard-000001\.tar", None, code=503)
     found: list[str] = []
-    with bounded(BOUND_S), pytest.raises(StorageError, match=r"shard-000001\.tar: the server cannot answer now"):
+    with (
+        bounded(BOUND_S),
+        pytest.raises(StorageError, match=r"shard-000001\.tar: the server cannot answer now"),
+    ):
         collect(found, loader)
     assert found == local(**FEW, shuffle=False)[: len(found)]

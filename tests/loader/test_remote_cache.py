@@ -129,8 +129,13 @@ def test_what_one_read_brought_is_there_for_all_when_the_first_of_it_is(
     assert data_bytes(http) == sent
 
 
-def test_damaged_files_of_the_cache_are_fetched_again(http: RangeServer, arm_shards: Path, cache: Path) -> None:
-    loader, expected = small_loader(http.url, cache_dir=cache), digests(small_loader(str(arm_shards)))
+def test_damaged_files_of_the_cache_are_fetched_again(
+    http: RangeServer, arm_shards: Path, cache: Path
+) -> None:
+    loader, expected = (
+        small_loader(http.url, cache_dir=cache),
+        digests(small_loader(str(arm_shards))),
+    )
     assert digests(loader) == expected
     for number, path in enumerate(sorted(entries(cache))):
         data = bytearray(path.read_bytes())
@@ -183,7 +188,9 @@ def test_two_datasets_share_one_folder(
     assert data_bytes(range_server) == 0
 
 
-def test_a_folder_with_other_files_is_refused_by_make_loader_and_left_alone(http: RangeServer, cache: Path) -> None:
+def test_a_folder_with_other_files_is_refused_by_make_loader_and_left_alone(
+    http: RangeServer, cache: Path
+) -> None:
     cache.mkdir()
     (cache / "thesis.tex").write_text("do not lose me")
     with pytest.raises(OptionError, match=f"{cache}"):
@@ -206,11 +213,19 @@ def test_a_cap_smaller_than_the_dataset_is_held_and_changes_no_batch(
     http: RangeServer, arm_shards: Path, cache: Path
 ) -> None:
     cap = needed_bytes(arm_shards) // 3
-    loader, here = small_loader(http.url, cache_dir=cache, cache_bytes=cap), small_loader(str(arm_shards))
-    for _ in range(8):  # what is left of an epoch depends on the threads that read: the next may not begin with it
+    loader, here = (
+        small_loader(http.url, cache_dir=cache, cache_bytes=cap),
+        small_loader(str(arm_shards)),
+    )
+    for _ in range(
+        8
+    ):  # what is left of an epoch depends on the threads that read: the next may not begin with it
         for batch, right in zip(loader, here, strict=True):
             assert digests([batch]) == digests([right])
-            with files.opened_home(cache) as home, files.opened_account(home):  # or what has gone is counted with
+            with (
+                files.opened_home(cache) as home,
+                files.opened_account(home),
+            ):  # or what has gone is counted with
                 assert used_bytes(cache) <= cap  # what has come since
     assert loader.stats().cache_hits > 0
 
@@ -218,7 +233,9 @@ def test_a_cap_smaller_than_the_dataset_is_held_and_changes_no_batch(
 # -- Four ranks ---------------------------------------------------------------------------------------------------
 
 
-def run_ranks(url: str, epochs: int, folder: Path, options: Sequence[dict[str, Any]], cache: Path, cap: int) -> Any:
+def run_ranks(
+    url: str, epochs: int, folder: Path, options: Sequence[dict[str, Any]], cache: Path, cap: int
+) -> Any:
     """The digests of each rank and epoch; the cap is looked after meanwhile."""
     context = multiprocessing.get_context("spawn")
     start = context.Barrier(len(options))
@@ -277,7 +294,9 @@ def test_four_processes_that_want_the_same_at_once_fetch_it_about_once(
     http.configure(latency_s=0.02)
     options = [{"cache_dir": cache, "cache_bytes": cap, "num_workers": 0} for _ in range(RANKS)]
     here = digests(small_loader(str(arm_shards)))
-    assert [found[0] for found in run_ranks(http.url, 1, tmp_path, options, cache, cap)] == [here] * RANKS
+    assert [found[0] for found in run_ranks(http.url, 1, tmp_path, options, cache, cap)] == [
+        here
+    ] * RANKS
     assert data_bytes(http) <= 1.15 * needed_bytes(arm_shards)
 
 

@@ -86,14 +86,22 @@ def test_global_order_asks_once_for_an_episode_and_never_for_a_shard(
     assert loader.stats().reads == len(asked)
 
 
-def test_a_few_episodes_cost_a_few_reads(http: RangeServer, arm_shards: Path, small_gap: None) -> None:
+def test_a_few_episodes_cost_a_few_reads(
+    http: RangeServer, arm_shards: Path, small_gap: None
+) -> None:
     chosen = [1, 7, 16]
     digests(small_loader(http.url, episodes=chosen))
     index = ShardedDataset.open(str(arm_shards)).index
-    size = {int(episode): int(n) for episode, n in zip(index.episode_index, index.size, strict=True)}
+    size = {
+        int(episode): int(n) for episode, n in zip(index.episode_index, index.size, strict=True)
+    }
     asked = data_requests(http)
-    assert sorted(end - first for _, first, end in asked) == sorted(size[episode] for episode in chosen)
-    assert len(http.requests) == 2 + 3 + 3  # dataset.json and the index, manifests of their shards, episodes
+    assert sorted(end - first for _, first, end in asked) == sorted(
+        size[episode] for episode in chosen
+    )
+    assert (
+        len(http.requests) == 2 + 3 + 3
+    )  # dataset.json and the index, manifests of their shards, episodes
 
 
 def test_shard_order_reads_neighbours_together(http: RangeServer, arm_shards: Path) -> None:
@@ -102,16 +110,32 @@ def test_shard_order_reads_neighbours_together(http: RangeServer, arm_shards: Pa
     assert http.bytes_sent <= 1.1 * needed_bytes(arm_shards)
 
 
-def test_only_the_chosen_cameras_are_read(http: RangeServer, arm_shards: Path, small_gap: None) -> None:
+def test_only_the_chosen_cameras_are_read(
+    http: RangeServer, arm_shards: Path, small_gap: None
+) -> None:
     dataset = ShardedDataset.open(str(arm_shards))
-    samples = [sample for shard in dataset.manifest.shards for sample in dataset.shard_manifest(shard).samples]
-    for cameras, suffixes in (([TOP], (".json", ".parquet", "top.mp4")), ([], (".json", ".parquet"))):
+    samples = [
+        sample
+        for shard in dataset.manifest.shards
+        for sample in dataset.shard_manifest(shard).samples
+    ]
+    for cameras, suffixes in (
+        ([TOP], (".json", ".parquet", "top.mp4")),
+        ([], (".json", ".parquet")),
+    ):
         http.reset()
         digests(small_loader(http.url, cameras=cameras))
         asked = data_requests(http)
-        needed = sum(member.size for sample in samples for member in sample.members if member.name.endswith(suffixes))
+        needed = sum(
+            member.size
+            for sample in samples
+            for member in sample.members
+            if member.name.endswith(suffixes)
+        )
         sent = sum(end - first for _, first, end in asked)
-        assert needed <= sent <= needed + len(samples) * 3 * SMALL_GAP  # tar headers and padding between members
+        assert (
+            needed <= sent <= needed + len(samples) * 3 * SMALL_GAP
+        )  # tar headers and padding between members
         assert len(asked) <= len(samples)
 
 
@@ -224,7 +248,9 @@ class FakeDataset:
     def __post_init__(self) -> None:
         numbers = np.arange(self.num_episodes)
         self.index = SimpleNamespace(
-            shard=numbers // 10, offset=numbers % 10 * self.spacing, size=np.full(self.num_episodes, 100)
+            shard=numbers // 10,
+            offset=numbers % 10 * self.spacing,
+            size=np.full(self.num_episodes, 100),
         )
         self.hold.set()
 
@@ -324,7 +350,9 @@ def test_closing_does_not_wait_for_what_hangs(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.filterwarnings("ignore:on_error='skip':RuntimeWarning")
-def test_damage_in_a_read_of_several_episodes_is_of_one_of_them(http: RangeServer, arm_shards: Path) -> None:
+def test_damage_in_a_read_of_several_episodes_is_of_one_of_them(
+    http: RangeServer, arm_shards: Path
+) -> None:
     dataset = ShardedDataset.open(str(arm_shards))
     (_, middle, _) = (int(position) for position in np.flatnonzero(dataset.index.shard == 2))
     data = bytearray((arm_shards / dataset.manifest.shards[2].name).read_bytes())
@@ -336,11 +364,16 @@ def test_damage_in_a_read_of_several_episodes_is_of_one_of_them(http: RangeServe
     for batch, right in zip(found, expected, strict=True):
         for i, episode in enumerate(right["episode_index"].tolist()):
             if episode != middle:
-                assert all((batch[key][i] == right[key][i]).all() for key in ("index", "action", TOP))
+                assert all(
+                    (batch[key][i] == right[key][i]).all() for key in ("index", "action", TOP)
+                )
             else:
                 assert batch["episode_index"][i] == middle + 1
     of_shard = [(first, end) for path, first, end in data_requests(http) if path.endswith("2.tar")]
-    again = (int(dataset.index.offset[middle]), int(dataset.index.offset[middle] + dataset.index.size[middle]))
+    again = (
+        int(dataset.index.offset[middle]),
+        int(dataset.index.offset[middle] + dataset.index.size[middle]),
+    )
     assert of_shard.count(again) <= 1  # it alone is read again
     assert sum(end - first for first, end in of_shard) < 2 * len(data)
 
@@ -366,7 +399,11 @@ def stalled_run(http: RangeServer) -> Iterator[Callable[..., subprocess.Popen[by
 
     def start(**options: Any) -> subprocess.Popen[bytes]:
         http.fault("stall", r"\.tar", None, after=3, seconds=60.0)
-        command = [sys.executable, remote_loading.__file__, json.dumps({"urls": http.url, **options})]
+        command = [
+            sys.executable,
+            remote_loading.__file__,
+            json.dumps({"urls": http.url, **options}),
+        ]
         started.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE))
         until = time.monotonic() + 120
         while not any(request.fault == "stall" for request in http.requests):
@@ -384,7 +421,9 @@ def stalled_run(http: RangeServer) -> Iterator[Callable[..., subprocess.Popen[by
 
 def test_ctrl_c_in_a_stall_ends_soon(stalled_run: Callable[..., subprocess.Popen[bytes]]) -> None:
     run = stalled_run()
-    with bounded(15):  # of the read's 20 s; most of them for a busy machine to end a process with torch
+    with bounded(
+        15
+    ):  # of the read's 20 s; most of them for a busy machine to end a process with torch
         run.send_signal(signal.SIGINT)
         _, errors = run.communicate(timeout=18)
     assert errors.rstrip().endswith(b"KeyboardInterrupt")

@@ -20,7 +20,9 @@ sizes = st.tuples(sides, sides)
 
 
 def noise(height: int, width: int, channels: int = 3) -> NDArray[np.uint8]:
-    return np.random.default_rng(height * width).integers(0, 256, (height, width, channels), dtype=np.uint8)
+    return np.random.default_rng(height * width).integers(
+        0, 256, (height, width, channels), dtype=np.uint8
+    )
 
 
 def by_torch(whole: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
@@ -70,7 +72,9 @@ def test_a_resized_picture_is_not_written_to_where_it_does_not_fit() -> None:
 
 
 @given(had=sizes, wanted=sizes)
-def test_on_another_device_it_is_the_same_to_rounding(had: tuple[int, int], wanted: tuple[int, int]) -> None:
+def test_on_another_device_it_is_the_same_to_rounding(
+    had: tuple[int, int], wanted: tuple[int, int]
+) -> None:
     whole = noise(*had)
     found = resize_in_floats(torch.from_numpy(whole), wanted)
     assert found.dtype == torch.uint8
@@ -84,12 +88,19 @@ def test_depth_is_the_nearest_pixel(had: tuple[int, int], wanted: tuple[int, int
     found = resized(depth, wanted)
     assert np.array_equal(found, depth if had == wanted else nearest(depth, wanted))  # type: ignore[arg-type]
     rows, columns = np.unravel_index(found[..., 0].astype(np.int64), had)  # type: ignore[index, union-attr]
-    for places, wanted_side, had_side in ((rows[:, 0], wanted[0], had[0]), (columns[0], wanted[1], had[1])):
+    for places, wanted_side, had_side in (
+        (rows[:, 0], wanted[0], had[0]),
+        (columns[0], wanted[1], had[1]),
+    ):
         centers = (np.arange(wanted_side) + 0.5) / wanted_side * had_side
         assert np.all(np.abs(places + 0.5 - centers) <= 0.5 + 1e-9)
 
 
 @pytest.mark.parametrize("size", [None, (5, 7)], ids=str)
 def test_a_picture_of_the_size_asked_for_is_left_alone(size: tuple[int, int] | None) -> None:
-    for picture in (noise(5, 7), np.zeros((5, 7, 1), np.float32), torch.zeros((5, 7, 3), dtype=torch.uint8)):
+    for picture in (
+        noise(5, 7),
+        np.zeros((5, 7, 1), np.float32),
+        torch.zeros((5, 7, 3), dtype=torch.uint8),
+    ):
         assert resized(picture, size) is picture

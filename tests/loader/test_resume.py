@@ -68,7 +68,9 @@ def test_a_negative_epoch_is_refused(pusht_shards: Path) -> None:
         rows(pusht_shards).set_epoch(-1)
 
 
-def test_an_abandoned_iteration_starts_again_at_the_beginning_of_its_epoch(pusht_shards: Path) -> None:
+def test_an_abandoned_iteration_starts_again_at_the_beginning_of_its_epoch(
+    pusht_shards: Path,
+) -> None:
     loader, whole = rows(pusht_shards), order_of(rows(pusht_shards))
     assert take(loader, 5) == whole[:5]
     assert take(loader, 7) == whole[:7]
@@ -129,7 +131,9 @@ def test_a_loaded_state_is_used_once(pusht_shards: Path) -> None:
     assert order_of(loader) == whole
 
 
-def test_setting_the_epoch_of_a_loaded_state_keeps_its_step_and_another_does_not(pusht_shards: Path) -> None:
+def test_setting_the_epoch_of_a_loaded_state_keeps_its_step_and_another_does_not(
+    pusht_shards: Path,
+) -> None:
     reference = rows(pusht_shards)
     epochs = [order_of(reference) for _ in range(3)]
     state = rows(pusht_shards).state_at(len(reference) + 4, world_size=1, batch_size=16)
@@ -194,15 +198,21 @@ DIFFERENT: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("options", "reason"), DIFFERENT, ids=[str(options) for options, _ in DIFFERENT])
+@pytest.mark.parametrize(
+    ("options", "reason"), DIFFERENT, ids=[str(options) for options, _ in DIFFERENT]
+)
 def test_a_state_of_another_order_is_refused_with_the_reason(
     pusht_shards: Path, options: dict[str, Any], reason: str
 ) -> None:
     state = rows(pusht_shards).state_dict()
     loader = rows(pusht_shards, **options)
-    with pytest.raises(OptionError, match=f"the state does not fit this loader:(.|\n)*{reason}") as error:
+    with pytest.raises(
+        OptionError, match=f"the state does not fit this loader:(.|\n)*{reason}"
+    ) as error:
         loader.load_state_dict(state)
-    assert "world sizes that divide 1 and numbers of workers that divide 1 will do" in str(error.value)
+    assert "world sizes that divide 1 and numbers of workers that divide 1 will do" in str(
+        error.value
+    )
     assert loader.state_dict()["step"] == 0
 
 
@@ -219,7 +229,9 @@ def test_a_state_of_another_order_is_refused_with_the_reason(
     ],
     ids=str,
 )
-def test_a_state_that_was_tampered_with_is_refused(pusht_shards: Path, change: dict[str, Any], reason: str) -> None:
+def test_a_state_that_was_tampered_with_is_refused(
+    pusht_shards: Path, change: dict[str, Any], reason: str
+) -> None:
     loader = rows(pusht_shards)
     with pytest.raises(OptionError, match=reason):
         loader.load_state_dict(loader.state_dict() | change)
@@ -237,25 +249,41 @@ def test_a_state_loaded_while_iterating_is_refused(pusht_shards: Path) -> None:
 
 
 def test_ranks_share_every_epoch_without_overlap(pusht_shards: Path) -> None:
-    by_rank = [order_of(rows(pusht_shards, batch_size=6, rank=rank, world_size=5)) for rank in range(5)]
+    by_rank = [
+        order_of(rows(pusht_shards, batch_size=6, rank=rank, world_size=5)) for rank in range(5)
+    ]
     assert len({len(order) for order in by_rank}) == 1
     every = sorted(index for order in by_rank for index in flat(order))
-    assert len(every) - FRAMES == rows(pusht_shards, batch_size=6, rank=0, world_size=5).num_padded == 1
+    assert (
+        len(every) - FRAMES
+        == rows(pusht_shards, batch_size=6, rank=0, world_size=5).num_padded
+        == 1
+    )
     assert sorted(set(every)) == list(range(FRAMES))
 
 
 def test_a_run_continues_with_another_world_size(pusht_shards: Path) -> None:
-    def run(world_size: int, state: dict[str, Any] | None, steps: int) -> tuple[list[list[int]], dict[str, Any]]:
+    def run(
+        world_size: int, state: dict[str, Any] | None, steps: int
+    ) -> tuple[list[list[int]], dict[str, Any]]:
         """Global batches, and the state after them."""
         loaders = [
-            rows(pusht_shards, batch_size=12 // world_size, rank=rank, world_size=world_size, max_world_size=6)
+            rows(
+                pusht_shards,
+                batch_size=12 // world_size,
+                rank=rank,
+                world_size=world_size,
+                max_world_size=6,
+            )
             for rank in range(world_size)
         ]
         if state is not None:
             for loader in loaders:
                 loader.load_state_dict(state)
         orders = [take(loader, steps) for loader in loaders]
-        batches = [[index for share in shares for index in share] for shares in zip(*orders, strict=True)]
+        batches = [
+            [index for share in shares for index in share] for shares in zip(*orders, strict=True)
+        ]
         return batches, loaders[0].state_dict()
 
     whole, _ = run(1, None, 54)

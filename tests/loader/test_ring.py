@@ -21,7 +21,13 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from support.ring_worker import LARGE, batch_of, send
 
 from roboshard.loader.running import ring
-from roboshard.loader.running.ring import BATCHES_HELD, SMALL_BYTES, RingPlan, RingReceiver, RingSender
+from roboshard.loader.running.ring import (
+    BATCHES_HELD,
+    SMALL_BYTES,
+    RingPlan,
+    RingReceiver,
+    RingSender,
+)
 
 SOON_S = 20
 KEYS = 4
@@ -32,14 +38,20 @@ class Ring:
     """Both sides of it in this process."""
 
     def __init__(self, *, batches_ahead: int = 2) -> None:
-        self.plan = RingPlan.make(start_method="spawn", num_workers=2, num_keys=KEYS, batches_ahead=batches_ahead)
+        self.plan = RingPlan.make(
+            start_method="spawn", num_workers=2, num_keys=KEYS, batches_ahead=batches_ahead
+        )
         self.sender = RingSender(self.plan, 1)
         self.receiver: RingReceiver | None = RingReceiver(self.plan)
 
-    def lend(self, value: int = 0, shape: tuple[int, ...] = LARGE, dtype: torch.dtype = torch.uint8) -> torch.Tensor:
+    def lend(
+        self, value: int = 0, shape: tuple[int, ...] = LARGE, dtype: torch.dtype = torch.uint8
+    ) -> torch.Tensor:
         """Memory of the worker, filled; a lend that blocks fails here."""
         lent: list[torch.Tensor] = []
-        thread = threading.Thread(target=lambda: lent.append(self.sender.lend(shape, dtype)), daemon=True)
+        thread = threading.Thread(
+            target=lambda: lent.append(self.sender.lend(shape, dtype)), daemon=True
+        )
         thread.start()
         thread.join(timeout=SOON_S)
         return lent.pop().fill_(value)
@@ -101,16 +113,28 @@ def nothing_in_dev_shm() -> Iterator[None]:
     """What is shared has no name in the file system, and is gone without anybody's help."""
     before = set(os.listdir("/dev/shm"))
     yield
-    assert {name for name in set(os.listdir("/dev/shm")) - before if not name.startswith("sem.")} == set()
+    assert {
+        name for name in set(os.listdir("/dev/shm")) - before if not name.startswith("sem.")
+    } == set()
 
 
 # -- What arrives ----------------------------------------------------------------------------------------------
 
-DTYPES = [torch.uint8, torch.float32, torch.int64, torch.bool, torch.float64, torch.int16, torch.bfloat16]
+DTYPES = [
+    torch.uint8,
+    torch.float32,
+    torch.int64,
+    torch.bool,
+    torch.float64,
+    torch.int16,
+    torch.bfloat16,
+]
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("shape", [(), (0,), (3, 0), (1,), (5, 7), (SMALL_BYTES,), (SMALL_BYTES + 1,), (9, 200, 40)])
+@pytest.mark.parametrize(
+    "shape", [(), (0,), (3, 0), (1,), (5, 7), (SMALL_BYTES,), (SMALL_BYTES + 1,), (9, 200, 40)]
+)
 def test_values_shapes_and_dtypes(pair: Ring, shape: tuple[int, ...], dtype: torch.dtype) -> None:
     values = torch.randint(0, 2, shape).to(dtype)
     lent = pair.lend(0, shape, dtype).copy_(values)
@@ -119,7 +143,9 @@ def test_values_shapes_and_dtypes(pair: Ring, shape: tuple[int, ...], dtype: tor
     assert equal(found["made"], values)
 
 
-@pytest.mark.parametrize("value", [["pick", "拿起方块"], "text", 3, None, [torch.ones(2)], {"a": [1, 2]}], ids=str)
+@pytest.mark.parametrize(
+    "value", [["pick", "拿起方块"], "text", 3, None, [torch.ones(2)], {"a": [1, 2]}], ids=str
+)
 def test_what_is_no_tensor(pair: Ring, value: Any) -> None:
     assert str(pair.passed({"value": value, "camera": pair.lend()})["value"]) == str(value)
 
@@ -136,7 +162,9 @@ VIEWS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32], ids=str)
 @pytest.mark.parametrize("view", VIEWS.values(), ids=VIEWS)
-def test_strides(pair: Ring, view: Callable[[torch.Tensor], torch.Tensor], dtype: torch.dtype) -> None:
+def test_strides(
+    pair: Ring, view: Callable[[torch.Tensor], torch.Tensor], dtype: torch.dtype
+) -> None:
     sent = view(pair.lend(0, LARGE, dtype).copy_(torch.rand(LARGE) * 255))
     found = pair.passed({"camera": sent})["camera"]
     assert equal(found, sent)
@@ -145,7 +173,10 @@ def test_strides(pair: Ring, view: Callable[[torch.Tensor], torch.Tensor], dtype
 
 def test_large_tensors_made_elsewhere_do_not_share_memory(pair: Ring) -> None:
     """As windows of actions are: too large for a message, and not decoded into the ring."""
-    batch = {key: torch.rand((64, 30, 14), generator=torch.Generator().manual_seed(key)) for key in range(3)}
+    batch = {
+        key: torch.rand((64, 30, 14), generator=torch.Generator().manual_seed(key))
+        for key in range(3)
+    }
     found = pair.passed({str(key): value for key, value in batch.items()})
     assert all(torch.equal(found[str(key)], value) for key, value in batch.items())
 
@@ -168,10 +199,14 @@ def test_it_may_be_written_to(pair: Ring) -> None:
 # -- Segments are used again -----------------------------------------------------------------------------------
 
 
-def test_segments_are_mapped_once_and_their_handles_sent_once(pair: Ring, mapped: list[int]) -> None:
+def test_segments_are_mapped_once_and_their_handles_sent_once(
+    pair: Ring, mapped: list[int]
+) -> None:
     handles = []
     for number in range(50):
-        message = pair.sender.pack({"one": pair.lend(number), "other": pair.lend(number, dtype=torch.int32)})
+        message = pair.sender.pack(
+            {"one": pair.lend(number), "other": pair.lend(number, dtype=torch.int32)}
+        )
         handles.append(len(message.handles))
         found = arrived(ForkingPickler.dumps(message))
         assert is_all(found["one"], number)
@@ -190,7 +225,9 @@ def test_a_smaller_last_batch_uses_the_same_segments(pair: Ring, mapped: list[in
 
 def test_other_sizes_replace_segments_when_there_are_no_more(pair: Ring, mapped: list[int]) -> None:
     for number in range(3 * pair.plan.segments_per_worker):
-        found = pair.passed({"camera": pair.lend(number % 200, (SMALL_BYTES + 1 + 50_000 * number,))})
+        found = pair.passed(
+            {"camera": pair.lend(number % 200, (SMALL_BYTES + 1 + 50_000 * number,))}
+        )
         assert is_all(found["camera"], number % 200)
     assert len(pair.sender._segments) == pair.plan.segments_per_worker
     assert len(pair.receiver._mapped) == pair.plan.segments_per_worker
@@ -245,7 +282,9 @@ def pixels(held: Any) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("hold", HELD.values(), ids=HELD)
-def test_a_segment_is_not_overwritten_while_anything_looks_at_it(pair: Ring, hold: Callable[[Batch], Any]) -> None:
+def test_a_segment_is_not_overwritten_while_anything_looks_at_it(
+    pair: Ring, hold: Callable[[Batch], Any]
+) -> None:
     held = hold(pair.camera(7))
     for _ in range(3):
         assert is_all(pair.camera(8)["camera"], 8)
@@ -258,7 +297,9 @@ def test_a_segment_is_not_overwritten_while_anything_looks_at_it(pair: Ring, hol
 
 def test_of_many_batches_kept_some_are_copies_and_the_worker_never_waits(pair: Ring) -> None:
     kept = [
-        pair.passed({"camera": pair.lend(number), "wrist": pair.lend(number + 100, dtype=torch.int32)})
+        pair.passed(
+            {"camera": pair.lend(number), "wrist": pair.lend(number + 100, dtype=torch.int32)}
+        )
         for number in range(60)
     ]
     assert pair.num_in_use <= 2 * BATCHES_HELD
@@ -272,7 +313,9 @@ def test_of_many_batches_kept_some_are_copies_and_the_worker_never_waits(pair: R
 
 
 def test_copies_keep_their_strides(pair: Ring) -> None:
-    kept = [pair.passed({"camera": pair.lend(number).movedim(-1, 1)})["camera"] for number in range(9)]
+    kept = [
+        pair.passed({"camera": pair.lend(number).movedim(-1, 1)})["camera"] for number in range(9)
+    ]
     assert {tensor.stride() for tensor in kept} == {torch.empty(LARGE).movedim(-1, 1).stride()}
 
 
@@ -328,7 +371,9 @@ def test_workers_do_not_touch_each_others_segments(pair: Ring) -> None:
     for number in range(5):
         held.append((pair.camera(number)["camera"], number))
         lent = second.lend(LARGE, torch.uint8).fill_(100 + number)
-        held.append((arrived(ForkingPickler.dumps(second.pack({"camera": lent})))["camera"], 100 + number))
+        held.append(
+            (arrived(ForkingPickler.dumps(second.pack({"camera": lent})))["camera"], 100 + number)
+        )
     assert all(is_all(tensor, value) for tensor, value in held)
 
 
@@ -352,7 +397,9 @@ class Passing(RuleBasedStateMachine):
     def lend(self, large: bool) -> None:
         self.number += 1
         shape = (200, 700) if large else (150, 700)
-        self.lent.append((self.pair.sender.lend(shape, torch.uint8).fill_(self.number % 250), self.number % 250))
+        self.lent.append(
+            (self.pair.sender.lend(shape, torch.uint8).fill_(self.number % 250), self.number % 250)
+        )
 
     @precondition(lambda self: self.lent)
     @rule(data=st.data())
@@ -382,8 +429,12 @@ class Passing(RuleBasedStateMachine):
     def receive(self, keep: int) -> None:
         message, values = self.coming.pop(0)
         found = arrived(message)
-        assert all(is_all(tensor, value) for tensor, value in zip(found.values(), values, strict=True))
-        self.held += [(tensor[5:], value) for tensor, value in zip(found.values(), values, strict=True)][:keep]
+        assert all(
+            is_all(tensor, value) for tensor, value in zip(found.values(), values, strict=True)
+        )
+        self.held += [
+            (tensor[5:], value) for tensor, value in zip(found.values(), values, strict=True)
+        ][:keep]
 
     @precondition(lambda self: self.held)
     @rule(data=st.data())
@@ -414,7 +465,11 @@ def test_decoding_threads_lend_beside_a_user_who_keeps_some() -> None:
         for first in range(0, 240, 3):
             lent = list(threads.map(lambda value: pair.lend(value % 250), range(first, first + 3)))
             found = pair.passed({str(i): tensor for i, tensor in enumerate(lent)})
-            kept += [(found[str(i)][dice.randrange(16)], (first + i) % 250) for i in range(3) if dice.random() < 0.5]
+            kept += [
+                (found[str(i)][dice.randrange(16)], (first + i) % 250)
+                for i in range(3)
+                if dice.random() < 0.5
+            ]
             while len(kept) > 12:
                 kept.pop(dice.randrange(len(kept)))
             assert all(is_all(view, value) for view, value in kept)
@@ -423,21 +478,27 @@ def test_decoding_threads_lend_beside_a_user_who_keeps_some() -> None:
 # -- Between processes -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("keeps", [pytest.param(0, marks=pytest.mark.slow), 40], ids=["nothing kept", "all kept"])
+@pytest.mark.parametrize(
+    "keeps", [pytest.param(0, marks=pytest.mark.slow), 40], ids=["nothing kept", "all kept"]
+)
 def test_through_a_real_process(keeps: int, mapped: list[int]) -> None:
     num_batches = 40
     context = torch.multiprocessing.get_context("spawn")
     plan = RingPlan.make(start_method="spawn", num_workers=1, num_keys=KEYS, batches_ahead=3)
     receiver = RingReceiver(plan)
     queue, finished = context.Queue(maxsize=2), context.Event()
-    process = context.Process(target=send, args=(plan, 0, num_batches, queue, finished), daemon=True)
+    process = context.Process(
+        target=send, args=(plan, 0, num_batches, queue, finished), daemon=True
+    )
     process.start()
     kept = []
     for number in range(num_batches):
         found, expected = queue.get(timeout=SOON_S), batch_of(number)
         assert list(found) == list(expected)
         assert all(equal(found[key], expected[key]) for key in expected)
-        assert all(found[key].stride() == expected[key].stride() for key in ("camera", "float camera"))
+        assert all(
+            found[key].stride() == expected[key].stride() for key in ("camera", "float camera")
+        )
         kept = [*kept, (number, found)][-keeps:] if keeps else []
         del found
     assert queue.get(timeout=SOON_S) == len(mapped) <= plan.segments_per_worker

@@ -35,9 +35,13 @@ REFUSED = {"dropped_frames"}  # rows without a frame; the converter says so
 MORE_CASES = {
     # Keyframes closer together than the decoder's delay: a seek by decoding time ends up one of them too late.
     "short_gops_hevc": Source(cameras=(Camera(key=TOP, codec="hevc", gop=2, bframes=3),)),
-    "short_open_gops_hevc": Source(cameras=(Camera(key=TOP, codec="hevc", gop=3, bframes=3, open_gop=True),)),
+    "short_open_gops_hevc": Source(
+        cameras=(Camera(key=TOP, codec="hevc", gop=3, bframes=3, open_gop=True),)
+    ),
     "short_open_gops_h264": Source(cameras=(Camera(key=TOP, gop=2, bframes=1, open_gop=True),)),
-    "every_frame_a_keyframe": Source(cameras=(Camera(key=TOP, gop=1), Camera(key=f"{TOP}.av1", codec="av1", gop=1))),
+    "every_frame_a_keyframe": Source(
+        cameras=(Camera(key=TOP, gop=1), Camera(key=f"{TOP}.av1", codec="av1", gop=1))
+    ),
 }
 HARD_TO_SEEK = [
     "mid_gop_starts",
@@ -50,7 +54,9 @@ HARD_TO_SEEK = [
     *MORE_CASES,
 ]
 MEAN_ROUNDING = 2  # of ten bits, which PyAV's FFmpeg turns into RGB with other chroma sampling
-CASES = {name: source for name, source in (HARD_CASES | FURTHER_CASES).items() if name not in REFUSED} | MORE_CASES
+CASES = {
+    name: source for name, source in (HARD_CASES | FURTHER_CASES).items() if name not in REFUSED
+} | MORE_CASES
 WINDOWS = ((-4, -1, 0, 3), (-1, 0), (0, 20), (-30, -3, -3, 1))
 Sample = dict[str, Any]
 
@@ -78,7 +84,10 @@ class Case:
         for key in tables[0].column_names:
             if key not in source.image_keys and not key.startswith("_"):
                 columns = [table[key].to_pylist() for table in tables]
-                values[key] = [[v if isinstance(v, str) else torch.tensor(v) for v in column] for column in columns]
+                values[key] = [
+                    [v if isinstance(v, str) else torch.tensor(v) for v in column]
+                    for column in columns
+                ]
         for key in source.image_keys:
             images = [torch.from_numpy(self.built.images(key, episode)) for episode in episodes]
             values[key] = [list(image.permute(0, 3, 1, 2).float() / 255) for image in images]
@@ -101,11 +110,17 @@ class Case:
                     sample[f"{key}_is_pad"] = torch.tensor([not flag for flag in inside])
                 yield sample
 
-    def check(self, found: Sequence[Sample], windows: Mapping[str, Sequence[int]], *, exact: bool = True) -> None:
+    def check(
+        self, found: Sequence[Sample], windows: Mapping[str, Sequence[int]], *, exact: bool = True
+    ) -> None:
         for sample, expected in zip(found, self.expected(windows), strict=True):
             assert set(sample) == set(expected)
             for key, value in expected.items():
-                where = (key, int(expected["episode_index"].max()), int(expected["frame_index"].max()))
+                where = (
+                    key,
+                    int(expected["episode_index"].max()),
+                    int(expected["frame_index"].max()),
+                )
                 if isinstance(value, str):
                     assert sample[key] == value, where
                     continue
@@ -130,7 +145,11 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     name: str = request.param
     folder = tmp_path_factory.mktemp(name)
     built = build(folder / "source", CASES[name])
-    convert(ConvertConfig(source=str(built.root), destination=str(folder / "shards"), shard_size="64KB", workers=1))
+    convert(
+        ConvertConfig(
+            source=str(built.root), destination=str(folder / "shards"), shard_size="64KB", workers=1
+        )
+    )
     return Case(built, folder / "shards")
 
 
@@ -149,10 +168,14 @@ def test_a_window_of_one_keeps_its_axis_for_rows_and_loses_it_for_video(case: Ca
     case.check(found, windows)
     assert {sample[key].ndim for sample in found for key in case.video_keys} <= {3}
     assert {sample["index"].ndim for sample in found} == {1}
-    assert {sample["action"].ndim for sample in found} == {1 if case.built.source.state_dim == 1 else 2}
+    assert {sample["action"].ndim for sample in found} == {
+        1 if case.built.source.state_dim == 1 else 2
+    }
 
 
-@pytest.mark.parametrize("case", some_quickly(HARD_TO_SEEK, SOME_QUICKLY & {*HARD_TO_SEEK}), indirect=True)
+@pytest.mark.parametrize(
+    "case", some_quickly(HARD_TO_SEEK, SOME_QUICKLY & {*HARD_TO_SEEK}), indirect=True
+)
 def test_windows_are_the_same_with_pyav(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     decode_with("pyav", monkeypatch)
     windows = case.windows(WINDOWS)
@@ -161,7 +184,9 @@ def test_windows_are_the_same_with_pyav(case: Case, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("decoder", DECODERS)
-@pytest.mark.parametrize("case", some_quickly(HARD_TO_SEEK, SOME_QUICKLY & {*HARD_TO_SEEK}), indirect=True)
+@pytest.mark.parametrize(
+    "case", some_quickly(HARD_TO_SEEK, SOME_QUICKLY & {*HARD_TO_SEEK}), indirect=True
+)
 def test_frames_bear_the_stamps_of_their_rows_in_any_order(
     case: Case, decoder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -176,19 +201,27 @@ def test_frames_bear_the_stamps_of_their_rows_in_any_order(
 @pytest.mark.parametrize("decoder", DECODERS)
 @pytest.mark.parametrize(("degrees", "cosine", "sine"), [(90, 0, 1), (180, -1, 0), (270, 0, -1)])
 def test_a_file_that_asks_to_be_turned_is_turned(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, decoder: str, degrees: int, cosine: int, sine: int
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    decoder: str,
+    degrees: int,
+    cosine: int,
+    sine: int,
 ) -> None:
     decode_with(decoder, monkeypatch)
     built = build(tmp_path / "source", Source(lengths=(3,), cameras=(Camera(key=TOP),)))
     upright, path = built.frames(TOP, 0), built.clips[TOP, 0].path
     data, one = path.read_bytes(), 1 << 16  # fixed point, as in ISO/IEC 14496-12, 8.3.2
     plain, turned = (
-        struct.pack(">9i", a, b, 0, -b, a, 0, 0, 0, 1 << 30) for a, b in ((one, 0), (cosine * one, sine * one))
+        struct.pack(">9i", a, b, 0, -b, a, 0, 0, 0, 1 << 30)
+        for a, b in ((one, 0), (cosine * one, sine * one))
     )
     header = data.index(b"tkhd")
     at = data.index(plain, header)
     path.write_bytes(data[:at] + turned + data[at + len(turned) :])
     convert(ConvertConfig(source=str(built.root), destination=str(tmp_path / "shards"), workers=1))
     found = next(iter(make_loader(str(tmp_path / "shards"), shuffle=False)))[TOP]
-    expected = torch.from_numpy(np.rot90(upright, -degrees // 90, axes=(1, 2)).copy()).permute(0, 3, 1, 2)
+    expected = torch.from_numpy(np.rot90(upright, -degrees // 90, axes=(1, 2)).copy()).permute(
+        0, 3, 1, 2
+    )
     assert torch.equal(found, expected)

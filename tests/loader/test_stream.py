@@ -30,11 +30,15 @@ class Begun:
         self.made: list[tuple[int, int]] = []
         self.closed = 0
 
-    def __call__(self, epoch: int, first: int, goes_on: bool) -> Generator[tuple[int, int], None, None]:
+    def __call__(
+        self, epoch: int, first: int, goes_on: bool
+    ) -> Generator[tuple[int, int], None, None]:
         self.calls.append((epoch, first, goes_on))
         return self._items(epoch, first, goes_on)
 
-    def _items(self, epoch: int, first: int, goes_on: bool) -> Generator[tuple[int, int], None, None]:
+    def _items(
+        self, epoch: int, first: int, goes_on: bool
+    ) -> Generator[tuple[int, int], None, None]:
         try:
             for number in itertools.count(epoch) if goes_on else [epoch]:
                 for item in range(first if number == epoch else 0, NUMBER):
@@ -69,7 +73,9 @@ def test_epochs_in_another_order_are_each_made_by_themselves() -> None:
 
 
 @pytest.mark.parametrize(("epoch", "first"), [(2, 1), (1, 0), (3, 0)])
-def test_what_was_begun_ahead_is_dropped_where_something_else_is_wanted(epoch: int, first: int) -> None:
+def test_what_was_begun_ahead_is_dropped_where_something_else_is_wanted(
+    epoch: int, first: int
+) -> None:
     begun = Begun()
     stream = EpochStream(begun)
     for before in range(2):
@@ -132,13 +138,19 @@ def test_an_epoch_whose_last_item_failed_is_not_over() -> None:
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("stream")
-    build(folder / "source", Source(lengths=LENGTHS, cameras=(Camera(key=TOP, gop=2, size=(32, 48)),)))
-    convert(ConvertConfig(source=str(folder / "source"), destination=str(folder / "shards"), workers=1))
+    build(
+        folder / "source", Source(lengths=LENGTHS, cameras=(Camera(key=TOP, gop=2, size=(32, 48)),))
+    )
+    convert(
+        ConvertConfig(source=str(folder / "source"), destination=str(folder / "shards"), workers=1)
+    )
     return folder / "shards"
 
 
 def load(root: Path, **options: Any) -> Loader:
-    return make_loader(str(root), **({"batch_size": 5, "seed": 3, "pool_episodes": 2, "max_workers": 2} | options))
+    return make_loader(
+        str(root), **({"batch_size": 5, "seed": 3, "pool_episodes": 2, "max_workers": 2} | options)
+    )
 
 
 def alone(root: Path, epoch: int, **options: Any) -> Iterator[Batch]:
@@ -150,7 +162,9 @@ def alone(root: Path, epoch: int, **options: Any) -> Iterator[Batch]:
 
 @pytest.mark.parametrize("num_workers", [0, slowly(2)])
 @pytest.mark.parametrize("frame_order", ["uniform", slowly("sweep")])
-def test_epochs_are_the_same_as_each_loaded_by_itself(shards: Path, frame_order: str, num_workers: int) -> None:
+def test_epochs_are_the_same_as_each_loaded_by_itself(
+    shards: Path, frame_order: str, num_workers: int
+) -> None:
     loader = load(shards, num_workers=num_workers, frame_order=frame_order)
     for epoch in range(4):
         assert_same(loader, alone(shards, epoch, frame_order=frame_order))

@@ -77,7 +77,9 @@ def run_under_accelerate(shards: Path, processes: int, tmp_path: Path) -> list[d
 
 
 @pytest.mark.parametrize("processes", [slowly(1), 2])
-def test_accelerate_does_not_split_the_loader_again(processes: int, pusht_shards: Path, tmp_path: Path) -> None:
+def test_accelerate_does_not_split_the_loader_again(
+    processes: int, pusht_shards: Path, tmp_path: Path
+) -> None:
     ranks = run_under_accelerate(pusht_shards, processes, tmp_path)
     assert sorted(rank["rank"] for rank in ranks) == list(range(processes))
     assert {rank["world"] for rank in ranks} == {processes}
@@ -110,7 +112,9 @@ class Hooks:
 
 
 @pytest.mark.parametrize("steps", [1, 20, 40, 41, 42, 60])
-def test_hooks_as_lightning_calls_them_continue_where_they_were(steps: int, pusht_shards: Path) -> None:
+def test_hooks_as_lightning_calls_them_continue_where_they_were(
+    steps: int, pusht_shards: Path
+) -> None:
     def hooks() -> Hooks:
         return Hooks(make_loader(str(pusht_shards), batch_size=BATCH, cameras=[]))
 

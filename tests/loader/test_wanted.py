@@ -46,11 +46,15 @@ Want = tuple[Any, int, int]
 """Step, slice, frame."""
 
 steps_of = st.dictionaries(
-    st.integers(0, SLICES - 1), st.lists(st.integers(0, 15), min_size=1, max_size=5), max_size=SLICES
+    st.integers(0, SLICES - 1),
+    st.lists(st.integers(0, 15), min_size=1, max_size=5),
+    max_size=SLICES,
 )
 
 
-@given(steps=st.lists(steps_of, max_size=6), most_early=st.sampled_from([0, 1, 4, 100]), data=st.data())
+@given(
+    steps=st.lists(steps_of, max_size=6), most_early=st.sampled_from([0, 1, 4, 100]), data=st.data()
+)
 def test_everything_is_taken_once_and_the_most_urgent_first(
     steps: list[dict[int, list[int]]], most_early: int, data: st.DataObject
 ) -> None:
@@ -63,12 +67,18 @@ def test_everything_is_taken_once_and_the_most_urgent_first(
             number, wanted = coming.pop(0)
             waiting.announce(asked_for(number, wanted))
             announced.append(number)
-            left.update((number, slot, frame) for slot, frames in wanted.items() for frame in frames)
+            left.update(
+                (number, slot, frame) for slot, frames in wanted.items() for frame in frames
+            )
         if announced and data.draw(st.booleans(), label="begin a step"):
             del early[announced.pop(0)]
             waiting.begin({})
         busy = data.draw(st.sets(st.sampled_from(EVERY_SLICE), max_size=SLICES), label="busy")
-        free = {slot for step, slot, _ in left if step not in announced and EVERY_SLICE[slot] not in busy}
+        free = {
+            slot
+            for step, slot, _ in left
+            if step not in announced and EVERY_SLICE[slot] not in busy
+        }
         assert waiting.num_free(busy) == len(free)
         taken = waiting.take(busy, most_early)
         assert (taken is None) == (not free)
@@ -78,28 +88,40 @@ def test_everything_is_taken_once_and_the_most_urgent_first(
             continue
         number = EVERY_SLICE.index(taken.slot)
         assert number in free
-        given_out = Tally((target.step, number, frame) for frame, ts in taken.requests.items() for target in ts)
+        given_out = Tally(
+            (target.step, number, frame) for frame, ts in taken.requests.items() for target in ts
+        )
         chosen = gops_of(left, first_free(left, free), number)
         assert chosen, "the slice is wanted by the first step that can be served"
-        of_gops = Tally({want: n for want, n in left.items() if want[1] == number and want[2] // GOP in chosen})
+        of_gops = Tally(
+            {want: n for want, n in left.items() if want[1] == number and want[2] // GOP in chosen}
+        )
         now, kept = (
             Tally({want: n for want, n in given_out.items() if (want[0] in announced) == is_early})
             for is_early in (False, True)
         )
-        assert now == Tally({want: n for want, n in of_gops.items() if want[0] not in announced}), "whole GOPs"
+        assert now == Tally({want: n for want, n in of_gops.items() if want[0] not in announced}), (
+            "whole GOPs"
+        )
         check_early(kept, early, of_gops, most_early, announced)
         early.update(want[0] for want in kept.elements())
         assert waiting.num_early == early.total()
         left -= given_out
 
 
-def check_early(kept: Tally[Want], early: Tally[int], of_gops: Tally[Want], most: int, announced: list[int]) -> None:
+def check_early(
+    kept: Tally[Want], early: Tally[int], of_gops: Tally[Want], most: int, announced: list[int]
+) -> None:
     """What is kept for announced steps, beside what was before: all that a step wants of a GOP, or nothing."""
     before, after = early.total(), early.total() + kept.total()
     for step, slot, frame in of_gops:
         if step in announced:
             room = most * (1 - (announced.index(step) / len(announced)) ** 2)
-            of_gop = {want: n for want, n in of_gops.items() if want[0] == step and want[2] // GOP == frame // GOP}
+            of_gop = {
+                want: n
+                for want, n in of_gops.items()
+                if want[0] == step and want[2] // GOP == frame // GOP
+            }
             if (step, slot, frame) in kept:
                 assert before < room
                 assert of_gop.items() <= kept.items()
@@ -125,7 +147,9 @@ def test_what_one_step_wants_of_a_slice_comes_together() -> None:
     taken = waiting.take(())
     assert taken is not None
     assert taken.slot == EVERY_SLICE[0]
-    assert {frame: [target.place for target in targets] for frame, targets in taken.requests.items()} == {
+    assert {
+        frame: [target.place for target in targets] for frame, targets in taken.requests.items()
+    } == {
         9: [0],
         1: [1, 2],
         5: [3],

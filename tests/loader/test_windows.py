@@ -30,7 +30,11 @@ def test_multiples_of_the_frame_time_are_whole_frames(fps: float, frames: list[i
     assert found["action"].dtype == np.int64
 
 
-@given(frame_rates, st.lists(st.floats(-100, 100), min_size=1, max_size=5), st.sampled_from([0, 1e-4, 1e-2, 1]))
+@given(
+    frame_rates,
+    st.lists(st.floats(-100, 100), min_size=1, max_size=5),
+    st.sampled_from([0, 1e-4, 1e-2, 1]),
+)
 def test_any_offsets_are_taken_or_refused_as_lerobot_does(
     fps: float, deltas: list[float], tolerance_s: float
 ) -> None:
@@ -43,12 +47,18 @@ def test_any_offsets_are_taken_or_refused_as_lerobot_does(
 
 
 @given(
-    st.integers(1, 30).flatmap(lambda length: st.tuples(st.integers(0, length - 1), st.just(length))),
+    st.integers(1, 30).flatmap(
+        lambda length: st.tuples(st.integers(0, length - 1), st.just(length))
+    ),
     st.lists(st.integers(-40, 40), min_size=1, max_size=10),
 )
-def test_windows_repeat_the_boundary_rows_and_mark_them(place: tuple[int, int], offsets: list[int]) -> None:
+def test_windows_repeat_the_boundary_rows_and_mark_them(
+    place: tuple[int, int], offsets: list[int]
+) -> None:
     row, length = place
-    rows, is_pad = (found[0] for found in window(np.array([row]), np.array(offsets), np.array([length])))
+    rows, is_pad = (
+        found[0] for found in window(np.array([row]), np.array(offsets), np.array([length]))
+    )
     assert rows.tolist() == [max(0, min(length - 1, row + offset)) for offset in offsets]
     assert is_pad.tolist() == [not 0 <= row + offset < length for offset in offsets]
     assert is_pad.dtype == np.bool_
@@ -76,8 +86,21 @@ def test_the_tolerance_is_in_seconds() -> None:
 
 @pytest.mark.parametrize(
     "deltas",
-    [[], 0.1, [[0.1, 0.2]], [float("nan")], [0, float("inf")], [10 * MAX_OFFSET_S], ["soon"], "0.1", [None], {}],
+    [
+        [],
+        0.1,
+        [[0.1, 0.2]],
+        [float("nan")],
+        [0, float("inf")],
+        [10 * MAX_OFFSET_S],
+        ["soon"],
+        "0.1",
+        [None],
+        {},
+    ],
 )
 def test_what_is_no_list_of_seconds_is_refused(deltas: Any) -> None:
-    with pytest.raises(OptionError, match=r"delta_timestamps\['action'\] must be a list of at least one number"):
+    with pytest.raises(
+        OptionError, match=r"delta_timestamps\['action'\] must be a list of at least one number"
+    ):
         frame_offsets({"action": deltas}, 10, 1e-4)

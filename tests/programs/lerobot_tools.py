@@ -17,7 +17,11 @@ def digest_of(sample: dict[str, Any]) -> str:
         if isinstance(value, torch.Tensor) and value.ndim >= 3 and value.is_floating_point():
             value = (value * 255).round().to(torch.uint8)
         found.update(key.encode())
-        found.update(value.contiguous().numpy().tobytes() if isinstance(value, torch.Tensor) else str(value).encode())
+        found.update(
+            value.contiguous().numpy().tobytes()
+            if isinstance(value, torch.Tensor)
+            else str(value).encode()
+        )
     return found.hexdigest()
 
 
@@ -33,12 +37,20 @@ def main() -> None:
         return LeRobotDataset(f"local/{name}", root=root, video_backend="torchcodec")
 
     whole = opened("whole", source)
-    deleted = tools.delete_episodes(whole, [0, 3, 4, 9], output_dir=output / "deleted", repo_id="local/deleted")
-    parts = tools.split_dataset(whole, {"train": [0, 2, 5, 7], "val": [1, 11]}, output_dir=output / "split")
-    twice = tools.delete_episodes(parts["train"], [1], output_dir=output / "twice", repo_id="local/twice")
+    deleted = tools.delete_episodes(
+        whole, [0, 3, 4, 9], output_dir=output / "deleted", repo_id="local/deleted"
+    )
+    parts = tools.split_dataset(
+        whole, {"train": [0, 2, 5, 7], "val": [1, 11]}, output_dir=output / "split"
+    )
+    twice = tools.delete_episodes(
+        parts["train"], [1], output_dir=output / "twice", repo_id="local/twice"
+    )
     merged = tools.merge_datasets([deleted, whole], "local/merged", output_dir=output / "merged")
     roots = [source, output / "deleted"]
-    aggregate_datasets(["local/a", "local/b"], "local/aggregated", roots=roots, aggr_root=output / "aggregated")
+    aggregate_datasets(
+        ["local/a", "local/b"], "local/aggregated", roots=roots, aggr_root=output / "aggregated"
+    )
     made = {f"split_{name}": Path(part.root) for name, part in parts.items()} | {
         "deleted": Path(deleted.root),
         "twice": Path(twice.root),

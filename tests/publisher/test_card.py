@@ -51,7 +51,13 @@ def test_what_the_card_says(card: str, pusht_shards: Path) -> None:
         "size_categories": ["n<1K"],
     }
     manifest = ShardedDataset.open(str(pusht_shards)).manifest
-    for row in ("| episodes | 14 |", "| frames | 644 |", "| fps | 10 |", "| shards | 11 |", manifest.fingerprint):
+    for row in (
+        "| episodes | 14 |",
+        "| frames | 644 |",
+        "| fps | 10 |",
+        "| shards | 11 |",
+        manifest.fingerprint,
+    ):
         assert row in card
     assert re.search(r"\| `observation.image` \| av1 \| 96×96 \| yuv420p \| \d+\.\d \|", card)
     for name, feature in manifest.features.items():
@@ -87,21 +93,31 @@ def test_it_calls_lossless_what_is(card: str, pusht_source: Path, tmp_path: Path
 def test_it_names_the_cameras_that_were_encoded_again(tmp_path: Path) -> None:
     cameras = tuple(Camera(key=f"observation.images.{name}") for name in ("top", "left", "right"))
     built = build(tmp_path / "source", Source(lengths=(3,), cameras=cameras))
-    options = ReencodeConfig(codec="libx264", cameras="observation.images.right,observation.images.top")
+    options = ReencodeConfig(
+        codec="libx264", cameras="observation.images.right,observation.images.top"
+    )
     config = {"source": str(built.root), "destination": str(tmp_path / "shards")}
     convert(ConvertConfig(**config, workers=1, video="reencode", reencode=options))
     text = make_card(str(tmp_path / "shards"), URL).text
     assert "Video of `observation.images.top`, `observation.images.right` is encoded again" in text
-    assert "in dataset.json), the rest is copied packet by packet; every row keeps its frame." in text
+    assert (
+        "in dataset.json), the rest is copied packet by packet; every row keeps its frame." in text
+    )
 
 
 def test_a_repository_tells_the_viewer_where_the_shards_are(pusht_shards: Path) -> None:
     configs = [{"config_name": "default", "data_files": "shards/*.tar"}]
-    assert front_matter(make_card(str(pusht_shards), "hf://datasets/me/x").text)["configs"] == configs
-    assert "configs" not in front_matter(make_card(str(pusht_shards), "hf://datasets/me/x/below").text)
+    assert (
+        front_matter(make_card(str(pusht_shards), "hf://datasets/me/x").text)["configs"] == configs
+    )
+    assert "configs" not in front_matter(
+        make_card(str(pusht_shards), "hf://datasets/me/x/below").text
+    )
 
 
-def test_the_card_is_a_function_of_dataset_and_place(pusht_shards: Path, card: str, tmp_path: Path) -> None:
+def test_the_card_is_a_function_of_dataset_and_place(
+    pusht_shards: Path, card: str, tmp_path: Path
+) -> None:
     elsewhere = Path(shutil.copytree(pusht_shards, tmp_path / "elsewhere"))
     first, second = make_card(str(pusht_shards), URL), make_card(str(elsewhere), URL)
     assert first.text == second.text == card
@@ -135,13 +151,22 @@ def test_names_and_tasks_are_text_and_nothing_else() -> None:
     assert _plain("a|b\n# <script>x</script> [y](z) `w` *v* _u_") == (
         r"a\|b # \<script\>x\</script\> \[y\]\(z\) \`w\` \*v\* \_u\_"
     )
-    assert [_plain(text) for text in ("# h", "1. x", "- y", "+ z")] == [r"\# h", r"1\. x", r"\- y", r"\+ z"]
+    assert [_plain(text) for text in ("# h", "1. x", "- y", "+ z")] == [
+        r"\# h",
+        r"1\. x",
+        r"\- y",
+        r"\+ z",
+    ]
     assert _code("a`b|c\nd") == r"`a'b\|c d`"
 
 
-def test_front_matter_survives_any_name(pusht_shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_front_matter_survives_any_name(
+    pusht_shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     name = "x: [---]\n---\n# \"quoted\" 'name' 😀"
-    source = ShardedDataset.open(str(pusht_shards)).manifest.source.model_copy(update={"name": name})
+    source = ShardedDataset.open(str(pusht_shards)).manifest.source.model_copy(
+        update={"name": name}
+    )
     monkeypatch.setattr(DatasetManifest, "source", property(lambda _self: source), raising=False)
     text = make_card(str(pusht_shards), URL).text
     assert yaml.safe_load(text.split("\n---\n")[0].removeprefix("---\n"))["pretty_name"] == name
@@ -150,7 +175,9 @@ def test_front_matter_survives_any_name(pusht_shards: Path, monkeypatch: pytest.
 # -- At the destination --------------------------------------------------------------------------------------------
 
 
-def test_the_card_goes_with_the_dataset_and_again_when_it_changes(pusht_shards: Path, tmp_path: Path) -> None:
+def test_the_card_goes_with_the_dataset_and_again_when_it_changes(
+    pusht_shards: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
     report = send(pusht_shards, out)
     assert set(contents(out)) == {*contents(pusht_shards), CARD, PREVIEW}
@@ -163,7 +190,9 @@ def test_the_card_goes_with_the_dataset_and_again_when_it_changes(pusht_shards: 
 
 
 @pytest.mark.parametrize("readme", [b"# Mine\n", b"", b"\xff\xfe\x00"])
-def test_a_readme_of_somebody_else_is_never_overwritten(pusht_shards: Path, tmp_path: Path, readme: bytes) -> None:
+def test_a_readme_of_somebody_else_is_never_overwritten(
+    pusht_shards: Path, tmp_path: Path, readme: bytes
+) -> None:
     (tmp_path / CARD).write_bytes(readme)
     report = send(pusht_shards, tmp_path)
     assert report.notes == ("README.md is not roboshard's and stays as it is",)

@@ -41,7 +41,12 @@ def test_a_bucket_gets_the_bytes_that_a_folder_gets(
     report = convert_to(pusht_source, url, tmp_path / "scratch")
     expected = {f"deep/{path}": sha256 for path, sha256 in hashes(pusht_shards).items()}
     assert in_bucket(this_hub, bucket) == expected
-    assert (report.destination, report.episodes, report.shards, report.reused_shards) == (url, 14, 11, 0)
+    assert (report.destination, report.episodes, report.shards, report.reused_shards) == (
+        url,
+        14,
+        11,
+        0,
+    )
     assert list((tmp_path / "scratch").iterdir()) == []
     again = convert_to(pusht_source, url, tmp_path / "scratch")
     assert (again.reused_shards, in_bucket(this_hub, bucket)) == (11, expected)
@@ -49,7 +54,11 @@ def test_a_bucket_gets_the_bytes_that_a_folder_gets(
 
 @pytest.mark.parametrize("kind", ["dataset", "s3"])
 def test_other_places_get_them_too(
-    pusht_source: Path, pusht_shards: Path, kind: str, request: pytest.FixtureRequest, tmp_path: Path
+    pusht_source: Path,
+    pusht_shards: Path,
+    kind: str,
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
 ) -> None:
     if kind == "s3":
         s3: S3Server = request.getfixturevalue("s3_server")
@@ -66,7 +75,9 @@ def test_other_places_get_them_too(
 
 
 @pytest.mark.parametrize(
-    ("workers", "moments"), [(1, (7,)), pytest.param(2, (4, 6, 3, 4), marks=pytest.mark.slow)], ids=str
+    ("workers", "moments"),
+    [(1, (7,)), pytest.param(2, (4, 6, 3, 4), marks=pytest.mark.slow)],
+    ids=str,
 )
 def test_a_killed_conversion_goes_on_from_what_is_there_and_few_shards_are_here(
     pusht_source: Path,
@@ -78,11 +89,21 @@ def test_a_killed_conversion_goes_on_from_what_is_there_and_few_shards_are_here(
     moments: tuple[int, ...],
 ) -> None:
     url = f"hf://buckets/{bucket}"
-    command = ("convert-to-shards", pusht_source, url, "--shard-size", "64KB", "--workers", str(workers))
+    command = (
+        "convert-to-shards",
+        pusht_source,
+        url,
+        "--shard-size",
+        "64KB",
+        "--workers",
+        str(workers),
+    )
     flags = ("--scratch", tmp_path / "scratch")
     this_hub.configure(latency_s=0.02)
     this_hub.add_bucket(bucket)
-    watcher = Watcher(this_hub, bucket, {hashes(pusht_shards)["dataset.json"]: hashes(pusht_shards)})
+    watcher = Watcher(
+        this_hub, bucket, {hashes(pusht_shards)["dataset.json"]: hashes(pusht_shards)}
+    )
     most, ended = [0], threading.Event()
 
     def sample() -> None:

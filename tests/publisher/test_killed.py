@@ -20,7 +20,11 @@ pytest_plugins = ["support.servers.fixtures"]
 @pytest.fixture(scope="module")
 def other_shards(pusht_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("other") / "shards"
-    convert(ConvertConfig(source=str(pusht_source), destination=str(root), shard_size="64KB", episodes="3:14"))
+    convert(
+        ConvertConfig(
+            source=str(pusht_source), destination=str(root), shard_size="64KB", episodes="3:14"
+        )
+    )
     return root
 
 
@@ -28,10 +32,20 @@ def known(*roots: Path) -> dict[str, dict[str, str]]:
     return {hashes(root)["dataset.json"]: hashes(root) for root in roots}
 
 
-def kill_and_run_again(hub: LocalHub, bucket: str, old: Path, new: Path, moments: list[int], seed: int) -> None:
+def kill_and_run_again(
+    hub: LocalHub, bucket: str, old: Path, new: Path, moments: list[int], seed: int
+) -> None:
     """Replace `old` by `new`, killed around the given requests that write; then once more to the end."""
     dice = random.Random(seed)
-    command = ("upload-shards", new, f"hf://buckets/{bucket}", "--replace", "--no-card", "--jobs", "2")
+    command = (
+        "upload-shards",
+        new,
+        f"hf://buckets/{bucket}",
+        "--replace",
+        "--no-card",
+        "--jobs",
+        "2",
+    )
     hub.configure(latency_s=0.03)  # a reply comes after what it answers has been done
     watcher = Watcher(hub, bucket, known(old, new))
     with watcher.watching():
@@ -57,7 +71,9 @@ def test_a_replacement_that_is_killed_is_continued(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(6))
-def test_killed_at_many_moments(pusht_shards: Path, other_shards: Path, local_hub: LocalHub, seed: int) -> None:
+def test_killed_at_many_moments(
+    pusht_shards: Path, other_shards: Path, local_hub: LocalHub, seed: int
+) -> None:
     bucket = f"me/killed-{seed}"
     local_hub.add_bucket_folder(bucket, pusht_shards)
     moments = random.Random(seed).choices(range(9), k=8)
@@ -77,14 +93,18 @@ def test_a_repository_whose_upload_is_killed(pusht_shards: Path, local_hub: Loca
     repository = f"me/killed-{hashlib.sha1(b'repository').hexdigest()[:6]}"
     command = ("upload-shards", pusht_shards, f"hf://datasets/{repository}", "--no-card")
     process = start(*command, **local_hub.environment)
-    assert kill_when(process, lambda: any("/commit/" in request.path for request in local_hub.requests))
+    assert kill_when(
+        process, lambda: any("/commit/" in request.path for request in local_hub.requests)
+    )
     finish(start(*command, **local_hub.environment))
     there = {path: entry["size"] for path, entry in local_hub.dataset_files(repository).items()}
     assert there == {path: (pusht_shards / path).stat().st_size for path in hashes(pusht_shards)}
 
 
 @pytest.mark.slow
-def test_s3_whose_upload_is_killed(pusht_shards: Path, other_shards: Path, s3_server: S3Server) -> None:
+def test_s3_whose_upload_is_killed(
+    pusht_shards: Path, other_shards: Path, s3_server: S3Server
+) -> None:
     upload(UploadConfig(source=str(pusht_shards), destination="s3://shards/x", card=False))
     command = ("upload-shards", other_shards, "s3://shards/x", "--no-card", "--replace")
     datasets = known(pusht_shards, other_shards)
@@ -92,9 +112,13 @@ def test_s3_whose_upload_is_killed(pusht_shards: Path, other_shards: Path, s3_se
         process = start(*command, **s3_server.environment)
         deadline = time.monotonic() + 2.0 + moment * 0.3
         kill_when(process, lambda end=deadline: time.monotonic() > end)  # type: ignore[misc]
-        there = {key[2:]: hashlib.sha256(data).hexdigest() for key, data in s3_server.files("x/").items()}
+        there = {
+            key[2:]: hashlib.sha256(data).hexdigest() for key, data in s3_server.files("x/").items()
+        }
         if "dataset.json" in there:
             assert datasets[there["dataset.json"]].items() <= there.items()
     finish(start(*command, **s3_server.environment))
-    there = {key[2:]: hashlib.sha256(data).hexdigest() for key, data in s3_server.files("x/").items()}
+    there = {
+        key[2:]: hashlib.sha256(data).hexdigest() for key, data in s3_server.files("x/").items()
+    }
     assert there == hashes(other_shards)

@@ -60,7 +60,9 @@ def bytes_of(upload: Upload) -> bytes:
 
 
 @pytest.mark.parametrize("place", KINDS, indirect=True)
-def test_what_was_put_is_listed_matched_read_and_removed(place: str, files: tuple[Upload, ...]) -> None:
+def test_what_was_put_is_listed_matched_read_and_removed(
+    place: str, files: tuple[Upload, ...]
+) -> None:
     target = target_of(place)
     target.create(private=False)
     target.create(private=False)
@@ -144,12 +146,16 @@ def test_failures_that_the_library_does_not_tell_of_are_seen(
     bucket.put([Upload(path="one", content=b"1")])
     assert bucket.read("one", 9) == b"1"
     this_hub.refuse_in_batch("two", times=99)
-    with pytest.raises(StorageError, match=r"two: (is not there with the bytes that were sent|cannot be written)"):
+    with pytest.raises(
+        StorageError, match=r"two: (is not there with the bytes that were sent|cannot be written)"
+    ):
         bucket.put([Upload(path="two", content=b"2")])
 
 
 @pytest.mark.parametrize("kind", ["status", slowly("drop")])
-def test_passing_faults_of_the_hub_are_waited_out(bucket: Target, this_hub: LocalHub, kind: str) -> None:
+def test_passing_faults_of_the_hub_are_waited_out(
+    bucket: Target, this_hub: LocalHub, kind: str
+) -> None:
     arguments = {"code": 503} if kind == "status" else {}
     for route in ("/batch", "/paths-info", "/tree", "write-token", "/resolve/"):
         this_hub.fault(kind, route, **arguments)
@@ -159,11 +165,15 @@ def test_passing_faults_of_the_hub_are_waited_out(bucket: Target, this_hub: Loca
     assert this_hub.armed == []
 
 
-def test_another_owner_of_the_object_is_told(bucket: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_owner_of_the_object_is_told(
+    bucket: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(targets_base, "ATTEMPTS", 2)
     look = type(bucket)._look
     monkeypatch.setattr(
-        type(bucket), "_look", lambda self, paths: {p: RemoteFile(size=1, hash="xet:0") for p in look(self, paths)}
+        type(bucket),
+        "_look",
+        lambda self, paths: {p: RemoteFile(size=1, hash="xet:0") for p in look(self, paths)},
     )
     with pytest.raises(StorageError, match="Is something else writing here"):
         bucket.put([Upload(path="one", content=b"1")])
@@ -214,7 +224,9 @@ def test_a_large_object_goes_in_parts_whose_etag_is_foretold(
     assert str(found.hash).endswith("-3")
 
 
-def test_parts_of_a_killed_upload_are_removed(s3_server: S3Server, small_parts: int, tmp_path: Path) -> None:
+def test_parts_of_a_killed_upload_are_removed(
+    s3_server: S3Server, small_parts: int, tmp_path: Path
+) -> None:
     client = s3_server._client()  # type: ignore[no-untyped-call]
     for key in ("x/large", "x/large-other"):
         client.create_multipart_upload(Bucket="shards", Key=key)
@@ -229,7 +241,9 @@ def test_content_is_read_back_where_the_etag_says_nothing(
 ) -> None:
     """As with objects that S3 encrypts by KMS keys."""
     monkeypatch.setattr(
-        FsspecTarget, "_described", lambda self, info: RemoteFile(size=info["size"], hash="s3:of-the-cipher")
+        FsspecTarget,
+        "_described",
+        lambda self, info: RemoteFile(size=info["size"], hash="s3:of-the-cipher"),
     )
     target, upload = target_of("s3://shards/x"), Upload(path="one", content=b"1234")
     found = target.put([upload])["one"]
@@ -239,7 +253,9 @@ def test_content_is_read_back_where_the_etag_says_nothing(
 
 def test_a_bucket_of_s3_that_is_not_there(s3_server: S3Server) -> None:
     target = target_of("s3://nowhere/x")
-    with pytest.raises(MissingError, match=r"s3://nowhere/x: cannot be written.*a bucket must exist"):
+    with pytest.raises(
+        MissingError, match=r"s3://nowhere/x: cannot be written.*a bucket must exist"
+    ):
         target.put([Upload(path="one", content=b"1")])
 
 

@@ -26,7 +26,15 @@ FIRST_SHARD = "shards/shard-000000.tar"
 def other_shards(pusht_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Another, smaller dataset: its shards have the names of the first ones of `pusht_shards`."""
     root = tmp_path_factory.mktemp("other") / "shards"
-    convert(ConvertConfig(source=str(pusht_source), destination=root, shard_size="64KB", episodes="6:14", workers=1))  # type: ignore[arg-type]
+    convert(
+        ConvertConfig(
+            source=str(pusht_source),
+            destination=root,
+            shard_size="64KB",
+            episodes="6:14",
+            workers=1,
+        )
+    )  # type: ignore[arg-type]
     return root
 
 
@@ -37,7 +45,11 @@ def bucket(this_hub: LocalHub, request: pytest.FixtureRequest) -> str:
 
 
 def send(source: Path, destination: str | Path, **options: bool | int) -> UploadReport:
-    return upload(UploadConfig(source=str(source), destination=str(destination), **({"card": False} | options)))  # type: ignore[arg-type]
+    return upload(
+        UploadConfig(
+            source=str(source), destination=str(destination), **({"card": False} | options)
+        )
+    )  # type: ignore[arg-type]
 
 
 # -- What is sent --------------------------------------------------------------------------------------------------
@@ -49,7 +61,12 @@ def test_a_bucket_holds_the_dataset_and_a_second_run_sends_nothing(
     report = send(pusht_shards, f"hf://buckets/{bucket}/deep/down")
     expected = {f"deep/down/{path}": sha256 for path, sha256 in hashes(pusht_shards).items()}
     assert in_bucket(this_hub, bucket) == expected
-    assert (report.files_sent, report.files_kept, report.removed, report.unlisted) == (len(expected), 0, (), ())
+    assert (report.files_sent, report.files_kept, report.removed, report.unlisted) == (
+        len(expected),
+        0,
+        (),
+        (),
+    )
     assert report.bytes_sent == sum(map(len, contents(pusht_shards).values()))
     before = batches(this_hub)
     again = send(pusht_shards, f"hf://buckets/{bucket}/deep/down")
@@ -73,15 +90,23 @@ def test_a_dataset_repository_is_written_in_few_commits_the_last_with_dataset_js
     assert sum("/commit/" in request.path for request in this_hub.requests) == commits
 
 
-def test_s3_holds_the_dataset_and_a_second_run_sends_nothing(pusht_shards: Path, s3_server: S3Server) -> None:
+def test_s3_holds_the_dataset_and_a_second_run_sends_nothing(
+    pusht_shards: Path, s3_server: S3Server
+) -> None:
     send(pusht_shards, "s3://shards/x")
-    assert s3_server.files("x/") == {f"x/{path}": data for path, data in contents(pusht_shards).items()}
+    assert s3_server.files("x/") == {
+        f"x/{path}": data for path, data in contents(pusht_shards).items()
+    }
     assert send(pusht_shards, "s3://shards/x").files_sent == 0
     s3_server._client().put_object(  # type: ignore[no-untyped-call]
-        Bucket="shards", Key=f"x/{FIRST_SHARD}", Body=bytes((pusht_shards / FIRST_SHARD).stat().st_size)
+        Bucket="shards",
+        Key=f"x/{FIRST_SHARD}",
+        Body=bytes((pusht_shards / FIRST_SHARD).stat().st_size),
     )
     assert send(pusht_shards, "s3://shards/x").files_sent == 2
-    assert s3_server.files("x/") == {f"x/{path}": data for path, data in contents(pusht_shards).items()}
+    assert s3_server.files("x/") == {
+        f"x/{path}": data for path, data in contents(pusht_shards).items()
+    }
 
 
 def test_a_folder_holds_the_dataset(pusht_shards: Path, tmp_path: Path) -> None:
@@ -103,7 +128,9 @@ def test_only_what_is_missing_or_wrong_is_sent(
     else:
         (copy / path).write_bytes(bytes(len(data)) if damage == "replaced" else data[:-1])
     this_hub.add_bucket_folder(bucket, copy)
-    plan = make_plan(UploadConfig(source=str(pusht_shards), destination=f"hf://buckets/{bucket}", card=False))
+    plan = make_plan(
+        UploadConfig(source=str(pusht_shards), destination=f"hf://buckets/{bucket}", card=False)
+    )
     assert [upload.path for upload in plan.uploads] == [path, "dataset.json"]
     assert plan.withdraw, "readers would find a dataset.json whose files are wrong"
     send(pusht_shards, f"hf://buckets/{bucket}")
@@ -129,7 +156,9 @@ def test_another_dataset_is_refused_and_replaced_when_asked(
 ) -> None:
     url = f"hf://buckets/{bucket}"
     send(pusht_shards, url)
-    with pytest.raises(OptionError, match=r"another version of this dataset of 14 episodes.*--replace"):
+    with pytest.raises(
+        OptionError, match=r"another version of this dataset of 14 episodes.*--replace"
+    ):
         send(other_shards, url)
     assert in_bucket(this_hub, bucket) == hashes(pusht_shards)
     report = send(other_shards, url, replace=True)
@@ -143,7 +172,9 @@ def test_shards_of_a_conversion_under_way_are_refused(
     unfinished = Path(shutil.copytree(other_shards, tmp_path / "unfinished"))
     (unfinished / "dataset.json").unlink()
     this_hub.add_bucket_folder(bucket, unfinished)
-    with pytest.raises(OptionError, match=r"shard-000000.tar of another conversion, which may be under way"):
+    with pytest.raises(
+        OptionError, match=r"shard-000000.tar of another conversion, which may be under way"
+    ):
         send(pusht_shards, f"hf://buckets/{bucket}")
     assert in_bucket(this_hub, bucket) == hashes(unfinished)
     send(pusht_shards, f"hf://buckets/{bucket}", replace=True)
@@ -166,7 +197,9 @@ def test_a_damaged_source_replaces_nothing(
     assert not (tmp_path / "out/dataset.json").exists()
 
 
-@pytest.mark.parametrize("change", ["no dataset.json", "no shard", "cut shard", "no index", "cut manifest"])
+@pytest.mark.parametrize(
+    "change", ["no dataset.json", "no shard", "cut shard", "no index", "cut manifest"]
+)
 def test_sources_that_are_not_whole(pusht_shards: Path, tmp_path: Path, change: str) -> None:
     what, _, kind = change.partition(" ")
     name = {"dataset.json": kind, "shard": FIRST_SHARD, "index": "episodes.parquet"}.get(
@@ -212,7 +245,8 @@ def test_what_cannot_be_sent_leaves_no_dataset(
     monkeypatch.setattr(targets_base._backoff, "max", 0.05)
     this_hub.refuse_in_batch("shard-000004.tar", times=1000)
     with pytest.raises(
-        StorageError, match=f"hf://buckets/{bucket}/shards/shard-000004.tar: cannot be written, after"
+        StorageError,
+        match=f"hf://buckets/{bucket}/shards/shard-000004.tar: cannot be written, after",
     ):
         send(pusht_shards, f"hf://buckets/{bucket}")
     assert "dataset.json" not in in_bucket(this_hub, bucket)
@@ -229,20 +263,40 @@ def test_a_dry_run_prints_what_would_be_sent_and_changes_nothing(
 ) -> None:
     environment = local_hub.environment
     url = f"hf://buckets/{bucket}"
-    output = finish(start("upload-shards", pusht_shards, url, "--dry-run", "--no-card", **environment))
+    output = finish(
+        start("upload-shards", pusht_shards, url, "--dry-run", "--no-card", **environment)
+    )
     assert f"24 files, 7{output.partition('24 files, 7')[2]}" in output
     assert f"would be sent to {url}; 0 are there already; nothing was changed (--dry-run)" in output
     assert {request.method for request in local_hub.requests} == {"GET"}
 
 
-def test_the_command_says_what_it_did_or_what_to_do(pusht_shards: Path, local_hub: LocalHub, bucket: str) -> None:
+def test_the_command_says_what_it_did_or_what_to_do(
+    pusht_shards: Path, local_hub: LocalHub, bucket: str
+) -> None:
     url = f"hf://buckets/{bucket}"
-    wrong = start("upload-shards", pusht_shards, url, "--no-card", **local_hub.environment | {"HF_TOKEN": "hf_no"})
+    wrong = start(
+        "upload-shards",
+        pusht_shards,
+        url,
+        "--no-card",
+        **local_hub.environment | {"HF_TOKEN": "hf_no"},
+    )
     output, errors = wrong.communicate(timeout=60)
     assert (wrong.returncode, output) == (1, "")
     assert re.match(f"error: {url}: .*hf auth login", errors)
     assert "hf_no" not in errors
-    done = finish(start("roboshard", "upload", pusht_shards, url, "--no-card", "--private", **local_hub.environment))
+    done = finish(
+        start(
+            "roboshard",
+            "upload",
+            pusht_shards,
+            url,
+            "--no-card",
+            "--private",
+            **local_hub.environment,
+        )
+    )
     assert re.match(rf"24 files, \d+\.\d kB, sent → {url}\n", done)
     assert json.loads(local_hub.read_bucket(bucket, "dataset.json"))["total_episodes"] == 14
     assert in_bucket(local_hub, bucket) == hashes(pusht_shards)

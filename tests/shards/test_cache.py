@@ -50,11 +50,18 @@ def entries(cache: DiskCache) -> list[Path]:
 
 
 def put(cache: DiskCache, offset: int, length: int = LENGTH) -> None:
-    cache.get(CacheKey("a" * 64, offset), length, lambda: (offset.to_bytes(8, "big") * (length // 8 + 1))[:length])
+    cache.get(
+        CacheKey("a" * 64, offset),
+        length,
+        lambda: (offset.to_bytes(8, "big") * (length // 8 + 1))[:length],
+    )
 
 
 def holds(cache: DiskCache, offset: int, length: int = LENGTH) -> bool:
-    return any(path.name == cache_files.entry_name(CacheKey("a" * 64, offset), length) for path in entries(cache))
+    return any(
+        path.name == cache_files.entry_name(CacheKey("a" * 64, offset), length)
+        for path in entries(cache)
+    )
 
 
 def used(cache: DiskCache) -> int:
@@ -73,15 +80,23 @@ def accounted(cache: DiskCache) -> int | None:
 def test_a_name_says_its_key(sha: bytes, offset: int, length: int) -> None:
     name = cache_files.entry_name(CacheKey(sha.hex(), offset), length)
     assert (
-        cache_files.entry_key(name) == cache_files.entry_key(name + ".part") == (CacheKey(sha.hex(), offset), length)
+        cache_files.entry_key(name)
+        == cache_files.entry_key(name + ".part")
+        == (CacheKey(sha.hex(), offset), length)
     )
     assert len(name + ".part") < 255
     assert len(cache_files.bucket_name(name)) == 3
 
 
-@given(sha=st.text() | st.just("../" * 21 + "a"), offset=st.integers(), length=st.integers(max_value=0))
+@given(
+    sha=st.text() | st.just("../" * 21 + "a"), offset=st.integers(), length=st.integers(max_value=0)
+)
 def test_what_is_no_key_is_an_option_error(sha: str, offset: int, length: int) -> None:
-    for wrong in ((CacheKey(sha, 0), 1), (CacheKey("0" * 64, -abs(offset) - 1), 1), (CacheKey("0" * 64, 0), length)):
+    for wrong in (
+        (CacheKey(sha, 0), 1),
+        (CacheKey("0" * 64, -abs(offset) - 1), 1),
+        (CacheKey("0" * 64, 0), length),
+    ):
         with pytest.raises(OptionError, match="no cache key"):
             cache_files.entry_name(*wrong)
 
@@ -89,7 +104,11 @@ def test_what_is_no_key_is_an_option_error(sha: str, offset: int, length: int) -
 @given(name=st.text())
 def test_other_names_are_nothing_of_the_cache(name: str) -> None:
     assert cache_files.entry_key(name) is None
-    assert cache_files.entry_key("a" * 64 + "-01-5") is cache_files.entry_key("a" * 64 + "-1-5.PART") is None
+    assert (
+        cache_files.entry_key("a" * 64 + "-01-5")
+        is cache_files.entry_key("a" * 64 + "-1-5.PART")
+        is None
+    )
 
 
 # -- One process -----------------------------------------------------------------------------------------------
@@ -98,12 +117,21 @@ def test_other_names_are_nothing_of_the_cache(name: str) -> None:
 def test_what_was_downloaded_once_comes_from_the_folder(cache: DiskCache) -> None:
     assert get(cache, 0) == get(cache, 0, never) == CONTENTS[0]
     assert cache.stats() == CacheStats(hits=1, misses=1, hit_bytes=len(CONTENTS[0]))
-    assert (cache.folder / "CACHEDIR.TAG").read_bytes().startswith(b"Signature: 8a477f597d28d172789f06886806bc55")
+    assert (
+        (cache.folder / "CACHEDIR.TAG")
+        .read_bytes()
+        .startswith(b"Signature: 8a477f597d28d172789f06886806bc55")
+    )
     assert used(cache) == accounted(cache)
 
 
 def test_hash_offset_and_length_all_count(cache: DiskCache) -> None:
-    keys = [(CacheKey(digit * 64, offset), length) for digit in "ab" for offset in (0, 7) for length in (1, 2)]
+    keys = [
+        (CacheKey(digit * 64, offset), length)
+        for digit in "ab"
+        for offset in (0, 7)
+        for length in (1, 2)
+    ]
     data = {number: bytes([number]) * length for number, (_, length) in enumerate(keys)}
     for number, (at, length) in enumerate(keys):
         assert cache.get(at, length, lambda number=number: data[number]) == data[number]
@@ -111,7 +139,9 @@ def test_hash_offset_and_length_all_count(cache: DiskCache) -> None:
         assert cache.get(at, length, never) == data[number]
 
 
-def test_a_copy_by_pickle_uses_the_same_folder_and_making_one_touches_nothing(cache: DiskCache) -> None:
+def test_a_copy_by_pickle_uses_the_same_folder_and_making_one_touches_nothing(
+    cache: DiskCache,
+) -> None:
     copy: DiskCache = pickle.loads(pickle.dumps(cache))
     assert copy == cache
     assert not cache.folder.exists()
@@ -119,7 +149,9 @@ def test_a_copy_by_pickle_uses_the_same_folder_and_making_one_touches_nothing(ca
     assert get(copy, 0, never) == CONTENTS[0]
 
 
-def test_a_relative_folder_is_meant_from_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_relative_folder_is_meant_from_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert DiskCache(Path("here"), TOTAL).folder == tmp_path / "here"
 
@@ -163,7 +195,9 @@ def test_what_was_used_longest_ago_goes_first_a_tenth_at_a_time(tmp_path: Path) 
     for offset in range(20):
         put(cache, offset)
     now = time.time()
-    for offset, path in enumerate(sorted(entries(cache), key=lambda path: int(path.name.split("-")[1]))):
+    for offset, path in enumerate(
+        sorted(entries(cache), key=lambda path: int(path.name.split("-")[1]))
+    ):
         os.utime(path, (now, now - 1000 + offset))
     put(cache, 0)  # a hit
     put(cache, 20)
@@ -208,7 +242,10 @@ def test_the_account_is_made_again_from_the_files(harm: str, tmp_path: Path) -> 
     elif harm == "another boot":
         account.write_bytes(cache_files.ACCOUNT_RECORD.pack(b"RSC1", 0, b"b" * 16, 0))
     elif harm == "too much":
-        with cache_files.opened_home(cache.folder) as home, cache_files.opened_account(home) as opened:
+        with (
+            cache_files.opened_home(cache.folder) as home,
+            cache_files.opened_account(home) as opened,
+        ):
             opened.write(1 << 60)
     else:
         (tmp_path / "foreign").write_bytes(b"")
@@ -267,10 +304,14 @@ def test_a_torn_entry_is_downloaded_again(cache: DiskCache, harm: str) -> None:
 
 @pytest.mark.parametrize("name", ["notes.txt", "CACHEDIR.TAG", "roboshard-cache"])
 def test_a_folder_with_other_content_is_refused_and_left_alone(name: str, tmp_path: Path) -> None:
-    (tmp_path / name).write_bytes(cache_files.SIGNATURE + b"\n# This file is a cache directory tag created by pip.\n")
+    (tmp_path / name).write_bytes(
+        cache_files.SIGNATURE + b"\n# This file is a cache directory tag created by pip.\n"
+    )
     cache = DiskCache(tmp_path, TOTAL)
     for use in (cache.open, lambda: get(cache, 0)):
-        with pytest.raises(OptionError, match=rf"holds {name}, which no cache .*give a new or an empty folder"):
+        with pytest.raises(
+            OptionError, match=rf"holds {name}, which no cache .*give a new or an empty folder"
+        ):
             use()
     assert os.listdir(tmp_path) == [name]
 
@@ -337,7 +378,11 @@ def test_links_are_never_followed(place: str, tmp_path: Path) -> None:
             (bucket / (name + ".part" * (place == "part"))).symlink_to(outside / name)
     with pytest.warns(RuntimeWarning, match="bytes are downloaded"):
         assert get(cache, 0) == CONTENTS[0]
-    with cache_files.opened_home(cache.folder) if place != "home" else warnings.catch_warnings() as opened:
+    with (
+        cache_files.opened_home(cache.folder)
+        if place != "home"
+        else warnings.catch_warnings() as opened
+    ):
         if opened is not None:
             list(cache_files.scan(opened))
     assert (outside / name).read_bytes() == b"mine"
@@ -354,7 +399,9 @@ def test_the_folder_itself_may_be_a_link(tmp_path: Path) -> None:
 # -- Disks that refuse -----------------------------------------------------------------------------------------
 
 
-def test_a_folder_that_cannot_be_made_is_an_error_when_opened_and_no_end_of_a_run(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_made_is_an_error_when_opened_and_no_end_of_a_run(
+    tmp_path: Path,
+) -> None:
     (tmp_path / "file").touch()
     for folder in (tmp_path / "file", tmp_path / "file/below"):
         cache = DiskCache(folder, TOTAL)
@@ -518,14 +565,18 @@ def test_who_waited_for_a_download_that_fails_tries_alone(cache: DiskCache) -> N
     with ThreadPoolExecutor(4) as threads:
         failing = threads.submit(get, cache, 0, fail)
         began.wait()
-        assert [get.result() for get in [threads.submit(get, cache, 0) for _ in range(3)]] == [CONTENTS[0]] * 3
+        assert [get.result() for get in [threads.submit(get, cache, 0) for _ in range(3)]] == [
+            CONTENTS[0]
+        ] * 3
         with pytest.raises(StorageError, match="refused"):
             failing.result()
     assert used(cache) == accounted(cache)
 
 
 @pytest.mark.parametrize("hold", [worker.hold, worker.hold_and_fork])
-def test_a_download_whose_process_is_killed_is_taken_over(cache: DiskCache, tmp_path: Path, hold: object) -> None:
+def test_a_download_whose_process_is_killed_is_taken_over(
+    cache: DiskCache, tmp_path: Path, hold: object
+) -> None:
     held = tmp_path / "held"
     process = SPAWN.Process(target=hold, args=(cache, 0, held))
     process.start()
@@ -547,7 +598,9 @@ def run_four(cache: DiskCache, seconds: float, log: Path) -> tuple[list[CacheSta
     """What four processes counted, and the bytes in the folder as seen all the while."""
     start, results = SPAWN.Event(), SPAWN.Queue()
     processes = [
-        SPAWN.Process(target=worker.read_at_random, args=(cache, seed, seconds, log, start, results))
+        SPAWN.Process(
+            target=worker.read_at_random, args=(cache, seed, seconds, log, start, results)
+        )
         for seed in range(4)
     ]
     for process in processes:
@@ -601,7 +654,9 @@ def test_killed_at_any_moment_it_holds_whole_entries_or_none(tmp_path: Path, rou
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_what_another_wrote_between_look_and_lock_is_seen(cache: DiskCache, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_another_wrote_between_look_and_lock_is_seen(
+    cache: DiskCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
     get(cache, 0)
     monkeypatch.setattr(DiskCache, "_look", lambda *_: None)
     assert get(cache, 0, never) == CONTENTS[0]

@@ -15,7 +15,9 @@ from roboshard.shards import DamageError, RoboshardError, ShardedDataset
 from roboshard.shards.manifest import load_shard_manifest
 from roboshard.shards.schema import SampleEntry, ShardManifest, document_bytes
 
-once_restored = settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+once_restored = settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 """For tests whose fixtures each example leaves as it found them."""
 
 
@@ -34,7 +36,10 @@ def honest(pusht_shards: Path) -> bytes:
 @pytest.fixture(scope="module")
 def manifests(pusht_shards: Path) -> dict[str, ShardManifest]:
     dataset = ShardedDataset.open(str(pusht_shards))
-    return {shard.name: load_shard_manifest(str(pusht_shards), shard) for shard in dataset.manifest.shards}
+    return {
+        shard.name: load_shard_manifest(str(pusht_shards), shard)
+        for shard in dataset.manifest.shards
+    }
 
 
 @pytest.fixture(scope="module")
@@ -74,14 +79,20 @@ def scaled(damage: Damage, size: int) -> Damage:
     return Damage(damage.kind, position + 1 if damage.kind == "extend" else position, damage.bit)
 
 
-def check(root: Path, path: Path, damage: Damage, honest: bytes, manifests: dict[str, ShardManifest]) -> None:
+def check(
+    root: Path, path: Path, damage: Damage, honest: bytes, manifests: dict[str, ShardManifest]
+) -> None:
     name, before = str(path.relative_to(root)), path.read_bytes()
     with damaged(path, damage):
         changed, found = path.read_bytes() != before, outcome(root)
     if isinstance(found, bytes):
-        same_json = path.suffix == ".json" and damage.kind != "zero"  # white space, or another way to write a number
+        same_json = (
+            path.suffix == ".json" and damage.kind != "zero"
+        )  # white space, or another way to write a number
         assert found == honest, f"{damage} of {name}: other data and no error"
-        assert not changed or (same_json and path.name == "dataset.json"), f"{damage} of {name} went unseen"
+        assert not changed or (same_json and path.name == "dataset.json"), (
+            f"{damage} of {name} went unseen"
+        )
         return
     assert name in found, f"{damage} of {name}: the error does not name it: {found}"
     if path.suffix == ".tar" and damage.kind in ("flip", "zero"):
@@ -133,12 +144,18 @@ def test_two_things_at_once_do_not_hide_each_other(
 # -- Every place of one shard ----------------------------------------------------------------------------------
 
 
-def test_a_bit_flipped_in_any_byte_that_is_no_payload_is_seen(root: Path, largest: ShardManifest) -> None:
+def test_a_bit_flipped_in_any_byte_that_is_no_payload_is_seen(
+    root: Path, largest: ShardManifest
+) -> None:
     """Tar headers, padding and the end mark, by an opened dataset, as a training run would meet it."""
     dataset, path = ShardedDataset.open(str(root)), root / largest.shard
     positions = {episode: i for i, episode in enumerate(dataset.index.episode_index.tolist())}
-    payloads = [range(m.offset, m.offset + m.size) for sample in largest.samples for m in sample.members]
-    others = sorted(set(range(largest.size)) - {position for payload in payloads for position in payload})
+    payloads = [
+        range(m.offset, m.offset + m.size) for sample in largest.samples for m in sample.members
+    ]
+    others = sorted(
+        set(range(largest.size)) - {position for payload in payloads for position in payload}
+    )
     assert len(others) > BLOCK * (len(payloads) + 2)
     with path.open("r+b", buffering=0) as file:
         data = path.read_bytes()
@@ -148,7 +165,9 @@ def test_a_bit_flipped_in_any_byte_that_is_no_payload_is_seen(root: Path, larges
             file.write(bytes([data[position] ^ 1 << position % 8]))
             with pytest.raises(DamageError) as error:
                 dataset.read_episode(positions[sample.episode_index])
-            assert f"{largest.shard}, episode {sample.episode_index}: damaged: a tar header" in str(error.value)
+            assert f"{largest.shard}, episode {sample.episode_index}: damaged: a tar header" in str(
+                error.value
+            )
             file.seek(position)
             file.write(data[position : position + 1])
 
@@ -186,7 +205,9 @@ def test_a_zeroed_block_anywhere_in_a_shard_is_seen_unless_it_was_zeros(
             unseen.append(start)
         else:
             assert f"{largest.shard}, episode {sample_at(largest, start).episode_index}: " in found
-    assert unseen == [start for start in range(0, len(data), BLOCK) if not any(data[start : start + BLOCK])]
+    assert unseen == [
+        start for start in range(0, len(data), BLOCK) if not any(data[start : start + BLOCK])
+    ]
 
 
 def test_a_shard_cut_off_or_extended_anywhere_is_seen_when_it_is_first_read(
@@ -201,7 +222,9 @@ def test_a_shard_cut_off_or_extended_anywhere_is_seen_when_it_is_first_read(
         with damaged(path, change):
             dataset = ShardedDataset.open(f"{root}/{largest.shard}")
             for sample in largest.samples:
-                with pytest.raises(DamageError, match=rf"{largest.shard}: \d+ bytes where dataset\.json says"):
+                with pytest.raises(
+                    DamageError, match=rf"{largest.shard}: \d+ bytes where dataset\.json says"
+                ):
                     dataset.read_episode(position(sample.episode_index))
 
 
@@ -226,7 +249,9 @@ def test_a_shard_manifest_cut_off_anywhere_is_seen_and_harms_no_other_shard(
     name = largest.shard.replace(".tar", ".json")
     whole = ShardedDataset.open(str(root))
     others = [
-        i for i, shard in enumerate(whole.index.shard.tolist()) if whole.manifest.shards[shard].name != largest.shard
+        i
+        for i, shard in enumerate(whole.index.shard.tolist())
+        if whole.manifest.shards[shard].name != largest.shard
     ]
     position = whole.index.episode_index.tolist().index(largest.samples[0].episode_index)
     for end in range((root / name).stat().st_size):
@@ -247,11 +272,16 @@ def test_dataset_json_cut_off_anywhere_is_no_dataset(root: Path) -> None:
             ShardedDataset.open(str(root))
 
 
-def test_files_that_changed_places_are_seen(root: Path, manifests: dict[str, ShardManifest]) -> None:
+def test_files_that_changed_places_are_seen(
+    root: Path, manifests: dict[str, ShardManifest]
+) -> None:
     """Two shards of one conversion, exchanged whole: each is sound, but neither is what dataset.json says."""
     one, two = list(manifests)[:2]
     for suffixes in ([".tar"], [".json"], [".tar", ".json"]):
-        pairs = [(root / one.replace(".tar", suffix), root / two.replace(".tar", suffix)) for suffix in suffixes]
+        pairs = [
+            (root / one.replace(".tar", suffix), root / two.replace(".tar", suffix))
+            for suffix in suffixes
+        ]
         for a, b in pairs:
             data_a, data_b = a.read_bytes(), b.read_bytes()
             a.write_bytes(data_b)

@@ -39,7 +39,11 @@ def test_energon_reads_every_episode(pusht_shards: Path, tmp_path: Path, command
         "CrudeWebdataset",
     ]
     subprocess.run([str(commands / "energon"), *prepare], check=True, stdout=subprocess.DEVNULL)
-    program = [str(commands / "python"), str(Path(__file__).with_name("energon_program.py")), str(root)]
+    program = [
+        str(commands / "python"),
+        str(Path(__file__).with_name("energon_program.py")),
+        str(root),
+    ]
     found = json.loads(subprocess.run(program, check=True, capture_output=True, text=True).stdout)
 
     dataset = ShardedDataset.open(str(root))

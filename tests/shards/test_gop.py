@@ -50,7 +50,9 @@ def test_the_mean_is_that_of_every_frame_read_by_itself(stream: tuple[list[int],
 
 
 @given(streams(), st.data())
-def test_the_cost_is_what_counting_finds(stream: tuple[list[int], int], data: st.DataObject) -> None:
+def test_the_cost_is_what_counting_finds(
+    stream: tuple[list[int], int], data: st.DataObject
+) -> None:
     keyframes, num_frames = stream
     frame = st.integers(0, num_frames - 1)
     frames = sorted(data.draw(st.sets(frame, min_size=1)))
@@ -59,11 +61,15 @@ def test_the_cost_is_what_counting_finds(stream: tuple[list[int], int], data: st
 
 
 @given(streams(), st.data())
-def test_reading_in_parts_costs_what_reading_at_once_does(stream: tuple[list[int], int], data: st.DataObject) -> None:
+def test_reading_in_parts_costs_what_reading_at_once_does(
+    stream: tuple[list[int], int], data: st.DataObject
+) -> None:
     keyframes, num_frames = stream
     frames = sorted(data.draw(st.sets(st.integers(0, num_frames - 1), min_size=1)))
     cut = data.draw(st.integers(1, len(frames)))
-    parts = decode_cost(frames[:cut], keyframes, None) + decode_cost(frames[cut:], keyframes, frames[cut - 1])
+    parts = decode_cost(frames[:cut], keyframes, None) + decode_cost(
+        frames[cut:], keyframes, frames[cut - 1]
+    )
     assert parts == decode_cost(frames, keyframes, None)
 
 
@@ -94,13 +100,21 @@ def test_a_whole_stream_costs_each_frame_once(stream: tuple[list[int], int]) -> 
         ([], [0], 3, 0),
     ],
 )
-def test_the_cost_at_the_edges(frames: list[int], keyframes: Sequence[int], last: int | None, cost: int) -> None:
+def test_the_cost_at_the_edges(
+    frames: list[int], keyframes: Sequence[int], last: int | None, cost: int
+) -> None:
     assert decode_cost(frames, keyframes, last) == cost
 
 
 @pytest.mark.parametrize(
     ("keyframes", "num_frames", "cost"),
-    [([0], 1, 1.0), ([0], 9, 5.0), (range(9), 9, 1.0), (range(0, 10, 2), 10, 1.5), ([0, 8], 9, 37 / 9)],
+    [
+        ([0], 1, 1.0),
+        ([0], 9, 5.0),
+        (range(9), 9, 1.0),
+        (range(0, 10, 2), 10, 1.5),
+        ([0, 8], 9, 37 / 9),
+    ],
 )
 def test_the_mean_at_the_edges(keyframes: Sequence[int], num_frames: int, cost: float) -> None:
     assert mean_random_cost(keyframes, num_frames) == pytest.approx(cost)
@@ -115,7 +129,9 @@ class WatchedDecoder:
     def __init__(self, path: Path, keyframes: Sequence[int]) -> None:
         self._container = av.open(str(path))
         self._stream = self._container.streams.video[0]
-        self._pts = sorted(packet.pts for packet in self._container.demux(self._stream) if packet.pts is not None)
+        self._pts = sorted(
+            packet.pts for packet in self._container.demux(self._stream) if packet.pts is not None
+        )
         self._keyframes = keyframes
         self._coming: Iterator[av.VideoFrame] = iter(())
         self._shown: int | None = None
@@ -138,10 +154,15 @@ class WatchedDecoder:
 
 
 @pytest.fixture(scope="module", params=[1, 2, GOP, LENGTH], ids=lambda gop: f"gop{gop}")
-def film(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[int]]:
+def film(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, list[int]]:
     """(one episode's file, its keyframes by the encoder's orders)."""
     gop: int = request.param
-    built = build(tmp_path_factory.mktemp("film"), Source(lengths=(LENGTH,), cameras=(Camera(key=TOP, gop=gop),)))
+    built = build(
+        tmp_path_factory.mktemp("film"),
+        Source(lengths=(LENGTH,), cameras=(Camera(key=TOP, gop=gop),)),
+    )
     return built.clips[TOP, 0].path, list(range(0, LENGTH, gop))
 
 

@@ -15,7 +15,13 @@ from hypothesis import strategies as st
 
 from roboshard.shards.errors import FormatError
 from roboshard.shards.index import INDEX_SCHEMA, EpisodeIndex, index_bytes, read_index
-from roboshard.shards.manifest import file_entry, load_dataset_manifest, load_shard_manifest, seal, shard_entry
+from roboshard.shards.manifest import (
+    file_entry,
+    load_dataset_manifest,
+    load_shard_manifest,
+    seal,
+    shard_entry,
+)
 from roboshard.shards.names import sample_key, shard_name
 from roboshard.shards.schema import (
     FORMAT_VERSION,
@@ -66,7 +72,11 @@ def made(shards: list[list[tuple[int, int]]]) -> list[ShardManifest]:
 
 
 def sealed(manifests: list[ShardManifest], index: bytes) -> DatasetManifest:
-    return seal(PROVENANCE, [shard_entry(manifest) for manifest in manifests], file_entry("episodes.parquet", index))
+    return seal(
+        PROVENANCE,
+        [shard_entry(manifest) for manifest in manifests],
+        file_entry("episodes.parquet", index),
+    )
 
 
 @st.composite
@@ -83,11 +93,19 @@ def test_the_index_lists_every_sample_by_episode(shards: list[list[tuple[int, in
     manifests = made(shards)
     data = index_bytes(manifests)
     index = read_index(data, sealed(manifests, data), "episodes.parquet")
-    by_episode = {s.episode_index: (n, s) for n, manifest in enumerate(manifests) for s in manifest.samples}
+    by_episode = {
+        s.episode_index: (n, s) for n, manifest in enumerate(manifests) for s in manifest.samples
+    }
     assert index.episode_index.tolist() == sorted(by_episode)
     for i, episode in enumerate(index.episode_index.tolist()):
         number, sample = by_episode[episode]
-        found = (index.shard[i], index.length[i], index.offset[i], index.size[i], f"{index.crc32c[i]:08x}")
+        found = (
+            index.shard[i],
+            index.length[i],
+            index.offset[i],
+            index.size[i],
+            f"{index.crc32c[i]:08x}",
+        )
         assert found == (number, sample.length, sample.offset, sample.size, sample.crc32c)
     assert len(index) == len(by_episode)
     assert index_bytes(manifests) == data
@@ -118,7 +136,9 @@ def written(table: pa.Table, **options: Any) -> bytes:
 def column(name: str, values: object, **changes: object) -> bytes:
     """The honest index with one column replaced; `changes` are of its field."""
     field = INDEX_SCHEMA.field(name)
-    field = pa.field(name, changes.get("type", field.type), nullable=bool(changes.get("nullable", False)))
+    field = pa.field(
+        name, changes.get("type", field.type), nullable=bool(changes.get("nullable", False))
+    )
     at = HONEST.schema.get_field_index(name)
     return written(HONEST.set_column(at, field, pa.array(values, field.type)))
 
@@ -146,7 +166,9 @@ def column(name: str, values: object, **changes: object) -> bytes:
         ("size", [2048, (1 << 63) - 1, 2048], "leaves its shard"),
     ],
 )
-def test_rows_that_contradict_dataset_json_are_refused(name: str, values: list[int], problem: str) -> None:
+def test_rows_that_contradict_dataset_json_are_refused(
+    name: str, values: list[int], problem: str
+) -> None:
     with pytest.raises(FormatError, match=r"x: contradicts dataset\.json:\n(.|\n)*" + problem):
         read_index(column(name, values), DATASET, "x")
 
@@ -166,7 +188,9 @@ def test_rows_that_contradict_dataset_json_are_refused(name: str, values: list[i
     ],
     ids=str,
 )
-def test_a_column_of_another_type_is_refused(name: str, type_: pa.DataType, values: list[object]) -> None:
+def test_a_column_of_another_type_is_refused(
+    name: str, type_: pa.DataType, values: list[object]
+) -> None:
     data = column(name, values, type=type_, nullable=True)
     with pytest.raises(FormatError, match=f"no one column '{name}' of type"):
         read_index(data, DATASET, "x")
@@ -182,7 +206,9 @@ def test_a_column_that_is_missing_doubled_or_has_gaps_is_refused(name: str) -> N
 
 
 def test_more_columns_and_another_order_are_read() -> None:
-    more = HONEST.append_column("later", pa.array([1.5, None, 2.5])).select([*reversed(INDEX_SCHEMA.names), "later"])
+    more = HONEST.append_column("later", pa.array([1.5, None, 2.5])).select(
+        [*reversed(INDEX_SCHEMA.names), "later"]
+    )
     for options in ({}, {"compression": "none"}, {"row_group_size": 1}, {"use_dictionary": False}):
         index = read_index(written(more, **options), DATASET, "x")
         assert index.length.tolist() == [5, 7, 9]
@@ -190,7 +216,8 @@ def test_more_columns_and_another_order_are_read() -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"PAR1", b"x" * 100, written(HONEST)[:-1], written(HONEST)[1:], b"PAR1" + bytes(100)]
+    "data",
+    [b"", b"PAR1", b"x" * 100, written(HONEST)[:-1], written(HONEST)[1:], b"PAR1" + bytes(100)],
 )
 def test_what_is_not_parquet_is_refused(data: bytes) -> None:
     with pytest.raises(FormatError, match="x: not a readable episode index"):

@@ -33,7 +33,11 @@ def converted(pusht_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> d
         build(folder / "source", HARD_CASES[case])
         roots[case] = folder / "shards"
         source, target = str(folder / "source"), str(roots[case])
-        convert(ConvertConfig(source=source, destination=target, shard_size="64KB", shuffle_episodes=3, workers=1))
+        convert(
+            ConvertConfig(
+                source=source, destination=target, shard_size="64KB", shuffle_episodes=3, workers=1
+            )
+        )
     return roots
 
 
@@ -57,7 +61,10 @@ def ours(root: Path) -> dict[str, Sample]:
             "json": json.loads(jsonio.dump(episode.record.model_dump(mode="json"))),
             "parquet": bytes(episode.rows),
         }
-        fields |= {camera.member.lower(): bytes(episode.videos[camera.key]) for camera in episode.record.cameras}
+        fields |= {
+            camera.member.lower(): bytes(episode.videos[camera.key])
+            for camera in episode.record.cameras
+        }
         samples[sample_key(episode.record.episode_index)] = fields
     return samples
 
@@ -127,7 +134,12 @@ def by_datasets(converted: dict[str, Path], tmp_path_factory: pytest.TempPathFac
 def test_cases_have_several_shards_or_cameras(converted: dict[str, Path]) -> None:
     assert len(tars(converted["pusht"])) > 3
     fields = next(iter(ours(converted["case_colliding_cameras"]).values()))
-    assert sorted(fields) == ["json", "observation.images.top-2.mp4", "observation.images.top.mp4", "parquet"]
+    assert sorted(fields) == [
+        "json",
+        "observation.images.top-2.mp4",
+        "observation.images.top.mp4",
+        "parquet",
+    ]
 
 
 def test_webdataset_yields_every_episode_with_all_its_files(
@@ -148,7 +160,11 @@ def test_webdataset_decodes_records_and_keeps_the_order_of_the_tars(
     case: str, converted: dict[str, Path], by_webdataset: dict[str, Any]
 ) -> None:
     root, (_, decoded) = converted[case], by_webdataset[case]
-    keys = [key for path in tars(root) for key in dict.fromkeys(name.split(".")[0] for name in names_in(path))]
+    keys = [
+        key
+        for path in tars(root)
+        for key in dict.fromkeys(name.split(".")[0] for name in names_in(path))
+    ]
     assert [key for key, _ in decoded] == keys
     assert dict(decoded) == {key: fields["json"] for key, fields in ours(root).items()}
 
@@ -163,7 +179,9 @@ def test_the_record_is_the_first_member_of_every_sample(root: Path) -> None:
 
 def test_gnu_tar_lists_and_extracts_the_same(root: Path, tmp_path: Path) -> None:
     for path in tars(root):
-        done = subprocess.run(["tar", "-xvf", path], cwd=tmp_path, check=True, capture_output=True, text=True)
+        done = subprocess.run(
+            ["tar", "-xvf", path], cwd=tmp_path, check=True, capture_output=True, text=True
+        )
         assert done.stderr == ""
         assert done.stdout.splitlines() == list(names_in(path))
     dataset = ShardedDataset.open(str(root))

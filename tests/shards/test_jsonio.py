@@ -16,7 +16,9 @@ from roboshard.shards.jsonio import MAX_DEPTH, canonical, dump, load
 
 text = st.text(st.characters(codec="utf-8"))
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | text
-values = st.recursive(scalars, lambda inner: st.lists(inner) | st.dictionaries(text, inner), max_leaves=20)
+values = st.recursive(
+    scalars, lambda inner: st.lists(inner) | st.dictionaries(text, inner), max_leaves=20
+)
 objects = st.dictionaries(text, values)
 LIMIT = 1 << 20
 
@@ -34,7 +36,9 @@ def test_what_is_dumped_is_loaded_with_its_order_and_its_types(value: dict[str, 
 
 
 @given(objects, st.randoms(use_true_random=False))
-def test_canonical_bytes_do_not_depend_on_the_order_of_keys(value: dict[str, Any], generator: Any) -> None:
+def test_canonical_bytes_do_not_depend_on_the_order_of_keys(
+    value: dict[str, Any], generator: Any
+) -> None:
     keys = list(value)
     generator.shuffle(keys)
     assert canonical({key: value[key] for key in keys}) == canonical(value)
@@ -42,7 +46,9 @@ def test_canonical_bytes_do_not_depend_on_the_order_of_keys(value: dict[str, Any
 
 
 def test_text_is_written_as_it_is() -> None:
-    assert dump({"b": [1, 2.5, None], "a": "拿起 🧊"}) == '{"b":[1,2.5,null],"a":"拿起 🧊"}\n'.encode()
+    assert (
+        dump({"b": [1, 2.5, None], "a": "拿起 🧊"}) == '{"b":[1,2.5,null],"a":"拿起 🧊"}\n'.encode()
+    )
 
 
 def test_not_a_number_and_infinity_are_kept_as_lerobot_writes_them() -> None:
@@ -77,7 +83,9 @@ def test_only_an_object_is_a_document(data: bytes) -> None:
         load(data, "x", LIMIT)
 
 
-@pytest.mark.parametrize("data", [b'{"a":1,"a":1}', b'{"b":{"a":1,"c":2,"a":3}}', b'{"b":[{"a":1,"\\u0061":2}]}'])
+@pytest.mark.parametrize(
+    "data", [b'{"a":1,"a":1}', b'{"b":{"a":1,"c":2,"a":3}}', b'{"b":[{"a":1,"\\u0061":2}]}']
+)
 def test_a_key_that_occurs_twice_is_refused_by_name(data: bytes) -> None:
     with pytest.raises(FormatError, match="key 'a' occurs twice in one object"):
         load(data, "x", LIMIT)
@@ -95,7 +103,9 @@ def test_the_size_is_checked_before_anything_is_parsed() -> None:
     data = memoryview(bytes(64 << 20))
     tracemalloc.start()
     try:
-        with pytest.raises(FormatError, match="67108864 bytes of JSON, more than the 67108863 that are read"):
+        with pytest.raises(
+            FormatError, match="67108864 bytes of JSON, more than the 67108863 that are read"
+        ):
             load(data, "x", len(data) - 1)
         assert tracemalloc.get_traced_memory()[1] < 1 << 20
     finally:

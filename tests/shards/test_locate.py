@@ -15,9 +15,13 @@ from roboshard.shards.errors import OptionError, StorageError
 from roboshard.shards.locate import locate
 
 numbers = st.integers(0, 99)
-ranges = st.builds("{{{:02d}..{:02d}}}".format, numbers, numbers) | st.sampled_from(["{a..e}", "{a..5}", "{5..a}"])
+ranges = st.builds("{{{:02d}..{:02d}}}".format, numbers, numbers) | st.sampled_from(
+    ["{a..e}", "{a..5}", "{5..a}"]
+)
 literals = st.text("abc-/._", max_size=4)
-groups = st.lists(literals | ranges, min_size=2, max_size=3).map(lambda parts: "{" + ",".join(parts) + "}")
+groups = st.lists(literals | ranges, min_size=2, max_size=3).map(
+    lambda parts: "{" + ",".join(parts) + "}"
+)
 patterns = st.lists(literals | ranges | groups, max_size=2).map("".join)
 
 
@@ -68,7 +72,9 @@ def test_nothing_is_refused(urls: str | list[str]) -> None:
         ("/data/{x}}{", "unbalanced braces"),
     ],
 )
-def test_what_is_not_shards_of_one_dataset_is_refused(urls: str | list[str], message: str | None) -> None:
+def test_what_is_not_shards_of_one_dataset_is_refused(
+    urls: str | list[str], message: str | None
+) -> None:
     if message is None:
         assert locate(urls) == (urls, None)  # without an opening brace it is a name
         return
@@ -76,7 +82,9 @@ def test_what_is_not_shards_of_one_dataset_is_refused(urls: str | list[str], mes
         locate(urls)
 
 
-@pytest.mark.parametrize("urls", ["pipe:cat x", ["pipe:cat /data/x/shards/shard-000000.tar"], "pipe:{a,b}"])
+@pytest.mark.parametrize(
+    "urls", ["pipe:cat x", ["pipe:cat /data/x/shards/shard-000000.tar"], "pipe:{a,b}"]
+)
 def test_pipes_are_refused(urls: str | list[str]) -> None:
     with pytest.raises(StorageError, match="refused"):
         locate(urls)
@@ -109,7 +117,9 @@ def test_patterns_without_bounds_cost_nothing(pattern: str) -> None:
     start = time.process_time()
     tracemalloc.start()
     try:
-        with pytest.raises(OptionError, match=r"expands to more than 1000000 URLs|nested deeper|unbalanced"):
+        with pytest.raises(
+            OptionError, match=r"expands to more than 1000000 URLs|nested deeper|unbalanced"
+        ):
             locate(pattern)
         assert tracemalloc.get_traced_memory()[1] < 16 << 20
     finally:

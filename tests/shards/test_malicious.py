@@ -16,7 +16,14 @@ import pytest
 from support.damage import Forgery, cheaply, claims, read_everything
 from support.tars import pad, raw_header
 
-from roboshard.shards import FormatError, MissingError, RoboshardError, ShardedDataset, VersionError, rebuild
+from roboshard.shards import (
+    FormatError,
+    MissingError,
+    RoboshardError,
+    ShardedDataset,
+    VersionError,
+    rebuild,
+)
 from roboshard.shards.index import INDEX_SCHEMA
 from roboshard.shards.rows import MAX_ROWS_BYTES, decode_rows, read_episode_row
 from roboshard.shards.schema import MAX_RECORD_BYTES
@@ -43,7 +50,9 @@ def refused(root: str, problem: str, read: Callable[[str], object] = read_all) -
         read(root)
 
 
-def test_a_forgery_without_a_lie_is_read_as_the_original(forgery: Forgery, pusht_shards: Path) -> None:
+def test_a_forgery_without_a_lie_is_read_as_the_original(
+    forgery: Forgery, pusht_shards: Path
+) -> None:
     forgery.put_members(1, 0, lambda members: None)
     root = forgery.seal()
     read_all(root)
@@ -68,7 +77,14 @@ def test_only_shards_of_the_dataset_can_be_listed(name: str, forgery: Forgery) -
 
 
 @pytest.mark.parametrize(
-    "name", ["../../x.json", "/etc/passwd", "shards/shard-000001.json", "dataset.json", "shards/shard-000000.tar"]
+    "name",
+    [
+        "../../x.json",
+        "/etc/passwd",
+        "shards/shard-000001.json",
+        "dataset.json",
+        "shards/shard-000000.tar",
+    ],
 )
 def test_only_a_shards_own_manifest_is_read_for_it(name: str, forgery: Forgery) -> None:
     def lie(dataset: Json) -> None:
@@ -77,7 +93,9 @@ def test_only_a_shards_own_manifest_is_read_for_it(name: str, forgery: Forgery) 
     refused(forgery.seal(lie), re.escape(f"shards.0.manifest.name: {name!r} does not belong"))
 
 
-@pytest.mark.parametrize("name", ["../episodes.parquet", "/etc/passwd", "shards/shard-000000.tar", ""])
+@pytest.mark.parametrize(
+    "name", ["../episodes.parquet", "/etc/passwd", "shards/shard-000000.tar", ""]
+)
 def test_only_the_index_is_read_for_it(name: str, forgery: Forgery) -> None:
     def lie(dataset: Json) -> None:
         dataset["index"]["name"] = name
@@ -137,7 +155,9 @@ def test_shards_listed_twice_or_out_of_order_are_refused(forgery: Forgery) -> No
     refused(forgery.seal(reverse), "shards: not in ascending order of name, or one occurs twice")
 
 
-@pytest.mark.parametrize("data", [b"[" * 100_000, b'{"a":' * 100_000, b'{"a":' + b"[" * 900 + b"]" * 900 + b"}"])
+@pytest.mark.parametrize(
+    "data", [b"[" * 100_000, b'{"a":' * 100_000, b'{"a":' + b"[" * 900 + b"]" * 900 + b"}"]
+)
 def test_deep_json_is_refused(data: bytes, forgery: Forgery) -> None:
     (forgery.root / "dataset.json").write_bytes(data)
     refused(str(forgery.root), "nested deeper than 64 levels")
@@ -162,9 +182,15 @@ def test_a_fingerprint_of_something_else_is_refused(forgery: Forgery) -> None:
 # -- Shard manifests -------------------------------------------------------------------------------------------
 
 
-def _change(sample: int, field: str, value: Any, member: int | None = None) -> Callable[[Json], None]:
+def _change(
+    sample: int, field: str, value: Any, member: int | None = None
+) -> Callable[[Json], None]:
     def lie(shard: Json) -> None:
-        entry = shard["samples"][sample] if member is None else shard["samples"][sample]["members"][member]
+        entry = (
+            shard["samples"][sample]
+            if member is None
+            else shard["samples"][sample]["members"][member]
+        )
         entry[field] = value(entry[field]) if callable(value) else value
 
     return lie
@@ -180,7 +206,10 @@ def _everywhere_else(field: str) -> Callable[[Json], None]:
 @pytest.mark.parametrize(
     ("lie", "problem"),
     [
-        (_change(0, "offset", 512, 1), r"samples\.0\.members\.1\.offset: 512 leaves no room for a tar header"),
+        (
+            _change(0, "offset", 512, 1),
+            r"samples\.0\.members\.1\.offset: 512 leaves no room for a tar header",
+        ),
         (_change(0, "offset", lambda at: at - 512, 1), r"members\.1\.offset: \d+ leaves no room"),
         (_change(0, "offset", lambda at: at + 1, 1), r"members\.1\.offset: \d+ leaves no room"),
         (_change(0, "offset", 0, 0), r"members\.0\.offset: 0 leaves no room"),
@@ -188,25 +217,49 @@ def _everywhere_else(field: str) -> Callable[[Json], None]:
         (_change(0, "offset", 1 << 49, 2), "members: reach past the end of the sample"),
         (_change(0, "offset", 1 << 60, 2), r"members\.2\.offset: "),
         (_change(0, "size", lambda size: size + 512, 0), r"members\.1\.offset: \d+ leaves no room"),
-        (_change(1, "size", lambda size: size + 4096, 2), "members: reach past the end of the sample"),
+        (
+            _change(1, "size", lambda size: size + 4096, 2),
+            "members: reach past the end of the sample",
+        ),
         (_change(0, "size", 1 << 36, 2), "members: reach past the end of the sample"),
         (_change(0, "size", -1, 2), r"members\.2\.size: "),
-        (_change(0, "name", "../../etc/passwd", 2), r"members\.2\.name: '\.\./\.\./etc/passwd' is not of sample"),
+        (
+            _change(0, "name", "../../etc/passwd", 2),
+            r"members\.2\.name: '\.\./\.\./etc/passwd' is not of sample",
+        ),
         (_change(1, "name", "ep-000000000.json", 0), r"members\.0\.name: .* is not of sample"),
-        (_change(0, "name", lambda name: name.replace("observation.image.mp4", "JSON"), 2), "a name occurs twice"),
+        (
+            _change(0, "name", lambda name: name.replace("observation.image.mp4", "JSON"), 2),
+            "a name occurs twice",
+        ),
         (
             _change(0, "name", lambda name: name.replace("mp4", "avi"), 2),
             "where its record names",
         ),
-        (_change(0, "name", lambda name: name.replace("parquet", "txt"), 1), "without json or parquet"),
-        (_change(0, "name", lambda name: name.replace("json", "txt"), 0), "without json or parquet"),
+        (
+            _change(0, "name", lambda name: name.replace("parquet", "txt"), 1),
+            "without json or parquet",
+        ),
+        (
+            _change(0, "name", lambda name: name.replace("json", "txt"), 0),
+            "without json or parquet",
+        ),
         (_change(0, "members", lambda members: members[:2]), "where its record names"),
         (_change(0, "members", []), "without json or parquet"),
-        (_change(0, "members", lambda members: members + members[2:]), "leaves no room|a name occurs twice"),
-        (_change(0, "size", lambda size: size - 512), r"samples\.1\.offset: \d+ where the sample before ends"),
+        (
+            _change(0, "members", lambda members: members + members[2:]),
+            "leaves no room|a name occurs twice",
+        ),
+        (
+            _change(0, "size", lambda size: size - 512),
+            r"samples\.1\.offset: \d+ where the sample before ends",
+        ),
         (_change(1, "offset", 0), r"samples\.1\.offset: 0 where the sample before ends"),
         (_change(1, "size", lambda size: size + 512), r"samples end at \d+, the shard at \d+"),
-        (_change(0, "length", lambda length: length + 1), "not as many episodes or frames as dataset.json says"),
+        (
+            _change(0, "length", lambda length: length + 1),
+            "not as many episodes or frames as dataset.json says",
+        ),
         (_change(0, "length", 1 << 39), "not as many episodes or frames as dataset.json says"),
         (_change(0, "episode_index", 99), r"samples\.0\.key: 'ep-\d+' is not episode 99's"),
         (_change(0, "key", "ep-000000099"), r"samples\.0\.key: "),
@@ -237,18 +290,28 @@ def test_an_index_that_points_elsewhere_is_refused(forgery: Forgery) -> None:
         field = INDEX_SCHEMA.field(name)
         sink = io.BytesIO()
         pq.write_table(
-            table.set_column(INDEX_SCHEMA.get_field_index(name), field, pa.array(values, field.type)), sink
+            table.set_column(
+                INDEX_SCHEMA.get_field_index(name), field, pa.array(values, field.type)
+            ),
+            sink,
         )
         forgery.put_index(sink.getvalue())
-        refused(forgery.seal(), r"shard-000000.json: does not hold episode 0 where the index says|leaves its shard")
+        refused(
+            forgery.seal(),
+            r"shard-000000.json: does not hold episode 0 where the index says|leaves its shard",
+        )
 
 
 def test_an_index_of_millions_of_equal_rows_is_refused_before_it_is_read(forgery: Forgery) -> None:
     count = 2_000_000
     names = [name for name in INDEX_SCHEMA.names if name != "tasks"]
-    columns = {name: pa.repeat(pa.scalar(0, INDEX_SCHEMA.field(name).type), count) for name in names}
+    columns = {
+        name: pa.repeat(pa.scalar(0, INDEX_SCHEMA.field(name).type), count) for name in names
+    }
     sink = io.BytesIO()
-    pq.write_table(pa.table(columns, schema=pa.schema([INDEX_SCHEMA.field(name) for name in names])), sink)
+    pq.write_table(
+        pa.table(columns, schema=pa.schema([INDEX_SCHEMA.field(name) for name in names])), sink
+    )
     assert len(sink.getvalue()) < 50_000
     forgery.put_index(sink.getvalue())
 
@@ -278,7 +341,9 @@ def _rows(change: Callable[[bytes], bytes]) -> Callable[[Members], None]:
 
 
 def _camera(name: str) -> Callable[[Json], None]:
-    return lambda record: record["cameras"].append(record["cameras"][0] | {"key": name, "member": f"{name}.mp4"})
+    return lambda record: record["cameras"].append(
+        record["cameras"][0] | {"key": name, "member": f"{name}.mp4"}
+    )
 
 
 def _table(count: int) -> bytes:
@@ -296,15 +361,30 @@ def huge(table: bytes) -> bytes:
     ("lie", "problem"),
     [
         (_record(lambda record: record.update(episode_index=5)), "its record is of episode 5"),
-        (_record(lambda record: record.update(length=1, cameras=[])), r"its record is of|members \["),
+        (
+            _record(lambda record: record.update(length=1, cameras=[])),
+            r"its record is of|members \[",
+        ),
         (_record(lambda record: record.update(length=1 << 40)), "covers .* rows"),
-        (_record(lambda record: record["cameras"].append(record["cameras"][0])), "a camera key occurs twice"),
+        (
+            _record(lambda record: record["cameras"].append(record["cameras"][0])),
+            "a camera key occurs twice",
+        ),
         (_record(lambda record: record["cameras"][0].update(member="json")), "share a name"),
-        (_record(lambda record: record["cameras"][0].update(member="../x.mp4")), "where its record names"),
+        (
+            _record(lambda record: record["cameras"][0].update(member="../x.mp4")),
+            "where its record names",
+        ),
         (_record(lambda record: record["cameras"].clear()), "where its record names"),
         (_record(_camera("another")), "where its record names"),
-        (_record(lambda record: record.update(version="2.0")), r"format version 2\.0; this release reads 1\.x"),
-        (_record(lambda record: record["cameras"][0].update(rows=[[0, 0, 1 << 40]])), "leaves a gap"),
+        (
+            _record(lambda record: record.update(version="2.0")),
+            r"format version 2\.0; this release reads 1\.x",
+        ),
+        (
+            _record(lambda record: record["cameras"][0].update(rows=[[0, 0, 1 << 40]])),
+            "leaves a gap",
+        ),
         (_record(lambda record: record["cameras"][0].update(pts=[[0, 1 << 40, 1 << 40]])), "pts"),
         (lambda members: members.update(json=b"[" * 100_000), "nested deeper than 64 levels"),
         (lambda members: members.update(json=b'{"a":1,"a":2}'), "key 'a' occurs twice"),
@@ -345,10 +425,15 @@ def test_a_camera_that_the_dataset_has_and_an_episode_has_not_is_refused(forgery
         del members["observation.image.mp4"]
 
     forgery.put_members(1, 0, lie)
-    refused(forgery.seal(), r"shard-000001\.tar, episode 1: holds no video of camera 'observation\.image'")
+    refused(
+        forgery.seal(),
+        r"shard-000001\.tar, episode 1: holds no video of camera 'observation\.image'",
+    )
 
 
-@pytest.mark.parametrize("text", [b"[" * 100_000, b"x", b'{"a":NaN,"a":1}', b" " * (MAX_RECORD_BYTES + 1)], ids=len)
+@pytest.mark.parametrize(
+    "text", [b"[" * 100_000, b"x", b'{"a":NaN,"a":1}', b" " * (MAX_RECORD_BYTES + 1)], ids=len
+)
 def test_a_hostile_episode_row_is_refused(text: bytes) -> None:
     sink = io.BytesIO()
     pq.write_table(pa.table({"a": [1]}).replace_schema_metadata({b"roboshard.episode": text}), sink)
@@ -367,5 +452,7 @@ def test_a_shard_of_links_is_not_rebuilt(forgery: Forgery) -> None:
 def test_versions_are_refused_by_name_before_hashes_are(forgery: Forgery) -> None:
     path = forgery.root / "dataset.json"
     path.write_bytes(path.read_bytes().replace(b'"version":"1.0"', b'"version":"2.0"'))
-    with pytest.raises(VersionError, match=r"dataset\.json: format version 2\.0; this release reads 1\.x"):
+    with pytest.raises(
+        VersionError, match=r"dataset\.json: format version 2\.0; this release reads 1\.x"
+    ):
         ShardedDataset.open(str(forgery.root))

@@ -23,7 +23,9 @@ from roboshard.shards.names import (
     split_member_name,
 )
 
-plain = st.text(st.characters(exclude_categories=("Cs", "Cc"), exclude_characters="/\\"), max_size=50)
+plain = st.text(
+    st.characters(exclude_categories=("Cs", "Cc"), exclude_characters="/\\"), max_size=50
+)
 few = st.text("aAbBéÉ-2.", max_size=6)
 
 
@@ -35,7 +37,9 @@ def test_a_sample_key_and_its_episode_give_each_other(episode: int) -> None:
 
 @given(st.lists(st.integers(0, MAX_EPISODES - 1), unique=True))
 def test_keys_sort_as_their_episodes_do(episodes: list[int]) -> None:
-    assert sorted(map(sample_key, episodes)) == [sample_key(episode) for episode in sorted(episodes)]
+    assert sorted(map(sample_key, episodes)) == [
+        sample_key(episode) for episode in sorted(episodes)
+    ]
 
 
 @pytest.mark.parametrize("episode", [-1, MAX_EPISODES])
@@ -46,7 +50,16 @@ def test_an_episode_that_no_key_can_name_is_refused(episode: int) -> None:
 
 @pytest.mark.parametrize(
     "key",
-    ["", "ep-1", "ep-0000000012", "ep-00000000a", "EP-000000001", "ep-000000001\n", "ep-٠٠٠٠٠٠٠٠١", " ep-000000001"],
+    [
+        "",
+        "ep-1",
+        "ep-0000000012",
+        "ep-00000000a",
+        "EP-000000001",
+        "ep-000000001\n",
+        "ep-٠٠٠٠٠٠٠٠١",
+        " ep-000000001",
+    ],
 )
 def test_only_keys_as_they_are_written_are_read(key: str) -> None:
     with pytest.raises(FormatError, match="is not of the form ep-000000012"):
@@ -54,10 +67,14 @@ def test_only_keys_as_they_are_written_are_read(key: str) -> None:
 
 
 @given(plain.filter(bool))
-def test_a_member_name_is_split_where_it_was_joined_and_where_webdataset_splits_it(suffix: str) -> None:
+def test_a_member_name_is_split_where_it_was_joined_and_where_webdataset_splits_it(
+    suffix: str,
+) -> None:
     name = member_name(sample_key(12), suffix)
     assert split_member_name(name) == (sample_key(12), suffix)
-    if "\u2028" not in suffix:  # WebDataset's `.` also stops at line separators, which no camera key holds
+    if (
+        "\u2028" not in suffix
+    ):  # WebDataset's `.` also stops at line separators, which no camera key holds
         assert base_plus_ext(name) == (sample_key(12), suffix)
 
 
@@ -66,7 +83,15 @@ def test_shard_names_are_told_from_other_names(number: int) -> None:
     name = shard_name(number)
     assert is_shard_name(name)
     assert shard_manifest_name(name) == name[: -len("tar")] + "json"
-    others = (f"{name}\n", f"../{name}", f"/{name}", name[7:], name.upper(), f"{name}.tar", name.replace("0", "٠"))
+    others = (
+        f"{name}\n",
+        f"../{name}",
+        f"/{name}",
+        name[7:],
+        name.upper(),
+        f"{name}.tar",
+        name.replace("0", "٠"),
+    )
     assert not any(is_shard_name(other) for other in others if other != name)
 
 
@@ -81,11 +106,15 @@ def test_no_two_cameras_share_a_suffix_whatever_the_case(keys: list[str]) -> Non
     suffixes = camera_suffixes(keys)
     assert list(suffixes) == keys
     assert len({suffix.lower() for suffix in suffixes.values()}) == len(keys)
-    assert all(suffix.startswith(key) and suffix.endswith(".mp4") for key, suffix in suffixes.items())
+    assert all(
+        suffix.startswith(key) and suffix.endswith(".mp4") for key, suffix in suffixes.items()
+    )
 
 
 @given(st.lists(few, unique=True, max_size=8), st.randoms(use_true_random=False))
-def test_a_suffix_does_not_depend_on_the_order_of_cameras(keys: list[str], generator: random.Random) -> None:
+def test_a_suffix_does_not_depend_on_the_order_of_cameras(
+    keys: list[str], generator: random.Random
+) -> None:
     shuffled = generator.sample(keys, len(keys))
     assert camera_suffixes(shuffled) == camera_suffixes(keys)
 

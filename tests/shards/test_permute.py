@@ -45,7 +45,8 @@ def test_orders_of_very_many_are_pinned(size: int, expected: list[int]) -> None:
 def test_keys_are_pinned_and_differ_with_all_that_they_are_made_of() -> None:
     assert derive_key("episodes", 0, 0).hex() == GOLDEN_KEY
     made = [
-        derive_key(*of) for of in (("a", 1, 2), ("a", 2, 1), ("a", 12), ("a", 1), ("a",), ("b", 1, 2), ("a", -1, 2))
+        derive_key(*of)
+        for of in (("a", 1, 2), ("a", 2, 1), ("a", 12), ("a", 1), ("a",), ("b", 1, 2), ("a", -1, 2))
     ]
     assert len(set(made)) == len(made)
     assert derive_key("a", 1, 23) != derive_key("a", 12, 3)
@@ -58,7 +59,9 @@ def test_it_is_a_bijection_for_every_small_size() -> None:
 
 
 @given(st.integers(1, MAX_SIZE), keys, st.data())
-def test_different_positions_have_different_images_in_range(size: int, key: bytes, data: st.DataObject) -> None:
+def test_different_positions_have_different_images_in_range(
+    size: int, key: bytes, data: st.DataObject
+) -> None:
     start = data.draw(st.integers(0, size - 1))
     run = np.arange(start, min(size, start + 500))
     spread = data.draw(st.lists(st.integers(0, size - 1), max_size=50))
@@ -70,11 +73,17 @@ def test_different_positions_have_different_images_in_range(size: int, key: byte
 
 
 @given(st.integers(1, 3000), keys, st.data())
-def test_any_positions_at_once_give_what_the_whole_gives(size: int, key: bytes, data: st.DataObject) -> None:
+def test_any_positions_at_once_give_what_the_whole_gives(
+    size: int, key: bytes, data: st.DataObject
+) -> None:
     positions = data.draw(st.lists(st.integers(0, size - 1)))
     all_images = whole(size, key)
-    assert permute(np.array(positions, dtype=np.int64), size, key).tolist() == [all_images[i] for i in positions]
-    assert [permute(np.array([i]), size, key)[0] for i in positions[:3]] == [all_images[i] for i in positions[:3]]
+    assert permute(np.array(positions, dtype=np.int64), size, key).tolist() == [
+        all_images[i] for i in positions
+    ]
+    assert [permute(np.array([i]), size, key)[0] for i in positions[:3]] == [
+        all_images[i] for i in positions[:3]
+    ]
 
 
 def test_no_positions_are_no_images_and_shapes_of_one_are_kept() -> None:
@@ -101,7 +110,10 @@ def test_a_position_outside_is_refused(position: int) -> None:
 def test_every_position_goes_everywhere_equally_often(size: int) -> None:
     epochs = 20 * size
     first, last = (
-        np.bincount([permute(np.array([at]), size, derive_key("epoch", e))[0] for e in range(epochs)], minlength=size)
+        np.bincount(
+            [permute(np.array([at]), size, derive_key("epoch", e))[0] for e in range(epochs)],
+            minlength=size,
+        )
         for at in (0, size - 1)
     )
     for counts in (first, last):
@@ -120,6 +132,12 @@ def test_neighbours_do_not_stay_neighbours(size: int) -> None:
 
 
 def test_epochs_and_seeds_have_nothing_to_do_with_each_other() -> None:
-    orders = np.array([whole(1000, derive_key("episodes", seed, epoch)) for seed in range(6) for epoch in range(6)])
+    orders = np.array(
+        [
+            whole(1000, derive_key("episodes", seed, epoch))
+            for seed in range(6)
+            for epoch in range(6)
+        ]
+    )
     correlations = np.corrcoef(orders)[np.triu_indices(36, k=1)]
     assert np.abs(correlations).max() < 5 / np.sqrt(1000)

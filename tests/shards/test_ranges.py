@@ -48,7 +48,9 @@ def test_a_read_is_longer_than_allowed_only_where_ranges_overlap(
 
 
 @given(ranges=RANGES, limits=LIMITS)
-def test_groups_hold_every_range_once_in_ascending_order(ranges: list[ByteRange], limits: tuple[int, int]) -> None:
+def test_groups_hold_every_range_once_in_ascending_order(
+    ranges: list[ByteRange], limits: tuple[int, int]
+) -> None:
     groups = neighbours(ranges, max_gap=limits[0], max_length=limits[1])
     flat = [position for group in groups for position in group]
     assert sorted(flat) == list(range(len(ranges)))
@@ -57,11 +59,17 @@ def test_groups_hold_every_range_once_in_ascending_order(ranges: list[ByteRange]
 
 def test_tiles_are_joined_up_to_the_length_and_distant_ones_are_not() -> None:
     tiles = [ByteRange(100 * i, 100) for i in range(5)]
-    assert coalesce(tiles, max_gap=0, max_length=250) == [ByteRange(0, 200), ByteRange(200, 200), ByteRange(400, 100)]
+    assert coalesce(tiles, max_gap=0, max_length=250) == [
+        ByteRange(0, 200),
+        ByteRange(200, 200),
+        ByteRange(400, 100),
+    ]
     assert coalesce([ByteRange(0, 10), ByteRange(15, 10)], max_gap=4, max_length=100) == [
         ByteRange(0, 10),
         ByteRange(15, 10),
     ]
-    assert coalesce([ByteRange(0, 10), ByteRange(15, 10)], max_gap=5, max_length=100) == [ByteRange(0, 25)]
+    assert coalesce([ByteRange(0, 10), ByteRange(15, 10)], max_gap=5, max_length=100) == [
+        ByteRange(0, 25)
+    ]
     assert coalesce([ByteRange(0, 999)], max_gap=0, max_length=10) == [ByteRange(0, 999)]
     assert coalesce([], max_gap=0, max_length=10) == []

@@ -66,7 +66,9 @@ def extracted(root: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("dataset", ["pusht_shards", "two_cameras"])
-def test_every_byte_is_the_one_that_tarfile_extracts(dataset: str, request: pytest.FixtureRequest) -> None:
+def test_every_byte_is_the_one_that_tarfile_extracts(
+    dataset: str, request: pytest.FixtureRequest
+) -> None:
     root: Path = request.getfixturevalue(dataset)
     members, opened = extracted(root), ShardedDataset.open(str(root))
     for position, episode_index in enumerate(opened.index.episode_index.tolist()):
@@ -83,13 +85,24 @@ def test_every_byte_is_the_one_that_tarfile_extracts(dataset: str, request: pyte
 
 
 @pytest.mark.parametrize("dataset", ["pusht_shards", "two_cameras"])
-def test_some_cameras_are_read_as_they_are_in_the_whole(dataset: str, request: pytest.FixtureRequest) -> None:
+def test_some_cameras_are_read_as_they_are_in_the_whole(
+    dataset: str, request: pytest.FixtureRequest
+) -> None:
     opened = ShardedDataset.open(str(request.getfixturevalue(dataset)))
     for position in range(len(opened.index)):
         record, rows, videos = content(opened.read_episode(position))
-        for cameras in ([], *([key] for key in opened.camera_keys), opened.camera_keys, opened.camera_keys[::-1]):
+        for cameras in (
+            [],
+            *([key] for key in opened.camera_keys),
+            opened.camera_keys,
+            opened.camera_keys[::-1],
+        ):
             part = opened.read_episode(position, cameras)
-            assert content(part) == (record, rows, {key: videos[key] for key in videos if key in cameras})
+            assert content(part) == (
+                record,
+                rows,
+                {key: videos[key] for key in videos if key in cameras},
+            )
             if not cameras:
                 assert part.num_bytes == len(record) + len(rows)
 
@@ -100,7 +113,9 @@ def test_a_camera_that_is_not_there_is_never_silently_missing(pusht: ShardedData
             pusht.read_episode(0, cameras)
 
 
-def test_rows_and_the_source_episode_row_are_in_the_parquet_file(pusht: ShardedDataset, pusht_source: Path) -> None:
+def test_rows_and_the_source_episode_row_are_in_the_parquet_file(
+    pusht: ShardedDataset, pusht_source: Path
+) -> None:
     paths = sorted((pusht_source / "data").glob("*/*.parquet"))
     source = pa.concat_tables([pq.ParquetFile(path).read() for path in paths])
     start = 0
@@ -114,7 +129,9 @@ def test_rows_and_the_source_episode_row_are_in_the_parquet_file(pusht: ShardedD
     assert start == len(source) == pusht.manifest.total_frames
 
 
-def test_features_info_and_cameras_keep_the_order_of_the_source(pusht: ShardedDataset, pusht_source: Path) -> None:
+def test_features_info_and_cameras_keep_the_order_of_the_source(
+    pusht: ShardedDataset, pusht_source: Path
+) -> None:
     info = jsonio.load((pusht_source / "meta/info.json").read_bytes(), "info.json", 1 << 20)
     assert jsonio.dump(pusht.manifest.info) == jsonio.dump(info)
     assert jsonio.dump(pusht.manifest.features) == jsonio.dump(info["features"])
@@ -165,28 +182,40 @@ def test_a_pattern_opens_those_shards(
 ) -> None:
     part = ShardedDataset.open(f"{pusht_shards}/{pattern}")
     urls = [f"{pusht_shards}/{pusht.manifest.shards[number].name}" for number in reversed(shards)]
-    for some in (part, ShardedDataset.open(urls), ShardedDataset.open([f"file://{url}" for url in urls])):
+    for some in (
+        part,
+        ShardedDataset.open(urls),
+        ShardedDataset.open([f"file://{url}" for url in urls]),
+    ):
         assert some.index.episode_index.tolist() == episodes_of(pusht, *shards)
         assert some.manifest == pusht.manifest
         for position, episode in enumerate(some.index.episode_index.tolist()):
             assert content(some.read_episode(position)) == content(pusht.read_episode(episode))
 
 
-def test_the_other_shards_need_not_be_there(pusht: ShardedDataset, pusht_shards: Path, tmp_path: Path) -> None:
+def test_the_other_shards_need_not_be_there(
+    pusht: ShardedDataset, pusht_shards: Path, tmp_path: Path
+) -> None:
     root = Path(shutil.copytree(pusht_shards, tmp_path / "copy"))
     for path in sorted((root / "shards").iterdir())[2:]:
         path.unlink()
     part = ShardedDataset.open(f"{root}/shards/shard-000000.tar")
-    assert [part.read_episode(i).record.episode_index for i in range(len(part.index))] == episodes_of(pusht, 0)
+    assert [
+        part.read_episode(i).record.episode_index for i in range(len(part.index))
+    ] == episodes_of(pusht, 0)
 
 
 def test_a_shard_that_the_dataset_does_not_list_is_refused(pusht_shards: Path) -> None:
     for name in ("shard-000099.tar", "shard-0.tar", "other.tar"):
         with pytest.raises(OptionError, match=f"dataset.json does not list shards/{name}"):
-            ShardedDataset.open([f"{pusht_shards}/shards/shard-000000.tar", f"{pusht_shards}/shards/{name}"])
+            ShardedDataset.open(
+                [f"{pusht_shards}/shards/shard-000000.tar", f"{pusht_shards}/shards/{name}"]
+            )
 
 
-@pytest.mark.parametrize("url", ["pipe:cat {}/dataset.json", "pipe:cat {}/shards/shard-000000.tar", "ftp://host{}"])
+@pytest.mark.parametrize(
+    "url", ["pipe:cat {}/dataset.json", "pipe:cat {}/shards/shard-000000.tar", "ftp://host{}"]
+)
 def test_pipes_and_schemes_that_are_not_served_are_refused(url: str, pusht_shards: Path) -> None:
     with pytest.raises(StorageError, match=r"refused|not served"):
         ShardedDataset.open(url.format(pusht_shards))
@@ -197,9 +226,13 @@ def test_pipes_and_schemes_that_are_not_served_are_refused(url: str, pusht_shard
 # -- What is missing -------------------------------------------------------------------------------------------
 
 
-def test_no_dataset_json_is_no_dataset_and_says_what_to_do(tmp_path: Path, pusht_source: Path) -> None:
+def test_no_dataset_json_is_no_dataset_and_says_what_to_do(
+    tmp_path: Path, pusht_source: Path
+) -> None:
     for root in (tmp_path, pusht_source, tmp_path / "nowhere"):
-        with pytest.raises(MissingError, match=r"Not a roboshard dataset.*run convert-to-shards again") as error:
+        with pytest.raises(
+            MissingError, match=r"Not a roboshard dataset.*run convert-to-shards again"
+        ) as error:
             ShardedDataset.open(str(root))
         assert f"{root}/dataset.json" in str(error.value)
 
@@ -221,7 +254,8 @@ def test_a_missing_shard_or_manifest_is_named_and_the_others_are_read(
     for position, shard in enumerate(dataset.index.shard.tolist()):
         if shard == 3:
             with pytest.raises(
-                MissingError, match=rf"shard-000003\.{suffix}: missing, though dataset\.json lists it"
+                MissingError,
+                match=rf"shard-000003\.{suffix}: missing, though dataset\.json lists it",
             ):
                 dataset.read_episode(position)
         else:
@@ -240,6 +274,8 @@ def test_shards_of_another_conversion_are_not_mixed_in(
     convert(ConvertConfig(**options, tolerance_s=2e-4))  # type: ignore[arg-type]
     root = Path(shutil.copytree(pusht_shards, tmp_path / "copy"))
     for suffix in ("tar", "json"):
-        shutil.copy(tmp_path / f"other/shards/shard-000000.{suffix}", root / f"shards/shard-000000.{suffix}")
+        shutil.copy(
+            tmp_path / f"other/shards/shard-000000.{suffix}", root / f"shards/shard-000000.{suffix}"
+        )
     with pytest.raises((DamageError, FormatError), match="shard-000000"):
         ShardedDataset.open(str(root)).read_episode(0)

@@ -49,7 +49,9 @@ def first_shard(root: Path) -> Path:
 # -- What comes back -------------------------------------------------------------------------------------------
 
 
-def test_the_files_of_the_conversion_come_back_byte_for_byte(root: Path, pusht_shards: Path) -> None:
+def test_the_files_of_the_conversion_come_back_byte_for_byte(
+    root: Path, pusht_shards: Path
+) -> None:
     strip(root)
     manifest = rebuild(root)
     assert contents(root) == contents(pusht_shards)
@@ -63,13 +65,24 @@ def test_rebuilding_what_is_whole_changes_nothing(root: Path, pusht_shards: Path
 
 
 @pytest.mark.parametrize(
-    "case", ["case_colliding_cameras", "tasks_in_any_script", "image_features", "one_frame_episodes", "all_dtypes"]
+    "case",
+    [
+        "case_colliding_cameras",
+        "tasks_in_any_script",
+        "image_features",
+        "one_frame_episodes",
+        "all_dtypes",
+    ],
 )
 def test_hard_sources_come_back_too(case: str, tmp_path: Path) -> None:
     build(tmp_path / "source", HARD_CASES[case])
     root = tmp_path / "shards"
     source = str(tmp_path / "source")
-    convert(ConvertConfig(source=source, destination=str(root), workers=1, episodes="0:3,4", shuffle_episodes=7))
+    convert(
+        ConvertConfig(
+            source=source, destination=str(root), workers=1, episodes="0:3,4", shuffle_episodes=7
+        )
+    )
     before, data = contents(root), read_everything(root)
     strip(root)
     rebuild(root)
@@ -101,7 +114,11 @@ def test_a_damaged_manifest_or_index_is_repaired(root: Path, pusht_shards: Path)
 
 
 def test_other_files_beside_the_shards_are_left_alone(root: Path, pusht_shards: Path) -> None:
-    extra = {"README.md": b"mine", "shards/notes.tar": b"not a shard", "shards/shard-1.tar": b"neither"}
+    extra = {
+        "README.md": b"mine",
+        "shards/notes.tar": b"not a shard",
+        "shards/shard-1.tar": b"neither",
+    }
     for name, data in extra.items():
         (root / name).write_bytes(data)
     rebuild(root)
@@ -115,7 +132,10 @@ def test_without_a_shard_nothing_is_made_unless_asked_for(root: Path) -> None:
     strip(root)
     (root / "shards/shard-000003.tar").unlink()
     before = contents(root)
-    with pytest.raises(MissingError, match=r"1 of \d+ shards are missing \(shards/shard-000003\.tar, …\).*--partial"):
+    with pytest.raises(
+        MissingError,
+        match=r"1 of \d+ shards are missing \(shards/shard-000003\.tar, …\).*--partial",
+    ):
         rebuild(root)
     assert contents(root) == before
 
@@ -166,7 +186,13 @@ def test_shards_of_two_conversions_are_kept_apart(
 ) -> None:
     other = str(tmp_path / "other")
     convert(
-        ConvertConfig(source=str(pusht_source), destination=other, shard_size="64KB", workers=1, tolerance_s=2e-4)
+        ConvertConfig(
+            source=str(pusht_source),
+            destination=other,
+            shard_size="64KB",
+            workers=1,
+            tolerance_s=2e-4,
+        )
     )
     if stripped:
         strip(root)
@@ -178,7 +204,9 @@ def test_shards_of_two_conversions_are_kept_apart(
 
 def test_a_shard_under_two_names_is_not_read_twice(root: Path) -> None:
     shutil.copy(first_shard(root), root / "shards/shard-000099.tar")
-    unchanged(root, FormatError, r"shard-000099\.tar: holds episode 0, as shards/shard-000000\.tar does")
+    unchanged(
+        root, FormatError, r"shard-000099\.tar: holds episode 0, as shards/shard-000000\.tar does"
+    )
     (root / "shards/shard-000003.tar").unlink()
     unchanged(root, FormatError, "holds episode 0", partial_dataset=True)
 
@@ -202,10 +230,16 @@ def test_a_tar_of_someone_else_is_not_taken_for_a_shard(root: Path) -> None:
         unchanged(root, RoboshardError, rf"shard-000000\.tar[:,] (.|\n)*({message})")
 
 
-def test_a_shard_without_provenance_was_not_written_here(pusht_shards: Path, tmp_path: Path) -> None:
+def test_a_shard_without_provenance_was_not_written_here(
+    pusht_shards: Path, tmp_path: Path
+) -> None:
     def without_provenance(members: dict[str, bytes]) -> None:
         table, sink = pq.read_table(io.BytesIO(members["parquet"])), io.BytesIO()
-        kept = {name: text for name, text in table.schema.metadata.items() if name != PROVENANCE_METADATA}
+        kept = {
+            name: text
+            for name, text in table.schema.metadata.items()
+            if name != PROVENANCE_METADATA
+        }
         pq.write_table(table.replace_schema_metadata(kept), sink)
         members["parquet"] = sink.getvalue()
 
@@ -218,9 +252,12 @@ def test_a_shard_without_provenance_was_not_written_here(pusht_shards: Path, tmp
 
 
 @pytest.mark.parametrize(
-    "change", [Damage("truncate", 5000), Damage("truncate", 0), Damage("extend", 512), Damage("flip", 3)]
+    "change",
+    [Damage("truncate", 5000), Damage("truncate", 0), Damage("extend", 512), Damage("flip", 3)],
 )
-def test_a_shard_that_is_no_tar_any_more_stops_it_before_anything_is_written(change: Damage, root: Path) -> None:
+def test_a_shard_that_is_no_tar_any_more_stops_it_before_anything_is_written(
+    change: Damage, root: Path
+) -> None:
     with damaged(root / "shards/shard-000004.tar", change):
         unchanged(root, RoboshardError, r"shard-000004\.tar")
         strip(root)
@@ -242,7 +279,9 @@ def test_a_flipped_bit_in_record_or_rows_stops_it(root: Path) -> None:
                 unseen.append(at)
                 for name in ("dataset.json", "episodes.parquet", "shards/shard-000000.json"):
                     (root / name).write_bytes(before[name])
-    assert len(unseen) < record["size"] / 5 / 2  # names and numbers that no rule can check: hashes are new
+    assert (
+        len(unseen) < record["size"] / 5 / 2
+    )  # names and numbers that no rule can check: hashes are new
     with damaged(first_shard(root), Damage("zero", rows["offset"] + rows["size"] - 8)):
         unchanged(root, FormatError, "not a parquet file")
 

@@ -70,13 +70,20 @@ def bounded(seconds: float = BOUND_S) -> Iterator[None]:
 @given(offset=st.integers(0, TOTAL + 5), length=st.integers(0, TOTAL + 5))
 def test_a_range_is_exact_or_an_error(url: str, offset: int, length: int) -> None:
     if offset + length <= TOTAL or length == 0:
-        assert storage.read_range(url, offset, length, total=TOTAL, patience=BRIEF) == CONTENT[offset:][:length]
+        assert (
+            storage.read_range(url, offset, length, total=TOTAL, patience=BRIEF)
+            == CONTENT[offset:][:length]
+        )
     else:
-        with pytest.raises(DamageError, match=rf"a b\.tar: ends {offset + length - TOTAL} bytes before offset"):
+        with pytest.raises(
+            DamageError, match=rf"a b\.tar: ends {offset + length - TOTAL} bytes before offset"
+        ):
             storage.read_range(url, offset, length, patience=BRIEF)
 
 
-def test_each_read_is_one_request_and_connections_are_kept(range_server: RangeServer, url: str) -> None:
+def test_each_read_is_one_request_and_connections_are_kept(
+    range_server: RangeServer, url: str
+) -> None:
     assert read_whole(url) == CONTENT
     assert read(url) == WANTED
     assert storage.size(url) == TOTAL
@@ -94,12 +101,16 @@ def test_what_is_not_there_is_missing(range_server: RangeServer, url: str) -> No
 
 
 def test_a_file_of_another_size_is_damage(url: str) -> None:
-    with pytest.raises(DamageError, match=f"{TOTAL} bytes where 7 are expected: cut off or replaced"):
+    with pytest.raises(
+        DamageError, match=f"{TOTAL} bytes where 7 are expected: cut off or replaced"
+    ):
         storage.read_range(url, 0, 7, total=7, patience=BRIEF)
 
 
 def test_too_large_a_file_is_not_read(range_server: RangeServer, url: str) -> None:
-    with pytest.raises(StorageError, match=f"{TOTAL} bytes, more than the 100 that such a file may have"):
+    with pytest.raises(
+        StorageError, match=f"{TOTAL} bytes, more than the 100 that such a file may have"
+    ):
         storage.read_all(url, 100, patience=BRIEF)
 
 
@@ -135,7 +146,9 @@ FAULTS: list[tuple[str, dict[str, Any], str | None]] = [
     ("redirect_loop", {}, "redirects lead in a circle"),
 ]
 each_fault = pytest.mark.parametrize(
-    ("kind", "args", "message"), FAULTS, ids=["-".join(map(str, (kind, *args.values()))) for kind, args, _ in FAULTS]
+    ("kind", "args", "message"),
+    FAULTS,
+    ids=["-".join(map(str, (kind, *args.values()))) for kind, args, _ in FAULTS],
 )
 
 
@@ -177,21 +190,30 @@ def test_a_read_goes_on_where_it_broke(range_server: RangeServer, url: str) -> N
     assert range_server.bytes_sent == LENGTH
 
 
-def test_an_object_that_is_replaced_while_it_is_read_is_damage(range_server: RangeServer, url: str) -> None:
+def test_an_object_that_is_replaced_while_it_is_read_is_damage(
+    range_server: RangeServer, url: str
+) -> None:
     range_server.fault("truncate", after_bytes=50_000)
     range_server.fault("replace", after=1)
     with pytest.raises(DamageError, match=r"a b\.tar: was replaced while it was being read"):
         read(url)
 
 
-def test_a_small_file_that_is_replaced_while_it_is_read_is_the_new_one(range_server: RangeServer, url: str) -> None:
+def test_a_small_file_that_is_replaced_while_it_is_read_is_the_new_one(
+    range_server: RangeServer, url: str
+) -> None:
     range_server.fault("truncate", after_bytes=50_000)
     range_server.fault("replace", after=1, content=b"new")
     assert read_whole(url) == b"new"
 
 
 def test_a_host_that_cannot_be_resolved_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    with bounded(), pytest.raises(StorageError, match=r"host\.invalid/x: the host's name cannot be resolved \(DNS\)"):
+    with (
+        bounded(),
+        pytest.raises(
+            StorageError, match=r"host\.invalid/x: the host's name cannot be resolved \(DNS\)"
+        ),
+    ):
         read("http://no-such-host.invalid/x")
 
 
@@ -261,7 +283,9 @@ def test_nothing_stays_open_after_faults(range_server: RangeServer, url: str) ->
             with contextlib.suppress(RoboshardError):
                 ask(url)
         range_server.reset()
-    assert len(os.listdir("/proc/self/fd")) <= before + 2  # kept for reuse, one for each of two names of the host
+    assert (
+        len(os.listdir("/proc/self/fd")) <= before + 2
+    )  # kept for reuse, one for each of two names of the host
     connections.close_all()
     assert len(os.listdir("/proc/self/fd")) <= before
 
@@ -296,7 +320,9 @@ def answering(*answers: bytes) -> Iterator[str]:
 
 
 def answer(status: str, body: bytes, *headers: str) -> bytes:
-    return "\r\n".join([f"HTTP/1.1 {status}", "Connection: close", *headers, "", ""]).encode() + body
+    return (
+        "\r\n".join([f"HTTP/1.1 {status}", "Connection: close", *headers, "", ""]).encode() + body
+    )
 
 
 CHUNKED = "Transfer-Encoding: chunked"
@@ -306,14 +332,26 @@ CHUNKED = "Transfer-Encoding: chunked"
     ("reply", "message"),
     [
         (answer("206 Partial", b"abc", "Content-Length: 3"), "HTTP 206 without a Content-Range"),
-        (answer("206 Partial", b"abc", "Content-Range: bytes 0-2/9"), None),  # its end is the connection's
-        (answer("206 Partial", b"abcd", "Content-Range: bytes 0-2/9"), "more bytes than were asked for"),
+        (
+            answer("206 Partial", b"abc", "Content-Range: bytes 0-2/9"),
+            None,
+        ),  # its end is the connection's
+        (
+            answer("206 Partial", b"abcd", "Content-Range: bytes 0-2/9"),
+            "more bytes than were asked for",
+        ),
         (
             answer("206 Partial", b"abcd", "Content-Range: bytes 0-2/9", "Content-Length: 4"),
             "4 bytes for a range of 3",
         ),
-        (answer("206 Partial", b"ab", "Content-Range: bytes 0-1/9", "Content-Length: 2"), "answers bytes 0-1 where"),
-        (answer("206 Partial", b"ab", "Content-Range: bytes 0-1/2", "Content-Length: 2"), "ends 1 bytes before"),
+        (
+            answer("206 Partial", b"ab", "Content-Range: bytes 0-1/9", "Content-Length: 2"),
+            "answers bytes 0-1 where",
+        ),
+        (
+            answer("206 Partial", b"ab", "Content-Range: bytes 0-1/2", "Content-Length: 2"),
+            "ends 1 bytes before",
+        ),
         (
             answer("206 Partial", b"3\r\nabc\r\n0\r\n\r\n", "Content-Range: bytes 0-2/9", CHUNKED),
             None,
@@ -352,7 +390,9 @@ def test_retry_after_is_seconds_or_a_date_or_in_the_hubs_header() -> None:
 
     assert asked(Retry_After="17") == 17
     assert asked(RateLimit='"resolvers";r=0;t=55') == 55
-    soon = asked(Retry_After=format_datetime(datetime.now(UTC) + timedelta(seconds=30), usegmt=True))
+    soon = asked(
+        Retry_After=format_datetime(datetime.now(UTC) + timedelta(seconds=30), usegmt=True)
+    )
     assert soon is not None
     assert 25 < soon <= 30
     assert asked(Retry_After="Wed, 21 Oct 2015 07:28:00 GMT") == 0
@@ -362,7 +402,9 @@ def test_retry_after_is_seconds_or_a_date_or_in_the_hubs_header() -> None:
 # -- Redirects and credentials -----------------------------------------------------------------------------------
 
 
-def test_where_a_url_leads_is_remembered_until_it_leads_nowhere(range_server: RangeServer, url: str) -> None:
+def test_where_a_url_leads_is_remembered_until_it_leads_nowhere(
+    range_server: RangeServer, url: str
+) -> None:
     storage.forget(url)  # where other tests' redirects led
     range_server.fault("redirect", times=None, uses=3)
     for _ in range(5):
@@ -377,13 +419,17 @@ def test_where_a_url_leads_is_remembered_until_it_leads_nowhere(range_server: Ra
 def test_user_and_password_go_to_their_own_host_alone(range_server: RangeServer, url: str) -> None:
     range_server.fault("redirect", host="localhost")
     assert read(url.replace("127", "user:hunter2@127")) == WANTED
-    assert [(request.host.split(":")[0], request.authorized) for request in range_server.requests] == [
+    assert [
+        (request.host.split(":")[0], request.authorized) for request in range_server.requests
+    ] == [
         ("127.0.0.1", True),
         ("localhost", False),
     ]
 
 
-@pytest.mark.parametrize(("before", "after"), [("https://h/a", "http://h/a"), ("http://h/a", "ftp://h/a")])
+@pytest.mark.parametrize(
+    ("before", "after"), [("https://h/a", "http://h/a"), ("http://h/a", "ftp://h/a")]
+)
 def test_a_redirect_to_something_less_safe_is_refused(before: str, after: str) -> None:
     with pytest.raises(retry.AttemptError, match="is refused"):
         redirects._next(before, after)
@@ -392,7 +438,14 @@ def test_a_redirect_to_something_less_safe_is_refused(before: str, after: str) -
 
 def test_an_origin_is_scheme_host_and_port() -> None:
     assert redirects.origin("https://H/x") == redirects.origin("https://h:443/y")
-    others = ["http://h/x", "https://h:444/x", "https://g/x", "https://h.evil/x", "https://[::1", "https://h:x/"]
+    others = [
+        "http://h/x",
+        "https://h:444/x",
+        "https://g/x",
+        "https://h.evil/x",
+        "https://[::1",
+        "https://h:x/",
+    ]
     assert redirects.origin("https://h/x") not in [redirects.origin(other) for other in others]
 
 
@@ -416,7 +469,9 @@ def _error_of(ask: Callable[..., object], *args: object) -> Exception | None:
     return None
 
 
-@pytest.mark.parametrize("url", ["http://[::1/x?t=hunter2", "http:///x", "http://h:x/y", "http://h:99999/y"])
+@pytest.mark.parametrize(
+    "url", ["http://[::1/x?t=hunter2", "http:///x", "http://h:x/y", "http://h:99999/y"]
+)
 def test_what_is_no_url_is_said_without_its_secrets(url: str) -> None:
     with pytest.raises(StorageError, match="not a URL") as caught:
         storage.size(url)
@@ -465,8 +520,12 @@ print(hashlib.sha256(storage.read_range(sys.argv[1], 1000, 200000)).hexdigest())
 """
 
 
-def test_a_fresh_process_loads_what_it_needs_when_it_needs_it(range_server: RangeServer, url: str) -> None:
-    done = subprocess.run([sys.executable, "-c", FRESH, url], capture_output=True, text=True, check=False, timeout=60)
+def test_a_fresh_process_loads_what_it_needs_when_it_needs_it(
+    range_server: RangeServer, url: str
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FRESH, url], capture_output=True, text=True, check=False, timeout=60
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == hashlib.sha256(WANTED).hexdigest()
 
@@ -476,7 +535,14 @@ def test_a_fresh_process_loads_what_it_needs_when_it_needs_it(range_server: Rang
 
 @pytest.mark.parametrize(
     "root",
-    ["http://h/x", "http://h:80/a%20b", "hf://buckets/o/n", "hf://datasets/o/n@rev/sub/x", "s3://bucket", "s3://b/x"],
+    [
+        "http://h/x",
+        "http://h:80/a%20b",
+        "hf://buckets/o/n",
+        "hf://datasets/o/n@rev/sub/x",
+        "s3://bucket",
+        "s3://b/x",
+    ],
 )
 def test_roots_and_shards_over_all_schemes(root: str) -> None:
     assert locate(root) == (root, None)
@@ -491,11 +557,15 @@ def test_a_query_stays_with_the_root() -> None:
         ("shards/shard-000001.tar",),
     )
     with pytest.raises(RoboshardError) as caught:
-        locate(["http://h/x/shards/shard-000001.tar?sig=1", "http://h/x/shards/shard-000002.tar?sig=2"])
+        locate(
+            ["http://h/x/shards/shard-000001.tar?sig=1", "http://h/x/shards/shard-000002.tar?sig=2"]
+        )
     assert "?" not in str(caught.value)
 
 
-def test_a_dataset_is_read_without_a_needless_request(range_server: RangeServer, pusht_shards: Path) -> None:
+def test_a_dataset_is_read_without_a_needless_request(
+    range_server: RangeServer, pusht_shards: Path
+) -> None:
     range_server.serve(pusht_shards)
     here, there = ShardedDataset.open(str(pusht_shards)), ShardedDataset.open(range_server.url)
     for position in range(len(here.index.length)):
@@ -508,9 +578,18 @@ def test_a_dataset_is_read_without_a_needless_request(range_server: RangeServer,
 @pytest.mark.parametrize(
     ("pattern", "message"),
     [
-        (r"episodes\.parquet", r"episodes\.parquet: .* bytes where .* are expected.*`roboshard rebuild`"),
-        (r"shard-000000\.json", r"shard-000000\.json: .* bytes where .* are expected.*`roboshard rebuild`"),
-        (r"shard-000000\.tar", r"shard-000000\.tar: .* bytes where .* are expected: cut off or replaced"),
+        (
+            r"episodes\.parquet",
+            r"episodes\.parquet: .* bytes where .* are expected.*`roboshard rebuild`",
+        ),
+        (
+            r"shard-000000\.json",
+            r"shard-000000\.json: .* bytes where .* are expected.*`roboshard rebuild`",
+        ),
+        (
+            r"shard-000000\.tar",
+            r"shard-000000\.tar: .* bytes where .* are expected: cut off or replaced",
+        ),
     ],
 )
 def test_a_file_of_the_wrong_size_is_seen_as_it_is_read(

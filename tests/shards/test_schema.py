@@ -59,7 +59,9 @@ def test_a_record_is_read_and_written_without_a_change() -> None:
 @pytest.mark.parametrize("version", ["2.0", "10.0", "0.9", "999999999.0"])
 def test_another_major_version_is_refused_by_name(version: str) -> None:
     for cls, document in ((EpisodeRecord, RECORD), (ShardManifest, SHARD)):
-        with pytest.raises(VersionError, match=rf"the file: format version {version}; this release reads 1\.x"):
+        with pytest.raises(
+            VersionError, match=rf"the file: format version {version}; this release reads 1\.x"
+        ):
             parse(cls, json.dumps(document | {"version": version}).encode(), "the file", LIMIT)
 
 
@@ -74,7 +76,24 @@ def test_a_newer_minor_version_is_read(version: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "version", ["", "1", "1.", ".1", "1.0.0", "v1.0", "1.0 ", "-1.0", "١.٠", "1" * 5000 + ".0", 1, 1.0, None, [], {}]
+    "version",
+    [
+        "",
+        "1",
+        "1.",
+        ".1",
+        "1.0.0",
+        "v1.0",
+        "1.0 ",
+        "-1.0",
+        "١.٠",
+        "1" * 5000 + ".0",
+        1,
+        1.0,
+        None,
+        [],
+        {},
+    ],
 )
 def test_what_is_no_version_is_refused(version: object) -> None:
     with pytest.raises(VersionError, match=r"is not of the form MAJOR\.MINOR") as error:
@@ -142,7 +161,9 @@ def test_a_field_of_another_type_or_outside_its_range_is_refused(field: str, val
         record(**{field: value})
 
 
-@pytest.mark.parametrize("digest", ["", "A" * 8, "0" * 7, "0" * 9, "0000000g", "00000000\n", "0x000000", 0])
+@pytest.mark.parametrize(
+    "digest", ["", "A" * 8, "0" * 7, "0" * 9, "0000000g", "00000000\n", "0x000000", 0]
+)
 def test_a_checksum_has_one_spelling(digest: object) -> None:
     entry = {"name": "a", "offset": 512, "size": 1, "crc32c": digest}
     with pytest.raises(FormatError, match="- crc32c: "):
@@ -171,7 +192,9 @@ def test_a_checksum_has_one_spelling(digest: object) -> None:
         ("share a name", {"member": "parquet"}),
     ],
 )
-def test_a_camera_that_contradicts_itself_is_refused(problem: str, changes: dict[str, object]) -> None:
+def test_a_camera_that_contradicts_itself_is_refused(
+    problem: str, changes: dict[str, object]
+) -> None:
     with pytest.raises(FormatError, match=problem):
         camera(**changes)
 
@@ -191,7 +214,9 @@ def test_documents_are_immutable() -> None:
 # -- Errors ----------------------------------------------------------------------------------------------------
 
 ALL_ERRORS = [
-    cls for name in dir(errors) if isinstance(cls := getattr(errors, name), type) and issubclass(cls, Exception)
+    cls
+    for name in dir(errors)
+    if isinstance(cls := getattr(errors, name), type) and issubclass(cls, Exception)
 ]
 
 

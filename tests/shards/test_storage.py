@@ -67,17 +67,23 @@ def test_a_claimed_length_is_not_allocated(url: str) -> None:
 
 def test_short_reads_are_put_together(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     real = os.pread
-    monkeypatch.setattr(os, "pread", lambda descriptor, length, offset: real(descriptor, min(length, 700), offset))
+    monkeypatch.setattr(
+        os, "pread", lambda descriptor, length, offset: real(descriptor, min(length, 700), offset)
+    )
     assert storage.read_range(url, 3, 5000) == CONTENT[3:5003]
 
 
-def test_a_file_that_shrinks_while_it_is_read_is_damage(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_shrinks_while_it_is_read_is_damage(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(os, "pread", lambda *_: b"")
     with pytest.raises(DamageError, match="ended at offset 0 while it was read"):
         storage.read_range(url, 0, 10)
 
 
-def test_a_disk_that_fails_is_an_error_with_the_url(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_fails_is_an_error_with_the_url(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(*_: int) -> NoReturn:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
@@ -98,7 +104,11 @@ def test_descriptors_are_closed_again_whatever_happens(url: str) -> None:
 
 
 def test_what_is_not_there_is_missing(tmp_path: Path) -> None:
-    for read in (storage.size, lambda url: storage.read_all(url, 10), lambda url: storage.read_range(url, 0, 1)):
+    for read in (
+        storage.size,
+        lambda url: storage.read_all(url, 10),
+        lambda url: storage.read_range(url, 0, 1),
+    ):
         with pytest.raises(MissingError, match=r"none\.tar: no such file"):
             read(str(tmp_path / "none.tar"))
 
@@ -133,7 +143,9 @@ def test_schemes_that_are_not_served_are_refused_by_name(url: str) -> None:
 
 def test_urls_are_joined_with_one_slash() -> None:
     assert (
-        storage.join("/data/x", "shards/a.tar") == storage.join("/data/x/", "shards/a.tar") == "/data/x/shards/a.tar"
+        storage.join("/data/x", "shards/a.tar")
+        == storage.join("/data/x/", "shards/a.tar")
+        == "/data/x/shards/a.tar"
     )
     assert storage.join("/", "dataset.json") == "/dataset.json"
     assert storage.join(".", "dataset.json") == "./dataset.json"
@@ -151,7 +163,9 @@ def test_a_write_replaces_the_whole_file_and_leaves_nothing_else(tmp_path: Path)
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, OSError])
-def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path, error: type[BaseException]) -> None:
+def test_a_write_that_fails_leaves_what_was_there(
+    tmp_path: Path, error: type[BaseException]
+) -> None:
     target = tmp_path / "dataset.json"
     storage.write_bytes(target, b"old")
 
@@ -203,7 +217,12 @@ def test_what_a_killed_writer_leaves_is_removed_and_nothing_else(tmp_path: Path)
     kept = [tmp_path / name for name in (".hidden", "shard.roboshard-tmp", ".notes.tmp")]
     for path in kept:
         path.write_bytes(b"mine")
-    assert subprocess.run([sys.executable, "-c", KILLED_WHILE_WRITING, str(target)], check=False).returncode == 9
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", KILLED_WHILE_WRITING, str(target)], check=False
+        ).returncode
+        == 9
+    )
     assert [path.read_bytes() for path in target.parent.iterdir()] == [b"half"]
     storage.remove_temporaries(tmp_path)
     assert list(target.parent.iterdir()) == []

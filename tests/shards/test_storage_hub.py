@@ -25,7 +25,12 @@ ODD = "shards/ä b#%20?.tar"
 def roots(this_hub: LocalHub, tmp_path: Path, request: pytest.FixtureRequest) -> list[str]:
     """The same private files in a bucket, on a dataset's main branch, on another one, and at a commit."""
     folder, name = tmp_path / "files", f"x{abs(hash(request.node.name))}"
-    for path, data in {"dataset.json": b"{}", ODD: CONTENT, ".gitattributes": b"*", "more/y": b"y"}.items():
+    for path, data in {
+        "dataset.json": b"{}",
+        ODD: CONTENT,
+        ".gitattributes": b"*",
+        "more/y": b"y",
+    }.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_bytes(data)
     this_hub.add_bucket(f"me/{name}", private=True)
@@ -40,7 +45,9 @@ def roots(this_hub: LocalHub, tmp_path: Path, request: pytest.FixtureRequest) ->
     ]
 
 
-def test_ranges_files_sizes_and_listings_of_buckets_and_datasets(this_hub: LocalHub, roots: list[str]) -> None:
+def test_ranges_files_sizes_and_listings_of_buckets_and_datasets(
+    this_hub: LocalHub, roots: list[str]
+) -> None:
     this_hub.configure(page_size=1)
     for root in roots:
         url = storage.join(root, ODD)
@@ -50,19 +57,34 @@ def test_ranges_files_sizes_and_listings_of_buckets_and_datasets(this_hub: Local
         assert storage.list_files(root) == {"dataset.json": 2, "more/y": 1, ODD: len(CONTENT)}
         assert storage.list_files(f"{root}/more/") == {"y": 1}
     assert not this_hub.token_leaks
-    assert all(request.authorized for request in this_hub.requests if not request.path.startswith("/cdn/"))
+    assert all(
+        request.authorized for request in this_hub.requests if not request.path.startswith("/cdn/")
+    )
 
 
-def test_a_url_is_resolved_once_and_again_when_its_link_expires(this_hub: LocalHub, roots: list[str]) -> None:
+def test_a_url_is_resolved_once_and_again_when_its_link_expires(
+    this_hub: LocalHub, roots: list[str]
+) -> None:
     this_hub.configure(link_uses=3)
     for _ in range(5):
         assert storage.read_range(f"{roots[0]}/{ODD}", 7, 70) == CONTENT[7:77]
-    assert [request.status for request in this_hub.requests] == [302, 206, 206, 206, 403, 302, 206, 206]
+    assert [request.status for request in this_hub.requests] == [
+        302,
+        206,
+        206,
+        206,
+        403,
+        302,
+        206,
+        206,
+    ]
     assert not this_hub.token_leaks
 
 
 @pytest.mark.parametrize("pattern", ["/resolve/", "^/cdn/"])
-@pytest.mark.parametrize(("kind", "args"), [("status", {"code": 429}), ("drop", {}), ("truncate", {})])
+@pytest.mark.parametrize(
+    ("kind", "args"), [("status", {"code": 429}), ("drop", {}), ("truncate", {})]
+)
 def test_faults_of_both_hosts_are_survived(
     this_hub: LocalHub, roots: list[str], pattern: str, kind: str, args: dict[str, int]
 ) -> None:
@@ -71,13 +93,17 @@ def test_faults_of_both_hosts_are_survived(
     assert not this_hub.token_leaks
 
 
-def test_links_that_are_expired_as_they_come_end_in_an_error(this_hub: LocalHub, roots: list[str]) -> None:
+def test_links_that_are_expired_as_they_come_end_in_an_error(
+    this_hub: LocalHub, roots: list[str]
+) -> None:
     this_hub.configure(link_seconds=-1)
     with pytest.raises(StorageError, match=r"access is refused \(HTTP 403\)"):
         storage.read_range(f"{roots[0]}/{ODD}", 0, 10, patience=BRIEF)
 
 
-def test_a_branch_is_pinned_to_its_commit(this_hub: LocalHub, roots: list[str], tmp_path: Path) -> None:
+def test_a_branch_is_pinned_to_its_commit(
+    this_hub: LocalHub, roots: list[str], tmp_path: Path
+) -> None:
     bucket, main, branch, commit = roots
     for same in (bucket, commit, str(tmp_path), "http://h/x", "s3://b/x"):
         assert storage.pinned(same) == same
@@ -91,7 +117,9 @@ def test_a_branch_is_pinned_to_its_commit(this_hub: LocalHub, roots: list[str], 
     assert storage.list_files(main) == {"z": 1}
 
 
-def test_a_dataset_is_opened_at_one_commit(this_hub: LocalHub, pusht_shards: Path, tmp_path: Path) -> None:
+def test_a_dataset_is_opened_at_one_commit(
+    this_hub: LocalHub, pusht_shards: Path, tmp_path: Path
+) -> None:
     commit = this_hub.add_dataset("me/pusht", pusht_shards)
     dataset = ShardedDataset.open("hf://datasets/me/pusht")
     assert dataset.root == f"hf://datasets/me/pusht@{commit}"
@@ -104,7 +132,10 @@ def test_a_dataset_is_opened_at_one_commit(this_hub: LocalHub, pusht_shards: Pat
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("hf://datasets/me/nothing/x", r"me/nothing/x: no such repository \(HTTP 404, RepoNotFound\)"),
+        (
+            "hf://datasets/me/nothing/x",
+            r"me/nothing/x: no such repository \(HTTP 404, RepoNotFound\)",
+        ),
         ("{main}@none/x", r"@none/x: no such revision \(HTTP 404, RevisionNotFound\)"),
         ("{main}/none", r"/none: no such file \(HTTP 404, EntryNotFound\)"),
         ("{bucket}/none", "/none: no such"),
@@ -117,21 +148,33 @@ def test_what_is_not_there_is_missing(roots: list[str], url: str, message: str) 
             ask(place)
 
 
-@pytest.mark.parametrize(("token", "status"), [(None, 401), (LocalHub.strangers_token, 403), ("hf_hunter2", 401)])
+@pytest.mark.parametrize(
+    ("token", "status"), [(None, 401), (LocalHub.strangers_token, 403), ("hf_hunter2", 401)]
+)
 def test_a_token_that_may_not_read_is_said_and_never_shown(
-    this_hub: LocalHub, roots: list[str], monkeypatch: pytest.MonkeyPatch, token: str | None, status: int
+    this_hub: LocalHub,
+    roots: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    token: str | None,
+    status: int,
 ) -> None:
     this_hub.use(monkeypatch, token=token)
     for root in roots[:2]:
         for ask in (storage.size, storage.list_files, lambda url: storage.read_range(url, 0, 1)):
-            with pytest.raises(StorageError, match=rf"\(HTTP {status}.*hf auth login.*HF_TOKEN") as caught:
+            with pytest.raises(
+                StorageError, match=rf"\(HTTP {status}.*hf auth login.*HF_TOKEN"
+            ) as caught:
                 ask(f"{root}/dataset.json")
             assert token is None or token not in repr(caught.value)
 
 
-@pytest.mark.parametrize("url", ["hf://o/n/x", "hf://models/o/n", "hf://datasets/o", "hf://buckets/o", "hf://"])
+@pytest.mark.parametrize(
+    "url", ["hf://o/n/x", "hf://models/o/n", "hf://datasets/o", "hf://buckets/o", "hf://"]
+)
 def test_other_forms_are_refused_with_the_right_ones(url: str) -> None:
-    with pytest.raises(StorageError, match=r"expected hf://buckets/OWNER/NAME\[/PATH\] or hf://datasets"):
+    with pytest.raises(
+        StorageError, match=r"expected hf://buckets/OWNER/NAME\[/PATH\] or hf://datasets"
+    ):
         storage.size(url)
 
 
@@ -144,7 +187,9 @@ NAMES = st.text("abz09-_.", min_size=1, max_size=9)
     st.none() | NAMES | st.sampled_from(["refs/pr/7", "refs/convert/parquet"]),
     st.lists(NAMES, max_size=3),
 )
-def test_a_dataset_url_is_taken_apart(owner: str, name: str, revision: str | None, path: list[str]) -> None:
+def test_a_dataset_url_is_taken_apart(
+    owner: str, name: str, revision: str | None, path: list[str]
+) -> None:
     url = "/".join([f"hf://datasets/{owner}/{name}" + (f"@{revision}" if revision else ""), *path])
     assert HubPath.of(url) == HubPath("datasets", f"{owner}/{name}", revision, "/".join(path))
     assert HubPath.of("hf://datasets/o/n@a%2Fb/x").resolve == "/datasets/o/n/resolve/a%2Fb/x"

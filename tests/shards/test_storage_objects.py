@@ -19,7 +19,13 @@ from support.servers import S3Server
 from support.slowly import slowly
 
 from roboshard.shards import ShardedDataset, storage
-from roboshard.shards.errors import DamageError, MissingError, OptionError, RoboshardError, StorageError
+from roboshard.shards.errors import (
+    DamageError,
+    MissingError,
+    OptionError,
+    RoboshardError,
+    StorageError,
+)
 from roboshard.shards.storage import Patience, objects, retry
 
 pytest_plugins = ["support.servers.fixtures"]
@@ -50,14 +56,22 @@ def memory() -> Iterator[str]:
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
-@given(offset=st.integers(0, TOTAL + 5), length=st.integers(0, TOTAL + 5), part=st.integers(20_000, TOTAL))
+@given(
+    offset=st.integers(0, TOTAL + 5),
+    length=st.integers(0, TOTAL + 5),
+    part=st.integers(20_000, TOTAL),
+)
 def test_a_range_is_exact_or_an_error(memory: str, offset: int, length: int, part: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(objects, "PART", part)
         if offset + length <= TOTAL or length == 0:
-            assert storage.read_range(memory, offset, length, total=TOTAL) == CONTENT[offset:][:length]
+            assert (
+                storage.read_range(memory, offset, length, total=TOTAL) == CONTENT[offset:][:length]
+            )
         else:
-            with pytest.raises(DamageError, match=rf"ends {offset + length - TOTAL} bytes before offset"):
+            with pytest.raises(
+                DamageError, match=rf"ends {offset + length - TOTAL} bytes before offset"
+            ):
                 storage.read_range(memory, offset, length, patience=BRIEF)
 
 
@@ -75,7 +89,9 @@ def test_s3_is_read_sized_and_listed(url: str) -> None:
 
 @pytest.mark.parametrize(("offset", "length"), [(TOTAL - 5, 10), (TOTAL + 5, 10)])
 def test_what_ends_before_is_damage(url: str, offset: int, length: int) -> None:
-    with pytest.raises(DamageError, match=rf"a b\.tar: ends {offset + length - TOTAL} bytes before offset"):
+    with pytest.raises(
+        DamageError, match=rf"a b\.tar: ends {offset + length - TOTAL} bytes before offset"
+    ):
         storage.read_range(url, offset, length, patience=BRIEF)
 
 
@@ -106,13 +122,17 @@ FAULTS: list[tuple[str, dict[str, Any], str]] = [
 
 
 FAULT_NAMES = [f"{kind}-{list(args.values())}" for kind, args, _ in FAULTS]
-SOME_FAULTS = [slowly(*fault) if fault[0] in ("drop", "refuse", "reset") else fault for fault in FAULTS]
+SOME_FAULTS = [
+    slowly(*fault) if fault[0] in ("drop", "refuse", "reset") else fault for fault in FAULTS
+]
 
 
 @pytest.mark.parametrize(
     ("kind", "args", "message"), SOME_FAULTS, ids=[f"{k}-{list(a.values())}" for k, a, _ in FAULTS]
 )
-def test_faults_of_s3(s3_server: S3Server, url: str, kind: str, args: dict[str, Any], message: str) -> None:
+def test_faults_of_s3(
+    s3_server: S3Server, url: str, kind: str, args: dict[str, Any], message: str
+) -> None:
     assert storage.read_range(url, 5, 6, patience=LONG) == CONTENT[5:11]
     if args.get("code") != 403:
         s3_server.fault(kind, **({"seconds": 0.2} if kind == "refuse" else args))
@@ -127,7 +147,9 @@ def test_faults_of_s3(s3_server: S3Server, url: str, kind: str, args: dict[str, 
     assert "testing" not in repr(caught.value)  # the key and the secret
 
 
-def test_without_credentials_it_is_said_where_they_are_looked_for(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_credentials_it_is_said_where_they_are_looked_for(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     fsspec.get_filesystem_class("s3").clear_instance_cache()
@@ -143,7 +165,16 @@ def test_a_filesystem_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize(
-    "url", ["ftp://h/x", "local://x", "zip://x", "reference://x", "simplecache::s3://b/x", "data://x", "nothing://x"]
+    "url",
+    [
+        "ftp://h/x",
+        "local://x",
+        "zip://x",
+        "reference://x",
+        "simplecache::s3://b/x",
+        "data://x",
+        "nothing://x",
+    ],
 )
 def test_wrappers_and_what_nobody_serves_are_refused(url: str) -> None:
     with pytest.raises(StorageError, match="is not served"):
@@ -152,7 +183,9 @@ def test_wrappers_and_what_nobody_serves_are_refused(url: str) -> None:
 
 def test_threads_share_one_filesystem(url: str) -> None:
     with ThreadPoolExecutor(16) as pool:
-        reads = pool.map(lambda start: storage.read_range(url, start, 1000), range(0, 100_000, 1000))
+        reads = pool.map(
+            lambda start: storage.read_range(url, start, 1000), range(0, 100_000, 1000)
+        )
         assert b"".join(reads) == CONTENT[:100_000]
     assert len(objects._opened.shared) == 1
 
@@ -173,12 +206,17 @@ def test_a_fork_opens_its_own_filesystem(url: str) -> None:
 
 def test_a_fresh_process_reads(url: str) -> None:
     code = "import sys; from roboshard.shards import storage; print(storage.size(sys.argv[1]))"
-    done = subprocess.run([sys.executable, "-c", code, url], capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", code, url], capture_output=True, text=True, check=False, timeout=60
+    )
     assert done.stdout.strip() == str(TOTAL), done.stderr
 
 
 def test_a_dataset_on_s3_is_the_one_here(s3_server: S3Server, url: str, pusht_shards: Path) -> None:
-    here, there = ShardedDataset.open(str(pusht_shards)), ShardedDataset.open(s3_server.add_folder(pusht_shards, "p"))
+    here, there = (
+        ShardedDataset.open(str(pusht_shards)),
+        ShardedDataset.open(s3_server.add_folder(pusht_shards, "p")),
+    )
     for position in (0, 5, 13):
         ours, theirs = here.read_episode(position), there.read_episode(position)
         assert (ours.record, ours.rows, ours.videos) == (theirs.record, theirs.rows, theirs.videos)

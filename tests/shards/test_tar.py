@@ -12,7 +12,18 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.tars import KEY, CountingReader, archive, base256, member, pad, pax, pax_record, raw_header, scanned
+from support.tars import (
+    KEY,
+    CountingReader,
+    archive,
+    base256,
+    member,
+    pad,
+    pax,
+    pax_record,
+    raw_header,
+    scanned,
+)
 
 from roboshard.shards.errors import DamageError, FormatError, RoboshardError
 from roboshard.shards.schema import MAX_MEMBER_BYTES
@@ -30,7 +41,9 @@ from roboshard.shards.tar import (
 LONG = f"{KEY}.observation.images.{'wrist' * 30}.mp4"
 SCRIPTS = f"{KEY}.observación.画像🧊.mp4"
 suffixes = st.text(
-    st.characters(exclude_categories=("Cs", "Cc"), exclude_characters="/\\"), min_size=1, max_size=120
+    st.characters(exclude_categories=("Cs", "Cc"), exclude_characters="/\\"),
+    min_size=1,
+    max_size=120,
 ).filter(lambda text: len(text.encode()) < 240)
 
 
@@ -45,7 +58,11 @@ def contents(data: bytes) -> dict[str, bytes]:
 # -- Writing ---------------------------------------------------------------------------------------------------
 
 
-@given(st.dictionaries(suffixes.map(lambda suffix: f"{KEY}.{suffix}"), st.binary(max_size=1200), max_size=4))
+@given(
+    st.dictionaries(
+        suffixes.map(lambda suffix: f"{KEY}.{suffix}"), st.binary(max_size=1200), max_size=4
+    )
+)
 def test_what_is_written_is_what_python_and_the_scan_read(payloads: dict[str, bytes]) -> None:
     data = written(payloads)
     assert contents(data) == payloads
@@ -58,11 +75,18 @@ def test_what_is_written_is_what_python_and_the_scan_read(payloads: dict[str, by
 
 
 def test_gnu_tar_reads_long_names_and_names_in_any_script(tmp_path: Path) -> None:
-    payloads = {f"{KEY}.json": b"{}", LONG: b"v" * 700, SCRIPTS: b"w" * 512, f"{KEY}.empty.mp4": b""}
+    payloads = {
+        f"{KEY}.json": b"{}",
+        LONG: b"v" * 700,
+        SCRIPTS: b"w" * 512,
+        f"{KEY}.empty.mp4": b"",
+    }
     (tmp_path / "a.tar").write_bytes(written(payloads))
     command = ["tar", "--quoting-style=literal", "-tvf", "a.tar"]
     environment = {"LC_ALL": "C.UTF-8", "PATH": "/bin:/usr/bin"}
-    listing = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, env=environment)
+    listing = subprocess.run(
+        command, cwd=tmp_path, check=True, capture_output=True, env=environment
+    )
     assert listing.stderr == b""
     rows = [line.split(maxsplit=5) for line in listing.stdout.decode().splitlines()]
     assert [(row[0], int(row[2]), row[5]) for row in rows] == [
@@ -73,7 +97,10 @@ def test_gnu_tar_reads_long_names_and_names_in_any_script(tmp_path: Path) -> Non
 def test_a_plain_name_takes_one_header_block_and_other_names_three() -> None:
     assert len(member_header(f"{KEY}.json", 1)) == BLOCK
     assert len(member_header(LONG, 1)) == len(member_header(SCRIPTS, 1)) == 3 * BLOCK
-    assert [found.start for found in scanned(written({LONG: b"a", SCRIPTS: b"b"}))] == [0, 4 * BLOCK]
+    assert [found.start for found in scanned(written({LONG: b"a", SCRIPTS: b"b"}))] == [
+        0,
+        4 * BLOCK,
+    ]
 
 
 def test_a_member_of_8_gib_and_more_has_its_size_in_a_pax_record() -> None:
@@ -85,7 +112,9 @@ def test_a_member_of_8_gib_and_more_has_its_size_in_a_pax_record() -> None:
     assert found == TarMember(name=f"{KEY}.mp4", start=0, offset=len(header), size=size)
 
 
-@pytest.mark.parametrize(("size", "blocks"), [(0, 0), (1, 1), (511, 1), (512, 1), (513, 2), (1 << 36, 1 << 27)])
+@pytest.mark.parametrize(
+    ("size", "blocks"), [(0, 0), (1, 1), (511, 1), (512, 1), (513, 2), (1 << 36, 1 << 27)]
+)
 def test_payloads_are_padded_to_whole_blocks(size: int, blocks: int) -> None:
     assert padded(size) == blocks * BLOCK
 
@@ -99,8 +128,12 @@ def test_a_tar_of_gnu_tar_is_read_with_its_record_padding(tmp_path: Path) -> Non
         (tmp_path / name).write_bytes(data)
     for kind in ("ustar", "pax", "v7"):
         names = [name for name in payloads if kind == "pax" or len(name) < 100]
-        subprocess.run(["tar", f"--format={kind}", "-cf", "a.tar", *names], cwd=tmp_path, check=True)
-        assert contents((tmp_path / "a.tar").read_bytes()) == {name: payloads[name] for name in names}
+        subprocess.run(
+            ["tar", f"--format={kind}", "-cf", "a.tar", *names], cwd=tmp_path, check=True
+        )
+        assert contents((tmp_path / "a.tar").read_bytes()) == {
+            name: payloads[name] for name in names
+        }
 
 
 def test_reads_are_headers_only_and_few() -> None:
@@ -136,7 +169,10 @@ def test_only_regular_files_are_accepted(kind: bytes, what: str) -> None:
     ],
 )  # fmt: skip
 def test_only_plain_names_are_accepted(name: str) -> None:
-    for data in (archive(member(name)), archive(pax(pax_record("path", name)) + member(f"{KEY}.json"))):
+    for data in (
+        archive(member(name)),
+        archive(pax(pax_record("path", name)) + member(f"{KEY}.json")),
+    ):
         with pytest.raises(FormatError, match=r"^a\.tar: "):
             scanned(data)
 
@@ -154,7 +190,10 @@ def test_a_prefix_field_makes_a_path_and_is_refused() -> None:
     ],
 )  # fmt: skip
 def test_sizes_that_no_member_can_have_are_refused_at_once(size: bytes) -> None:
-    for data in (archive(raw_header(f"{KEY}.mp4", size)), archive(pax(b"", size=size), member(f"{KEY}.mp4"))):
+    for data in (
+        archive(raw_header(f"{KEY}.mp4", size)),
+        archive(pax(b"", size=size), member(f"{KEY}.mp4")),
+    ):
         reader = CountingReader(data)
         with pytest.raises(RoboshardError, match=r"^a\.tar: "):
             list(scan(reader, len(data), "a.tar"))
@@ -194,11 +233,15 @@ def test_malformed_pax_records_are_refused(payload: bytes) -> None:
 
 
 def test_pax_records_of_other_writers_are_passed_over() -> None:
-    records = b"".join(pax_record(name, "1.5") for name in ("mtime", "atime", "SCHILY.dev", "comment"))
+    records = b"".join(
+        pax_record(name, "1.5") for name in ("mtime", "atime", "SCHILY.dev", "comment")
+    )
     assert contents(archive(pax(records), member(f"{KEY}.json", b"{}"))) == {f"{KEY}.json": b"{}"}
 
 
-@pytest.mark.parametrize("name", ["GNU.sparse.major", "GNU.sparse.name", "GNU.sparse.size", "GNU.sparse.map"])
+@pytest.mark.parametrize(
+    "name", ["GNU.sparse.major", "GNU.sparse.name", "GNU.sparse.size", "GNU.sparse.map"]
+)
 def test_sparse_files_by_pax_are_refused_since_other_readers_see_another_file(name: str) -> None:
     with pytest.raises(FormatError, match="sparse"):
         scanned(archive(pax(pax_record(name, "1")), member(f"{KEY}.json")))
@@ -243,7 +286,9 @@ HONEST = written({f"{KEY}.json": b"{}", LONG: b"v" * 700, f"{KEY}.empty.mp4": b"
 BOUNDARIES = list(range(0, len(HONEST), BLOCK))
 
 
-@pytest.mark.parametrize("length", sorted(boundary + n for boundary in BOUNDARIES for n in (0, 1, 300, 511)))
+@pytest.mark.parametrize(
+    "length", sorted(boundary + n for boundary in BOUNDARIES for n in (0, 1, 300, 511))
+)
 def test_a_tar_cut_off_anywhere_is_damage(length: int) -> None:
     with pytest.raises(DamageError, match=r"^a\.tar: "):
         scanned(HONEST[:length])

@@ -20,13 +20,17 @@ def environment_beside(folder: Path, requirements: Path) -> Path:
         subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
         python = str(folder / "bin/python")
         where = [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
-        packages = Path(subprocess.run(where, check=True, capture_output=True, text=True).stdout.strip())
+        packages = Path(
+            subprocess.run(where, check=True, capture_output=True, text=True).stdout.strip()
+        )
         ours = sysconfig.get_path("purelib")
         (packages / "beside.pth").write_text(f"import site; site.addsitedir({ours!r})\n")
         install = [python, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--no-deps"]
         subprocess.run([*install, "-r", str(requirements)], check=True)
         for name in COMMANDS:
-            _, *lines = (Path(sysconfig.get_path("scripts")) / name).read_text().splitlines(keepends=True)
+            _, *lines = (
+                (Path(sysconfig.get_path("scripts")) / name).read_text().splitlines(keepends=True)
+            )
             command = folder / "bin" / name
             command.write_text("".join([f"#!{python}\n", *lines]))
             command.chmod(0o755)

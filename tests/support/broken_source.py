@@ -57,7 +57,11 @@ def put(name: str, values: Any) -> Change:
     """The table with other values in a column; of one value, in every row."""
 
     def change(table: pa.Table) -> pa.Table:
-        full = values if isinstance(values, pa.Array | list | np.ndarray) else [values] * table.num_rows
+        full = (
+            values
+            if isinstance(values, pa.Array | list | np.ndarray)
+            else [values] * table.num_rows
+        )
         return table.set_column(table.column_names.index(name), name, pa.array(full))
 
     return change

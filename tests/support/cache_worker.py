@@ -54,7 +54,9 @@ def log_and_return(log: Path, number: int, seconds: float = 0.002) -> Callable[[
     return fetch
 
 
-def read_at_random(cache: DiskCache, seed: int, seconds: float, log: Path, start: Any, results: Any) -> None:
+def read_at_random(
+    cache: DiskCache, seed: int, seconds: float, log: Path, start: Any, results: Any
+) -> None:
     """Read objects until time is over, every one at least once; put the stats, or what was wrong."""
     dice = random.Random(seed)
     results.put("ready")

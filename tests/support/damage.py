@@ -111,7 +111,8 @@ class Forgery:
         self.root = Path(shutil.copytree(honest, root))
         self.dataset: dict[str, Json] = json.loads((root / DATASET_MANIFEST).read_bytes())
         self.shards: list[dict[str, Json]] = [
-            json.loads((root / entry["manifest"]["name"]).read_bytes()) for entry in self.dataset["shards"]
+            json.loads((root / entry["manifest"]["name"]).read_bytes())
+            for entry in self.dataset["shards"]
         ]
 
     def shard_path(self, number: int) -> Path:
@@ -134,13 +135,18 @@ class Forgery:
         (self.root / DATASET_MANIFEST).write_bytes(jsonio.dump(self.dataset))
         return str(self.root)
 
-    def put_members(self, number: int, at: int, changes: Callable[[dict[str, bytes]], None]) -> None:
+    def put_members(
+        self, number: int, at: int, changes: Callable[[dict[str, bytes]], None]
+    ) -> None:
         """Write a shard again with other members in one sample, given as suffix -> payload, and its manifest."""
         data, manifest = self.shard_path(number).read_bytes(), self.shards[number]
         with io.BytesIO() as file:
             for i, sample in enumerate(manifest["samples"]):
                 prefix = f"{sample['key']}."
-                members = {m["name"][len(prefix) :]: data[m["offset"] :][: m["size"]] for m in sample["members"]}
+                members = {
+                    m["name"][len(prefix) :]: data[m["offset"] :][: m["size"]]
+                    for m in sample["members"]
+                }
                 if i == at:
                     changes(members)
                 sample |= {"offset": file.tell(), "members": []}
@@ -154,7 +160,11 @@ class Forgery:
                 whole = file.getvalue()[sample["offset"] :]
                 sample |= {"size": len(whole), "crc32c": f"{crc32c(whole):08x}"}
             self.put_shard(number, file.getvalue())
-        self.put_index(index_bytes([ShardManifest.model_validate_json(jsonio.dump(shard)) for shard in self.shards]))
+        self.put_index(
+            index_bytes(
+                [ShardManifest.model_validate_json(jsonio.dump(shard)) for shard in self.shards]
+            )
+        )
 
     def put_index(self, data: bytes) -> None:
         """Other bytes for episodes.parquet."""

@@ -24,7 +24,9 @@ from .stamp import Codes, Frame
 _ENCODERS = {"h264": "libx264", "hevc": "libx265", "av1": "libsvtav1"}
 
 
-def write_video(path: Path, segments: Iterable[Iterable[Frame | Codes]], *, camera: Camera, fps: int) -> list[float]:
+def write_video(
+    path: Path, segments: Iterable[Iterable[Frame | Codes]], *, camera: Camera, fps: int
+) -> list[float]:
     """Encode each segment apart and join them by packet copy into one MP4 file.
 
     Args:
@@ -90,7 +92,9 @@ def _encode(path: Path, frames: Iterable[Frame | Codes], *, camera: Camera, fps:
     if camera.codec == "av1":
         os.environ.setdefault("SVT_LOG", "1")  # errors only; read from C, it has no other switch
     with av.open(str(path), "w") as container:
-        stream = container.add_stream(_ENCODERS[camera.codec], rate=fps, options=_encoder_options(camera))
+        stream = container.add_stream(
+            _ENCODERS[camera.codec], rate=fps, options=_encoder_options(camera)
+        )
         assert isinstance(stream, VideoStream)
         stream.height, stream.width = camera.size
         stream.pix_fmt = camera.pix_fmt
@@ -135,8 +139,13 @@ def _encoder_options(camera: Camera) -> dict[str, str]:
         f":open-gop={int(camera.open_gop)}"
     )
     if camera.codec == "h264":
-        return options | {"preset": "veryfast", "x264-params": f"{structure}:threads=1:cpu-independent=1"}
-    quiet = "log-level=none:pools=none:frame-threads=1" + (":lossless=1" if camera.depth is not None else "")
+        return options | {
+            "preset": "veryfast",
+            "x264-params": f"{structure}:threads=1:cpu-independent=1",
+        }
+    quiet = "log-level=none:pools=none:frame-threads=1" + (
+        ":lossless=1" if camera.depth is not None else ""
+    )
     return options | {"preset": "ultrafast", "x265-params": f"{structure}:{quiet}"}
 
 

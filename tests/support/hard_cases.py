@@ -26,7 +26,9 @@ HARD_CASES: dict[str, Source] = {
     "mid_gop_starts": _filmed(Camera(key=TOP, stream="continuous")),
     "bframes_negative_dts": _filmed(Camera(key=TOP, bframes=2)),
     "edit_list": _filmed(Camera(key=TOP, edit_list=True, bframes=2)),
-    "open_gop_hevc": _filmed(Camera(key=TOP, codec="hevc", gop=8, bframes=3, open_gop=True, stream="continuous")),
+    "open_gop_hevc": _filmed(
+        Camera(key=TOP, codec="hevc", gop=8, bframes=3, open_gop=True, stream="continuous")
+    ),
     "open_gop_h264": _filmed(Camera(key=TOP, gop=8, bframes=3, open_gop=True, stream="continuous")),
     "hevc": _filmed(Camera(key=TOP, codec="hevc")),
     "av1": _filmed(Camera(key=TOP, codec="av1", gop=2)),
@@ -37,7 +39,13 @@ HARD_CASES: dict[str, Source] = {
     "undeclared_columns": replace(_ONE, undeclared_columns=True),
     "tasks_in_any_script": replace(
         _ONE,
-        tasks=("拿起方块", "التقط المكعب", "pick 🧊 → 📦 👩🏽‍🔧", "cafe\u0301 vs caf\u00e9", 'a "quoted"\\ path'),
+        tasks=(
+            "拿起方块",
+            "التقط المكعب",
+            "pick 🧊 → 📦 👩🏽‍🔧",
+            "cafe\u0301 vs caf\u00e9",
+            'a "quoted"\\ path',
+        ),
         tasks_per_episode=2,
     ),
     "case_colliding_cameras": Source(
@@ -46,7 +54,14 @@ HARD_CASES: dict[str, Source] = {
     "two_cameras_mixed_codecs": Source(
         cameras=(
             Camera(key=TOP),
-            Camera(key=WRIST, codec="av1", stream="continuous", episodes_per_file=5, size=(80, 64), moov="tail"),
+            Camera(
+                key=WRIST,
+                codec="av1",
+                stream="continuous",
+                episodes_per_file=5,
+                size=(80, 64),
+                moov="tail",
+            ),
         )
     ),
     "whole_file_row_groups": replace(_ONE, row_groups="whole_file", episodes_per_data_file=5),
@@ -76,7 +91,11 @@ EVERY_KIND = Source(
         ),
     ),
     image_keys=("observation.images.still",),
-    depth_images={"observation.depth.m": "m", "observation.depth.mm": "mm", "observation.depth.png": None},
+    depth_images={
+        "observation.depth.m": "m",
+        "observation.depth.mm": "mm",
+        "observation.depth.png": None,
+    },
     language=True,
     extra_features=True,
 )
@@ -92,10 +111,20 @@ FURTHER_CASES: dict[str, Source] = {
     "ten_bit_hevc": _filmed(Camera(key=TOP, codec="hevc", pix_fmt="yuv420p10le")),
     "edit_list_without_bframes": _filmed(Camera(key=TOP, edit_list=True)),
     "edit_list_open_gop_hevc": _filmed(
-        Camera(key=TOP, codec="hevc", gop=8, bframes=3, open_gop=True, stream="continuous", edit_list=True)
+        Camera(
+            key=TOP,
+            codec="hevc",
+            gop=8,
+            bframes=3,
+            open_gop=True,
+            stream="continuous",
+            edit_list=True,
+        )
     ),
     "edit_list_av1": _filmed(Camera(key=TOP, codec="av1", edit_list=True, stream="continuous")),
-    "thirty_fps": Source(fps=30, cameras=(Camera(key=TOP, bframes=2), Camera(key=WRIST, codec="av1", gop=2))),
+    "thirty_fps": Source(
+        fps=30, cameras=(Camera(key=TOP, bframes=2), Camera(key=WRIST, codec="av1", gop=2))
+    ),
     "scalar_state": Source(state_dim=1, cameras=(Camera(key=TOP),)),
     "no_cameras": Source(),
 }

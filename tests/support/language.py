@@ -29,7 +29,8 @@ def _hf_type(*, has_timestamp: bool) -> dict[str, Any]:
     """What the `datasets` library notes of such a column in a file's metadata."""
     names = ["role", "content", "style", *(["timestamp"] if has_timestamp else []), "camera"]
     message: dict[str, Any] = {
-        name: {"dtype": "float32" if name == "timestamp" else "string", "_type": "Value"} for name in names
+        name: {"dtype": "float32" if name == "timestamp" else "string", "_type": "Value"}
+        for name in names
     }
     message["tool_calls"] = {"feature": {"_type": "Json"}, "_type": "List"}
     return {"feature": message, "_type": "List"}
@@ -55,10 +56,19 @@ def samples(episode: int, length: int, fps: int) -> dict[str, list[list[dict[str
         }
         for number in range(1 + episode % 3)
     ]
-    call = {"type": "function", "function": {"name": "say", "arguments": {"text": 'so "far" 🧊', "loud": episode}}}
+    call = {
+        "type": "function",
+        "function": {"name": "say", "arguments": {"text": 'so "far" 🧊', "loud": episode}},
+    }
     events = [
         {"role": "user", "content": None, "style": None, "camera": None, "tool_calls": [call, {}]},
-        {"role": "user", "content": "", "style": "vqa", "camera": "observation.images.top", "tool_calls": []},
+        {
+            "role": "user",
+            "content": "",
+            "style": "vqa",
+            "camera": "observation.images.top",
+            "tool_calls": [],
+        },
     ]
     return {PERSISTENT: [said] * length, EVENTS: [events[: row % 3] for row in range(length)]}
 

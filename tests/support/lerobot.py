@@ -29,7 +29,10 @@ def _runner(home: Path, *, training: bool) -> Run:
         python = peers.lerobot_python(ROOT / ".peers", training=training)
     except (OSError, subprocess.CalledProcessError) as error:
         pytest.skip(f"an environment with LeRobot 0.4.4 cannot be made here: {error}")
-    environment = peers.lerobot_environment(training=training) | {"HF_HOME": str(home), "OMP_NUM_THREADS": "1"}
+    environment = peers.lerobot_environment(training=training) | {
+        "HF_HOME": str(home),
+        "OMP_NUM_THREADS": "1",
+    }
 
     def run(program: Path, *args: object, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
         command = [str(python), str(program), *map(str, args)]

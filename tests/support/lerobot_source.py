@@ -24,7 +24,16 @@ from . import tables
 from .encode import sequential_rgb, write_video
 from .hard_cases import EVERY_KIND, FURTHER_CASES, HARD_CASES
 from .spec import Camera, Color, Source, file_groups
-from .stamp import HIDDEN_EPISODE, Codes, Frame, camera_code, read_camera, read_stamp, render, render_depth
+from .stamp import (
+    HIDDEN_EPISODE,
+    Codes,
+    Frame,
+    camera_code,
+    read_camera,
+    read_stamp,
+    render,
+    render_depth,
+)
 
 __all__ = [
     "EVERY_KIND",
@@ -95,14 +104,18 @@ class Built:
 
     def images(self, key: str, episode_index: int) -> NDArray[np.uint8]:
         """One episode's PNG images, uint8 (rows, H, W, 3)."""
-        return np.stack([tables.decode_png(png["bytes"]) for png in self.rows(episode_index)[key].to_pylist()])
+        return np.stack(
+            [tables.decode_png(png["bytes"]) for png in self.rows(episode_index)[key].to_pylist()]
+        )
 
 
 def build(root: Path, source: Source) -> Built:
     """Write the dataset under `root` and return it with its truth."""
     clips: dict[tuple[str, int], Clip] = {}
     for camera in source.cameras:
-        clips |= {(camera.key, episode): clip for episode, clip in _write_videos(root, source, camera)}
+        clips |= {
+            (camera.key, episode): clip for episode, clip in _write_videos(root, source, camera)
+        }
     data_files = _write_data(root, source)
     _write_meta(root, source, clips, data_files)
     return Built(root=root, source=source, clips=clips, data_files=data_files)
@@ -113,9 +126,13 @@ def _write_videos(root: Path, source: Source, camera: Camera) -> Iterator[tuple[
     groups = file_groups(len(source.lengths), camera.episodes_per_file, camera.file_numbers)
     for number, episodes in groups:
         path = root / _VIDEO_PATH.format(video_key=camera.key, chunk_index=0, file_index=number)
-        durations = write_video(path, _segments(source, camera, episodes), camera=camera, fps=source.fps)
+        durations = write_video(
+            path, _segments(source, camera, episodes), camera=camera, fps=source.fps
+        )
         if camera.stream == "continuous":
-            durations = [source.num_video_frames(camera, episode) / source.fps for episode in episodes]
+            durations = [
+                source.num_video_frames(camera, episode) / source.fps for episode in episodes
+            ]
         yield from _clips(path, number, source, camera, dict(zip(episodes, durations, strict=True)))
 
 
@@ -148,7 +165,9 @@ def _segments(source: Source, camera: Camera, episodes: Sequence[int]) -> list[l
         draw(key=camera.key, episode=HIDDEN_EPISODE, frame=i, size=camera.size, seed=source.seed)
         for i in range(camera.hidden_frames)
     ]
-    runs: list[list[Frame | Codes]] = [_episode_frames(source, camera, episode) for episode in episodes]
+    runs: list[list[Frame | Codes]] = [
+        _episode_frames(source, camera, episode) for episode in episodes
+    ]
     if camera.stream == "continuous":
         runs = [[frame for run in runs for frame in run]]
     return [hidden + runs[0], *runs[1:]]
@@ -165,7 +184,9 @@ def _episode_frames(source: Source, camera: Camera, episode: int) -> list[Frame 
 def _write_data(root: Path, source: Source) -> dict[int, Path]:
     """Write all data files; return each episode's."""
     files: dict[int, Path] = {}
-    groups = file_groups(len(source.lengths), source.episodes_per_data_file, source.data_file_numbers)
+    groups = file_groups(
+        len(source.lengths), source.episodes_per_data_file, source.data_file_numbers
+    )
     for number, episodes in groups:
         path = root / _DATA_PATH.format(chunk_index=0, file_index=number)
         tables.write_data_file(path, source, episodes)
@@ -173,7 +194,9 @@ def _write_data(root: Path, source: Source) -> dict[int, Path]:
     return files
 
 
-def _write_meta(root: Path, source: Source, clips: dict[tuple[str, int], Clip], data_files: dict[int, Path]) -> None:
+def _write_meta(
+    root: Path, source: Source, clips: dict[tuple[str, int], Clip], data_files: dict[int, Path]
+) -> None:
     _write_json(root / "meta/info.json", _info(source))
     _write_json(root / "meta/stats.json", _stats(source, range(len(source.lengths))))
     _write_tasks(root / "meta/tasks.parquet", source)
@@ -210,9 +233,13 @@ def _stats(source: Source, episodes: Sequence[int]) -> dict[str, dict[str, list[
     for key, spec in tables.features(source).items():
         camera = next((camera for camera in source.cameras if camera.key == key), None)
         if camera is not None:
-            frames = [frame for episode in episodes for frame in _episode_frames(source, camera, episode)]
+            frames = [
+                frame for episode in episodes for frame in _episode_frames(source, camera, episode)
+            ]
             pixels = np.stack(frames)
-            result[key] = tables.statistics(pixels if pixels.ndim == 4 else pixels[..., None], image=True)
+            result[key] = tables.statistics(
+                pixels if pixels.ndim == 4 else pixels[..., None], image=True
+            )
         elif key in source.image_keys:
             frames = [frame for episode in episodes for frame in _png_frames(source, key, episode)]
             result[key] = tables.statistics(np.stack(frames), image=True)
@@ -267,7 +294,9 @@ def _write_tasks(path: Path, source: Source) -> None:
     number = {"pandas_type": "int64", "numpy_type": "int64", "metadata": None}
     pandas = {
         "index_columns": ["task"],
-        "column_indexes": [{"name": None, "field_name": None, **text, "metadata": {"encoding": "UTF-8"}}],
+        "column_indexes": [
+            {"name": None, "field_name": None, **text, "metadata": {"encoding": "UTF-8"}}
+        ],
         "columns": [
             {"name": "task_index", "field_name": "task_index", **number},
             {"name": "task", "field_name": "task", **text, "metadata": None},
@@ -281,7 +310,9 @@ def _write_tasks(path: Path, source: Source) -> None:
         metadata={"pandas": json.dumps(pandas)},
     )
     indices = list(range(len(source.tasks)))
-    pq.write_table(pa.table({"task_index": indices, "task": list(source.tasks)}, schema=schema), path)
+    pq.write_table(
+        pa.table({"task_index": indices, "task": list(source.tasks)}, schema=schema), path
+    )
 
 
 def _write_json(path: Path, value: object) -> None:

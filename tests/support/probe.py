@@ -37,7 +37,11 @@ def packets(path: Path) -> list[Packet]:
 def pyav_frames(path: Path) -> list[tuple[float, NDArray[Any]]]:
     """(time in seconds, RGB) of each shown frame, by PyAV's own FFmpeg and without a seek."""
     with av.open(str(path)) as container:
-        return [(f.time, f.to_ndarray(format="rgb24")) for f in container.decode(video=0) if f.time is not None]
+        return [
+            (f.time, f.to_ndarray(format="rgb24"))
+            for f in container.decode(video=0)
+            if f.time is not None
+        ]
 
 
 def shown_keyframes(path: Path) -> set[int]:

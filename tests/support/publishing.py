@@ -19,7 +19,11 @@ BIN = Path(sys.executable).parent
 
 
 def contents(root: Path) -> dict[str, bytes]:
-    return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    return {
+        path.relative_to(root).as_posix(): path.read_bytes()
+        for path in root.rglob("*")
+        if path.is_file()
+    }
 
 
 def hashes(root: Path) -> dict[str, str]:
@@ -68,7 +72,9 @@ def kill_when(process: subprocess.Popen[str], ready: Callable[[], bool]) -> bool
 class Watcher:
     """A reader that looks at the bucket all the time: dataset.json, if there, lists what is there."""
 
-    def __init__(self, hub: LocalHub, bucket: str, datasets: Mapping[str, Mapping[str, str]]) -> None:
+    def __init__(
+        self, hub: LocalHub, bucket: str, datasets: Mapping[str, Mapping[str, str]]
+    ) -> None:
         """`datasets`: SHA-256 of a dataset.json -> path -> SHA-256 of all files that it stands for."""
         self._hub, self._bucket, self._datasets = hub, bucket, datasets
         self._ended = threading.Event()

@@ -20,7 +20,12 @@ import torch
 from roboshard.loader import Loader, make_loader
 from roboshard.shards import RoboshardError
 
-SMALL = {"batch_size": 8, "pool_episodes": 4, "seed": 3, "delta_timestamps": {"action": [0.0, 0.1, 0.2]}}
+SMALL = {
+    "batch_size": 8,
+    "pool_episodes": 4,
+    "seed": 3,
+    "delta_timestamps": {"action": [0.0, 0.1, 0.2]},
+}
 
 
 def small_loader(urls: Any, **options: Any) -> Loader:
@@ -34,7 +39,10 @@ def digest(batch: dict[str, Any]) -> str:
     for key, value in sorted(batch.items()):
         found.update(key.encode())
         if isinstance(value, torch.Tensor):
-            found.update(f"{value.dtype} {tuple(value.shape)}".encode() + value.contiguous().numpy().tobytes())
+            found.update(
+                f"{value.dtype} {tuple(value.shape)}".encode()
+                + value.contiguous().numpy().tobytes()
+            )
         else:
             found.update(repr(value).encode())
     return found.hexdigest()

@@ -104,7 +104,12 @@ def record(ranks: Sequence[Loader], stop: int, start: Checkpoint | None = None) 
 
 
 def check_resume_at_every_step(
-    setup: Setup, reference: Topology, elsewhere: Sequence[Topology], *, into_next_epoch: int = 2, fresh: bool = True
+    setup: Setup,
+    reference: Topology,
+    elsewhere: Sequence[Topology],
+    *,
+    into_next_epoch: int = 2,
+    fresh: bool = True,
 ) -> Run:
     """Check that a run from any checkpoint on equals the uninterrupted one, in the same topology and in others.
 
@@ -132,7 +137,13 @@ def check_resume_at_every_step(
             if fresh and number:
                 close(ranks)
                 ranks = setup.loaders(topology)
-            _check_tail(record(ranks, stop, checkpoint), whole, checkpoint, topology, exactly=topology == reference)
+            _check_tail(
+                record(ranks, stop, checkpoint),
+                whole,
+                checkpoint,
+                topology,
+                exactly=topology == reference,
+            )
         close(ranks)
     return whole
 
@@ -176,7 +187,11 @@ def digest(batch: GlobalBatch) -> str:
     """SHA-256 over the global batch as a set."""
     sha = hashlib.sha256()
     for key, value in merged(batch).items():
-        content = value.numpy().tobytes() if isinstance(value, torch.Tensor) else json.dumps(value).encode()
+        content = (
+            value.numpy().tobytes()
+            if isinstance(value, torch.Tensor)
+            else json.dumps(value).encode()
+        )
         sha.update(f"{key} {len(content)} ".encode() + content)
     return sha.hexdigest()
 
@@ -212,12 +227,16 @@ def _checkpoint(ranks: Sequence[Loader], steps: int) -> Checkpoint:
     return Checkpoint(steps, states.pop())
 
 
-def _check_tail(tail: Run, whole: Run, checkpoint: Checkpoint, topology: Topology, *, exactly: bool) -> None:
+def _check_tail(
+    tail: Run, whole: Run, checkpoint: Checkpoint, topology: Topology, *, exactly: bool
+) -> None:
     where = f"{topology} from step {checkpoint.steps}, {checkpoint.state}"
     expected = whole.batches[checkpoint.steps :]
     assert len(tail.batches) == len(expected), where
     assert _by_step(tail) == _by_step(whole, checkpoint.steps), where
-    for step, (found, wanted) in enumerate(zip(tail.batches, expected, strict=True), checkpoint.steps):
+    for step, (found, wanted) in enumerate(
+        zip(tail.batches, expected, strict=True), checkpoint.steps
+    ):
         assert_equal(merged(found), merged(wanted), f"step {step} of {where}")
         if exactly:
             for rank, parts in enumerate(zip(found, wanted, strict=True)):
@@ -236,7 +255,9 @@ def _restore() -> None:
     tails = []
     for checkpoint in job["checkpoints"]:
         ranks = setup.loaders(topology)
-        tails.append([digest(batch) for batch in record(ranks, job["stop"], Checkpoint(*checkpoint)).batches])
+        tails.append(
+            [digest(batch) for batch in record(ranks, job["stop"], Checkpoint(*checkpoint)).batches]
+        )
         close(ranks)
     json.dump(tails, sys.stdout)
 

@@ -64,11 +64,15 @@ class Camera:
     def __post_init__(self) -> None:
         """Refuse what no encoder here would honour, so that a case never tests less than it says."""
         if self.codec == "av1" and (self.bframes or self.open_gop):
-            raise ValueError(f"{self.key}: AV1 hides its reordering; bframes and open_gop do not apply")
+            raise ValueError(
+                f"{self.key}: AV1 hides its reordering; bframes and open_gop do not apply"
+            )
         if self.open_gop and not self.bframes:
             raise ValueError(f"{self.key}: open_gop needs bframes, or no leading picture can occur")
         if self.edit_list and self.start_offset_s:
-            raise ValueError(f"{self.key}: edit_list and start_offset_s both move the first frame; choose one")
+            raise ValueError(
+                f"{self.key}: edit_list and start_offset_s both move the first frame; choose one"
+            )
 
         if (self.depth is not None) != (self.pix_fmt == "gray12le" and self.codec == "hevc"):
             raise ValueError(f"{self.key}: depth is hevc in gray12le, and nothing else is")
@@ -137,7 +141,9 @@ class Source:
         return sum(self.lengths[:episode])
 
 
-def file_groups(num_episodes: int, per_file: int, numbers: tuple[int, ...] | None) -> list[tuple[int, range]]:
+def file_groups(
+    num_episodes: int, per_file: int, numbers: tuple[int, ...] | None
+) -> list[tuple[int, range]]:
     """Deal episodes to files: (file number, its episodes), in order."""
     starts = range(0, num_episodes, per_file)
     chosen = numbers if numbers is not None else tuple(range(len(starts)))

@@ -49,7 +49,9 @@ def render(*, key: str, episode: int, frame: int, size: tuple[int, int], seed: i
     return image
 
 
-def render_depth(*, key: str, episode: int, frame: int, size: tuple[int, int], seed: int = 0) -> Codes:
+def render_depth(
+    *, key: str, episode: int, frame: int, size: tuple[int, int], seed: int = 0
+) -> Codes:
     """Draw one depth frame, noise of all codes: only what is lossless gives it back. Returns uint16 (H, W)."""
     rng = np.random.default_rng((seed, camera_code(key), episode, frame))
     return rng.integers(0, 1 << 12, size, dtype=np.uint16)
@@ -78,7 +80,9 @@ def _read_row(frame: Frame, row: int) -> int:
         # The rim is left out: chroma and deblocking bleed across it.
         level = float(frame[ys.start + 1 : ys.stop - 1, xs.start + 1 : xs.stop - 1].mean())
         if abs(level - 128) < _SURE:
-            raise ValueError(f"row {row} bit {bit} is grey ({level:.0f}): not a frame of this source")
+            raise ValueError(
+                f"row {row} bit {bit} is grey ({level:.0f}): not a frame of this source"
+            )
         value = value << 1 | (level > 128)
     return value
 
@@ -93,5 +97,9 @@ def _background(code: int, frame: int, size: tuple[int, int]) -> Frame:
     side = height // 5
     top = _ROWS * (height // 8) + (frame * 3 + code) % (height - _ROWS * (height // 8) - side)
     left = (frame * 5 + code * 7) % (width - side)
-    image[top : top + side, left : left + side] = (code * 40 % 256, code * 91 % 256, code * 13 % 256)
+    image[top : top + side, left : left + side] = (
+        code * 40 % 256,
+        code * 91 % 256,
+        code * 13 % 256,
+    )
     return image

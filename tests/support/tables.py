@@ -114,7 +114,9 @@ def write_data_file(path: Path, source: Source, episodes: Sequence[int]) -> None
     tables = [table(source, episode) for episode in episodes]
     if source.row_groups == "whole_file":
         tables = [pa.concat_tables(tables)]
-    with pq.ParquetWriter(path, tables[0].schema, compression="snappy", use_dictionary=True) as writer:
+    with pq.ParquetWriter(
+        path, tables[0].schema, compression="snappy", use_dictionary=True
+    ) as writer:
         for group in tables:
             writer.write_table(group)
 
@@ -147,8 +149,12 @@ def statistics(values: NDArray[Any], *, image: bool = False) -> dict[str, list[A
 def depth_images(source: Source, key: str, episode: int) -> NDArray[Any]:
     """Depth (rows, H, W) as the files of a depth camera hold it, float32 metres or uint16."""
     rng = np.random.default_rng((source.seed, episode, len(key)))
-    millimetres = rng.integers(0, 1 << 16, (source.lengths[episode], *source.image_size), dtype=np.uint16)
-    return (millimetres / 1000).astype(np.float32) if source.depth_images[key] == "m" else millimetres
+    millimetres = rng.integers(
+        0, 1 << 16, (source.lengths[episode], *source.image_size), dtype=np.uint16
+    )
+    return (
+        (millimetres / 1000).astype(np.float32) if source.depth_images[key] == "m" else millimetres
+    )
 
 
 def depth_file(depth: NDArray[Any], unit: str | None) -> dict[str, Any]:

@@ -19,7 +19,9 @@ def raw_header(
     magic: bytes = b"ustar\x0000",
 ) -> bytes:
     """One header block with a right checksum. `size`: a number, or the field's 12 bytes as they shall be."""
-    field_of_size = size if isinstance(size, bytes) else b"%011o\0" % size if size < 8**11 else base256(size)
+    field_of_size = (
+        size if isinstance(size, bytes) else b"%011o\0" % size if size < 8**11 else base256(size)
+    )
     head = name.encode() if isinstance(name, str) else name
     block = bytearray(
         head.ljust(100, b"\0")
@@ -60,7 +62,9 @@ def pax_record(name: str, value: str) -> bytes:
 
 def pax(payload: bytes, *, size: int | bytes | None = None) -> bytes:
     """A PAX extended header for the next member, of records as `pax_record` makes them."""
-    return raw_header("./PaxHeaders/x", len(payload) if size is None else size, kind=b"x") + pad(payload)
+    return raw_header("./PaxHeaders/x", len(payload) if size is None else size, kind=b"x") + pad(
+        payload
+    )
 
 
 def archive(*parts: bytes) -> bytes:

@@ -18,7 +18,9 @@ SPEC = {"dtype": "float32", "shape": [2], "names": ["x", "y"]}
 
 
 def content(rows: dict[str, Any], features: dict[str, Any]) -> Content:
-    return make_content({"frame_index": np.arange(3)} | rows, features, dataset="org/arm", episode_index=7, fps=10)
+    return make_content(
+        {"frame_index": np.arange(3)} | rows, features, dataset="org/arm", episode_index=7, fps=10
+    )
 
 
 def test_state_and_action_come_first_and_what_has_no_curve_says_why() -> None:
@@ -41,7 +43,12 @@ def test_state_and_action_come_first_and_what_has_no_curve_says_why() -> None:
     }
     features |= {"camera": {"dtype": "video"}, "index": {"dtype": "int64"}}
     made = content(rows, features)
-    assert [curves.key for curves in made.curves] == ["observation.state", "action", "reward", "done"]
+    assert [curves.key for curves in made.curves] == [
+        "observation.state",
+        "action",
+        "reward",
+        "done",
+    ]
     state, action, reward, done = made.curves
     assert (state.names, state.named) == (("0", "1"), False)
     assert (action.names, action.named) == (("x", "y"), True)
@@ -122,7 +129,9 @@ def test_nothing_on_the_sheet_overlaps(
 def test_pictures_of_all_kinds() -> None:
     colours = np.arange(24, dtype=np.uint8).reshape(3, 2, 4)
     assert np.array_equal(as_picture(colours), colours.transpose(1, 2, 0))
-    assert np.array_equal(as_picture(np.concatenate([colours, colours[:1]])), colours.transpose(1, 2, 0))
+    assert np.array_equal(
+        as_picture(np.concatenate([colours, colours[:1]])), colours.transpose(1, 2, 0)
+    )
     assert np.array_equal(as_picture(colours[:1]), np.stack([colours[0]] * 3, axis=-1))
     assert np.array_equal(as_picture(np.float32([[[0.5]], [[2]], [[-1]]])), [[[128, 255, 0]]])
     grey = as_picture(np.float32([[[0, 0.2], [0.6, 1]]]))

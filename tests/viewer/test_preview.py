@@ -80,7 +80,10 @@ def test_every_frame_stands_in_its_cell_above_its_moment() -> None:
         content(task="拿起方块 → $x_2$ التقط 📦 _ " * 30),
         replace(content(), tasks=(), curves=()),
         replace(content(), curves=(replace(content().curves[0], values=np.full((40, 3), np.nan)),)),
-        replace(content(), curves=(replace(content().curves[0], values=content().curves[0].values * 1.79e308),)),
+        replace(
+            content(),
+            curves=(replace(content().curves[0], values=content().curves[0].values * 1.79e308),),
+        ),
         replace(content(), curves=(replace(content().curves[0], names=("_a", "$b", "c" * 200)),)),
     ],
     ids=[
@@ -101,31 +104,45 @@ def test_what_is_hard_to_draw_is_drawn(shown: Content) -> None:
     names = [(len(curves.names), _legend_size(curves)[0]) for curves in shown.curves]
     for cameras in ({"x" * 300: frames}, {}):
         sheet = pixels(draw(shown, rows, cameras))
-        layout = make_layout(columns=1, shapes=[(300, 40)] * len(cameras), panels=[panel_height(*n) for n in names])
+        layout = make_layout(
+            columns=1, shapes=[(300, 40)] * len(cameras), panels=[panel_height(*n) for n in names]
+        )
         assert sheet.shape[0] == pytest.approx(layout.height * DPI, abs=1)
         assert (sheet[: round(0.5 * DPI)] < 128).any()  # the title
         for place in layout.strips:
-            middle = sheet[round((place.top + place.height / 2) * DPI), round((LEFT + STRIP_WIDTH / 2) * DPI)]
+            middle = sheet[
+                round((place.top + place.height / 2) * DPI), round((LEFT + STRIP_WIDTH / 2) * DPI)
+            ]
             assert middle.tolist() == [200, 0, 0]
         for place in layout.panels:
             top, bottom = (round(inches * DPI) for inches in (place.top, place.top + place.height))
             left, right = (round(inches * DPI) for inches in (LEFT, LEFT + STRIP_WIDTH))
             colour = np.ptp(sheet[top:bottom, left:right].astype(int), axis=-1)
-            assert (colour > 60).any() == np.isfinite(shown.curves[0].values).any()  # curves are in colour
+            assert (colour > 60).any() == np.isfinite(
+                shown.curves[0].values
+            ).any()  # curves are in colour
             assert (sheet[top:bottom, right + 5 :] < 128).any()  # their names
 
 
-def test_the_bundled_data(pusht_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_bundled_data(
+    pusht_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     report = preview(PreviewConfig(url=str(pusht_shards), episode=3, frames=4))
-    assert (report.dataset, report.episode_index, report.output) == ("pusht_sim", 3, Path("pusht_sim-episode-3.png"))
+    assert (report.dataset, report.episode_index, report.output) == (
+        "pusht_sim",
+        3,
+        Path("pusht_sim-episode-3.png"),
+    )
     assert (report.length, report.not_drawn) == (45, {})
     assert [path.name for path in tmp_path.iterdir()] == ["pusht_sim-episode-3.png"]
     sheet = pixels(tmp_path / "pusht_sim-episode-3.png")
     assert len(np.unique(sheet.reshape(-1, 3), axis=0)) > 500
 
 
-def drawn(config: PreviewConfig, monkeypatch: pytest.MonkeyPatch) -> tuple[list[int], dict[str, list[Picture]]]:
+def drawn(
+    config: PreviewConfig, monkeypatch: pytest.MonkeyPatch
+) -> tuple[list[int], dict[str, list[Picture]]]:
     """The rows and pictures that a preview draws."""
     seen: list[Any] = []
 
@@ -142,7 +159,9 @@ def drawn(config: PreviewConfig, monkeypatch: pytest.MonkeyPatch) -> tuple[list[
 def test_the_frames_are_those_of_their_rows(
     pusht_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = PreviewConfig(url=str(pusht_shards), episode=3, frames=4, output=tmp_path / "sheet.png")
+    config = PreviewConfig(
+        url=str(pusht_shards), episode=3, frames=4, output=tmp_path / "sheet.png"
+    )
     rows, pictures = drawn(config, monkeypatch)
     assert rows == [0, 15, 29, 44]
     episode = open_dataset(str(pusht_shards)).episode(3)
@@ -152,22 +171,33 @@ def test_the_frames_are_those_of_their_rows(
     assert np.array_equal(shown, np.stack(expected).transpose(0, 2, 3, 1))
 
 
-def test_depth_is_what_the_dataset_calls_so_and_grey_is_grey(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    built = build(tmp_path / "source", Source(lengths=(3,), image_keys=("grey",), depth_images={"depth": "mm"}))
+def test_depth_is_what_the_dataset_calls_so_and_grey_is_grey(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built = build(
+        tmp_path / "source",
+        Source(lengths=(3,), image_keys=("grey",), depth_images={"depth": "mm"}),
+    )
     path = built.data_files[0]
     table = pq.read_table(path)
     buffer = io.BytesIO()
     Image.fromarray(np.full((48, 64), 102, np.uint8)).save(buffer, "PNG")
-    files = pa.array([{"bytes": buffer.getvalue(), "path": "x.png"}] * 3, table.schema.field("grey").type)
+    files = pa.array(
+        [{"bytes": buffer.getvalue(), "path": "x.png"}] * 3, table.schema.field("grey").type
+    )
     pq.write_table(table.set_column(table.schema.get_field_index("grey"), "grey", files), path)
     convert(ConvertConfig(source=str(built.root), destination=str(tmp_path / "shards"), workers=1))
     config = PreviewConfig(url=str(tmp_path / "shards"), frames=2, output=tmp_path / "sheet.png")
     _, pictures = drawn(config, monkeypatch)
     assert np.array_equal(pictures["grey"][1], np.full((48, 64, 3), 102))
-    assert [(picture.shape, picture.dtype) for picture in pictures["depth"]] == [((48, 64), np.float32)] * 2
+    assert [(picture.shape, picture.dtype) for picture in pictures["depth"]] == [
+        ((48, 64), np.float32)
+    ] * 2
 
 
-def test_as_a_command(pusht_shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_as_a_command(
+    pusht_shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     sheet = tmp_path / "here" / "sheet.png"
     arguments = ["preview", str(pusht_shards), "--frames", "2", "--output", str(sheet)]
     assert dispatch(arguments) == 0
@@ -180,7 +210,9 @@ def test_as_a_command(pusht_shards: Path, tmp_path: Path, capsys: pytest.Capture
     assert [path.name for path in sheet.parent.iterdir()] == ["sheet.png"]
 
 
-def test_a_remote_dataset_gives_the_same_sheet(pusht_shards: Path, range_server: RangeServer, tmp_path: Path) -> None:
+def test_a_remote_dataset_gives_the_same_sheet(
+    pusht_shards: Path, range_server: RangeServer, tmp_path: Path
+) -> None:
     range_server.serve(pusht_shards)
     here, there = tmp_path / "here.png", tmp_path / "there.png"
     for url, sheet in ((str(pusht_shards), here), (range_server.url, there)):
@@ -190,9 +222,14 @@ def test_a_remote_dataset_gives_the_same_sheet(pusht_shards: Path, range_server:
 
 def test_images_in_rows_and_features_of_every_kind(tmp_path: Path) -> None:
     case = replace(
-        HARD_CASES["all_dtypes"], image_keys=("observation.images.wrist",), lengths=(5, 6), tasks_per_episode=2
+        HARD_CASES["all_dtypes"],
+        image_keys=("observation.images.wrist",),
+        lengths=(5, 6),
+        tasks_per_episode=2,
     )
-    source = build(tmp_path / "source", replace(case, cameras=(Camera(key=TOP), Camera(key="side"))))
+    source = build(
+        tmp_path / "source", replace(case, cameras=(Camera(key=TOP), Camera(key="side")))
+    )
     convert(ConvertConfig(source=str(source.root), destination=str(tmp_path / "shards"), workers=1))
     sheet = tmp_path / "sheet.png"
     report = preview(PreviewConfig(url=str(tmp_path / "shards"), episode=1, output=sheet))
@@ -220,14 +257,19 @@ def test_options_that_mean_nothing(options: dict[str, object], message: str) -> 
 
 @pytest.mark.parametrize(
     ("package", "module", "extra"),
-    [("matplotlib", "roboshard.viewer.sheet", "preview"), ("rerun", "roboshard.viewer.recording", "rerun")],
+    [
+        ("matplotlib", "roboshard.viewer.sheet", "preview"),
+        ("rerun", "roboshard.viewer.recording", "rerun"),
+    ],
 )
 def test_what_is_not_installed_is_named_before_anything_is_read(
     package: str, module: str, extra: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     monkeypatch.delitem(sys.modules, module, raising=False)
-    config = PreviewConfig(url=str(tmp_path / "none"), rerun=tmp_path / "x.rrd" if extra == "rerun" else None)
+    config = PreviewConfig(
+        url=str(tmp_path / "none"), rerun=tmp_path / "x.rrd" if extra == "rerun" else None
+    )
     with pytest.raises(OptionError, match=rf"pip install 'roboshard\[{extra}\]'"):
         preview(config)
     assert not list(tmp_path.iterdir())
@@ -236,4 +278,6 @@ def test_what_is_not_installed_is_named_before_anything_is_read(
 def test_a_sheet_that_cannot_be_written(pusht_shards: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="cannot be written"):
-        preview(PreviewConfig(url=str(pusht_shards), frames=1, output=tmp_path / "file" / "sheet.png"))
+        preview(
+            PreviewConfig(url=str(pusht_shards), frames=1, output=tmp_path / "file" / "sheet.png")
+        )

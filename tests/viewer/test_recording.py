@@ -44,17 +44,27 @@ def read_back(path: Path) -> dict[str, Columns]:
         if not chunk.is_static and "frame_index" in chunk.timeline_names:
             assert sorted(chunk.timeline_names) == ["frame_index", "timestamp"]
             found.setdefault(chunk.entity_path, []).extend(chunk.to_record_batch().to_pylist())
-    rows = {entity: sorted(rows, key=lambda row: row["frame_index"]) for entity, rows in found.items()}
-    return {entity: {key: [row[key] for row in several] for key in several[0]} for entity, several in rows.items()}
+    rows = {
+        entity: sorted(rows, key=lambda row: row["frame_index"]) for entity, rows in found.items()
+    }
+    return {
+        entity: {key: [row[key] for row in several] for key in several[0]}
+        for entity, several in rows.items()
+    }
 
 
 def test_all_of_an_episode_is_on_both_timelines(
-    pusht_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    pusht_shards: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert dispatch(["preview", str(pusht_shards), "--episode", "3", "--rerun", "three.rrd"]) == 0
     assert "pusht_sim, episode 3, 45 frames → three.rrd" in capsys.readouterr().out
-    assert [path.name for path in tmp_path.iterdir()] == ["three.rrd"]  # no sheet, unless it is asked for
+    assert [path.name for path in tmp_path.iterdir()] == [
+        "three.rrd"
+    ]  # no sheet, unless it is asked for
     entities = read_back(tmp_path / "three.rrd")
     samples = list(open_dataset(str(pusht_shards)).episode(3))
     assert set(entities) == {
@@ -69,7 +79,9 @@ def test_all_of_an_episode_is_on_both_timelines(
     for place, name in enumerate("xy"):
         curve = entities[f"/action/{name}"]
         assert curve["frame_index"] == list(range(45))
-        assert [time.total_seconds() for time in curve["timestamp"]] == pytest.approx(np.arange(45) / 10, abs=1e-6)
+        assert [time.total_seconds() for time in curve["timestamp"]] == pytest.approx(
+            np.arange(45) / 10, abs=1e-6
+        )
         assert curve["Scalars:scalars"] == [[float(sample["action"][place])] for sample in samples]
     pictures = entities["/observation.image"]
     assert pictures["frame_index"] == list(range(45))
@@ -87,7 +99,10 @@ def test_depth_names_in_any_script_and_tasks_that_change(tmp_path: Path) -> None
     made, path = content(20), tmp_path / "x.rrd"
     seen: list[tuple[int, int]] = []
     importlib.import_module("roboshard.viewer.recording").record(
-        made, iter([{"depth": depth + row} for row in range(20)]), path, lambda *progress: seen.append(progress)
+        made,
+        iter([{"depth": depth + row} for row in range(20)]),
+        path,
+        lambda *progress: seen.append(progress),
     )
     assert seen == [(16, 20), (20, 20)]
     entities = read_back(path)
@@ -96,7 +111,9 @@ def test_depth_names_in_any_script_and_tasks_that_change(tmp_path: Path) -> None
         [0, 10],
         [["reach"], ["拿起方块"]],
     )
-    values = np.frombuffer(bytes(entities["/depth"]["DepthImage:buffer"][19][0]), np.uint16).reshape(2, 3)
+    values = np.frombuffer(
+        bytes(entities["/depth"]["DepthImage:buffer"][19][0]), np.uint16
+    ).reshape(2, 3)
     assert values.tolist() == [[19, 819, 0], [1219, 65535, 0]]
     assert entities["/depth"]["DepthImage:meter"] == [[1000.0]] * 20
 
@@ -111,7 +128,9 @@ def test_nothing_half_written_is_left(pusht_shards: Path, tmp_path: Path) -> Non
         record(content(20), broken(), tmp_path / "x.rrd")
     assert not list(tmp_path.iterdir())
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))  # as a full disk is met: in the midst of the file
+    resource.setrlimit(
+        resource.RLIMIT_FSIZE, (50_000, hard)
+    )  # as a full disk is met: in the midst of the file
     try:
         noise = np.random.default_rng(0).integers(0, 256, (20, 96, 96, 3), dtype=np.uint8)
         with pytest.raises(StorageError, match=r"x.rrd: cannot be written: File too large"):
@@ -125,6 +144,8 @@ def test_nothing_half_written_is_left(pusht_shards: Path, tmp_path: Path) -> Non
 
 
 def test_both_at_once(pusht_shards: Path, tmp_path: Path) -> None:
-    report = preview(PreviewConfig(url=str(pusht_shards), output=tmp_path / "x.png", rerun=tmp_path / "x.rrd"))
+    report = preview(
+        PreviewConfig(url=str(pusht_shards), output=tmp_path / "x.png", rerun=tmp_path / "x.rrd")
+    )
     assert (report.output, report.rerun) == (tmp_path / "x.png", tmp_path / "x.rrd")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["x.png", "x.rrd"]

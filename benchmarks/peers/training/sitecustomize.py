@@ -15,5 +15,6 @@ except RuntimeError:
         del sys.modules[name]
     for operator in ("nms", "qnms"):
         torch.library.define(
-            f"torchvision::{operator}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+            f"torchvision::{operator}",
+            "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
         )

@@ -122,14 +122,18 @@ class Exchange(BaseHTTPRequestHandler):
 
     # -- Answers -----------------------------------------------------------------------------------------------
 
-    def reply(self, status: int, body: Any = b"", headers: Mapping[str, str | int] | None = None) -> None:
+    def reply(
+        self, status: int, body: Any = b"", headers: Mapping[str, str | int] | None = None
+    ) -> None:
         """Answer with bytes, or with anything else as JSON."""
         kind = "application/octet-stream" if isinstance(body, bytes) else "application/json"
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         fault = self._take("reply") if status in (200, 206) else None
         self._send(status, {"Content-Type": kind} | dict(headers or {}), data, 0, len(data), fault)
 
-    def reply_object(self, content: Content, headers: Mapping[str, str | int] | None = None) -> None:
+    def reply_object(
+        self, content: Content, headers: Mapping[str, str | int] | None = None
+    ) -> None:
         """Answer with stored bytes, or the range of them that was asked for."""
         content = self.server.replaced.get(content.key, content)
         fault = self._take("object") or self._take("reply")
@@ -142,9 +146,11 @@ class Exchange(BaseHTTPRequestHandler):
             if args["after_bytes"] is None:
                 old = content
         size, etag = old.size, f'"{old.etag}"'
-        out = {"Content-Type": "application/octet-stream", "ETag": etag, "Accept-Ranges": "bytes"} | dict(
-            headers or {}
-        )
+        out = {
+            "Content-Type": "application/octet-stream",
+            "ETag": etag,
+            "Accept-Ranges": "bytes",
+        } | dict(headers or {})
         if self.headers.get("If-Match", etag) not in (etag, "*"):
             return self._send(412, out, b"", 0, 0, None)
         span = self._asked_range(size) if self.headers.get("If-Range", etag) == etag else None
@@ -159,7 +165,11 @@ class Exchange(BaseHTTPRequestHandler):
                 told = first + args["shift"]
             if kind == "wrong_range":
                 length = min(end - first, size - 1)
-                first = told = told if 0 <= told <= size - length else (first - args["shift"]) % (size - length + 1)
+                first = told = (
+                    told
+                    if 0 <= told <= size - length
+                    else (first - args["shift"]) % (size - length + 1)
+                )
                 end = first + length
             out["Content-Range"] = f"bytes {told}-{told + end - first - 1}/{told_size}"
         source = old.source
@@ -178,7 +188,9 @@ class Exchange(BaseHTTPRequestHandler):
         self._send(status, out, source, first, end, fault)
         return None
 
-    def redirect(self, status: int, location: str, headers: Mapping[str, str | int] | None = None) -> None:
+    def redirect(
+        self, status: int, location: str, headers: Mapping[str, str | int] | None = None
+    ) -> None:
         self.reply(status, b"", dict(headers or {}) | {"Location": location})
 
     # -- Sending -----------------------------------------------------------------------------------------------
@@ -215,7 +227,11 @@ class Exchange(BaseHTTPRequestHandler):
     def _send_body(self, source: Path | bytes, first: int, end: int) -> None:
         """Send bytes [first, end) at the server's rate."""
         with contextlib.ExitStack() as stack:
-            file = memoryview(source) if isinstance(source, bytes) else stack.enter_context(source.open("rb"))
+            file = (
+                memoryview(source)
+                if isinstance(source, bytes)
+                else stack.enter_context(source.open("rb"))
+            )
             rate = self.server.bytes_per_second
             most = max(1 << 14, int(rate * _SLICE_S)) if rate else 1 << 22
             begun, at = time.monotonic(), first
@@ -275,7 +291,10 @@ class Exchange(BaseHTTPRequestHandler):
         """Take a link's prefix off the path, or answer 403 when it is used up."""
         _, _, name, path = self.path.split("/", 3)
         if not self.server.use_link(name):
-            self.reply(403, b"<Error><Code>AccessDenied</Code><Message>Request has expired</Message></Error>")
+            self.reply(
+                403,
+                b"<Error><Code>AccessDenied</Code><Message>Request has expired</Message></Error>",
+            )
             return True
         self.url = urlsplit("/" + path)
         self.route = unquote(self.url.path)
@@ -371,7 +390,9 @@ class FaultServer:
     def log_entries(self) -> list[dict[str, Any]]:
         """The log, once answers that have arrived are counted: a client can be quicker than the count."""
         deadline = time.monotonic() + 0.25
-        while any(record.seconds is None for record in list(self.log)) and time.monotonic() < deadline:
+        while (
+            any(record.seconds is None for record in list(self.log)) and time.monotonic() < deadline
+        ):
             time.sleep(0.005)
         return [asdict(record) for record in list(self.log)]
 
@@ -429,7 +450,9 @@ class FaultServer:
             open_now = list(self._connections)
         if listener is not None:
             with contextlib.suppress(OSError):
-                listener.shutdown(socket.SHUT_RDWR)  # wakes the thread in accept(); close() alone would not
+                listener.shutdown(
+                    socket.SHUT_RDWR
+                )  # wakes the thread in accept(); close() alone would not
             listener.close()
         for connection in open_now:  # keep-alive connections would go on being served
             with contextlib.suppress(OSError):

@@ -12,10 +12,16 @@ Stage = Literal["request", "reply", "object"]
 
 KINDS: dict[str, dict[str, Any]] = {
     # kind: its arguments and their defaults
-    "refuse": {"seconds": None},  # acts at once and on the whole server: nobody listens; None is until `accept()`
+    "refuse": {
+        "seconds": None
+    },  # acts at once and on the whole server: nobody listens; None is until `accept()`
     "drop": {},  # RST before the request is looked at: it has no effect
     "status": {"code": 503, "retry_after": None},
-    "redirect": {"host": "localhost", "uses": None, "seconds": None},  # 403 after so many uses or seconds
+    "redirect": {
+        "host": "localhost",
+        "uses": None,
+        "seconds": None,
+    },  # 403 after so many uses or seconds
     "redirect_loop": {},
     "stall": {"seconds": 30.0, "after_bytes": None},  # None is before the headers
     "reset": {"after_bytes": 0},  # RST in the body; what was asked has been done
@@ -26,7 +32,10 @@ KINDS: dict[str, dict[str, Any]] = {
     "wrong_header": {"shift": 1},  # 206 with the right bytes and a Content-Range of another place
     "short_total": {"by": -1},  # Content-Range gives the object another size
     "gzip": {},  # Content-Encoding although nobody asked
-    "replace": {"content": None, "after_bytes": None},  # another object from here on; after_bytes: from mid-body on
+    "replace": {
+        "content": None,
+        "after_bytes": None,
+    },  # another object from here on; after_bytes: from mid-body on
 }
 _REQUEST = {"drop", "status", "redirect", "redirect_loop"}
 _REPLY = {"reset", "truncate"}

@@ -44,7 +44,10 @@ class HubProcess(BucketRoutes, DatasetRoutes):
             return
         right = self.tokens[exchange.headers["Authorization"].removeprefix("Bearer ")]
         auth = {"type": "access_token", "accessToken": {"displayName": "local", "role": right}}
-        exchange.reply(200, {"type": "user", "name": self.user, "fullname": self.user, "orgs": [], "auth": auth})
+        exchange.reply(
+            200,
+            {"type": "user", "name": self.user, "fullname": self.user, "orgs": [], "auth": auth},
+        )
 
     @route("POST", r"/api/validate-yaml")
     def _validate_yaml(self, exchange: Exchange) -> None:
@@ -93,7 +96,12 @@ class HubProcess(BucketRoutes, DatasetRoutes):
         if commit is None:
             raise KeyError(revision)
         return {
-            path: {"size": entry.size, "xet_hash": entry.xet_hash, "sha256": entry.sha256, "oid": entry.oid}
+            path: {
+                "size": entry.size,
+                "xet_hash": entry.xet_hash,
+                "sha256": entry.sha256,
+                "oid": entry.oid,
+            }
             for path, entry in commit.files.items()
         }
 
@@ -106,7 +114,11 @@ class HubProcess(BucketRoutes, DatasetRoutes):
             if commit is None:
                 raise KeyError(revision)
             entry = commit.files[path]
-            data = entry.data if entry.xet_hash is None else self.store.blob(entry.xet_hash).read_bytes()  # type: ignore[assignment]
+            data = (
+                entry.data
+                if entry.xet_hash is None
+                else self.store.blob(entry.xet_hash).read_bytes()
+            )  # type: ignore[assignment]
         return base64.b64encode(data).decode()
 
     def refuse_in_batch(self, pattern: str, times: int, error: str) -> None:
@@ -201,7 +213,9 @@ class LocalHub(Remote):
     def token_leaks(self) -> list[Request]:
         """Requests that brought a token to the storage host, where none belongs."""
         hosts = (f"localhost:{self.port}", "localhost")
-        return [request for request in self.requests if request.authorized and request.host in hosts]
+        return [
+            request for request in self.requests if request.authorized and request.host in hosts
+        ]
 
     def add_bucket(self, bucket_id: str, *, private: bool = False) -> None:
         self.call("add_bucket", bucket_id=bucket_id, private=private)
@@ -210,9 +224,13 @@ class LocalHub(Remote):
         """Put a folder's files into a bucket, which appears if need be."""
         self.call("add_bucket_folder", bucket_id=bucket_id, folder=str(folder), prefix=prefix)
 
-    def add_dataset(self, repo_id: str, folder: Path | str, revision: str = "main", *, private: bool = False) -> str:
+    def add_dataset(
+        self, repo_id: str, folder: Path | str, revision: str = "main", *, private: bool = False
+    ) -> str:
         """Commit exactly a folder's files to a branch of a dataset, which appears if need be; the commit's hash."""
-        sha: str = self.call("add_dataset", repo_id=repo_id, folder=str(folder), revision=revision, private=private)
+        sha: str = self.call(
+            "add_dataset", repo_id=repo_id, folder=str(folder), revision=revision, private=private
+        )
         return sha
 
     def bucket_files(self, bucket_id: str) -> dict[str, dict[str, Any]]:
@@ -222,14 +240,20 @@ class LocalHub(Remote):
 
     def dataset_files(self, repo_id: str, revision: str = "main") -> dict[str, dict[str, Any]]:
         """Size and oid of each file; xet_hash and sha256 of large ones."""
-        files: dict[str, dict[str, Any]] = self.call("dataset_files", repo_id=repo_id, revision=revision)
+        files: dict[str, dict[str, Any]] = self.call(
+            "dataset_files", repo_id=repo_id, revision=revision
+        )
         return files
 
     def read_bucket(self, bucket_id: str, path: str) -> bytes:
-        return base64.b64decode(self.call("read", kind="bucket", repo_id=bucket_id, path=path, revision=""))
+        return base64.b64decode(
+            self.call("read", kind="bucket", repo_id=bucket_id, path=path, revision="")
+        )
 
     def read_dataset(self, repo_id: str, path: str, revision: str = "main") -> bytes:
-        return base64.b64decode(self.call("read", kind="dataset", repo_id=repo_id, path=path, revision=revision))
+        return base64.b64decode(
+            self.call("read", kind="dataset", repo_id=repo_id, path=path, revision=revision)
+        )
 
     def refuse_in_batch(self, pattern: str, times: int = 1, error: str = "Internal error") -> None:
         """Let operations on such paths fail in a batch whose other operations are done."""

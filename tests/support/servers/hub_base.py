@@ -36,7 +36,11 @@ def now_ms() -> int:
 
 
 def iso(milliseconds: int) -> str:
-    return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return (
+        datetime.fromtimestamp(milliseconds / 1000, UTC)
+        .isoformat(timespec="milliseconds")
+        .replace("+00:00", "Z")
+    )
 
 
 class HubBase(FaultServer):
@@ -95,10 +99,17 @@ class HubBase(FaultServer):
         return True
 
     def not_found(
-        self, exchange: Exchange, code: str, message: str, status: int = 404, commit: str | None = None
+        self,
+        exchange: Exchange,
+        code: str,
+        message: str,
+        status: int = 404,
+        commit: str | None = None,
     ) -> None:
         headers = {"X-Error-Code": code, "X-Error-Message": message}
-        exchange.reply(status, {"error": message}, headers | ({"X-Repo-Commit": commit} if commit else {}))
+        exchange.reply(
+            status, {"error": message}, headers | ({"X-Repo-Commit": commit} if commit else {})
+        )
 
     def reply_page(self, exchange: Exchange, entries: list[Any]) -> None:
         """One page of a listing, with the link to the next one."""
@@ -121,23 +132,38 @@ class HubBase(FaultServer):
         }
         exchange.reply(200, {"casUrl": place, "accessToken": "xet", "exp": end}, headers)
 
-    def redirect_to_cdn(self, exchange: Exchange, xet_hash: str, path: str, headers: Mapping[str, str]) -> None:
+    def redirect_to_cdn(
+        self, exchange: Exchange, xet_hash: str, path: str, headers: Mapping[str, str]
+    ) -> None:
         """302 to a link that is signed for a while and needs no token."""
         expires, nonce = time.time() + self.link_seconds, uuid.uuid4().hex
         signature = _signature(xet_hash, f"{expires}", nonce)
         query = urlencode({"expires": f"{expires}", "nonce": nonce, "signature": signature})
-        shared = {"X-Xet-Hash": xet_hash, "X-Linked-Size": str(self.store.size(xet_hash)), "Accept-Ranges": "bytes"}
+        shared = {
+            "X-Xet-Hash": xet_hash,
+            "X-Linked-Size": str(self.store.size(xet_hash)),
+            "Accept-Ranges": "bytes",
+        }
         location = f"http://localhost:{self.port}/cdn/{xet_hash}/{quote(path)}?{query}"
         exchange.redirect(302, location, shared | dict(headers))
 
     @route("GET", r"/cdn/([0-9a-f]{64})/(.*)")
     def _cdn(self, exchange: Exchange, xet_hash: str, _path: str) -> None:
         expires, nonce = exchange.query.get("expires", ""), exchange.query.get("nonce", "")
-        right = hmac.compare_digest(exchange.query.get("signature", ""), _signature(xet_hash, expires, nonce))
+        right = hmac.compare_digest(
+            exchange.query.get("signature", ""), _signature(xet_hash, expires, nonce)
+        )
         with self.lock:
             uses = self._uses[nonce] = self._uses.get(nonce, 0) + 1
-        if not right or float(expires) < time.time() or (self.link_uses is not None and uses > self.link_uses):
-            exchange.reply(403, b"<Error><Code>AccessDenied</Code><Message>Request has expired</Message></Error>")
+        if (
+            not right
+            or float(expires) < time.time()
+            or (self.link_uses is not None and uses > self.link_uses)
+        ):
+            exchange.reply(
+                403,
+                b"<Error><Code>AccessDenied</Code><Message>Request has expired</Message></Error>",
+            )
             return
         exchange.reply_object(Content(xet_hash, self.store.blob(xet_hash), xet_hash))
 

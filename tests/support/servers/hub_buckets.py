@@ -47,7 +47,8 @@ class BucketRoutes(HubBase):
             self.buckets.setdefault(bucket_id, Bucket(private))
         answer = {"url": f"{self.url}/buckets/{bucket_id}", "id": bucket_id}
         exchange.reply(
-            409 if exists else 200, answer | ({"error": "You already created this bucket"} if exists else {})
+            409 if exists else 200,
+            answer | ({"error": "You already created this bucket"} if exists else {}),
         )
 
     @route("DELETE", r"/api/buckets/([^/]+/[^/]+)")
@@ -90,7 +91,12 @@ class BucketRoutes(HubBase):
             error = self._apply(bucket, operation)
             if error is not None:
                 failed.append({"path": operation["path"], "error": error})
-        answer = {"success": not failed, "processed": count, "succeeded": count - len(failed), "failed": failed}
+        answer = {
+            "success": not failed,
+            "processed": count,
+            "succeeded": count - len(failed),
+            "failed": failed,
+        }
         exchange.reply(422 if count and len(failed) == count else 200, answer)
 
     def _apply(self, bucket: Bucket, operation: dict[str, Any]) -> str | None:
@@ -102,18 +108,24 @@ class BucketRoutes(HubBase):
                     refusal["left"] -= 1
                     return str(refusal["error"])
             if kind == "deleteFile":
-                bucket.files.pop(path, None)  # what the real Hub says of a file that is not there is not known
+                bucket.files.pop(
+                    path, None
+                )  # what the real Hub says of a file that is not there is not known
                 return None
             if operation["xetHash"] not in self.store:
                 return "Xet file not found"
-            bucket.files[path] = BucketEntry(operation["xetHash"], operation.get("mtime") or now_ms())
+            bucket.files[path] = BucketEntry(
+                operation["xetHash"], operation.get("mtime") or now_ms()
+            )
         return None
 
     @route("POST", r"/api/buckets/([^/]+/[^/]+)/paths-info")
     def _bucket_paths(self, exchange: Exchange, bucket_id: str) -> None:
         if (bucket := self._bucket(exchange, bucket_id)) is not None:
             found = [(path, bucket.files.get(path)) for path in exchange.json()["paths"]]
-            exchange.reply(200, [self._bucket_file(path, entry) for path, entry in found if entry is not None])
+            exchange.reply(
+                200, [self._bucket_file(path, entry) for path, entry in found if entry is not None]
+            )
 
     @route("GET", r"/api/buckets/([^/]+/[^/]+)/tree(?:/(.*))?")
     def _bucket_tree(self, exchange: Exchange, bucket_id: str, prefix: str | None) -> None:
@@ -131,7 +143,11 @@ class BucketRoutes(HubBase):
             if recursive or not path.startswith(base) or not slash:
                 entries[path] = self._bucket_file(path, entry)
             else:
-                folder = {"type": "directory", "path": base + first, "uploadedAt": iso(entry.uploaded_ms)}
+                folder = {
+                    "type": "directory",
+                    "path": base + first,
+                    "uploadedAt": iso(entry.uploaded_ms),
+                }
                 entries.setdefault(base + first, folder)
         self.reply_page(exchange, list(entries.values()))
 

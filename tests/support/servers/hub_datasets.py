@@ -15,7 +15,20 @@ from .core import Content, Exchange
 from .hub_base import HubBase, iso, now_ms, route
 
 _ID = r"([^/]+/[^/]+)"
-_LARGE = {".arrow", ".bin", ".gz", ".jpg", ".mp4", ".npy", ".npz", ".parquet", ".png", ".safetensors", ".tar", ".zip"}
+_LARGE = {
+    ".arrow",
+    ".bin",
+    ".gz",
+    ".jpg",
+    ".mp4",
+    ".npy",
+    ".npz",
+    ".parquet",
+    ".png",
+    ".safetensors",
+    ".tar",
+    ".zip",
+}
 _LARGE_BYTES = 10_000_000
 
 
@@ -51,7 +64,9 @@ class Commit:
 
     @classmethod
     def of(cls, files: Mapping[str, RepoEntry], title: str, parent: str | None) -> Commit:
-        content = json.dumps([sorted((path, entry.oid) for path, entry in files.items()), title, parent, now_ms()])
+        content = json.dumps(
+            [sorted((path, entry.oid) for path, entry in files.items()), title, parent, now_ms()]
+        )
         return cls(hashlib.sha1(content.encode()).hexdigest(), title, now_ms(), dict(files), parent)
 
 
@@ -112,7 +127,9 @@ class DatasetRoutes(HubBase):
         siblings: list[dict[str, Any]] = []
         for path, entry in sorted(commit.files.items()):
             details = self._repo_file(path, entry) if "blobs" in exchange.query else {}
-            kept: dict[str, Any] = {name: details[name] for name in ("size", "lfs") if name in details}
+            kept: dict[str, Any] = {
+                name: details[name] for name in ("size", "lfs") if name in details
+            }
             if kept.get("lfs"):
                 kept["lfs"] = kept["lfs"] | {"sha256": entry.sha256}
             if details:
@@ -143,10 +160,15 @@ class DatasetRoutes(HubBase):
             return
 
         def listed(kind: str, names: Mapping[str, str]) -> list[dict[str, str]]:
-            return [{"name": name, "ref": f"refs/{kind}/{name}", "targetCommit": sha} for name, sha in names.items()]
+            return [
+                {"name": name, "ref": f"refs/{kind}/{name}", "targetCommit": sha}
+                for name, sha in names.items()
+            ]
 
         branches, tags = listed("heads", dataset.branches), listed("tags", dataset.tags)
-        exchange.reply(200, {"branches": branches, "tags": tags, "converts": [], "pullRequests": []})
+        exchange.reply(
+            200, {"branches": branches, "tags": tags, "converts": [], "pullRequests": []}
+        )
 
     @route("POST", rf"/api/datasets/{_ID}/branch/(.+)")
     def _create_branch(self, exchange: Exchange, repo_id: str, branch: str) -> None:
@@ -156,7 +178,9 @@ class DatasetRoutes(HubBase):
         with self.lock:
             exists = branch in found[0].branches
             found[0].branches.setdefault(branch, found[1].sha)
-        exchange.reply(409 if exists else 200, {"error": "Reference already exists"} if exists else {})
+        exchange.reply(
+            409 if exists else 200, {"error": "Reference already exists"} if exists else {}
+        )
 
     @route("POST", rf"/api/datasets/{_ID}/tag/(.+)")
     def _create_tag(self, exchange: Exchange, repo_id: str, revision: str) -> None:
@@ -166,7 +190,9 @@ class DatasetRoutes(HubBase):
         with self.lock:
             exists = tag in found[0].tags
             found[0].tags.setdefault(tag, found[1].sha)
-        exchange.reply(409 if exists else 200, {"error": "Tag reference exists already"} if exists else {})
+        exchange.reply(
+            409 if exists else 200, {"error": "Tag reference exists already"} if exists else {}
+        )
 
     @route("GET", rf"/api/datasets/{_ID}/tree/([^/]+)(?:/(.*))?")
     def _tree(self, exchange: Exchange, repo_id: str, revision: str, folder: str | None) -> None:
@@ -185,9 +211,13 @@ class DatasetRoutes(HubBase):
             parts = path.removeprefix(base).split("/")
             for depth in range(1, len(parts) if recursive else min(2, len(parts))):
                 name = base + "/".join(parts[:depth])
-                entries.setdefault(name, self._repo_folder(name, dataset, commit, path if expand else None))
+                entries.setdefault(
+                    name, self._repo_folder(name, dataset, commit, path if expand else None)
+                )
             if recursive or len(parts) == 1:
-                entries[path] = self._repo_file(path, commit.files[path], dataset, commit if expand else None)
+                entries[path] = self._repo_file(
+                    path, commit.files[path], dataset, commit if expand else None
+                )
         self.reply_page(exchange, list(entries.values()))
 
     @route("POST", rf"/api/datasets/{_ID}/paths-info/(.+)")
@@ -205,7 +235,9 @@ class DatasetRoutes(HubBase):
         for path in paths:
             inside = next((one for one in sorted(commit.files) if one.startswith(f"{path}/")), None)
             if path in commit.files:
-                entries.append(self._repo_file(path, commit.files[path], dataset, commit if expand else None))
+                entries.append(
+                    self._repo_file(path, commit.files[path], dataset, commit if expand else None)
+                )
             elif inside is not None:
                 entries.append(self._repo_folder(path, dataset, commit, inside if expand else None))
         exchange.reply(200, entries)
@@ -219,7 +251,15 @@ class DatasetRoutes(HubBase):
         sha: str | None = commit.sha
         while sha is not None:
             one = dataset.commits[sha]
-            entries.append({"id": sha, "title": one.title, "message": "", "date": iso(one.created_ms), "authors": []})
+            entries.append(
+                {
+                    "id": sha,
+                    "title": one.title,
+                    "message": "",
+                    "date": iso(one.created_ms),
+                    "authors": [],
+                }
+            )
             sha = one.parent
         self.reply_page(exchange, entries)
 
@@ -235,7 +275,9 @@ class DatasetRoutes(HubBase):
         if entry.xet_hash is None:
             headers["X-Linked-ETag"] = headers["ETag"] = f'"{entry.oid}"'
             exchange.redirect(
-                307, f"/api/resolve-cache/datasets/{repo_id}/{commit.sha}/{quote(path, safe='')}", headers
+                307,
+                f"/api/resolve-cache/datasets/{repo_id}/{commit.sha}/{quote(path, safe='')}",
+                headers,
             )
             return
         headers["X-Linked-ETag"] = f'"{entry.sha256}"'
@@ -266,7 +308,11 @@ class DatasetRoutes(HubBase):
         answers = []
         for asked in exchange.json()["files"]:
             old = found[1].files.get(asked["path"])
-            mode = "lfs" if _is_large(asked["path"], asked["size"], base64.b64decode(asked["sample"])) else "regular"
+            mode = (
+                "lfs"
+                if _is_large(asked["path"], asked["size"], base64.b64decode(asked["sample"]))
+                else "regular"
+            )
             oid = {"oid": old.sha256 or old.oid} if old else {}
             answers.append({"path": asked["path"], "uploadMode": mode, "shouldIgnore": False} | oid)
         exchange.reply(200, {"files": answers})
@@ -282,7 +328,9 @@ class DatasetRoutes(HubBase):
         for one in asked["objects"]:
             answer = {"oid": one["oid"], "size": one["size"]}
             if self.store.with_sha256(one["oid"]) is None:
-                answer["actions"] = {"upload": {"href": f"http://localhost:{self.port}/lfs/{one['oid']}"}}
+                answer["actions"] = {
+                    "upload": {"href": f"http://localhost:{self.port}/lfs/{one['oid']}"}
+                }
             objects.append(answer)
         exchange.reply(200, {"transfer": "xet" if xet else "basic", "objects": objects})
 
@@ -307,7 +355,9 @@ class DatasetRoutes(HubBase):
                 return
             parent = dataset.commits[dataset.branches[revision]]
             if header.get("parentCommit") not in (None, parent.sha):
-                exchange.reply(412, {"error": "A commit has happened since. Please refresh and try again."})
+                exchange.reply(
+                    412, {"error": "A commit has happened since. Please refresh and try again."}
+                )
                 return
             files = dict(parent.files)
             for line in lines:
@@ -319,9 +369,13 @@ class DatasetRoutes(HubBase):
             commit = Commit.of(files, header["summary"], parent.sha)
             dataset.add(commit, revision)
         url = f"{self.url}/datasets/{repo_id}/commit/{commit.sha}"
-        exchange.reply(200, {"success": True, "commitOid": commit.sha, "commitUrl": url, "hookOutput": ""})
+        exchange.reply(
+            200, {"success": True, "commitOid": commit.sha, "commitUrl": url, "hookOutput": ""}
+        )
 
-    def _change(self, files: dict[str, RepoEntry], key: str, value: dict[str, Any]) -> tuple[int, str] | None:
+    def _change(
+        self, files: dict[str, RepoEntry], key: str, value: dict[str, Any]
+    ) -> tuple[int, str] | None:
         """Apply one line of a commit; status and message when it cannot be."""
         path = value.get("path", "")
         if key == "file":
@@ -345,7 +399,9 @@ class DatasetRoutes(HubBase):
         """A commit of exactly these files, in a repository and branch that appear if need be."""
         with self.lock:
             dataset = self.datasets.setdefault(repo_id, Dataset(private))
-            commit = Commit.of(files, title, dataset.branches.get(branch) or dataset.branches["main"])
+            commit = Commit.of(
+                files, title, dataset.branches.get(branch) or dataset.branches["main"]
+            )
             dataset.add(commit, branch)
             return commit.sha
 
@@ -360,8 +416,12 @@ class DatasetRoutes(HubBase):
                 large.append((name, path))
             else:
                 entries[name] = RepoEntry.regular(path.read_bytes())
-        for (name, path), xet_hash in zip(large, self.store.add(path for _, path in large), strict=True):
-            entries[name] = RepoEntry.large(xet_hash, self.store.sha256(xet_hash), path.stat().st_size)
+        for (name, path), xet_hash in zip(
+            large, self.store.add(path for _, path in large), strict=True
+        ):
+            entries[name] = RepoEntry.large(
+                xet_hash, self.store.sha256(xet_hash), path.stat().st_size
+            )
         return entries
 
     def add_bytes(self, data: bytes) -> str:
@@ -374,7 +434,12 @@ class DatasetRoutes(HubBase):
     def _repo_file(
         path: str, entry: RepoEntry, dataset: Dataset | None = None, commit: Commit | None = None
     ) -> dict[str, Any]:
-        described: dict[str, Any] = {"type": "file", "path": path, "size": entry.size, "oid": entry.oid}
+        described: dict[str, Any] = {
+            "type": "file",
+            "path": path,
+            "size": entry.size,
+            "oid": entry.oid,
+        }
         if entry.xet_hash is not None:
             described |= {
                 "xetHash": entry.xet_hash,
@@ -385,13 +450,22 @@ class DatasetRoutes(HubBase):
         return described
 
     @staticmethod
-    def _repo_folder(path: str, dataset: Dataset, commit: Commit, inside: str | None) -> dict[str, Any]:
-        described: dict[str, Any] = {"type": "directory", "path": path, "oid": _git_oid(path.encode()), "size": 0}
+    def _repo_folder(
+        path: str, dataset: Dataset, commit: Commit, inside: str | None
+    ) -> dict[str, Any]:
+        described: dict[str, Any] = {
+            "type": "directory",
+            "path": path,
+            "oid": _git_oid(path.encode()),
+            "size": 0,
+        }
         if inside is not None:
             described["lastCommit"] = _last_commit(dataset.last_change(commit, inside))
         return described
 
-    def _file(self, exchange: Exchange, repo_id: str, revision: str, path: str) -> tuple[Commit, RepoEntry] | None:
+    def _file(
+        self, exchange: Exchange, repo_id: str, revision: str, path: str
+    ) -> tuple[Commit, RepoEntry] | None:
         if (found := self._at(exchange, repo_id, revision)) is None:
             return None
         commit = found[1]
@@ -431,4 +505,6 @@ def _last_commit(commit: Commit) -> dict[str, str]:
 
 def _is_large(path: str, size: int, sample: bytes) -> bool:
     """Whether the Hub would have this file in storage instead of in git: by its name, its size, or being binary."""
-    return size > 0 and (PurePosixPath(path).suffix in _LARGE or size > _LARGE_BYTES or b"\0" in sample)
+    return size > 0 and (
+        PurePosixPath(path).suffix in _LARGE or size > _LARGE_BYTES or b"\0" in sample
+    )

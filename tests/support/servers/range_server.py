@@ -74,7 +74,10 @@ class RangeServer(Remote):
         in_process: bool = False,
     ) -> None:
         super().__init__(
-            in_process=in_process, folder=str(folder), latency_s=latency_s, bytes_per_second=bytes_per_second
+            in_process=in_process,
+            folder=str(folder),
+            latency_s=latency_s,
+            bytes_per_second=bytes_per_second,
         )
 
     def serve(self, folder: Path | str) -> None:

@@ -88,8 +88,18 @@ class Remote:
         """Arm a fault of `faults.KINDS` for the paths in which the pattern is found: after `after`, `times` times."""
         if isinstance(args.get("content"), bytes):
             args["content"] = base64.b64encode(args["content"]).decode()
-        Fault(kind, path_pattern, times, after, method, dict(args))  # mistakes show here, in the test
-        self.call("arm", kind=kind, path_pattern=path_pattern, times=times, after=after, method=method, args=args)
+        Fault(
+            kind, path_pattern, times, after, method, dict(args)
+        )  # mistakes show here, in the test
+        self.call(
+            "arm",
+            kind=kind,
+            path_pattern=path_pattern,
+            times=times,
+            after=after,
+            method=method,
+            args=args,
+        )
 
     def accept(self) -> None:
         """End a `refuse` that has no end of its own."""
@@ -121,7 +131,9 @@ class Remote:
         """Call a control of the server by name."""
         connection = http.client.HTTPConnection("127.0.0.1", self._control_port, timeout=120)
         try:
-            connection.request("POST", f"/{name}", json.dumps(keywords, default=str), {"Connection": "close"})
+            connection.request(
+                "POST", f"/{name}", json.dumps(keywords, default=str), {"Connection": "close"}
+            )
             response = connection.getresponse()
             answer = json.loads(response.read())
         finally:

@@ -37,13 +37,21 @@ class S3Process(FaultServer):
         if method in ("GET", "HEAD") and bucket and key and not exchange.url.query:
             status, headers, body = self._ask("HEAD", exchange)
             if status == 200:
-                if "Range" in exchange.headers:  # S3 tells the whole object's checksums of the whole object only
-                    headers = {name: value for name, value in headers.items() if "checksum" not in name.lower()}
+                if (
+                    "Range" in exchange.headers
+                ):  # S3 tells the whole object's checksums of the whole object only
+                    headers = {
+                        name: value
+                        for name, value in headers.items()
+                        if "checksum" not in name.lower()
+                    }
                 exchange.reply_object(self._content(exchange, headers["ETag"].strip('"')), headers)
                 return
         else:
             status, headers, body = self._ask(method, exchange)
-        if method == "GET" and status == 404:  # a HEAD has been asked, which has no body to say what is missing
+        if (
+            method == "GET" and status == 404
+        ):  # a HEAD has been asked, which has no body to say what is missing
             status, headers, body = self._ask(method, exchange)
         exchange.reply(status, body, headers)
 
@@ -57,12 +65,20 @@ class S3Process(FaultServer):
     def _ask(self, method: str, exchange: Exchange) -> tuple[int, dict[str, str], bytes]:
         """What moto says to a request, as if it were for the whole object and without conditions."""
         left_out = _OF_ONE_HOP | {"range", "if-match", "if-range"}
-        headers = {name: value for name, value in exchange.headers.items() if name.lower() not in left_out}
+        headers = {
+            name: value for name, value in exchange.headers.items() if name.lower() not in left_out
+        }
         host = exchange.headers.get("Host", "")
-        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", self._moto_port, timeout=60)) as connection:
+        with contextlib.closing(
+            http.client.HTTPConnection("127.0.0.1", self._moto_port, timeout=60)
+        ) as connection:
             connection.request(method, exchange.path, exchange.body, headers | {"Host": host})
             response = connection.getresponse()
-            kept = {name: value for name, value in response.getheaders() if name.lower() not in _OF_ONE_HOP}
+            kept = {
+                name: value
+                for name, value in response.getheaders()
+                if name.lower() not in _OF_ONE_HOP
+            }
             return response.status, kept, response.read()
 
 
@@ -83,7 +99,9 @@ class S3Server(Remote):
         in_process: bool = False,
     ) -> None:
         self.bucket = bucket
-        super().__init__(in_process=in_process, latency_s=latency_s, bytes_per_second=bytes_per_second)
+        super().__init__(
+            in_process=in_process, latency_s=latency_s, bytes_per_second=bytes_per_second
+        )
 
     @property
     def endpoint(self) -> str:
@@ -125,7 +143,9 @@ class S3Server(Remote):
         with contextlib.closing(self._client()) as client:
             for path in sorted(Path(folder).rglob("*")):
                 if path.is_file():
-                    key = "/".join(filter(None, (prefix.strip("/"), path.relative_to(folder).as_posix())))
+                    key = "/".join(
+                        filter(None, (prefix.strip("/"), path.relative_to(folder).as_posix()))
+                    )
                     client.put_object(Bucket=self.bucket, Key=key, Body=path.read_bytes())
         return "/".join(filter(None, (self.bucket_url, prefix.strip("/"))))
 
@@ -133,7 +153,9 @@ class S3Server(Remote):
         with contextlib.closing(self._client()) as client:
             return {
                 entry["Key"]: client.get_object(Bucket=self.bucket, Key=entry["Key"])["Body"].read()
-                for page in client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix)
+                for page in client.get_paginator("list_objects_v2").paginate(
+                    Bucket=self.bucket, Prefix=prefix
+                )
                 for entry in page.get("Contents", [])
             }
 

@@ -64,7 +64,11 @@ class XetStore:
     def read_url(self, hashes: Iterable[str]) -> str:
         """A place where one client may read these files (and finds others, too)."""
         with self._lock:
-            missing = [self.blob(xet_hash) for xet_hash in set(hashes) - self._in_master if self.size(xet_hash)]
+            missing = [
+                self.blob(xet_hash)
+                for xet_hash in set(hashes) - self._in_master
+                if self.size(xet_hash)
+            ]
             self._upload_to_master(missing)
             folder = self._new_folder("reads")
             _snapshot(self._master, folder)
@@ -158,7 +162,9 @@ class XetStore:
             return []
         commit = self._session.new_upload_commit(endpoint=f"local://{self._master}")
         with commit:
-            handles = [commit.start_upload_file(str(path), sha256=hf_xet.COMPUTE_SHA256) for path in paths]
+            handles = [
+                commit.start_upload_file(str(path), sha256=hf_xet.COMPUTE_SHA256) for path in paths
+            ]
         infos = [handle.result().xet_info for handle in handles]
         del commit, handles
         gc.collect()  # lets go of the folder's database
@@ -202,7 +208,9 @@ def _snapshot(folder: Path, into: Path) -> None:
             return
         before = database.stat()
         shutil.copyfile(database, target / _DATABASE)
-        if (after := database.stat()).st_mtime_ns == before.st_mtime_ns and after.st_size == before.st_size:
+        if (
+            after := database.stat()
+        ).st_mtime_ns == before.st_mtime_ns and after.st_size == before.st_size:
             return
         time.sleep(0.02)
 
@@ -215,7 +223,9 @@ def _declared_files(shard: bytes) -> Iterator[tuple[str, int, str | None]]:
         if file_hash == b"\xff" * 32:
             return
         at += _RECORD
-        size = sum(struct.unpack_from("<36xI", shard, at + index * _RECORD)[0] for index in range(count))
+        size = sum(
+            struct.unpack_from("<36xI", shard, at + index * _RECORD)[0] for index in range(count)
+        )
         at += count * _RECORD * (2 if flags & _HAS_VERIFICATION else 1)
         sha256 = None
         if flags & _HAS_METADATA:
