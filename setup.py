@@ -1,0 +1,8 @@
+"""The packages: every folder with Python files below these parts, as `roboshard.<folder>`."""
+
+from setuptools import find_packages, setup
+
+PARTS = ("shards", "converter", "loader", "publisher", "inspector", "viewer", "exporter", "cli")
+
+FOLDERS = find_packages(include=[name for part in PARTS for name in (part, f"{part}.*")])
+setup(packages=[f"roboshard.{folder}" for folder in FOLDERS])
