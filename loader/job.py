@@ -2,20 +2,86 @@
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from roboshard.loader.config import LoaderConfig, SampleConfig, SelectionConfig
 from roboshard.loader.meta import DatasetMeta
-from roboshard.loader.order.plan import Episodes
-from roboshard.loader.pipeline import LoadJob
+from roboshard.loader.order.mixture import MixturePlan
+from roboshard.loader.order.plan import Episodes, EpochPlan, Slots
+from roboshard.loader.order.schedule import Schedule
 from roboshard.loader.running.device import check_devices
+from roboshard.loader.samples.rows import PictureKey
 from roboshard.loader.samples.windows import frame_offsets
 from roboshard.loader.sources import Source
 from roboshard.shards.errors import FormatError, OptionError
 from roboshard.shards.features import DTYPES, OBJECT_DTYPES, Features, depth_scale
 from roboshard.shards.locate import Urls
 from roboshard.shards.reader import ShardedDataset
+
+Plan = EpochPlan | MixturePlan
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadJob:
+    """All that a process needs to know to load an epoch. Picklable; opens nothing before it is run."""
+
+    sources: tuple[Source, ...]
+    """One, or those of a mixture."""
+    config: LoaderConfig
+    offsets: dict[str, NDArray[np.int64]]
+    """Feature key -> delta window in frames; in a mixture one for each dataset."""
+    cameras: tuple[str, ...]
+    """Video features to decode."""
+    image_keys: tuple[str, ...]
+    meta: DatasetMeta
+    schedule: Schedule | None = None
+    """Of a mixture."""
+
+    @property
+    def dataset(self) -> ShardedDataset:
+        """The one dataset, or the first."""
+        return self.sources[0].dataset
+
+    @property
+    def episodes(self) -> Episodes:
+        """Of the one dataset, or the first."""
+        return self.sources[0].episodes
+
+    @property
+    def pictures(self) -> tuple[PictureKey, ...]:
+        """Everything that is decoded into pictures."""
+        keys = [(key, True) for key in self.cameras] + [(key, False) for key in self.image_keys]
+        windows = {key: np.atleast_2d(offsets)[0] for key, offsets in self.offsets.items()}
+        return tuple(
+            PictureKey(key=key, is_video=video, offsets=windows.get(key)) for key, video in keys
+        )
+
+    @property
+    def transformed(self) -> tuple[str, ...]:
+        """Keys of the pictures that `image_transforms` is for: depth is left alone, as LeRobot does."""
+        return tuple(
+            picture.key for picture in self.pictures if picture.key not in self.meta.depth_keys
+        )
+
+    @property
+    def slots(self) -> Slots:
+        """The shape of the plan."""
+        split = self.config.split
+        return Slots(
+            rank_slots=split.max_world_size,
+            worker_slots=split.max_workers if self.config.order.shuffle else 1,
+            global_batch_size=split.global_batch_size,
+        )
+
+    def plan(self, epoch: int) -> Plan:
+        """The order of an epoch."""
+        if self.schedule is not None:
+            episodes = [source.episodes for source in self.sources]
+            return MixturePlan(episodes, self.config.order, self.slots, self.schedule, epoch)
+        return EpochPlan(self.episodes, self.config.order, self.slots, epoch)
 
 
 def make_job(urls: Urls, config: LoaderConfig) -> LoadJob:

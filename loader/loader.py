@@ -8,9 +8,9 @@ from functools import cached_property
 from typing import Any
 
 from roboshard.loader import topology
+from roboshard.loader.job import LoadJob
 from roboshard.loader.meta import DatasetMeta
 from roboshard.loader.order.plan import Episodes, EpochPlan
-from roboshard.loader.pipeline import LoadJob
 from roboshard.loader.running.runner import EpochRunner
 from roboshard.loader.samples.rows import Batch
 from roboshard.loader.state import STATE_VERSION, LoaderState, MixtureState, check_state

@@ -22,11 +22,11 @@ from roboshard.loader.config import (
     SplitConfig,
 )
 from roboshard.loader.episode_table import EpisodeTable
-from roboshard.loader.job import make_job
+from roboshard.loader.job import LoadJob, make_job
 from roboshard.loader.meta import MapMeta
 from roboshard.loader.mixture_job import is_mixture
 from roboshard.loader.order.plan import Draw
-from roboshard.loader.pipeline import LoadJob, Resources
+from roboshard.loader.resources import Resources
 from roboshard.loader.samples.rows import Batch, delta_windows
 from roboshard.loader.stats import Counter
 from roboshard.shards.errors import OptionError

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from roboshard.loader.config import LoaderConfig, SampleConfig
 from roboshard.loader.episodes.episode import Membership, picture_shape
 from roboshard.loader.job import (
+    LoadJob,
     check_depth,
     check_features,
     check_windows,
@@ -18,7 +19,6 @@ from roboshard.loader.job import (
 )
 from roboshard.loader.meta import DatasetMeta, MixtureMeta, merged_manifest
 from roboshard.loader.order.schedule import MAX_PERIOD, Schedule, shares
-from roboshard.loader.pipeline import LoadJob
 from roboshard.loader.samples.windows import frame_offsets
 from roboshard.loader.sources import Source
 from roboshard.shards import storage

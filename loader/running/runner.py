@@ -9,15 +9,10 @@ from itertools import starmap
 from typing import Any
 
 from roboshard.loader.batches.buffers import Buffers, DeviceBuffers, PinnedBuffers, ReusedBuffers
-from roboshard.loader.pipeline import (
-    EpochPart,
-    LoadJob,
-    Plan,
-    Resources,
-    epochs_from,
-    load,
-    num_own_steps,
-)
+from roboshard.loader.epochs import EpochPart, epochs_from, num_own_steps
+from roboshard.loader.job import LoadJob, Plan
+from roboshard.loader.pipeline import load
+from roboshard.loader.resources import Resources
 from roboshard.loader.running.ahead import run_ahead
 from roboshard.loader.running.device import Copies, decodes_on_gpu, pin_batch, should_pin
 from roboshard.loader.running.stream import EpochStream

@@ -15,7 +15,10 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from roboshard.loader import topology
 from roboshard.loader.batches.decode_ahead import LOOK_AHEAD_STEPS
-from roboshard.loader.pipeline import LoadJob, Resources, epochs_from, load, num_own_steps
+from roboshard.loader.epochs import epochs_from, num_own_steps
+from roboshard.loader.job import LoadJob
+from roboshard.loader.pipeline import load
+from roboshard.loader.resources import Resources
 from roboshard.loader.running.ring import Message, RingPlan, RingReceiver, RingSender
 from roboshard.loader.running.stream import EpochStream
 from roboshard.loader.samples.rows import Batch

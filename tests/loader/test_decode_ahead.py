@@ -34,7 +34,7 @@ from support.lerobot_source import Camera, Source, build
 from support.slowly import slowly
 
 from roboshard.converter import ConvertConfig, convert
-from roboshard.loader import Loader, make_loader, pipeline
+from roboshard.loader import Loader, make_loader, resources
 from roboshard.loader.batches import decode_ahead
 from roboshard.loader.batches.buffers import ReusedBuffers
 from roboshard.loader.batches.decode_ahead import LOOK_AHEAD_STEPS, look_ahead_steps
@@ -229,7 +229,7 @@ def early_pictures(monkeypatch: pytest.MonkeyPatch) -> EarlySizes:
 def in_one_go(root: Path, options: dict[str, Any], early_bytes: int) -> list[Batch]:
     """Two epochs."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "EARLY_BYTES", early_bytes)
+        patch.setattr(resources, "EARLY_BYTES", early_bytes)
         loader = load(root, decode_threads=2, **options)
         return [*loader, *loader]
 
@@ -241,7 +241,7 @@ def test_what_is_kept_for_later_steps_is_not_decoded_again(
     root = shards_of(source, tmp_path)
     costs = []
     for early_bytes in (0, 1 << 20):
-        monkeypatch.setattr(pipeline, "EARLY_BYTES", early_bytes)
+        monkeypatch.setattr(resources, "EARLY_BYTES", early_bytes)
         loader = load(root, pool_episodes=6, batch_size=4)
         for _ in range(4):
             list(loader)
@@ -277,7 +277,7 @@ def test_what_is_kept_for_later_steps_is_bounded(
     for early_bytes in (60_000, 300_000):
         held.clear()
         early_pictures.clear()
-        monkeypatch.setattr(pipeline, "EARLY_BYTES", early_bytes)
+        monkeypatch.setattr(resources, "EARLY_BYTES", early_bytes)
         loader = load(shards, **ORDERS["uniform"] | {"pool_episodes": 7})
         list(itertools.chain(loader, loader))
         a_visit = 5  # pictures at most of one slice in a step
@@ -962,7 +962,7 @@ def test_a_frame_at_random_costs_what_its_keyframes_say(
     tmp_path: Path, gop: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = Source(lengths=LONG_LENGTHS, cameras=(Camera(key=TOP, gop=gop, size=(32, 48)),))
-    monkeypatch.setattr(pipeline, "EARLY_BYTES", 0)
+    monkeypatch.setattr(resources, "EARLY_BYTES", 0)
     loader = load(shards_of(source, tmp_path), batch_size=1)
     assert len(_warnings_of(loader, epochs=1)) == int(gop == SHORT_GOP)
     expected = mean_random_cost(range(0, LONG_LENGTHS[0], gop), LONG_LENGTHS[0])

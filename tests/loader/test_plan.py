@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 
 from roboshard.loader import topology
 from roboshard.loader.config import EpisodeOrder, FrameOrder, LoaderConfig, OrderConfig, SplitConfig
+from roboshard.loader.epochs import num_own_steps
 from roboshard.loader.order.frame_order import sweep
 from roboshard.loader.order.plan import Draw, Episodes, EpochPlan, Slots
-from roboshard.loader.pipeline import num_own_steps, split_by_node, split_by_worker
+from roboshard.loader.pipeline import split_by_node, split_by_worker
 
 Frame = tuple[int, int]  # position of the episode, row
 

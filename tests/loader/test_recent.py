@@ -14,7 +14,7 @@ from support.lerobot_source import Camera, Source, build
 from support.slowly import slowly
 
 from roboshard.converter import ConvertConfig, convert
-from roboshard.loader import make_loader, pipeline
+from roboshard.loader import make_loader, resources
 from roboshard.loader.episodes.recent import RecentPictures
 
 CAMERA = "observation.images.top"
@@ -74,7 +74,7 @@ def test_the_same_pictures_for_a_fraction_of_the_decoding(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     kept, cost = epoch(distant_keyframes, window, **options)
-    monkeypatch.setattr(pipeline, "MAX_LOOK_BACK", 0)
+    monkeypatch.setattr(resources, "MAX_LOOK_BACK", 0)
     expected, cost_without = epoch(distant_keyframes, window, **options)
     assert len(kept) == len(expected)
     for one, other in zip(kept, expected, strict=True):
@@ -86,13 +86,13 @@ def test_the_same_pictures_for_a_fraction_of_the_decoding(
 
 def test_nothing_is_kept_where_steps_jump(distant_keyframes: Path) -> None:
     loader = make_loader(str(distant_keyframes), delta_timestamps={CAMERA: WINDOWS["before"]})
-    assert pipeline._look_back(loader._job) == {}
+    assert resources._look_back(loader._job) == {}
     loader = make_loader(
         str(distant_keyframes),
         delta_timestamps={CAMERA: [-10.0, 0.0], "action": [0.0]},
         frame_order="sweep",
     )
-    assert pipeline._look_back(loader._job) == {}
+    assert resources._look_back(loader._job) == {}
 
 
 @settings(max_examples=200)

@@ -24,7 +24,7 @@ from support import remote_loading
 from support.remote_loading import bounded, digests, read_threads, small_loader
 from support.servers import RangeServer
 
-from roboshard.loader import pipeline
+from roboshard.loader import resources
 from roboshard.loader.batches import decode_ahead
 from roboshard.loader.episodes import fetch as episodes
 from roboshard.loader.episodes import read_ahead
@@ -142,7 +142,7 @@ def test_only_the_chosen_cameras_are_read(
 def test_resuming_reads_what_its_steps_need_and_no_more_than_a_start(
     http: RangeServer, monkeypatch: pytest.MonkeyPatch, small_gap: None
 ) -> None:
-    monkeypatch.setattr(pipeline, "REMOTE_READING", (4, 1))  # as far ahead as it must
+    monkeypatch.setattr(resources, "REMOTE_READING", (4, 1))  # as far ahead as it must
     monkeypatch.setattr(decode_ahead, "LOOK_AHEAD_STEPS", (1, 1))
     monkeypatch.setattr(episodes, "DRAWS_AT_ONCE", 2)
     options: dict[str, Any] = {"pool_episodes": 5, "batch_size": 4}
@@ -224,8 +224,8 @@ def test_any_budget_gives_the_same_batches_and_is_held(
                 self.taking = False
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "LOCAL_READING", (threads, budget))
-        patch.setattr(pipeline, "ReadAhead", Watched)
+        patch.setattr(resources, "LOCAL_READING", (threads, budget))
+        patch.setattr(resources, "ReadAhead", Watched)
         assert digests(small_loader(str(arm_shards), cameras=[], **options)) == expected
     # What a step needs now is read whatever the budget (it may have left the memory since it was expected); beyond
     # that nothing is begun unless there is room.

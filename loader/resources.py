@@ -1,0 +1,113 @@
+"""What loads in one process: threads that read and decode, the episodes in memory, their budgets."""
+
+import ctypes
+from contextlib import suppress
+
+import numpy as np
+
+from roboshard.loader import topology
+from roboshard.loader.batches.buffers import Buffers
+from roboshard.loader.batches.decode_threads import DecodeThreads
+from roboshard.loader.decoding.settings import PictureSettings
+from roboshard.loader.episodes.fetch import EpisodePool
+from roboshard.loader.episodes.read_ahead import ReadAhead
+from roboshard.loader.job import LoadJob
+from roboshard.loader.order.mixture import pool_sizes
+from roboshard.loader.sources import SideBySide
+from roboshard.loader.stats import Counter
+from roboshard.shards import storage
+
+LOCAL_READING = (2, 128 << 20)
+"""Threads that read ahead in each process, and bytes that they read ahead, over all workers of a rank."""
+REMOTE_READING = (16, 512 << 20)
+
+MAX_LOOK_BACK = 32
+"""Pictures kept of each slice for the windows of coming steps; of wider windows none are."""
+
+EARLY_BYTES = 128 << 20
+"""Pictures kept until their step begins, over all workers of a rank; in uniform order, where that saves decoding."""
+
+
+class Resources:
+    """What reads and decodes in this process: threads, and the episodes in memory."""
+
+    def __init__(self, job: LoadJob, buffers: Buffers, counter: Counter) -> None:
+        """Nothing is read before it is needed. Batches are made in `buffers`, and counted in `counter`."""
+        config, sample = job.config, job.config.sample
+        self.buffers = buffers
+        self.counter = counter
+        dataset = job.dataset if job.schedule is None else SideBySide(job.sources)
+        self.reads = ReadAhead(dataset, job.cameras, *_reading(job), counter)
+        self.pool = EpisodePool(
+            sources=job.sources,
+            reads=self.reads,
+            pictures=PictureSettings(
+                image_size=sample.image_size,
+                device=config.read.decode_device,
+                look_back=_look_back(job),
+            ),
+            capacity=_resident_episodes(job),
+            on_error=config.read.on_error,
+            counter=counter,
+        )
+        self.threads = DecodeThreads(
+            num_threads=config.read.decode_threads
+            or topology.default_threads(config.split.num_workers),
+            pictures=job.pictures,
+            as_float=not sample.return_uint8,
+            buffers=buffers,
+            counter=counter,
+            early_bytes=_early_bytes(job),
+        )
+
+    def close(self) -> None:
+        """End the threads, and give the memory that they freed back."""
+        self.reads.close()
+        self.threads.close()
+        return_freed_memory()
+
+
+def return_freed_memory() -> None:
+    """Give the system what is free in the heaps: glibc has one per thread, and they would fill up in turn."""
+    with suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def _early_bytes(job: LoadJob) -> int:
+    """Of this process. A GPU's memory is the user's."""
+    is_cpu = job.config.read.decode_device == "cpu"
+    return (
+        0 if _is_forward(job) or not is_cpu else EARLY_BYTES // max(1, job.config.split.num_workers)
+    )
+
+
+def _look_back(job: LoadJob) -> dict[str, int]:
+    """Camera -> frames by which windows of neighbouring samples overlap, where those are loaded in a row."""
+    windows = {key: np.atleast_2d(job.offsets[key]) for key in job.cameras if key in job.offsets}
+    spans = {key: int(np.ptp(frames, axis=1).max()) for key, frames in windows.items()}
+    return {
+        key: span for key, span in spans.items() if _is_forward(job) and 0 < span <= MAX_LOOK_BACK
+    }
+
+
+def _is_forward(job: LoadJob) -> bool:
+    """Whether the frames of an episode come in their order."""
+    return job.config.order.frame_order == "sweep" or not job.config.order.shuffle
+
+
+def _reading(job: LoadJob) -> tuple[int, int]:
+    """(threads, bytes) that read ahead in this process."""
+    is_local = all(storage.is_local(source.dataset.root) for source in job.sources)
+    threads, num_bytes = LOCAL_READING if is_local else REMOTE_READING
+    return threads, num_bytes // max(1, job.config.split.num_workers)
+
+
+def _resident_episodes(job: LoadJob) -> int:
+    """Episodes to keep: the pools of this process's lanes, and one more each for the pool that follows."""
+    split = job.config.split
+    lanes = job.slots.worker_slots // max(1, split.num_workers if job.config.order.shuffle else 1)
+    per_lane = [max(1, job.config.order.pool_episodes // job.slots.worker_slots)]
+    if job.schedule is not None:
+        per_lane = pool_sizes(job.config.order, job.slots, job.schedule)
+    rank_slots = split.max_world_size // split.world_size
+    return rank_slots * max(1, lanes) * sum(size + 1 for size in per_lane)
