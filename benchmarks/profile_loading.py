@@ -46,8 +46,8 @@ STAGES = {
     "_windowed": "rows and windows",
     "step": "draw and fetch",
     "expect": "draw and fetch",
-    "_carry_out": "read and verify",
-    "carry_out": "read and verify",
+    "_read": "read and verify",
+    "read_episodes": "read and verify",
 }
 
 

@@ -109,10 +109,10 @@ def _cameras(dataset: ShardedDataset, positions: list[int]) -> list[CameraSummar
     records: list[tuple[CameraRecord, int]] = []
     suffixes = camera_suffixes(dataset.camera_keys)
     for position in positions:
-        read = dataset.plan_read(position, cameras=[])
-        record = dataset.carry_out(read, dataset.shard_reads(read.shard, [read])).record
-        sizes = {member.name: member.size for member in read.sample.members}
+        record = dataset.read_episode(position, cameras=[]).record
+        sample = dataset.sample(position)
+        sizes = {member.name: member.size for member in sample.members}
         for camera in record.cameras:
-            size = sizes.get(member_name(read.sample.key, camera.member or suffixes[camera.key]), 0)
+            size = sizes.get(member_name(sample.key, camera.member or suffixes[camera.key]), 0)
             records.append((camera, size))
     return summarize_cameras(records)

@@ -13,7 +13,7 @@ from roboshard.loader.episodes.fetch import EpisodePool
 from roboshard.loader.episodes.read_ahead import ReadAhead
 from roboshard.loader.job import LoadJob
 from roboshard.loader.order.mixture import pool_sizes
-from roboshard.loader.sources import SideBySide
+from roboshard.loader.sources import ConcatDataset
 from roboshard.loader.stats import Counter
 from roboshard.shards import storage
 
@@ -36,7 +36,7 @@ class Resources:
         config, sample = job.config, job.config.sample
         self.buffers = buffers
         self.counter = counter
-        dataset = job.dataset if job.schedule is None else SideBySide(job.sources)
+        dataset = job.dataset if job.schedule is None else ConcatDataset(job.sources)
         self.reads = ReadAhead(dataset, job.cameras, *_reading(job), counter)
         self.pool = EpisodePool(
             sources=job.sources,

@@ -2,7 +2,8 @@
 
 import os
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from operator import attrgetter
@@ -11,14 +12,20 @@ from threading import Lock
 import numpy as np
 
 from roboshard.shards import storage
-from roboshard.shards.errors import DamageError, FormatError, MissingError, OptionError
+from roboshard.shards.errors import (
+    DamageError,
+    FormatError,
+    MissingError,
+    OptionError,
+    RoboshardError,
+)
 from roboshard.shards.features import keys_of
 from roboshard.shards.fetch import OnRead, ReadSettings, ShardReads, ignore
 from roboshard.shards.index import MAX_INDEX_BYTES, EpisodeIndex, read_index
 from roboshard.shards.locate import Urls, locate
 from roboshard.shards.manifest import load_dataset_manifest, load_index, load_shard_manifest
 from roboshard.shards.names import camera_suffixes
-from roboshard.shards.sample import EpisodeData, SampleRead, assemble, plan_sample
+from roboshard.shards.sample import EpisodeData, Piece, SampleRead, assemble, plan_sample
 from roboshard.shards.schema import DatasetManifest, SampleEntry, ShardEntry, ShardManifest
 from roboshard.shards.writer import crc_text
 
@@ -68,38 +75,86 @@ class ShardedDataset:
         return camera_suffixes(self.camera_keys)
 
     def read_episode(self, position: int, cameras: Sequence[str] | None = None) -> EpisodeData:
-        """Read and verify the episode at `position` of the index, with the videos of `cameras` (None: all).
+        """Read and verify the episode at `position` of the index.
+
+        Args:
+            position: place of the episode in `index`.
+            cameras: keys of the cameras whose videos are read; None: all.
 
         Raises:
-            DamageError, FormatError, MissingError, StorageError: naming shard, episode and, where it can be known,
-            member.
+            DamageError, FormatError, MissingError, StorageError: naming shard, episode and, where
+                it can be known, member.
         """
-        read = self.plan_read(position, cameras)
-        return self.carry_out(read, self.shard_reads(read.shard, [read]))
+        (outcome,) = self.read_episodes([position], cameras)
+        if isinstance(outcome, RoboshardError):
+            raise outcome
+        return outcome
 
-    def plan_read(self, position: int, cameras: Sequence[str] | None = None) -> SampleRead:
-        """Which bytes of which shard an episode is; reads the shard's manifest if it is not known yet."""
+    def read_episodes(
+        self,
+        positions: Sequence[int],
+        cameras: Sequence[str] | None = None,
+        on_read: OnRead = ignore,
+    ) -> Iterator[EpisodeData | RoboshardError]:
+        """Read and verify several episodes; neighbours in a shard are read in one go.
+
+        An episode that cannot be read is yielded as its error: the others come all the same. What
+        is read together stays in memory until the iterator is at its end.
+
+        Args:
+            positions: places of the episodes in `index`, in the order in which they are yielded.
+            cameras: keys of the cameras whose videos are read; None: all.
+            on_read: told the bytes of each read, and where they came from.
+        """
+        planned = [self._planned(position, cameras) for position in positions]
+        pieces: dict[int, list[Piece]] = defaultdict(list)
+        for read in planned:
+            if isinstance(read, SampleRead):
+                pieces[read.shard] += read.pieces
+        sources = {
+            shard: ShardReads(
+                self.root, self.manifest.shards[shard], wanted, self.settings, on_read
+            )
+            for shard, wanted in pieces.items()
+        }
+        for read in planned:
+            yield self._carried_out(read, sources) if isinstance(read, SampleRead) else read
+
+    def sample(self, position: int) -> SampleEntry:
+        """Return where the episode at `position` lies in its shard, as the shard's manifest says.
+
+        Raises:
+            FormatError, MissingError, StorageError: the manifest contradicts the index, or cannot
+                be read.
+        """
+        return self._sample_entry(self.manifest.shards[int(self.index.shard[position])], position)
+
+    def _planned(self, position: int, cameras: Sequence[str] | None) -> SampleRead | RoboshardError:
+        """Which bytes to read; the shard's manifest is read if it is not known yet."""
         shard = int(self.index.shard[position])
         entry = self.manifest.shards[shard]
-        sample = self._sample_entry(entry, position)
-        return plan_sample(
-            shard,
-            sample,
-            f"{storage.shown(storage.join(self.root, entry.name))}, episode {sample.episode_index}",
-            None if cameras is None or set(cameras) >= set(self.camera_keys) else tuple(cameras),
-            self._camera_suffixes,
-        )
+        where = storage.shown(storage.join(self.root, entry.name))
+        is_all = cameras is None or set(cameras) >= set(self.camera_keys)
+        try:
+            sample = self._sample_entry(entry, position)
+            return plan_sample(
+                shard,
+                sample,
+                f"{where}, episode {sample.episode_index}",
+                None if is_all or cameras is None else tuple(cameras),
+                self._camera_suffixes,
+            )
+        except RoboshardError as error:
+            return error
 
-    def shard_reads(
-        self, shard: int, reads: Sequence[SampleRead], on_read: OnRead = ignore
-    ) -> ShardReads:
-        """Reads of one shard that bring several episodes; neighbours in one go."""
-        pieces = [piece for read in reads for piece in read.pieces]
-        return ShardReads(self.root, self.manifest.shards[shard], pieces, self.settings, on_read)
-
-    def carry_out(self, read: SampleRead, source: ShardReads) -> EpisodeData:
-        """A planned episode, out of the reads that it was planned with. Raises as `read_episode` does."""
-        return assemble(read, lambda piece: source.get(piece, read.where), self.camera_keys)
+    def _carried_out(
+        self, read: SampleRead, sources: Mapping[int, ShardReads]
+    ) -> EpisodeData | RoboshardError:
+        source = sources[read.shard]
+        try:
+            return assemble(read, lambda piece: source.get(piece, read.where), self.camera_keys)
+        except RoboshardError as error:
+            return error
 
     def shard_manifest(self, shard: ShardEntry) -> ShardManifest:
         """The manifest of a shard, read when first needed.

@@ -486,7 +486,7 @@ def test_a_sharded_dataset_shows_manifest_index_and_episodes() -> None:
         "index",
         "settings",
     ]
-    reading = {"read_episode", "plan_read", "shard_reads", "carry_out"}
+    reading = {"read_episode", "read_episodes", "sample"}
     assert {"open", "camera_keys", "shard_manifest", *reading} == set(public(ShardedDataset))
 
 

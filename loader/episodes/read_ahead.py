@@ -7,18 +7,16 @@ import queue
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import CancelledError, Future, InvalidStateError
 from contextlib import suppress
-from functools import partial
 from typing import Literal, NamedTuple
 
-from roboshard.loader.sources import SideBySide
+from roboshard.loader.sources import ConcatDataset
 from roboshard.loader.stats import Counter
 from roboshard.shards.fetch import MAX_GAP, MAX_READ
 from roboshard.shards.ranges import ByteRange, neighbours
 from roboshard.shards.reader import EpisodeData, ShardedDataset
-from roboshard.shards.sample import SampleRead
 
 CLOSE_S = 1.0
 """How long reads under way are waited for when nobody wants them any more."""
@@ -38,7 +36,7 @@ class ReadAhead:
 
     def __init__(
         self,
-        dataset: ShardedDataset | SideBySide,
+        dataset: ShardedDataset | ConcatDataset,
         cameras: Sequence[str],
         num_threads: int,
         max_bytes: int,
@@ -127,28 +125,20 @@ class ReadAhead:
 
     def _work(self) -> None:
         while (task := self._tasks.get()) is not None and not self._closed:
-            planned = [
-                (request, read) for request in task if (read := self._planned(request)) is not None
-            ]
-            if not planned:
-                continue
-            source = self._dataset.shard_reads(
-                planned[0][1].shard, [read for _, read in planned], self._count
-            )
-            for request, read in planned:
-                if self._closed:  # nobody takes the rest, and a server that is away would be tried for each of them
-                    return
-                _settle(request.future, partial(self._dataset.carry_out, read, source))
+            try:
+                self._read(task)
+            except BaseException as error:  # noqa: BLE001 - of whatever kind, it is the takers'
+                for request in task:
+                    _settle(request.future, error)
 
-    def _planned(self, request: _Request) -> SampleRead | None:
-        if self._closed:
-            return None
-        try:
-            return self._dataset.plan_read(request.position, self._cameras)
-        except BaseException as error:  # noqa: BLE001
-            with suppress(InvalidStateError):
-                request.future.set_exception(error)
-            return None
+    def _read(self, task: Sequence[_Request]) -> None:
+        """Read neighbours and hand each one over as it comes."""
+        positions = [request.position for request in task]
+        outcomes = self._dataset.read_episodes(positions, self._cameras, self._count)
+        for request in task:
+            if self._closed:  # nobody takes the rest; a server that is away would be tried for each
+                return
+            _settle(request.future, next(outcomes))
 
     def _count(self, num_bytes: int, origin: Literal["storage", "cache"]) -> None:
         if origin == "cache":
@@ -157,13 +147,10 @@ class ReadAhead:
             self._counter.add(bytes_read=num_bytes, reads=1)
 
 
-def _settle(future: Future[EpisodeData], read: Callable[[], EpisodeData]) -> None:
-    """Give the taker what `read` returns, or what it raises, unless nobody waits any more."""
-    try:
-        data = read()
-    except BaseException as error:  # noqa: BLE001 - of whatever kind, it is the taker's
-        with suppress(InvalidStateError):  # stopped meanwhile
-            future.set_exception(error)
-    else:
-        with suppress(InvalidStateError):
-            future.set_result(data)
+def _settle(future: Future[EpisodeData], outcome: EpisodeData | BaseException) -> None:
+    """Give the taker an episode, or what went wrong with it, unless nobody waits any more."""
+    with suppress(InvalidStateError):  # stopped meanwhile, or settled before
+        if isinstance(outcome, BaseException):
+            future.set_exception(outcome)
+        else:
+            future.set_result(outcome)

@@ -155,7 +155,7 @@ def test_an_error_in_a_worker_surfaces_with_its_traceback_and_ends_the_workers(
     assert are_gone(workers()), "though loader and exception are still held"
     assert re.search(r"Caught DamageError in DataLoader worker process \d", str(failure.value))
     assert f"{shard}, episode " in str(failure.value)
-    assert "in carry_out" in str(failure.value), (
+    assert "in assemble" in str(failure.value), (
         "the worker's own traceback, of the thread that read"
     )
 

@@ -18,6 +18,7 @@ from support.servers import LocalHub, RangeServer
 from roboshard.shards import DamageError, OptionError, ReadSettings, ShardedDataset
 from roboshard.shards import cache_files as files
 from roboshard.shards.cache import MIN_BYTES, DiskCache
+from roboshard.shards.reader import EpisodeData
 
 pytest_plugins = ["support.servers.fixtures"]
 
@@ -117,15 +118,15 @@ def test_what_one_read_brought_is_there_for_all_when_the_first_of_it_is(
 ) -> None:
     dataset = ShardedDataset.open(http.url, ReadSettings(cache=DiskCache(cache, 1 << 30)))
     positions = np.flatnonzero(dataset.index.shard == 1).tolist()
-    reads = [dataset.plan_read(position) for position in positions]
-    assert len(reads) > 1
-    dataset.carry_out(reads[0], dataset.shard_reads(1, reads))
+    assert len(positions) > 1
+    next(dataset.read_episodes(positions))
     sent = data_bytes(http)
     assert sent >= int(dataset.index.size[positions].sum())
-    other = dataset.shard_reads(1, reads)  # planned as another process would, now
+    others = dataset.read_episodes(positions)  # planned as another process would, now
     here = ShardedDataset.open(str(arm_shards))
-    for position, read in zip(positions, reads, strict=True):
-        assert dataset.carry_out(read, other).videos == here.read_episode(position).videos
+    for position, other in zip(positions, others, strict=True):
+        assert isinstance(other, EpisodeData)
+        assert other.videos == here.read_episode(position).videos
     assert data_bytes(http) == sent
 
 

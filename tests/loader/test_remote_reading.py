@@ -254,19 +254,15 @@ class FakeDataset:
         )
         self.hold.set()
 
-    def plan_read(self, position: int, cameras: Sequence[str]) -> Any:
-        return SimpleNamespace(position=position, shard=position // 10)
-
-    def shard_reads(self, shard: int, reads: Sequence[Any], on_read: Callable[..., None]) -> None:
-        self.sources.append([read.position for read in reads])
-
-    def carry_out(self, read: Any, source: None) -> int:
-        self.begun.append(read.position)
-        self.hold.wait(20)
-        time.sleep(self.seconds)
-        if read.position in self.failing:
-            raise DamageError(f"episode {read.position}")
-        return int(read.position)
+    def read_episodes(
+        self, positions: Sequence[int], cameras: Sequence[str], on_read: Callable[..., None]
+    ) -> Iterator[int | DamageError]:
+        self.sources.append(list(positions))
+        for position in positions:
+            self.begun.append(position)
+            self.hold.wait(20)
+            time.sleep(self.seconds)
+            yield DamageError(f"episode {position}") if position in self.failing else position
 
 
 def reading(dataset: FakeDataset, threads: int, max_bytes: int = 10_000) -> ReadAhead:
