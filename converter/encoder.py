@@ -19,7 +19,7 @@ from av.video.frame import PictureType
 from av.video.reformatter import ColorRange, Interpolation
 
 from roboshard.converter.encoding import CODEC_NAMES, PIX_FMT, PRESETS, Codec, Encoding
-from roboshard.converter.video import IntArray, Packets
+from roboshard.converter.packets import IntArray, Packets
 from roboshard.shards.errors import OptionError, SourceError
 
 MAX_EARLY = 64

@@ -12,8 +12,9 @@ from roboshard.converter.alignment import RowTimes
 from roboshard.converter.encoding import Encoding
 from roboshard.converter.reencode import reencode
 from roboshard.converter.rows import RowReader, timestamps_of
+from roboshard.converter.slice_file import VideoSlice
 from roboshard.converter.source import Episode, SourceMeta
-from roboshard.converter.video import VideoFile, VideoSlice
+from roboshard.converter.video import VideoFile
 from roboshard.shards.errors import RoboshardError, SourceError
 from roboshard.shards.names import camera_suffixes
 from roboshard.shards.rows import encode_rows

@@ -15,8 +15,10 @@ from roboshard.converter.alignment import RowTimes, pts_runs, row_runs
 from roboshard.converter.config import ReencodeConfig
 from roboshard.converter.encoder import Clip, check_encoder, encode, frames_at
 from roboshard.converter.encoding import CODEC_NAMES, PIX_FMT, Encoding
+from roboshard.converter.packets import IntArray
+from roboshard.converter.slice_file import VideoSlice
 from roboshard.converter.source import Episode, Source, SourceMeta
-from roboshard.converter.video import IntArray, VideoFile, VideoSlice
+from roboshard.converter.video import VideoFile
 from roboshard.shards.cameras import EPISODES_LOOKED_AT
 from roboshard.shards.errors import OptionError, RoboshardError, SourceError, StorageError
 from roboshard.shards.features import is_depth

@@ -1,12 +1,9 @@
 """Cutting one episode out of a video file by copying packets: no frame is decoded, none is re-encoded.
 
 The slice starts at the last keyframe at or before the episode's first frame from which decoding is exact, and
-ends with the last packet, in decode order, that shows a frame of the episode. It is opened again, and its sample
-tables and payload are compared with the packets of the source, before it is used.
+ends with the last packet, in decode order, that shows a frame of the episode. slice_file.py makes a file of it.
 """
 
-import io
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -14,73 +11,16 @@ from typing import Any
 import av
 import numpy as np
 from av.container import Flags
-from numpy.typing import NDArray
 
-from roboshard.converter.alignment import RowTimes, match_frames, pts_runs, row_runs
+from roboshard.converter.alignment import RowTimes, match_frames
 from roboshard.converter.keyframes import (
     has_av1_frame_types,
     is_av1_keyframe,
     is_h264_random_access,
 )
+from roboshard.converter.packets import IntArray, Packets, lowest_later
+from roboshard.converter.slice_file import VideoSlice, copied_slice
 from roboshard.shards.errors import MissingError, SourceError
-from roboshard.shards.mp4 import read_sample_tables
-from roboshard.shards.schema import CameraRecord
-
-_PARAMETERS = (
-    "name",
-    "width",
-    "height",
-    "pix_fmt",
-    "profile",
-    "color_range",
-    "color_primaries",
-    "color_trc",
-    "colorspace",
-    "sample_aspect_ratio",
-    "extradata",
-)
-
-
-IntArray = NDArray[np.int64]
-BoolArray = NDArray[np.bool_]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Packets:
-    """Coded pictures in decode order, times in ticks of their stream's time base; each of shape (num_packets,)."""
-
-    pts: IntArray
-    dts: IntArray
-    is_keyframe: BoolArray
-    """Flagged so in the file, and safe: decoding can start here."""
-    is_hidden: BoolArray
-    """An edit list hides it: it is decoded and not shown."""
-    is_foreign: BoolArray
-    """Coded with other parameters (extradata) than the file begins with, which a slice would not carry."""
-    coded: "list[av.Packet[Any]]"
-    """As demuxed. Their times change when they are muxed; their payload, which is never copied, does not."""
-
-    def __len__(self) -> int:
-        return len(self.coded)
-
-    def take(self, positions: IntArray) -> "Packets":
-        """Some of them."""
-        return Packets(
-            pts=self.pts[positions],
-            dts=self.dts[positions],
-            is_keyframe=self.is_keyframe[positions],
-            is_hidden=self.is_hidden[positions],
-            is_foreign=self.is_foreign[positions],
-            coded=[self.coded[i] for i in positions.tolist()],
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class VideoSlice:
-    """An MP4 file and what the episode record says of it."""
-
-    data: bytes
-    camera: CameraRecord
 
 
 class VideoFile:
@@ -132,8 +72,7 @@ class VideoFile:
         """
         try:
             packets, shown = self.select(rows)
-            data = self._mux(packets)
-            return VideoSlice(data=data, camera=self._describe(data, packets, shown, key, member))
+            return copied_slice(self._stream, packets, shown, key=key, member=member)
         except av.FFmpegError as error:
             raise SourceError(f"cannot be demuxed or copied: {error.strerror}") from error
 
@@ -219,7 +158,7 @@ class VideoFile:
         """Position of the last packet from which every frame from `first_shown` on decodes exactly."""
         possible = window.is_keyframe & (window.pts <= first_shown)
         if not self._can_drop_leading:
-            possible &= _lowest_later(window.pts) >= window.pts
+            possible &= lowest_later(window.pts) >= window.pts
         starts = np.flatnonzero(possible)
         return int(starts[-1]) if starts.size else None
 
@@ -241,123 +180,5 @@ class VideoFile:
             )
         return packets
 
-    def _mux(self, packets: Packets) -> bytes:
-        buffer = io.BytesIO()
-        start = packets.dts[0]
-        # Without an edit list: readers disagree on what one hides. Times then start at the decoder's delay.
-        options = {"fflags": "+bitexact", "use_editlist": "0"}
-        with av.open(buffer, "w", format="mp4", options=options) as output:
-            # opaque: copy codec parameters as they are; a decoder's name (libdav1d) is not a codec to mux.
-            try:
-                stream = output.add_stream_from_template(self._stream, opaque=True)
-            except ValueError as error:
-                raise SourceError(f"an MP4 slice cannot hold its codec: {error}") from error
-            stream.time_base = self._time_base
-            duration = int(np.diff(np.sort(packets.pts)).min()) if len(packets) > 1 else 1
-            columns = (
-                packets.pts - start,
-                packets.dts - start,
-                packets.is_keyframe,
-                packets.is_hidden,
-            )
-            for coded, pts, dts, key, hidden in zip(
-                packets.coded, *(c.tolist() for c in columns), strict=True
-            ):
-                packet = self._without_flags(coded) if hidden else coded
-                packet.pts, packet.dts = pts, dts
-                packet.duration = duration
-                packet.is_keyframe = key
-                packet.stream = stream
-                output.mux(packet)
-        return buffer.getvalue()
-
-    def _without_flags(self, coded: "av.Packet[Any]") -> "av.Packet[Any]":
-        packet: av.Packet[Any] = av.Packet(bytes(coded))
-        packet.time_base = self._time_base
-        return packet
-
-    def _describe(
-        self, data: bytes, packets: Packets, shown: IntArray, key: str, member: str
-    ) -> CameraRecord:
-        """Read the slice back, compare it with what was copied, and describe what it holds."""
-        time_base = self._read_time_base(data)
-        scale = self._time_base / time_base
-        if scale.denominator != 1:
-            raise SourceError(f"an MP4 slice cannot hold its time base of {self._time_base} s")
-        start, factor = packets.dts[0], scale.numerator
-        _check_copied(data, packets, time_base, factor)
-        ticks = (packets.pts - start) * factor
-        in_order = np.sort(ticks)
-        frames = _positions(in_order, (shown - start) * factor)
-        context = self._stream.codec_context
-        return CameraRecord(
-            key=key,
-            member=member,
-            codec=self._codec,
-            width=context.width,
-            height=context.height,
-            pix_fmt=context.pix_fmt or "unknown",
-            num_frames=len(ticks),
-            skip_frames=frames[0],
-            keyframes=_safe_keyframes(ticks, packets.is_keyframe, in_order),
-            time_base=(time_base.numerator, time_base.denominator),
-            pts=pts_runs(in_order.tolist()),
-            rows=row_runs(frames),
-        )
-
-    def _read_time_base(self, data: bytes) -> Fraction:
-        """A slice's time base, as FFmpeg sees it, which must see the codec parameters of the source too."""
-        with av.open(io.BytesIO(data), "r") as copy:
-            stream = copy.streams.video[0]
-            self._check_parameters(stream)
-            return Fraction(stream.time_base or 1)
-
-    def _check_parameters(self, stream: Any) -> None:
-        source, copy = self._stream.codec_context, stream.codec_context
-        for name in _PARAMETERS:
-            if getattr(source, name) != getattr(copy, name):
-                raise SourceError(
-                    f"its {name} {getattr(source, name)!r} would become {getattr(copy, name)!r} in an MP4 slice"
-                )
-
     def _ticks(self, seconds: float) -> int:
         return int(seconds / float(self._time_base) // 1)
-
-
-def _check_copied(data: bytes, packets: Packets, time_base: Fraction, factor: int) -> None:
-    """The slice holds exactly these packets: payloads, times, keyframes. Its tables say all that a demuxer would."""
-    try:
-        tables = read_sample_tables(data)
-    except ValueError as error:
-        raise SourceError(f"the slice does not read back: {error}") from error
-    payload = b"".join(packets.coded)
-    sizes = np.array([packet.size for packet in packets.coded], dtype=np.int64)
-    start, first = packets.dts[0], int(tables.offsets[0])
-    same = (
-        Fraction(1, tables.timescale) == time_base
-        and np.array_equal(tables.sizes, sizes)
-        and np.array_equal(tables.offsets, first + np.cumsum(sizes) - sizes)
-        and data.startswith(payload, first)
-        and np.array_equal(tables.pts, (packets.pts - start) * factor)
-        and np.array_equal(tables.dts, (packets.dts - start) * factor)
-        and np.array_equal(tables.is_sync, packets.is_keyframe)
-    )
-    if not same:
-        raise SourceError("the copied packets do not read back as they are in the source")
-
-
-def _lowest_later(ticks: IntArray) -> IntArray:
-    """Of each packet the lowest time of those after it; the highest there is after the last."""
-    later = np.append(ticks[1:], np.iinfo(np.int64).max)
-    return np.minimum.accumulate(later[::-1])[::-1]
-
-
-def _safe_keyframes(ticks: IntArray, is_keyframe: BoolArray, in_order: IntArray) -> list[int]:
-    """Keyframes, as frames of the slice, that no later packet in decode order comes before in time."""
-    return _positions(in_order, np.sort(ticks[is_keyframe & (ticks < _lowest_later(ticks))]))
-
-
-def _positions(in_order: IntArray, ticks: IntArray) -> list[int]:
-    """Frames that are shown at these times: of several at one time, all but one hidden, the last."""
-    frames: list[int] = (np.searchsorted(in_order, ticks, side="right") - 1).tolist()
-    return frames

@@ -12,7 +12,8 @@ import pytest
 
 from roboshard.converter.alignment import RowTimes
 from roboshard.converter.keyframes import has_av1_frame_types, is_av1_keyframe
-from roboshard.converter.video import VideoFile, VideoSlice
+from roboshard.converter.slice_file import VideoSlice
+from roboshard.converter.video import VideoFile
 from roboshard.shards import SourceError
 from roboshard.shards.mp4 import read_sample_tables
 

@@ -1,0 +1,47 @@
+"""Coded pictures of a video as arrays and packets."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+
+IntArray = NDArray[np.int64]
+BoolArray = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Packets:
+    """Coded pictures in decode order, times in ticks of their stream's time base; each of shape (num_packets,)."""
+
+    pts: IntArray
+    dts: IntArray
+    is_keyframe: BoolArray
+    """Flagged so in the file, and safe: decoding can start here."""
+    is_hidden: BoolArray
+    """An edit list hides it: it is decoded and not shown."""
+    is_foreign: BoolArray
+    """Coded with other parameters (extradata) than the file begins with, which a slice would not carry."""
+    coded: "list[av.Packet[Any]]"
+    """As demuxed. Their times change when they are muxed; their payload, which is never copied, does not."""
+
+    def __len__(self) -> int:
+        return len(self.coded)
+
+    def take(self, positions: IntArray) -> "Packets":
+        """Some of them."""
+        return Packets(
+            pts=self.pts[positions],
+            dts=self.dts[positions],
+            is_keyframe=self.is_keyframe[positions],
+            is_hidden=self.is_hidden[positions],
+            is_foreign=self.is_foreign[positions],
+            coded=[self.coded[i] for i in positions.tolist()],
+        )
+
+
+def lowest_later(ticks: IntArray) -> IntArray:
+    """Of each packet the lowest time of those after it; the highest there is after the last."""
+    later = np.append(ticks[1:], np.iinfo(np.int64).max)
+    return np.minimum.accumulate(later[::-1])[::-1]
