@@ -3,7 +3,6 @@
 A file that is finished is read again and compared with what was put into it.
 """
 
-import io
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -30,6 +29,7 @@ from roboshard.exporter.timing import (
 )
 from roboshard.shards.errors import SourceError
 from roboshard.shards.schema import CameraRecord
+from roboshard.shards.slices import open_slice
 
 _PICTURE = ("name", "profile", "pix_fmt", "width", "height", "sample_aspect_ratio", "extradata")
 _COLOR = ("color_range", "color_primaries", "color_trc", "colorspace")
@@ -179,7 +179,7 @@ class VideoFiles:
             SourceError: it cannot be put back so that LeRobot shows the right frame for each row.
         """
         try:
-            with av.open(io.BytesIO(data), "r") as container:
+            with open_slice(data, camera) as container:
                 return self._add(container, len(data), camera, timestamps)
         except av.FFmpegError as error:
             raise SourceError(f"cannot be demuxed or copied: {error.strerror}") from error

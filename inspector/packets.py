@@ -1,6 +1,5 @@
 """The packets of a source's video file beside those of a slice."""
 
-import io
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +12,8 @@ from numpy.typing import NDArray
 
 from roboshard.inspector.problems import CONVERT_AGAIN, Place, some
 from roboshard.shards.mp4 import read_sample_tables
+from roboshard.shards.schema import CameraRecord
+from roboshard.shards.slices import open_container
 
 IntArray = NDArray[np.int64]
 
@@ -83,7 +84,9 @@ def _until(packets: Iterator[Any], last: int) -> Iterator[Any]:
             yield packet
 
 
-def compare_payloads(data: bytes, packets: SourcePackets, clock: Clock, place: Place) -> None:
+def compare_payloads(
+    camera: CameraRecord, data: bytes, packets: SourcePackets, clock: Clock, place: Place
+) -> None:
     """Every packet of the slice is in the source at that time, and none between its first and last is left out."""
     try:
         tables = read_sample_tables(data)
@@ -116,7 +119,7 @@ def compare_payloads(data: bytes, packets: SourcePackets, clock: Clock, place: P
         place.report(
             f"packet {some(unkeyed)} of the slice is no keyframe in the source", CONVERT_AGAIN
         )
-    with av.open(io.BytesIO(data)) as container:
+    with open_container(memoryview(data), camera) as container:
         here = parameters_of(container.streams.video[0])
     changed = [name for name, value in packets.parameters.items() if here[name] != value]
     if changed:

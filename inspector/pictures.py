@@ -1,6 +1,5 @@
 """The pictures of a slice that was encoded again beside those of its source, decoded."""
 
-import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
@@ -14,6 +13,7 @@ from roboshard.inspector.problems import CONVERT_AGAIN, Place
 from roboshard.shards.errors import FormatError
 from roboshard.shards.gop import distances
 from roboshard.shards.schema import CameraRecord
+from roboshard.shards.slices import open_slice
 
 Luma = NDArray[np.float32]
 
@@ -115,7 +115,7 @@ def compare_pictures(camera: CameraRecord, data: bytes, original: Original, plac
     theirs = (
         _luma(fitted(frame, encoding.size)) for frame in frames_at(video.stream, packets, times)
     )
-    ours = _Slice(data)
+    ours = _Slice(data, camera)
     frames, keyframes, findings = camera.frames(), set(camera.keyframes), Findings()
     before: Luma | None = None
     own: Luma | None = next(theirs)
@@ -139,8 +139,8 @@ def compare_pictures(camera: CameraRecord, data: bytes, original: Original, plac
 class _Slice:
     """The pictures of a slice, asked for in ascending order."""
 
-    def __init__(self, data: bytes) -> None:
-        self._frames = enumerate(_decoded(data))
+    def __init__(self, data: bytes, camera: CameraRecord) -> None:
+        self._frames = enumerate(_decoded(data, camera))
         self._last: tuple[int, av.VideoFrame] | None = None
 
     def frame(self, number: int) -> Luma:
@@ -152,8 +152,8 @@ class _Slice:
         return _luma(self._last[1])
 
 
-def _decoded(data: bytes) -> Iterator[av.VideoFrame]:
-    with av.open(io.BytesIO(data), "r") as container:
+def _decoded(data: bytes, camera: CameraRecord) -> Iterator[av.VideoFrame]:
+    with open_slice(memoryview(data), camera) as container:
         container.streams.video[0].codec_context.thread_count = 1
         yield from container.decode(video=0)
 

@@ -1,6 +1,5 @@
 """A video slice against its record: frames, times, keyframes, codec."""
 
-import io
 from typing import Any
 
 import av
@@ -8,8 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roboshard.inspector.problems import CONVERT_AGAIN, Place, some
+from roboshard.shards.errors import FormatError
 from roboshard.shards.mp4 import read_sample_tables
 from roboshard.shards.schema import CameraRecord
+from roboshard.shards.slices import open_container
 
 IntArray = NDArray[np.int64]
 
@@ -71,15 +72,17 @@ def _safe_keyframes(pts: IntArray, is_sync: NDArray[np.bool_]) -> NDArray[np.boo
 
 def _check_stream(camera: CameraRecord, data: bytes, place: Place) -> bool:
     try:
-        with av.open(io.BytesIO(data), "r") as container:
+        with open_container(memoryview(data), camera) as container:
             context: Any = container.streams.video[0].codec_context
             found = {
-                "codec": context.codec.canonical_name,
                 "width": context.width,
                 "height": context.height,
                 "pix_fmt": context.pix_fmt or "unknown",
             }
-    except (av.FFmpegError, IndexError, AttributeError, ValueError) as error:
+    except FormatError as error:
+        place.report(str(error), CONVERT_AGAIN)
+        return False
+    except (av.FFmpegError, AttributeError, ValueError) as error:
         place.report(f"cannot be opened as video: {error}", CONVERT_AGAIN)
         return False
     for name, value in found.items():

@@ -1,51 +1,35 @@
 """Decoding the packets of a slice from where they lie in memory.
 
-The slice's own tables say where each packet is, so no demuxer reads it and seeking costs nothing. A decoder is needed
-only while frames are decoded: where keyframes are near, a few serve all slices in turn, and stay warm in the caches.
+The slice's own tables say where each packet is, so no demuxer reads it and seeking costs nothing. Each GOP, from one
+safe keyframe to the next, is decoded by itself, by a decoder that is as new: so a frame is the same whatever was
+decoded before it. A decoder is needed only while frames are decoded: where keyframes are near, a few serve all slices
+in turn, and stay warm in the caches.
 """
 
+from array import array
+from bisect import bisect_right
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import zip_longest
 
 import av
 import numpy as np
+from numpy.typing import NDArray
 
-from roboshard.loader.decoding.codec import Codec
+from roboshard.loader.decoding.codec import FORGETTING, Codec, Kind
+from roboshard.loader.decoding.parameter_sets import NO_SETS, Start, starts_of_gops
 from roboshard.loader.decoding.pictures import Picture
-from roboshard.loader.decoding.rgb import FORMATS, CodedPicture, swscale
 from roboshard.loader.decoding.settings import PictureSettings
 from roboshard.shards.errors import FormatError
-from roboshard.shards.gop import last_keyframe, mean_random_cost
-from roboshard.shards.mp4 import SampleTables, read_sample_tables
+from roboshard.shards.gop import mean_random_cost
+from roboshard.shards.mp4 import IntArray, SampleTables
 from roboshard.shards.schema import CameraRecord
+from roboshard.shards.slices import SlicePackets
 
-CODECS = ("h264", "hevc", "av1")
-"""Whose packets in an MP4 file are what their decoders take."""
 CHEAP_TO_BEGIN = 2.0
 """Frames decoded for one picked at random, up to which each visit of a slice begins at a keyframe: to go on with the
 codec of the last visit, which is cold by then, costs more."""
-
-
-def packet_decoder(
-    data: memoryview, camera: CameraRecord, settings: PictureSettings
-) -> "PacketDecoder | None":
-    """A decoder of a slice's packets; None where more than that is asked for, or its tables are not its record's."""
-    is_served = settings.device == "cpu" and camera.codec in CODECS and camera.pix_fmt in FORMATS
-    if not is_served or swscale() is None:
-        return None
-    try:
-        tables = read_sample_tables(data)
-    except ValueError:
-        return None
-    if tables.is_turned or len(tables.pts) != camera.num_frames:
-        return None
-    if not tables.lie_within(data) or not np.array_equal(
-        tables.pts[tables.as_shown], camera.ticks()
-    ):
-        return None
-    return PacketDecoder(data, camera, settings, tables)
 
 
 class PacketDecoder:
@@ -57,30 +41,35 @@ class PacketDecoder:
     def __init__(
         self,
         data: memoryview,
+        packets: SlicePackets,
         camera: CameraRecord,
         settings: PictureSettings,
-        tables: SampleTables,
+        picture: Callable[[av.VideoFrame], Picture],
     ) -> None:
-        """Nothing is opened before the first frame is asked for."""
-        self._data, self._camera, self._settings, self._kind = (
-            data,
-            camera,
-            settings,
-            tables.description,
-        )
-        columns = (tables.offsets, tables.ends, tables.pts, tables.dts)
-        self._packets: list[tuple[int, int, int, int]] = list(
-            zip(*(each.tolist() for each in columns), strict=True)
-        )
-        """(start, end, pts, dts) in decode order."""
-        self._packet_of: list[int] = tables.as_shown.tolist()
+        """Prepare; no decoder is opened before the first frame is asked for.
+
+        Args:
+            data: The slice.
+            packets: What `read_slice` read of it.
+            camera: Its record.
+            settings: What is wanted.
+            picture: Makes a picture of a decoded frame.
+        """
+        tables = packets.tables
+        self._open = partial(Codec, data, camera)
+        self._payload, self._settings, self._make = packets.payload, settings, picture
+        self._begin, self._end = _numbers(tables.offsets), _numbers(tables.ends)
+        self._packet_of = _numbers(tables.as_shown)
         """Frame -> its packet."""
-        self._keyframe_of = [
-            last_keyframe(camera.keyframes, frame) for frame in range(camera.num_frames)
-        ]
-        """Frame -> the last keyframe up to it."""
+        self._frame_of = _numbers(np.argsort(tables.as_shown))
+        """Packet -> its frame, which decoders pass on as its time: two packets may have one time."""
+        self._gops = Gops(packets, camera)
         self._keeps_codec = mean_random_cost(camera.keyframes, camera.num_frames) > CHEAP_TO_BEGIN
         self._codec: Codec | None = None
+        self._kind: Kind | None = None
+        """Of the codec; None: it may serve one run through a GOP alone."""
+        self._gop = 0
+        """The GOP that the codec is in, if there is a codec."""
         self._ready: deque[av.VideoFrame] = deque()
         """Frames that have come and were not asked for yet."""
         self._is_drained = False
@@ -96,71 +85,166 @@ class PacketDecoder:
         return None if self._codec is None else self._next_frame - 1
 
     def frames(self, indices: Sequence[int]) -> Iterator[Picture]:
-        """Frames by ascending index: (H, W, 3) uint8. Raises FFmpegError or ValueError, and is of no use then."""
+        """Give frames by ascending index. After an error the next ones begin anew.
+
+        Raises:
+            FormatError, ValueError, av.FFmpegError: A frame cannot be decoded, whatever was asked for before.
+        """
         for index, following in zip_longest(indices, indices[1:]):
-            yield self._picture(index, following)
+            try:
+                picture = self._picture(index, following)
+            except (ValueError, av.FFmpegError):
+                self._codec = None  # of what it is now nothing is known
+                raise
+            yield picture
         self._let_go()
 
     def _picture(self, index: int, following: int | None) -> Picture:
         """One frame; `following` is asked for next."""
-        keyframe = self._keyframe_of[index]
-        if self._codec is None:
-            self._codec = self._settings.codecs.take(self._kind, partial(Codec, self._data))
-            self._start(keyframe)
-        elif not keyframe <= self._next_frame <= index or (
-            self._is_drained and not self._is_fed(index)
-        ):
-            self._codec.reset()
-            self._start(keyframe)
-        frame = self._decoded(self._codec, index, self._goes_on(index + 1, following))
+        gop = self._gops.of(index)
+        goes_back = self._next_frame > index or (self._is_drained and not self._is_fed(index))
+        codec = self._codec
+        if codec is None or gop != self._gop or goes_back:
+            codec = self._start(gop)
+        frame = self._decoded(codec, index, self._goes_on(index + 1, following))
         self.num_decoded += index + 1 - self._next_frame
         self._next_frame = index + 1
-        return CodedPicture(frame)
+        return self._make(frame)
 
-    def _start(self, keyframe: int) -> None:
+    def _start(self, gop: int) -> Codec:
+        """Be at the beginning of a GOP, with a decoder that is as new."""
+        kind = self._gops.kind(gop)
+        if self._codec is not None and (kind is None or kind != self._kind):
+            self._give_back(self._codec)
+        if self._codec is not None:
+            self._codec.reset()
+        elif kind is None:
+            self._codec = self._open()
+        else:
+            self._codec = self._settings.codecs.take(kind, self._open)
+        self._kind, self._gop = kind, gop
         self._ready.clear()
-        self._next_frame, self._next_packet = keyframe, self._packet_of[keyframe]
+        self._next_frame = self._gops.frame(gop)
+        self._next_packet = self._packet_of[self._next_frame]
         self._is_drained = False
+        return self._codec
 
     def _decoded(self, codec: Codec, index: int, goes_on: bool) -> av.VideoFrame:
         """Feed packets until the frame is there. If the codec is not to go on, it need not see further ones."""
-        _, _, wanted, _ = self._packets[self._packet_of[index]]
+        end = self._end_of(self._gop)
         while True:
             while self._ready:
                 frame = self._ready.popleft()
-                if frame.pts == wanted:
+                if frame.pts == index:
                     return frame
             if self._is_drained:
                 raise FormatError(f"frame {index} was not decoded")
-            if self._next_packet == len(self._packets) or (self._is_fed(index) and not goes_on):
-                self._ready.extend(codec.drain())
-                self._is_drained = True
-            else:
+            is_fed = self._is_fed(index)
+            if self._next_packet == end or (is_fed and not goes_on):
+                self._drain(codec)
+                continue
+            try:
                 self._feed(codec)
+            except av.FFmpegError:
+                if not is_fed:
+                    raise
+                self._drain(codec)  # what cannot be decoded is no part of this frame
 
     def _feed(self, codec: Codec) -> None:
-        start, end, pts, dts = self._packets[self._next_packet]
-        self._ready.extend(codec.feed(self._data[start:end], pts, dts))
+        at = self._next_packet
+        data: memoryview | bytes = self._payload[self._begin[at] : self._end[at]]
+        start = self._gops.start(self._gop)
+        if start.is_led and at == self._packet_of[self._gops.frame(self._gop)]:
+            data = start.sets + bytes(data)
+        self._ready.extend(codec.feed(data, self._frame_of[at], at))
         self._next_packet += 1
+
+    def _drain(self, codec: Codec) -> None:
+        self._is_drained = True
+        self._ready.extend(codec.drain())
 
     def _is_fed(self, index: int) -> bool:
         return self._packet_of[index] < self._next_packet
 
+    def _end_of(self, gop: int) -> int:
+        """The packet after a GOP's last one."""
+        following = self._gops.end_frame(gop)
+        return len(self._frame_of) if following is None else self._packet_of[following]
+
     def _goes_on(self, frame: int, following: int | None) -> bool:
-        """Whether the codec is to go on to this frame and those after it."""
+        """Whether the codec is to go on to this frame and those after it, in its GOP."""
+        end = self._gops.end_frame(self._gop)
+        last = len(self._frame_of) if end is None else end
         if following is not None:
-            return following == frame or self._keyframe_of[following] <= frame
-        return (
-            self._keeps_codec
-            and frame < self._camera.num_frames
-            and self._keyframe_of[frame] != frame
-        )
+            return following < last
+        return self._keeps_codec and frame < last
 
     def _let_go(self) -> None:
         """Of the codec, unless it is to go on."""
-        if self._codec is None or self._goes_on(self._next_frame, None):
-            return
-        self._ready.clear()
-        self._codec.reset()
-        self._settings.codecs.give_back(self._kind, self._codec)
+        if self._codec is not None and not self._goes_on(self._next_frame, None):
+            self._ready.clear()
+            self._give_back(self._codec)
+
+    def _give_back(self, codec: Codec) -> None:
         self._codec = None
+        if self._kind is not None:
+            codec.reset()
+            self._settings.codecs.give_back(self._kind, codec)
+
+
+class Gops:
+    """The GOPs of a slice: from each safe keyframe to the next, in decode order as in the order of showing."""
+
+    def __init__(self, packets: SlicePackets, camera: CameraRecord) -> None:
+        """Find them. Raises ValueError for packets that cannot be those of a decodable slice."""
+        tables = packets.tables
+        frames = np.asarray(camera.keyframes, dtype=np.int64)
+        firsts = tables.as_shown[frames]
+        is_safe = _divides(tables)[firsts]
+        if not is_safe.any():
+            raise FormatError("no keyframe from which decoding can start")
+        self._frames: list[int] = frames[is_safe].tolist()
+        self._starts = starts_of_gops(
+            packets.payload, tables, firsts[is_safe].tolist(), camera.codec, camera.pix_fmt
+        )
+        self._description = tables.description if camera.codec in FORGETTING else None
+
+    def of(self, frame: int) -> int:
+        """Return the GOP that a frame is in. Raises FormatError for one before the first keyframe."""
+        gop = bisect_right(self._frames, frame) - 1
+        if gop < 0:
+            raise FormatError(f"no keyframe up to frame {frame}")
+        return gop
+
+    def frame(self, gop: int) -> int:
+        """Return the first frame of a GOP."""
+        return self._frames[gop]
+
+    def end_frame(self, gop: int) -> int | None:
+        """Return the first frame after a GOP; None: it is the last one."""
+        return self._frames[gop + 1] if gop + 1 < len(self._frames) else None
+
+    def start(self, gop: int) -> Start:
+        """Return what a decoder must have seen before the GOP."""
+        return NO_SETS if self._starts is None else self._starts[gop]
+
+    def kind(self, gop: int) -> Kind | None:
+        """Return which decoders may serve the GOP; None: only a new one, and no other GOP after it."""
+        start = self.start(gop)
+        if self._description is None or not start.is_final:
+            return None
+        return self._description + start.sets
+
+
+def _divides(tables: SampleTables) -> NDArray[np.bool_]:
+    """Of each packet whether it is shown after all before it, and before all after it."""
+    before = np.maximum.accumulate(np.append(np.iinfo(np.int64).min, tables.pts[:-1]))
+    later = np.append(tables.pts[1:], np.iinfo(np.int64).max)
+    after = np.minimum.accumulate(later[::-1])[::-1]
+    divides: NDArray[np.bool_] = (before <= tables.pts) & (tables.pts < after)
+    return divides
+
+
+def _numbers(column: IntArray) -> "array[int]":
+    """Numbers that are quick to look up one by one, and no larger than they must be."""
+    return array("q", column.tobytes())

@@ -1,19 +1,18 @@
-"""Decoding by torchcodec: on GPUs, and what the packet decoder does not serve."""
+"""Decoding by torchcodec, on GPUs."""
 
-import warnings
 from collections.abc import Iterator, Sequence
-from functools import cache
-from typing import Any
 
 import numpy as np
 import torch
 
-from roboshard.loader.decoding.by_pyav import check_count
+from roboshard.loader.decoding.parameter_sets import starts_of_gops
 from roboshard.loader.decoding.pictures import Picture
 from roboshard.loader.decoding.settings import PictureSettings
+from roboshard.loader.decoding.torchcodec_module import torchcodec
 from roboshard.shards.errors import FormatError
 from roboshard.shards.gop import decode_cost
 from roboshard.shards.schema import CameraRecord
+from roboshard.shards.slices import SlicePackets
 
 CHUNK_FRAMES = 8
 """Frames asked for at once: few enough to be still in the cores' caches when they are copied."""
@@ -27,7 +26,7 @@ class TorchcodecDecoder:
     """
 
     def __init__(self, data: memoryview, camera: CameraRecord, settings: PictureSettings) -> None:
-        """Open an MP4 file."""
+        """Open a slice, which `read_slice` has read and `seeks_right` allows."""
         self._decoder = torchcodec().VideoDecoder(
             _as_tensor(data),
             dimension_order="NHWC",
@@ -35,7 +34,10 @@ class TorchcodecDecoder:
             seek_mode="exact",
             device=settings.device,
         )
-        check_count(len(self._decoder), camera)
+        if len(self._decoder) != camera.num_frames:
+            raise FormatError(
+                f"{len(self._decoder)} frames in the slice, {camera.num_frames} in its record"
+            )
         self._camera = camera
         self._tick = camera.time_base[0] / camera.time_base[1]
         self._times = [tick * self._tick for tick in camera.ticks().tolist()]
@@ -67,6 +69,23 @@ class TorchcodecDecoder:
         return all(abs(time - self._times[index]) < self._tick / 2 for time, index in pairs)
 
 
+def seeks_right(packets: SlicePackets, camera: CameraRecord) -> bool:
+    """Whether torchcodec finds the keyframes of a slice, and decodes from each as if it had decoded all before it.
+
+    It looks by the time of showing for a keyframe that the demuxer finds by the time of decoding, and takes each for
+    a safe one.
+    """
+    tables = packets.tables
+    places = np.flatnonzero(tables.is_sync)
+    found = np.searchsorted(tables.dts[places], tables.pts[places], side="right") - 1
+    if not np.array_equal(found, np.arange(len(places))):
+        return False
+    if not np.array_equal(np.sort(tables.as_shown[camera.keyframes]), places):
+        return False
+    starts = starts_of_gops(packets.payload, tables, places.tolist(), camera.codec, camera.pix_fmt)
+    return starts is None or all(start.is_final and not start.is_led for start in starts)
+
+
 class _Bytes:
     """Memory as NumPy asks for it. Said to be writable, of which torch would warn otherwise; nobody writes."""
 
@@ -79,19 +98,3 @@ class _Bytes:
 def _as_tensor(data: memoryview) -> torch.Tensor:
     """The same bytes as a tensor, not a copy."""
     return torch.from_numpy(np.asarray(_Bytes(data)))
-
-
-@cache
-def torchcodec() -> Any:
-    """torchcodec.decoders, or None with a warning where it cannot be loaded."""
-    try:
-        from torchcodec import decoders  # noqa: PLC0415 - its absence is an answer, not an error
-    except (ImportError, RuntimeError, OSError) as error:
-        warnings.warn(
-            "torchcodec cannot be loaded, so this video is decoded by PyAV, which is slower. It needs FFmpeg's shared"
-            f" libraries (Debian and Ubuntu: apt-get install ffmpeg). The reason was: {str(error).splitlines()[0]}",
-            RuntimeWarning,
-            stacklevel=2,
-        )
-        return None
-    return decoders

@@ -1,6 +1,5 @@
 """Decoders without files: packets in, frames out. They pass from slice to slice, so that few are needed."""
 
-import io
 from collections.abc import Callable
 from threading import Lock
 from typing import Any, cast
@@ -8,20 +7,32 @@ from typing import Any, cast
 import av
 from av.video.frame import VideoFrame
 
+from roboshard.shards.schema import CameraRecord
+from roboshard.shards.slices import open_container
+
+FORGETTING = frozenset(
+    ("av1", "dnxhd", "ffv1", "h264", "hevc", "huffyuv", "png", "prores", "rawvideo", "utvideo")
+)
+"""Codecs whose decoders are as new after `Codec.reset`, but for the parameter sets of H.264 and HEVC.
+
+AV1 forgets all, the others begin anew with each keyframe."""
 MAX_IDLE = 32
 """Decoders that wait for a slice of their kind; slices of one dataset are of as many kinds as it has cameras."""
 
+Kind = bytes
+"""What a decoder has been told before the packets of a GOP: GOPs of one kind may be given to one decoder in turn."""
+
 
 class Codec:
-    """One decoder, for slices whose sample descriptions are the same. Used by one thread at a time."""
+    """One decoder, for GOPs of one kind. Used by one thread at a time."""
 
-    def __init__(self, data: memoryview) -> None:
-        """Made ready for the packets of an MP4 file."""
-        with av.open(io.BytesIO(data), "r", format="mp4") as container:
-            self._context = container.streams.video[0].codec_context
+    def __init__(self, data: memoryview, camera: CameraRecord) -> None:
+        """Make a decoder ready for the packets of a slice, which `read_slice` has read."""
+        with open_container(data, camera) as container:
+            self._context: Any = container.streams.video[0].codec_context
         self._context.thread_count = 1  # FFmpeg starts one per CPU otherwise
 
-    def feed(self, data: memoryview, pts: int, dts: int) -> list[VideoFrame]:
+    def feed(self, data: memoryview | bytes, pts: int, dts: int) -> list[VideoFrame]:
         """Decode a packet; the frames that are complete, in the order in which they are shown."""
         packet: Any = av.Packet(cast(bytes, data))  # any buffer will do
         packet.pts, packet.dts = pts, dts
@@ -30,10 +41,11 @@ class Codec:
 
     def drain(self) -> list[VideoFrame]:
         """The frames that are still held back. Then only `reset` is allowed."""
-        return self._context.decode(None)
+        frames: list[VideoFrame] = self._context.decode(None)
+        return frames
 
     def reset(self) -> None:
-        """Forget everything, before a keyframe is fed."""
+        """Forget all frames, before a keyframe is fed."""
         self._context.flush_buffers()
 
 
@@ -42,10 +54,10 @@ class Codecs:
 
     def __init__(self) -> None:
         self._lock = Lock()
-        self._idle: list[tuple[bytes, Codec]] = []
+        self._idle: list[tuple[Kind, Codec]] = []
 
-    def take(self, kind: bytes, make: Callable[[], Codec]) -> Codec:
-        """One for slices of this kind, or a new one."""
+    def take(self, kind: Kind, make: Callable[[], Codec]) -> Codec:
+        """One for GOPs of this kind, or a new one."""
         with self._lock:
             place = next(
                 (i for i in reversed(range(len(self._idle))) if self._idle[i][0] == kind), None
@@ -54,8 +66,8 @@ class Codecs:
                 return self._idle.pop(place)[1]
         return make()
 
-    def give_back(self, kind: bytes, codec: Codec) -> None:
-        """It has been reset."""
+    def give_back(self, kind: Kind, codec: Codec) -> None:
+        """Hand in a decoder that has been reset."""
         with self._lock:
             self._idle.append((kind, codec))
             del self._idle[:-MAX_IDLE]

@@ -1,7 +1,12 @@
-"""Decoding frames of an episode's slice: one interface, three decoders behind it.
+"""Decoding frames of an episode's slice: which decoder serves it, decided once, before its first frame.
 
-Packets straight from memory (by_packets.py) where the CPU decodes; torchcodec for GPUs, and for what the first does
-not convert; PyAV for depth, where torchcodec cannot be loaded, and for the rest of a slice that another one fails on.
+    on the CPU   by_packets.py      packets from memory, through FFmpeg's decoders that PyAV brings along
+      colors     rgb.py, colors.py  as torchcodec makes them, and LeRobot with it
+      depths     depth.py           codes to millimetres
+    on a GPU     by_torchcodec.py   but depth, and slices in which torchcodec would seek wrongly: as on the CPU, then
+                                    moved there
+
+A slice is read by `shards.slices.read_slice` before any of them sees it. What its decoder cannot decode is an error.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -10,16 +15,19 @@ from functools import partial
 from typing import Protocol
 
 import av
+import torch
 
-from roboshard.loader.decoding.by_packets import packet_decoder
-from roboshard.loader.decoding.by_pyav import PyAVDecoder
-from roboshard.loader.decoding.by_torchcodec import TorchcodecDecoder, torchcodec
+from roboshard.loader.decoding.by_packets import PacketDecoder
+from roboshard.loader.decoding.by_torchcodec import TorchcodecDecoder, seeks_right
 from roboshard.loader.decoding.depth import depth_pixels
-from roboshard.loader.decoding.pictures import Picture, resized
+from roboshard.loader.decoding.pictures import Picture, made, resized
+from roboshard.loader.decoding.rgb import picture_of
 from roboshard.loader.decoding.settings import PictureSettings
+from roboshard.loader.decoding.torchcodec_module import torchcodec
 from roboshard.shards.errors import FormatError
 from roboshard.shards.features import DepthScale
 from roboshard.shards.schema import CameraRecord
+from roboshard.shards.slices import SlicePackets, read_slice
 
 FAILURES = (RuntimeError, ValueError, IndexError, av.FFmpegError)
 """What decoders raise."""
@@ -50,53 +58,59 @@ def open_decoder(
     where: str,
     depth: DepthScale | None = None,
 ) -> FrameDecoder:
-    """A decoder for one slice, of depth with this scale.
+    """Choose the decoder for one slice.
 
-    Raises FormatError for a file that cannot be decoded; `where` names it.
+    Args:
+        data: The slice.
+        camera: Its record.
+        settings: What is wanted.
+        where: Names the slice in errors.
+        depth: The scale of depth video.
+
+    Raises:
+        FormatError: The slice is not a file as the format has it, or not what its record says.
     """
     with _naming(where):
-        if depth is not None:  # the others give 8-bit RGB
-            return PyAVDecoder(data, camera, settings, partial(depth_pixels, scale=depth))
-        decoder: FrameDecoder | None = packet_decoder(data, camera, settings)
-        if decoder is None and torchcodec() is not None:
-            decoder = TorchcodecDecoder(data, camera, settings)
-        by_pyav = partial(PyAVDecoder, data, camera, settings)
-        return by_pyav() if decoder is None else ReplacedOnFailure(decoder, by_pyav)
+        packets = read_slice(data, camera)
+        if depth is None and decodes_on_gpu(settings) and seeks_right(packets, camera):
+            return TorchcodecDecoder(data, camera, settings)
+        on_cpu = PacketDecoder(data, packets, camera, settings, _picture_maker(packets, depth))
+        return on_cpu if settings.device == "cpu" else Moved(on_cpu, settings.device)
 
 
-class ReplacedOnFailure:
-    """A decoder that gives way to another one for good at the first frame that it cannot give."""
+def decodes_on_gpu(settings: PictureSettings) -> bool:
+    """Whether pictures come from a GPU where it can decode them."""
+    return settings.device != "cpu" and torchcodec() is not None
 
-    def __init__(self, decoder: FrameDecoder, replacement: Callable[[], FrameDecoder]) -> None:
-        """`replacement` opens the other one."""
-        self._decoder = decoder
-        self._replacement: Callable[[], FrameDecoder] | None = replacement
-        self._decoded_before = 0
+
+def _picture_maker(
+    packets: SlicePackets, depth: DepthScale | None
+) -> Callable[[av.VideoFrame], Picture]:
+    if depth is not None:
+        return partial(depth_pixels, scale=depth)
+    return partial(picture_of, quarter_turns=packets.tables.quarter_turns)
+
+
+class Moved:
+    """A decoder whose pictures go to a GPU."""
+
+    def __init__(self, decoder: PacketDecoder, device: str) -> None:
+        self._decoder, self._device = decoder, device
 
     @property
     def last_frame(self) -> int | None:
-        """Of the one that serves now."""
+        """The frame that it goes on from; None: it begins at a keyframe."""
         return self._decoder.last_frame
 
     @property
     def num_decoded(self) -> int:
-        """Of both."""
-        return self._decoded_before + self._decoder.num_decoded
+        """Frames decoded so far."""
+        return self._decoder.num_decoded
 
     def frames(self, indices: Sequence[int]) -> Iterator[Picture]:
-        """Frames by ascending index. Raises what the replacement does."""
-        given = 0
-        if self._replacement is not None:
-            try:
-                for picture in self._decoder.frames(indices):
-                    yield picture
-                    given += 1
-            except FAILURES:
-                self._decoded_before = self._decoder.num_decoded
-                self._decoder, self._replacement = self._replacement(), None
-            else:
-                return
-        yield from self._decoder.frames(indices[given:])
+        """Frames by ascending index, as tensors (H, W, C) on the GPU."""
+        for picture in self._decoder.frames(indices):
+            yield torch.as_tensor(made(picture), device=self._device)
 
 
 def decode_frames(

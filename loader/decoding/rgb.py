@@ -17,15 +17,24 @@ import av.video.reformatter
 import numpy as np
 from numpy.typing import NDArray
 
-FORMATS = ("yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p")
-"""Pixel formats that are converted here: 8 bits, each plane by itself."""
+from roboshard.loader.decoding.colors import (
+    INTERPOLATIONS,
+    interpolation_for,
+    is_direct_call,
+    reformatted,
+)
+
 FULL_RANGE = 2
 """AVCOL_RANGE_JPEG of FFmpeg's `AVColorRange`."""
+UNSPECIFIED = 0
+"""Of the same."""
 
-_BILINEAR = 2  # SWS_BILINEAR, which torchcodec and PyAV ask for
+_RGB_MATRIX, _BT709 = 0, 1  # of FFmpeg's `AVColorSpace`
 _ONE = 1 << 16  # contrast and saturation, in fixed point
 _WIDTH, _HEIGHT = 32, 2
 """Of pictures whose sizes are multiples of these, nothing is written past the end of a row or of the last row."""
+_PALETTE = "pal8"
+"""A format whose frames have their colors in a table, which PyAV does not show."""
 _ALIGNED = 64
 _Planes = ctypes.c_void_p * 4
 _Strides = ctypes.c_int * 4
@@ -34,21 +43,42 @@ _Strides = ctypes.c_int * 4
 class RgbConverter:
     """Converts frames of one size, pixel format and color space. Used by one thread at a time."""
 
-    def __init__(
-        self, width: int, height: int, pixel_format: str, colorspace: int, color_range: int
+    def __init__(  # noqa: PLR0913, PLR0917 - what a frame says of itself
+        self,
+        width: int,
+        height: int,
+        pixel_format: str,
+        colorspace: int,
+        color_range: int,
+        is_turned: bool = False,
     ) -> None:
-        """As the attributes of the frames say. Raises ValueError where libswscale cannot convert them."""
+        """Convert as torchcodec does frames with these attributes, which are those of PyAV's.
+
+        torchcodec calls libswscale itself for pictures that are a multiple of 32 wide and are not turned, and then
+        leaves the range at what the pixel format implies; other pictures go through a filter graph, which believes
+        the frame.
+
+        Raises:
+            ValueError: libswscale cannot convert them.
+        """
         library = swscale()
-        if library is None or pixel_format not in FORMATS:
+        source = -1 if library is None else library.av_get_pix_fmt(pixel_format.encode())
+        if source < 0 or pixel_format == _PALETTE or not library.sws_isSupportedInput(source):
             raise ValueError(f"frames of the pixel format {pixel_format} are not converted here")
-        source, rgb = (library.av_get_pix_fmt(name.encode()) for name in (pixel_format, "rgb24"))
+        flags = INTERPOLATIONS[interpolation_for(pixel_format, height)]
         context = library.sws_getContext(
-            width, height, source, width, height, rgb, _BILINEAR, None, None, None
-        )
+            *(width, height, source), *(width, height, library.av_get_pix_fmt(b"rgb24")), flags,
+            *(None, None, None),
+        )  # fmt: skip
         if not context:
             raise ValueError(f"libswscale converts no {pixel_format} of {width} x {height} pixels")
         weakref.finalize(self, library.sws_freeContext, context).atexit = False
-        is_full = int(color_range == FULL_RANGE or pixel_format.startswith("yuvj"))
+        is_direct = is_direct_call(width, is_turned)
+        if is_direct and colorspace == _RGB_MATRIX:
+            colorspace = _BT709  # what libswscale made of it up to FFmpeg 7
+        is_full = _implied_range(library, context)
+        if not is_direct and color_range != UNSPECIFIED:
+            is_full = int(color_range == FULL_RANGE or pixel_format.startswith("yuvj"))
         matrix = library.sws_getCoefficients(colorspace)
         library.sws_setColorspaceDetails(context, matrix, is_full, matrix, is_full, 0, _ONE, _ONE)
         self.shape = (height, width, 3)
@@ -109,7 +139,7 @@ class Plane(Protocol):
 
 
 Planes = Sequence[Plane]
-"""Y, U, V."""
+"""Y, U, V; or what else the pixel format has."""
 
 
 class CodedPicture:
@@ -120,26 +150,41 @@ class CodedPicture:
 
     dtype = np.dtype(np.uint8)
 
-    def __init__(self, frame: av.VideoFrame) -> None:
-        """Raises ValueError for a frame that cannot be converted."""
+    def __init__(self, frame: av.VideoFrame, quarter_turns: int = 0) -> None:
+        """Take a frame that is to be turned so often by 90 degrees, counterclockwise.
+
+        Raises:
+            ValueError: It cannot be converted here.
+        """
         self._planes: Planes = frame.planes
+        if any(plane.line_size <= 0 for plane in self._planes):
+            raise ValueError("a frame that is stored from its last row to its first")
+        self._turns = quarter_turns
         self._kind = (
             frame.width,
             frame.height,
             frame.format.name,
             int(frame.colorspace),
             int(frame.color_range),
+            quarter_turns != 0,
         )
-        self.shape = _converter(self._kind).shape
+        height, width, channels = _converter(self._kind).shape
+        self.shape = (width, height, channels) if quarter_turns % 2 else (height, width, channels)
         """(H, W, 3)"""
 
     def into(self, target: NDArray[np.uint8]) -> None:
         """Write its RGB to `target`, (H, W, 3) in one piece."""
-        _converter(self._kind).into(self._planes, target)
+        if not self._turns:
+            _converter(self._kind).into(self._planes, target)
+        elif target.shape == self.shape:
+            target[...] = self.pixels()
+        else:
+            raise ValueError(f"a picture of shape {self.shape} does not fit {target.shape}")
 
     def pixels(self) -> NDArray[np.uint8]:
         """Its RGB (H, W, 3), in memory that this thread's next picture of the same kind is written to."""
-        return _converter(self._kind).pixels(self._planes)
+        pixels = _converter(self._kind).pixels(self._planes)
+        return np.ascontiguousarray(np.rot90(pixels, self._turns)) if self._turns else pixels
 
     def copy(self) -> "CodedPicture":
         """The same in memory of its own: the frame's is its codec's, which keeps as much for good as is ever held."""
@@ -163,8 +208,8 @@ class _OwnPlane:
         ctypes.memmove(self.buffer_ptr, plane.buffer_ptr, self.buffer_size)
 
 
-_Kind = tuple[int, int, str, int, int]
-"""(width, height, pixel format, color space, color range)"""
+_Kind = tuple[int, int, str, int, int, bool]
+"""(width, height, pixel format, color space, color range, is it turned)"""
 
 
 class _Converters(threading.local):
@@ -184,6 +229,24 @@ def _converter(kind: _Kind) -> RgbConverter:
     return found
 
 
+def _implied_range(library: Any, context: int) -> int:
+    """1 where the source's pixel format implies the full range, otherwise 0."""
+    inverse, forward = ctypes.c_void_p(), ctypes.c_void_p()
+    implied, target, *others = (ctypes.c_int() for _ in range(5))
+    found = (inverse, implied, forward, target, *others)
+    library.sws_getColorspaceDetails(context, *(ctypes.addressof(each) for each in found))
+    return implied.value
+
+
+def picture_of(frame: av.VideoFrame, quarter_turns: int = 0) -> CodedPicture | NDArray[np.uint8]:
+    """Return a frame's RGB, (H, W, 3), turned counterclockwise; in some formats only PyAV converts it."""
+    try:
+        return CodedPicture(frame, quarter_turns)
+    except ValueError:
+        name = interpolation_for(frame.format.name, frame.height)
+        return reformatted(frame, name, quarter_turns)
+
+
 @cache
 def swscale() -> Any:
     """The functions used of libswscale and libavutil (libswscale/swscale.h, libavutil/pixdesc.h).
@@ -196,6 +259,8 @@ def swscale() -> Any:
         number, pointer = ctypes.c_int, ctypes.c_void_p
         details = [pointer, pointer, number, pointer, number, number, number, number]
         library.av_get_pix_fmt.argtypes = [ctypes.c_char_p]
+        library.sws_isSupportedInput.argtypes = [number]
+        library.sws_getColorspaceDetails.argtypes = [pointer] * 8
         library.sws_getContext.argtypes = [number] * 7 + [pointer] * 3
         library.sws_getContext.restype = pointer
         library.sws_getCoefficients.argtypes = [number]

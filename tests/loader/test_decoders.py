@@ -1,4 +1,4 @@
-"""Packets from memory against torchcodec and PyAV: the same pictures, in any order, and nothing written elsewhere."""
+"""Packets from memory against torchcodec: the same pictures, in any order, and nothing written elsewhere."""
 
 from __future__ import annotations
 
@@ -15,22 +15,23 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from support.decoders import decode_with
+from support.encode import sequential_rgb
 from support.lerobot_source import Camera, Source, build
 from support.spec import Color
 
 from roboshard.converter import ConvertConfig, convert
 from roboshard.loader import make_loader
 from roboshard.loader.decoding import by_packets, codec
-from roboshard.loader.decoding.by_packets import CHEAP_TO_BEGIN, PacketDecoder, packet_decoder
-from roboshard.loader.decoding.by_pyav import upright
-from roboshard.loader.decoding.decode import FrameDecoder, open_decoder
+from roboshard.loader.decoding.by_packets import CHEAP_TO_BEGIN, PacketDecoder
+from roboshard.loader.decoding.colors import interpolation_for, reformatted
+from roboshard.loader.decoding.decode import decode_frames, open_decoder
 from roboshard.loader.decoding.pictures import Picture, copy_picture
-from roboshard.loader.decoding.rgb import FORMATS, RgbConverter
+from roboshard.loader.decoding.rgb import RgbConverter
 from roboshard.loader.decoding.settings import PictureSettings
-from roboshard.shards import ShardedDataset
-from roboshard.shards.gop import decode_cost, mean_random_cost
+from roboshard.shards import FormatError, ShardedDataset
+from roboshard.shards.gop import decode_cost, last_keyframe, mean_random_cost
 from roboshard.shards.schema import CameraRecord
+from roboshard.shards.slices import read_slice
 
 LENGTHS = (24, 17, 20)
 STREAMS = (
@@ -43,6 +44,16 @@ STREAMS = (
     Camera(key="av1.near", codec="av1", gop=2, size=(64, 80)),
     Camera(key="av1.far", codec="av1", gop=30),
     Camera(key="av1.every", codec="av1", gop=1),
+)
+FORMATS = (
+    "yuv420p",
+    "yuvj420p",
+    "yuv422p",
+    "yuvj422p",
+    "yuv444p",
+    "yuvj444p",
+    "yuv420p10le",
+    "gbrp",
 )
 FULL = Color(range="pc")
 LOOKS = (
@@ -59,6 +70,11 @@ LOOKS = (
     Camera(key="full.444", color=FULL, pix_fmt="yuv444p", size=(72, 100)),
     Camera(key="hevc.full", codec="hevc", color=replace(FULL, colorspace="smpte170m")),
     Camera(key="av1.709", codec="av1", color=Color()),
+    Camera(key="av1.full", codec="av1", color=FULL),
+    Camera(key="av1.full.narrow", codec="av1", color=FULL, size=(64, 98)),
+    Camera(key="av1.odd", codec="av1", size=(65, 97)),
+    Camera(key="hevc.10", codec="hevc", pix_fmt="yuv420p10le"),
+    Camera(key="hevc.10.narrow", codec="hevc", pix_fmt="yuv420p10le", size=(72, 100)),
 )
 
 
@@ -80,11 +96,9 @@ def slices_of(cameras: Sequence[Camera], folder: Path) -> dict[tuple[int, str], 
     for episode in range(len(LENGTHS)):
         data = dataset.read_episode(episode)
         for camera in data.record.cameras:
-            with pytest.MonkeyPatch.context() as patch:
-                decode_with("torchcodec", patch)
-                decoder = open_decoder(data.videos[camera.key], camera, PictureSettings(), "here")
-            frames = range(camera.num_frames)
-            expected = np.stack([pixels(picture) for picture in decoder.frames(frames)])
+            file = folder / f"{episode}.{camera.key}.mp4"
+            file.write_bytes(data.videos[camera.key])
+            expected = sequential_rgb(file)
             found[episode, camera.key] = Slice(data.videos[camera.key], camera, expected)
     return found
 
@@ -107,13 +121,9 @@ def looks(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[int, str], Sli
 
 
 def open_slice(slot: Slice, settings: PictureSettings | None = None) -> PacketDecoder:
-    decoder = packet_decoder(slot.data, slot.camera, settings or PictureSettings())
-    assert decoder is not None
+    decoder = open_decoder(slot.data, slot.camera, settings or PictureSettings(), "here")
+    assert isinstance(decoder, PacketDecoder)
     return decoder
-
-
-def open_with_replacement(slot: Slice) -> FrameDecoder:
-    return open_decoder(slot.data, slot.camera, PictureSettings(), "here")
 
 
 def check(decoder: PacketDecoder, slot: Slice, frames: Sequence[int]) -> None:
@@ -131,7 +141,6 @@ def test_pictures_of_any_size_format_and_color_are_those_of_torchcodec(
     looks: dict[tuple[int, str], Slice], camera: Camera
 ) -> None:
     slot = looks[0, camera.key]
-    assert slot.camera.pix_fmt in FORMATS
     check(open_slice(slot), slot, range(slot.camera.num_frames))
 
 
@@ -158,7 +167,7 @@ def test_nothing_is_written_beside_a_picture(pixel_format: str, size: tuple[int,
         width, height, pixel_format, int(frame.colorspace), int(frame.color_range)
     )
     converter.into(frame.planes, memory[2])
-    assert np.array_equal(memory[2], upright(frame))
+    assert np.array_equal(memory[2], reformatted(frame, interpolation_for(pixel_format, height)))
     assert np.all(memory[[0, 1, 3, 4]] == 77)
     assert np.array_equal(converter.pixels(frame.planes), memory[2])
 
@@ -173,9 +182,10 @@ def test_a_picture_is_not_written_to_where_it_does_not_fit() -> None:
         converter.into(frame.planes, np.zeros((32, 128, 3), dtype=np.uint8)[:, ::2])
 
 
-def test_a_pixel_format_that_is_not_converted_here_is_refused() -> None:
-    with pytest.raises(ValueError, match="yuv420p10le are not converted"):
-        RgbConverter(64, 64, "yuv420p10le", 2, 0)
+@pytest.mark.parametrize("pixel_format", ["pal8", "vaapi", "none such"])
+def test_a_pixel_format_that_is_not_converted_here_is_refused(pixel_format: str) -> None:
+    with pytest.raises(ValueError, match=f"{pixel_format} are not converted"):
+        RgbConverter(64, 64, pixel_format, 2, 0)
 
 
 # -- Any order -------------------------------------------------------------------------------------------------
@@ -261,8 +271,8 @@ def test_an_epoch_needs_as_many_codecs_as_there_are_threads(
     made: list[Any] = []
 
     class Noted(codec.Codec):
-        def __init__(self, data: memoryview) -> None:
-            super().__init__(data)
+        def __init__(self, data: memoryview, camera: CameraRecord) -> None:
+            super().__init__(data, camera)
             made.append(self)
 
     monkeypatch.setattr(by_packets, "Codec", Noted)
@@ -279,66 +289,77 @@ def test_an_epoch_needs_as_many_codecs_as_there_are_threads(
     assert 0 < len(made) <= 3 * 2, "in each epoch"
 
 
-# -- Where something else decodes --------------------------------------------------------------------------------
+# -- What cannot be decoded ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("fails_at", [0, 1, 4, 9])
-@pytest.mark.parametrize("key", ["h264.reordered", "av1.near", "hevc.open"])
-def test_pyav_takes_over_where_a_packet_cannot_be_decoded(
-    streams: dict[tuple[int, str], Slice], key: str, fails_at: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("key", ["h264.reordered", "h264.near", "av1.far", "hevc.open"])
+def test_a_packet_that_cannot_be_decoded_is_an_error_for_the_frames_after_it_in_its_gop_alone(
+    streams: dict[tuple[int, str], Slice], key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fed, feed = itertools.count(), codec.Codec.feed
+    """Whatever was asked for before, and together with which others."""
+    slot, feed = streams[0, key], codec.Codec.feed
+    tables = read_slice(slot.data, slot.camera).tables
+    bad = int(tables.as_shown[7])
+    payload = bytes(slot.data[tables.offsets[bad] : tables.ends[bad]])
 
-    def failing(*arguments: Any) -> Any:
-        if next(fed) == fails_at:
+    def failing(self: codec.Codec, data: bytes, pts: int, dts: int) -> list[av.VideoFrame]:
+        if bytes(data) == payload:
             raise av.error.InvalidDataError(1, "no such packet")
-        return feed(*arguments)
+        return feed(self, data, pts, dts)
 
     monkeypatch.setattr(codec.Codec, "feed", failing)
-    slot, frames = streams[0, key], [0, 1, 5, 6, 7, 8, 11, 15]
-    decoder = open_with_replacement(slot)
-    found = [pixels(picture) for picture in decoder.frames(frames)]
-    assert np.array_equal(found, slot.expected[frames])
-    assert decoder.last_frame == 15
-    assert decoder.num_decoded >= len(frames)
+    following = [keyframe for keyframe in slot.camera.keyframes if keyframe > 7]
+    end = following[0] if following else slot.camera.num_frames
+    first = last_keyframe(slot.camera.keyframes, 7)
+    packet_of = tables.as_shown.tolist()
+    lost = {frame for frame in range(first, end) if packet_of[frame] >= bad}
+    decoder = open_slice(slot)
+    for frame in [*range(slot.camera.num_frames), *reversed(range(slot.camera.num_frames))]:
+        if frame in lost:
+            with pytest.raises(av.FFmpegError):
+                check(decoder, slot, [frame])
+        else:
+            check(decoder, slot, [frame])
+    kept = [frame for frame in range(slot.camera.num_frames) if frame not in lost]
+    check(decoder, slot, kept)
+    with pytest.raises(av.FFmpegError):
+        check(decoder, slot, range(slot.camera.num_frames))
 
 
-def test_a_slice_of_another_pixel_format_than_its_record_says_is_left_to_pyav(
-    streams: dict[tuple[int, str], Slice], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refused(*_: Any) -> Any:
-        raise ValueError("not converted here")
-
-    monkeypatch.setattr(by_packets, "CodedPicture", refused)
-    slot = streams[0, "h264.near"]
-    decoder = open_with_replacement(slot)
-    found = [pixels(picture) for picture in decoder.frames([2, 3])]
-    assert np.array_equal(found, slot.expected[2:4])
-
-
-def test_a_frame_that_never_comes_is_left_to_pyav(
+def test_a_frame_that_never_comes_is_an_error(
     streams: dict[tuple[int, str], Slice], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     feed = codec.Codec.feed
 
     def without_the_third(*arguments: Any) -> Iterator[Any]:
-        return (frame for frame in feed(*arguments) if frame.pts != slot.camera.ticks()[3])
+        return (frame for frame in feed(*arguments) if frame.pts != 3)
 
     monkeypatch.setattr(codec.Codec, "feed", without_the_third)
     slot = streams[0, "av1.far"]
-    decoder = open_with_replacement(slot)
-    found = [pixels(picture) for picture in decoder.frames([2, 3, 4])]
-    assert np.array_equal(found, slot.expected[2:5])
+    decoder = open_slice(slot)
+    with pytest.raises(FormatError, match="frame 3 was not decoded"):
+        check(decoder, slot, [2, 3, 4])
+    check(decoder, slot, [4, 5])
 
 
-def test_packets_serve_only_what_they_can(
-    streams: dict[tuple[int, str], Slice], monkeypatch: pytest.MonkeyPatch
+def test_a_slice_that_is_not_what_its_record_says_is_refused(
+    streams: dict[tuple[int, str], Slice],
 ) -> None:
     data, camera, _ = streams[0, "h264.near"]
-    assert packet_decoder(data, camera, PictureSettings()) is not None
-    assert packet_decoder(data, camera, PictureSettings(device="cuda")) is None
-    for lie in ({"codec": "vp9"}, {"pix_fmt": "yuv420p10le"}, {"pts": [(7, 1, camera.num_frames)]}):
-        assert packet_decoder(data, camera.model_copy(update=lie), PictureSettings()) is None
-    assert packet_decoder(memoryview(b"no file"), camera, PictureSettings()) is None
-    monkeypatch.setattr(by_packets, "swscale", lambda: None)
-    assert packet_decoder(data, camera, PictureSettings()) is None
+    lies: dict[str, dict[str, Any]] = {
+        "at other times than": {"pts": [(7, 1, camera.num_frames)]},
+        "ticks a second": {"time_base": (1, 7)},
+        "none of": {"codec": "bmp"},
+        "its codec is h264, vp9 in its record": {"codec": "vp9"},
+    }
+    for problem, lie in lies.items():
+        with pytest.raises(FormatError, match=f"^here: .*{problem}"):
+            decode_first(data, camera.model_copy(update=lie))
+    with pytest.raises(FormatError, match=r"here: .*not an MP4 slice"):
+        decode_first(memoryview(b"no file"), camera)
+
+
+def decode_first(data: memoryview, camera: CameraRecord) -> None:
+    wanted = PictureSettings()
+    decoder = open_decoder(data, camera, wanted, "here")
+    list(decode_frames(decoder, camera, [0], wanted, "here"))

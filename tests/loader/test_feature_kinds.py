@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,8 @@ from roboshard.inspector import VerifyConfig, verify
 from roboshard.loader import make_loader, open_dataset
 from roboshard.loader.batches.buffers import ReusedBuffers
 from roboshard.loader.batches.pending import PendingStep
-from roboshard.loader.decoding import by_pyav
+from roboshard.loader.decoding import codec
+from roboshard.loader.decoding.colors import reformatted
 from roboshard.loader.decoding.decode import open_decoder
 from roboshard.loader.decoding.depth import millimetres
 from roboshard.loader.decoding.settings import PictureSettings
@@ -337,22 +338,21 @@ def distant(tmp_path_factory: pytest.TempPathFactory) -> tuple[Built, str, str]:
 
 
 @pytest.fixture
-def packets(monkeypatch: pytest.MonkeyPatch) -> list[av.Packet[Any]]:
-    """Those that PyAV decodes from now on: one for each frame."""
-    seen, decoded = [], by_pyav.decoded
+def packets(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """Those that are decoded from now on: one for each frame."""
+    seen: list[bytes] = []
+    feed = codec.Codec.feed
 
-    def noted(packets: Iterable[av.Packet[Any]]) -> Iterator[av.Packet[Any]]:
-        for packet in packets:
-            if packet.size:  # the last one, which ends the stream, is empty
-                seen.append(packet)
-            yield packet
+    def noted(self: codec.Codec, data: bytes, pts: int, dts: int) -> list[av.VideoFrame]:
+        seen.append(bytes(data))
+        return feed(self, data, pts, dts)
 
-    monkeypatch.setattr(by_pyav, "decoded", lambda packets: decoded(noted(packets)))
+    monkeypatch.setattr(codec.Codec, "feed", noted)
     return seen
 
 
 def test_windows_of_distant_keyframes_keep_depth_that_was_decoded(
-    distant: tuple[Built, str, str], packets: list[av.Packet[Any]]
+    distant: tuple[Built, str, str], packets: list[bytes]
 ) -> None:
     """The pictures kept from step to step are depth, not bytes; each is decoded once."""
     built, shards, key = distant
@@ -368,7 +368,7 @@ def test_windows_of_distant_keyframes_keep_depth_that_was_decoded(
 
 @pytest.mark.parametrize("frame_order", ["uniform", "sweep"])
 def test_depth_costs_as_many_decoded_frames_as_are_counted(
-    distant: tuple[Built, str, str], packets: list[av.Packet[Any]], frame_order: Any
+    distant: tuple[Built, str, str], packets: list[bytes], frame_order: Any
 ) -> None:
     built, shards, key = distant
     expected = dequantized(stored_codes(built, key), **DEPTH_VIDEO[key])
@@ -394,7 +394,7 @@ def test_open_depth_decoders_have_no_threads_of_their_own(distant: tuple[Built, 
 def test_frames_that_pyav_converts_have_no_threads_of_their_own() -> None:
     frames = [av.VideoFrame(640, 480, "yuv420p") for _ in range(8)]  # each keeps its converter
     before = len(list(TASKS.iterdir()))
-    assert all(by_pyav.upright(frame).shape == (480, 640, 3) for frame in frames)
+    assert all(reformatted(frame, "BICUBIC").shape == (480, 640, 3) for frame in frames)
     assert len(list(TASKS.iterdir())) < before + len(frames)
 
 

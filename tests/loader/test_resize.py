@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from roboshard.loader.decoding.by_pyav import upright
+from roboshard.loader.decoding.colors import reformatted
 from roboshard.loader.decoding.pictures import copy_picture, resized
 from roboshard.loader.decoding.resize import ResizedPicture, nearest, resize_in_floats
 from roboshard.loader.decoding.rgb import CodedPicture
@@ -53,7 +53,7 @@ def test_a_coded_picture_becomes_what_torch_makes_of_its_pixels(
     frame = av.VideoFrame.from_ndarray(noise(*had), format="rgb24").reformat(format="yuv444p")
     picture = resized(CodedPicture(frame), wanted)
     assert isinstance(picture, ResizedPicture)
-    expected = by_torch(upright(frame), wanted)
+    expected = by_torch(reformatted(frame, "BICUBIC"), wanted)
     memory = np.full((3, *wanted, 3), 77, dtype=np.uint8)
     copy_picture(picture, memory[1])
     assert np.array_equal(memory[1], expected)

@@ -2,14 +2,17 @@
 
 import pytest
 
-from roboshard.loader.decoding import decode
+from roboshard.loader.decoding import decode, rgb
 
 DECODERS = ("packets", "torchcodec", "pyav")
+"""Packets converted by libswscale; torchcodec where it seeks rightly, as on a GPU; packets converted by PyAV, as on
+systems that do not look up libswscale's functions."""
 
 
 def decode_with(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let it serve every slice from now on that it can: without the packet decoder, and without torchcodec."""
-    if name != "packets":
-        monkeypatch.setattr(decode, "packet_decoder", lambda *_: None)
+    """Let it serve every slice from now on."""
+    if name == "torchcodec":
+        monkeypatch.setattr(decode, "decodes_on_gpu", lambda _: True)
     if name == "pyav":
-        monkeypatch.setattr(decode, "torchcodec", lambda: None)
+        monkeypatch.setattr(rgb, "swscale", lambda: None)
+        monkeypatch.setattr(rgb, "_converters", rgb._Converters())
