@@ -83,7 +83,9 @@ def seeks_right(packets: SlicePackets, camera: CameraRecord) -> bool:
     if not np.array_equal(np.sort(tables.as_shown[camera.keyframes]), places):
         return False
     starts = starts_of_gops(packets.payload, tables, places.tolist(), camera.codec, camera.pix_fmt)
-    return starts is None or all(start.is_final and not start.is_led for start in starts)
+    return starts is None or all(
+        start.sets and start.is_final and not start.is_led for start in starts
+    )
 
 
 class _Bytes:
