@@ -27,7 +27,7 @@ from roboshard.exporter.timing import (
     span_of,
     start_of,
 )
-from roboshard.shards.errors import SourceError
+from roboshard.shards.errors import FormatError, SourceError
 from roboshard.shards.schema import CameraRecord
 from roboshard.shards.slices import open_slice
 
@@ -183,6 +183,8 @@ class VideoFiles:
                 return self._add(container, len(data), camera, timestamps)
         except av.FFmpegError as error:
             raise SourceError(f"cannot be demuxed or copied: {error.strerror}") from error
+        except FormatError as error:
+            raise SourceError(str(error)) from error
 
     def close(self) -> None:
         """Finish the file that is being written."""

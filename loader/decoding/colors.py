@@ -5,9 +5,11 @@ It is decided by what a frame is, not by what decoded it, so that all frames of 
 
 import io
 from functools import cache
+from typing import Any
 
 import av
 import numpy as np
+from av.video.reformatter import ColorRange, Colorspace
 from numpy.typing import NDArray
 
 from roboshard.loader.decoding.torchcodec_module import torchcodec
@@ -15,6 +17,11 @@ from roboshard.loader.decoding.torchcodec_module import torchcodec
 INTERPOLATIONS = {"BICUBIC": 4, "BILINEAR": 2}
 """Ways of filling in colors where a frame has fewer of them than pixels: PyAV's name -> libswscale's flag. The first
 is that of torchcodec's newer releases, the second of older ones."""
+
+UNSPECIFIED, FULL_RANGE = 0, 2
+"""Of FFmpeg's `AVColorRange`."""
+RGB_MATRIX = 0
+"""Of FFmpeg's `AVColorSpace`. Where torchcodec calls libswscale itself, that took it for BT.709 up to FFmpeg 7."""
 
 _WITHOUT = ("yuv420p", "yuvj420p", "yuva420p", "yuv422p", "yuvj422p")
 """Formats of which frames of even height are converted without such a choice."""
@@ -56,10 +63,28 @@ def interpolation() -> str:
 
 def reformatted(frame: av.VideoFrame, name: str, quarter_turns: int = 0) -> NDArray[np.uint8]:
     """Return the RGB (H, W, 3) of a frame as PyAV converts it, turned counterclockwise."""
-    pixels = frame.reformat(format="rgb24", interpolation=name, **_ONE_THREAD)
+    told: dict[str, Any] = {"interpolation": name, **_ONE_THREAD}
+    pixel_format, colorspace = frame.format.name, int(frame.colorspace)
+    is_direct = is_direct_call(frame.width, is_turned=quarter_turns != 0)
+    if not frame.format.is_rgb:
+        is_full = int(frame.color_range) == FULL_RANGE
+        if is_direct or int(frame.color_range) == UNSPECIFIED:
+            is_full = pixel_format.startswith(_FULL)
+        told |= {"src_color_range": ColorRange.JPEG if is_full else ColorRange.MPEG}
+        if is_direct and colorspace == RGB_MATRIX:
+            told |= {"src_colorspace": Colorspace.ITU709}
+        elif colorspace not in _KNOWN:
+            told |= {"src_colorspace": _ALIKE.get(colorspace, int(Colorspace.ITU601))}
+    pixels = frame.reformat(format="rgb24", **told)
     return np.ascontiguousarray(np.rot90(pixels.to_ndarray(), quarter_turns))
 
 
+_FULL = ("yuvj", "gray", "ya")
+"""How formats begin that imply the full range."""
+_KNOWN = (1, 2, 4, 5, 6, 7, 9)
+"""Matrices, as FFmpeg's `AVColorSpace` numbers them, that libswscale knows; it takes others for BT.601."""
+_ALIKE = {10: 9}
+"""BT.2020 with constant luminance, which it takes for that without."""
 _ONE_THREAD = {"threads": 1} if int(av.__version__.split(".")[0]) >= 17 else {}
 """For PyAV's conversions, which since version 17 start threads of their own for each picture."""
 

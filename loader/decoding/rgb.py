@@ -18,18 +18,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roboshard.loader.decoding.colors import (
+    FULL_RANGE,
     INTERPOLATIONS,
+    RGB_MATRIX,
+    UNSPECIFIED,
     interpolation_for,
     is_direct_call,
     reformatted,
 )
 
-FULL_RANGE = 2
-"""AVCOL_RANGE_JPEG of FFmpeg's `AVColorRange`."""
-UNSPECIFIED = 0
-"""Of the same."""
-
-_RGB_MATRIX, _BT709 = 0, 1  # of FFmpeg's `AVColorSpace`
+_BT709 = 1  # of FFmpeg's `AVColorSpace`
 _ONE = 1 << 16  # contrast and saturation, in fixed point
 _WIDTH, _HEIGHT = 32, 2
 """Of pictures whose sizes are multiples of these, nothing is written past the end of a row or of the last row."""
@@ -74,8 +72,8 @@ class RgbConverter:
             raise ValueError(f"libswscale converts no {pixel_format} of {width} x {height} pixels")
         weakref.finalize(self, library.sws_freeContext, context).atexit = False
         is_direct = is_direct_call(width, is_turned)
-        if is_direct and colorspace == _RGB_MATRIX:
-            colorspace = _BT709  # what libswscale made of it up to FFmpeg 7
+        if is_direct and colorspace == RGB_MATRIX:
+            colorspace = _BT709
         is_full = _implied_range(library, context)
         if not is_direct and color_range != UNSPECIFIED:
             is_full = int(color_range == FULL_RANGE or pixel_format.startswith("yuvj"))
