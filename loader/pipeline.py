@@ -14,11 +14,12 @@ Each stage takes an iterator and gives one. WebDataset's DataPipeline joins them
 the others once, so that the first batches of an epoch are decoded beside the last ones of the one before.
 """
 
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Collection, Generator, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from roboshard.loader.batches.batch import single_samples
-from roboshard.loader.batches.decode_ahead import decode_video
+from roboshard.loader.batches.decode_ahead import Again, decode_video
 from roboshard.loader.batches.images import transform_images
 from roboshard.loader.config import LoaderConfig
 from roboshard.loader.episodes.fetch import fetch_episodes
@@ -26,8 +27,9 @@ from roboshard.loader.epochs import EpochPart, own_turn
 from roboshard.loader.job import LoadJob, Plan
 from roboshard.loader.order.plan import Draw
 from roboshard.loader.resources import Resources, return_freed_memory
-from roboshard.loader.samples.rows import Batch, delta_windows
+from roboshard.loader.samples.rows import Batch, WindowedStep, delta_windows
 from roboshard.loader.stages import Stages
+from roboshard.shards.errors import RoboshardError
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ def load(job: LoadJob, epochs: Iterable[EpochPart], own: Resources) -> Generator
         Stages(lambda: draw_epochs(epochs, job.config))
         .then(lambda draws: fetch_episodes(draws, own.pool, own.reads, counter))
         .then(lambda steps: delta_windows(steps, job.offsets, pictures, counter))
-        .then(lambda steps: decode_video(steps, own.threads, counter))
+        .then(lambda steps: decode_video(steps, own.threads, counter, _again(job, own)))
         .then(
             lambda batches: transform_images(
                 batches,
@@ -63,6 +65,21 @@ def load(job: LoadJob, epochs: Iterable[EpochPart], own: Resources) -> Generator
     finally:  # here too: after an error in a later stage, its traceback keeps the others suspended
         own.close()
         counter.set(steps_ahead=0, resident_bytes=0)
+
+
+def _again(job: LoadJob, own: Resources) -> Again | None:
+    """What makes a step again without episodes that cannot be decoded; None: users want to be told of them."""
+
+    def again(step: WindowedStep, spoiled: Collection[Any], error: RoboshardError) -> WindowedStep:
+        if step.draw is None:
+            raise error
+        positions = {episode.position for episode in spoiled}
+        own.pool.tell(positions, error)
+        drawn = own.pool.step(step.draw, positions)
+        (windowed,) = delta_windows([drawn], job.offsets, job.pictures, own.counter)
+        return windowed
+
+    return again if own.pool.substitutes else None
 
 
 def draw_epochs(epochs: Iterable[EpochPart], config: LoaderConfig) -> Iterator[Draw]:

@@ -6,7 +6,8 @@ what announced steps want of it is kept, as long as there is room for it, instea
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
+from typing import Any
 
 from roboshard.loader.batches.decode_threads import DecodeThreads
 from roboshard.loader.batches.pending import PendingStep
@@ -25,10 +26,24 @@ DRAWN_AT_ONCE = 4
 """Steps, between two batches, until so many are announced; before the first batch one, for it is waited for."""
 
 
+Again = Callable[[WindowedStep, Collection[Any], RoboshardError], WindowedStep]
+"""Makes a step again, with other episodes in the place of these, in which a frame of it cannot be decoded."""
+
+
 def decode_video(
-    steps: Iterable[WindowedStep], threads: DecodeThreads, counter: Counter
+    steps: Iterable[WindowedStep],
+    threads: DecodeThreads,
+    counter: Counter,
+    again: Again | None = None,
 ) -> Iterator[Batch]:
-    """Add the pictures: (n, C, H, W), or (n, T, C, H, W) under a window."""
+    """Add the pictures: (n, C, H, W), or (n, T, C, H, W) under a window.
+
+    Args:
+        steps: Those of this process, in order.
+        threads: What decodes.
+        counter: For the loader's statistics.
+        again: What makes a step again of which a frame cannot be decoded; None: that is an error.
+    """
     announced = Announced(steps, threads)
     begun: deque[PendingStep] = deque()
     most = look_ahead_steps(LOOK_AHEAD_BYTES)  # until the first batch shows how large one is
@@ -41,10 +56,24 @@ def decode_video(
                 return
             announced.draw_ahead()  # now: who takes the batch will want the interpreter's lock
             counter.set(steps_ahead=len(begun))
-            most = look_ahead_steps(threads.wait_for(begun[0]).num_bytes)
+            begun[0] = _complete(begun[0], threads, again)
+            most = look_ahead_steps(begun[0].num_bytes)
             yield begun.popleft().batch()  # held by nobody here, so that its memory is free as the user lets go
     finally:
         threads.close()
+
+
+def _complete(pending: PendingStep, threads: DecodeThreads, again: Again | None) -> PendingStep:
+    """The step, when it is complete, or one in its place that can be."""
+    spoiled: set[Any] = set()
+    while True:
+        try:
+            return threads.wait_for(pending)
+        except RoboshardError as error:
+            if again is None or not pending.spoiled:
+                raise
+            spoiled |= pending.spoiled
+            pending = threads.insert(again(pending.step, spoiled, error))
 
 
 class Announced:

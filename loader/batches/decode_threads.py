@@ -6,7 +6,7 @@ it what others need of the same GOPs (wanted.py). A slice is served by one threa
 
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from threading import Condition
@@ -15,10 +15,11 @@ from roboshard.loader.batches.buffers import Buffers
 from roboshard.loader.batches.early import EarlyPictures
 from roboshard.loader.batches.pending import PendingStep
 from roboshard.loader.batches.turns import SHORT_TURNS
-from roboshard.loader.batches.wanted import Requests, Slice, Target, Wanted
+from roboshard.loader.batches.wanted import PictureSource, Requests, Slice, Target, Wanted
 from roboshard.loader.decoding.pictures import Picture, lasting, made
 from roboshard.loader.samples.rows import PictureKey, WindowedStep
 from roboshard.loader.stats import Counter
+from roboshard.shards.errors import RoboshardError
 
 SETTLED_AT_ONCE = 8
 """Frames of a slice after which the steps that they are of are told."""
@@ -83,6 +84,15 @@ class DecodeThreads:
             self._start_serving()
         return pending
 
+    def insert(self, step: WindowedStep) -> PendingStep:
+        """Decode the pictures of a step that was not announced, before those of all others."""
+        pending = PendingStep(step, self._pictures, self._as_float)
+        pending.begin()
+        with self._changed:
+            self._waiting.insert(_requests(step, pending))
+            self._start_serving()
+        return pending
+
     def wait_for(self, pending: PendingStep) -> PendingStep:
         """The step, when it is complete. Raises what went wrong with one of its slices."""
         with self._changed:
@@ -134,7 +144,7 @@ class DecodeThreads:
         """Ascending frames, each to where it is wanted as it comes."""
         visit = _Visit(slot, self._served[slot])
         try:
-            for frame, picture in slot.source.pictures(slot.key, frames):
+            for frame, picture in self._decodable(slot, frames, visit):
                 self._place(slot.key, picture, visit.requests[frame])
                 visit.served.append(frame)
                 if len(visit.served) == SETTLED_AT_ONCE:
@@ -143,6 +153,30 @@ class DecodeThreads:
                     return
         finally:
             self._settle(visit)
+
+    def _decodable(
+        self, slot: Slice, frames: Sequence[int], visit: "_Visit"
+    ) -> Iterator[tuple[int, Picture]]:
+        """Those of the frames that can be decoded; what is wrong with the others is told to the steps they are of."""
+        left = dict.fromkeys(frames)
+        while left:
+            try:
+                for frame, picture in slot.source.pictures(slot.key, list(left)):
+                    del left[frame]
+                    yield frame, picture
+            except RoboshardError as error:
+                if not left:
+                    raise
+                frame = next(iter(left))
+                del left[frame]
+                self._spoil(slot.source, visit.requests.pop(frame), error)
+
+    def _spoil(self, source: PictureSource, targets: Sequence[Target], error: Exception) -> None:
+        with self._changed:
+            for target in targets:
+                target.step.spoiled.add(source)
+                target.step.error = target.step.error or error
+            self._changed.notify_all()
 
     def _place(self, key: str, picture: Picture, targets: Sequence[Target]) -> None:
         """Put a picture to where it is wanted, or keep it for steps that have not begun."""

@@ -16,11 +16,15 @@ class PendingStep:
     """A step whose pictures are on their way. Before it has begun it takes no memory for its batch."""
 
     def __init__(self, step: WindowedStep, pictures: Sequence[PictureKey], as_float: bool) -> None:
+        self.step = step
         self.values = step.values
         self.num_samples = len(step.episode_of)
         self.has_begun = False
         self.left = sum(frames.size for frames in step.frames.values())
         self.error: BaseException | None = None
+        """What is wrong with it, the first thing that came up."""
+        self.spoiled: set[Any] = set()
+        """Episodes of it with frames that cannot be decoded."""
         self._shapes = {
             picture.key: step.frames[picture.key].shape[: 1 + picture.has_time_axis]
             for picture in pictures

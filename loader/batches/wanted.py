@@ -118,6 +118,10 @@ class Wanted:
         if step.slices:
             self._begun.append(step)
 
+    def insert(self, requests: Mapping[Slice, Requests]) -> None:
+        """Want pictures of a step that was not announced, before all others."""
+        self._begun.insert(0, _Step(self._num_announced, requests))
+
     def num_free(self, busy: Container[Slice]) -> int:
         """Slices that something is wanted of now, and that are not busy."""
         return len({slot for step in self._begun for slot in step.slices if slot not in busy})

@@ -76,6 +76,8 @@ class PacketDecoder:
         """All that were fed have come."""
         self._next_packet = 0
         self._next_frame = 0
+        self._failed: dict[int, tuple[int, Exception]] = {}
+        """GOP -> the first of its packets that cannot be decoded, and why: nothing after it is tried again."""
         self.num_decoded = 0
         """Frames decoded so far, those in flight not counted."""
 
@@ -102,6 +104,9 @@ class PacketDecoder:
     def _picture(self, index: int, following: int | None) -> Picture:
         """One frame; `following` is asked for next."""
         gop = self._gops.of(index)
+        failed, error = self._failed.get(gop, (len(self._frame_of), None))
+        if error is not None and failed <= self._packet_of[index]:
+            raise error.with_traceback(None)
         goes_back = self._next_frame > index or (self._is_drained and not self._is_fed(index))
         codec = self._codec
         if codec is None or gop != self._gop or goes_back:
@@ -145,7 +150,8 @@ class PacketDecoder:
                 continue
             try:
                 self._feed(codec)
-            except av.FFmpegError:
+            except av.FFmpegError as error:
+                self._failed[self._gop] = self._next_packet, error.with_traceback(None)
                 if not is_fed:
                     raise
                 self._drain(codec)  # what cannot be decoded is no part of this frame

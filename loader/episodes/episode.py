@@ -58,6 +58,8 @@ class Episode:
     ) -> None:
         """Parse the rows of a fetched episode. Raises FormatError naming shard, episode and feature."""
         self.length = data.record.length
+        self.position = -1
+        """Among the episodes of all datasets; set by who reads it."""
         self.num_bytes = data.num_bytes
         self.membership = membership
         self._where = data.where

@@ -5,7 +5,7 @@ import time
 import warnings
 from bisect import bisect_right
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -37,6 +37,8 @@ class DrawnStep:
     """(n,) Which of them each sample is of."""
     rows: NDArray[np.int64]
     """(n,) The samples' rows in their episodes."""
+    draw: Draw | None = None
+    """What it was drawn as, for where it has to be made again."""
 
 
 class _Resident(NamedTuple):
@@ -68,6 +70,8 @@ class EpisodePool:
         self._counter = counter
         self._resident: OrderedDict[int, _Resident] = OrderedDict()
         self._damaged: set[int] = set()  # positions
+        self._told: set[int] = set()
+        """Positions of episodes with frames that cannot be decoded, of which users were told."""
 
     def expect(self, draws: Sequence[Draw]) -> None:
         """Begin to read the episodes of coming steps that are not in memory."""
@@ -77,10 +81,21 @@ class EpisodePool:
         known = self._resident.keys() | self._damaged  # the damaged are never taken again
         self._reads.want([position for position in in_order if position not in known])
 
-    def step(self, draw: Draw) -> DrawnStep:
-        """The samples of a step; waits for the episodes that are not in memory yet."""
+    @property
+    def substitutes(self) -> bool:
+        """Whether other episodes take the place of those that cannot be read or decoded."""
+        return self._on_error == "skip"
+
+    def step(self, draw: Draw, spoiled: Collection[int] = ()) -> DrawnStep:
+        """Return the samples of a step; waits for the episodes that are not in memory yet.
+
+        Args:
+            draw: Which samples.
+            spoiled: Positions of episodes with frames for this step that cannot be decoded. Others take their place
+                in it, and in no other step: so what a step holds does not depend on the steps before it.
+        """
         positions, episode_of = np.unique(draw.positions, return_inverse=True)
-        needed = [self._get(position) for position in positions.tolist()]
+        needed = [self._unspoiled(position, spoiled) for position in positions.tolist()]
         while len(self._resident) > max(self._capacity, len(needed)):
             self._resident.popitem(last=False)
         self._counter.set(
@@ -92,7 +107,30 @@ class EpisodePool:
             episodes=[resident.episode for resident in needed],
             episode_of=episode_of,
             rows=np.minimum(draw.rows, last_rows[episode_of]),
+            draw=draw,
         )
+
+    def tell(self, spoiled: Collection[int], error: RoboshardError) -> None:
+        """Warn and count, once for each episode, that another one takes its place where it cannot be decoded."""
+        new = set(spoiled) - self._told
+        if new:
+            self._told |= new
+            self._counter.add(substituted_episodes=len(new))
+            _warn(error)
+
+    def _unspoiled(self, position: int, spoiled: Collection[int]) -> _Resident:
+        """The episode at `position`, or the next one in use of its dataset that is not spoiled."""
+        resident = self._get(position)
+        if resident.episode.position not in spoiled:
+            return resident
+        used = self._source(position).episodes.position
+        place = int(np.searchsorted(used, position))
+        for candidate in np.roll(used, -place)[1:].tolist():
+            if candidate not in spoiled and candidate not in self._damaged:
+                resident = self._get(candidate)
+                if resident.episode.position not in spoiled:
+                    return resident
+        raise RoboshardError("no episode can be decoded that might take its place")
 
     def _get(self, position: int) -> _Resident:
         if position in self._resident:
@@ -104,7 +142,7 @@ class EpisodePool:
 
     def _read_or_substitute(self, position: int) -> _Resident:
         """The episode at `position`, or with on_error="skip" the next one in use of its dataset that can be read."""
-        source = self._sources[bisect_right(self._first, position) - 1]
+        source = self._source(position)
         used = source.episodes.position
         place = int(np.searchsorted(used, position))
         if self._on_error == "raise":
@@ -123,11 +161,7 @@ class EpisodePool:
             except RoboshardError as error:
                 self._damaged.add(int(used[candidate]))
                 failure = failure or error
-                warnings.warn(
-                    f"on_error='skip': {error}; another episode takes its place",
-                    RuntimeWarning,
-                    stacklevel=2,
-                )
+                _warn(error)
                 continue
             self._counter.add(substituted_episodes=int(offset > 0))
             return resident
@@ -135,10 +169,21 @@ class EpisodePool:
 
     def _read(self, source: Source, place: int) -> _Resident:
         episodes = source.episodes
-        data = self._reads.take(int(episodes.position[place]))
+        position = int(episodes.position[place])
+        data = self._reads.take(position)
         self._counter.add(episodes_read=1)
         episode = Episode(data, source.features, source.tasks, self._pictures, source.membership)
+        episode.position = position
         return _Resident(episode, int(episodes.first_row[place] + episodes.num_rows[place]) - 1)
+
+    def _source(self, position: int) -> Source:
+        return self._sources[bisect_right(self._first, position) - 1]
+
+
+def _warn(error: RoboshardError) -> None:
+    warnings.warn(
+        f"on_error='skip': {error}; another episode takes its place", RuntimeWarning, stacklevel=3
+    )
 
 
 def fetch_episodes(

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from roboshard.loader.episodes.episode import Episode
 from roboshard.loader.episodes.fetch import DrawnStep
+from roboshard.loader.order.plan import Draw
 from roboshard.loader.samples.windows import window
 from roboshard.loader.stats import Counter
 from roboshard.shards.errors import FormatError
@@ -47,6 +48,8 @@ class WindowedStep:
     """(n,) Which of the episodes each sample is of."""
     frames: Mapping[str, IntArray]
     """Picture key -> (n, T) frames of the episode's slice, T = 1 without a window."""
+    draw: Draw | None = None
+    """What it was drawn as, for where it has to be made again."""
 
 
 def delta_windows(
@@ -94,7 +97,11 @@ def _windowed(step: DrawnStep, offsets: Offsets, pictures: Sequence[PictureKey])
         for picture in pictures
     }
     return WindowedStep(
-        values=values, episodes=step.episodes, episode_of=step.episode_of, frames=frames
+        values=values,
+        episodes=step.episodes,
+        episode_of=step.episode_of,
+        frames=frames,
+        draw=step.draw,
     )
 
 

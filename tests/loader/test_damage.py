@@ -23,8 +23,9 @@ from support.decoders import DECODERS, decode_with
 from support.lerobot_source import Camera, Source, build
 
 from roboshard.converter import ConvertConfig, convert
-from roboshard.loader import make_loader
+from roboshard.loader import make_loader, open_dataset
 from roboshard.shards import DamageError, FormatError, MissingError, RoboshardError, ShardedDataset
+from roboshard.shards.mp4 import read_sample_tables
 
 TOP, WRIST = "observation.images.top", "observation.images.wrist"
 LENGTHS = (12, 9, 15, 7, 11, 10)
@@ -292,6 +293,117 @@ def test_with_every_episode_damaged_there_is_nothing_to_substitute(copy: Path) -
     break_episodes(copy, [*range(len(LENGTHS))])
     with pytest.raises(DamageError, match=r"ep-\d{9}\.parquet is damaged"):
         load(copy, on_error="skip")
+
+
+# -- on_error="skip" for video whose bytes are right and that cannot be decoded ------------------------------------
+
+UNDECODABLE = 2
+"""An episode whose frames of one camera cannot be decoded, from one frame on."""
+FIRST_LOST = 6
+
+
+def without_some_packets(camera: str, num_lost: int | None) -> Callable[[Members], None]:
+    """Zeros in the place of the packets of the last frames; None: a playlist in the place of the slice."""
+
+    def apply(members: Members) -> None:
+        name = f"{camera}.mp4"
+        if num_lost is None:
+            members[name] = b"#EXTM3U"
+            return
+        video = bytearray(members[name])
+        tables = read_sample_tables(bytes(video))
+        for packet in tables.as_shown[-num_lost:].tolist():
+            begin, end = int(tables.offsets[packet]), int(tables.ends[packet])
+            video[begin:end] = bytes(end - begin)
+        members[name] = bytes(video)
+
+    return apply
+
+
+@pytest.fixture(params=["some frames", "all frames"])
+def undecodable(honest: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    forged = Forgery(honest, tmp_path / "forged")
+    num_lost = LENGTHS[UNDECODABLE] - FIRST_LOST if request.param == "some frames" else None
+    forged.put_members(*place(honest, UNDECODABLE), without_some_packets(WRIST, num_lost))
+    return Path(forged.seal())
+
+
+@pytest.mark.filterwarnings("ignore:on_error='skip':RuntimeWarning")
+@pytest.mark.parametrize("num_workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_what_cannot_be_decoded_is_substituted_whatever_came_before(
+    undecodable: Path, honest: Path, shuffle: bool, num_workers: int
+) -> None:
+    """A sample is another one only if a frame of its step and episode is lost; the same after a resumption."""
+    options: dict[str, Any] = {"batch_size": 4, "shuffle": shuffle, "num_workers": num_workers}
+    loader = make_loader(str(undecodable), on_error="skip", **options)
+    found = list(loader)
+    assert loader.stats().substituted_episodes >= 1
+    expected = list(make_loader(str(honest), **options))
+    assert len(found) == len(expected)
+    first_lost = first_undecodable(undecodable)
+    num_substituted = 0
+    for batch, right in zip(found, expected, strict=True):
+        inside = right["episode_index"] == UNDECODABLE
+        is_spoiled = bool((right["frame_index"][inside] >= first_lost).any())
+        for i, episode in enumerate(right["episode_index"].tolist()):
+            if episode == UNDECODABLE and is_spoiled:
+                num_substituted += 1
+                assert batch["episode_index"][i] == UNDECODABLE + 1
+                last = LENGTHS[UNDECODABLE + 1] - 1
+                assert batch["frame_index"][i] == min(int(right["frame_index"][i]), last)
+            else:
+                for key in (TOP, WRIST, "action", "index"):
+                    assert torch.equal(batch[key][i], right[key][i])
+    assert num_substituted >= LENGTHS[UNDECODABLE] - first_lost
+    resumed = make_loader(str(undecodable), on_error="skip", **options)
+    resumed.load_state_dict(state_after(undecodable, options, 3))
+    assert all(
+        torch.equal(batch[WRIST], same[WRIST])
+        for batch, same in zip(resumed, found[3:], strict=True)
+    )
+
+
+def first_undecodable(root: Path) -> int:
+    """The first frame that cannot be decoded."""
+    dataset = open_dataset(str(root), cameras=[WRIST])
+    view = dataset.episode(UNDECODABLE)
+    for row in range(len(view)):
+        try:
+            view[row]
+        except FormatError as error:
+            assert f"episode {UNDECODABLE}, camera '{WRIST}': " in str(error)  # noqa: PT017
+            return row
+    raise AssertionError("all frames can be decoded")
+
+
+def state_after(root: Path, options: dict[str, Any], num_steps: int) -> dict[str, Any]:
+    loader = make_loader(str(root), on_error="skip", **options)
+    for _, _ in zip(range(num_steps), loader, strict=False):
+        pass
+    return loader.state_dict()
+
+
+def test_a_warning_says_once_which_episode_cannot_be_decoded(undecodable: Path) -> None:
+    with pytest.warns(RuntimeWarning, match=f"episode {UNDECODABLE}, camera '{WRIST}'") as caught:
+        load(undecodable, on_error="skip", batch_size=2)
+    assert len(caught) == 1
+
+
+def test_without_skip_it_is_an_error_at_its_step(undecodable: Path) -> None:
+    with pytest.raises(FormatError, match=f"episode {UNDECODABLE}, camera '{WRIST}': "):
+        load(undecodable)
+
+
+@pytest.mark.filterwarnings("ignore:on_error='skip':RuntimeWarning")
+def test_with_nothing_to_decode_there_is_nothing_to_substitute(
+    honest: Path, tmp_path: Path
+) -> None:
+    forged = Forgery(honest, tmp_path / "forged")
+    for episode in range(len(LENGTHS)):
+        forged.put_members(*place(honest, episode), without_some_packets(TOP, None))
+    with pytest.raises(RoboshardError, match=r"camera '|no episode can be decoded"):
+        load(Path(forged.seal()), on_error="skip")
 
 
 # -- Members that were made to deceive: every checksum fits ----------------------------------------------------
