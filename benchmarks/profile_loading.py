@@ -36,7 +36,7 @@ STAGES = {
     "drain": "decode: PyAV and FFmpeg",
     "_convert": "convert to RGB in the batch",
     "_lend": "lend memory for a batch",
-    "packet_decoder": "open a slice",
+    "open_decoder": "open a slice",
     "take": "choose what to decode, and with which codec",
     "_decode": "Python around each frame",
     "lasting": "keep a picture for a later step",

@@ -17,6 +17,7 @@ from roboshard.converter.packets import BoolArray, IntArray, Packets, lowest_lat
 from roboshard.shards.errors import SourceError
 from roboshard.shards.mp4 import read_sample_tables
 from roboshard.shards.schema import CameraRecord
+from roboshard.shards.slices import DECODERS
 
 _PARAMETERS = (
     "name",
@@ -57,6 +58,9 @@ def copied_slice(
         SourceError: the packets cannot be copied exactly.
         FFmpegError: they cannot be muxed.
     """
+    codec = str(source.codec_context.codec.canonical_name)
+    if codec not in DECODERS:  # nothing that was converted may fail to load
+        raise SourceError(f"slices cannot hold the codec {codec}, but {', '.join(DECODERS)}")
     time_base = Fraction(source.time_base)
     data = _mux(source, packets)
     copy_time_base = _read_time_base(data, source)
@@ -72,7 +76,7 @@ def copied_slice(
     camera = CameraRecord(
         key=key,
         member=member,
-        codec=str(context.codec.canonical_name),
+        codec=codec,
         width=context.width,
         height=context.height,
         pix_fmt=context.pix_fmt or "unknown",

@@ -70,6 +70,10 @@ class PacketDecoder:
         """Of the codec; None: it may serve one run through a GOP alone."""
         self._gop = 0
         """The GOP that the codec is in, if there is a codec."""
+        self._end_frame = self._end_packet = 0
+        """Where that ends."""
+        self._lead = b""
+        """What is still to be fed before the next packet."""
         self._ready: deque[av.VideoFrame] = deque()
         """Frames that have come and were not asked for yet."""
         self._is_drained = False
@@ -131,12 +135,17 @@ class PacketDecoder:
         self._ready.clear()
         self._next_frame = self._gops.frame(gop)
         self._next_packet = self._packet_of[self._next_frame]
+        end, total = self._gops.end_frame(gop), len(self._frame_of)
+        self._end_frame, self._end_packet = (
+            (total, total) if end is None else (end, self._packet_of[end])
+        )
+        start = self._gops.start(gop)
+        self._lead = start.sets if start.is_led else b""
         self._is_drained = False
         return self._codec
 
     def _decoded(self, codec: Codec, index: int, goes_on: bool) -> av.VideoFrame:
         """Feed packets until the frame is there. If the codec is not to go on, it need not see further ones."""
-        end = self._end_of(self._gop)
         while True:
             while self._ready:
                 frame = self._ready.popleft()
@@ -145,7 +154,7 @@ class PacketDecoder:
             if self._is_drained:
                 raise FormatError(f"frame {index} was not decoded")
             is_fed = self._is_fed(index)
-            if self._next_packet == end or (is_fed and not goes_on):
+            if self._next_packet == self._end_packet or (is_fed and not goes_on):
                 self._drain(codec)
                 continue
             try:
@@ -159,9 +168,8 @@ class PacketDecoder:
     def _feed(self, codec: Codec) -> None:
         at = self._next_packet
         data: memoryview | bytes = self._payload[self._begin[at] : self._end[at]]
-        start = self._gops.start(self._gop)
-        if start.is_led and at == self._packet_of[self._gops.frame(self._gop)]:
-            data = start.sets + bytes(data)
+        if self._lead:
+            data, self._lead = self._lead + bytes(data), b""
         self._ready.extend(codec.feed(data, self._frame_of[at], at))
         self._next_packet += 1
 
@@ -172,18 +180,11 @@ class PacketDecoder:
     def _is_fed(self, index: int) -> bool:
         return self._packet_of[index] < self._next_packet
 
-    def _end_of(self, gop: int) -> int:
-        """The packet after a GOP's last one."""
-        following = self._gops.end_frame(gop)
-        return len(self._frame_of) if following is None else self._packet_of[following]
-
     def _goes_on(self, frame: int, following: int | None) -> bool:
         """Whether the codec is to go on to this frame and those after it, in its GOP."""
-        end = self._gops.end_frame(self._gop)
-        last = len(self._frame_of) if end is None else end
         if following is not None:
-            return following < last
-        return self._keeps_codec and frame < last
+            return following < self._end_frame
+        return self._keeps_codec and frame < self._end_frame
 
     def _let_go(self) -> None:
         """Of the codec, unless it is to go on."""
