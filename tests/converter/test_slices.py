@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 import pytest
 
+from roboshard.converter import slice_file
 from roboshard.converter.alignment import RowTimes
 from roboshard.converter.keyframes import has_av1_frame_types, is_av1_keyframe
 from roboshard.converter.slice_file import VideoSlice
@@ -17,7 +19,7 @@ from roboshard.converter.video import VideoFile
 from roboshard.shards import SourceError
 from roboshard.shards.mp4 import read_sample_tables
 
-VIDEOS = sorted((Path(__file__).parents[1] / "data").rglob("*.mp4"))
+VIDEOS = sorted((Path(__file__).parents[1] / "data/pusht_sim").rglob("*.mp4"))
 ROWS = RowTimes(
     from_s=0.0, to_s=2.0, timestamps=np.arange(20, dtype=np.float32) / 10, fps=10, tolerance_s=0.01
 )
@@ -47,15 +49,15 @@ def last_byte_of(data: bytes, box: bytes) -> int:
 def test_one_changed_bit_is_an_error(
     video: VideoFile, monkeypatch: pytest.MonkeyPatch, box: bytes
 ) -> None:
-    mux = video._mux
+    mux = slice_file._mux
     assert cut(video).data
 
-    def damaged(packets: object) -> bytes:
-        data = bytearray(mux(packets))  # type: ignore[arg-type]
+    def damaged(*arguments: Any) -> bytes:
+        data = bytearray(mux(*arguments))
         data[last_byte_of(data, box)] ^= 1
         return bytes(data)
 
-    monkeypatch.setattr(video, "_mux", damaged)
+    monkeypatch.setattr(slice_file, "_mux", damaged)
     with pytest.raises(SourceError):
         cut(video)
 
@@ -98,3 +100,12 @@ def test_a_packet_that_is_cut_short_is_what_its_flag_says() -> None:
     for data in (b"", b"\x0a", b"\x32\x80", b"\x0a\x05\x00"):
         assert is_av1_keyframe(memoryview(data), True)
         assert not is_av1_keyframe(memoryview(data), False)
+
+
+def test_a_codec_that_slices_cannot_hold_is_refused(
+    video: VideoFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before it is written: no reader would load it."""
+    monkeypatch.setattr(slice_file, "DECODERS", {"vp9": "vp9"})
+    with pytest.raises(SourceError, match="slices cannot hold the codec av1, but vp9"):
+        cut(video)
