@@ -1,13 +1,14 @@
 """Which frame belongs to which row: arithmetic on timestamps, apart from any video library.
 
 LeRobot shows for a row the frame nearest to `from_timestamp + timestamp`, and refuses one that is further away
-than the tolerance. The same rule here, among the episode's own frames alone (those between from_timestamp and
-to_timestamp): rows that have no frame would otherwise be shown the next episode's. Two corrections keep right
-frames from being refused: timestamps are stored as float32, so half of their spacing is added to the tolerance;
-and from_timestamp is a float sum that drifts, so an offset that all rows of the episode share is taken out, up
-to a quarter of a frame.
+than the tolerance. It does so for every row by itself: rows may show the same frame, and need not ascend. The same
+rule here, among the episode's own frames alone (those between from_timestamp and to_timestamp): rows that have no
+frame would otherwise be shown the next episode's. Two corrections keep right frames from being refused: timestamps
+are stored as float32, so half of their spacing is added to the tolerance; and from_timestamp is a float sum that
+drifts, so an offset that all rows of the episode share is taken out, up to a quarter of a frame.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,6 +18,8 @@ from numpy.typing import NDArray
 from roboshard.shards.errors import SourceError
 
 MAX_DRIFT_FRAMES = 0.25
+MAX_SECONDS = 1e6
+"""Eleven days. Times beyond them are those of a clock, in which float32 has no seconds any more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +31,7 @@ class RowTimes:
     to_s: float
     """The episode's to_timestamp: where, in the file, the next episode's frames begin."""
     timestamps: NDArray[np.float32]
-    """(rows,) the episode's timestamp column: seconds since its start, ascending."""
+    """(rows,) the episode's timestamp column: seconds since its start, in any order; some may be the same."""
     fps: float
     tolerance_s: float
 
@@ -36,6 +39,28 @@ class RowTimes:
     def in_file(self) -> NDArray[np.float64]:
         """(rows,) seconds in the file."""
         return self.from_s + self.timestamps.astype(np.float64)
+
+
+def check_times(rows: RowTimes) -> None:
+    """Raise SourceError where rows are at no time, or far from where the episode's frames can be."""
+    finite = np.isfinite(rows.timestamps)
+    if not np.all(finite):
+        row = int(np.argmin(finite))
+        raise SourceError(
+            f"row {row} has the timestamp {rows.timestamps[row]}: with video, each row needs its time in seconds "
+            "since the episode's start, by which its frame is found"
+        )
+    if not math.isfinite(rows.from_s):
+        raise SourceError(f"from_timestamp is {rows.from_s}: its frames are nowhere")
+    times = rows.in_file
+    far = np.minimum(np.abs(times), np.abs(rows.timestamps)) > MAX_SECONDS
+    if np.any(far):
+        row = int(np.argmax(far))
+        raise SourceError(
+            f"row {row} has the timestamp {rows.timestamps[row]:.3f}, and no frame is there: LeRobot looks for it at "
+            f"from_timestamp + timestamp, {times[row]:.3f} s. Timestamps must be seconds since the episode's start, "
+            "not Unix times: subtract the first one of the episode from each"
+        )
 
 
 def match_frames(frame_times: NDArray[np.float64], rows: RowTimes) -> NDArray[np.int64]:

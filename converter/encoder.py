@@ -17,8 +17,10 @@ import av
 import numpy as np
 from av.video.frame import PictureType
 from av.video.reformatter import ColorRange, Interpolation
+from numpy.typing import NDArray
 
 from roboshard.converter.encoding import CODEC_NAMES, PIX_FMT, PRESETS, Codec, Encoding
+from roboshard.converter.open_video import quarter_turns
 from roboshard.converter.packets import IntArray, Packets
 from roboshard.shards.errors import OptionError, SourceError
 
@@ -44,6 +46,8 @@ class Clip:
     """What the encoder plans its quality by."""
     like: Any
     """Codec context whose colour description and pixel aspect are kept."""
+    turns: int = 0
+    """Quarter turns, counterclockwise, by which frames are turned before they are encoded."""
 
 
 def frames_at(stream: Any, packets: Packets, times: IntArray) -> Iterator[av.VideoFrame]:
@@ -78,9 +82,42 @@ def frames_at(stream: Any, packets: Packets, times: IntArray) -> Iterator[av.Vid
         )
 
 
-def fitted(frame: av.VideoFrame, size: tuple[int, int] | None) -> av.VideoFrame:
-    """The frame as 8-bit 4:2:0 of this height and width, in the range and matrix that it has."""
-    height, width = size or (frame.height, frame.width)
+def fitted(
+    frame: av.VideoFrame, size: tuple[int, int] | None, turns: int | None = None
+) -> av.VideoFrame:
+    """The frame as it is shown, as 8-bit 4:2:0, in the range and matrix that it has.
+
+    Args:
+        frame: As its decoder gives it.
+        size: (height, width) of the picture as it is shown; None: its own.
+        turns: Quarter turns, counterclockwise, before it is shown; None: what the frame itself says.
+    """
+    turns = quarter_turns(frame) if turns is None else turns
+    if size is not None and turns % 2:
+        size = size[::-1]
+    upright = _resized(frame, *(size or (frame.height, frame.width)))
+    return _turned(upright, turns) if turns else upright
+
+
+def _turned(frame: av.VideoFrame, turns: int) -> av.VideoFrame:
+    """The samples of a 4:2:0 frame in another place; none of them changes."""
+    planes = [np.rot90(_samples(plane), turns) for plane in frame.planes]
+    height, width = planes[0].shape
+    turned = av.VideoFrame(width, height, PIX_FMT)
+    for plane, samples in zip(turned.planes, planes, strict=True):
+        _samples(plane)[:] = samples
+    for name in _COLOR:
+        setattr(turned, name, getattr(frame, name))
+    return turned
+
+
+def _samples(plane: Any) -> NDArray[np.uint8]:
+    """(height, width) of a plane, in its own memory."""
+    rows = np.frombuffer(memoryview(plane), dtype=np.uint8).reshape(plane.height, plane.line_size)
+    return rows[:, : plane.width]
+
+
+def _resized(frame: av.VideoFrame, height: int, width: int) -> av.VideoFrame:
     if (frame.format.name, frame.height, frame.width) == (PIX_FMT, height, width):
         return frame
     is_full = frame.format.name.startswith("yuvj") or frame.color_range == ColorRange.JPEG
@@ -112,7 +149,7 @@ def _encode(frames: Iterable[av.VideoFrame], clip: Clip, encoding: Encoding) -> 
     with av.open(buffer, "w", format="mp4", options=options) as output:
         muxer = None
         for number, source in enumerate(frames):
-            frame = fitted(source, encoding.size)
+            frame = fitted(source, encoding.size, clip.turns)
             muxer = muxer or _Muxer(output, (frame.height, frame.width), clip, encoding)
             frame.pts, frame.time_base = number, 1 / muxer.rate
             frame.pict_type = (
@@ -141,7 +178,8 @@ class _Muxer:
         for name in _COLOR:
             setattr(context, name, getattr(clip.like, name))
         if encoding.size is None and clip.like.sample_aspect_ratio:
-            context.sample_aspect_ratio = clip.like.sample_aspect_ratio
+            aspect = clip.like.sample_aspect_ratio
+            context.sample_aspect_ratio = 1 / aspect if clip.turns % 2 else aspect
         self._stream.time_base = clip.time_base
         if encoding.codec == "libsvtav1":
             os.putenv("SVT_LOG", "1")  # errors only; it has no other switch

@@ -78,7 +78,8 @@ def encoded_features(
             spec["shape"] = _resized(spec, encoding.size)
         notes = [spec[name] for name in ("info", "video_info") if isinstance(spec.get(name), dict)]
         if not notes:
-            notes = [spec.setdefault("info", {})]
+            spec["info"] = {}  # null, or absent
+            notes = [spec["info"]]
         for note in notes:
             _describe(note, encoding)
     return result

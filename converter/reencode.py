@@ -40,16 +40,23 @@ def reencode(
         raise SourceError(
             f"{reason}, unlike in other files of this camera: leave the camera out of --cameras"
         )
-    size = encoding.size or (context.height, context.width)
-    if size[0] > context.height or size[1] > context.width:
+    height, width = video.shown_size
+    size = encoding.size or (height, width)
+    if size[0] > height or size[1] > width:
         raise SourceError(
-            f"its pictures are smaller than in other files of this camera, {context.height} {context.width} (height, "
-            f"width), and not enlarged to {size[0]} {size[1]}: choose a smaller --size"
+            f"its pictures are smaller than in other files of this camera, {height} {width} (height, width), and not "
+            f"enlarged to {size[0]} {size[1]}: choose a smaller --size"
         )
     try:
         packets, shown = video.select(rows)
         times, frames = np.unique(shown, return_inverse=True)
-        clip = Clip(ticks=times - times[0], time_base=video.time_base, fps=rows.fps, like=context)
+        clip = Clip(
+            ticks=times - times[0],
+            time_base=video.time_base,
+            fps=rows.fps,
+            like=context,
+            turns=video.turns,
+        )
         data = encode(frames_at(video.stream, packets, times), clip, encoding)
         ticks, keyframes, time_base = _read_back(data, clip, encoding)
     except (av.FFmpegError, ValueError) as error:
@@ -65,7 +72,7 @@ def reencode(
         height=size[0],
         pix_fmt=PIX_FMT,
         num_frames=len(ticks),
-        skip_frames=0,
+        skip_frames=int(frames[0]),
         keyframes=keyframes.tolist(),
         time_base=(time_base.numerator, time_base.denominator),
         pts=pts_runs(ticks.tolist()),
@@ -171,7 +178,7 @@ def _look_at(
                     ) from error
                 continue
             context = video.stream.codec_context
-            found = context.pix_fmt, (context.height, context.width)
+            found = context.pix_fmt, video.shown_size
             video.close()
             return found
         raise OptionError("no episode is chosen")

@@ -145,9 +145,6 @@ def _check_rows(table: pa.Table, episode: Episode, where: str) -> None:
             raise SourceError(
                 f"{where}: row {row} has {name} {values[row]} where {first + row} is expected"
             )
-    times = timestamps_of(table)
-    if not np.all(np.isfinite(times)) or np.any(np.diff(times) <= 0):
-        raise SourceError(f"{where}: timestamps do not ascend")
 
 
 def _check_columns(schema: pa.Schema, where: str) -> None:

@@ -5,6 +5,7 @@ ends with the last packet, in decode order, that shows a frame of the episode. s
 """
 
 from fractions import Fraction
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,13 @@ import av
 import numpy as np
 from av.container import Flags
 
-from roboshard.converter.alignment import RowTimes, match_frames
+from roboshard.converter.alignment import RowTimes, check_times, match_frames
 from roboshard.converter.keyframes import (
     has_av1_frame_types,
     is_av1_keyframe,
     is_h264_random_access,
 )
+from roboshard.converter.open_video import open_video, rotation_of
 from roboshard.converter.packets import IntArray, Packets, lowest_later
 from roboshard.converter.slice_file import VideoSlice, copied_slice
 from roboshard.shards.errors import MissingError, SourceError
@@ -30,20 +32,21 @@ class VideoFile:
         """Open the file. Raises MissingError, or SourceError when it is no video."""
         if not path.is_file():
             raise MissingError("no such file")
+        self._path = path
+        self._container, self._stream = open_video(path)
         try:
-            self._container = av.open(
-                str(path), metadata_errors="replace"
-            )  # a title in Latin-1 is no reason to fail
-            self._stream = self._container.streams.video[0]
-            first = next(
-                (packet for packet in self._container.demux(self._stream) if packet.size), None
-            )
-        except (
-            av.FFmpegError,
-            IndexError,
-        ) as error:  # without the file's name, which may be a temporary one
-            what = error.strerror if isinstance(error, av.FFmpegError) else error
-            raise SourceError(f"no readable video stream: {what}") from error
+            self._begin()
+        except (av.FFmpegError, SourceError) as error:
+            self._container.close()
+            if isinstance(error, SourceError):
+                raise
+            raise SourceError(f"no readable video stream: {error.strerror}") from error
+
+    def _begin(self) -> None:
+        """Look at the stream's parameters and its first packet."""
+        first = next(
+            (packet for packet in self._container.demux(self._stream) if packet.size), None
+        )
         context: Any = self._stream.codec_context
         if context is None:
             raise SourceError("its video codec is not known to FFmpeg")
@@ -86,11 +89,24 @@ class VideoFile:
         """Seconds per tick."""
         return self._time_base
 
+    @cached_property
+    def turns(self) -> int:
+        """Quarter turns, counterclockwise, by which its pictures are turned before they are shown: 0 to 3."""
+        return rotation_of(self._path)
+
+    @property
+    def shown_size(self) -> tuple[int, int]:
+        """(height, width) of its pictures as they are shown."""
+        context = self._stream.codec_context
+        size = (context.height, context.width)
+        return size[::-1] if self.turns % 2 else size
+
     def select(self, rows: RowTimes) -> tuple[Packets, IntArray]:
         """(packets of the slice in decode order, pts shown for each row). Raises SourceError as `cut` does."""
         margin = max(rows.tolerance_s, 1 / rows.fps)
-        first = self._ticks(float(rows.in_file[0]) - margin)
-        last = self._ticks(float(rows.in_file[-1]) + margin) + 1
+        check_times(rows)
+        first = self._ticks(float(rows.in_file.min()) - margin)
+        last = self._ticks(float(rows.in_file.max()) + margin) + 1
         seek_to, back = first, 1
         while True:
             window = self._read_window(seek_to, last)
@@ -99,7 +115,7 @@ class VideoFile:
             at_start = int(window.dts[0]) <= self._first_dts
             if at_start or (window.is_keyframe[0] and window.pts[0] <= first):
                 shown = self._shown(window, rows)
-                start = self._exact_start(window, int(shown[0]))
+                start = self._exact_start(window, int(shown.min()))
                 if start is not None:
                     return self._trim(window, start, shown), shown
             if at_start:

@@ -102,4 +102,4 @@ def span_of(frame_times: FloatArray, frames: IntArray, timestamps: FloatArray, f
             f"row {row} shows frame {frames[row]}, to which another one is nearer: LeRobot goes by time alone "
             f"({wrong.size} of {len(frames)} rows)"
         )
-    return Span(from_s=start, to_s=float(frame_times[frames[-1]]) + 1 / fps)
+    return Span(from_s=start, to_s=float(frame_times[frames.max()]) + 1 / fps)

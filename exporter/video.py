@@ -213,7 +213,7 @@ class VideoFiles:
                 f"its slice holds {len(shown)} frames where the record says {camera.num_frames}"
             )
         tick = float(coded.time_base)
-        first, last = int(frames[0]), int(frames[-1])
+        first, last = int(frames.min()), int(frames.max())
         period = period_of(shown[first : last + 1], 1 / self._fps / tick)
         shown = evened(shown, first, last, period)
         coded = coded.shown_at(shown)

@@ -1,7 +1,7 @@
 """The packets of a source's video file beside those of a slice."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -52,14 +52,23 @@ def parameters_of(stream: Any) -> dict[str, Any]:
 class SourcePackets:
     """The source's packets around an episode, in decode order."""
 
-    def __init__(self, path: str, in_file: NDArray[np.float64], lead: float, margin: float) -> None:
-        """Read from `lead` seconds before the rows' first time to their last."""
-        with av.open(path, metadata_errors="replace") as container:
-            stream = container.streams.video[0]
+    def __init__(
+        self, video: tuple[Any, Any], in_file: NDArray[np.float64], lead: float, margin: float
+    ) -> None:
+        """Read from `lead` seconds before the rows' first time to their last.
+
+        Args:
+            video: (container, stream) of the source; the container is closed at the end.
+            in_file: (rows,) when they are shown, in seconds.
+            lead: Seconds.
+            margin: Seconds by which packets may be further away than rows.
+        """
+        container, stream = video
+        with container:
             self.time_base = Fraction(stream.time_base or 1)
             self.parameters = parameters_of(stream)
-            first = math.floor((float(in_file[0]) - lead - margin) / self.time_base)
-            last = math.ceil((float(in_file[-1]) + 2 * margin) / self.time_base)
+            first = math.floor((float(in_file.min()) - lead - margin) / self.time_base)
+            last = math.ceil((float(in_file.max()) + 2 * margin) / self.time_base)
             seek_to, back, seen = first, 1, None
             while True:
                 container.seek(seek_to, stream=stream, backward=True)
@@ -71,9 +80,22 @@ class SourcePackets:
                     break
                 seen, back = start, back * 2
                 seek_to -= back * math.ceil(Fraction(1) / self.time_base)
+            self.turns = _turns_of(stream, self.coded)
         self.shown: IntArray = np.sort(
             np.array([p.pts for p in self.coded if not p.is_discard], dtype=np.int64)
         )
+
+
+def _turns_of(stream: Any, packets: Iterable[Any]) -> int | None:
+    """Quarter turns, counterclockwise, by which pictures are turned before they are shown; None: none decodes."""
+    stream.codec_context.thread_count = 1
+    try:
+        for packet in [*packets, None]:
+            for frame in stream.codec_context.decode(packet):
+                return int(round(frame.rotation / 90) % 4)
+    except av.FFmpegError:
+        return None
+    return None
 
 
 def _until(packets: Iterator[Any], last: int) -> Iterator[Any]:
@@ -120,7 +142,14 @@ def compare_payloads(
             f"packet {some(unkeyed)} of the slice is no keyframe in the source", CONVERT_AGAIN
         )
     with open_container(memoryview(data), camera) as container:
-        here = parameters_of(container.streams.video[0])
+        stream = container.streams.video[0]
+        here = parameters_of(stream)
+        turns = _turns_of(stream, container.demux(stream))
+    if None not in (turns, packets.turns) and turns != packets.turns:
+        place.report(
+            f"its pictures are turned by {90 * (turns or 0)} degrees, by {90 * (packets.turns or 0)} in the source",
+            CONVERT_AGAIN,
+        )
     changed = [name for name, value in packets.parameters.items() if here[name] != value]
     if changed:
         place.report(f"its {', '.join(changed)} differ from the source's", CONVERT_AGAIN)

@@ -44,15 +44,11 @@ def check_rows(
             wrong = np.flatnonzero(column != values)
         elif name == "index":
             wrong = np.flatnonzero(column != column[0] + np.arange(record.length))
-        else:
-            wrong = np.flatnonzero(~(np.diff(column) > 0)) + 1
         if wrong.size:
-            what = (
-                "rows are not in order, or not this episode's"
-                if name != "timestamp"
-                else "times do not ascend"
+            place.report(
+                f"{name} of row {wrong[0]} is {column[wrong[0]]}: rows are not in order, or not this episode's",
+                CONVERT_AGAIN,
             )
-            place.report(f"{name} of row {wrong[0]} is {column[wrong[0]]}: {what}", CONVERT_AGAIN)
     tasks = numbers(table, "task_index")
     if tasks is not None and not np.all((tasks >= 0) & (tasks < num_tasks)):
         place.report(

@@ -184,6 +184,7 @@ class _Reader:
         self, camera: CameraRecord, data: bytes, span: Any, times: NDArray[np.float32], place: Place
     ) -> None:
         from roboshard.converter.alignment import RowTimes, match_frames  # noqa: PLC0415 - with the converter
+        from roboshard.converter.open_video import open_video  # noqa: PLC0415 - with the converter
 
         options = self._manifest.conversion.options
         tolerance = options.get("tolerance_s")
@@ -195,11 +196,10 @@ class _Reader:
             tolerance_s=float(tolerance) if isinstance(tolerance, int | float) else 1e-4,
         )
         ticks, frames = camera.ticks(), camera.frames()
-        lead = float(ticks[frames[0]] - ticks[0]) * camera.time_base[0] / camera.time_base[1]
+        lead = float(ticks[frames.min()] - ticks[0]) * camera.time_base[0] / camera.time_base[1]
         try:
-            packets = SourcePackets(
-                str(self._held.path(span.path)), rows.in_file, lead, 1 / rows.fps
-            )
+            video = open_video(self._held.path(span.path))
+            packets = SourcePackets(video, rows.in_file, lead, 1 / rows.fps)
             seconds = np.asarray(packets.shown * float(packets.time_base), dtype=np.float64)
             shown = packets.shown[match_frames(seconds, rows)]
         except (RoboshardError, av.FFmpegError, IndexError) as error:

@@ -160,6 +160,14 @@ def vp8(source: BrokenSource) -> None:
 
 VIDEO = rf"episode [0-2], camera '{TOP}', .*top/chunk-000/file-000.mp4: "
 ROWS = r"data/chunk-000/file-000.parquet, episode 0: "
+
+
+def unix_times(table: pa.Table) -> pa.Table:
+    at = table.schema.get_field_index("timestamp")
+    times = table.column(at).to_numpy() + np.float32(1.7e9)
+    return table.set_column(at, table.schema.field(at), pa.array(times, pa.float32()))
+
+
 CONVERTING: dict[str, tuple[Break, str]] = {
     "cut video": (lambda s: s.truncate(s.video(), 0.9), VIDEO),
     "cut early": (lambda s: s.truncate(s.video(), 0.1), VIDEO),
@@ -178,8 +186,14 @@ CONVERTING: dict[str, tuple[Break, str]] = {
     "rows apart": (change_rows(take(0, 1, 6, 2, 3, 4, 5, 7, 8, 9, 10)), ROWS + "its rows are not adjacent"),
     "rows swapped": (change_rows(take(0, 2, 1, *range(3, 11))), ROWS + "row 1 has frame_index 2 where 1 is expected"),
     "another index": (change_rows(put_at("index", 3, 30)), ROWS + "row 3 has index 30 where 3 is expected"),
-    "time stands still": (change_rows(put_at("timestamp", 3, 0.2)), ROWS + "timestamps do not ascend"),
-    "time is no number": (change_rows(put_at("timestamp", 5, float("nan"))), ROWS + "timestamps do not ascend"),
+    "time is no number": (
+        change_rows(put_at("timestamp", 5, float("nan"))),
+        VIDEO + "row 5 has the timestamp nan: with video, each row needs its time",
+    ),
+    "Unix times": (
+        change_rows(unix_times),
+        VIDEO + r"row 0 has the timestamp 1700000000\.000, and no frame is there: .*not Unix times",
+    ),
     "unknown task": (change_rows(put_at("task_index", 2, 2)), ROWS + "task_index 2 is outside meta/tasks.parquet"),
     "negative task": (change_rows(put_at("task_index", 2, -1)), ROWS + "task_index .* is outside meta/tasks.parquet"),
     "cut rows": (lambda s: s.truncate(s.rows()), "file-000.parquet: unreadable parquet"),
