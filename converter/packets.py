@@ -22,7 +22,7 @@ class Packets:
     is_hidden: BoolArray
     """An edit list hides it: it is decoded and not shown."""
     is_foreign: BoolArray
-    """Coded with other parameters (extradata) than the file begins with, which a slice would not carry."""
+    """Begins another sample description of the file, or comes first where the demuxer was sent to."""
     coded: "list[av.Packet[Any]]"
     """As demuxed. Their times change when they are muxed; their payload, which is never copied, does not."""
 

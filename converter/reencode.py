@@ -57,7 +57,7 @@ def reencode(
             like=context,
             turns=video.turns,
         )
-        data = encode(frames_at(video.stream, packets, times), clip, encoding)
+        data = encode(frames_at(video.stream_of(packets), packets, times), clip, encoding)
         ticks, keyframes, time_base = _read_back(data, clip, encoding)
     except (av.FFmpegError, ValueError) as error:
         if isinstance(error, RoboshardError):

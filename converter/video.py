@@ -21,6 +21,7 @@ from roboshard.converter.keyframes import (
 )
 from roboshard.converter.open_video import open_video, rotation_of
 from roboshard.converter.packets import IntArray, Packets, lowest_later
+from roboshard.converter.parameters import Parameters
 from roboshard.converter.slice_file import VideoSlice, copied_slice
 from roboshard.shards.errors import MissingError, SourceError
 
@@ -55,7 +56,8 @@ class VideoFile:
             raise SourceError("the video stream has no timed packet")
         self._first_dts = first.dts
         self._codec = str(context.codec.canonical_name)
-        self._extradata = self._in_force = bytes(context.extradata or b"")
+        self._extradata = bytes(context.extradata or b"")
+        self._parameters = Parameters(self._path, self._stream)
         self._reads_frame_types = self._codec == "av1" and has_av1_frame_types(self._extradata)
         if (
             self._reads_frame_types
@@ -65,6 +67,7 @@ class VideoFile:
 
     def close(self) -> None:
         """Close the file."""
+        self._parameters.close()
         self._container.close()
 
     def cut(self, rows: RowTimes, *, key: str, member: str) -> VideoSlice:
@@ -75,14 +78,34 @@ class VideoFile:
         """
         try:
             packets, shown = self.select(rows)
-            return copied_slice(self._stream, packets, shown, key=key, member=member)
+            return self._copy(packets, shown, key, member)
         except av.FFmpegError as error:
             raise SourceError(f"cannot be demuxed or copied: {error.strerror}") from error
+
+    def _copy(self, packets: Packets, shown: IntArray, key: str, member: str) -> VideoSlice:
+        stream = self._parameters.of(packets)
+        try:
+            return copied_slice(stream, packets, shown, key=key, member=member)
+        except SourceError:
+            if stream is not self._stream:
+                raise
+            try:
+                # What FFmpeg tells of the file is what it found in its first packets.
+                probed = self._parameters.probed(packets)
+            except (av.FFmpegError, ValueError):
+                probed = None
+            if probed is None:
+                raise
+            return copied_slice(probed, packets, shown, key=key, member=member)
 
     @property
     def stream(self) -> Any:
         """The video stream as demuxed."""
         return self._stream
+
+    def stream_of(self, packets: Packets) -> Any:
+        """A stream with the codec parameters of selected packets, which may not be those of the file's start."""
+        return self._parameters.of(packets)
 
     @property
     def time_base(self) -> Fraction:
@@ -143,14 +166,10 @@ class VideoFile:
             is_keyframe = packet.is_keyframe
             if self._reads_frame_types:
                 is_keyframe = is_av1_keyframe(memoryview(packet), is_keyframe)
-            # another sample description from here on, till the next change
-            if is_keyframe and packet.has_sidedata("new_extradata"):
-                self._in_force = bytes(packet.get_sidedata("new_extradata"))
             if is_keyframe and self._codec == "h264":
                 is_keyframe = is_h264_random_access(memoryview(packet), self._extradata)
-            facts.append(
-                (pts, dts, is_keyframe, packet.is_discard, self._in_force != self._extradata)
-            )
+            is_foreign = bool(packet.has_sidedata("new_extradata"))
+            facts.append((pts, dts, is_keyframe, packet.is_discard, is_foreign))
             coded.append(packet)
         columns = np.array(facts, dtype=np.int64).reshape(-1, 5).T
         return Packets(
@@ -190,10 +209,12 @@ class VideoFile:
         packets = window.take(
             start + np.flatnonzero(window.pts[start : end + 1] >= window.pts[start])
         )
-        if packets.is_foreign.any():
-            raise SourceError(
-                "its decoder configuration changes within the file; encode the file again in one piece"
-            )
+        if packets.is_foreign[0]:
+            # A muxer would begin another sample description with it.
+            alone: av.Packet[Any] = av.Packet(bytes(packets.coded[0]))
+            alone.time_base, alone.pts = self._time_base, packets.coded[0].pts
+            alone.dts = packets.coded[0].dts
+            packets.coded[0] = alone
         return packets
 
     def _ticks(self, seconds: float) -> int:

@@ -1,7 +1,7 @@
 """The packets of a source's video file beside those of a slice."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -106,9 +106,35 @@ def _until(packets: Iterator[Any], last: int) -> Iterator[Any]:
             yield packet
 
 
-def compare_payloads(
-    camera: CameraRecord, data: bytes, packets: SourcePackets, clock: Clock, place: Place
+def compare_parameters(
+    camera: CameraRecord,
+    data: bytes,
+    packets: SourcePackets,
+    in_force: Callable[[], dict[str, Any]],
+    place: Place,
 ) -> None:
+    """The slice tells decoders what the source tells them there, and is turned as the source is.
+
+    `in_force` finds the source's parameters where the slice lies; its file may begin with others.
+    """
+    with open_container(memoryview(data), camera) as container:
+        stream = container.streams.video[0]
+        here = parameters_of(stream)
+        turns = _turns_of(stream, container.demux(stream))
+    if None not in (turns, packets.turns) and turns != packets.turns:
+        place.report(
+            f"its pictures are turned by {90 * (turns or 0)} degrees, by {90 * (packets.turns or 0)} in the source",
+            CONVERT_AGAIN,
+        )
+    expected = packets.parameters
+    if here != expected:
+        expected = in_force()
+    changed = [name for name, value in expected.items() if here[name] != value]
+    if changed:
+        place.report(f"its {', '.join(changed)} differ from the source's", CONVERT_AGAIN)
+
+
+def compare_payloads(data: bytes, packets: SourcePackets, clock: Clock, place: Place) -> None:
     """Every packet of the slice is in the source at that time, and none between its first and last is left out."""
     try:
         tables = read_sample_tables(data)
@@ -141,18 +167,6 @@ def compare_payloads(
         place.report(
             f"packet {some(unkeyed)} of the slice is no keyframe in the source", CONVERT_AGAIN
         )
-    with open_container(memoryview(data), camera) as container:
-        stream = container.streams.video[0]
-        here = parameters_of(stream)
-        turns = _turns_of(stream, container.demux(stream))
-    if None not in (turns, packets.turns) and turns != packets.turns:
-        place.report(
-            f"its pictures are turned by {90 * (turns or 0)} degrees, by {90 * (packets.turns or 0)} in the source",
-            CONVERT_AGAIN,
-        )
-    changed = [name for name, value in packets.parameters.items() if here[name] != value]
-    if changed:
-        place.report(f"its {', '.join(changed)} differ from the source's", CONVERT_AGAIN)
     if used:
         first = min(used)
         between = range(first, max(used) + 1)

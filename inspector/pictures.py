@@ -113,7 +113,8 @@ def compare_pictures(camera: CameraRecord, data: bytes, original: Original, plac
             CONVERT_AGAIN,
         )
     theirs = (
-        _luma(fitted(frame, encoding.size)) for frame in frames_at(video.stream, packets, times)
+        _luma(fitted(frame, encoding.size))
+        for frame in frames_at(video.stream_of(packets), packets, times)
     )
     ours = _Slice(data, camera)
     frames, keyframes, findings = camera.frames(), set(camera.keyframes), Findings()

@@ -13,7 +13,14 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from roboshard.inspector.packets import Clock, SourcePackets, compare_payloads
+from roboshard.inspector.packets import (
+    PARAMETERS,
+    Clock,
+    SourcePackets,
+    compare_parameters,
+    compare_payloads,
+    parameters_of,
+)
 from roboshard.inspector.pictures import Original, compare_pictures
 from roboshard.inspector.problems import CONVERT_AGAIN, Place, some
 from roboshard.inspector.tables import compare_tables
@@ -22,6 +29,7 @@ from roboshard.shards.errors import RoboshardError
 from roboshard.shards.names import sample_key
 from roboshard.shards.rows import read_episode_row
 from roboshard.shards.schema import CameraRecord, DatasetManifest, EpisodeRecord
+from roboshard.shards.slices import open_container
 
 
 class SourceReader(Protocol):
@@ -223,9 +231,24 @@ class _Reader:
             )
         if self._encoding is None or camera.key not in self._encoding.cameras:
             clock = Clock(source_tick=int(shown[0]), slice_tick=int(mapped[0]), scale=scale)
-            compare_payloads(camera, data, packets, clock, place)
+            compare_payloads(data, packets, clock, place)
+            compare_parameters(
+                camera, data, packets, lambda: self._in_force(camera, span.path, rows), place
+            )
         elif len(frames) == len(shown):
             self._check_pictures(camera, data, span.path, rows, place)
+
+    def _in_force(self, camera: CameraRecord, path: str, rows: Any) -> dict[str, Any]:
+        """The codec parameters that a copy has; none where there can be no copy."""
+        from roboshard.converter.video import VideoFile  # noqa: PLC0415 - with the converter
+
+        try:
+            with closing(VideoFile(self._held.path(path))) as video:
+                data = video.cut(rows, key=camera.key, member=camera.member).data
+            with open_container(memoryview(data), camera) as container:
+                return parameters_of(container.streams.video[0])
+        except (RoboshardError, av.FFmpegError):
+            return dict.fromkeys(PARAMETERS)
 
     def _check_pictures(
         self, camera: CameraRecord, data: bytes, path: str, rows: Any, place: Place

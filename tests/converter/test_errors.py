@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from support.broken_source import BrokenSource, drop, put, put_at, take, twice
-from support.lerobot_source import HARD_CASES, Camera, Color, Source, build
-from support.mp4_boxes import join_as_two_descriptions
+from support.lerobot_source import HARD_CASES, Camera, Source, build
 from support.slowly import slowly
 
 from roboshard.converter import ConversionReport, ConvertConfig, convert, make_plan
@@ -271,26 +269,3 @@ def test_frames_that_only_a_lost_part_could_have_decoded_are_refused(
         SourceError, match=r"episode 1, .* no keyframe before the episode from which its frames"
     ):
         run(source.root, tmp_path / "shards", episodes="1")
-
-
-def test_frames_coded_with_other_parameters_than_the_file_begins_with_are_refused(
-    tmp_path: Path, run: Run
-) -> None:
-    """A slice would carry the first parameters, and show something else without any error."""
-    camera = Camera(key=TOP, gop=5)
-    sources = (
-        Source(lengths=(10,), cameras=(camera,)),
-        Source(lengths=(10,), cameras=(replace(camera, color=Color()),)),
-    )
-    parts = [
-        build(tmp_path / str(i), source).clips[TOP, 0].path.read_bytes()
-        for i, source in enumerate(sources)
-    ]
-    built = build(tmp_path / "robot", Source(lengths=(10, 5, 5), cameras=(camera,)))
-    built.clips[TOP, 0].path.write_bytes(join_as_two_descriptions(*parts))
-    run(built.root, tmp_path / "shards", episodes="0")
-    for episode in (1, 2):
-        with pytest.raises(
-            SourceError, match=rf"episode {episode}, .* its decoder configuration changes"
-        ):
-            run(built.root, tmp_path / "others", episodes=str(episode))
