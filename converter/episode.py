@@ -10,12 +10,14 @@ from numpy.typing import NDArray
 
 from roboshard.converter.alignment import RowTimes
 from roboshard.converter.encoding import Encoding
+from roboshard.converter.images import with_images
 from roboshard.converter.reencode import reencode
 from roboshard.converter.rows import RowReader, timestamps_of
 from roboshard.converter.slice_file import VideoSlice
 from roboshard.converter.source import Episode, SourceMeta
 from roboshard.converter.video import VideoFile
 from roboshard.shards.errors import RoboshardError, SourceError
+from roboshard.shards.missing import missing_values
 from roboshard.shards.names import camera_suffixes
 from roboshard.shards.rows import encode_rows
 from roboshard.shards.schema import FORMAT_VERSION, EpisodeRecord, Provenance
@@ -60,7 +62,9 @@ class EpisodeReader:
             StorageError: a file of it cannot be had from a remote source, which is not its fault.
         """
         self._held.only({episode.rows_path, *(span.path for span in episode.videos.values())})
-        rows = self._rows.rows(episode)
+        rows = with_images(
+            self._rows.rows(episode), episode, self._source.features, self._source.files, self._held
+        )
         self._check_tasks(rows, episode)
         timestamps = timestamps_of(rows)
         slices = [self._cut(episode, key, timestamps) for key in self._source.camera_keys]
@@ -71,6 +75,7 @@ class EpisodeReader:
             fps=self._source.fps,
             tasks=list(episode.tasks),
             cameras=[video.camera for video in slices],
+            missing=missing_values(rows, self._source.features),
         )
         try:
             table = encode_rows(rows, self._rows.metadata_row(episode), provenance)

@@ -1,6 +1,8 @@
 """The files of meta/: info.json, stats.json, tasks.parquet and meta/episodes."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -10,6 +12,7 @@ import pyarrow.parquet as pq
 from roboshard.exporter.layout import DATA_PATH, DEFAULTS, EPISODES_PATH, VIDEO_PATH, Limits
 from roboshard.exporter.rows import TableFiles
 from roboshard.shards import jsonio
+from roboshard.shards.errors import FormatError, RoboshardError
 from roboshard.shards.features import keys_of
 from roboshard.shards.schema import MAX_RECORD_BYTES, Provenance
 
@@ -34,6 +37,18 @@ _VIDEO_TYPES = {
     "from_timestamp": pa.float64(),
     "to_timestamp": pa.float64(),
 }
+
+
+@contextmanager
+def usable(what: str) -> Iterator[None]:
+    """Metadata of a source is whatever somebody wrote: make errors of it FormatErrors that name it."""
+    try:
+        yield
+    except RoboshardError:
+        raise
+    except (pa.ArrowException, ArithmeticError, LookupError, TypeError, ValueError) as error:
+        said = " ".join(str(error).split())[:200]
+        raise FormatError(f"{what} cannot be used: {said}") from None
 
 
 class EpisodeRows:

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from roboshard.exporter.layout import FilePlace, Limits
-from roboshard.shards.errors import SourceError
+from roboshard.shards.errors import FormatError, SourceError
 from roboshard.shards.reader import EpisodeData
 from roboshard.shards.rows import EPISODE_METADATA, PROVENANCE_METADATA, decode_rows
 
@@ -73,6 +73,11 @@ def rows_of(episode: EpisodeData) -> pa.Table:
         raise SourceError(
             f"{episode.where}: its rows have no column {', '.join(map(repr, missing))}"
         )
+    for name in ("timestamp", "index", "episode_index"):
+        column = table.column(name)
+        is_number = pa.types.is_integer(column.type) or pa.types.is_floating(column.type)
+        if not is_number or column.null_count or not np.all(np.isfinite(column.to_numpy())):
+            raise FormatError(f"{episode.where}: {name} is not a number in every row")
     metadata = {
         key: value for key, value in (table.schema.metadata or {}).items() if key not in OURS
     }

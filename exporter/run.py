@@ -20,7 +20,7 @@ import pyarrow as pa
 from roboshard.exporter.config import ExportConfig
 from roboshard.exporter.destination import appearing
 from roboshard.exporter.layout import DATA_PATH, Limits
-from roboshard.exporter.meta import EpisodeRows, Row, info_of, write_json, write_tasks
+from roboshard.exporter.meta import EpisodeRows, Row, info_of, usable, write_json, write_tasks
 from roboshard.exporter.rows import TableFiles, numbered, rows_of, timestamps_of
 from roboshard.exporter.statistics import Statistics, renumbered
 from roboshard.exporter.video import VideoFiles
@@ -99,7 +99,8 @@ class _Writer:
         table = rows_of(episode)
         kept = read_episode_row(episode.rows, episode.where)
         if not self._is_whole:
-            table, kept = self._renumber(table, kept)
+            with usable(f"{episode.where}: its row of meta/episodes"):
+                table, kept = self._renumber(table, kept)
         first = int(table.column("index")[0].as_py())
         place = self._rows.place_for(table)
         self._rows.write(table)
@@ -121,8 +122,9 @@ class _Writer:
             if not name.startswith(("data/", "videos/", "meta/"))
         }
         row = {name: row.get(name, value) for name, value in (row | others).items()}
-        self._metadata.add(row)
-        self._statistics.add(row)
+        with usable(f"{episode.where}: its row of meta/episodes"):
+            self._metadata.add(row)
+            self._statistics.add(row)
         self._episodes += 1
         self._frames += table.num_rows
 
@@ -131,7 +133,8 @@ class _Writer:
         self._rows.close()
         for videos in self._videos.values():
             videos.close()
-        self._metadata.write(self._limits)
+        with usable("the rows of meta/episodes"):
+            self._metadata.write(self._limits)
         meta = self._folder / "meta"
         info = info_of(
             self._source, episodes=self._episodes, frames=self._frames, is_whole=self._is_whole
@@ -140,7 +143,8 @@ class _Writer:
         is_v3 = self._source.source.codebase_version.startswith("v3.")
         stats = self._source.stats if self._is_whole else None
         if stats is None and not (self._is_whole and is_v3):
-            stats = self._statistics.result() or None
+            with usable("the statistics of the episodes"):
+                stats = self._statistics.result() or None
         if stats is not None:
             write_json(meta / "stats.json", stats)
         write_tasks(meta / "tasks.parquet", self._source.tasks)

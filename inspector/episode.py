@@ -12,6 +12,7 @@ from roboshard.inspector.problems import CONVERT_AGAIN, Place, some
 from roboshard.inspector.rows import check_metadata, check_rows, numbers
 from roboshard.inspector.slices import check_slice
 from roboshard.inspector.source import SourceReader
+from roboshard.inspector.values import check_values
 from roboshard.shards.errors import RoboshardError
 from roboshard.shards.features import keys_of
 from roboshard.shards.names import RECORD_SUFFIX, ROWS_SUFFIX
@@ -88,6 +89,11 @@ def check_episode(
             is_first=contents.is_first,
             place=rows_place,
         )
+    if rows is not None:
+        seed = f"{expected.seed} {sample.episode}"
+        decoded = choose_rows(record.length, expected.frames, seed) if expected.frames else []
+        features = expected.manifest.features
+        check_values(rows, features, sample.missing, decoded, rows_place)
     times = None if rows is None else numbers(rows, "timestamp")
     timestamps = np.zeros(0, dtype=np.float32) if times is None else times.astype(np.float32)
     videos: dict[str, memoryview] = {}

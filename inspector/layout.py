@@ -38,6 +38,8 @@ class Sample:
     length: int | None
     tasks: list[str] | None
     members: tuple[Member, ...]
+    missing: dict[str, int] | None
+    """Feature key -> rows without a value."""
 
     @property
     def end(self) -> int:
@@ -61,6 +63,7 @@ def layout_of_manifest(manifest: ShardManifest) -> list[Sample]:
                 )
                 for member in sample.members
             ),
+            missing=sample.missing,
         )
         for sample in manifest.samples
     ]
@@ -81,6 +84,7 @@ def layout_of_tar(url: str, size: int) -> list[Sample]:
             members=tuple(
                 Member(name=m.name, offset=m.offset, size=m.size, crc32c=None) for m in members
             ),
+            missing=None,
         )
         for (episode, members), end in zip(groups, ends, strict=True)
     ]

@@ -1,10 +1,11 @@
 """Problems: what is wrong, where, and what to do about it. All are collected; none ends a verification."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from threading import Lock
 
 from roboshard.shards.errors import RoboshardError
+from roboshard.shards.missing import total
 
 MAX_KEPT = 10_000
 """Further ones are counted alone, so that memory stays bounded whatever a dataset holds."""
@@ -35,6 +36,13 @@ class Problems:
         self._lock = Lock()
         self._kept: list[Problem] = []
         self.count = 0
+        self.missing: dict[str, int] = {}
+        """Feature key -> rows without a value; no problem, but worth a note."""
+
+    def count_missing(self, missing: Mapping[str, int]) -> None:
+        """Add an episode's rows without a value."""
+        with self._lock:
+            self.missing = total([self.missing, missing])
 
     def add(self, problem: Problem) -> None:
         """Keep or count one."""

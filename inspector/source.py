@@ -149,6 +149,8 @@ class _Reader:
         if record.episode_index not in self._indices:
             place.report("the source has no such episode", CONVERT_AGAIN)
             return
+        from roboshard.converter.images import with_images  # noqa: PLC0415 - with the converter
+
         try:
             episode = self._source.episodes([record.episode_index])[0]
             self._held.only({episode.rows_path, *(span.path for span in episode.videos.values())})
@@ -156,7 +158,10 @@ class _Reader:
                 place.report(
                     f"tasks are {record.tasks}, {list(episode.tasks)} in the source", CONVERT_AGAIN
                 )
-            table = self._rows.rows(episode)
+            meta = self._source.meta
+            table = with_images(
+                self._rows.rows(episode), episode, meta.features, meta.files, self._held
+            )
             if rows is not None and rows_file is not None:
                 for difference in compare_tables(rows, table):
                     place.at(member=f"{sample_key(record.episode_index)}.parquet").report(

@@ -41,7 +41,7 @@ class Summary:
     tasks: list[tuple[str, int]]
     """Task and its episodes, most frequent first."""
     features: dict[str, str]
-    """Name -> dtype and shape."""
+    """Name -> dtype and shape, and in how many rows it has no value."""
     cameras: list[CameraSummary]
     looked_at: list[int]
     """The episodes whose records were read for `cameras`."""
@@ -53,6 +53,7 @@ def summarize(url: str) -> Summary:
     """Read manifests, index and a few records. Raises as opening the dataset for reading does."""
     dataset = ShardedDataset.open(url)
     manifest, index = dataset.manifest, dataset.index
+    missing = manifest.missing
     shards = [manifest.shards[i] for i in np.unique(index.shard).tolist()]
     sizes = sorted(shard.size for shard in shards)
     positions = spread(len(index), EPISODES_LOOKED_AT)
@@ -72,6 +73,7 @@ def summarize(url: str) -> Summary:
         tasks=_tasks(dataset),
         features={
             key: f"{spec.get('dtype')} {spec.get('shape')}"
+            + (f", no value in {missing[key]} rows" if key in missing else "")
             for key, spec in manifest.features.items()
         },
         cameras=_cameras(dataset, positions),

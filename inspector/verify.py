@@ -131,7 +131,21 @@ def _verify(config: VerifyConfig) -> VerifyReport:
             checked = _check_shards(tasks, dataset, source, config.jobs if source.is_local else 1)
             if names is None:
                 _check_complete(root, manifest, source, checked, problems)
+    notes += _of_missing(problems.missing, manifest)
     return _report(root, manifest, checked, problems, notes)
+
+
+def _of_missing(missing: dict[str, int], manifest: DatasetManifest) -> list[str]:
+    """Values that rows lack: nothing is wrong, but loading asks what to do about them."""
+    if not missing:
+        return []
+    told = some([f"{key!r} in {count} rows" for key, count in missing.items()], 10)
+    known = missing.keys() <= manifest.missing.keys()
+    rebuild = (
+        "" if known else "; dataset.json does not say so yet: `roboshard rebuild` writes it there"
+    )
+    remedy = 'load with on_missing="drop" or "fill", or by number, where None stands for them'
+    return [f"values are missing: {told}; {remedy}{rebuild}"]
 
 
 def _report(

@@ -18,6 +18,8 @@ EpisodeOrder = Literal["global", "shard"]
 FrameOrder = Literal["uniform", "sweep"]
 OnError = Literal["raise", "skip"]
 OnMissing = Literal["error", "drop", "fill"]
+OnMissingByNumber = Literal["none", "error", "drop", "fill"]
+"""Of samples by number, which may hold None as LeRobot's do."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,8 +78,9 @@ class SampleConfig:
     """Video frames as uint8 in 0..255; False: float32 in 0..1. Depth is float32 in millimetres."""
     image_size: tuple[int, int] | None = None
     """(H, W) that pictures are resized to as they are decoded; None: as stored."""
-    on_missing: OnMissing = "error"
-    """Features that some datasets of a mixture lack: refused, left out of all samples, or filled with zeros."""
+    on_missing: OnMissingByNumber = "error"
+    """Features that some rows have no value of, or some datasets of a mixture: refused, left out of
+    all samples, filled with zeros, or None where a value is missing."""
 
     def __post_init__(self) -> None:
         size = self.image_size
@@ -87,7 +90,7 @@ class SampleConfig:
         )
         if size is not None:  # it may have come as an array
             object.__setattr__(self, "image_size", (int(size[0]), int(size[1])))
-        _check_choice("on_missing", self.on_missing, ("error", "drop", "fill"))
+        _check_choice("on_missing", self.on_missing, ("error", "drop", "fill", "none"))
         _check(self.tolerance_s >= 0, f"tolerance_s must not be negative: {self.tolerance_s}")
 
 

@@ -2,13 +2,15 @@
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from roboshard.loader.config import LoaderConfig, SampleConfig, SelectionConfig
-from roboshard.loader.meta import DatasetMeta
+from roboshard.loader.episodes.episode import Membership
+from roboshard.loader.meta import DatasetMeta, meta_of
+from roboshard.loader.missing import choose_features, lacking_values
 from roboshard.loader.order.mixture import MixturePlan
 from roboshard.loader.order.plan import Episodes, EpochPlan, Slots
 from roboshard.loader.order.schedule import Schedule
@@ -84,21 +86,35 @@ class LoadJob:
         return EpochPlan(self.episodes, self.config.order, self.slots, epoch)
 
 
-def make_job(urls: Urls, config: LoaderConfig) -> LoadJob:
-    """Open the dataset and hold the configuration against it. Raises what `make_loader` raises."""
+def make_job(urls: Urls, config: LoaderConfig, *, is_lenient: bool = False) -> LoadJob:
+    """Open the dataset and hold the configuration against it. Raises what `make_loader` raises.
+
+    `is_lenient`: rows may lack values that dataset.json says nothing of.
+    """
     source = open_source(urls, config)
-    meta = DatasetMeta(source.dataset.manifest)
-    check_features(meta)
+    manifest = source.dataset.manifest
+    check_features(DatasetMeta(manifest))
+    lacking = missing_of(source, config)
+    features = choose_features(manifest.features, lacking, config.sample.on_missing)
+    meta = meta_of(manifest, features)
     chosen = chosen_cameras(meta, config.sample)
     check_windows(meta, config.sample, chosen)
+    masked = tuple(key for key in features if key in lacking)
+    membership = Membership(optional=masked, nullable=masked, is_lenient=is_lenient)
     return LoadJob(
-        sources=(source,),
+        sources=(replace(source, features=features, membership=membership),),
         config=config,
         offsets=frame_offsets(config.sample.delta_timestamps, meta.fps, config.sample.tolerance_s),
         cameras=chosen,
         image_keys=meta.image_keys,
         meta=meta,
     )
+
+
+def missing_of(source: Source, config: LoaderConfig) -> dict[str, int]:
+    """Return feature key -> rows without a value, over the chosen episodes of a source."""
+    are_all = config.selection.episodes is None
+    return lacking_values(source.dataset, source.episodes, are_all=are_all)
 
 
 def open_source(urls: Urls, config: LoaderConfig) -> Source:

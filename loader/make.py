@@ -22,6 +22,7 @@ from roboshard.loader.job import make_job
 from roboshard.loader.loader import Loader
 from roboshard.loader.mixture_job import Mixture, is_mixture, make_mixture_job
 from roboshard.loader.topology import resolve_rank
+from roboshard.shards.errors import OptionError
 from roboshard.shards.locate import Urls
 
 
@@ -103,13 +104,17 @@ def make_loader(  # noqa: PLR0913 - keyword-only, grouped behind
         retry_seconds: how long a remote read is tried again without a new byte before it is an error.
         on_error: "skip" replaces a damaged episode by the next one, warns and counts it. Storage that cannot be
             reached is an error all the same.
-        on_missing: what becomes of features that only some datasets of a mixture have: "error"; "drop" leaves them
-            out, as MultiLeRobotDataset does; "fill" puts zeros there, and a mask `<key>_is_missing` in all samples.
+        on_missing: what becomes of features that some rows have no value of, or some datasets of a
+            mixture: "error"; "drop" leaves them out, as MultiLeRobotDataset does; "fill" puts zeros
+            there (False, "", black), and a mask `<key>_is_missing` in all samples, (n,), or (n, T)
+            where single rows of a window may lack their value.
 
     Raises:
         OptionError: an argument that cannot be used with this dataset.
         MissingError, FormatError, VersionError, DamageError, StorageError: no usable dataset at `urls`.
     """
+    if on_missing not in ("error", "drop", "fill"):  # samples by number have one choice more
+        raise OptionError(f"on_missing must be 'error' or 'drop' or 'fill', not {on_missing!r}")
     found_rank, found_world = resolve_rank(rank, world_size)
     config = LoaderConfig(
         order=OrderConfig(

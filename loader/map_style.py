@@ -15,6 +15,7 @@ from roboshard.loader.batches.images import transform_images
 from roboshard.loader.config import (
     ImageTransform,
     LoaderConfig,
+    OnMissingByNumber,
     OrderConfig,
     ReadConfig,
     SampleConfig,
@@ -24,6 +25,7 @@ from roboshard.loader.config import (
 from roboshard.loader.episode_table import EpisodeTable
 from roboshard.loader.job import LoadJob, make_job
 from roboshard.loader.meta import MapMeta
+from roboshard.loader.missing import with_none
 from roboshard.loader.mixture_job import is_mixture
 from roboshard.loader.order.plan import Draw
 from roboshard.loader.resources import Resources
@@ -52,11 +54,13 @@ def open_dataset(  # noqa: PLR0913 - keyword-only, the same names as make_loader
     cache_dir: str | os.PathLike[str] | None = None,
     cache_bytes: int = 100 * 10**9,
     retry_seconds: float = 120.0,
+    on_missing: OnMissingByNumber = "none",
 ) -> "MapDataset":
     """Open a dataset for access by number: `dataset[i]` is the sample that LeRobotDataset(...)[i] is.
 
-    Args are those of `make_loader`. For training that is faster: samples asked for at random here cost a read and a
-    decode each.
+    Args are those of `make_loader`. For training that is faster: samples asked for at random here
+    cost a read and a decode each. One more choice for values that rows lack is the default here:
+    `on_missing="none"` gives None for them, as LeRobot does.
 
     Raises:
         OptionError: an argument that cannot be used with this dataset.
@@ -72,6 +76,7 @@ def open_dataset(  # noqa: PLR0913 - keyword-only, the same names as make_loader
             image_transforms=image_transforms,
             return_uint8=return_uint8,
             image_size=image_size,
+            on_missing=on_missing,
         ),
         split=SplitConfig(batch_size=None),
         read=ReadConfig(
@@ -83,7 +88,7 @@ def open_dataset(  # noqa: PLR0913 - keyword-only, the same names as make_loader
     )
     if is_mixture(urls):
         raise OptionError("a mixture has no samples by number: open its datasets one by one")
-    return MapDataset(make_job(urls, config))
+    return MapDataset(make_job(urls, config, is_lenient=on_missing in ("none", "fill")))
 
 
 class MapDataset(torch.utils.data.Dataset[Batch]):
@@ -97,7 +102,7 @@ class MapDataset(torch.utils.data.Dataset[Batch]):
         self._job = job
         chosen = job.dataset.index.episode_index[job.episodes.position]
         table = EpisodeTable(chosen, job.episodes.num_rows)
-        self._meta = MapMeta(job.dataset.manifest, table)
+        self._meta = MapMeta(job.meta.manifest, table)
         self._starts = np.concatenate([[0], np.cumsum(job.episodes.num_rows)]).astype(np.int64)
         self._lock = threading.Lock()
         self._own: _OneProcess | None = None
@@ -146,7 +151,8 @@ class MapDataset(torch.utils.data.Dataset[Batch]):
     def rows(self, numbers: Sequence[int]) -> Batch:
         """Several samples as one batch without their pictures, so that nothing is decoded.
 
-        Key -> tensor (n, ...), or a list of n strings.
+        Key -> tensor (n, ...), or a list of n values: strings, or tensors with None among them where
+        values are missing.
         """
         return self._load(numbers, with_pictures=False)
 
@@ -184,7 +190,9 @@ class MapDataset(torch.utils.data.Dataset[Batch]):
                 self._own is None or self._own.process != os.getpid()
             ):  # nothing of it survives a fork
                 self._own = _OneProcess(self._job)
-            return self._own.load(draw, with_pictures=with_pictures)
+            batch = self._own.load(draw, with_pictures=with_pictures)
+        fills = self._job.config.sample.on_missing != "none"
+        return batch if fills else with_none(batch, self._meta.features)
 
     def _checked(self, number: int) -> int:
         number = operator.index(number)

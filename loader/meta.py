@@ -9,10 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roboshard.loader.episode_table import EpisodeTable
-from roboshard.shards.errors import OptionError
+from roboshard.shards.errors import FormatError, OptionError
 from roboshard.shards.features import Features, depth_factor, is_depth, keys_of
 from roboshard.shards.jsonio import Json
 from roboshard.shards.schema import DatasetManifest
+
+MAX_FPS = 1e9
 
 
 @dataclass(frozen=True)
@@ -24,8 +26,10 @@ class DatasetMeta:
     @property
     def fps(self) -> int | float:
         """Frames per second, as the source's info.json has it."""
-        fps: int | float = self.manifest.info.get("fps", self.manifest.fps)
-        return fps
+        fps = self.manifest.info.get("fps")
+        if isinstance(fps, int | float) and 0 < fps < MAX_FPS:
+            return fps
+        return self.manifest.fps
 
     @cached_property
     def features(self) -> dict[str, dict[str, Json]]:
@@ -145,11 +149,32 @@ class MixtureMeta(DatasetMeta):
         return rates.pop()
 
 
-def _arrays(manifest: DatasetManifest) -> dict[str, dict[str, NDArray[Any]]]:
-    return {
-        key: {name: np.asarray(value) for name, value in values.items()}
-        for key, values in (manifest.stats or {}).items()
+def meta_of(manifest: DatasetManifest, features: Features) -> DatasetMeta:
+    """Metadata of a dataset of which only some features are loaded."""
+    if features.keys() == manifest.features.keys():
+        return DatasetMeta(manifest)
+    stats = manifest.stats and {
+        key: value for key, value in manifest.stats.items() if key in features
     }
+    loaded = {
+        "features": dict(features),
+        "info": manifest.info | {"features": dict(features)},
+        "stats": stats,
+    }
+    return DatasetMeta(manifest.model_copy(update=loaded))
+
+
+def _arrays(manifest: DatasetManifest) -> dict[str, dict[str, NDArray[Any]]]:
+    """The statistics as arrays. Raises FormatError for what is none."""
+    arrays: dict[str, dict[str, NDArray[Any]]] = {}
+    for key, values in (manifest.stats or {}).items():
+        if not isinstance(values, dict):
+            raise FormatError(f"stats of {key!r:.200} are {values!r:.60}, not an object")
+        try:
+            arrays[key] = {name: np.asarray(value) for name, value in values.items()}
+        except (ValueError, OverflowError) as error:
+            raise FormatError(f"stats of {key!r:.200} are not arrays: {error}") from None
+    return arrays
 
 
 def merged_manifest(

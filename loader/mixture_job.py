@@ -8,22 +8,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roboshard.loader.config import LoaderConfig, SampleConfig
-from roboshard.loader.episodes.episode import Membership, picture_shape
+from roboshard.loader.episodes.episode import Membership
 from roboshard.loader.job import (
     LoadJob,
     check_depth,
     check_features,
     check_windows,
     chosen_cameras,
+    missing_of,
     open_source,
 )
 from roboshard.loader.meta import DatasetMeta, MixtureMeta, merged_manifest
+from roboshard.loader.missing import choose_features
 from roboshard.loader.order.schedule import MAX_PERIOD, Schedule, shares
 from roboshard.loader.samples.windows import frame_offsets
 from roboshard.loader.sources import Source
 from roboshard.shards import storage
 from roboshard.shards.errors import OptionError
-from roboshard.shards.features import FLOAT_DTYPES, OBJECT_DTYPES, Features, Spec, is_depth
+from roboshard.shards.features import (
+    FLOAT_DTYPES,
+    OBJECT_DTYPES,
+    Features,
+    Spec,
+    is_depth,
+    picture_shape,
+    shape_of,
+)
 from roboshard.shards.locate import Urls
 
 Mixture = Sequence[tuple[Urls, float]]
@@ -55,7 +65,11 @@ def make_mixture_job(mixture: Mixture, config: LoaderConfig) -> LoadJob:
     where = [
         f"dataset {i} ({storage.shown(source.dataset.root)})" for i, source in enumerate(sources)
     ]
-    loaded = [_loaded(meta, config.sample) for meta in metas]
+    lacking = [missing_of(source, config) for source in sources]
+    loaded = [
+        choose_features(_loaded(meta, config.sample), gone, config.sample.on_missing, f"{name}: ")
+        for meta, gone, name in zip(metas, lacking, where, strict=True)
+    ]
     agreed = _agreed(loaded, where, config.sample)
     for own, name in zip(loaded, where, strict=True):
         check_depth({key: spec for key, spec in own.items() if key in agreed}, f"{name}: ")
@@ -65,12 +79,16 @@ def make_mixture_job(mixture: Mixture, config: LoaderConfig) -> LoadJob:
     cameras = chosen_cameras(meta, config.sample)
     check_windows(meta, config.sample, cameras)
     first = np.cumsum([0, *(len(source.dataset.index) for source in sources)]).tolist()
-    optional = tuple(key for key in agreed if any(key not in features for features in loaded))
+    nullable = tuple(key for key in agreed if any(key in gone for gone in lacking))
+    optional = tuple(
+        key for key in agreed if key in nullable or any(key not in features for features in loaded)
+    )
     members = [
         Membership(
             dataset=i,
             missing={key: spec for key, spec in agreed.items() if key not in own},
             optional=optional,
+            nullable=nullable,
         )
         for i, own in enumerate(loaded)
     ]
@@ -121,7 +139,8 @@ def _loaded(meta: DatasetMeta, sample: SampleConfig) -> Features:
         for key, spec in meta.features.items()
         if key not in meta.video_keys or key in chosen
     }
-    return features | ({"task": TASK} if meta.tasks else {})
+    has_tasks = meta.tasks and "task_index" in features
+    return features | ({"task": TASK} if has_tasks else {})
 
 
 def _agreed(loaded: Sequence[Features], where: Sequence[str], sample: SampleConfig) -> Features:
@@ -148,7 +167,7 @@ def _agreed(loaded: Sequence[Features], where: Sequence[str], sample: SampleConf
     }
     for key in kept:
         kinds = {
-            name: _kind(own[key], sample)
+            name: _kind(key, own[key], sample)
             for name, own in zip(where, loaded, strict=True)
             if key in own
         }
@@ -167,11 +186,17 @@ def _agreed(loaded: Sequence[Features], where: Sequence[str], sample: SampleConf
     return kept
 
 
-def _kind(spec: Spec, sample: SampleConfig) -> tuple[str, tuple[int, ...]]:
-    """(dtype, shape) as they are loaded."""
+def _kind(key: str, spec: Spec, sample: SampleConfig) -> tuple[str, tuple[Any, ...]]:
+    """(dtype, shape) as they are loaded. Raises OptionError for a picture of no known size."""
     dtype = str(spec["dtype"])
     if dtype in ("image", "video"):
-        height, width, channels = picture_shape(spec)
+        shape = picture_shape(spec)
+        if shape is None:
+            raise OptionError(
+                f"{key!r} has shape {spec.get('shape')}, which says no height, width and channels: "
+                "a mixture needs them"
+            )
+        height, width, channels = shape
         kind = f"depth {dtype}" if is_depth(spec) else dtype
         return kind, (*(sample.image_size or (height, width)), channels)
     kind = (
@@ -181,7 +206,7 @@ def _kind(spec: Spec, sample: SampleConfig) -> tuple[str, tuple[int, ...]]:
         if dtype in FLOAT_DTYPES
         else "int64"
     )
-    return kind, tuple(spec["shape"])
+    return kind, shape_of(spec) or tuple(map(str, spec.get("shape") or ()))
 
 
 def _member(

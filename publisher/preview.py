@@ -44,7 +44,14 @@ def _first_frames(root: str, episode: int) -> list[NDArray[np.uint8]]:
     from roboshard.loader import make_loader  # noqa: PLC0415 - brings torch, which sending does not need
 
     frames = []
-    loader = make_loader(root, batch_size=1, episodes=[episode], shuffle=False, decode_threads=1)
+    loader = make_loader(
+        root,
+        batch_size=1,
+        episodes=[episode],
+        shuffle=False,
+        decode_threads=1,
+        on_missing="fill",
+    )
     try:
         cameras = sorted(loader.meta.camera_keys)[:MAX_CAMERAS]
         batch: Any = next(iter(loader), None) if cameras else None

@@ -1,7 +1,7 @@
 """What kinds of features a dataset has, read from the `features` of info.json. docs/format.md has them as a table."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Self
 
@@ -33,6 +33,64 @@ DTYPES = (*ROW_DTYPES, "video")
 """All that is known; video alone lies beside the rows."""
 
 MM_PER_M = 1000.0
+MAX_SIDE = 1 << 40
+"""Of a shape: what is larger is no number of values that anything holds."""
+MAX_VALUES = 1 << 28
+"""Values of one feature in one row, where a shape alone says how many to make."""
+
+
+def spec_problems(features: Features) -> Iterator[str]:
+    """What makes the specs of a dataset unusable, each with its place.
+
+    What is merely unknown is none: dtypes of later releases, sizes by name, keys that others added.
+    """
+    for key, spec in features.items():
+        where = f"features.{key[:200]}"
+        if not isinstance(spec.get("dtype"), str | None):
+            yield f"{where}.dtype: must be a string, not {spec['dtype']!r:.60}"
+        for name in ("info", "video_info"):
+            if not isinstance(spec.get(name), dict | None):
+                yield f"{where}.{name}: must be an object, not {spec[name]!r:.60}"
+        shape = spec.get("shape")
+        if not isinstance(shape, list | None):
+            yield f"{where}.shape: must be a list, not {shape!r:.60}"
+        elif any(isinstance(side, int | float) and not _is_side(side) for side in shape or ()):
+            yield f"{where}.shape: {shape!r:.60} has a size that is none"
+        elif any(isinstance(side, dict | list) for side in shape or ()):
+            yield f"{where}.shape: {shape!r:.60} is not a list of sizes"
+
+
+def _is_side(side: float) -> bool:
+    """Whether a number can stand in a shape; -1 is a list of any length."""
+    return -1 <= side <= MAX_SIDE and side == int(side)
+
+
+def shape_of(spec: Spec) -> tuple[int, ...] | None:
+    """Return the shape of one value; None: it is unknown, or some size of it is."""
+    shape = spec.get("shape")
+    if not isinstance(shape, list | tuple):
+        return None
+    sizes = tuple(
+        int(side)
+        for side in shape
+        if isinstance(side, int | float) and side >= 0 and _is_side(side)
+    )
+    return sizes if len(sizes) == len(shape) and math.prod(sizes) <= MAX_VALUES else None
+
+
+def picture_shape(spec: Spec) -> tuple[int, int, int] | None:
+    """Return (height, width, channels) of a camera, whichever way round they are said; None: unknown."""
+    shape = shape_of(spec)
+    if shape is None or len(shape) != 3:
+        return None
+    first, second, third = shape
+    names = spec.get("names")
+    is_channel_first = (
+        str(names[0]).startswith("channel")
+        if isinstance(names, list) and names
+        else first in (1, 3)
+    )
+    return (second, third, first) if is_channel_first else shape
 
 
 def keys_of(features: Features, dtype: str) -> tuple[str, ...]:
@@ -83,9 +141,7 @@ class DepthScale:
         info = spec.get("info") or {}
         found = {name: info.get(f"video.{name}") for name in ("depth_min", "depth_max", "shift")}
         numbers = {name: value for name, value in found.items() if value is not None}
-        if not all(
-            isinstance(value, int | float) and math.isfinite(value) for value in numbers.values()
-        ):
+        if not all(map(_is_finite, numbers.values())):
             raise FormatError(f"its depth scale {numbers} is not made of numbers")
         use_log = info.get("video.use_log")
         scale = cls(
@@ -108,6 +164,14 @@ class DepthScale:
     def end(self) -> float:
         """What the highest code stands for."""
         return math.log(self.depth_max + self.shift) if self.use_log else self.depth_max
+
+
+def _is_finite(value: Json) -> bool:
+    """Whether a value is a number that a float can be: JSON has integers without an end."""
+    try:
+        return isinstance(value, int | float) and math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def depth_scale(spec: Spec) -> DepthScale | None:

@@ -9,8 +9,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from roboshard.shards import jsonio, storage
-from roboshard.shards.errors import DamageError, FormatError, MissingError, StorageError
+from roboshard.shards.errors import (
+    DamageError,
+    FormatError,
+    MissingError,
+    RoboshardError,
+    StorageError,
+)
+from roboshard.shards.features import spec_problems
 from roboshard.shards.index import index_bytes
+from roboshard.shards.missing import total
 from roboshard.shards.names import (
     DATASET_MANIFEST,
     EPISODE_INDEX,
@@ -33,6 +41,9 @@ from roboshard.shards.schema import (
 )
 from roboshard.shards.tar import BLOCK, padded
 
+SOURCE_INFO = "meta/info.json"
+"""What every LeRobot dataset has."""
+
 
 def file_entry(name: str, data: bytes) -> FileEntry:
     """Size and hash of a small file."""
@@ -48,6 +59,7 @@ def shard_entry(manifest: ShardManifest) -> ShardEntry:
         episodes=len(manifest.samples),
         frames=sum(sample.length for sample in manifest.samples),
         manifest=file_entry(shard_manifest_name(manifest.shard), document_bytes(manifest)),
+        missing=total([sample.missing for sample in manifest.samples]),
     )
 
 
@@ -100,10 +112,7 @@ def load_dataset_manifest(
     try:
         data = storage.read_all(url, MAX_MANIFEST_BYTES, patience=patience)
     except MissingError:
-        raise MissingError(
-            f"{what}: no such file. Not a roboshard dataset, or its conversion has not finished: run "
-            "convert-to-shards again to complete it"
-        ) from None
+        raise MissingError(f"{what}: no such file. {_what_instead(root, patience)}") from None
     manifest = parse(DatasetManifest, data, what, MAX_MANIFEST_BYTES)
     if fingerprint(jsonio.load(data, what, MAX_MANIFEST_BYTES)) != manifest.fingerprint:
         raise DamageError(
@@ -113,6 +122,22 @@ def load_dataset_manifest(
     if problems:
         raise FormatError(f"{what}: contradicts itself:", problems)
     return manifest
+
+
+def _what_instead(root: str, patience: storage.Patience) -> str:
+    """What to do about a place without a dataset."""
+    url = storage.join(root, SOURCE_INFO)
+    try:
+        storage.size(url, patience=patience)
+    except RoboshardError:  # none, or not to be told
+        return (
+            "Not a roboshard dataset, or its conversion has not finished: run convert-to-shards again "
+            "to complete it"
+        )
+    return (
+        "This is a LeRobot dataset, which is not loaded as it is: convert it first, "
+        f"`convert-to-shards {storage.shown(root)} DST`, and load DST"
+    )
 
 
 def load_index(
@@ -211,7 +236,7 @@ def _dataset_problems(manifest: DatasetManifest) -> list[str]:
         problems.append("total_episodes: not the sum over shards")
     if sum(shard.frames for shard in manifest.shards) != manifest.total_frames:
         problems.append("total_frames: not the sum over shards")
-    return problems
+    return [*problems, *spec_problems(manifest.features)]
 
 
 def shard_problems(manifest: ShardManifest) -> list[str]:

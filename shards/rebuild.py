@@ -6,11 +6,13 @@ from functools import partial
 from itertools import groupby
 from pathlib import Path
 
+import pyarrow as pa
 from crc32c import crc32c
 
 from roboshard.shards import storage
 from roboshard.shards.errors import FormatError, MissingError
 from roboshard.shards.manifest import shard_problems, write_dataset
+from roboshard.shards.missing import missing_values
 from roboshard.shards.names import (
     DATASET_MANIFEST,
     RECORD_SUFFIX,
@@ -89,8 +91,7 @@ def rebuild_shard(root: Path, name: str) -> tuple[ShardManifest, Provenance]:
     url = str(root / name)
     size = storage.size(url)
     samples = list(_samples(url, size))
-    if not samples:
-        raise FormatError(f"{url}: holds no sample")
+    provenance: Provenance | None = None
     entries = []
     sha256 = hashlib.sha256()
     for i, members in enumerate(samples):
@@ -100,7 +101,8 @@ def rebuild_shard(root: Path, name: str) -> tuple[ShardManifest, Provenance]:
         for chunk in storage.read_range_chunks(url, start, end - start):
             sha256.update(chunk)
             crc = crc32c(chunk, crc)
-        record = _record(url, members)
+        record, rows = _contents(url, members)
+        provenance = provenance or _provenance(url, members)
         entries.append(
             SampleEntry(
                 key=_key(members),
@@ -111,9 +113,11 @@ def rebuild_shard(root: Path, name: str) -> tuple[ShardManifest, Provenance]:
                 size=end - start,
                 crc32c=crc_text(crc),
                 members=[_member_entry(url, member) for member in members],
+                missing=missing_values(rows, provenance.features),
             )
         )
-    provenance = _provenance(url, samples[0])
+    if provenance is None:
+        raise FormatError(f"{url}: holds no sample")
     manifest = ShardManifest(
         version=FORMAT_VERSION,
         shard=name,
@@ -164,8 +168,8 @@ def _payload(url: str, members: list[TarMember], suffix: str, max_bytes: int) ->
     return storage.read_range(url, wanted[0].offset, wanted[0].size)
 
 
-def _record(url: str, members: list[TarMember]) -> EpisodeRecord:
-    """The sample's record, checked against its members and its rows."""
+def _contents(url: str, members: list[TarMember]) -> tuple[EpisodeRecord, pa.Table]:
+    """The sample's record, checked against its members and its rows; and those rows."""
     where = f"{url}, {_key(members)}"
     record = parse(
         EpisodeRecord,
@@ -181,8 +185,8 @@ def _record(url: str, members: list[TarMember]) -> EpisodeRecord:
         raise FormatError(
             f"{where}: members {sorted(found)} where its record names {sorted(expected)}"
         )
-    decode_rows(_payload(url, members, ROWS_SUFFIX, MAX_ROWS_BYTES), where, record.length)
-    return record
+    rows = decode_rows(_payload(url, members, ROWS_SUFFIX, MAX_ROWS_BYTES), where, record.length)
+    return record, rows
 
 
 def _member_entry(url: str, member: TarMember) -> MemberEntry:

@@ -5,6 +5,7 @@ source's meta/episodes (statistics included), and, in the first sample of each s
 the manifests can be rebuilt.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -64,15 +65,19 @@ def decode_rows(
     ):  # asked first: a row group of equal values holds billions
         raise FormatError(f"{what}: {counted} rows where the episode has {num_rows}")
     try:
-        wanted = columns and [name for name in columns if name in file.schema_arrow.names]
-        table = file.read(columns=wanted, use_threads=False)
-    except (pa.ArrowException, OSError, ValueError) as error:
+        names = file.schema_arrow.names
+        wanted = columns and [name for name in columns if name in names]
+        table = as_stored(file.read(columns=wanted, use_threads=False))
+    except (pa.ArrowException, OSError, LookupError, TypeError, ValueError) as error:
         raise FormatError(f"{what}: unreadable parquet: {error}") from None
+    twice = [name for name, count in Counter(table.column_names).items() if count > 1]
+    if twice:
+        raise FormatError(f"{what}: its rows have more than one column {twice[0]!r}")
     if table.num_rows != num_rows:
         raise FormatError(
             f"{what}: {table.num_rows} rows could be read where the episode has {num_rows}"
         )
-    return as_stored(table)
+    return table
 
 
 def as_stored(table: pa.Table) -> pa.Table:

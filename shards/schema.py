@@ -3,7 +3,7 @@
 Reading a document reports every problem with its place. Fields that this release does not know are kept.
 """
 
-from typing import Annotated, Literal, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,13 +11,16 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    SerializerFunctionWrapHandler,
     StringConstraints,
     ValidationError,
+    model_serializer,
     model_validator,
 )
 
 from roboshard.shards import jsonio
 from roboshard.shards.errors import FormatError, VersionError
+from roboshard.shards.missing import total
 from roboshard.shards.names import MAX_EPISODES, RECORD_SUFFIX, ROWS_SUFFIX
 
 FORMAT_MAJOR, FORMAT_MINOR = 1, 0
@@ -44,6 +47,21 @@ class Document(BaseModel):
     """Base of all documents: immutable, strictly typed, unknown fields kept."""
 
     model_config = ConfigDict(frozen=True, extra="allow", strict=True, ser_json_inf_nan="constants")
+
+
+class SparseDocument(Document):
+    """A document with fields that are written only where there is something in them."""
+
+    absent_if_empty: ClassVar[tuple[str, ...]] = ()
+    """Their names."""
+
+    @model_serializer(mode="wrap")
+    def _without_empty(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        value: dict[str, Any] = write(self)
+        for name in self.absent_if_empty:
+            if not value.get(name):
+                value.pop(name, None)
+        return value
 
 
 class CameraRecord(Document):
@@ -110,7 +128,7 @@ class CameraRecord(Document):
         return sum(count for _, _, count in self.rows)
 
 
-class EpisodeRecord(Document):
+class EpisodeRecord(SparseDocument):
     """`<key>.json`: the first member of every sample."""
 
     version: str
@@ -120,6 +138,9 @@ class EpisodeRecord(Document):
     fps: Fps
     tasks: list[str]
     cameras: list[CameraRecord]
+    missing: dict[str, Count] = {}
+    """Feature key -> rows without a value, of features that have such rows."""
+    absent_if_empty: ClassVar[tuple[str, ...]] = ("missing",)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -147,7 +168,7 @@ class MemberEntry(Document):
     crc32c: Crc32c
 
 
-class SampleEntry(Document):
+class SampleEntry(SparseDocument):
     """One sample of a shard. The samples' ranges tile the shard: the last one reaches to its end."""
 
     key: str
@@ -160,6 +181,9 @@ class SampleEntry(Document):
     crc32c: Crc32c
     """Of the whole range: headers, payloads and padding."""
     members: list[MemberEntry]
+    missing: dict[str, Count] = {}
+    """As in the episode's record."""
+    absent_if_empty: ClassVar[tuple[str, ...]] = ("missing",)
 
 
 class ShardManifest(Document):
@@ -182,7 +206,7 @@ class FileEntry(Document):
     sha256: Sha256
 
 
-class ShardEntry(Document):
+class ShardEntry(SparseDocument):
     """One shard in dataset.json."""
 
     name: str
@@ -191,6 +215,9 @@ class ShardEntry(Document):
     episodes: Positive
     frames: Positive
     manifest: FileEntry
+    missing: dict[str, Count] = {}
+    """Feature key -> rows without a value, over the shard's episodes."""
+    absent_if_empty: ClassVar[tuple[str, ...]] = ("missing",)
 
 
 class SourceInfo(Document):
@@ -241,6 +268,11 @@ class DatasetManifest(Provenance):
     total_frames: Count
     shards: list[ShardEntry]
     index: FileEntry
+
+    @property
+    def missing(self) -> dict[str, int]:
+        """Feature key -> rows without a value, of features that have such rows."""
+        return total([shard.missing for shard in self.shards])
 
 
 DocumentT = TypeVar("DocumentT", bound=Document)

@@ -70,6 +70,7 @@ class ShardWriter:
                 size=self._size - start,
                 crc32c=crc_text(crc),
                 members=members,
+                missing=record.missing,
             )
         )
 

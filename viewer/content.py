@@ -61,7 +61,8 @@ def make_content(
     """Choose what to show.
 
     Args:
-        rows: Feature key -> array-like (n, ...), or a list of n values that are no numbers; `task` -> n texts.
+        rows: Feature key -> array-like (n, ...), or a list of n values that are no numbers;
+            `task` -> n texts; `<key>_is_missing` -> (n,) rows without a value, gaps of the curve.
         features: Feature key -> dtype, shape, names, as in info.json. Video and images are passed over.
     """
     curves, not_drawn = [], {}
@@ -74,6 +75,9 @@ def make_content(
             continue
         found = _curves(key, rows.get(key), features[key])
         if isinstance(found, Curves):
+            mask = f"{key}_is_missing"
+            if mask in rows and mask not in features:
+                found.values[np.asarray(rows[mask], dtype=np.bool_)] = np.nan
             curves.append(found)
         else:
             not_drawn[key] = found

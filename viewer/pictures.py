@@ -18,8 +18,8 @@ def as_picture(values: Any, *, is_depth: bool = False) -> Picture:
     """What can be shown of a sample's camera.
 
     Args:
-        values: (C, H, W) array-like: 1, 3 or 4 channels, uint8 or float in [0, 1]; opacity is dropped. Of depth one
-            channel, in millimetres.
+        values: (C, H, W) array-like: 1 to 4 channels, uint8 or float in [0, 1]; opacity is
+            dropped. Of depth one channel, in millimetres.
         is_depth: Whether the dataset calls it a depth camera. One channel alone may as well be grey.
     """
     array = np.asarray(values)
@@ -27,7 +27,7 @@ def as_picture(values: Any, *, is_depth: bool = False) -> Picture:
         return np.asarray(array[0], dtype=np.float32)
     if array.dtype != np.uint8:
         array = (array.clip(0, 1) * 255).round().astype(np.uint8)
-    colours = np.repeat(array, 3, axis=0) if len(array) == 1 else array[:3]
+    colours = np.repeat(array[:1], 3, axis=0) if len(array) < 3 else array[:3]
     return np.ascontiguousarray(colours.transpose(1, 2, 0))
 
 

@@ -53,7 +53,7 @@ def preview(config: PreviewConfig, on_progress: OnProgress | None = None) -> Pre
     )
     from roboshard.loader import open_dataset  # noqa: PLC0415 - brings torch, which no other command for looking needs
 
-    dataset = open_dataset(config.url, cameras=config.cameras)
+    dataset = open_dataset(config.url, cameras=config.cameras, on_missing="fill")
     try:
         episode = dataset.episode(_first(dataset) if config.episode is None else config.episode)
         content = _content(dataset, episode)

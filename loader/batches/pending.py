@@ -5,11 +5,13 @@ from collections.abc import Sequence
 from threading import Lock
 from typing import Any
 
+import numpy as np
 import torch
 
 from roboshard.loader.batches.buffers import Buffers
 from roboshard.loader.decoding.pictures import Picture, copy_picture, is_brightness
 from roboshard.loader.samples.rows import Batch, PictureKey, WindowedStep, check_shapes
+from roboshard.shards.errors import FormatError
 
 
 class PendingStep:
@@ -59,16 +61,19 @@ class PendingStep:
         target = memory[place]
         if target.shape != picture.shape:
             check_shapes(key, {tuple(target.shape), tuple(picture.shape)})
+        if _is_whole(target) != _is_whole(picture):
+            raise FormatError(
+                f"{key!r} has images of 32-bit whole numbers and others within one batch, which "
+                "cannot be stacked; use batch_size=None"
+            )
         copy_picture(picture, target)
 
     def _lend(self, key: str, picture: Picture, buffers: Buffers) -> Any:
         with self._lock:
             if key not in self._memory:
-                dtype = (
-                    torch.uint8
-                    if is_brightness(picture) and not self._as_float[key]
-                    else torch.float32
-                )
+                dtype = torch.int32 if _is_whole(picture) else torch.float32
+                if is_brightness(picture) and not self._as_float[key]:
+                    dtype = torch.uint8
                 tensor = buffers.lend((*self._shapes[key], *picture.shape), dtype)
                 memory = tensor.view(-1, *picture.shape)
                 self._tensors[key] = tensor
@@ -83,3 +88,8 @@ class PendingStep:
     def batch(self) -> Batch:
         """Rows and pictures (n, C, H, W) or (n, T, C, H, W); in memory the channels stay last, as decoded."""
         return self.values | {key: self._tensors[key].movedim(-1, -3) for key in self._shapes}
+
+
+def _is_whole(picture: Any) -> bool:
+    """Whether a picture holds whole numbers that are no levels of brightness: an image of mode I."""
+    return bool(picture.dtype == np.int32)

@@ -9,10 +9,17 @@ from numpy.typing import NDArray
 from roboshard.loader.decoding.resize import ResizedPicture, nearest, resize_in_floats
 from roboshard.loader.decoding.rgb import CodedPicture
 
-Picture = NDArray[np.uint8] | NDArray[np.float32] | CodedPicture | ResizedPicture | torch.Tensor
+Picture = (
+    NDArray[np.uint8]
+    | NDArray[np.float32]
+    | NDArray[np.int32]
+    | CodedPicture
+    | ResizedPicture
+    | torch.Tensor
+)
 """(H, W, C): an array, one that is still to be made, or a tensor where a GPU decoded it.
 
-uint8: brightness; float32: depth, used as it is.
+uint8: brightness; float32 and int32: depth, used as it is.
 """
 
 

@@ -1,35 +1,35 @@
 """Columns of an episode's rows as tensors, with the types that LeRobot gives them.
 
-float64 becomes float32, every integer int64, bool stays bool, a value of one number a 0-d tensor, lists tensors
-of their shape, and strings stay strings. Language columns are lists of messages, each a dict. Images are files.
-Messages and images are decoded when a sample needs them.
+float64 becomes float32, every integer int64, bool stays bool, a value of one number a 0-d tensor,
+lists tensors of their shape, and strings stay strings. Language columns are lists of messages, each a
+dict, decoded when a sample needs them. Rows without a value hold zeros, or what is empty, and the
+column says which they are.
 """
 
-import io
 import itertools
 import json
-import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 
-from roboshard.loader.decoding.pictures import Picture
-from roboshard.shards.errors import FormatError
+from roboshard.shards.errors import FormatError, RoboshardError
 from roboshard.shards.features import FLOAT_DTYPES
+from roboshard.shards.missing import Mask, is_list, missing_rows
 
 TOOL_CALLS = "tool_calls"
-IMAGE_MODES = ("L", "RGB", "RGBA")
-DEPTH_MODES = ("I;16", "I;16B", "I;16L", "F")
-"""Of 16-bit and floating-point images, whose values LeRobot (`pil_to_chw_tensor`) leaves as they are."""
 
 
 class Column(Protocol):
     """One feature's values over an episode's rows."""
+
+    @property
+    def missing(self) -> Mask | None:
+        """(rows,) Which rows have no value; None: all have one."""
 
     def take(self, rows: NDArray[np.int64]) -> NDArray[Any] | list[Any]:
         """Copies of the values of some rows, (n,) or (n, T): an array (n, ...) or (n, T, ...).
@@ -41,8 +41,9 @@ class Column(Protocol):
 class TensorColumn:
     """Numbers and booleans: one array (rows, ...)."""
 
-    def __init__(self, values: NDArray[Any]) -> None:
+    def __init__(self, values: NDArray[Any], missing: Mask | None = None) -> None:
         self._values = values
+        self.missing = missing
 
     def take(self, rows: NDArray[np.int64]) -> NDArray[Any]:
         """See `Column`."""
@@ -52,8 +53,9 @@ class TensorColumn:
 class RaggedColumn:
     """Lists whose shape differs from row to row."""
 
-    def __init__(self, values: list[NDArray[Any]]) -> None:
+    def __init__(self, values: list[NDArray[Any]], missing: Mask | None = None) -> None:
         self._values = values
+        self.missing = missing
 
     def take(self, rows: NDArray[np.int64]) -> list[Any]:
         """See `Column`; only rows of equal shape can stand in one window."""
@@ -65,8 +67,9 @@ class RaggedColumn:
 class TextColumn:
     """Strings."""
 
-    def __init__(self, values: list[str]) -> None:
+    def __init__(self, values: list[str], missing: Mask | None = None) -> None:
         self._values = values
+        self.missing = missing
 
     def take(self, rows: NDArray[np.int64]) -> list[Any]:
         """See `Column`; `make_loader` refuses windows of strings before it comes to this."""
@@ -77,6 +80,9 @@ class TextColumn:
 
 class LanguageColumn:
     """Lists of messages, as Arrow holds them: every row may repeat all that was said so far."""
+
+    missing: Mask | None = None
+    """A row without messages has the value None."""
 
     def __init__(self, values: pa.Array) -> None:
         self._values = values
@@ -92,121 +98,128 @@ class LanguageColumn:
         return found
 
 
-class ImageFiles:
-    """Images of an episode, one file (PNG; depth also TIFF) per row."""
+def make_column(
+    array: pa.ChunkedArray, dtype: str, where: str, shape: Sequence[int] | None = None
+) -> Column:
+    """The column of a feature with LeRobot's `dtype`.
 
-    def __init__(
-        self, files: Sequence[bytes], where: str, depth_factor: float | None = None
-    ) -> None:
-        """Keep the files; `where` names episode and feature in errors, `depth_factor` leads to millimetres.
-
-        Without a factor they are no depth.
-        """
-        self._files = files
-        self._where = where
-        self._depth_factor = depth_factor
-
-    def pixels(self, row: int) -> Picture:
-        """(H, W, C) uint8, or float32 of depth and of `DEPTH_MODES`.
-
-        Raises FormatError for what is no image, or one of another kind.
-        """
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("error", Image.DecompressionBombWarning)
-                with Image.open(io.BytesIO(self._files[row])) as image:
-                    if image.mode not in (known := (*IMAGE_MODES, *DEPTH_MODES)):
-                        raise FormatError(
-                            f"{self._where}, row {row}: image mode {image.mode} is not one of {known}"
-                        )
-                    if self._depth_factor is not None or image.mode in DEPTH_MODES:
-                        return _depth(image, self._depth_factor)
-                    pixels = np.array(image)
-        except (
-            OSError,
-            SyntaxError,
-            Image.DecompressionBombError,
-            Image.DecompressionBombWarning,
-        ) as error:
-            raise FormatError(f"{self._where}, row {row}: not a readable image: {error}") from None
-        return pixels.reshape(*pixels.shape[:2], -1)
-
-
-def _depth(image: Image.Image, factor: float | None) -> NDArray[np.float32]:
-    """(H, W, C) as LeRobot has it (`pil_to_chw_tensor`, `convert_image_depth_units`): 8-bit levels over 255."""
-    pixels = np.array(image, dtype=np.float32)
-    if image.mode in IMAGE_MODES:
-        pixels /= np.float32(255)
-    if factor is not None and factor != 1.0:
-        pixels *= np.float32(factor)
-    return pixels.reshape(*pixels.shape[:2], -1)
-
-
-def make_images(
-    array: pa.ChunkedArray, where: str, depth_factor: float | None = None
-) -> ImageFiles:
-    """The images of a feature; see `ImageFiles`.
+    Args:
+        array: the stored values.
+        dtype: as the feature's spec says it.
+        where: names episode and feature in errors.
+        shape: of one value, as the spec says it; what rows without a value have where none has one.
 
     Raises:
-        FormatError: rows without an image, or without its bytes.
+        FormatError: values that do not fit the dtype.
     """
-    return ImageFiles(_image_bytes(_values(array, where), where), where, depth_factor)
+    with unreadable(where):
+        if dtype == "language":
+            return LanguageColumn(_messages(array.combine_chunks(), where))
+        values = stored(array)
+        if pa.types.is_null(values.type):
+            return empty_column(dtype, shape or (1,), len(values), is_missing=True)
+        missing = missing_rows(values, dtype) if _has_nulls(values) else None
+        if missing is None:
+            return _column(values, dtype, where)
+        if missing.all():
+            return empty_column(dtype, shape or (1,), len(values), is_missing=True)
+        return _spread(_column(values.filter(pa.array(~missing)), dtype, where), missing)
 
 
-def make_column(array: pa.ChunkedArray, dtype: str, where: str) -> Column:
-    """The column of a feature with LeRobot's `dtype`; `where` names episode and feature in errors.
+def empty_column(
+    dtype: str, shape: Sequence[int], length: int, *, is_missing: bool = False
+) -> Column:
+    """Return zeros, or what is empty, for a feature that an episode lacks; they take no memory.
 
-    Raises:
-        FormatError: values that do not fit the dtype, or rows without a value.
+    `is_missing`: its rows count as rows without a value.
     """
+    missing = np.broadcast_to(np.True_, length) if is_missing else None
     if dtype == "language":
-        return LanguageColumn(_messages(array.combine_chunks(), where))
-    values = _values(array, where)
+        return LanguageColumn(_no_messages(length))
+    if dtype == "string":
+        return TextColumn([""] * length, missing)
+    kind = np.float32 if dtype in FLOAT_DTYPES else np.bool_ if dtype == "bool" else np.int64
+    inner = () if tuple(shape) == (1,) else tuple(shape)
+    return TensorColumn(np.broadcast_to(np.zeros(inner, dtype=kind), (length, *inner)), missing)
+
+
+@contextmanager
+def unreadable(where: str) -> Iterator[None]:
+    """Make a FormatError that names their place of whatever Arrow and NumPy raise for values."""
+    try:
+        yield
+    except RoboshardError:
+        raise
+    except (
+        pa.ArrowException,
+        ArithmeticError,
+        LookupError,
+        RecursionError,
+        TypeError,
+        ValueError,
+    ) as error:
+        said = " ".join(str(error).split())[:200]
+        raise FormatError(f"{where}: cannot be read: {said}") from None
+
+
+def stored(array: pa.ChunkedArray) -> pa.Array:
+    """The values in one piece, without an extension type around them."""
+    values = array.combine_chunks()
+    return values.storage if isinstance(values.type, pa.ExtensionType) else values
+
+
+def _column(values: pa.Array, dtype: str, where: str) -> Column:
+    """Of values without a null."""
     if dtype == "string":
         return TextColumn([str(text) for text in values.to_pylist()])
     shape: list[int] = [len(values)]
     leaves: Any = values
-    while _is_list(leaves.type):
+    while is_list(leaves.type):
         lengths = np.unique(np.asarray(_list_lengths(leaves)))
         if len(lengths) > 1:
             return RaggedColumn([_ragged_row(row, where) for row in values.to_pylist()])
         shape.append(int(lengths[0]) if len(lengths) else 0)
         leaves = leaves.flatten()
-        if leaves.null_count:
-            raise FormatError(f"{where}: a list has an element without a value")
     return TensorColumn(
         _as_lerobot_does(leaves.to_numpy(zero_copy_only=False), where).reshape(shape)
     )
 
 
-def empty_column(dtype: str, shape: Sequence[int], length: int) -> Column:
-    """A column of zeros, or of what is empty, for a feature that an episode lacks; it takes no memory."""
-    if dtype == "language":
-        return LanguageColumn(_no_messages(length))
-    if dtype == "string":
-        return TextColumn([""] * length)
-    kind = np.float32 if dtype in FLOAT_DTYPES else np.bool_ if dtype == "bool" else np.int64
-    inner = () if tuple(shape) == (1,) else tuple(shape)
-    return TensorColumn(np.broadcast_to(np.zeros(inner, dtype=kind), (length, *inner)))
+def _has_nulls(values: pa.Array) -> bool:
+    """Whether there is a null on any level: a look at counts that Arrow keeps."""
+    while not values.null_count and is_list(values.type):
+        values = values.flatten()
+    return bool(values.null_count)
 
 
-def _values(array: pa.ChunkedArray, where: str) -> pa.Array:
-    values = array.combine_chunks()
-    if isinstance(values.type, pa.ExtensionType):
-        values = values.storage
-    if values.null_count:
-        raise FormatError(f"{where}: {values.null_count} rows have no value")
-    return values
+def _spread(column: Column, missing: Mask) -> Column:
+    """The column with rows that have no value between those that have one."""
+    there = np.flatnonzero(~missing)
+    found = column.take(np.arange(len(there)))
+    if isinstance(found, np.ndarray):
+        values = np.zeros((len(missing), *found.shape[1:]), dtype=found.dtype)
+        values[there] = found
+        return TensorColumn(values, missing)
+    if isinstance(column, TextColumn):
+        texts = [""] * len(missing)
+        for row, text in zip(there.tolist(), found, strict=True):
+            texts[row] = text
+        return TextColumn(texts, missing)
+    arrays = [np.zeros_like(found[0].numpy())] * len(missing)
+    for row, tensor in zip(there.tolist(), found, strict=True):
+        arrays[row] = tensor.numpy()
+    return RaggedColumn(arrays, missing)
 
 
 def _messages(values: pa.Array, where: str) -> pa.Array:
-    kind = values.type.value_type if _is_list(values.type) else values.type
+    kind = values.type.value_type if is_list(values.type) else values.type
     if pa.types.is_null(
         kind
     ):  # an episode without a message, written by what takes types from values
         return _no_messages(len(values))
-    if not _is_list(values.type) or not pa.types.is_struct(kind):
+    if not is_list(values.type) or not pa.types.is_struct(kind):
         raise FormatError(f"{where}: language is stored as {values.type}, not as lists of structs")
+    values.validate(full=True)  # now: messages are read when a sample needs them
     return values
 
 
@@ -218,14 +231,8 @@ def _parsed(call: Any) -> Any:
     """A tool call: files hold JSON as Arrow's JSON type, as text, or taken apart into structs."""
     try:
         return json.loads(call) if isinstance(call, str) else call
-    except ValueError:
+    except (ValueError, RecursionError):  # no JSON, or deeper than Python reads it
         return call
-
-
-def _is_list(kind: pa.DataType) -> bool:
-    return bool(
-        pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-    )
 
 
 def _list_lengths(array: pa.Array) -> list[int]:
@@ -252,16 +259,3 @@ def _as_lerobot_does(values: NDArray[Any], where: str) -> NDArray[Any]:
     if values.dtype.kind == "f":
         return values.astype(np.float32)
     raise FormatError(f"{where}: values of type {values.dtype} cannot become a tensor")
-
-
-def _image_bytes(values: pa.Array, where: str) -> list[bytes]:
-    if not pa.types.is_struct(values.type) or values.type.get_field_index("bytes") < 0:
-        raise FormatError(
-            f"{where}: images are stored as {values.type}, not as a struct with a field 'bytes'"
-        )
-    files: list[bytes] = values.field("bytes").to_pylist()
-    if any(file is None for file in files):
-        raise FormatError(
-            f"{where}: an image has no bytes; it points to a file outside the dataset"
-        )
-    return files

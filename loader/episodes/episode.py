@@ -4,42 +4,44 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
 from roboshard.loader.decoding.pictures import Picture, resized
 from roboshard.loader.decoding.settings import PictureSettings
-from roboshard.loader.episodes.columns import (
-    Column,
-    ImageFiles,
-    empty_column,
-    make_column,
-    make_images,
-)
+from roboshard.loader.episodes.columns import Column, empty_column, make_column
+from roboshard.loader.episodes.images import ImageFiles, make_images
 from roboshard.loader.episodes.video import Video
 from roboshard.shards.errors import FormatError
 from roboshard.shards.features import (
     ROW_DTYPES,
     Features,
     Spec,
-    depth_factor,
     depth_scale,
     is_depth,
+    picture_shape,
+    shape_of,
 )
+from roboshard.shards.missing import Mask
 from roboshard.shards.reader import EpisodeData
 from roboshard.shards.rows import decode_rows
 
 
 @dataclass(frozen=True, kw_only=True)
 class Membership:
-    """What an episode must know of the mixture that it is part of."""
+    """What an episode must know of what it is loaded with: other datasets, values that rows may lack."""
 
     dataset: int | None = None
     """Which of the mixture's datasets it is of; None: there is but one dataset."""
     missing: Features = field(default_factory=dict)
     """Features of the mixture that its dataset lacks, and that are filled with zeros."""
     optional: tuple[str, ...] = ()
-    """Features that any dataset of the mixture lacks."""
+    """Features with a mask `<key>_is_missing`: some dataset of the mixture lacks them, or some row."""
+    nullable: tuple[str, ...] = ()
+    """Those of them whose values single rows may lack: masks of windows say it of each row."""
+    is_lenient: bool = False
+    """Rows may lack any value; one that does makes its feature a nullable one of the step."""
 
 
 PLAIN = Membership()
@@ -69,31 +71,36 @@ class Episode:
             if spec.get("dtype") in ROW_DTYPES
         }
         table = decode_rows(data.rows, data.where, data.record.length, list(dtypes))
-        missing = [key for key in dtypes if key not in table.column_names]
-        if missing:
-            raise FormatError(
-                f"{data.where}: its rows have no column {', '.join(map(repr, missing))}"
-            )
         self.columns: dict[str, Column] = {}
         self._images: dict[str, ImageFiles] = {}
         for key, dtype in dtypes.items():
-            where = f"{data.where}, feature {key!r}"
+            where, spec = f"{data.where}, feature {key!r}", features[key]
+            shape = shape_of(spec) or (1,)
+            is_stored = key in table.column_names
+            values = table.column(key) if is_stored else pa.chunked_array([pa.nulls(self.length)])
             if dtype == "image":
-                self._images[key] = make_images(
-                    table.column(key), where, _depth_factor(features[key])
-                )
+                self._images[key] = make_images(values, spec, where)
             else:
-                self.columns[key] = make_column(table.column(key), dtype, where)
+                self.columns[key] = make_column(values, dtype, where, shape)
+            self._check_missing(key, where, is_stored=is_stored)
         self._blanks: dict[str, Picture] = {}
         for key, spec in membership.missing.items():
             if spec["dtype"] in ("image", "video"):
                 self._blanks[key] = _blank(spec, settings)
             elif key != "task":
-                self.columns[key] = empty_column(str(spec["dtype"]), spec["shape"], self.length)
+                self.columns[key] = empty_column(
+                    str(spec["dtype"]), shape_of(spec) or (1,), self.length
+                )
         if membership.dataset is not None:  # datasets list their features in orders of their own
             self.columns = dict(sorted(self.columns.items()))
         self._tasks = tasks
+        self._check_tasks()
         self._settings = settings
+        unknown = [key for key in data.videos if key not in features]
+        if unknown:
+            raise FormatError(
+                f"{data.where}: has a camera that dataset.json does not know: {unknown[0]!r}"
+            )
         self._videos = {
             camera.key: Video(
                 data.videos[camera.key],
@@ -106,6 +113,16 @@ class Episode:
             if camera.key in data.videos
         }
 
+    def missing(self, key: str) -> Mask | None:
+        """Return which rows (rows,) have no value of a feature; None: none, or it is not in the rows."""
+        values = self.columns.get(key) or self._images.get(key)
+        return None if values is None else values.missing
+
+    @property
+    def keys_missing(self) -> list[str]:
+        """Features that some row has no value of."""
+        return [key for key in (*self.columns, *self._images) if self.missing(key) is not None]
+
     def tasks(self, rows: NDArray[np.int64]) -> list[str] | None:
         """The tasks of rows (n,): LeRobot looks them up by position. None for a dataset without tasks."""
         column = self.columns.get("task_index")
@@ -114,12 +131,47 @@ class Episode:
         if column is None or not self._tasks:
             return None
         indices = np.asarray(column.take(rows)).tolist()
-        for row, index in zip(rows.tolist(), indices, strict=True):
-            if not 0 <= index < len(self._tasks):
-                raise FormatError(
-                    f"{self._where}: row {row} has task_index {index} of {len(self._tasks)} tasks"
-                )
-        return [self._tasks[index] for index in indices]
+        if column.missing is None:
+            return [self._tasks[index] for index in indices]
+        gone = column.missing[rows].tolist()
+        return [
+            "" if is_gone else self._tasks[index]
+            for index, is_gone in zip(indices, gone, strict=True)
+        ]
+
+    def _check_tasks(self) -> None:
+        """Raise FormatError for a row whose task is none of the dataset's."""
+        column = self.columns.get("task_index")
+        if column is None or not self._tasks:
+            return
+        indices = column.take(np.arange(self.length))
+        if not isinstance(indices, np.ndarray) or (indices.ndim, indices.dtype.kind) != (1, "i"):
+            raise FormatError(f"{self._where}: task_index is not a whole number in each row")
+        wrong = np.flatnonzero((indices < 0) | (indices >= len(self._tasks)))
+        if wrong.size:
+            row = int(wrong[0])
+            raise FormatError(
+                f"{self._where}: row {row} has task_index {indices[row]} of "
+                f"{len(self._tasks)} tasks"
+            )
+
+    def check_images(self) -> None:
+        """Raise FormatError for an image whose header is not that of one that can be decoded."""
+        for images in self._images.values():
+            images.check()
+
+    def _check_missing(self, key: str, where: str, *, is_stored: bool) -> None:
+        """Raise FormatError for values that are missing where nothing said that they would be."""
+        missing = self.missing(key)
+        if missing is None or self.membership.is_lenient or key in self.membership.nullable:
+            return
+        what = f"{int(missing.sum())} rows have no value"
+        if not is_stored:
+            what = f"its rows have no column {key!r}"
+        raise FormatError(
+            f"{where}: {what}, which dataset.json does not say: `roboshard rebuild` writes it there, "
+            "and then on_missing= says what becomes of it"
+        )
 
     def is_video(self, key: str) -> bool:
         """Whether a key is a camera stored as video, not an image feature of the rows."""
@@ -159,25 +211,12 @@ class Episode:
         return ((row, resized(images.pixels(row), size)) for row in frames)
 
 
-def _depth_factor(spec: Spec) -> float | None:
-    return depth_factor(spec) if is_depth(spec) else None
-
-
 def _blank(spec: Spec, settings: PictureSettings) -> Picture:
     """A picture of zeros of a feature, as large as its others and of their kind."""
-    height, width, channels = picture_shape(spec)
+    shape = picture_shape(spec)
+    if shape is None:
+        raise FormatError(f"a picture of shape {spec.get('shape')} has no size")
+    height, width, channels = shape
     size = (height, width) if settings.image_size is None else settings.image_size
     zeros = torch.zeros((*size, channels), dtype=torch.float32 if is_depth(spec) else torch.uint8)
     return zeros.numpy() if settings.device == "cpu" else zeros.to(settings.device)
-
-
-def picture_shape(spec: Spec) -> tuple[int, int, int]:
-    """(height, width, channels) of a camera, whichever way round its dataset says them."""
-    first, second, third = (int(size) for size in spec["shape"])
-    names = spec.get("names")
-    is_channel_first = (
-        str(names[0]).startswith("channel")
-        if isinstance(names, list) and names
-        else first in (1, 3)
-    )
-    return (second, third, first) if is_channel_first else (first, second, third)

@@ -174,6 +174,8 @@ class EpisodePool:
         self._counter.add(episodes_read=1)
         episode = Episode(data, source.features, source.tasks, self._pictures, source.membership)
         episode.position = position
+        if self._on_error == "skip":  # another episode can take its place now, and no longer
+            episode.check_images()
         return _Resident(episode, int(episodes.first_row[place] + episodes.num_rows[place]) - 1)
 
     def _source(self, position: int) -> Source:

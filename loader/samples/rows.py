@@ -1,7 +1,7 @@
 """Stage: rows and delta windows of a step's samples, put together, and which pictures they need."""
 
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,7 +89,7 @@ def _windowed(step: DrawnStep, offsets: Offsets, pictures: Sequence[PictureKey])
         values["task"] = _in_places(members, [texts or [] for texts in tasks])
     if step.episodes[0].membership.dataset is not None:
         values["dataset_index"] = torch.from_numpy(dataset)
-        _mark_missing(values, step, windows)
+    _mark_missing(values, step, members, rows_of)
     frames = {
         picture.key: _frames(
             step, members, picture.key, rows_of.get(picture.key, step.rows[:, None])
@@ -105,14 +105,46 @@ def _windowed(step: DrawnStep, offsets: Offsets, pictures: Sequence[PictureKey])
     )
 
 
-def _mark_missing(values: Batch, step: DrawnStep, windows: Collection[str]) -> None:
-    """Of each feature that not all datasets of a mixture have: which samples lack it. It counts as padding there."""
-    members = [episode.membership for episode in step.episodes]
-    for key in members[0].optional:
-        lacks = torch.tensor([key in member.missing for member in members])[step.episode_of]
-        values[f"{key}_is_missing"] = lacks
+def _mark_missing(
+    values: Batch,
+    step: DrawnStep,
+    members: Sequence[IntArray],
+    windows: Mapping[str, IntArray],
+) -> None:
+    """Mark the samples, or the rows of their windows, that lack a feature. They count as padding.
+
+    Args:
+        values: the step's batch, which gains masks.
+        step: the step.
+        members: of each episode of the step, which samples are of it.
+        windows: key -> rows (n, T) of its window.
+    """
+    of_datasets = [episode.membership for episode in step.episodes]
+    nullable = dict.fromkeys(of_datasets[0].nullable)
+    if of_datasets[0].is_lenient:
+        nullable |= dict.fromkeys(key for episode in step.episodes for key in episode.keys_missing)
+    for key in dict.fromkeys((*of_datasets[0].optional, *nullable)):
+        lacks: Any = np.array([key in member.missing for member in of_datasets])[step.episode_of]
+        if key in nullable:
+            lacks = _rows_missing(step, members, key, windows.get(key, step.rows)) | (
+                lacks[:, None] if key in windows else lacks
+            )
+        values[f"{key}_is_missing"] = torch.from_numpy(lacks)
         if key in windows:
-            values[f"{key}_is_pad"] |= lacks[:, None]
+            is_pad = lacks if lacks.ndim > 1 else lacks[:, None]
+            values[f"{key}_is_pad"] |= torch.from_numpy(is_pad)
+
+
+def _rows_missing(
+    step: DrawnStep, members: Sequence[IntArray], key: str, rows: IntArray
+) -> NDArray[np.bool_]:
+    """Whether each of these rows, (n,) or (n, T), lacks its value."""
+    lacks = np.zeros(rows.shape, dtype=np.bool_)
+    for episode, inside in zip(step.episodes, members, strict=True):
+        missing = episode.missing(key)
+        if missing is not None:
+            lacks[inside] = missing[rows[inside]]
+    return lacks
 
 
 def _gather(

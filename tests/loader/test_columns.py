@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import math
-import struct
-import zlib
 from typing import Any
 
 import numpy as np
@@ -14,9 +11,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
 
-from roboshard.loader.episodes.columns import Column, ImageFiles, make_column, make_images
+from roboshard.loader.episodes.columns import Column, make_column
 from roboshard.shards.errors import FormatError
 
 WHERE = "shard, episode 3, feature 'x'"
@@ -36,18 +32,6 @@ FLOATS = (pa.float16(), pa.float32(), pa.float64())
 def column(values: list[Any], kind: pa.DataType, dtype: str | None = None) -> Column:
     chunks = [pa.array(values[:1], kind), pa.array(values[1:], kind)]
     return make_column(pa.chunked_array(chunks, kind), dtype or str(kind), WHERE)
-
-
-def image_column(files: list[bytes | None], depth_factor: float | None = None) -> ImageFiles:
-    kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
-    rows = pa.array([{"bytes": file, "path": "frame.png"} for file in files], kind)
-    return make_images(pa.chunked_array([rows[:1], rows[1:]], kind), WHERE, depth_factor)
-
-
-def png(pixels: np.ndarray[Any, np.dtype[Any]]) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
-    return file.getvalue()
 
 
 def nested(leaf: pa.DataType, *sizes: int) -> pa.DataType:
@@ -131,16 +115,6 @@ def test_a_value_handed_out_is_a_copy() -> None:
 @pytest.mark.parametrize(
     ("values", "kind", "dtype", "reason"),
     [
-        ([1.0, None], pa.float32(), "float32", "1 rows have no value"),
-        ([[1.0], [None]], pa.list_(pa.float32(), 1), "float32", "an element without a value"),
-        (
-            [[[1.0]], [None]],
-            pa.list_(pa.list_(pa.float32(), 1), 1),
-            "float32",
-            "an element without a value",
-        ),
-        ([[[1.0]], [None]], pa.list_(pa.list_(pa.float32())), "float32", "without a value"),
-        ([[1], [2, None]], pa.list_(pa.int32()), "int32", "cannot become a tensor"),
         (
             [[[1], [2, 3]], [[4]]],
             pa.list_(pa.list_(pa.int32())),
@@ -151,11 +125,6 @@ def test_a_value_handed_out_is_a_copy() -> None:
         (["a", "b"], pa.string(), "float32", "cannot become a tensor"),
     ],
     ids=[
-        "null row",
-        "null element",
-        "null list of fixed size",
-        "null list",
-        "null among uneven lists",
         "uneven lists",
         "uint64",
         "strings",
@@ -166,6 +135,133 @@ def test_values_that_do_not_fit_are_refused_with_their_place(
 ) -> None:
     with pytest.raises(FormatError, match=f"{WHERE}.*{reason}"):
         column(values, kind, dtype)
+
+
+# -- Rows without a value --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "dtype", "filled"),
+    [
+        ([1.5, None, 2.5], pa.float64(), "float64", [1.5, 0.0, 2.5]),
+        ([1, None, 2**40], pa.int64(), "int64", [1, 0, 2**40]),
+        ([True, None, True], pa.bool_(), "bool", [True, False, True]),
+        (
+            [[1.0, 2.0], None, [3.0, 4.0]],
+            pa.list_(pa.float32(), 2),
+            "float32",
+            [[1, 2], [0, 0], [3, 4]],
+        ),
+        (
+            [[1.0, 2.0], None, [3.0, 4.0]],
+            pa.list_(pa.float32()),
+            "float32",
+            [[1, 2], [0, 0], [3, 4]],
+        ),
+        (
+            [[1.0, 2.0], [7.0, None], [3.0, 4.0]],
+            pa.list_(pa.float32(), 2),
+            "float32",
+            [[1, 2], [0, 0], [3, 4]],
+        ),
+        (
+            [[1.0, 2.0], [7.0, None], [3.0, 4.0]],
+            pa.large_list(pa.float32()),
+            "float32",
+            [[1, 2], [0, 0], [3, 4]],
+        ),
+        (
+            [[[1], [2]], [[3], None], [[4], [5]]],
+            pa.list_(pa.list_(pa.int8())),
+            "int8",
+            [[[1], [2]], [[0], [0]], [[4], [5]]],
+        ),
+        (
+            [[[1], [2]], [[3], [None]], [[4], [5]]],
+            pa.list_(pa.list_(pa.int8(), 1), 2),
+            "int8",
+            [[[1], [2]], [[0], [0]], [[4], [5]]],
+        ),
+    ],
+    ids=str,
+)
+def test_rows_without_a_value_are_zeros_and_told(
+    values: list[Any], kind: pa.DataType, dtype: str, filled: list[Any]
+) -> None:
+    found = column(values, kind, dtype)
+    assert found.missing is not None
+    assert found.missing.tolist() == [False, True, False]
+    taken = found.take(np.arange(3))
+    assert isinstance(taken, np.ndarray)
+    assert taken.tolist() == filled
+    assert window(found, 0, 1).tolist() == filled[:2]
+
+
+def test_a_text_without_a_value_is_empty_and_told() -> None:
+    found = column(["a", None, ""], pa.string(), "string")
+    assert found.take(np.array([1, 0, 2])) == ["", "a", ""]
+    assert found.missing is not None
+    assert found.missing.tolist() == [False, True, False]
+
+
+def test_uneven_lists_may_lack_a_row() -> None:
+    found = column([[1, 2], None, [3]], pa.list_(pa.int32()), "int32")
+    assert [at(found, row).tolist() for row in range(3)] == [[1, 2], [0, 0], [3]]
+    assert found.missing is not None
+    assert found.missing.tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize("kind", [pa.null(), pa.float32(), pa.list_(pa.float32())], ids=str)
+def test_a_column_of_nothing_has_the_shape_of_its_feature(kind: pa.DataType) -> None:
+    array = pa.chunked_array([pa.nulls(4, kind)])
+    found = make_column(array, "float32", WHERE, (3, 2))
+    assert found.missing is not None
+    assert found.missing.all()
+    assert window(found, 0, 3).shape == (2, 3, 2)
+    assert not window(found, 0, 3).any()
+
+
+def test_nan_is_a_value() -> None:
+    found = column([math.nan, 1.0], pa.float32())
+    assert found.missing is None
+    assert math.isnan(at(found, 0))
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.none(), st.lists(st.one_of(st.none(), st.integers(-9, 9)), min_size=2, max_size=2)
+        ),
+        min_size=1,
+        max_size=9,
+    )
+)
+def test_a_row_is_missing_where_any_part_of_it_is(rows: list[Any]) -> None:
+    """Whatever the list's kind, and in a slice of a longer array too."""
+    expected = [row is None or None in row for row in rows]
+    for kind in (pa.list_(pa.int16()), pa.large_list(pa.int16()), pa.list_(pa.int16(), 2)):
+        array = pa.array([[1, 2], *rows, None], kind)[1 : 1 + len(rows)]
+        found = make_column(pa.chunked_array([array]), "int16", WHERE, (2,))
+        missing = [False] * len(rows) if found.missing is None else found.missing.tolist()
+        assert missing == expected
+        for i, (row, is_missing) in enumerate(zip(rows, expected, strict=True)):
+            assert at(found, i).tolist() == ([0, 0] if is_missing else row)
+
+
+def test_text_that_is_not_utf8_is_refused_with_its_place() -> None:
+    broken = pa.array([b"\xff\xfe"]).view(pa.string())
+    with pytest.raises(FormatError, match=f"{WHERE}.*cannot be read"):
+        make_column(pa.chunked_array([broken]), "string", WHERE)
+    messages = pa.ListArray.from_arrays([0, 1], pa.StructArray.from_arrays([broken], ["content"]))
+    with pytest.raises(FormatError, match=f"{WHERE}.*cannot be read"):
+        make_column(pa.chunked_array([messages]), "language", WHERE)
+
+
+def test_tool_calls_that_are_nested_too_deep_stay_text() -> None:
+    deep = "[" * 100_000
+    rows = [[{"tool_calls": [deep, "[1]"]}]]
+    found = make_column(pa.chunked_array([pa.array(rows)]), "language", WHERE)
+    assert found.take(np.array([0])) == [[{"tool_calls": [deep, [1]]}]]
 
 
 # -- Language --------------------------------------------------------------------------------------------------
@@ -228,89 +324,3 @@ def test_language_that_is_no_list_of_messages_is_refused() -> None:
         FormatError, match=f"{WHERE}: language is stored as string, not as lists of structs"
     ):
         column(["a", "b"], pa.string(), "language")
-
-
-# -- Images ----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("channels", [1, 3, 4])
-def test_images_are_read_pixel_by_pixel(channels: int) -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (2, 8, 6, channels), dtype=np.uint8)
-    found = image_column([png(image.squeeze()) for image in pixels])
-    assert np.array_equal(found.pixels(1), pixels[1])
-
-
-def huge_png(width: int, height: int) -> bytes:
-    """A PNG of a few bytes that claims to be of any size."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-        )
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(b""))
-        + chunk(b"IEND", b"")
-    )
-
-
-GREY = png(np.zeros((4, 4), np.uint8))
-
-
-@pytest.mark.parametrize(
-    "file",
-    [
-        b"",
-        b"not an image",
-        GREY[:40],
-        GREY[:-30] + bytes(18) + GREY[-12:],
-        huge_png(60_000, 60_000),
-    ],
-    ids=["empty", "no image", "cut", "overwritten", "bomb"],
-)
-def test_unreadable_images_are_named(file: bytes) -> None:
-    with pytest.raises(FormatError, match=f"{WHERE}, row 1: not a readable image"):
-        image_column([GREY, file]).pixels(1)
-
-
-@pytest.mark.parametrize("kind", ["PNG", "TIFF", "float TIFF", "big-endian TIFF"])
-def test_sixteen_bit_and_float_images_keep_their_values(kind: str) -> None:
-    depth = np.random.default_rng(0).integers(0, 1 << 16, (8, 6), dtype=np.uint16)
-    stored = Image.fromarray(depth.astype(np.float32) if kind == "float TIFF" else depth)
-    if kind == "big-endian TIFF":
-        stored = Image.frombytes("I;16B", (6, 8), depth.astype(">u2").tobytes())
-    file = io.BytesIO()
-    stored.save(file, kind.rsplit(maxsplit=1)[-1])
-    found = image_column([file.getvalue()])
-    assert found.pixels(0).dtype == np.float32
-    assert np.array_equal(found.pixels(0), depth[:, :, None])
-
-
-@pytest.mark.parametrize("factor", [1.0, 1000.0])
-def test_eight_bit_depth_is_what_lerobot_makes_of_it(factor: float) -> None:
-    """`pil_to_chw_tensor` divides by 255, and `convert_image_depth_units` multiplies metres."""
-    levels = np.random.default_rng(0).integers(0, 256, (8, 6), dtype=np.uint8)
-    found = image_column([png(levels)], factor)
-    expected = (torch.from_numpy(levels).float().div(255) * factor)[:, :, None].numpy()
-    assert found.pixels(0).dtype == np.float32
-    assert np.array_equal(found.pixels(0), expected)
-
-
-def test_images_of_other_kinds_are_refused() -> None:
-    file = io.BytesIO()
-    Image.new("CMYK", (4, 4)).save(file, "TIFF")
-    with pytest.raises(FormatError, match="row 0: image mode CMYK is not one of"):
-        image_column([file.getvalue()]).pixels(0)
-
-
-def test_images_that_are_stored_otherwise_are_refused() -> None:
-    with pytest.raises(FormatError, match=f"{WHERE}.*not as a struct with a field 'bytes'"):
-        make_images(pa.chunked_array([pa.array([b"a", b"b"])]), WHERE)
-
-
-def test_an_image_that_points_outside_the_dataset_is_refused() -> None:
-    with pytest.raises(FormatError, match="points to a file outside the dataset"):
-        image_column([GREY, None])

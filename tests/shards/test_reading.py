@@ -229,10 +229,13 @@ def test_pipes_and_schemes_that_are_not_served_are_refused(url: str, pusht_shard
 def test_no_dataset_json_is_no_dataset_and_says_what_to_do(
     tmp_path: Path, pusht_source: Path
 ) -> None:
-    for root in (tmp_path, pusht_source, tmp_path / "nowhere"):
-        with pytest.raises(
-            MissingError, match=r"Not a roboshard dataset.*run convert-to-shards again"
-        ) as error:
+    unfinished = r"Not a roboshard dataset.*run convert-to-shards again"
+    for root, remedy in (
+        (tmp_path, unfinished),
+        (tmp_path / "nowhere", unfinished),
+        (pusht_source, r"This is a LeRobot dataset.*`convert-to-shards .*pusht_sim DST`"),
+    ):
+        with pytest.raises(MissingError, match=remedy) as error:
             ShardedDataset.open(str(root))
         assert f"{root}/dataset.json" in str(error.value)
 
