@@ -37,10 +37,12 @@ test-ray: setup
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[test-ray]'
 	$(BIN)/python -m pytest -m ray
 
-# LeRobot's policies and its trainer, in an environment of their own below .peers/: a gigabyte.
+# LeRobot itself, in environments of their own below .peers/: its recorder, tools and readers of 0.4.4 and 0.6.1, and
+# the policies and the trainer of 0.4.4. A gigabyte, and six for 0.6.1, which needs Python 3.12: as python3.12 or from
+# pyenv or uv. Where there is none its tests are skipped, and the summary says so.
 test-lerobot: setup
 	PYTHONPATH=benchmarks $(BIN)/python -c 'from loading_peers import PEERS, lerobot_python; lerobot_python(PEERS, training=True)'
-	$(BIN)/python -m pytest -m lerobot
+	$(BIN)/python -m pytest -m lerobot -rs
 
 # Recordings for the Rerun viewer, read back with rerun-sdk.
 test-rerun: setup

@@ -14,7 +14,7 @@ from support.lerobot_source import EVERY_KIND, Source, build
 from roboshard.converter import ConvertConfig, convert
 
 if TYPE_CHECKING:
-    from support.lerobot import Run
+    from support.lerobot import LeRobot
 
 pytest_plugins = ["support.lerobot"]
 pytestmark = pytest.mark.lerobot
@@ -61,14 +61,14 @@ def losses(output: str) -> dict[int, float]:
 
 
 def test_metadata_policies_and_samples_equal_those_of_lerobots_dataset(
-    lerobot_training: Run, pusht_source: Path, pusht_shards: Path
+    lerobot_training: LeRobot, pusht_source: Path, pusht_shards: Path
 ) -> None:
     program = Path(__file__).parent / "lerobot_program.py"
     assert int(lerobot_training(program, pusht_source, pusht_shards).stdout) == 18
 
 
 def test_the_code_of_the_page_runs(
-    lerobot_training: Run, pusht_shards: Path, tmp_path: Path
+    lerobot_training: LeRobot, pusht_shards: Path, tmp_path: Path
 ) -> None:
     (code,) = BLOCK.findall((PROJECT / "docs/lerobot.md").read_text())
     (tmp_path / "my_dataset_shards").symlink_to(pusht_shards, target_is_directory=True)
@@ -79,7 +79,7 @@ def test_the_code_of_the_page_runs(
 
 
 def test_the_example_learns_and_a_resumed_run_repeats_the_uninterrupted_one(
-    lerobot_training: Run, pusht_shards: Path, tmp_path: Path
+    lerobot_training: LeRobot, pusht_shards: Path, tmp_path: Path
 ) -> None:
     def train(output: Path) -> dict[int, float]:
         example = EXAMPLES / "train_lerobot.py"
@@ -95,7 +95,7 @@ def test_the_example_learns_and_a_resumed_run_repeats_the_uninterrupted_one(
 
 
 def test_lerobots_trainer_runs_on_shards_and_resumes_with_the_next_batch(
-    lerobot_training: Run, pusht_shards: Path, tmp_path: Path
+    lerobot_training: LeRobot, pusht_shards: Path, tmp_path: Path
 ) -> None:
     trainer, output = EXAMPLES / "lerobot_trainer.py", tmp_path / "act"
     training = {
@@ -118,7 +118,9 @@ def test_lerobots_trainer_runs_on_shards_and_resumes_with_the_next_batch(
     assert again == {step: whole[step] for step in (4, 5, 6)}
 
 
-def test_statistics_of_colours_are_not_put_on_depth(lerobot_training: Run, tmp_path: Path) -> None:
+def test_statistics_of_colours_are_not_put_on_depth(
+    lerobot_training: LeRobot, tmp_path: Path
+) -> None:
     colour, depth = EVERY_KIND.cameras[:2]
     source = Source(
         lengths=(3,), cameras=(colour, depth), depth_images={"observation.depth.m": "m"}

@@ -1,8 +1,12 @@
-"""The trouble cases of tests/data/cases: small LeRobot datasets with what LeRobot returned for every sample."""
+"""Small LeRobot datasets with what LeRobot returned for every sample: tests/data/cases and tests/data/lerobot_tools.
+
+It knows nothing of roboshard: LeRobot's own environment reads cases with it too.
+"""
 
 from __future__ import annotations
 
 import json
+import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +15,7 @@ import numpy as np
 import torch
 
 CASES = Path(__file__).parents[1] / "data/cases"
+TOOL_CASES = Path(__file__).parents[1] / "data/lerobot_tools"
 ROUNDING = 2
 """Levels of 255 by which pictures may differ where a machine's conversion to RGB rounds differently."""
 
@@ -36,22 +41,43 @@ def case_names(*, with_samples: bool = True) -> list[str]:
     return [path.name for path in folders if (path / "expected.npz").exists() or not with_samples]
 
 
+def tool_case_names() -> list[str]:
+    """Datasets that LeRobot's own tools made: "<version>/<name>"."""
+    return sorted(
+        path.parent.relative_to(TOOL_CASES).as_posix()
+        for path in TOOL_CASES.glob("*/*/expected.npz")
+    )
+
+
 def read_case(name: str) -> Case:
-    """A case with LeRobot's samples."""
-    folder = CASES / name
-    samples: list[dict[str, Any]] = json.loads((folder / "expected.json").read_text())
+    """A trouble case with LeRobot's samples."""
+    return Case(name=name, source=CASES / name / "src", samples=read_samples(CASES / name))
+
+
+def read_tool_case(name: str, folder: Path) -> Case:
+    """A dataset that LeRobot's tools made, unpacked below `folder`, with LeRobot's samples."""
+    with tarfile.open(TOOL_CASES / name / "src.tar.xz") as archive:
+        archive.extractall(folder, filter="data")
+    return Case(name=name, source=folder / "src", samples=read_samples(TOOL_CASES / name))
+
+
+def read_samples(folder: Path) -> list[dict[str, Any]]:
+    """The samples that are stored in a folder's expected.json and expected.npz."""
+    samples: list[dict[str, Any]] = json.loads(
+        (folder / "expected.json").read_text(encoding="utf-8")
+    )
     with np.load(folder / "expected.npz", allow_pickle=False) as arrays:
         for place in arrays.files:
             number, key = place.split("|", 1)
             samples[int(number)][key] = arrays[place]
-    return Case(name=name, source=folder / "src", samples=samples)
+    return samples
 
 
 def check_sample(found: dict[str, Any], expected: dict[str, Any]) -> None:
     """Hold a sample against LeRobot's: keys, shapes, dtypes and values; pictures within `ROUNDING`."""
     assert set(found) == set(expected)
     for key, value in expected.items():
-        if value is None or isinstance(value, str):
+        if not isinstance(value, np.ndarray):
             assert found[key] == value, key
             continue
         assert isinstance(found[key], torch.Tensor), key

@@ -1,9 +1,16 @@
-"""LeRobot 0.4.4 itself, in the environment of benchmarks/loading.py: `.peers/lerobot`, made if need be."""
+"""LeRobot itself, in environments of its own below `.peers`, made if need be: 0.4.4, 0.6.1, and 0.3.3 for v2.1.
+
+LeRobot 0.4.4 is the one of benchmarks/loading.py. 0.3.3 lies in a folder before its packages. 0.6.1 needs
+Python 3.12, as `python3.12` or from pyenv or uv, and takes 6 GB.
+"""
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Iterator
+from dataclasses import dataclass
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
@@ -11,7 +18,53 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[2]
-Run = Callable[..., subprocess.CompletedProcess[str]]
+PEERS = ROOT / ".peers"
+VERSIONS = ("0.4.4", "0.6.1")
+REQUIREMENTS = Path(__file__).parents[1] / "lerobot_0.6_requirements.txt"
+V21_PACKAGES = ("lerobot==0.3.3", "datasets==3.6.0")
+
+
+@dataclass(frozen=True)
+class LeRobot:
+    """Runs programs with an interpreter that has LeRobot of this version."""
+
+    version: str
+    python: Path
+    variables: dict[str, str]
+
+    def __call__(
+        self, program: Path, *args: object, cwd: Path = ROOT
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a program to its end, which must be a good one."""
+        command = [str(self.python), str(program), *map(str, args)]
+        options: dict[str, Any] = {"env": self.variables, "cwd": cwd, "timeout": 600}
+        done = subprocess.run(command, capture_output=True, text=True, check=False, **options)
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done
+
+
+def lerobot_of(version: str, home: Path, *, training: bool = False) -> LeRobot:
+    """LeRobot of a version; the running test is skipped, with the reason, where there can be none.
+
+    Args:
+        version: "0.3.3", "0.4.4" or "0.6.1".
+        home: Folder for what LeRobot and the Hub's client write.
+        training: Whether roboshard is to be importable too; only with 0.4.4.
+    """
+    try:
+        python, paths = _ENVIRONMENTS[version]()
+    except (OSError, LookupError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"an environment with LeRobot {version} cannot be made here: {error}")
+    paths = [*paths] if training else [*paths, str(ROOT / "tests")]
+    variables = {
+        **os.environ,
+        "HF_HUB_OFFLINE": "1",
+        "HF_HOME": str(home),
+        "OMP_NUM_THREADS": "1",
+        "PYTHONHASHSEED": "0",
+        "PYTHONPATH": os.pathsep.join(paths),
+    }
+    return LeRobot(version, python, variables)
 
 
 def _peers() -> Any:
@@ -23,34 +76,71 @@ def _peers() -> Any:
     return module
 
 
-def _runner(home: Path, *, training: bool) -> Run:
+def _environment_0_4() -> tuple[Path, list[str]]:
     peers = _peers()
-    try:
-        python = peers.lerobot_python(ROOT / ".peers", training=training)
-    except (OSError, subprocess.CalledProcessError) as error:
-        pytest.skip(f"an environment with LeRobot 0.4.4 cannot be made here: {error}")
-    environment = peers.lerobot_environment(training=training) | {
-        "HF_HOME": str(home),
-        "OMP_NUM_THREADS": "1",
-    }
+    return peers.lerobot_python(PEERS, training=True), [str(peers.PROGRAMS / "training")]
 
-    def run(program: Path, *args: object, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-        command = [str(python), str(program), *map(str, args)]
-        options: dict[str, Any] = {"env": environment, "cwd": cwd, "timeout": 600}
-        done = subprocess.run(command, capture_output=True, text=True, check=False, **options)
-        assert done.returncode == 0, done.stderr[-3000:]
-        return done
 
-    return run
+def _environment_0_3() -> tuple[Path, list[str]]:
+    python, paths = _environment_0_4()
+    folder = PEERS / "lerobot_0.3.3"
+    ready = folder / ".ready"
+    if not ready.exists():
+        install = [str(python), "-m", "pip", "install", "-q", "--no-deps", "--target", str(folder)]
+        subprocess.run([*install, *V21_PACKAGES], check=True)
+        ready.touch()
+    return python, [str(folder), *paths]
+
+
+def _environment_0_6() -> tuple[Path, list[str]]:
+    folder, wanted = PEERS / "lerobot_0.6.1", REQUIREMENTS.read_text()
+    python, ready = folder / "bin/python", folder / ".ready"
+    if not ready.exists() or ready.read_text() != wanted:
+        subprocess.run([_python_3_12(), "-m", "venv", "--clear", str(folder)], check=True)
+        install = [str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check"]
+        subprocess.run([*install, "-r", str(REQUIREMENTS)], check=True)
+        ready.write_text(wanted)
+    return python, []
+
+
+def _python_3_12() -> str:
+    """An interpreter of Python 3.12, wherever one is usual."""
+    for candidate in _interpreters():
+        says = [candidate, "-c", "import sys; print(*sys.version_info[:2])"]
+        done = subprocess.run(says, capture_output=True, text=True, check=False)
+        if done.returncode == 0 and done.stdout.split() == ["3", "12"]:
+            return candidate
+    raise LookupError("no Python 3.12 as python3.12, nor in pyenv (pyenv install 3.12) or uv")
+
+
+def _interpreters() -> Iterator[str]:
+    if found := shutil.which("python3.12"):
+        yield found
+    for command in (["pyenv", "prefix", "3.12"], ["uv", "python", "find", "3.12"]):
+        if shutil.which(command[0]) is None:
+            continue
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        place = Path(done.stdout.strip())
+        if done.returncode == 0:
+            yield str(place / "bin/python" if place.is_dir() else place)
+
+
+_ENVIRONMENTS = {"0.3.3": _environment_0_3, "0.4.4": _environment_0_4, "0.6.1": _environment_0_6}
+
+
+@pytest.fixture(scope="session", params=VERSIONS)
+def lerobot(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> LeRobot:
+    """Runs a program with LeRobot's datasets, once with each version."""
+    return lerobot_of(request.param, tmp_path_factory.mktemp("lerobot"))
 
 
 @pytest.fixture(scope="session")
-def lerobot(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Runs a program there, with LeRobot's datasets."""
-    return _runner(tmp_path_factory.mktemp("lerobot"), training=False)
+def lerobot_v21(tmp_path_factory: pytest.TempPathFactory) -> LeRobot:
+    """The same with LeRobot 0.3.3, which writes v2.1."""
+    return lerobot_of("0.3.3", tmp_path_factory.mktemp("lerobot"))
 
 
 @pytest.fixture(scope="session")
-def lerobot_training(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """The same with its policies, its trainer and roboshard."""
-    return _runner(tmp_path_factory.mktemp("lerobot"), training=True)
+def lerobot_training(tmp_path_factory: pytest.TempPathFactory) -> LeRobot:
+    """The same with LeRobot 0.4.4, its policies, its trainer and roboshard."""
+    return lerobot_of("0.4.4", tmp_path_factory.mktemp("lerobot"), training=True)

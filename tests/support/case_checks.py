@@ -1,0 +1,55 @@
+"""What must hold of every dataset for which LeRobot's samples are known."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+from roboshard.converter import ConvertConfig, convert
+from roboshard.exporter import ExportConfig, export
+from roboshard.inspector import VerifyConfig, verify
+from roboshard.loader import open_dataset
+
+from .cases import Case, check_sample
+
+
+def converted(source: Path, destination: Path) -> str:
+    """Convert a dataset into several shards, and return their root."""
+    convert(
+        ConvertConfig(
+            source=str(source), destination=str(destination), shard_size="64KB", workers=1
+        )
+    )
+    return str(destination)
+
+
+def check_in_order(root: str, case: Case, order: list[int]) -> None:
+    """Every sample asked for in this order, of one dataset whose decoders go from sample to sample."""
+    dataset = open_dataset(root)
+    assert len(dataset) == len(case.samples)
+    for number in order:
+        check_sample(dataset[number], case.samples[number])
+
+
+def check_loads(case: Case, folder: Path) -> None:
+    """Converted, samples are LeRobot's: forwards, backwards and shuffled."""
+    root = converted(case.source, folder / "shards")
+    forwards = list(range(len(case.samples)))
+    shuffled = random.Random(0).sample(forwards * 2, 2 * len(forwards))
+    for order in (forwards, forwards[::-1], shuffled):
+        check_in_order(root, case, order)
+
+
+def check_verifies(case: Case, folder: Path) -> None:
+    """Converted, the shards are found to hold what their source does."""
+    root = converted(case.source, folder / "shards")
+    report = verify(VerifyConfig(url=root, against=str(case.source), frames=2))
+    assert report.ok, report.as_json()
+
+
+def check_round_trip(case: Case, folder: Path) -> None:
+    """LeRobot -> shards -> LeRobot -> shards: the samples are still LeRobot's."""
+    root = converted(case.source, folder / "shards")
+    export(ExportConfig(source=root, destination=str(folder / "exported")))
+    again = converted(folder / "exported", folder / "again")
+    check_in_order(again, case, list(range(len(case.samples))))
