@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -42,7 +43,7 @@ def test_an_episode_with_dropped_frames_is_refused_and_can_be_left_out(
     )
     with pytest.raises(SourceError, match=r"episode 0, .*fewer frames than the rows"):
         convert(config)
-    convert(config.model_copy(update={"on_error": "skip"}))
+    convert(replace(config, on_error="skip"))
     dataset = open_dataset(str(tmp_path / "shards"))
     whole = [sample for sample in case.samples if sample["episode_index"] == 1]
     assert len(dataset) == len(whole) == 5

@@ -16,7 +16,7 @@ FPS = 10
 HEIGHT, WIDTH = 64, 96
 LENGTHS = (5, 4, 6)
 TOP, WRIST = "observation.images.top", "observation.images.wrist"
-DEPTH = "observation.images.depth"
+DEPTH, DEPTH_IN_METRES = "observation.images.depth", "observation.images.depth_in_metres"
 
 Features = dict[str, dict[str, Any]]
 STATE: Features = {
@@ -83,6 +83,7 @@ def values(features: Features, episode: int, frame: int) -> dict[str, Any]:
         "next.reward": np.array([frame / 10], np.float32),
         "operator": f"anna {episode} 抓取",
         DEPTH: depth(episode, frame),
+        DEPTH_IN_METRES: (depth(episode, frame) / 1000).astype(np.float32),
     }
     return {
         key: known[key] if key in known else picture(key, episode, frame)
