@@ -42,6 +42,8 @@ CASES = {
 SINCE_0_6 = ("annotated", "recorded_depth")
 """Features that LeRobot 0.4.4 does not know: language columns and depth maps."""
 INEXACT = "recorded_with_frames_dropped"
+OPEN_GOPS = ("h264_bt2020", "hevc_10bit_g4")
+"""Frames after a keyframe that are shown before it: LeRobot misses them, in the sources too, where it has to seek."""
 Stored = dict[str, tuple[Path, Path]]
 
 
@@ -89,7 +91,10 @@ def test_lerobot_reads_exported_cases_as_it_read_their_sources(
 ) -> None:
     stored, failures = exported
     made = {name: place for name, place in stored.items() if name not in failures}
-    found = outcomes(lerobot, "compare", *_readable(made, lerobot))
+    has_open = {name: place for name, place in made.items() if name in OPEN_GOPS}
+    closed = {name: place for name, place in made.items() if name not in OPEN_GOPS}
+    found = outcomes(lerobot, "compare", *_readable(closed, lerobot))
+    found |= outcomes(lerobot, "compare_exactly", *_readable(has_open, lerobot))
     assert len(stored) > 70
     assert failures | {name: failure for name, failure in found.items() if failure} == {}
 

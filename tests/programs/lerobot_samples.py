@@ -2,6 +2,7 @@
 
     python lerobot_samples.py record FOLDER ...            FOLDER/src -> FOLDER/expected.npz and expected.json
     python lerobot_samples.py compare FOLDER=DATASET ...   samples of DATASET against those stored in FOLDER
+    python lerobot_samples.py compare_exactly ...          the same, where LeRobot's decoders seek exactly
 
 Prints for each folder a line of JSON: its name, and None or how it failed. Pictures of cameras are stored as the
 bytes that they were; depth maps as they come.
@@ -24,6 +25,20 @@ def samples(root: Path) -> Iterator[dict[str, Any]]:
     dataset = LeRobotDataset("local/it", root=root, video_backend="torchcodec")
     for number in range(len(dataset)):
         yield dataset[number]
+
+
+def seek_exactly() -> None:
+    """Have decoders read a file through before they seek in it.
+
+    LeRobot's do not, and then miss frames before a keyframe that come after it in the file, unless they come to
+    them by reading on from the frame before.
+    """
+    from torchcodec import decoders  # noqa: PLC0415
+
+    as_it_is = decoders.VideoDecoder
+    decoders.VideoDecoder = lambda source, **options: as_it_is(
+        source, **{**options, "seek_mode": "exact"}
+    )
 
 
 def as_stored(value: Any) -> Any:
@@ -65,6 +80,8 @@ def compare(folder: Path, dataset: Path) -> None:
 
 def main() -> None:
     """Do what `sys.argv` says for each folder."""
+    if sys.argv[1] == "compare_exactly":
+        seek_exactly()
     for argument in sys.argv[2:]:
         folder, _, dataset = argument.partition("=")
         failure = None
