@@ -1,9 +1,11 @@
 """A bounded cache of remote bytes in a folder that all processes of a machine share.
 
-What is asked for is named by content, so a name never means two things, and nothing ever has to be invalidated.
+What is asked for is named by where it lies and which version of it, so a name never means two things, and nothing
+ever has to be invalidated. What it must be, the caller says by a checksum: the cache believes neither its files nor
+what it is given.
 One `get` on one page:
 
-    look     the entry is there and whole: its bytes
+    look     the entry is there, whole, and what the caller expects: its bytes
     claim    else lock its part file; who has to wait for that reads, through the file that it has open, what the
              other wrote
     fetch    by the caller's function
@@ -24,18 +26,22 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from crc32c import crc32c
+
 from roboshard.shards import cache_files as files
-from roboshard.shards.cache_counts import CacheStats, this_process
-from roboshard.shards.cache_files import PART, TRAILER, CacheKey
+from roboshard.shards import cache_folder
+from roboshard.shards.cache_files import PART, TRAILER, CacheKey, object_of
+from roboshard.shards.cache_folder import OVERHEAD, Account, opened_account
+from roboshard.shards.cache_process import this_process
 from roboshard.shards.errors import OptionError, StorageError
 
-__all__ = ["CacheKey", "CacheStats", "DiskCache"]
+__all__ = ["CacheKey", "DiskCache", "object_of"]
 
 MIN_BYTES = 1 << 16
 KEEP_FRACTION = 0.9
 """Removing stops here, so that the next scan is far away: a tenth of the folder is written between two."""
 EVICT_SECONDS = 3.0
-"""Or here, once there is room: others wait to write, and give up after `cache_files.LOCK_SECONDS`."""
+"""Or here, once there is room: others wait to write, and give up after `cache_folder.LOCK_SECONDS`."""
 TOUCH_SECONDS = 10.0
 """The last use of an entry is noted this exactly, so that hits rarely write."""
 WAIT_SECONDS = 300.0
@@ -84,38 +90,37 @@ class DiskCache:
     def get(self, key: CacheKey, length: int, fetch: Callable[[], bytes]) -> bytes:
         """`length` bytes of the object from the key's offset: from the folder, or by `fetch`, called once at most.
 
-        Bytes of the folder are those that some `fetch` returned. `fetch` should verify: who finds them wrong later
-        must `drop` them.
+        Bytes of the folder have the key's checksum. An entry that has not is removed, as a torn one is. What `fetch`
+        returns goes back as it is, but is kept only if it is what the key says.
 
         Raises:
             OptionError: no key; or, at a process's first use, what `open` raises it for.
             Whatever `fetch` raises. What the cache itself runs into is a RuntimeWarning, once per process.
         """
         name = files.entry_name(key, length)
-        if length + TRAILER.size > self.max_bytes - files.OVERHEAD:
-            return self._fetched(fetch)
+        if length + TRAILER.size > self.max_bytes - OVERHEAD:
+            return fetch()
         with ExitStack() as held:
             found: bytes | _Claim | None = None
             try:
                 self._open()
-                found = self._look(name, length) or self._claim(name, length, held)
+                found = self._look(name, length, key) or self._claim(name, length, key, held)
             except OSError as error:
                 self._step_aside(error)
             if isinstance(found, bytes):
-                this_process().add(self.folder, hits=1, hit_bytes=length)
                 return found
-            data = self._fetched(fetch)
+            data = fetch()
             if found is not None and len(data) == length:
                 try:
-                    self._store(found, data)
+                    self._store(found, data, key)
                 except OSError as error:
                     self._step_aside(error)
             return data
 
     def keep(self, key: CacheKey, data: bytes | memoryview) -> None:
-        """Keep bytes that came along with others and were verified, unless they are there or somebody writes them."""
+        """Keep bytes that came along with others, if they are what the key says, unless they are there or coming."""
         name = files.entry_name(key, len(data))
-        if len(data) + TRAILER.size > self.max_bytes - files.OVERHEAD:
+        if len(data) + TRAILER.size > self.max_bytes - OVERHEAD:
             return
         with ExitStack() as held:
             try:
@@ -123,19 +128,12 @@ class DiskCache:
                 found = (
                     None
                     if self.holds(key, len(data))
-                    else self._claim(name, len(data), held, patience=0)
+                    else self._claim(name, len(data), key, held, patience=0)
                 )
                 if isinstance(found, _Claim):
-                    self._store(found, data)
+                    self._store(found, data, key)
             except OSError as error:
                 self._step_aside(error)
-
-    def drop(self, key: CacheKey, length: int) -> None:
-        """Remove an entry, for a caller whose own check says that its bytes are wrong."""
-        name = files.entry_name(key, length)
-        with suppress(OSError), ExitStack() as held:
-            bucket = held.enter_context(files.opened_bucket(self.folder, name))
-            self._drop(held.enter_context(files.opened(name, os.O_RDONLY, bucket)), name, bucket)
 
     def holds(self, key: CacheKey, length: int) -> bool:
         """Whether an entry is there, for planning only: it may be gone, or found damaged, a moment later."""
@@ -147,22 +145,18 @@ class DiskCache:
             return True
         return False
 
-    def stats(self) -> CacheStats:
-        """What this process has had of the folder."""
-        return this_process().stats(self.folder)
-
     # -- Looking ---------------------------------------------------------------------------------------------------
 
     def _open(self) -> None:
         """Once in each process: claim the folder; where the account is not known or over the cap, put it right."""
         if self in this_process().opened:
             return
-        files.claim_folder(self.folder)
+        cache_folder.claim_folder(self.folder)
         this_process().opened.add(self)
         try:
             with (
                 files.opened_home(self.folder, make=True) as home,
-                files.opened_account(home) as account,
+                opened_account(home) as account,
             ):
                 used = account.read()
                 if used is None or used > self.max_bytes:
@@ -170,18 +164,18 @@ class DiskCache:
         except OSError as error:  # what cannot be written can still be read
             self._step_aside(error)
 
-    def _look(self, name: str, length: int) -> bytes | None:
+    def _look(self, name: str, length: int, key: CacheKey) -> bytes | None:
         try:
             with files.opened_bucket(self.folder, name) as bucket:
-                return self._look_in(bucket, name, length)
+                return self._look_in(bucket, name, length, key)
         except FileNotFoundError:
             return None
 
-    def _look_in(self, bucket: int, name: str, length: int) -> bytes | None:
+    def _look_in(self, bucket: int, name: str, length: int, key: CacheKey) -> bytes | None:
         try:
             with files.opened(name, os.O_RDONLY, bucket) as descriptor:
                 # Open, it can be read to its end whoever removes it.
-                data = files.read_entry(descriptor, name, length)
+                data = files.read_entry(descriptor, name, length, key.crc32c)
                 if data is None:
                     self._drop(descriptor, name, bucket)
                 elif not 0 <= time.time() - os.fstat(descriptor).st_mtime < TOUCH_SECONDS:
@@ -194,14 +188,19 @@ class DiskCache:
             return None
 
     def _drop(self, descriptor: int, name: str, bucket: int) -> None:
-        with files.opened_home(self.folder) as home, files.opened_account(home) as account:
+        with files.opened_home(self.folder) as home, opened_account(home) as account:
             if files.is_at(descriptor, name, bucket):
                 _remove(descriptor, name, bucket, account)
 
     # -- One download, however many ask ----------------------------------------------------------------------------
 
     def _claim(
-        self, name: str, length: int, held: ExitStack, patience: float = WAIT_SECONDS
+        self,
+        name: str,
+        length: int,
+        key: CacheKey,
+        held: ExitStack,
+        patience: float = WAIT_SECONDS,
     ) -> "bytes | _Claim | None":
         """The right to download, until `held` ends; the bytes, if another did; None: download, and keep nothing."""
         bucket = held.enter_context(files.opened_bucket(self.folder, name, make=True))
@@ -217,7 +216,7 @@ class DiskCache:
                     claim = _Claim(self, bucket, part, name)
                     claim.check()
                     attempt.callback(claim.end)
-                    if (data := self._look_in(bucket, name, length)) is not None:
+                    if (data := self._look_in(bucket, name, length, key)) is not None:
                         return data  # written after the first look
                     held.push(attempt.pop_all())
                     return claim
@@ -225,21 +224,19 @@ class DiskCache:
                     # The one who had it has ended. If well, this is the entry itself, whatever became of its name
                     # since; if not, everyone who waited tries alone and at once, not one after the other.
                     files.unlocked(part)
-                    return files.read_entry(part, name, length)
+                    return files.read_entry(part, name, length, key.crc32c)
             # A scan removed the part as a dead one's, between its opening and its lock; or its entry is ready.
-            if (data := self._look_in(bucket, name, length)) is not None:
+            if (data := self._look_in(bucket, name, length, key)) is not None:
                 return data
         return None
 
-    def _fetched(self, fetch: Callable[[], bytes]) -> bytes:
-        this_process().add(self.folder, misses=1)
-        return fetch()
-
     # -- Writing ---------------------------------------------------------------------------------------------------
 
-    def _store(self, claim: "_Claim", data: bytes | memoryview) -> None:
+    def _store(self, claim: "_Claim", data: bytes | memoryview, key: CacheKey) -> None:
+        if crc32c(data) != key.crc32c:
+            return
         size = len(data) + TRAILER.size
-        with files.opened_home(self.folder) as home, files.opened_account(home) as account:
+        with files.opened_home(self.folder) as home, opened_account(home) as account:
             grows = max(0, size - os.fstat(claim.part).st_size)
             used = account.read()
             if used is None or used + grows > self.max_bytes:
@@ -252,22 +249,20 @@ class DiskCache:
             except OSError:
                 account.write(used)
                 raise
-        files.write_entry(claim.part, claim.name, data)
+        files.write_entry(claim.part, claim.name, data, key.crc32c)
         # Under the lock, or a scan that runs meanwhile could miss the file under both names.
-        with files.opened_home(self.folder) as home, files.opened_account(home):
+        with files.opened_home(self.folder) as home, opened_account(home):
             os.rename(
                 claim.name + PART, claim.name, src_dir_fd=claim.bucket, dst_dir_fd=claim.bucket
             )
             claim.is_published = True
 
-    def _evict(self, home: int, account: files.Account, needed: int) -> int:
+    def _evict(self, home: int, account: Account, needed: int) -> int:
         """Count all files, and if `needed` bytes do not fit, remove those used longest ago; the bytes in use then."""
-        found = list(files.scan(home))
-        used = before = files.OVERHEAD + sum(file.size for file in found)
+        found = list(cache_folder.scan(home))
+        used = OVERHEAD + sum(file.size for file in found)
         parts = sum(file.size for file in found if file.name.endswith(PART))
-        if (
-            used + needed > self.max_bytes >= parts + needed + files.OVERHEAD
-        ):  # nothing goes in vain
+        if used + needed > self.max_bytes >= parts + needed + OVERHEAD:  # nothing goes in vain
             target = max(0, int(self.max_bytes * KEEP_FRACTION) - needed)
             found.sort(reverse=True)
             end = time.monotonic() + EVICT_SECONDS
@@ -280,7 +275,6 @@ class DiskCache:
                 if not file.name.endswith(PART) and _unlinked(file.name, home):
                     used -= file.size
         account.write(used)
-        this_process().add(self.folder, evicted_bytes=before - used)
         return used
 
     def _step_aside(self, error: OSError) -> None:
@@ -313,13 +307,12 @@ class _Claim:
             if os.fstat(self.part).st_size == 0:  # nothing to account for, so nothing to wait for
                 os.unlink(self.name + PART, dir_fd=self.bucket)
                 return
-            with files.opened_account(home) as account:
+            with opened_account(home) as account:
                 _remove(self.part, self.name + PART, self.bucket, account)
 
 
-def _remove(descriptor: int, name: str, bucket: int, account: files.Account) -> None:
-    key = files.entry_key(name)
-    expected = key[1] + TRAILER.size if key else 0
+def _remove(descriptor: int, name: str, bucket: int, account: Account) -> None:
+    expected = (files.entry_length(name) or 0) + TRAILER.size
     os.unlink(name, dir_fd=bucket)
     used = account.read()
     if used is not None:  # less may go than was counted, where others changed the file; never more

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from roboshard.shards import storage
-from roboshard.shards.cache import CacheKey, DiskCache
+from roboshard.shards.cache import CacheKey, DiskCache, object_of
 from roboshard.shards.errors import DamageError, MissingError
 from roboshard.shards.ranges import ByteRange, coalesce
 from roboshard.shards.sample import Piece
@@ -55,6 +55,11 @@ class ShardReads:
         self._is_local = storage.is_local(self._url)
         self._total = None if self._is_local else shard.size  # of local ones known before
         self._cache = None if self._is_local else settings.cache
+        self._object = (
+            ""
+            if self._cache is None
+            else object_of(storage.identity(self._url), shard.size, shard.sha256)
+        )
         self._patience = settings.patience
         self._on_read = on_read
         self._pieces = [piece for piece in planned if not self._is_cached(piece)]
@@ -128,7 +133,7 @@ class ShardReads:
         return memoryview(data)
 
     def _key(self, piece: Piece) -> CacheKey:
-        return CacheKey(self._shard.sha256, piece.range.offset)
+        return CacheKey(self._object, piece.range.offset, int(piece.crc32c, 16))
 
     def _is_cached(self, piece: Piece) -> bool:
         return self._cache is not None and self._cache.holds(self._key(piece), piece.range.length)

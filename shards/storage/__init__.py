@@ -15,6 +15,7 @@ Callers say `read_range(url, offset, length)` and get exactly those bytes or an 
 from roboshard.shards.storage.access import (
     Storage,
     forget,
+    identity,
     list_files,
     pinned,
     read_all,
@@ -37,6 +38,7 @@ __all__ = [
     "Patience",
     "Storage",
     "forget",
+    "identity",
     "is_local",
     "join",
     "list_files",

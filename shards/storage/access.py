@@ -6,7 +6,7 @@ from typing import Protocol, runtime_checkable
 from roboshard.shards.errors import StorageError
 from roboshard.shards.storage.local import LocalStorage
 from roboshard.shards.storage.retry import PATIENCE, Patience
-from roboshard.shards.storage.urls import is_local
+from roboshard.shards.storage.urls import is_local, place_of
 
 COPY_CHUNK = 1 << 20
 
@@ -102,6 +102,15 @@ def pinned(url: str, *, patience: Patience = PATIENCE) -> str:
     from roboshard.shards.storage import hub  # noqa: PLC0415 - only for the Hub
 
     return hub.pinned(url, patience=patience)
+
+
+def identity(url: str) -> str:
+    """Return what a remote URL names, without credentials: equal for the same object at the same place, else not."""
+    if url.startswith("hf://"):
+        from roboshard.shards.storage import hub  # noqa: PLC0415 - only for the Hub
+
+        return hub.place_of(url)
+    return place_of(url)
 
 
 def read_range_chunks(url: str, offset: int, length: int) -> Iterator[bytes]:

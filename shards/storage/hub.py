@@ -114,6 +114,12 @@ def pinned(url: str, *, patience: Patience) -> str:
     return f"hf://datasets/{place.id}@{commit}" + (f"/{place.path}" if place.path else "")
 
 
+def place_of(url: str) -> str:
+    """Return what an `hf://` URL names: endpoint, repository, revision and path."""
+    place = HubPath.of(url)
+    return _at_endpoint(place.resolve).url
+
+
 def _at_endpoint(path: str) -> Address:
     import huggingface_hub  # noqa: PLC0415 - only where the Hub is used
     from huggingface_hub import constants  # noqa: PLC0415

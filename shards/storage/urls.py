@@ -1,7 +1,17 @@
 """What a URL says by itself: where it leads, how to go deeper, how to show it without its secrets."""
 
+import re
 from pathlib import Path
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit, urlunsplit
+
+_CREDENTIAL = re.compile(
+    r"x-(amz|goog|oss|cos|obs|tos|bce)-.*|(aws|google|oss)access(key)?id|key-pair-id|policy|"
+    r"signature|expires?|sig|s[aeiprtv]|ss|srt|spr|sk[estv]|skoid|sktid|"
+    r"((access|auth)[-_]?)?token|hdnts",
+    re.IGNORECASE,
+)
+"""Parameters of a query that say who may read and until when, by S3, Google, Azure, CloudFront and others."""
+_DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 def is_local(url: str) -> bool:
@@ -31,3 +41,37 @@ def shown(url: str) -> str:
     except ValueError:  # no URL, so no telling where its secrets are
         return f"{url.partition('://')[0]}://..."
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment=""))
+
+
+def place_of(url: str) -> str:
+    """Return what a remote URL names, whoever reads it: one text for one object.
+
+    User, password, signatures, tokens and expiry are left out, so that a URL that is signed anew
+    names the same place. Other parameters of a query stay, because they may tell objects apart.
+
+    Args:
+        url: of a remote file; see `storage.identity`, which knows more of some schemes.
+
+    Returns:
+        The canonical URL; the URL as it is where it cannot be taken apart.
+    """
+    try:
+        parts = urlsplit(url)
+        host = _host_of(parts)
+    except ValueError:
+        return url
+    kept = [
+        pair
+        for pair in parse_qsl(parts.query, keep_blank_values=True)
+        if not _CREDENTIAL.fullmatch(pair[0])
+    ]
+    return urlunsplit((parts.scheme.lower(), host, parts.path, urlencode(sorted(kept)), ""))
+
+
+def _host_of(parts: SplitResult) -> str:
+    """The network location without user and password, nor a port that goes without saying."""
+    location = parts.netloc.rpartition("@")[2]
+    scheme = parts.scheme.lower()
+    if scheme not in _DEFAULT_PORTS:
+        return location  # the name of a bucket, where case counts
+    return location.lower().removesuffix(f":{_DEFAULT_PORTS[scheme]}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import multiprocessing
 import os
@@ -12,13 +13,25 @@ from typing import Any
 
 import numpy as np
 import pytest
+from crc32c import crc32c
 from support.remote_loading import digests, load_epochs, small_loader
 from support.servers import LocalHub, RangeServer
 
-from roboshard.shards import DamageError, OptionError, ReadSettings, ShardedDataset
+from roboshard.shards import (
+    DamageError,
+    OptionError,
+    ReadSettings,
+    ShardedDataset,
+    cache_folder,
+    storage,
+)
 from roboshard.shards import cache_files as files
 from roboshard.shards.cache import MIN_BYTES, DiskCache
 from roboshard.shards.reader import EpisodeData
+from roboshard.shards.fetch import ShardReads, ignore
+from roboshard.shards.ranges import ByteRange
+from roboshard.shards.sample import Piece
+from roboshard.shards.schema import FileEntry, ShardEntry
 
 pytest_plugins = ["support.servers.fixtures"]
 
@@ -78,16 +91,87 @@ def test_the_second_epoch_reads_nothing(http: RangeServer, arm_shards: Path, cac
     assert len(http.requests) == sent
 
 
-def test_another_process_and_another_way_to_the_same_shards_read_only_manifests(
+def test_another_process_reads_only_manifests_and_another_place_its_own_bytes(
     http: RangeServer, this_hub: LocalHub, arm_shards: Path, cache: Path
 ) -> None:
     expected = digests(small_loader(http.url, cache_dir=cache))
-    http.reset()
     this_hub.add_bucket("me/cached", private=True)
     this_hub.add_bucket_folder("me/cached", arm_shards)
-    for root, server in ((http.url, http), ("hf://buckets/me/cached", this_hub)):
+    for root, server, is_known in (
+        (http.url, http, True),
+        ("hf://buckets/me/cached", this_hub, False),
+        ("hf://buckets/me/cached", this_hub, True),
+    ):
+        server.reset()
         assert digests(small_loader(root, cache_dir=cache)) == expected
-        assert not [request for request in server.requests if request.path.endswith(".tar")]
+        shards = [request for request in server.requests if request.path.endswith(".tar")]
+        assert bool(shards) is not is_known
+
+
+def test_a_url_that_is_signed_anew_or_has_another_password_is_the_same_place() -> None:
+    plain = "https://host/data/shards/shard-000000.tar"
+    for same in (
+        "HTTPS://me:secret@HOST:443/data/shards/shard-000000.tar",
+        f"{plain}?X-Amz-Signature=12&X-Amz-Date=34",
+        f"{plain}?sv=1&se=2&sig=3#part",
+        f"{plain}?Policy=1&Signature=2&Key-Pair-Id=3&Expires=4",
+    ):
+        assert storage.identity(same) == plain
+    others = {
+        storage.identity(other)
+        for other in (
+            plain,
+            f"{plain}?versionId=1",
+            f"{plain}?versionId=2&X-Amz-Signature=12",
+            plain.replace("https", "http"),
+            plain.replace("host", "host:8443"),
+            plain.replace("data", "Data"),
+            "s3://Bucket/shards/shard-000000.tar",
+            "s3://bucket/shards/shard-000000.tar",
+            "hf://buckets/me/data/shards/shard-000000.tar",
+            "hf://datasets/me/data/shards/shard-000000.tar",
+            f"hf://datasets/me/data@{'1' * 40}/shards/shard-000000.tar",
+        )
+    }
+    assert len(others) == 11
+
+
+@pytest.mark.parametrize("first", ["mine", "hostile"])
+def test_a_dataset_that_claims_the_hashes_of_another_neither_gets_nor_places_its_bytes(
+    range_server: RangeServer, tmp_path: Path, first: str
+) -> None:
+    """Both manifests say the same of their shard, down to the last byte; only what lies there differs."""
+    content = {"mine": b"private" * 3000, "hostile": b"forged!" * 3000}
+    for name, data in content.items():
+        (tmp_path / name / "shards").mkdir(parents=True)
+        (tmp_path / name / "shards/shard-000000.tar").write_bytes(data)
+    range_server.serve(tmp_path)
+    digest = hashlib.sha256(content["mine"]).hexdigest()
+    size = len(content["mine"])
+    settings = ReadSettings(cache=DiskCache(tmp_path / "cache", 1 << 20))
+
+    def read(root: str, claimed: bytes) -> bytes:
+        shard = ShardEntry(
+            name="shards/shard-000000.tar",
+            size=size,
+            sha256=digest,
+            episodes=1,
+            frames=1,
+            manifest=FileEntry(name="shards/shard-000000.json", size=1, sha256=digest),
+        )
+        piece = Piece(range=ByteRange(0, size), crc32c=f"{crc32c(claimed):08x}", members=())
+        reads = ShardReads(f"{range_server.url}/{root}", shard, [piece], settings, ignore)
+        return bytes(reads.get(piece, root))
+
+    if first == "mine":
+        assert read("mine", content["mine"]) == content["mine"]
+    else:
+        assert read("hostile", content["hostile"]) == content["hostile"]
+    with pytest.raises(DamageError, match="hostile: damaged"):
+        read("hostile", content["mine"])
+    assert read("mine", content["mine"]) == content["mine"]
+    with pytest.raises(DamageError, match="mine: damaged"):
+        read("mine", content["hostile"])  # nor does a hit pass a checksum by
 
 
 @pytest.mark.parametrize(
@@ -225,7 +309,7 @@ def test_a_cap_smaller_than_the_dataset_is_held_and_changes_no_batch(
             assert digests([batch]) == digests([right])
             with (
                 files.opened_home(cache) as home,
-                files.opened_account(home),
+                cache_folder.opened_account(home),
             ):  # or what has gone is counted with
                 assert used_bytes(cache) <= cap  # what has come since
     assert loader.stats().cache_hits > 0

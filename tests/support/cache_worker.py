@@ -13,7 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from roboshard.shards import cache_files
+from crc32c import crc32c
+
+from roboshard.shards import cache_files, cache_folder
 from roboshard.shards.cache import CacheKey, DiskCache
 
 NUM_OBJECTS = 60
@@ -25,12 +27,14 @@ def content(number: int) -> bytes:
 
 
 CONTENTS = [content(number) for number in range(NUM_OBJECTS)]
+CHECKSUMS = [crc32c(data) for data in CONTENTS]
 TOTAL = sum(map(len, CONTENTS))
 
 
 def key(number: int) -> CacheKey:
-    """Some share a hash, as episodes of one shard do."""
-    return CacheKey(hashlib.sha256(bytes([number // 4])).hexdigest(), number * 1_000_000)
+    """Some share an object, as episodes of one shard do."""
+    shard = hashlib.sha256(bytes([number // 4])).hexdigest()
+    return CacheKey(shard, number * 1_000_000, CHECKSUMS[number])
 
 
 def get(cache: DiskCache, number: int, fetch: Callable[[], bytes] | None = None) -> bytes:
@@ -38,7 +42,7 @@ def get(cache: DiskCache, number: int, fetch: Callable[[], bytes] | None = None)
 
 
 def entry_path(cache: DiskCache, number: int) -> Path:
-    (path,) = cache.folder.glob(f"roboshard-cache/*/{key(number).sha256}-{key(number).offset}-*")
+    (path,) = cache.folder.glob(f"roboshard-cache/*/{key(number).object}-{key(number).offset}-*")
     return path
 
 
@@ -57,7 +61,7 @@ def log_and_return(log: Path, number: int, seconds: float = 0.002) -> Callable[[
 def read_at_random(
     cache: DiskCache, seed: int, seconds: float, log: Path, start: Any, results: Any
 ) -> None:
-    """Read objects until time is over, every one at least once; put the stats, or what was wrong."""
+    """Read objects until time is over, every one at least once; put "done", or what was wrong."""
     dice = random.Random(seed)
     results.put("ready")
     start.wait()
@@ -68,7 +72,7 @@ def read_at_random(
             number = numbers.pop() if numbers else dice.randrange(NUM_OBJECTS)
             if get(cache, number, log_and_return(log, number)) != CONTENTS[number]:
                 raise ValueError(f"wrong bytes of {number}")
-        results.put(cache.stats())
+        results.put("done")
     except Exception as error:
         results.put(f"{type(error).__name__}: {error}")
         raise
@@ -132,7 +136,7 @@ def rounds_of_kills(folder: Path, rounds: int, seed: int) -> None:
                 sys.exit(f"a reader ended by itself: {status}")
         if (used := sum(files_of(cache).values())) > cache.max_bytes:
             sys.exit(f"{used} bytes under a cap of {cache.max_bytes}")
-        with cache_files.opened_home(folder) as home, cache_files.opened_account(home) as account:
+        with cache_files.opened_home(folder) as home, cache_folder.opened_account(home) as account:
             if (known := account.read()) is not None and known < used:
                 sys.exit(f"the account says {known} where {used} bytes are")
         for number in dice.sample(range(NUM_OBJECTS), 6):
