@@ -31,6 +31,9 @@ _IN_USE = "in-use"
 _ACCOUNT = "account"
 _FILES, _META = "files", "meta"
 
+_NEW = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC
+"""A file that nothing has had the name of before, no link either."""
+
 _joined: dict[Path, int] = {}
 """Run folders that this process uses -> its hold on them, which goes with the process."""
 
@@ -127,7 +130,7 @@ class Scratch:
     def _take_present(self, path: str, taken: "Taken") -> bool:
         """Whether the file is there, and then locked; one on its way makes `taken` incomplete."""
         with suppress(FileNotFoundError):
-            descriptor = os.open(self.file_path(path), os.O_RDONLY | os.O_CLOEXEC)
+            descriptor = os.open(self.file_path(path), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
             taken.files[path] = descriptor
             fcntl.flock(
                 descriptor, fcntl.LOCK_SH
@@ -166,7 +169,7 @@ class Scratch:
     def _account(self) -> Iterator[None]:
         self.join()
         try:
-            descriptor = os.open(self.folder / _ACCOUNT, os.O_RDWR | os.O_CLOEXEC)
+            descriptor = os.open(self.folder / _ACCOUNT, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
                 yield
@@ -214,7 +217,7 @@ def _make_folder(base: Path) -> Path:
     while True:
         folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=base.resolve()))
         with suppress(FileNotFoundError):  # taken for a killed run's before it was locked
-            os.close(os.open(folder / _IN_USE, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+            os.close(os.open(folder / _IN_USE, _NEW, 0o600))
             descriptor = _locked(folder / _IN_USE, fcntl.LOCK_SH)
             if descriptor is not None:
                 _joined[folder] = descriptor
@@ -251,7 +254,7 @@ def _locked(path: Path, how: int) -> int | None:
 
 def _create_part(path: Path, size: int) -> int:
     """A locked empty file of the full length, so that its room is counted."""
-    descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    descriptor = os.open(path, _NEW, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.ftruncate(descriptor, size)

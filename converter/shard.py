@@ -202,15 +202,14 @@ def _write_shard(spec: ShardSpec, on_episode: OnEpisode) -> ShardResult:
 
     target = spec.destination / name
     manifest_path = spec.destination / shard_manifest_name(name)
-    manifest_path.unlink(
-        missing_ok=True
-    )  # a manifest never stands beside a shard that it does not describe
+    # A manifest never stands beside a shard that it does not describe.
+    storage.remove_file(manifest_path, below=spec.destination)
     try:
-        storage.write_atomic(target, write)
+        storage.write_atomic(target, write, below=spec.destination)
     except _EmptyShardError:
-        target.unlink(missing_ok=True)
+        storage.remove_file(target, below=spec.destination)
         return ShardResult(manifest=None, skipped=tuple(skipped), reused=False)
-    storage.write_bytes(manifest_path, document_bytes(manifests[0]))
+    storage.write_bytes(manifest_path, document_bytes(manifests[0]), below=spec.destination)
     return ShardResult(manifest=manifests[0], skipped=tuple(skipped), reused=False)
 
 

@@ -1,10 +1,11 @@
 """The folder that appears whole: everything is written beside it, under a name of its own, and renamed at the end."""
 
+import errno
 import fcntl
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from roboshard.shards import storage
@@ -24,11 +25,8 @@ def appearing(destination: Path) -> Iterator[Path]:
     staging = destination.with_name(f".{destination.name}.roboshard-export")
     _check_free(destination)
     try:
-        staging.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(staging, os.O_RDONLY)
-        try:
-            _lock(descriptor, staging, destination)
-            _clear(staging)
+        with _opened(staging, destination) as descriptor:
+            _clear(descriptor)
             try:
                 yield staging
                 _sync(staging)
@@ -38,14 +36,40 @@ def appearing(destination: Path) -> Iterator[Path]:
             except BaseException:
                 shutil.rmtree(staging, ignore_errors=True)
                 raise
-        finally:
-            os.close(descriptor)
     except RoboshardError:
         raise
     except OSError as error:
         raise StorageError(
             f"{destination}: cannot be written: {error.strerror or error}"
         ) from error
+
+
+@contextmanager
+def _opened(staging: Path, destination: Path) -> Iterator[int]:
+    """The folder beside the destination, locked: made by this run, or left by one of the same user; never a link."""
+    staging.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(FileExistsError):
+        staging.mkdir()
+    try:
+        descriptor = os.open(staging, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.ENOTDIR):
+            raise
+        raise _not_ours(staging, destination) from None
+    try:
+        if os.fstat(descriptor).st_uid != os.geteuid():
+            raise _not_ours(staging, destination)
+        _lock(descriptor, staging, destination)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _not_ours(staging: Path, destination: Path) -> OptionError:
+    return OptionError(
+        f"{destination}: the export is put together in {staging.name} beside it, and what has that name is a link, "
+        "no folder, or another user's. Remove it, or choose another destination"
+    )
 
 
 def _check_free(destination: Path) -> None:
@@ -60,19 +84,21 @@ def _check_free(destination: Path) -> None:
 def _lock(descriptor: int, staging: Path, destination: Path) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        held = staging.exists() and staging.stat().st_ino == os.fstat(descriptor).st_ino
-    except BlockingIOError:
+        held = os.path.samestat(os.lstat(staging), os.fstat(descriptor))
+    except (BlockingIOError, FileNotFoundError):
         held = False
     if not held:
         raise OptionError(f"{destination}: another export is writing here; wait until it ends")
 
 
-def _clear(folder: Path) -> None:
-    for path in folder.iterdir():
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
+def _clear(folder: int) -> None:
+    """Remove what lies in an open folder: by its descriptor, so that no link leads elsewhere."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry.name, dir_fd=folder)
+            else:
+                os.unlink(entry.name, dir_fd=folder)
 
 
 def _sync(root: Path) -> None:

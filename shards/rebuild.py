@@ -78,7 +78,8 @@ def rebuild(root: Path, *, partial_dataset: bool = False) -> DatasetManifest:
     (root / DATASET_MANIFEST).unlink(missing_ok=True)  # no dataset until all its parts agree again
     manifests = [manifest for manifest, _ in parts]
     for manifest in manifests:
-        storage.write_bytes(root / shard_manifest_name(manifest.shard), document_bytes(manifest))
+        path = root / shard_manifest_name(manifest.shard)
+        storage.write_bytes(path, document_bytes(manifest), below=root)
     return write_dataset(root, provenance, manifests)
 
 

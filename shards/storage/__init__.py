@@ -25,6 +25,8 @@ from roboshard.shards.storage.access import (
     storage_of,
 )
 from roboshard.shards.storage.local import (
+    opened_folder,
+    remove_file,
     remove_temporaries,
     sync_folder,
     write_atomic,
@@ -43,10 +45,12 @@ __all__ = [
     "join",
     "list_files",
     "local_path",
+    "opened_folder",
     "pinned",
     "read_all",
     "read_range",
     "read_range_chunks",
+    "remove_file",
     "remove_temporaries",
     "shown",
     "size",

@@ -8,7 +8,12 @@ from typing import IO, Any, ClassVar
 import fsspec
 
 from roboshard.shards.errors import MissingError, OptionError, StorageError
-from roboshard.shards.storage.local import TEMPORARY_SUFFIX, LocalStorage, sync_folder, write_atomic
+from roboshard.shards.storage.local import (
+    TEMPORARY_SUFFIX,
+    LocalStorage,
+    remove_file,
+    write_atomic,
+)
 from roboshard.shards.storage.targets_base import (
     CHUNK,
     RemoteFile,
@@ -195,17 +200,17 @@ class LocalTarget(Target):
 
     def _send(self, uploads: Sequence[Upload]) -> None:
         for upload in uploads:
-            self._remove_temporaries(self.root / upload.path)
-            write_atomic(self.root / upload.path, lambda file, upload=upload: _copy(upload, file))  # type: ignore[misc]
+            path = self.root / upload.path
+            self._remove_temporaries(path)
+            write_atomic(path, lambda file, upload=upload: _copy(upload, file), below=self.root)  # type: ignore[misc]
 
     def _remove_temporaries(self, path: Path) -> None:
         for left in path.parent.glob(f".{path.name}.*{TEMPORARY_SUFFIX}"):
-            left.unlink(missing_ok=True)
+            remove_file(left, below=self.root)
 
     def _remove(self, paths: Sequence[str]) -> None:
         for path in paths:
-            (self.root / path).unlink(missing_ok=True)
-            sync_folder((self.root / path).parent)
+            remove_file(self.root / path, below=self.root)
 
     def _read_chunks(self, path: str) -> Iterator[bytes]:
         with (self.root / path).open("rb") as file:

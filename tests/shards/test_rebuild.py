@@ -290,16 +290,18 @@ def test_a_flipped_bit_in_record_or_rows_stops_it(root: Path) -> None:
 def test_a_full_disk_leaves_no_dataset_but_never_half_of_one(
     fails_at: int, root: Path, pusht_shards: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real: Callable[[Path, Callable[[IO[bytes]], None]], None] = local.write_atomic
+    real = local.write_atomic
     files = len(files_of(root))
     writes = [0, 1, files // 2 - 1, files // 2][fails_at]
     done: list[Path] = []
 
-    def write(path: Path, content: Callable[[IO[bytes]], None]) -> None:
+    def write(
+        path: Path, content: Callable[[IO[bytes]], None], *, below: Path | None = None
+    ) -> None:
         if len(done) == writes:
             raise StorageError(f"{path}: no space left on device")
         done.append(path)
-        real(path, content)
+        real(path, content, below=below)
 
     monkeypatch.setattr(local, "write_atomic", write)
     with pytest.raises(StorageError, match="no space left"):
