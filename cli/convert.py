@@ -11,7 +11,6 @@ from typing import Any
 import tyro
 import yaml
 from rich.filesize import decimal
-from rich.markup import escape
 from rich.table import Column, Table
 
 from roboshard.cli.cameras import camera_cells
@@ -28,6 +27,7 @@ from roboshard.converter import (
 from roboshard.shards import MissingError, OptionError
 from roboshard.shards.cameras import CameraSummary
 from roboshard.shards.gop import COSTLY
+from roboshard.shards.plain import as_markup
 
 SHOWN_SHARDS = 20
 DESCRIPTION = "Convert a LeRobot dataset into WebDataset shards. Run it again to continue where it was interrupted."
@@ -166,7 +166,7 @@ def _take_config_flag(arguments: list[str]) -> tuple[Path | None, list[str]]:
 
 
 def _show_plan(plan: ConversionPlan, config: ConvertConfig) -> None:
-    out.print(escape(f"{plan.source.meta.name} → {config.destination}"), soft_wrap=True)
+    out.print(as_markup(f"{plan.source.meta.name} → {config.destination}"), soft_wrap=True)
     table = Table("shard", "episodes", "about")
     for number, shard in enumerate(plan.shards[:SHOWN_SHARDS]):
         table.add_row(
@@ -176,7 +176,7 @@ def _show_plan(plan: ConversionPlan, config: ConvertConfig) -> None:
         table.add_row("…", "", "")
     out.print(table)
     if plan.video is not None:
-        out.print(escape(plan.video), soft_wrap=True)
+        out.print(as_markup(plan.video), soft_wrap=True)
     out.print(
         f"{len(plan.episodes)} episodes in {len(plan.shards)} shards, about {decimal(int(plan.sizes.sum()))}; "
         "nothing was written (--dry-run)",
@@ -205,21 +205,21 @@ def show_report(report: ConversionReport) -> None:
     reused = f", {report.reused_shards} of them from an earlier run" if report.reused_shards else ""
     out.print(
         f"{report.episodes} episodes, {report.frames} frames, {decimal(report.bytes_written)} in {report.shards} "
-        f"shards{reused} → {escape(str(report.destination))}",
+        f"shards{reused} → {as_markup(str(report.destination))}",
         soft_wrap=True,
     )
     if report.video is not None:
-        out.print(escape(report.video), soft_wrap=True)
+        out.print(as_markup(report.video), soft_wrap=True)
     for camera, cost in report.random_frame_costs.items():
         if cost > COSTLY:
             out.print(
-                f"{escape(camera)}: keyframes are far apart; a random frame costs {cost:.0f} decoded frames. "
+                f"{as_markup(camera)}: keyframes are far apart; a random frame costs {cost:.0f} decoded frames. "
                 f"{REMEDY}",
                 soft_wrap=True,
             )
     if report.skipped:
         err.print(
             f"[bold yellow]{len(report.skipped)} episodes were left out[/]; "
-            f"see {escape(str(report.destination))}/skipped.json",
+            f"see {as_markup(str(report.destination))}/skipped.json",
             soft_wrap=True,
         )

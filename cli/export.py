@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 
 import tyro
-from rich.markup import escape
 from rich.progress import Progress
 
 from roboshard.cli.run import err, out
 from roboshard.exporter import ExportConfig, export
+from roboshard.shards.plain import as_markup
 
 
 def export_command(arguments: Sequence[str]) -> None:
@@ -27,6 +27,6 @@ def export_command(arguments: Sequence[str]) -> None:
     again = ", numbered anew from 0" if report.renumbered else ""
     out.print(
         f"{report.episodes} episodes{again}, {report.frames} frames in {report.data_files} data files and "
-        f"{report.video_files} video files → {escape(str(report.destination))}",
+        f"{report.video_files} video files → {as_markup(str(report.destination))}",
         soft_wrap=True,
     )

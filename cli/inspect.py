@@ -7,12 +7,12 @@ from typing import Annotated
 
 import tyro
 from rich.filesize import decimal
-from rich.markup import escape
 from rich.table import Table
 
 from roboshard.cli.cameras import camera_cells
 from roboshard.cli.run import out
 from roboshard.inspector import Summary, summarize
+from roboshard.shards.plain import as_markup
 
 BAR_WIDTH = 40
 SHOWN_TASKS = 20
@@ -38,9 +38,9 @@ def inspect_command(arguments: Sequence[str]) -> None:
     )
     summary = summarize(options.url)
     if options.json:
-        out.print(
-            json.dumps(asdict(summary), ensure_ascii=False, indent=2), soft_wrap=True, markup=False
-        )
+        # Escapes of JSON keep what is in the data and give the terminal nothing to act on.
+        text = json.dumps(asdict(summary), ensure_ascii=True, indent=2).replace("\x7f", "\\u007f")
+        out.print(text, soft_wrap=True, markup=False)
     else:
         _show(summary)
 
@@ -65,7 +65,7 @@ def _show(summary: Summary) -> None:
     }
     table = Table.grid(padding=(0, 2))
     for name, text in lines.items():
-        table.add_row(f"[bold]{name}[/]", escape(text))
+        table.add_row(f"[bold]{name}[/]", as_markup(text))
     out.print(table)
     _show_lengths(summary)
     _show_tasks(summary)
@@ -87,7 +87,7 @@ def _show_lengths(summary: Summary) -> None:
 def _show_tasks(summary: Summary) -> None:
     table = Table("task", "episodes", title="tasks", title_justify="left", box=None)
     for task, count in summary.tasks[:SHOWN_TASKS]:
-        table.add_row(escape(task), str(count))
+        table.add_row(as_markup(task), str(count))
     if len(summary.tasks) > SHOWN_TASKS:
         table.add_row(f"… and {len(summary.tasks) - SHOWN_TASKS} more", "")
     out.print(table)
@@ -96,7 +96,7 @@ def _show_tasks(summary: Summary) -> None:
 def _show_features(summary: Summary) -> None:
     table = Table("feature", "dtype and shape", title="features", title_justify="left", box=None)
     for name, text in summary.features.items():
-        table.add_row(escape(name), escape(text))
+        table.add_row(as_markup(name), as_markup(text))
     out.print(table)
 
 

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 
 import tyro
-from rich.markup import escape
 from rich.progress import Progress
 
 from roboshard.cli.run import err, out
+from roboshard.shards.plain import as_markup
 from roboshard.viewer import PreviewConfig, preview
 
 
@@ -26,10 +26,10 @@ def preview_command(arguments: Sequence[str]) -> None:
             config, lambda done, total: progress.update(task, completed=done, total=total)
         )
     for key, why in report.not_drawn.items():
-        err.print(escape(f"not shown: {key} ({why})"), soft_wrap=True)
+        err.print(as_markup(f"not shown: {key} ({why})"), soft_wrap=True)
     for path in (report.output, report.rerun):
         if path is not None:
             what = (
                 f"{report.dataset}, episode {report.episode_index}, {report.length} frames → {path}"
             )
-            out.print(escape(what), soft_wrap=True)
+            out.print(as_markup(what), soft_wrap=True)

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
-from rich.markup import escape
 
 from roboshard.cli.run import out
 from roboshard.shards import rebuild
+from roboshard.shards.plain import as_markup
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,6 @@ def rebuild_command(arguments: Sequence[str]) -> None:
     manifest = rebuild(options.root, partial_dataset=options.partial)
     out.print(
         f"{manifest.total_episodes} episodes, {manifest.total_frames} frames in {len(manifest.shards)} shards: "
-        f"manifests and index written to {escape(str(options.root))}",
+        f"manifests and index written to {as_markup(str(options.root))}",
         soft_wrap=True,
     )

@@ -3,9 +3,10 @@
 from collections.abc import Callable, Sequence
 
 from rich.console import Console
-from rich.markup import escape
 
 from roboshard.shards import OptionError, RoboshardError
+from roboshard.shards.plain import as_markup
+from roboshard.shards.storage import redacted
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -20,15 +21,20 @@ def run_command(command: Callable[[Sequence[str]], None], arguments: Sequence[st
     try:
         command(arguments)
     except OptionError as error:
-        err.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
+        _print_error(error)
         return EXIT_USAGE
     except (
         RoboshardError,
         OSError,
     ) as error:  # OSError: a full disk, a folder that may not be written to
-        err.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
+        _print_error(error)
         return EXIT_FAILED
     except KeyboardInterrupt:
         err.print("interrupted; run the same command again to continue")
         return EXIT_INTERRUPTED
     return 0
+
+
+def _print_error(error: Exception) -> None:
+    """Say why a command failed: without secrets that a library may have named, and as plain text."""
+    err.print(f"[bold red]error:[/] {as_markup(redacted(str(error)), lines=True)}", soft_wrap=True)

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 
 import tyro
 from rich.filesize import decimal
-from rich.markup import escape
 from rich.table import Table
 
 from roboshard.cli.run import err, out, run_command
 from roboshard.publisher import UploadConfig, UploadPlan, UploadReport, make_plan, upload
-from roboshard.shards.storage import shown
+from roboshard.shards.plain import as_markup
+from roboshard.shards.storage import redacted
 
 SHOWN_FILES = 20
 
@@ -40,7 +40,7 @@ def _show_plan(plan: UploadPlan) -> None:
     uploads = plan.uploads
     table = Table("send", "size")
     for upload_ in uploads[:SHOWN_FILES]:
-        table.add_row(escape(upload_.path), decimal(upload_.size))
+        table.add_row(as_markup(upload_.path), decimal(upload_.size))
     if len(uploads) > SHOWN_FILES:
         table.add_row(f"… and {len(uploads) - SHOWN_FILES} more", "")
     if uploads:
@@ -49,7 +49,8 @@ def _show_plan(plan: UploadPlan) -> None:
         out.print(f"remove {len(plan.remove)} files of the dataset that is there")
     out.print(
         f"{len(uploads)} files, {decimal(sum(upload_.size for upload_ in uploads))}, would be sent to "
-        f"{escape(shown(plan.target.url))}; {len(plan.kept)} are there already; nothing was changed (--dry-run)",
+        f"{as_markup(redacted(plan.target.url))}; {len(plan.kept)} are there already; nothing was "
+        "changed (--dry-run)",
         soft_wrap=True,
     )
     _show_rest(plan.unlisted, plan.notes)
@@ -64,7 +65,7 @@ def _show_report(report: UploadReport) -> None:
     )
     out.print(
         f"{report.files_sent} files, {decimal(report.bytes_sent)}, sent{kept}{removed} → "
-        f"{escape(shown(report.destination))}",
+        f"{as_markup(redacted(report.destination))}",
         soft_wrap=True,
     )
     _show_rest(report.unlisted, report.notes)
@@ -72,10 +73,10 @@ def _show_report(report: UploadReport) -> None:
 
 def _show_rest(unlisted: Sequence[str], notes: Sequence[str]) -> None:
     for note in notes:
-        err.print(escape(note), soft_wrap=True)
+        err.print(as_markup(note), soft_wrap=True)
     if unlisted:
         names = ", ".join(unlisted[:3]) + (", …" if len(unlisted) > 3 else "")
         err.print(
-            escape(f"left alone, not of this dataset: {len(unlisted)} files ({names})"),
+            as_markup(f"left alone, not of this dataset: {len(unlisted)} files ({names})"),
             soft_wrap=True,
         )

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 
 import tyro
 from rich.filesize import decimal
-from rich.markup import escape
 from rich.table import Table
 
 from roboshard.cli.run import err, out
 from roboshard.inspector import VerifyConfig, VerifyReport, verify
 from roboshard.shards import RoboshardError
+from roboshard.shards.plain import as_markup
 
 SHOWN_PROBLEMS = 100
 
@@ -35,17 +35,16 @@ def _show(report: VerifyReport) -> None:
         table = Table("where", "what is wrong", "what to do", show_lines=True)
         for problem in report.problems[:SHOWN_PROBLEMS]:
             episode = "" if problem.episode is None else f"\nepisode {problem.episode}"
-            member = "" if problem.member is None else f"\n{problem.member}"
-            table.add_row(
-                *map(escape, (f"{problem.file}{episode}{member}", problem.what, problem.remedy))
-            )
+            member = "" if problem.member is None else f"\n{as_markup(problem.member)}"
+            where = f"{as_markup(problem.file)}{episode}{member}"
+            table.add_row(where, as_markup(problem.what, lines=True), as_markup(problem.remedy))
         out.print(table)
         if report.num_problems > SHOWN_PROBLEMS:
             out.print(
                 f"… and {report.num_problems - SHOWN_PROBLEMS} more; --report FILE.json has them"
             )
     for note in report.notes:
-        err.print(escape(note), soft_wrap=True)
+        err.print(as_markup(note), soft_wrap=True)
     read = f"{report.episodes} of {_counted(report.total_episodes, 'episode')}"
     out.print(
         f"{read} in {_counted(report.shards, 'shard')} read, {decimal(report.num_bytes)}"

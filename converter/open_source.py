@@ -60,7 +60,7 @@ def _name_of(url: str) -> tuple[str, str | None]:
     match = _PINNED.fullmatch(url)
     if match:
         return match[1] + (match[3] or ""), match[2]
-    return storage.shown(url).rpartition("/")[2], None
+    return storage.redacted(url).rpartition("/")[2], None
 
 
 def hub_url(source: str) -> str | None:

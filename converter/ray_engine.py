@@ -97,8 +97,8 @@ def _check_scratch(ray: Any, config: ConvertConfig) -> None:
     nodes = sum(node["Alive"] for node in ray.nodes())
     if nodes > 1 and config.scratch is None and not storage.is_local(config.source):
         raise OptionError(
-            f"{storage.shown(config.source)} is not a folder, and the cluster has {nodes} nodes: they share what is "
-            "downloaded. Name a folder that all of them see by --scratch"
+            f"{storage.redacted(config.source)} is not a folder, and the cluster has {nodes} nodes: they share what "
+            "is downloaded. Name a folder that all of them see by --scratch"
         )
 
 

@@ -32,7 +32,7 @@ from roboshard.shards.names import (
     shard_name,
 )
 from roboshard.shards.schema import MAX_MANIFEST_BYTES, ShardManifest, document_bytes
-from roboshard.shards.storage import shown
+from roboshard.shards.storage import redacted
 from roboshard.shards.storage.targets import RemoteFile, Target, Upload, target_of
 
 RECEIPTS = ".roboshard"
@@ -149,7 +149,8 @@ class RemoteDestination:
             data = self.target.read(DATASET_MANIFEST, MAX_MANIFEST_BYTES)
             if _conversion_of_dataset(data) != self._conversion:
                 raise OptionError(
-                    f"{shown(self.target.url)}: holds another dataset. Choose another place, or remove this one first"
+                    f"{redacted(self.target.url)}: holds another dataset. Choose another place, or remove this "
+                    "one first"
                 )
             self.target.remove([DATASET_MANIFEST])
 
@@ -183,7 +184,7 @@ class RemoteDestination:
 def foreign(url: str, path: str) -> OptionError:
     """Somebody else's shard is there."""
     return OptionError(
-        f"{shown(url)}: holds shards of another conversion (another source, other options or other library "
+        f"{redacted(url)}: holds shards of another conversion (another source, other options or other library "
         f"versions: {path}). Choose another place, or remove them first"
     )
 

@@ -66,7 +66,7 @@ class RemoteFiles:
 
     def where(self, path: str = "") -> str:
         """Its URL, without secrets."""
-        return storage.shown(storage.join(self.url, path) if path else self.url)
+        return storage.redacted(storage.join(self.url, path) if path else self.url)
 
     def metadata(self) -> list[str]:
         """Paths of the metadata files, in a fixed order."""

@@ -228,7 +228,7 @@ def _convert_remotely(plan: ConversionPlan, config: ConvertConfig) -> Conversion
     with _remotely(plan, config) as (work, remote):
         results = _run(convert_shard, plan, config, work, remote)
         if config.shards is not None:
-            return make_report(results, storage.shown(remote.target.url), plan.video)
+            return make_report(results, storage.redacted(remote.target.url), plan.video)
         return _publish(plan, results, work, remote)
 
 
@@ -316,8 +316,9 @@ def _finished_shards(
     if missing:
         named = ", ".join(missing[:SHOWN_MISSING]) + (", …" if len(missing) > SHOWN_MISSING else "")
         raise MissingError(
-            f"{storage.shown(config.destination)}: {len(missing)} of {len(found)} shards are missing or not right: "
-            f"{named}. Run their parts again; or convert-to-shards without --shards, which makes what is missing"
+            f"{storage.redacted(config.destination)}: {len(missing)} of {len(found)} shards are missing or not "
+            f"right: {named}. Run their parts again; or convert-to-shards without --shards, which makes what "
+            "is missing"
         )
     return [result for result in found if result is not None]
 
@@ -333,7 +334,7 @@ def _publish(
     write_skipped(destination, skipped)
     if remote:
         remote.publish_report(destination)
-    where = storage.shown(remote.target.url) if remote else destination
+    where = storage.redacted(remote.target.url) if remote else destination
     if not manifests:
         raise SourceError(
             f"{plan.source.meta.files.where()}: no episode could be converted; see skipped.json in {where}"

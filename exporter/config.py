@@ -28,7 +28,7 @@ class ExportConfig:
             object.__setattr__(self, name, os.fspath(getattr(self, name)))  # a Path will do
         if not storage.is_local(self.destination):
             raise OptionError(
-                f"{storage.shown(self.destination)}: an export is written to a local folder"
+                f"{storage.redacted(self.destination)}: an export is written to a local folder"
             )
         if self.episodes is not None:
             parse_episodes(self.episodes)

@@ -92,10 +92,12 @@ def layout_of_tar(url: str, size: int) -> list[Sample]:
 
 def _groups(url: str, size: int) -> Iterator[tuple[int, list[TarMember]]]:
     seen = set[int]()
-    members = scan(partial(storage.read_range, url), size, storage.shown(url))
+    members = scan(partial(storage.read_range, url), size, storage.redacted(url))
     for key, group in groupby(members, key=lambda member: split_member_name(member.name)[0]):
         episode = episode_of_key(key)
         if episode in seen:
-            raise FormatError(f"{storage.shown(url)}: members of sample {key!r} are not adjacent")
+            raise FormatError(
+                f"{storage.redacted(url)}: members of sample {key!r} are not adjacent"
+            )
         seen.add(episode)
         yield episode, list(group)

@@ -59,7 +59,7 @@ def summarize(url: str) -> Summary:
     positions = spread(len(index), EPISODES_LOOKED_AT)
     frames = int(index.length.sum())
     return Summary(
-        url=storage.shown(dataset.root),
+        url=storage.redacted(dataset.root),
         version=manifest.version,
         fingerprint=manifest.fingerprint,
         episodes=len(index),

@@ -156,7 +156,7 @@ def _report(
     notes: list[str],
 ) -> VerifyReport:
     return VerifyReport(
-        url=storage.shown(root),
+        url=storage.redacted(root),
         fingerprint=None if manifest is None else manifest.fingerprint,
         shards=len(checked),
         episodes=sum(shard.read for shard in checked),

@@ -63,7 +63,7 @@ def make_mixture_job(mixture: Mixture, config: LoaderConfig) -> LoadJob:
     for meta in metas:
         check_features(meta)
     where = [
-        f"dataset {i} ({storage.shown(source.dataset.root)})" for i, source in enumerate(sources)
+        f"dataset {i} ({storage.redacted(source.dataset.root)})" for i, source in enumerate(sources)
     ]
     lacking = [missing_of(source, config) for source in sources]
     loaded = [

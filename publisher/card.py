@@ -14,6 +14,7 @@ from roboshard.publisher.preview import Preview, make_preview
 from roboshard.shards import storage
 from roboshard.shards.cameras import EPISODES_LOOKED_AT, summarize_cameras
 from roboshard.shards.jsonio import Json
+from roboshard.shards.plain import plain
 from roboshard.shards.reader import ShardedDataset
 from roboshard.shards.selection import spread
 
@@ -85,7 +86,7 @@ def _front_matter(dataset: ShardedDataset, url: str) -> str:
     frames = dataset.manifest.total_frames
     size = next((name for most, name in (*SIZES, *LARGER_SIZES) if frames < most), "n>1T")
     values: dict[str, object] = {
-        "pretty_name": dataset.manifest.source.name,
+        "pretty_name": plain(dataset.manifest.source.name),
         "task_categories": ["robotics"],
         "tags": list(TAGS),
         "size_categories": [size],
@@ -126,7 +127,7 @@ def _encoded_again(options: Json, cameras: Sequence[str]) -> str:
 def _loading(url: str) -> str:
     return (
         "## Load\n\n```python\nfrom roboshard.loader import make_loader\n\n"
-        f"loader = make_loader({storage.shown(url)!r}, batch_size=64)\n```"
+        f"loader = make_loader({storage.redacted(url)!r}, batch_size=64)\n```"
     ).replace("'", '"')
 
 
@@ -209,8 +210,9 @@ def _flat(names: Json) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text as text: nothing in it is markup, a line break or a table's border."""
-    escaped = re.sub(r"([\\`*_{}\[\]<>()!|~$])", r"\\\1", " ".join(text.split()))
+    """Text as text: nothing in it is markup, a link, a line break or a table's border."""
+    escaped = re.sub(r"([\\`*_{}\[\]<>()!|~$&:@])", r"\\\1", " ".join(plain(text).split()))
+    escaped = re.sub(r"\b(www)\.", r"\1\\.", escaped, flags=re.IGNORECASE)
     return (
         re.sub(r"^([#+-]|\d+(?=[.)]))", r"\\\1", escaped)
         if not escaped[:1].isdigit()
@@ -219,7 +221,8 @@ def _plain(text: str) -> str:
 
 
 def _code(text: str) -> str:
-    return f"`{' '.join(text.split()).replace('`', chr(39)).replace('|', chr(92) + '|')}`"
+    line = " ".join(plain(text).split()) or " "
+    return f"`{line.replace('`', chr(39)).replace('|', chr(92) + '|')}`"
 
 
 def _bytes(size: int) -> str:

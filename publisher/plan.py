@@ -71,7 +71,9 @@ def make_plan(config: UploadConfig) -> UploadPlan:
     old = target.read(DATASET_MANIFEST, MAX_MANIFEST_BYTES) if DATASET_MANIFEST in there else None
     is_same = old == wanted[DATASET_MANIFEST].content
     if old is not None and not is_same and not config.replace:
-        raise OptionError(f"{storage.shown(target.url)}: holds {_named(old, dataset)}. {_REMEDY}")
+        raise OptionError(
+            f"{storage.redacted(target.url)}: holds {_named(old, dataset)}. {_REMEDY}"
+        )
     looked_at = [s for s in dataset.shards if s.name in there or old is not None or config.replace]
     # Before anything is removed for it; the others when they are sent.
     wanted |= in_parallel(
@@ -138,7 +140,7 @@ def in_parallel(
 def _open_source(config: UploadConfig) -> tuple[Path, DatasetManifest]:
     if not storage.is_local(config.source):
         raise OptionError(
-            f"{storage.shown(config.source)}: is not a local folder; copy the dataset to one first"
+            f"{storage.redacted(config.source)}: is not a local folder; copy the dataset to one first"
         )
     root = storage.local_path(config.source)
     if (
@@ -213,7 +215,7 @@ def _refuse_foreign_shards(
         is_lost = conversion is None and shard.name in right
         if conversion != dataset.conversion.id and not is_lost:
             raise OptionError(
-                f"{storage.shown(target.url)}: holds {shard.name} of another conversion, which may be under way. "
+                f"{storage.redacted(target.url)}: holds {shard.name} of another conversion, which may be under way. "
                 f"{_REMEDY}"
             )
 

@@ -125,7 +125,7 @@ class ShardReads:
                 self._url, wanted.offset, wanted.length, total=self._total, patience=self._patience
             )
         except MissingError:
-            what = storage.shown(self._url)
+            what = storage.redacted(self._url)
             raise MissingError(
                 f"{what}: missing, though dataset.json lists it; copy it again"
             ) from None

@@ -44,7 +44,7 @@ def locate(urls: Urls) -> tuple[str, tuple[str, ...] | None]:
         return expanded[0], None
     roots = {_root_of_shard(url) for url in expanded}
     if len(roots) > 1:
-        shown = sorted({storage.shown(root) for root in roots})
+        shown = sorted({storage.redacted(root) for root in roots})
         differing = (
             ", ".join(shown)
             if len(shown) > 1
@@ -63,7 +63,7 @@ def _expand(pattern: str) -> list[str]:
     if (
         _num_expanded(pattern) > MAX_URLS
     ):  # asked first: braceexpand holds whole ranges before its first URL
-        raise OptionError(f"{storage.shown(pattern)}: expands to more than {MAX_URLS} URLs")
+        raise OptionError(f"{storage.redacted(pattern)}: expands to more than {MAX_URLS} URLs")
     return list(braceexpand.braceexpand(pattern))
 
 
@@ -95,10 +95,10 @@ def _num_expanded(pattern: str) -> int:
             )
         if len(groups) > MAX_NESTING:
             raise OptionError(
-                f"{storage.shown(pattern)[:200]}: braces nested deeper than {MAX_NESTING} levels"
+                f"{storage.redacted(pattern)[:200]}: braces nested deeper than {MAX_NESTING} levels"
             )
     if len(groups) != 1:
-        raise OptionError(f"{storage.shown(pattern)}: unbalanced braces")
+        raise OptionError(f"{storage.redacted(pattern)}: unbalanced braces")
     return groups[0].product
 
 
@@ -123,7 +123,7 @@ def _root_of_shard(url: str) -> str:
     folder, name = posixpath.split(path)
     if not name.endswith(".tar") or posixpath.basename(folder) != SHARD_FOLDER:
         raise OptionError(
-            f"{storage.shown(url)}: not a shard of a roboshard dataset; expected "
+            f"{storage.redacted(url)}: not a shard of a roboshard dataset; expected "
             f"ROOT/{SHARD_FOLDER}/shard-NNNNNN.tar, or ROOT"
         )
     return (posixpath.dirname(folder) or ".") + query

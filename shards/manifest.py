@@ -108,7 +108,7 @@ def load_dataset_manifest(
         DamageError: its content is not the one that its fingerprint was taken of.
     """
     url = storage.join(root, DATASET_MANIFEST)
-    what = storage.shown(url)
+    what = storage.redacted(url)
     try:
         data = storage.read_all(url, MAX_MANIFEST_BYTES, patience=patience)
     except MissingError:
@@ -163,7 +163,7 @@ def load_shard_manifest(
     """
     remedy = "`roboshard rebuild` derives it from its shard"
     data = _load_checked(root, shard.manifest, MAX_MANIFEST_BYTES, patience, remedy)
-    url = storage.shown(storage.join(root, shard.manifest.name))
+    url = storage.redacted(storage.join(root, shard.manifest.name))
     manifest = parse(ShardManifest, data, url, MAX_MANIFEST_BYTES)
     problems = shard_problems(manifest)
     if (manifest.shard, manifest.size, manifest.sha256) != (shard.name, shard.size, shard.sha256):
@@ -182,7 +182,7 @@ def _load_checked(
     root: str, entry: FileEntry, max_bytes: int, patience: storage.Patience, remedy: str
 ) -> bytes:
     url = storage.join(root, entry.name)
-    what = storage.shown(url)
+    what = storage.redacted(url)
     try:
         data = _read_entry(url, entry, max_bytes, patience)
         if hashlib.sha256(data).hexdigest() != entry.sha256 and not storage.is_local(url):
@@ -206,7 +206,7 @@ def _load_checked(
 def _read_entry(url: str, entry: FileEntry, max_bytes: int, patience: storage.Patience) -> bytes:
     if entry.size > max_bytes:
         raise StorageError(
-            f"{storage.shown(url)}: {entry.size} bytes, more than the {max_bytes} that such a file may have"
+            f"{storage.redacted(url)}: {entry.size} bytes, more than the {max_bytes} that such a file may have"
         )
     if not storage.is_local(
         url

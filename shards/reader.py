@@ -58,7 +58,7 @@ class ShardedDataset:
         root, names = locate(urls)
         root = storage.pinned(root, patience=patience)
         manifest = load_dataset_manifest(root, patience=patience)
-        what = storage.shown(storage.join(root, manifest.index.name))
+        what = storage.redacted(storage.join(root, manifest.index.name))
         index = read_index(
             load_index(root, manifest, MAX_INDEX_BYTES, patience=patience), manifest, what
         )
@@ -133,7 +133,7 @@ class ShardedDataset:
         """Which bytes to read; the shard's manifest is read if it is not known yet."""
         shard = int(self.index.shard[position])
         entry = self.manifest.shards[shard]
-        where = storage.shown(storage.join(self.root, entry.name))
+        where = storage.redacted(storage.join(self.root, entry.name))
         is_all = cameras is None or set(cameras) >= set(self.camera_keys)
         try:
             sample = self._sample_entry(entry, position)
@@ -201,7 +201,7 @@ class ShardedDataset:
             crc_text(int(self.index.crc32c[position])),
         )
         if sample is None or _identity(sample) != expected:
-            what = storage.shown(storage.join(self.root, shard.manifest.name))
+            what = storage.redacted(storage.join(self.root, shard.manifest.name))
             raise FormatError(
                 f"{what}: does not hold episode {episode} where the index says; `roboshard rebuild` derives both "
                 "again"
@@ -219,11 +219,11 @@ def check_shard_size(url: str, expected: int) -> None:
         found = storage.size(url)
     except MissingError:
         raise MissingError(
-            f"{storage.shown(url)}: missing, though dataset.json lists it; copy it again"
+            f"{storage.redacted(url)}: missing, though dataset.json lists it; copy it again"
         ) from None
     if found != expected:
         raise DamageError(
-            f"{storage.shown(url)}: {found} bytes where dataset.json says {expected}: cut off or replaced"
+            f"{storage.redacted(url)}: {found} bytes where dataset.json says {expected}: cut off or replaced"
         )
 
 
@@ -234,7 +234,7 @@ def _only_shards(
     unknown = [name for name in names if name not in numbers]
     if unknown:
         raise OptionError(
-            f"{storage.shown(root)}/dataset.json does not list {', '.join(unknown[:5])}"
+            f"{storage.redacted(root)}/dataset.json does not list {', '.join(unknown[:5])}"
         )
     keep = np.isin(index.shard, [numbers[name] for name in names])
     return replace(

@@ -13,6 +13,7 @@ from typing import IO, Any
 import numpy as np
 
 from roboshard.shards import storage
+from roboshard.shards.plain import plain
 from roboshard.viewer.content import Content, Curves
 from roboshard.viewer.pictures import Picture, depth_steps, encode_jpeg
 from roboshard.viewer.pipe import copied_from
@@ -46,7 +47,7 @@ def record(
 def _record(
     file: IO[bytes], content: Content, pictures: Pictures, on_progress: OnProgress | None
 ) -> None:
-    name = f"{content.dataset}, episode {content.episode_index}"
+    name = f"{plain(content.dataset)}, episode {content.episode_index}"
     stream = rr.RecordingStream("roboshard", recording_id=name)
     with copied_from(stream.save, file) as check:
         try:
@@ -56,7 +57,10 @@ def _record(
             if content.tasks:
                 rows, texts = zip(*content.tasks, strict=True)
                 stream.send_columns(
-                    "task", _times(content, rows), rr.TextDocument.columns(text=texts), strict=True
+                    "task",
+                    _times(content, rows),
+                    rr.TextDocument.columns(text=list(map(plain, texts))),
+                    strict=True,
                 )
             cameras = _send_pictures(stream, content, pictures, check, on_progress)
             stream.send_blueprint(_arrangement(content, cameras))
@@ -122,10 +126,11 @@ def _arrangement(content: Content, cameras: Sequence[str]) -> Any:
     """Cameras above, curves below, the task at the bottom."""
     views: Any = import_module("rerun.blueprint")
     shown = [
-        views.Spatial2DView(origin=rr.new_entity_path([camera]), name=camera) for camera in cameras
+        views.Spatial2DView(origin=rr.new_entity_path([camera]), name=plain(camera))
+        for camera in cameras
     ]
     plots = [
-        views.TimeSeriesView(origin=rr.new_entity_path([curves.key]), name=curves.key)
+        views.TimeSeriesView(origin=rr.new_entity_path([curves.key]), name=plain(curves.key))
         for curves in content.curves
     ]
     task = [views.TextDocumentView(origin="task", name="task")] if content.tasks else []

@@ -128,4 +128,5 @@ def _of_sample(dataset: "MapDataset", sample: Mapping[str, Any]) -> dict[str, Pi
 
 def _file_name(dataset: str) -> str:
     """The last part of a dataset's name, as it may stand in a file's."""
-    return re.sub(r"[^\w.-]+", "-", dataset.rstrip("/").rpartition("/")[2]).strip(".-") or "dataset"
+    last = dataset.rstrip("/").rpartition("/")[2]
+    return re.sub(r"[^\w.-]+", "-", last)[:60].strip(".-") or "dataset"

@@ -17,6 +17,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from matplotlib.typing import ColorType
 
+from roboshard.shards.plain import plain
 from roboshard.viewer.content import Content, Curves
 from roboshard.viewer.layout import (
     LEFT,
@@ -286,6 +287,7 @@ class _Page:
     ) -> float:
         """Write one line, its middle at `top`; how wide it is. Cut before `end` where it is wider than `room`."""
         x, y = left / WIDTH, 1 - top / self._layout.height
+        text = plain(text)
         line = text + end
         artist = self._figure.text(
             x, y, line, fontsize=size, color=colour, fontweight=weight, ha=align, va="center"

@@ -33,7 +33,7 @@ from roboshard.shards.storage.local import (
     write_bytes,
 )
 from roboshard.shards.storage.retry import PATIENCE, Patience
-from roboshard.shards.storage.urls import is_local, join, local_path, shown
+from roboshard.shards.storage.urls import is_local, join, local_path, redacted
 
 __all__ = [
     "PATIENCE",
@@ -50,9 +50,9 @@ __all__ = [
     "read_all",
     "read_range",
     "read_range_chunks",
+    "redacted",
     "remove_file",
     "remove_temporaries",
-    "shown",
     "size",
     "storage_of",
     "sync_folder",

@@ -11,7 +11,7 @@ from roboshard.shards.storage import connections, redirects, replies
 from roboshard.shards.storage.connections import Response
 from roboshard.shards.storage.redirects import Address
 from roboshard.shards.storage.retry import AttemptError, Effort, Patience, persist
-from roboshard.shards.storage.urls import shown
+from roboshard.shards.storage.urls import redacted
 
 CHUNK = 1 << 18
 _HEADERS = {"Accept-Encoding": "identity", "User-Agent": "roboshard"}
@@ -64,7 +64,7 @@ class HttpStorage:
     def list_files(self, url: str, *, patience: Patience) -> dict[str, int]:  # noqa: ARG002 - as all storages
         """Impossible: HTTP has no folders."""
         raise StorageError(
-            f"{shown(url)}: http(s) cannot list files; give a file, or a storage that lists (s3, hf)"
+            f"{redacted(url)}: http(s) cannot list files; give a file, or a storage that lists (s3, hf)"
         )
 
 
@@ -222,6 +222,6 @@ def _split(url: str) -> SplitResult:
             raise ValueError
     except ValueError:
         raise StorageError(
-            f"{shown(url)}: not a URL; expected http(s)://host[:port]/path"
+            f"{redacted(url)}: not a URL; expected http(s)://host[:port]/path"
         ) from None
     return parts

@@ -15,7 +15,7 @@ from roboshard.shards.errors import MissingError, StorageError
 from roboshard.shards.storage.http import HttpStorage, fetch
 from roboshard.shards.storage.redirects import Address, origin
 from roboshard.shards.storage.retry import Patience
-from roboshard.shards.storage.urls import shown
+from roboshard.shards.storage.urls import redacted
 
 MAX_PAGE_BYTES = 64 << 20
 MAX_INFO_BYTES = 64 << 20
@@ -49,7 +49,7 @@ class HubPath:
             revision = unquote(match[2]) if match[2] else None
             return cls("datasets", match[1], revision, (match[3] or "").strip("/"))
         raise StorageError(
-            f"{shown(url)}: expected hf://buckets/OWNER/NAME[/PATH] or hf://datasets/OWNER/NAME[@REVISION][/PATH]"
+            f"{redacted(url)}: expected hf://buckets/OWNER/NAME[/PATH] or hf://datasets/OWNER/NAME[@REVISION][/PATH]"
         )
 
     @property
@@ -91,7 +91,7 @@ class HubStorage(HttpStorage):
                 break
             address = Address(following, address.authorization, address.remedy)
         if not files and place.path:
-            raise MissingError(f"{shown(url)}: no such folder")
+            raise MissingError(f"{redacted(url)}: no such folder")
         return dict(sorted(files.items()))
 
 
@@ -110,7 +110,7 @@ def pinned(url: str, *, patience: Patience) -> str:
     answer = _json(url, data)
     commit = answer.get("sha") if isinstance(answer, dict) else None
     if not isinstance(commit, str) or not _COMMIT.fullmatch(commit):
-        raise StorageError(f"{shown(url)}: the Hub does not say which commit that is")
+        raise StorageError(f"{redacted(url)}: the Hub does not say which commit that is")
     return f"hf://datasets/{place.id}@{commit}" + (f"/{place.path}" if place.path else "")
 
 
@@ -137,7 +137,7 @@ def _files_of(url: str, data: bytes, prefix: str) -> dict[str, int]:
     """The files on one page of a listing."""
     page = _json(url, data)
     if not isinstance(page, list):
-        raise StorageError(f"{shown(url)}: the Hub's listing is none")
+        raise StorageError(f"{redacted(url)}: the Hub's listing is none")
     files = {}
     for entry in page:
         kind, path, size = (entry.get(name) for name in ("type", "path", "size"))
@@ -157,7 +157,7 @@ def _json(url: str, data: bytes) -> object:
     try:
         return json.loads(data)
     except (ValueError, RecursionError):
-        raise StorageError(f"{shown(url)}: the Hub's answer is not JSON") from None
+        raise StorageError(f"{redacted(url)}: the Hub's answer is not JSON") from None
 
 
 def _quoted(text: str) -> str:

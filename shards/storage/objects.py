@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from roboshard.shards.errors import DamageError, MissingError, OptionError, StorageError
 from roboshard.shards.storage.replies import DOUBTED
 from roboshard.shards.storage.retry import AttemptError, Effort, Patience, persist
-from roboshard.shards.storage.urls import shown
+from roboshard.shards.storage.urls import redacted
 
 PART = 8 << 20
 """A long range is read in parts: what has come is kept when one breaks."""
@@ -75,7 +75,7 @@ class FsspecStorage:
             or not (scheme in known_implementations or scheme in registry)
         ):
             raise StorageError(
-                f"{shown(url)}: {scheme}:// is not served; give a path, or an http(s), hf, s3, gs or az URL"
+                f"{redacted(url)}: {scheme}:// is not served; give a path, or an http(s), hf, s3, gs or az URL"
             )
         return cls()
 
@@ -110,7 +110,7 @@ class FsspecStorage:
         length = self.size(url, patience=patience)
         if length > max_bytes:
             raise StorageError(
-                f"{shown(url)}: {length} bytes, more than the {max_bytes} that such a file may have"
+                f"{redacted(url)}: {length} bytes, more than the {max_bytes} that such a file may have"
             )
         return self.read_range(url, 0, length, total=None, patience=patience)
 
@@ -133,7 +133,7 @@ class FsspecStorage:
 
         files = _persisted(url, Effort(patience, 0), find, listing=True)
         if not files:
-            raise MissingError(f"{shown(url)}: no such folder, or nothing in it")
+            raise MissingError(f"{redacted(url)}: no such folder, or nothing in it")
         return dict(sorted(files.items()))
 
     def forget(self, url: str) -> None:
@@ -174,7 +174,9 @@ class FsspecStorage:
                 said = str(short)
             size = self._info_size(url, Effort(effort.patience, 0))
             if size < reach:
-                raise DamageError(f"{shown(url)}: ends {reach - size} bytes before offset {reach}")
+                raise DamageError(
+                    f"{redacted(url)}: ends {reach - size} bytes before offset {reach}"
+                )
         raise StorageError(said)
 
     def _check_total(self, url: str, total: int, effort: Effort) -> None:
@@ -183,7 +185,7 @@ class FsspecStorage:
         found = self._info_size(url, effort)
         if found != total:
             raise DamageError(
-                f"{shown(url)}: {found} bytes where {total} are expected: cut off or replaced"
+                f"{redacted(url)}: {found} bytes where {total} are expected: cut off or replaced"
             )
         with _opened.lock:
             if len(_opened.checked) >= MAX_CHECKED:
@@ -247,7 +249,7 @@ def _explained(url: str, error: Exception, patience: Patience) -> Exception:
             if extra
             else f"the fsspec filesystem for {scheme}://"
         )
-        return OptionError(f"{shown(url)}: {scheme}:// needs {what}")
+        return OptionError(f"{redacted(url)}: {scheme}:// needs {what}")
     if isinstance(error, FileNotFoundError):
         failure = AttemptError("no such file", error=MissingError, tries=1)
     elif (

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from roboshard.shards.errors import RoboshardError, StorageError
-from roboshard.shards.storage.urls import shown
+from roboshard.shards.storage.urls import redacted
 
 FIRST_WAIT_S = 0.5
 LONGEST_WAIT_S = 30.0
@@ -139,7 +139,7 @@ def persist(url: str, effort: Effort, attempt: Callable[[], Result]) -> Result:
     try:
         return retrying(count)
     except AttemptError as last:
-        text = f"{shown(url)}: {last}"
+        text = f"{redacted(url)}: {last}"
         if effort.attempts > 1:
             text += f"; {effort.summary()}"
         if last.tries is None:

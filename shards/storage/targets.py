@@ -13,7 +13,7 @@ from roboshard.shards.storage.targets_base import (
     sha256_of,
 )
 from roboshard.shards.storage.targets_files import FsspecTarget, LocalTarget
-from roboshard.shards.storage.urls import is_local, shown
+from roboshard.shards.storage.urls import is_local, redacted
 
 __all__ = ["RemoteFile", "Target", "TransientError", "Upload", "sha256_of", "target_of"]
 
@@ -28,6 +28,6 @@ def target_of(url: str) -> Target:
         return DatasetRepoTarget(url) if url.startswith("hf://datasets/") else BucketTarget(url)
     if url.startswith(("http://", "https://", "pipe:")) or "?" in url or "#" in url:
         raise OptionError(
-            f"{shown(url)}: cannot be written to; give a folder, hf://, s3://, gs:// or such a URL"
+            f"{redacted(url)}: cannot be written to; give a folder, hf://, s3://, gs:// or such a URL"
         )
     return FsspecTarget(url)

@@ -23,7 +23,7 @@ from tenacity import (
 )
 
 from roboshard.shards.errors import MissingError, RoboshardError, StorageError
-from roboshard.shards.storage.urls import join
+from roboshard.shards.storage.urls import join, redacted
 
 ATTEMPTS = 6
 MAX_WAIT_S = 30.0
@@ -144,15 +144,16 @@ class Target(ABC):
                 self._send(missing)
             except self.errors as error:
                 failure = error
-                if not isinstance(self._as_ours(error, ""), TransientError):
-                    raise self._as_ours(error, "cannot be written") from error
+            # Raised outside of the handler: a traceback would show what the library said, secrets too.
+            if failure and not isinstance(self._as_ours(failure, ""), TransientError):
+                raise self._as_ours(failure, "cannot be written")
             seen = self._look([upload.path for upload in missing])
             for upload in missing:
                 if upload.path in seen and self.matches(upload, seen[upload.path]):
                     found[upload.path] = seen[upload.path]
             wrong = [upload.path for upload in missing if upload.path not in found]
             if wrong and failure:
-                raise self._as_ours(failure, "cannot be written", wrong[0]) from failure
+                raise self._as_ours(failure, "cannot be written", wrong[0])
             if wrong:
                 raise TransientError(
                     f"{self._at(wrong[0])}: is not there with the bytes that were sent. Is something else writing "
@@ -221,7 +222,7 @@ class Target(ABC):
         return None
 
     def _at(self, path: str) -> str:
-        return join(self.url, path) if path else self.url
+        return redacted(join(self.url, path) if path else self.url)
 
     def _as_ours(self, error: Exception, doing: str, path: str = "") -> StorageError | MissingError:
         if isinstance(error, StorageError | MissingError):
@@ -235,7 +236,8 @@ class Target(ABC):
             except RoboshardError:
                 raise
             except self.errors as error:
-                raise self._as_ours(error, doing, path) from error
+                failure = self._as_ours(error, doing, path)
+            raise failure  # outside of the handler, as above
 
         retrying = Retrying(
             stop=stop_after_attempt(ATTEMPTS),

@@ -23,7 +23,7 @@ from roboshard.shards.storage.targets_base import (
     md5_of_base64,
     part_bytes,
 )
-from roboshard.shards.storage.urls import local_path, shown
+from roboshard.shards.storage.urls import local_path, redacted
 
 READ_BACK_BYTES = 8 << 20
 S3 = {"s3", "s3a"}
@@ -60,9 +60,9 @@ class FsspecTarget(Target):
                 if self._scheme in EXTRAS
                 else ""
             )
-            raise StorageError(f"{shown(self.url)}: {error}{extra}") from None
+            raise StorageError(f"{redacted(self.url)}: {redacted(str(error))}{extra}") from None
         except ValueError as error:
-            raise OptionError(f"{shown(self.url)}: {error}") from None
+            raise OptionError(f"{redacted(self.url)}: {redacted(str(error))}") from None
         self._root = str(root).rstrip("/")
         return fs
 
@@ -70,14 +70,11 @@ class FsspecTarget(Target):
         fs = self._fs
         return f"{self._root}/{path}" if fs is not None else path
 
-    def _at(self, path: str) -> str:
-        return shown(super()._at(path))
-
     def create(self, *, private: bool) -> None:
         """Make the folder. Buckets are not made: where they lie and who may read them is not ours to choose."""
         if private:
             raise OptionError(
-                f"{shown(self.url)}: --private is for the Hub; who may read this is set where it is kept"
+                f"{redacted(self.url)}: --private is for the Hub; who may read this is set where it is kept"
             )
         if self._scheme not in OBJECT_STORES:
             self._retried(
@@ -160,7 +157,8 @@ class FsspecTarget(Target):
                 yield chunk
 
     def _explained(self, error: Exception, doing: str) -> StorageError | MissingError:
-        cause = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        said = redacted(str(error).strip())
+        cause = next(iter(said.splitlines()), type(error).__name__)
         if isinstance(error, FileNotFoundError):
             return MissingError(f"{doing}: {cause}; a bucket must exist before it is written to")
         if isinstance(error, PermissionError) or "redential" in type(error).__name__:
@@ -218,7 +216,7 @@ class LocalTarget(Target):
                 yield chunk
 
     def _explained(self, error: Exception, doing: str) -> StorageError | MissingError:
-        cause = getattr(error, "strerror", None) or error
+        cause = getattr(error, "strerror", None) or redacted(str(error))
         return (MissingError if isinstance(error, FileNotFoundError) else StorageError)(
             f"{doing}: {cause}"
         )

@@ -27,6 +27,7 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined,unused-ignore]
 
 from roboshard.shards.errors import MissingError, OptionError, StorageError
 from roboshard.shards.storage.targets_base import CHUNK, RemoteFile, Target, TransientError, Upload
+from roboshard.shards.storage.urls import redacted
 
 try:  # httpx2 from 2.0 on
     from huggingface_hub.utils import httpx  # type: ignore[attr-defined,unused-ignore]
@@ -61,7 +62,7 @@ class HubTarget(Target):
         match = pattern.fullmatch(self.url)
         if match is None:
             raise OptionError(
-                f"{url}: not a place on the Hub; write hf://buckets/OWNER/NAME[/FOLDER] or "
+                f"{redacted(url)}: not a place on the Hub; write hf://buckets/OWNER/NAME[/FOLDER] or "
                 "hf://datasets/OWNER/NAME[@BRANCH][/FOLDER]"
             )
         self.id = match["id"]
@@ -100,7 +101,8 @@ class HubTarget(Target):
     def _explained(self, error: Exception, doing: str) -> StorageError | MissingError:
         response = getattr(error, "response", None)
         status = getattr(response, "status_code", None)
-        cause = " ".join(" ".join(str(error).split()).split(" ")[:60]) or type(error).__name__
+        said = redacted(" ".join(str(error).split()))
+        cause = " ".join(said.split(" ")[:60]) or type(error).__name__
         if (
             isinstance(error, LocalTokenNotFoundError)
             or type(error).__name__ == "XetAuthorizationError"

@@ -5,12 +5,22 @@ from pathlib import Path
 from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
 _CREDENTIAL = re.compile(
-    r"x-(amz|goog|oss|cos|obs|tos|bce)-.*|(aws|google|oss)access(key)?id|key-pair-id|policy|"
+    r"x-(amz|goog|oss|cos|obs|tos|bce)-[\w.-]*|(aws|google|oss)access(key)?id|key-pair-id|policy|"
     r"signature|expires?|sig|s[aeiprtv]|ss|srt|spr|sk[estv]|skoid|sktid|"
     r"((access|auth)[-_]?)?token|hdnts",
     re.IGNORECASE,
 )
 """Parameters of a query that say who may read and until when, by S3, Google, Azure, CloudFront and others."""
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://(?:[^\s/?#@]*@)?[^\s<>\"'`|(){}]+")
+_BLANK = re.compile(r"\s")
+_SECRET = re.compile(
+    rf"([?&;](?:{_CREDENTIAL.pattern}|secret|password|api[-_]?key|key)=)[^\s&;'\"<>()]+|"
+    r"((?:account_?key|sharedaccesssignature|(?:secret_?)?access_?key(?:_?id)?)[\"']?\s*[=:]\s*)[^\s;,]+|"
+    r"((?:authorization|bearer|basic)[\"']?:?\s+(?:bearer\s+|basic\s+)?)[\w.~+/=-]{8,}|"
+    r"\bhf_[A-Za-z0-9]{8,}|\b(?:AKIA|ASIA)[A-Z0-9]{12,}|\beyJ[\w-]{8,}\.[\w-]+\.[\w-]*",
+    re.IGNORECASE,
+)
+"""What else libraries put into their messages: parts of URLs, headers, settings, tokens by their looks."""
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -32,15 +42,34 @@ def join(root: str, name: str) -> str:
     return f"{root.rstrip('/')}/{name}" if root != "/" else f"/{name}"
 
 
-def shown(url: str) -> str:
-    """The URL as errors and logs may show it: without user, password, query and fragment."""
-    if is_local(url) or "://" not in url:
+def redacted(text: str) -> str:
+    """Return a URL, or a message that may hold some, as errors, logs and reports may show it.
+
+    URLs lose user, password, query and fragment. In the rest of a message the values of parameters
+    that sign or authorize, tokens and access keys become dots. A path of this machine stays as it is.
+
+    Args:
+        text: one URL, or what a library says; its words are kept.
+    """
+    if "://" not in text:
+        return _SECRET.sub(_dotted, text)
+    if not _BLANK.search(text):
+        return _redacted_url(text)
+    return _SECRET.sub(_dotted, _URL.sub(lambda found: _redacted_url(found[0]), text))
+
+
+def _redacted_url(url: str) -> str:
+    if is_local(url):
         return url
     try:
         parts = urlsplit(url)
     except ValueError:  # no URL, so no telling where its secrets are
         return f"{url.partition('://')[0]}://..."
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment=""))
+
+
+def _dotted(found: re.Match[str]) -> str:
+    return next((kept for kept in found.groups() if kept), "") + "..."
 
 
 def place_of(url: str) -> str:
