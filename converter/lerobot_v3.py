@@ -28,6 +28,7 @@ from roboshard.converter.source import Episode, SourceMeta, VideoSpan
 from roboshard.converter.source_files import SourceFiles
 from roboshard.shards.errors import MissingError, SourceError
 from roboshard.shards.names import MAX_EPISODES
+from roboshard.shards.parquet_limits import check_source
 
 TASKS, EPISODES = "meta/tasks.parquet", "meta/episodes/"
 MAX_SECONDS = 1e9  # of a video file
@@ -259,6 +260,7 @@ def _read_parquet(
     """The whole file, or `columns` of it, cast to these types."""
     try:
         file = pq.ParquetFile(files.metadata_path(path))
+        check_source(file, files.metadata_path(path), files.where(path))
         names = file.schema_arrow.names if columns is None else list(columns)
         wrong = [name for name in names if file.schema_arrow.names.count(name) != 1]
         if wrong:

@@ -15,6 +15,7 @@ from roboshard.converter.source import Episode
 from roboshard.converter.source_files import HeldFiles, SourceFiles
 from roboshard.shards.errors import MissingError, SourceError
 from roboshard.shards.jsonio import Json
+from roboshard.shards.parquet_limits import check_source
 from roboshard.shards.rows import as_stored
 
 METADATA_BLOCK = (
@@ -160,7 +161,9 @@ def _open(path: Path, where: str) -> Any:
     if not path.is_file():
         raise MissingError(f"{where}: no such file")
     with _readable(where):
-        return pq.ParquetFile(path, memory_map=True)
+        file = pq.ParquetFile(path, memory_map=True)
+        check_source(file, path, where)
+        return file
 
 
 @contextmanager

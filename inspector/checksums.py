@@ -1,6 +1,6 @@
 """The bytes of one sample against its checksums, and its tar headers against the manifest."""
 
-from collections.abc import Mapping
+from collections.abc import Callable
 
 from crc32c import crc32c
 
@@ -10,6 +10,9 @@ from roboshard.shards.errors import RoboshardError
 from roboshard.shards.tar import END_OF_ARCHIVE, TarMember, member_header, scan
 from roboshard.shards.writer import crc_text
 
+OwnerOf = Callable[[str], str | None]
+"""The member of the same shard that a checksum belongs to."""
+
 
 def payload(sample: Sample, member: Member, data: memoryview) -> memoryview:
     """A member's bytes out of its sample's."""
@@ -17,10 +20,10 @@ def payload(sample: Sample, member: Member, data: memoryview) -> memoryview:
 
 
 def check_bytes(
-    sample: Sample, data: memoryview, *, is_last: bool, place: Place, owners: Mapping[str, str]
+    sample: Sample, data: memoryview, *, is_last: bool, place: Place, owner_of: OwnerOf
 ) -> set[str]:
-    """Names of the members that are damaged, all of them reported; `owners` says whose a checksum is."""
-    damaged = _damaged_members(sample, data, place, owners)
+    """Names of the members that are damaged, all of them reported; `owner_of` says whose a checksum is."""
+    damaged = _damaged_members(sample, data, place, owner_of)
     whole = sample.crc32c is None or crc_text(crc32c(data)) == sample.crc32c
     remedy = CONVERT_AGAIN if whole else COPY_AGAIN
     sound_tar = _check_tar(sample, data, is_last, place, remedy)
@@ -32,16 +35,14 @@ def check_bytes(
     return damaged
 
 
-def _damaged_members(
-    sample: Sample, data: memoryview, place: Place, owners: Mapping[str, str]
-) -> set[str]:
+def _damaged_members(sample: Sample, data: memoryview, place: Place, owner_of: OwnerOf) -> set[str]:
     damaged = set()
     for member in sample.members:
         found = crc_text(crc32c(payload(sample, member, data)))
         if member.crc32c is None or found == member.crc32c:
             continue
         damaged.add(member.name)
-        owner = owners.get(found)
+        owner = owner_of(found)
         swapped = f"; it holds what belongs to {owner}: swapped" if owner else ""
         place.at(member=member.name).report(
             f"damaged: its CRC32C differs from the manifest's{swapped}", COPY_AGAIN

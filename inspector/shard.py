@@ -76,6 +76,8 @@ class ShardCheck:
         self._url = storage.join(dataset.root, task.entry.name)
         self._sha256: Any = hashlib.sha256()
         self._hashed = self._read = 0
+        self._samples: list[Sample] = []
+        self._owners: dict[str, str] | None = None
 
     def run(self) -> Checked:
         """Read and check."""
@@ -164,6 +166,7 @@ class ShardCheck:
 
     def _check_sample(self, samples: list[Sample], i: int, size: int) -> None:
         sample = samples[i]
+        self._samples = samples
         place = self._place.at(episode=sample.episode)
         if sample.end > size:
             place.report(
@@ -172,17 +175,22 @@ class ShardCheck:
             )
             return
         data = memoryview(self._bytes(sample.offset, sample.size, size))
-        owners = {
-            member.crc32c: member.name
-            for each in samples
-            for member in each.members
-            if member.crc32c
-        }
         damaged = check_bytes(
-            sample, data, is_last=i + 1 == len(samples), place=place, owners=owners
+            sample, data, is_last=i + 1 == len(samples), place=place, owner_of=self._owner_of
         )
         contents = Contents(sample=sample, data=data, damaged=damaged, is_first=i == 0)
         check_episode(contents, self._dataset.expected, self._source, place)
+
+    def _owner_of(self, checksum: str) -> str | None:
+        """The member of this shard that has a checksum; looked up in what is made once, when bytes are wrong."""
+        if self._owners is None:
+            self._owners = {
+                member.crc32c: member.name
+                for sample in self._samples
+                for member in sample.members
+                if member.crc32c
+            }
+        return self._owners.get(checksum)
 
     def _check_sha256(self, size: int) -> None:
         while self._hashed < size:

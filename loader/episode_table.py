@@ -7,6 +7,12 @@ from typing import overload
 import numpy as np
 from numpy.typing import NDArray
 
+from roboshard.shards.errors import OptionError
+
+COLUMNS = ("episode_index", "length", "dataset_from_index", "dataset_to_index")
+MAX_ROWS, ROWS_AN_EPISODE = 1 << 22, 64
+"""Rows of a column: as many as there are numbers, but no more than so many, and so many for each episode."""
+
 
 @dataclass(frozen=True, eq=False)
 class EpisodeTable:
@@ -24,7 +30,7 @@ class EpisodeTable:
     @property
     def column_names(self) -> list[str]:
         """What there is for every episode."""
-        return list(self._columns)
+        return list(COLUMNS)
 
     def __len__(self) -> int:
         """One more than the largest episode index."""
@@ -37,21 +43,35 @@ class EpisodeTable:
     def __getitem__(self, key: int) -> dict[str, int]: ...
 
     def __getitem__(self, key: str | int) -> list[int] | dict[str, int]:
-        """A column by its name, or a row by its episode index. Raises KeyError, IndexError."""
+        """A column by its name, or a row by its episode index.
+
+        Raises:
+            KeyError, IndexError: there is none.
+            OptionError: a column is asked for where the largest number is far beyond the number of episodes.
+        """
         if isinstance(key, str):
             column: list[int] = self._columns[key].tolist()
             return column
         row = range(len(self))[key]
-        return {name: int(column[row]) for name, column in self._columns.items()}
+        place = int(np.searchsorted(self.episode_index, row))
+        is_there = place < len(self.episode_index) and int(self.episode_index[place]) == row
+        length = int(self.num_samples[place]) if is_there else 0
+        start = int(self._ends[place - 1]) if place else 0
+        return dict(zip(COLUMNS, (row, length, start, start + length), strict=True))
+
+    @cached_property
+    def _ends(self) -> NDArray[np.int64]:
+        return np.cumsum(self.num_samples)
 
     @cached_property
     def _columns(self) -> dict[str, NDArray[np.int64]]:
+        if len(self) > MAX_ROWS + ROWS_AN_EPISODE * len(self.episode_index):
+            raise OptionError(
+                f"{len(self.episode_index)} episodes are numbered up to {int(self.episode_index[-1])}: columns with "
+                "a row for each number would not fit into memory; read rows by their number, or episode_index"
+            )
         length = np.zeros(len(self), dtype=np.int64)
         length[self.episode_index] = self.num_samples
         end = np.cumsum(length)
-        return {
-            "episode_index": np.arange(len(self)),
-            "length": length,
-            "dataset_from_index": end - length,
-            "dataset_to_index": end,
-        }
+        columns = (np.arange(len(self)), length, end - length, end)
+        return dict(zip(COLUMNS, columns, strict=True))

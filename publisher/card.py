@@ -86,7 +86,7 @@ def _front_matter(dataset: ShardedDataset, url: str) -> str:
     frames = dataset.manifest.total_frames
     size = next((name for most, name in (*SIZES, *LARGER_SIZES) if frames < most), "n>1T")
     values: dict[str, object] = {
-        "pretty_name": plain(dataset.manifest.source.name),
+        "pretty_name": plain(dataset.manifest.source.name, lines=True),
         "task_categories": ["robotics"],
         "tags": list(TAGS),
         "size_categories": [size],

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from roboshard.shards.errors import FormatError
+from roboshard.shards.parquet_limits import check_decoded
 from roboshard.shards.schema import DatasetManifest, ShardManifest
 
 MAX_INDEX_BYTES = 4 << 30
@@ -83,6 +84,7 @@ def read_index(data: bytes, manifest: DatasetManifest, what: str) -> EpisodeInde
         problems = _shape_problems(file, manifest, len(data))
         if problems:
             raise FormatError(f"{what}: not the episode index of dataset.json:", problems)
+        check_decoded(file, data, what)
         table = file.read(columns=names, use_threads=False)
     except FormatError:
         raise

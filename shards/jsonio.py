@@ -7,6 +7,10 @@ from typing import Any
 from roboshard.shards.errors import FormatError
 
 MAX_DEPTH = 64
+MAX_CONTAINERS = 1 << 20
+"""Objects and arrays in one document: each costs some hundred bytes of memory, and two in the file."""
+MAX_VALUES = 1 << 23
+"""Values in one document."""
 
 Json = Any
 
@@ -28,13 +32,15 @@ def load(data: bytes | memoryview, what: str, max_bytes: int) -> dict[str, Json]
     """Parse one JSON object; `what` names it in errors.
 
     Raises:
-        FormatError: larger than `max_bytes`, nested deeper than MAX_DEPTH, not UTF-8, not JSON, with a key
+        FormatError: larger than `max_bytes`, of more than MAX_CONTAINERS objects and arrays or MAX_VALUES
+            values, nested deeper than MAX_DEPTH, not UTF-8, not JSON, with a key
             that occurs twice in one object, with half a surrogate pair, or not an object.
     """
     if len(data) > max_bytes:
         raise FormatError(
             f"{what}: {len(data)} bytes of JSON, more than the {max_bytes} that are read"
         )
+    _check_counts(data, what)
     try:
         text = bytes(data).decode("utf-8")
         value = json.loads(text, object_pairs_hook=_unique_keys)
@@ -48,6 +54,17 @@ def load(data: bytes | memoryview, what: str, max_bytes: int) -> dict[str, Json]
         raise FormatError(f"{what}: expected a JSON object, found {type(value).__name__}")
     _check_depth(value, what)
     return value
+
+
+def _check_counts(data: bytes | memoryview, what: str) -> None:
+    """Refuse what would become many objects, before there is any. Texts may hold such characters: they count too."""
+    whole = bytes(data)
+    for number, most, named in (
+        (whole.count(b"[") + whole.count(b"{"), MAX_CONTAINERS, "objects and arrays"),
+        (whole.count(b","), MAX_VALUES, "values"),
+    ):
+        if number > most:
+            raise FormatError(f"{what}: {number} {named} or so, more than the {most} that are read")
 
 
 def _unique_keys(pairs: list[tuple[str, Json]]) -> dict[str, Json]:

@@ -37,6 +37,7 @@ from roboshard.shards.schema import (
     ShardManifest,
     document_bytes,
     parse,
+    parse_value,
     validate,
 )
 from roboshard.shards.tar import BLOCK, padded
@@ -113,8 +114,9 @@ def load_dataset_manifest(
         data = storage.read_all(url, MAX_MANIFEST_BYTES, patience=patience)
     except MissingError:
         raise MissingError(f"{what}: no such file. {_what_instead(root, patience)}") from None
-    manifest = parse(DatasetManifest, data, what, MAX_MANIFEST_BYTES)
-    if fingerprint(jsonio.load(data, what, MAX_MANIFEST_BYTES)) != manifest.fingerprint:
+    value = jsonio.load(data, what, MAX_MANIFEST_BYTES)
+    manifest = parse_value(DatasetManifest, value, what)
+    if fingerprint(value) != manifest.fingerprint:
         raise DamageError(
             f"{what}: damaged: its content does not have the fingerprint that it states"
         )
@@ -136,7 +138,7 @@ def _what_instead(root: str, patience: storage.Patience) -> str:
         )
     return (
         "This is a LeRobot dataset, which is not loaded as it is: convert it first, "
-        f"`convert-to-shards {storage.shown(root)} DST`, and load DST"
+        f"`convert-to-shards {storage.redacted(root)} DST`, and load DST"
     )
 
 

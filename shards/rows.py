@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from roboshard.shards import jsonio
 from roboshard.shards.errors import FormatError
+from roboshard.shards.parquet_limits import check_decoded
 from roboshard.shards.schema import (
     MAX_MANIFEST_BYTES,
     MAX_RECORD_BYTES,
@@ -46,7 +47,9 @@ def encode_rows(
         use_dictionary=False,
         write_statistics=False,
     )
-    return bytes(sink.getvalue())
+    data = bytes(sink.getvalue())
+    check_decoded(_open(data, "its rows"), data, "its rows")  # what is written can be read again
+    return data
 
 
 def decode_rows(
@@ -55,7 +58,7 @@ def decode_rows(
     """The table, or those of `columns` that it has.
 
     Raises:
-        FormatError: not parquet, not `num_rows` rows, or larger than MAX_ROWS_BYTES when decompressed.
+        FormatError: not parquet, not `num_rows` rows, or larger when decoded than `parquet_limits` allows.
     """
     file = _open(data, what)
     metadata = file.metadata
@@ -65,9 +68,12 @@ def decode_rows(
     ):  # asked first: a row group of equal values holds billions
         raise FormatError(f"{what}: {counted} rows where the episode has {num_rows}")
     try:
+        check_decoded(file, data, what)
         names = file.schema_arrow.names
         wanted = columns and [name for name in columns if name in names]
         table = as_stored(file.read(columns=wanted, use_threads=False))
+    except FormatError:
+        raise
     except (pa.ArrowException, OSError, LookupError, TypeError, ValueError) as error:
         raise FormatError(f"{what}: unreadable parquet: {error}") from None
     twice = [name for name, count in Counter(table.column_names).items() if count > 1]

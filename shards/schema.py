@@ -285,7 +285,11 @@ def parse(cls: type[DocumentT], data: bytes | memoryview, what: str, max_bytes: 
         VersionError: a newer major version.
         FormatError: every problem with its place.
     """
-    value = jsonio.load(data, what, max_bytes)
+    return parse_value(cls, jsonio.load(data, what, max_bytes), what)
+
+
+def parse_value(cls: type[DocumentT], value: dict[str, jsonio.Json], what: str) -> DocumentT:
+    """`parse` of JSON that has been read already."""
     if "version" in cls.model_fields:
         check_version(value.get("version"), what)
     return validate(cls, value, what)
