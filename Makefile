@@ -8,7 +8,7 @@ PYTEST_WORKERS ?= 3
 # What needs nothing large beside the set-up; the rest has targets of its own.
 IN_PLACE := not ray and not lerobot and not rerun
 
-.PHONY: setup ffmpeg demo test test-slow test-ray test-lerobot test-rerun test-old-hub test-live lint types bench clean
+.PHONY: setup ffmpeg demo test test-slow fuzz test-ray test-lerobot test-rerun test-old-hub test-live lint types bench clean
 
 setup: ffmpeg $(READY)
 
@@ -31,6 +31,11 @@ test: setup lint types
 
 test-slow: setup
 	$(BIN)/python -m pytest -m '(slow or hypothesis) and $(IN_PLACE)' --hypothesis-profile thorough
+
+# Forged datasets and sources, FUZZ_CASES of each family; `make test` runs a few of them.
+FUZZ_CASES ?= 10000
+fuzz: setup
+	PYTHONPATH=tests nice $(BIN)/python -W ignore -m support.fuzz --cases $(FUZZ_CASES)
 
 # A real local Ray cluster, some of whose workers are killed.
 test-ray: setup

@@ -149,6 +149,9 @@ def _check_rows(table: pa.Table, episode: Episode, where: str) -> None:
 
 
 def _check_columns(schema: pa.Schema, where: str) -> None:
+    twice = sorted({name for name in schema.names if schema.names.count(name) > 1})
+    if twice:
+        raise SourceError(f"{where}: several columns of the name {', '.join(map(repr, twice))}")
     for name in ("timestamp", "frame_index", "episode_index", "index", "task_index"):
         types = [schema.field(i).type for i in schema.get_all_field_indices(name)]
         if len(types) > 1 or (not types and name != "task_index"):

@@ -67,6 +67,10 @@ def decode_rows(
         not counted == metadata.num_rows == num_rows
     ):  # asked first: a row group of equal values holds billions
         raise FormatError(f"{what}: {counted} rows where the episode has {num_rows}")
+    names = file.schema_arrow.names
+    if len(set(names)) != len(names):
+        twice = sorted({name for name in names if names.count(name) > 1})
+        raise FormatError(f"{what}: several columns of the name {', '.join(map(repr, twice))}")
     try:
         check_decoded(file, data, what)
         names = file.schema_arrow.names
