@@ -27,9 +27,9 @@ from roboshard.shards import (
 )
 from roboshard.shards import cache_files as files
 from roboshard.shards.cache import MIN_BYTES, DiskCache
-from roboshard.shards.reader import EpisodeData
 from roboshard.shards.fetch import ShardReads, ignore
 from roboshard.shards.ranges import ByteRange
+from roboshard.shards.reader import EpisodeData
 from roboshard.shards.sample import Piece
 from roboshard.shards.schema import FileEntry, ShardEntry
 
