@@ -20,7 +20,7 @@ from roboshard.shards.errors import RoboshardError, SourceError
 from roboshard.shards.missing import missing_values
 from roboshard.shards.names import camera_suffixes
 from roboshard.shards.rows import encode_rows
-from roboshard.shards.schema import FORMAT_VERSION, EpisodeRecord, Provenance
+from roboshard.shards.schema import EpisodeRecord, Provenance, version_of
 
 
 class EpisodeReader:
@@ -55,7 +55,7 @@ class EpisodeReader:
     def read(
         self, episode: Episode, provenance: Provenance | None
     ) -> tuple[EpisodeRecord, bytes, dict[str, bytes]]:
-        """(record, parquet file, member suffix -> MP4 file); `provenance` travels in the parquet file.
+        """(record, parquet file, member suffix -> video file); `provenance` travels in the parquet file.
 
         Raises:
             SourceError, MissingError: naming episode, camera and file.
@@ -69,7 +69,7 @@ class EpisodeReader:
         timestamps = timestamps_of(rows)
         slices = [self._cut(episode, key, timestamps) for key in self._source.camera_keys]
         record = EpisodeRecord(
-            version=FORMAT_VERSION,
+            version=version_of(video.camera.member for video in slices),
             episode_index=episode.index,
             length=episode.length,
             fps=self._source.fps,

@@ -1,167 +1,108 @@
-"""A slice as a file of its own: packets of a source muxed, read back, compared and described.
+"""A slice as a file of its own: packets of a source, copied, read back, compared and described.
 
-The file is opened again, and its sample tables and payload are compared with the packets of the source, before it
-is used.
+They go into an MP4 file where that holds them exactly, and into a Matroska file otherwise.
 """
 
-import io
+from collections.abc import Iterator
 from dataclasses import dataclass
-from fractions import Fraction
-from typing import Any
+from typing import Any, Protocol
 
-import av
 import numpy as np
 
 from roboshard.converter.alignment import pts_runs, row_runs
+from roboshard.converter.copying import CannotHoldError, SliceCopy
+from roboshard.converter.matroska_file import matroska_copy
+from roboshard.converter.mp4_file import mp4_copy
 from roboshard.converter.packets import BoolArray, IntArray, Packets, lowest_later
 from roboshard.shards.errors import SourceError
-from roboshard.shards.mp4 import read_sample_tables
+from roboshard.shards.names import matroska_suffix
 from roboshard.shards.schema import CameraRecord
 from roboshard.shards.slices import DECODERS
 
-_PARAMETERS = (
-    "name",
-    "width",
-    "height",
-    "pix_fmt",
-    "profile",
-    "color_range",
-    "color_primaries",
-    "color_trc",
-    "colorspace",
-    "sample_aspect_ratio",
-    "extradata",
-)
+REMEDY = "Encode it again: --video reencode"
 
 
 @dataclass(frozen=True, kw_only=True)
 class VideoSlice:
-    """An MP4 file and what the episode record says of it."""
+    """An MP4 or Matroska file and what the episode record says of it."""
 
     data: bytes
     camera: CameraRecord
 
 
+class SourceVideo(Protocol):
+    """A source's video file, opened."""
+
+    def streams(self, packets: Packets) -> Iterator[Any]:
+        """Yield streams that tell a decoder of these packets what it must know, the best one first."""
+
+    @property
+    def turns(self) -> int:
+        """Quarter turns by which its pictures are turned before they are shown."""
+
+
 def copied_slice(
-    source: Any, packets: Packets, shown: IntArray, *, key: str, member: str
+    video: SourceVideo, packets: Packets, shown: IntArray, *, key: str, member: str
 ) -> VideoSlice:
-    """Copy packets of the stream `source` into a file, read it back, and describe what it holds.
+    """Copy packets of a source video into a file, read it back, and describe what it holds.
 
     Args:
-        source: the video stream that the packets were demuxed from.
-        packets: those of the slice, in decode order.
+        video: What the packets were demuxed from.
+        packets: Those of the slice, in decode order.
         shown: (rows,) pts of the frame that each row shows, in ticks of the source.
-        key: the camera's feature key.
-        member: the slice's member name.
+        key: The camera's feature key.
+        member: The member's suffix if it is an MP4 file; that of a Matroska file is made of it.
 
     Raises:
-        SourceError: the packets cannot be copied exactly.
-        FFmpegError: they cannot be muxed.
+        SourceError: Neither file can hold the packets exactly; with the reasons and the remedy.
+        av.FFmpegError: A file cannot be read back.
     """
-    codec = str(source.codec_context.codec.canonical_name)
-    if codec not in DECODERS:  # nothing that was converted may fail to load
-        raise SourceError(f"slices cannot hold the codec {codec}, but {', '.join(DECODERS)}")
-    time_base = Fraction(source.time_base)
-    data = _mux(source, packets)
-    copy_time_base = _read_time_base(data, source)
-    scale = time_base / copy_time_base
-    if scale.denominator != 1:
-        raise SourceError(f"an MP4 slice cannot hold its time base of {time_base} s")
-    start, factor = packets.dts[0], scale.numerator
-    _check_copied(data, packets, copy_time_base, factor)
-    ticks = (packets.pts - start) * factor
+    copy, stream, member = _copy(video, packets, member)
+    context = stream.codec_context
+    ticks = (packets.pts - copy.start) * copy.factor
     in_order = np.sort(ticks)
-    frames = _positions(in_order, (shown - start) * factor)
-    context = source.codec_context
+    frames = _positions(in_order, (shown - copy.start) * copy.factor)
     camera = CameraRecord(
         key=key,
         member=member,
-        codec=codec,
+        codec=str(context.codec.canonical_name),
         width=context.width,
         height=context.height,
         pix_fmt=context.pix_fmt or "unknown",
         num_frames=len(ticks),
         skip_frames=frames[0],
         keyframes=_safe_keyframes(ticks, packets.is_keyframe, in_order),
-        time_base=(copy_time_base.numerator, copy_time_base.denominator),
+        time_base=(copy.time_base.numerator, copy.time_base.denominator),
         pts=pts_runs(in_order.tolist()),
         rows=row_runs(frames),
     )
-    return VideoSlice(data=data, camera=camera)
+    return VideoSlice(data=copy.data, camera=camera)
 
 
-def _mux(source: Any, packets: Packets) -> bytes:
-    buffer = io.BytesIO()
-    time_base, start = Fraction(source.time_base), packets.dts[0]
-    # Without an edit list: readers disagree on what one hides. Times then start at the decoder's delay.
-    options = {"fflags": "+bitexact", "use_editlist": "0"}
-    with av.open(buffer, "w", format="mp4", options=options) as output:
-        # opaque: copy codec parameters as they are; a decoder's name (libdav1d) is not a codec to mux.
+def _copy(video: SourceVideo, packets: Packets, member: str) -> tuple[SliceCopy, Any, str]:
+    """Return a file of the packets, the stream whose parameters it has, and its suffix."""
+    streams, reasons = [], []
+    for stream in video.streams(packets):
+        _check_codec(stream)
+        streams.append(stream)
         try:
-            stream = output.add_stream_from_template(source, opaque=True)
-        except ValueError as error:
-            raise SourceError(f"an MP4 slice cannot hold its codec: {error}") from error
-        stream.time_base = time_base
-        duration = int(np.diff(np.sort(packets.pts)).min()) if len(packets) > 1 else 1
-        columns = (
-            packets.pts - start,
-            packets.dts - start,
-            packets.is_keyframe,
-            packets.is_hidden,
-        )
-        for coded, pts, dts, key, hidden in zip(
-            packets.coded, *(c.tolist() for c in columns), strict=True
-        ):
-            packet = _without_flags(coded, time_base) if hidden else coded
-            packet.pts, packet.dts = pts, dts
-            packet.duration = duration
-            packet.is_keyframe = key
-            packet.stream = stream
-            output.mux(packet)
-    return buffer.getvalue()
-
-
-def _without_flags(coded: "av.Packet[Any]", time_base: Fraction) -> "av.Packet[Any]":
-    packet: av.Packet[Any] = av.Packet(bytes(coded))
-    packet.time_base = time_base
-    return packet
-
-
-def _read_time_base(data: bytes, source: Any) -> Fraction:
-    """A slice's time base, as FFmpeg sees it, which must see the codec parameters of the source too."""
-    with av.open(io.BytesIO(data), "r") as copy:
-        stream = copy.streams.video[0]
-        _check_parameters(source, stream)
-        return Fraction(stream.time_base or 1)
-
-
-def _check_parameters(source: Any, copy: Any) -> None:
-    for name in _PARAMETERS:
-        theirs, ours = getattr(source.codec_context, name), getattr(copy.codec_context, name)
-        if theirs != ours:
-            raise SourceError(f"its {name} {theirs!r} would become {ours!r} in an MP4 slice")
-
-
-def _check_copied(data: bytes, packets: Packets, time_base: Fraction, factor: int) -> None:
-    """The slice holds exactly these packets: payloads, times, keyframes. Its tables say all that a demuxer would."""
+            return mp4_copy(stream, packets), stream, member
+        except CannotHoldError as error:
+            reasons.append(str(error))
     try:
-        tables = read_sample_tables(data)
-    except ValueError as error:
-        raise SourceError(f"the slice does not read back: {error}") from error
-    payload = b"".join(packets.coded)
-    sizes = np.array([packet.size for packet in packets.coded], dtype=np.int64)
-    start, first = packets.dts[0], int(tables.offsets[0])
-    same = (
-        Fraction(1, tables.timescale) == time_base
-        and np.array_equal(tables.sizes, sizes)
-        and np.array_equal(tables.offsets, first + np.cumsum(sizes) - sizes)
-        and data.startswith(payload, first)
-        and np.array_equal(tables.pts, (packets.pts - start) * factor)
-        and np.array_equal(tables.dts, (packets.dts - start) * factor)
-        and np.array_equal(tables.is_sync, packets.is_keyframe)
-    )
-    if not same:
-        raise SourceError("the copied packets do not read back as they are in the source")
+        if video.turns:
+            raise CannotHoldError("a Matroska slice cannot hold that its pictures are turned")
+        return matroska_copy(streams[0], packets), streams[0], matroska_suffix(member)
+    except CannotHoldError as error:
+        reasons.append(str(error))
+    raise SourceError(f"{'; '.join(dict.fromkeys(reasons))}. {REMEDY}")
+
+
+def _check_codec(stream: Any) -> None:
+    """Raise SourceError for a codec that no slice may have: nothing that converted may fail to load."""
+    codec = str(stream.codec_context.codec.canonical_name)
+    if codec not in DECODERS:
+        raise SourceError(f"its codec {codec} is none that slices may have. {REMEDY}")
 
 
 def _safe_keyframes(ticks: IntArray, is_keyframe: BoolArray, in_order: IntArray) -> list[int]:

@@ -4,6 +4,8 @@ The slice starts at the last keyframe at or before the episode's first frame fro
 ends with the last packet, in decode order, that shows a frame of the episode. slice_file.py makes a file of it.
 """
 
+from collections.abc import Iterator
+from contextlib import suppress
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +16,7 @@ import numpy as np
 from av.container import Flags
 
 from roboshard.converter.alignment import RowTimes, check_times, match_frames
+from roboshard.converter.decode_times import MAX_REORDERED, decode_times
 from roboshard.converter.keyframes import (
     has_av1_frame_types,
     is_av1_keyframe,
@@ -52,9 +55,11 @@ class VideoFile:
         if context is None:
             raise SourceError("its video codec is not known to FFmpeg")
         self._time_base = Fraction(self._stream.time_base or 0)
-        if not self._time_base or first is None or first.dts is None:
+        self._has_decode_times = not self._container.format.name.startswith("matroska")
+        first_dts = None if first is None else first.dts if self._has_decode_times else first.pts
+        if not self._time_base or first is None or first_dts is None:
             raise SourceError("the video stream has no timed packet")
-        self._first_dts = first.dts
+        self._first_dts = first_dts
         self._codec = str(context.codec.canonical_name)
         self._extradata = bytes(context.extradata or b"")
         self._parameters = Parameters(self._path, self._stream)
@@ -78,30 +83,27 @@ class VideoFile:
         """
         try:
             packets, shown = self.select(rows)
-            return self._copy(packets, shown, key, member)
+            return copied_slice(self, packets, shown, key=key, member=member)
         except av.FFmpegError as error:
             raise SourceError(f"cannot be demuxed or copied: {error.strerror}") from error
-
-    def _copy(self, packets: Packets, shown: IntArray, key: str, member: str) -> VideoSlice:
-        stream = self._parameters.of(packets)
-        try:
-            return copied_slice(stream, packets, shown, key=key, member=member)
-        except SourceError:
-            if stream is not self._stream:
-                raise
-            try:
-                # What FFmpeg tells of the file is what it found in its first packets.
-                probed = self._parameters.probed(packets)
-            except (av.FFmpegError, ValueError):
-                probed = None
-            if probed is None:
-                raise
-            return copied_slice(probed, packets, shown, key=key, member=member)
 
     @property
     def stream(self) -> Any:
         """The video stream as demuxed."""
         return self._stream
+
+    def streams(self, packets: Packets) -> Iterator[Any]:
+        """Yield streams that tell a decoder of selected packets what it must know.
+
+        The first one has the parameters that are in force there. Where that is the file's own, the
+        second one has what FFmpeg makes of these packets: what it tells of a file is what it found
+        in the first ones.
+        """
+        stream = self._parameters.of(packets)
+        yield stream
+        if stream is self._stream:
+            with suppress(av.FFmpegError, ValueError):
+                yield self._parameters.probed(packets)
 
     def stream_of(self, packets: Packets) -> Any:
         """A stream with the codec parameters of selected packets, which may not be those of the file's start."""
@@ -135,7 +137,7 @@ class VideoFile:
             window = self._read_window(seek_to, last)
             if not len(window):
                 raise SourceError(f"no frame near {rows.from_s:.6f} s")
-            at_start = int(window.dts[0]) <= self._first_dts
+            at_start = self._starts_at(window) <= self._first_dts
             if at_start or (window.is_keyframe[0] and window.pts[0] <= first):
                 shown = self._shown(window, rows)
                 start = self._exact_start(window, int(shown.min()))
@@ -152,17 +154,22 @@ class VideoFile:
 
     def _read_window(self, seek_to: int, last: int) -> Packets:
         """Packets in decode order from the keyframe before `seek_to` until none can show a frame up to `last`."""
+        if self._container.format.name == "avi":
+            seek_to = max(seek_to, self._first_dts)  # its demuxer refuses to go further back
         self._container.seek(seek_to, stream=self._stream, backward=True, any_frame=False)
         coded: list[av.Packet[Any]] = []
         facts: list[tuple[int, int, bool, bool, bool]] = []
+        num_later = 0
         for packet in self._container.demux(self._stream):
             if packet.size == 0:
                 continue  # the demuxer's flush marker
             pts, dts = packet.pts, packet.dts
+            if not self._has_decode_times:
+                dts, num_later = pts, num_later + 1 if pts is not None and pts > last else 0
             if pts is None or dts is None:
                 raise SourceError("a packet has no timestamp")
-            if dts > last:  # pts is never before dts
-                break
+            if dts > last if self._has_decode_times else num_later > MAX_REORDERED:
+                break  # pts is never before dts
             is_keyframe = packet.is_keyframe
             if self._reads_frame_types:
                 is_keyframe = is_av1_keyframe(memoryview(packet), is_keyframe)
@@ -174,12 +181,16 @@ class VideoFile:
         columns = np.array(facts, dtype=np.int64).reshape(-1, 5).T
         return Packets(
             pts=columns[0],
-            dts=columns[1],
+            dts=columns[1] if self._has_decode_times else decode_times(columns[0]),
             is_keyframe=columns[2] != 0,
             is_hidden=columns[3] != 0,
             is_foreign=columns[4] != 0,
             coded=coded,
         )
+
+    def _starts_at(self, window: Packets) -> int:
+        """Return when a window's first packet is decoded, or shown where the file says only that."""
+        return int(window.dts[0] if self._has_decode_times else window.pts[0])
 
     def _shown(self, window: Packets, rows: RowTimes) -> IntArray:
         """pts of the frame shown for each row."""

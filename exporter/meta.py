@@ -9,7 +9,7 @@ from typing import IO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from roboshard.exporter.layout import DATA_PATH, DEFAULTS, EPISODES_PATH, VIDEO_PATH, Limits
+from roboshard.exporter.layout import DATA_PATH, DEFAULTS, EPISODES_PATH, Limits
 from roboshard.exporter.rows import TableFiles
 from roboshard.shards import jsonio
 from roboshard.shards.errors import FormatError, RoboshardError
@@ -116,7 +116,9 @@ def _write_block(files: TableFiles, block: list[Row], schema: pa.Schema) -> None
     files.write(table)
 
 
-def info_of(provenance: Provenance, *, episodes: int, frames: int, is_whole: bool) -> Row:
+def info_of(
+    provenance: Provenance, *, episodes: int, frames: int, is_whole: bool, video_path: str
+) -> Row:
     """info.json: the source's, but for what is not true of this dataset."""
     source, is_v3 = provenance.info, str(provenance.info.get("codebase_version")).startswith("v3.")
     info = {
@@ -132,7 +134,7 @@ def info_of(provenance: Provenance, *, episodes: int, frames: int, is_whole: boo
         "total_frames": frames,
         "total_tasks": source.get("total_tasks", len(provenance.tasks)),
         "data_path": DATA_PATH,
-        "video_path": VIDEO_PATH if keys_of(provenance.features, "video") else None,
+        "video_path": video_path if keys_of(provenance.features, "video") else None,
     }
     info |= {name: value for name, value in DEFAULTS.items() if name not in info}
     if not is_whole or "splits" not in info:

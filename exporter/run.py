@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from roboshard.exporter.config import ExportConfig
 from roboshard.exporter.destination import appearing
-from roboshard.exporter.layout import DATA_PATH, Limits
+from roboshard.exporter.layout import DATA_PATH, MATROSKA_VIDEO_PATH, VIDEO_PATH, Limits
 from roboshard.exporter.meta import EpisodeRows, Row, info_of, usable, write_json, write_tasks
 from roboshard.exporter.rows import TableFiles, numbered, rows_of, timestamps_of
 from roboshard.exporter.statistics import Statistics, renumbered
@@ -137,7 +137,11 @@ class _Writer:
             self._metadata.write(self._limits)
         meta = self._folder / "meta"
         info = info_of(
-            self._source, episodes=self._episodes, frames=self._frames, is_whole=self._is_whole
+            self._source,
+            episodes=self._episodes,
+            frames=self._frames,
+            is_whole=self._is_whole,
+            video_path=self._name_videos(),
         )
         write_json(meta / "info.json", info)
         is_v3 = self._source.source.codebase_version.startswith("v3.")
@@ -156,6 +160,14 @@ class _Writer:
             video_files=sum(videos.count for videos in self._videos.values()),
             renumbered=not self._is_whole,
         )
+
+    def _name_videos(self) -> str:
+        """Return the template of the videos' paths, which are `.mkv` where one of them is a Matroska file."""
+        if not any(videos.has_matroska for videos in self._videos.values()):
+            return VIDEO_PATH
+        for path in list((self._folder / "videos").rglob("chunk-*/file-*.mp4")):
+            path.rename(path.with_suffix(".mkv"))
+        return MATROSKA_VIDEO_PATH
 
     def close(self) -> None:
         """Close all files, after an error too."""

@@ -1,8 +1,10 @@
-"""MP4 files that hold the slices of many episodes, packet after packet: nothing is decoded, nothing re-encoded.
+"""Video files that hold the slices of many episodes, packet after packet: nothing is decoded, nothing re-encoded.
 
-A file that is finished is read again and compared with what was put into it.
+Slices in MP4 go into MP4 files, those in Matroska into Matroska files (matroska.py). A file that is finished is read
+again and compared with what was put into it.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -14,6 +16,7 @@ from av.container import Flags
 from crc32c import crc32c
 
 from roboshard.exporter.layout import VIDEO_PATH, FilePlace, Limits
+from roboshard.exporter.matroska import MatroskaVideoFile, coded_blocks
 from roboshard.exporter.timing import (
     MAX_UNEVEN,
     FloatArray,
@@ -28,12 +31,15 @@ from roboshard.exporter.timing import (
     start_of,
 )
 from roboshard.shards.errors import FormatError, SourceError
+from roboshard.shards.names import is_matroska
 from roboshard.shards.schema import CameraRecord
 from roboshard.shards.slices import open_slice
 
 _PICTURE = ("name", "profile", "pix_fmt", "width", "height", "sample_aspect_ratio", "extradata")
 _COLOR = ("color_range", "color_primaries", "color_trc", "colorspace")
-_INDEPENDENT = {"h264", "av1", "vp8", "vp9", "mpeg4", "mjpeg", "ffv1", "png"}
+_INTRA = {"cfhd", "dnxhd", "dvvideo", "ffvhuff", "huffyuv", "jpeg2000", "magicyuv", "prores"}
+_INTRA |= {"mjpeg", "png", "rawvideo", "utvideo", "v210"}
+_INDEPENDENT = {"h264", "av1", "vp8", "vp9", "mpeg4", "ffv1"} | _INTRA
 """Codecs of which a slice's first picture ends all that was before it; see format.md on H.264."""
 
 
@@ -167,8 +173,10 @@ class VideoFiles:
         self._fps = fps
         self._limits = limits
         self._number = -1
-        self._file: VideoFile | None = None
+        self._file: VideoFile | MatroskaVideoFile | None = None
         self._may_share = False
+        self.has_matroska = False
+        """One of the files is a Matroska file."""
 
     def add(
         self, data: memoryview, camera: CameraRecord, timestamps: FloatArray
@@ -179,8 +187,10 @@ class VideoFiles:
             SourceError: it cannot be put back so that LeRobot shows the right frame for each row.
         """
         try:
+            if is_matroska(camera.member):
+                return self._add(self._matroska(data, camera), camera, timestamps)
             with open_slice(data, camera) as container:
-                return self._add(container, len(data), camera, timestamps)
+                return self._add(self._mp4(data, container), camera, timestamps)
         except av.FFmpegError as error:
             raise SourceError(f"cannot be demuxed or copied: {error.strerror}") from error
         except FormatError as error:
@@ -202,11 +212,34 @@ class VideoFiles:
         """Files begun."""
         return self._number + 1
 
+    def _mp4(self, data: memoryview, container: Any) -> "_Slice":
+        stream, coded = container.streams.video[0], Coded.read(container)
+        context = stream.codec_context
+        return _Slice(
+            coded=coded,
+            num_bytes=len(data),
+            configuration=configuration_of(stream),
+            stands_alone=_stands_alone(
+                context.codec.canonical_name, coded.packets[0], bytes(context.extradata or b"")
+            ),
+            begin=lambda path, period, delay: VideoFile(path, stream, period, delay),
+        )
+
+    def _matroska(self, data: memoryview, camera: CameraRecord) -> "_Slice":
+        coded = coded_blocks(data, camera)
+        self.has_matroska = True
+        return _Slice(
+            coded=coded,
+            num_bytes=len(data),
+            configuration=coded.configuration,
+            stands_alone=_stands_alone(camera.codec, coded.blocks[0], coded.extradata),
+            begin=lambda path, period, _: MatroskaVideoFile(path, coded, period),
+        )
+
     def _add(
-        self, container: Any, num_bytes: int, camera: CameraRecord, timestamps: FloatArray
+        self, found: "_Slice", camera: CameraRecord, timestamps: FloatArray
     ) -> tuple[FilePlace, Span]:
-        stream = container.streams.video[0]
-        coded = Coded.read(container)
+        coded = found.coded
         frames, shown = frames_of_rows(camera), coded.shown
         if len(shown) != camera.num_frames:
             raise SourceError(
@@ -216,34 +249,46 @@ class VideoFiles:
         first, last = int(frames.min()), int(frames.max())
         period = period_of(shown[first : last + 1], 1 / self._fps / tick)
         shown = evened(shown, first, last, period)
-        coded = coded.shown_at(shown)
+        found = replace(found, coded=coded.shown_at(shown))
         _, distance = start_of(seconds(shown, tick), frames, timestamps, self._fps)
         is_regular = is_even(shown, period) and distance <= MAX_UNEVEN * period * tick
-        if self._file is None or not (
-            is_regular and self._takes(self._file, stream, coded, num_bytes)
-        ):
+        if self._file is None or not (is_regular and self._takes(self._file, found)):
             self.close()
             self._number += 1
             path = self._limits.place(self._number).path(
                 self._root, VIDEO_PATH, video_key=self._key
             )
-            self._file = VideoFile(path, stream, period, coded.delay)
+            self._file = found.begin(path, period, found.coded.delay)
             self._may_share = is_regular
         file = self._file
-        times = seconds(shown + file.shift_of(coded), tick)
+        times = seconds(shown + file.shift_of(found.coded), tick)
         span = span_of(times, frames, timestamps, self._fps)
-        file.append(coded, num_bytes)
+        file.append(found.coded, found.num_bytes)
         return self._limits.place(self._number), span
 
-    def _takes(self, file: VideoFile, stream: Any, coded: Coded, num_bytes: int) -> bool:
+    def _takes(self, file: "VideoFile | MatroskaVideoFile", found: "_Slice") -> bool:
         return (
             self._may_share
-            and _stands_alone(stream, coded)
-            and file.configuration == configuration_of(stream)
-            and is_even(np.sort(coded.pts), file.period)
-            and coded.delay <= file.delay
-            and file.num_bytes + num_bytes <= self._limits.video_bytes
+            and found.stands_alone
+            and file.configuration == found.configuration
+            and is_even(np.sort(found.coded.pts), file.period)
+            and found.coded.delay <= file.delay
+            and file.num_bytes + found.num_bytes <= self._limits.video_bytes
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Slice:
+    """A slice that goes into a file."""
+
+    coded: Any
+    """Coded or CodedBlocks, as the files take it that `begin` makes."""
+    num_bytes: int
+    configuration: tuple[object, ...]
+    stands_alone: bool
+    """Its first picture starts a sequence of its own, wherever it lies in a file."""
+    begin: "Callable[[Path, float, int], VideoFile | MatroskaVideoFile]"
+    """Make a new file for it: of a path, ticks from frame to frame, and the decoder's delay."""
 
 
 def configuration_of(stream: Any) -> tuple[Any, ...]:
@@ -255,14 +300,9 @@ def configuration_of(stream: Any) -> tuple[Any, ...]:
     )
 
 
-def _stands_alone(stream: Any, coded: Coded) -> bool:
-    """Whether the slice's first picture starts a sequence of its own, wherever it lies in a file."""
-    codec = stream.codec_context.codec.canonical_name
-    if codec == "hevc":
-        return is_hevc_idr(
-            memoryview(coded.packets[0]), bytes(stream.codec_context.extradata or b"")
-        )
-    return codec in _INDEPENDENT
+def _stands_alone(codec: str, first: Any, extradata: bytes) -> bool:
+    """Whether a slice's first picture starts a sequence of its own, wherever it lies in a file."""
+    return is_hevc_idr(memoryview(first), extradata) if codec == "hevc" else codec in _INDEPENDENT
 
 
 def is_hevc_idr(data: memoryview, extradata: bytes) -> bool:

@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roboshard.inspector.problems import CONVERT_AGAIN, Place, some
-from roboshard.shards.mp4 import read_sample_tables
+from roboshard.shards.mp4 import SampleTables, read_sample_tables
+from roboshard.shards.names import is_matroska
 from roboshard.shards.schema import CameraRecord
-from roboshard.shards.slices import open_container
+from roboshard.shards.slices import open_container, read_slice
 
 IntArray = NDArray[np.int64]
 
@@ -71,9 +72,11 @@ class SourcePackets:
             last = math.ceil((float(in_file.max()) + 2 * margin) / self.time_base)
             seek_to, back, seen = first, 1, None
             while True:
+                if container.format.name == "avi":
+                    seek_to = max(seek_to, 0)  # its demuxer refuses to go further back
                 container.seek(seek_to, stream=stream, backward=True)
                 self.coded = list(_until(container.demux(stream), last))
-                start = self.coded[0].dts if self.coded else None
+                start = self.coded[0].pts if self.coded else None
                 if (
                     self.coded and min(packet.pts for packet in self.coded) <= first
                 ) or start == seen:
@@ -100,10 +103,26 @@ def _turns_of(stream: Any, packets: Iterable[Any]) -> int | None:
 
 def _until(packets: Iterator[Any], last: int) -> Iterator[Any]:
     for packet in packets:
-        if packet.size and packet.dts is not None and packet.pts is not None:
-            if packet.dts > last:
+        if packet.size and packet.pts is not None:
+            if packet.dts is not None and packet.dts > last:
                 return
             yield packet
+
+
+def _packets_of(
+    camera: CameraRecord, data: bytes
+) -> tuple[memoryview, SampleTables, IntArray] | None:
+    """Return (where packets lie, tables of them, when the record says that each is shown); None: unreadable."""
+    try:
+        if not is_matroska(camera.member):
+            tables = read_sample_tables(data)
+            return memoryview(data), tables, tables.pts
+        packets = read_slice(memoryview(data), camera)
+    except ValueError:
+        return None
+    ticks = np.empty_like(packets.tables.pts)  # the file's own times are rounded
+    ticks[packets.tables.as_shown] = camera.ticks()
+    return packets.payload, packets.tables, ticks
 
 
 def compare_parameters(
@@ -126,28 +145,29 @@ def compare_parameters(
             f"its pictures are turned by {90 * (turns or 0)} degrees, by {90 * (packets.turns or 0)} in the source",
             CONVERT_AGAIN,
         )
-    expected = packets.parameters
-    if here != expected:
-        expected = in_force()
-    changed = [name for name, value in expected.items() if here[name] != value]
+    changed = _changed(camera, here, packets.parameters)
+    if changed:
+        changed = _changed(camera, here, in_force())
     if changed:
         place.report(f"its {', '.join(changed)} differ from the source's", CONVERT_AGAIN)
 
 
-def compare_payloads(data: bytes, packets: SourcePackets, clock: Clock, place: Place) -> None:
+def compare_payloads(
+    camera: CameraRecord, data: bytes, packets: SourcePackets, clock: Clock, place: Place
+) -> None:
     """Every packet of the slice is in the source at that time, and none between its first and last is left out."""
-    try:
-        tables = read_sample_tables(data)
-    except ValueError:
+    found = _packets_of(camera, data)
+    if found is None:
         return  # reported where the slice was looked at
+    payload, tables, ticks = found
     at_time: dict[int, list[int]] = {}
     for i, packet in enumerate(packets.coded):
         at_time.setdefault(packet.pts, []).append(i)
     used, absent, other, unkeyed = set[int](), list[int](), list[int](), list[int]()
-    for i, pts in enumerate(tables.pts.tolist()):
+    for i, pts in enumerate(ticks.tolist()):
         tick = clock.source_tick + (pts - clock.slice_tick) * clock.scale
         offset = int(tables.offsets[i])
-        coded = data[offset : offset + int(tables.sizes[i])]
+        coded = payload[offset : offset + int(tables.sizes[i])]
         candidates = at_time.get(int(tick), []) if tick.denominator == 1 else []
         equal = [j for j in candidates if coded == bytes(packets.coded[j])]
         used.update(equal[:1])
@@ -177,3 +197,11 @@ def compare_payloads(data: bytes, packets: SourcePackets, clock: Clock, place: P
             place.report(
                 f"{len(left_out)} packets of the source were left out of the slice", CONVERT_AGAIN
             )
+
+
+def _changed(camera: CameraRecord, here: dict[str, Any], expected: dict[str, Any]) -> list[str]:
+    """Return the names of the parameters that are not the expected ones."""
+    beside = set[str]()
+    if is_matroska(camera.member):  # which has the pixels' shape, and ProRes profiles, elsewhere
+        beside = {"sample_aspect_ratio"} | ({"extradata"} if camera.codec == "prores" else set())
+    return [name for name, value in expected.items() if name not in beside and here[name] != value]

@@ -8,9 +8,10 @@ from numpy.typing import NDArray
 
 from roboshard.inspector.problems import CONVERT_AGAIN, Place, some
 from roboshard.shards.errors import FormatError
-from roboshard.shards.mp4 import read_sample_tables
+from roboshard.shards.mp4 import SampleTables, read_sample_tables
+from roboshard.shards.names import is_matroska
 from roboshard.shards.schema import CameraRecord
-from roboshard.shards.slices import open_container
+from roboshard.shards.slices import open_container, read_slice
 
 IntArray = NDArray[np.int64]
 
@@ -29,6 +30,8 @@ def check_slice(
 
 
 def _check_tables(camera: CameraRecord, data: bytes, place: Place) -> bool:
+    if is_matroska(camera.member):
+        return _check_matroska(camera, data, place)
     try:
         tables = read_sample_tables(data)
     except ValueError as error:
@@ -54,13 +57,27 @@ def _check_tables(camera: CameraRecord, data: bytes, place: Place) -> bool:
             f"{wrong.size} frames are shown at other times than the record says, first frame {wrong[0]}",
             CONVERT_AGAIN,
         )
-    safe = _safe_keyframes(tables.pts, tables.is_sync)
-    unsafe = sorted(set(camera.keyframes) - set(np.flatnonzero(safe[order]).tolist()))
+    _check_keyframes(camera, tables, place)
+    return True
+
+
+def _check_matroska(camera: CameraRecord, data: bytes, place: Place) -> bool:
+    try:
+        tables = read_slice(memoryview(data), camera).tables
+    except FormatError as error:
+        place.report(str(error), CONVERT_AGAIN)
+        return False
+    _check_keyframes(camera, tables, place)
+    return True
+
+
+def _check_keyframes(camera: CameraRecord, tables: SampleTables, place: Place) -> None:
+    safe = _safe_keyframes(tables.pts, tables.is_sync)[tables.as_shown]
+    unsafe = sorted(set(camera.keyframes) - set(np.flatnonzero(safe).tolist()))
     if unsafe:
         place.report(
             f"decoding cannot start at frame {some(unsafe)}, which the record says", CONVERT_AGAIN
         )
-    return True
 
 
 def _safe_keyframes(pts: IntArray, is_sync: NDArray[np.bool_]) -> NDArray[np.bool_]:

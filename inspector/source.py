@@ -236,7 +236,7 @@ class _Reader:
             )
         if self._encoding is None or camera.key not in self._encoding.cameras:
             clock = Clock(source_tick=int(shown[0]), slice_tick=int(mapped[0]), scale=scale)
-            compare_payloads(data, packets, clock, place)
+            compare_payloads(camera, data, packets, clock, place)
             compare_parameters(
                 camera, data, packets, lambda: self._in_force(camera, span.path, rows), place
             )

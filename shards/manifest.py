@@ -36,6 +36,7 @@ from roboshard.shards.schema import (
     ShardEntry,
     ShardManifest,
     document_bytes,
+    newest,
     parse,
     parse_value,
     validate,
@@ -64,11 +65,16 @@ def shard_entry(manifest: ShardManifest) -> ShardEntry:
     )
 
 
-def seal(provenance: Provenance, shards: Sequence[ShardEntry], index: FileEntry) -> DatasetManifest:
-    """The dataset manifest over finished shards, with its fingerprint."""
+def seal(
+    provenance: Provenance,
+    shards: Sequence[ShardEntry],
+    index: FileEntry,
+    version: str = FORMAT_VERSION,
+) -> DatasetManifest:
+    """The dataset manifest over finished shards, with its fingerprint; `version` is the newest of theirs."""
     value = {
         "format": "roboshard",
-        "version": FORMAT_VERSION,
+        "version": version,
         "fingerprint": "",
         **provenance.model_dump(mode="json"),
         "total_episodes": sum(shard.episodes for shard in shards),
@@ -87,7 +93,8 @@ def write_dataset(
     index = index_bytes(manifests)
     storage.write_bytes(root / EPISODE_INDEX, index)
     shards = [shard_entry(manifest) for manifest in manifests]
-    sealed = seal(provenance, shards, file_entry(EPISODE_INDEX, index))
+    version = newest(manifest.version for manifest in manifests)
+    sealed = seal(provenance, shards, file_entry(EPISODE_INDEX, index), version)
     storage.write_bytes(root / DATASET_MANIFEST, document_bytes(sealed))
     return sealed
 

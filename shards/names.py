@@ -14,6 +14,8 @@ EPISODE_INDEX = "episodes.parquet"
 SHARD_FOLDER = "shards"
 RECORD_SUFFIX = "json"
 ROWS_SUFFIX = "parquet"
+MP4_SUFFIX = ".mp4"
+MATROSKA_SUFFIX = ".mkv"
 MAX_EPISODES = 10**9
 MAX_SHARDS = 10**6
 MAX_NAME_BYTES = 255  # of one path component, on the file systems in use
@@ -73,6 +75,8 @@ def shard_manifest_name(shard: str) -> str:
 def camera_suffixes(camera_keys: Sequence[str]) -> dict[str, str]:
     """Camera feature key -> member suffix, `<key>.mp4`, made unique where keys differ by case alone.
 
+    A slice that an MP4 file cannot hold is a member of the same name with `.mkv` in place of `.mp4`.
+
     Of keys that collide, the first in sorted order keeps its name; the others get `-2`, `-3`, … appended.
     """
     suffixes: dict[str, str] = {}
@@ -85,12 +89,22 @@ def camera_suffixes(camera_keys: Sequence[str]) -> dict[str, str]:
             n += 1
             name = f"{key}-{n}"
         taken.add(name.lower())
-        suffixes[key] = f"{name}.mp4"
+        suffixes[key] = name + MP4_SUFFIX
     return {key: suffixes[key] for key in camera_keys}
 
 
+def matroska_suffix(suffix: str) -> str:
+    """Return a camera's suffix where its slice is a Matroska file: `<key>.mkv` for `<key>.mp4`."""
+    return suffix.removesuffix(MP4_SUFFIX) + MATROSKA_SUFFIX
+
+
+def is_matroska(member: str) -> bool:
+    """Return whether a member, by its name or suffix, is a Matroska file."""
+    return member.endswith(MATROSKA_SUFFIX)
+
+
 def _check_camera_key(key: str) -> None:
-    name = member_name(sample_key(0), f"{key}.mp4")
+    name = member_name(sample_key(0), key + MP4_SUFFIX)
     try:
         split_member_name(name)
     except FormatError as error:

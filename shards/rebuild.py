@@ -26,7 +26,6 @@ from roboshard.shards.names import (
 )
 from roboshard.shards.rows import MAX_ROWS_BYTES, decode_rows, read_provenance
 from roboshard.shards.schema import (
-    FORMAT_VERSION,
     MAX_RECORD_BYTES,
     DatasetManifest,
     EpisodeRecord,
@@ -36,6 +35,7 @@ from roboshard.shards.schema import (
     ShardManifest,
     document_bytes,
     parse,
+    version_of,
 )
 from roboshard.shards.tar import TarMember, scan
 from roboshard.shards.writer import crc_text
@@ -120,7 +120,7 @@ def rebuild_shard(root: Path, name: str) -> tuple[ShardManifest, Provenance]:
     if provenance is None:
         raise FormatError(f"{url}: holds no sample")
     manifest = ShardManifest(
-        version=FORMAT_VERSION,
+        version=version_of(member.name for entry in entries for member in entry.members),
         shard=name,
         size=size,
         sha256=sha256.hexdigest(),

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from crc32c import crc32c
 
 from roboshard.shards.errors import DamageError, FormatError
-from roboshard.shards.names import RECORD_SUFFIX, ROWS_SUFFIX, member_name
+from roboshard.shards.names import RECORD_SUFFIX, ROWS_SUFFIX, matroska_suffix, member_name
 from roboshard.shards.ranges import ByteRange
 from roboshard.shards.schema import MAX_RECORD_BYTES, EpisodeRecord, MemberEntry, SampleEntry, parse
 from roboshard.shards.writer import crc_text
@@ -22,7 +22,7 @@ class EpisodeData:
     rows: memoryview
     """A parquet file."""
     videos: dict[str, memoryview]
-    """Camera key -> MP4 file, of the cameras asked for."""
+    """Camera key -> its slice, of the cameras asked for."""
     num_bytes: int
     """Of all members read."""
 
@@ -96,7 +96,8 @@ def plan_sample(
         whole = ByteRange(sample.offset, sample.size)
         pieces = [Piece(range=whole, crc32c=sample.crc32c, members=tuple(sample.members))]
     else:
-        wanted = [RECORD_SUFFIX, ROWS_SUFFIX, *(suffixes.get(key, "") for key in cameras)]
+        likely = [suffixes.get(key, "") for key in cameras]
+        wanted = [RECORD_SUFFIX, ROWS_SUFFIX, *likely, *map(matroska_suffix, likely)]
         pieces = [_piece_of(members[suffix]) for suffix in wanted if suffix in members]
     return SampleRead(
         where=where, shard=shard, sample=sample, cameras=cameras, pieces=tuple(pieces)

@@ -3,6 +3,7 @@
 Reading a document reports every problem with its place. Fields that this release does not know are kept.
 """
 
+from collections.abc import Iterable
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 import numpy as np
@@ -21,10 +22,17 @@ from pydantic import (
 from roboshard.shards import jsonio
 from roboshard.shards.errors import FormatError, VersionError
 from roboshard.shards.missing import total
-from roboshard.shards.names import MAX_EPISODES, RECORD_SUFFIX, ROWS_SUFFIX
+from roboshard.shards.names import (
+    MAX_EPISODES,
+    RECORD_SUFFIX,
+    ROWS_SUFFIX,
+    is_matroska,
+)
 
-FORMAT_MAJOR, FORMAT_MINOR = 1, 0
-FORMAT_VERSION = f"{FORMAT_MAJOR}.{FORMAT_MINOR}"
+FORMAT_MAJOR = 1
+FORMAT_VERSION = f"{FORMAT_MAJOR}.0"
+"""What documents say, but for those that hold or list a slice in Matroska."""
+MATROSKA_VERSION = f"{FORMAT_MAJOR}.1"
 
 MAX_RECORD_BYTES = 16 << 20
 MAX_MANIFEST_BYTES = 256 << 20
@@ -65,12 +73,12 @@ class SparseDocument(Document):
 
 
 class CameraRecord(Document):
-    """One camera of one episode: what its MP4 slice holds and which frame belongs to which row."""
+    """One camera of one episode: what its slice holds and which frame belongs to which row."""
 
     key: str
     """Feature key in the source dataset."""
     member: str
-    """Suffix of the tar member: its name is `<sample key>.<member>`."""
+    """Suffix of the tar member: its name is `<sample key>.<member>`. It ends with `.mp4` or `.mkv`."""
     codec: str
     """FFmpeg's name of the codec: h264, hevc, av1, …"""
     width: Positive
@@ -305,6 +313,16 @@ def validate(cls: type[DocumentT], value: dict[str, jsonio.Json], what: str) -> 
             for fault in error.errors()
         ]
         raise FormatError(f"{what}: not a valid {cls.__name__}:", problems[:50]) from None
+
+
+def version_of(members: Iterable[str]) -> str:
+    """Return the version that a document states which holds or lists members of these names."""
+    return MATROSKA_VERSION if any(map(is_matroska, members)) else FORMAT_VERSION
+
+
+def newest(versions: Iterable[str]) -> str:
+    """Return the version that a document states which lists documents of these versions."""
+    return MATROSKA_VERSION if MATROSKA_VERSION in set(versions) else FORMAT_VERSION
 
 
 def check_version(version: object, what: str) -> None:

@@ -13,31 +13,44 @@ import av
 import numpy as np
 
 from roboshard.shards.errors import FormatError
+from roboshard.shards.matroska import read_matroska
+from roboshard.shards.matroska_track import codec_ids
 from roboshard.shards.mp4 import Data, SampleTables, read_sample_tables
+from roboshard.shards.names import is_matroska
 from roboshard.shards.schema import CameraRecord
 
 DECODERS = {
     "av1": "libdav1d,libaom-av1,av1",
+    "cfhd": "cfhd",
     "dnxhd": "dnxhd",
+    "dvvideo": "dvvideo",
     "ffv1": "ffv1",
+    "ffvhuff": "ffvhuff",
     "h263": "h263",
     "h264": "h264",
     "hevc": "hevc",
     "huffyuv": "huffyuv",
     "jpeg2000": "jpeg2000,libopenjpeg",
+    "magicyuv": "magicyuv",
     "mjpeg": "mjpeg",
     "mpeg1video": "mpeg1video",
     "mpeg2video": "mpeg2video",
     "mpeg4": "mpeg4",
     "png": "png",
     "prores": "prores",
+    "qtrle": "qtrle",
     "rawvideo": "rawvideo",
+    "theora": "theora",
     "utvideo": "utvideo",
+    "v210": "v210",
     "vc1": "vc1",
     "vp8": "vp8,libvpx",
     "vp9": "vp9,libvpx-vp9",
 }
 """Codecs that a record may name, as FFmpeg names them, and FFmpeg's decoders of each."""
+
+MAX_ROUNDING_TICKS = 1.0
+"""By how much a block's time may differ from its record's: Matroska counts in ticks of its own."""
 
 _NOTHING_ELSE = {"protocol_whitelist": "none", "enable_drefs": "0", "use_absolute_path": "0"}
 """Options of FFmpeg's demuxers: no file and no URL besides the bytes at hand."""
@@ -60,6 +73,8 @@ def read_slice(data: memoryview, camera: CameraRecord) -> SlicePackets:
         FormatError: The slice is not a file as the format has it, or not what its record says.
     """
     check_codec(camera)
+    if is_matroska(camera.member):
+        return _read_matroska(data, camera)
     try:
         tables = read_sample_tables(data, camera.num_frames)
     except ValueError as error:
@@ -71,6 +86,21 @@ def read_slice(data: memoryview, camera: CameraRecord) -> SlicePackets:
     if not np.array_equal(tables.pts[tables.as_shown], camera.ticks()):
         raise FormatError("its frames are shown at other times than its record says")
     return SlicePackets(payload=data, tables=tables)
+
+
+def _read_matroska(data: memoryview, camera: CameraRecord) -> SlicePackets:
+    try:
+        file = read_matroska(data, camera.num_frames)
+    except ValueError as error:
+        raise FormatError(f"not a Matroska slice as the format has it: {error}") from error
+    if file.codec_id not in codec_ids(camera.codec):
+        raise FormatError(f"its codec is {file.codec_id!r}, {camera.codec} in its record")
+    numerator, denominator = camera.time_base
+    expected = camera.ticks() * (numerator / denominator) * file.tables.timescale
+    if np.any(np.abs(file.tables.pts[file.tables.as_shown] - expected) > MAX_ROUNDING_TICKS):
+        raise FormatError("its frames are shown at other times than its record says")
+    payload, tables = file.packets(data)
+    return SlicePackets(payload=payload, tables=tables)
 
 
 def open_slice(data: memoryview, camera: CameraRecord) -> Any:
@@ -93,7 +123,8 @@ def open_container(data: memoryview, camera: CameraRecord) -> Any:
     """
     check_codec(camera)
     options = _NOTHING_ELSE | {"codec_whitelist": DECODERS[camera.codec]}
-    container = av.open(_File(data), "r", format="mp4", options=options)
+    form = "matroska" if is_matroska(camera.member) else "mp4"
+    container = av.open(_File(data), "r", format=form, options=options)
     streams = container.streams.video
     context: Any = streams[0].codec_context if streams else None
     codec = None if context is None else context.codec.canonical_name

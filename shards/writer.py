@@ -8,12 +8,12 @@ from crc32c import crc32c
 
 from roboshard.shards.names import RECORD_SUFFIX, ROWS_SUFFIX, member_name, sample_key
 from roboshard.shards.schema import (
-    FORMAT_VERSION,
     EpisodeRecord,
     MemberEntry,
     SampleEntry,
     ShardManifest,
     document_bytes,
+    version_of,
 )
 from roboshard.shards.tar import END_OF_ARCHIVE, member_header, padded
 
@@ -41,7 +41,7 @@ class ShardWriter:
         return len(self._samples)
 
     def add(self, record: EpisodeRecord, rows: bytes, videos: Mapping[str, bytes]) -> None:
-        """Add one episode: its record, its parquet file, and per member suffix an MP4 file."""
+        """Add one episode: its record, its parquet file, and per member suffix a video file."""
         key = sample_key(record.episode_index)
         payloads = {RECORD_SUFFIX: document_bytes(record), ROWS_SUFFIX: rows}
         payloads |= {camera.member: videos[camera.member] for camera in record.cameras}
@@ -82,7 +82,9 @@ class ShardWriter:
             update={"size": self._size - last.offset, "crc32c": crc_text(crc)}
         )
         return ShardManifest(
-            version=FORMAT_VERSION,
+            version=version_of(
+                member.name for sample in self._samples for member in sample.members
+            ),
             shard=self._shard,
             size=self._size,
             sha256=self._sha256.hexdigest(),

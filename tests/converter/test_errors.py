@@ -142,11 +142,12 @@ def test_places_that_are_not_served_are_refused(
 # -- Found while converting --------------------------------------------------------------------------------------
 
 
-def vp8(source: BrokenSource) -> None:
+def vp8_with_opacity(source: BrokenSource) -> None:
+    """Its opacity travels beside the packets, where a copy of them would not have it."""
     with av.open(str(source.video()), "w", format="webm") as container:
-        stream = container.add_stream("libvpx", rate=10)
+        stream = container.add_stream("libvpx", rate=10, options={"auto-alt-ref": "0"})
         assert isinstance(stream, av.VideoStream)
-        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuva420p"
         for i in range(20):
             frame = av.VideoFrame.from_ndarray(
                 np.full((64, 96, 3), 9 * i, np.uint8), format="rgb24"
@@ -172,7 +173,10 @@ CONVERTING: dict[str, tuple[Break, str]] = {
     "garbage video": (change_video(lambda data: b"\x1f" * len(data)), VIDEO + "no readable video stream"),
     "empty video": (change_video(lambda data: b""), VIDEO + "no readable video stream"),
     "unknown codec": (change_video(lambda d: d.replace(b"avc1\0", b"zzzz\0")), VIDEO + "its video codec"),
-    "codec not for MP4": (vp8, VIDEO + "an MP4 slice cannot hold its codec: .*vp8"),
+    "neither MP4 nor Matroska": (
+        vp8_with_opacity,
+        VIDEO + "an MP4 slice cannot hold its codec: .*vp8.*; a Matroska slice .*: opacity.*--video reencode",
+    ),
     "no timestamp": (change_rows(drop("timestamp")), "file-000.parquet: no column 'timestamp'"),
     "no frame_index": (change_rows(drop("frame_index")), "file-000.parquet: no column 'frame_index'"),
     "no episode_index": (change_rows(drop("episode_index")), "file-000.parquet: no column 'episode_index'"),

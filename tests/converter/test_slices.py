@@ -5,15 +5,15 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import av
 import numpy as np
 import pytest
 
-from roboshard.converter import slice_file
+from roboshard.converter import mp4_file, slice_file
 from roboshard.converter.alignment import RowTimes
 from roboshard.converter.keyframes import has_av1_frame_types, is_av1_keyframe
+from roboshard.converter.packets import Packets
 from roboshard.converter.slice_file import VideoSlice
 from roboshard.converter.video import VideoFile
 from roboshard.shards import SourceError
@@ -49,15 +49,15 @@ def last_byte_of(data: bytes, box: bytes) -> int:
 def test_one_changed_bit_is_an_error(
     video: VideoFile, monkeypatch: pytest.MonkeyPatch, box: bytes
 ) -> None:
-    mux = slice_file._mux
+    mux = mp4_file._mux
     assert cut(video).data
 
-    def damaged(*arguments: Any) -> bytes:
-        data = bytearray(mux(*arguments))
+    def damaged(source: object, packets: Packets) -> bytes:
+        data = bytearray(mux(source, packets))
         data[last_byte_of(data, box)] ^= 1
         return bytes(data)
 
-    monkeypatch.setattr(slice_file, "_mux", damaged)
+    monkeypatch.setattr(mp4_file, "_mux", damaged)
     with pytest.raises(SourceError):
         cut(video)
 
@@ -107,5 +107,8 @@ def test_a_codec_that_slices_cannot_hold_is_refused(
 ) -> None:
     """Before it is written: no reader would load it."""
     monkeypatch.setattr(slice_file, "DECODERS", {"vp9": "vp9"})
-    with pytest.raises(SourceError, match="slices cannot hold the codec av1, but vp9"):
+    with pytest.raises(
+        SourceError,
+        match="its codec av1 is none that slices may have. Encode it again: --video reencode",
+    ):
         cut(video)

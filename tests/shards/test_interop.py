@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support import containers
+from support.containers import Video
 from support.lerobot_source import HARD_CASES, build
 from support.slowly import slowly
 
@@ -20,7 +22,7 @@ from roboshard.converter import ConvertConfig, convert
 from roboshard.shards import ShardedDataset, jsonio
 from roboshard.shards.names import sample_key
 
-CASES = ("pusht", "mid_gop_starts", "tasks_in_any_script", "case_colliding_cameras")
+CASES = ("pusht", "mid_gop_starts", "tasks_in_any_script", "case_colliding_cameras", "matroska")
 Sample = dict[str, Any]
 
 
@@ -30,7 +32,10 @@ def converted(pusht_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> d
     roots = {"pusht": pusht_shards}
     for case in CASES[1:]:
         folder = tmp_path_factory.mktemp(case)
-        build(folder / "source", HARD_CASES[case])
+        if case == "matroska":
+            containers.build(folder / "source", Video(encoder="libvpx", extension="webm"))
+        else:
+            build(folder / "source", HARD_CASES[case])
         roots[case] = folder / "shards"
         source, target = str(folder / "source"), str(roots[case])
         convert(
@@ -206,6 +211,6 @@ def test_hugging_face_datasets_reads_every_episode(
     for key, fields in expected.items():
         sample = {name: value for name, value in found[key].items() if not name.startswith("__")}
         assert {name.lower() for name in sample} == fields.keys()
-        assert sorted(videos) == sorted(name for name in sample if name.endswith(".mp4"))
+        assert sorted(videos) == sorted(name for name in sample if name.endswith((".mp4", ".mkv")))
         for name, value in sample.items():
             assert (value["bytes"] if name in videos else value) == fields[name.lower()], name
