@@ -14,6 +14,7 @@ from rich.filesize import decimal
 from rich.table import Column, Table
 
 from roboshard.cli.cameras import camera_cells
+from roboshard.cli.findings import show_findings
 from roboshard.cli.run import err, out, run_command
 from roboshard.converter import (
     ConversionPlan,
@@ -217,6 +218,7 @@ def show_report(report: ConversionReport) -> None:
                 f"{REMEDY}",
                 soft_wrap=True,
             )
+    show_findings(report.findings)
     if report.skipped:
         err.print(
             f"[bold yellow]{len(report.skipped)} episodes were left out[/]; "

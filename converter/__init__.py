@@ -1,6 +1,7 @@
 """LeRobot dataset in, shards out. `run.py` shows the whole chain."""
 
 from roboshard.converter.config import ConvertConfig, ReencodeConfig
+from roboshard.converter.findings import FindingGroup
 from roboshard.converter.report import ConversionReport
 from roboshard.converter.run import ConversionPlan, convert, finalize, make_plan
 from roboshard.converter.shard import SkippedEpisode
@@ -10,6 +11,7 @@ __all__ = [
     "ConversionPlan",
     "ConversionReport",
     "ConvertConfig",
+    "FindingGroup",
     "ReencodeConfig",
     "SkippedEpisode",
     "convert",

@@ -3,15 +3,16 @@
 What a loader would refuse to open is refused here, where something can still be done about it.
 """
 
+from collections.abc import Set
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow as pa
 
-from roboshard.converter.source import Episode
-from roboshard.converter.source_files import HeldFiles, SourceFiles
+from roboshard.converter.source import SourceMeta
+from roboshard.converter.source_files import SourceFiles
 from roboshard.shards.errors import FormatError, SourceError
-from roboshard.shards.features import Features, keys_of
+from roboshard.shards.features import keys_of
 from roboshard.shards.images import FORMATS, check_image, most_pixels
 
 MAX_FILE_BYTES = 256 << 20
@@ -20,38 +21,47 @@ _FOLDERS = ("episode_{:06d}", "episode-{:06d}")
 """Of an episode's images below images/KEY/, as LeRobot's recorders name them."""
 
 
+class Held(Protocol):
+    """Files of a source at hand."""
+
+    def __call__(self, paths: Set[str]) -> None:
+        """Hold these files too, until the next episode."""
+
+    def path(self, path: str) -> Path:
+        """The local file behind one that is held."""
+
+
 def with_images(
-    rows: pa.Table, episode: Episode, features: Features, files: SourceFiles, held: HeldFiles
+    rows: pa.Table, episode: int, rows_where: str, source: SourceMeta, held: Held
 ) -> pa.Table:
     """The rows with every image in them; as they are, where all of them are there already.
 
     Args:
         rows: all columns of the episode's rows.
-        episode: the episode; its own files are held.
-        features: of the dataset.
-        files: the source.
-        held: the files that the reader works with; images that rows point to are held until the
-            next episode.
+        episode: its index.
+        rows_where: the file of the rows and the episode, as messages name them.
+        source: what the dataset says of itself.
+        held: the episode's files; images that rows point to are held too, until the next episode.
 
     Raises:
         SourceError: an image that is not in the dataset, or that no loader would open, with its row.
     """
-    for key in keys_of(features, "image"):
+    for key in keys_of(source.features, "image"):
         at = rows.schema.get_field_index(key)
         if at < 0:
             continue
-        where = f"{files.where(episode.rows_path)}, episode {episode.index}, feature {key!r}"
+        where = f"{rows_where}, feature {key!r}"
         column = rows.column(at).combine_chunks()
-        places = _places(column, key, episode, files, where)
+        places = _places(column, key, episode, source.files, where)
         if places:
-            column = _embedded(column, places, episode, held, where)
+            column = _embedded(column, places, held, where)
             rows = rows.set_column(at, rows.schema.field(at).with_type(column.type), column)
-        _check(column, most_pixels(features[key]), where)
+        _check(column, most_pixels(source.features[key]), where)
     return rows
 
 
 def _places(
-    column: pa.Array, key: str, episode: Episode, files: SourceFiles, where: str
+    column: pa.Array, key: str, episode: int, files: SourceFiles, where: str
 ) -> dict[int, str]:
     """Row -> file of the source, of rows that point to one instead of holding it."""
     paths, data = _field(column, "path"), _field(column, "bytes")
@@ -65,31 +75,27 @@ def _places(
         if found is None:
             raise SourceError(
                 f"{where}, row {row}: its image {path!r:.200} is not in the dataset: copy it to "
-                f"{_IMAGES}/{key}/{_FOLDERS[0].format(episode.index)}/, or store the images in the "
+                f"{_IMAGES}/{key}/{_FOLDERS[0].format(episode)}/, or store the images in the "
                 "rows"
             )
         places[row] = found
     return places
 
 
-def _candidates(path: str, key: str, episode: Episode) -> list[str]:
+def _candidates(path: str, key: str, episode: int) -> list[str]:
     """Places of an image in the source: where it says, below images/, or where LeRobot records it."""
     parts = PurePosixPath(path).parts
     inside = [parts[parts.index(_IMAGES) :]] if _IMAGES in parts else []
     recorded = [
-        (_IMAGES, key, folder.format(episode.index), PurePosixPath(path).name)
-        for folder in _FOLDERS
+        (_IMAGES, key, folder.format(episode), PurePosixPath(path).name) for folder in _FOLDERS
     ]
     found = [PurePosixPath(*parts) for parts in (parts, *inside, *recorded) if parts]
     return [str(file) for file in found if not file.is_absolute() and ".." not in file.parts]
 
 
-def _embedded(
-    column: pa.Array, places: dict[int, str], episode: Episode, held: HeldFiles, where: str
-) -> pa.Array:
+def _embedded(column: pa.Array, places: dict[int, str], held: Held, where: str) -> pa.Array:
     """The column as LeRobot stores images, (bytes, path), with the files in it."""
-    needed = {episode.rows_path, *(span.path for span in episode.videos.values())}
-    held.only({*needed, *places.values()})
+    held(set(places.values()))
     paths: Any = _field(column, "path")
     data = _field(column, "bytes")
     files = [None] * len(column) if data is None else data.to_pylist()

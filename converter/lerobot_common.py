@@ -7,10 +7,13 @@ from contextlib import suppress
 from pathlib import PurePosixPath
 from typing import Any
 
-from roboshard.converter.source_files import SourceFiles
+from roboshard.converter.findings import finding
+from roboshard.converter.source_files import MAX_POINTER_BYTES, SourceFiles, refuse_pointer
 from roboshard.shards import jsonio
-from roboshard.shards.errors import MissingError, SourceError
+from roboshard.shards.errors import FormatError, MissingError, SourceError
 from roboshard.shards.features import keys_of
+from roboshard.shards.names import DATASET_MANIFEST
+from roboshard.shards.schema import Finding
 
 INFO, STATS = "meta/info.json", "meta/stats.json"
 MAX_JSON_BYTES = 256 << 20
@@ -19,7 +22,9 @@ TAR_OVERHEAD = 4096  # headers, padding and record of a sample
 _FIELD = re.compile(
     r"\{\w+(:\d{1,2}d?)?\}"
 )  # of a path template; format() itself can be made to fill the memory
-_VERSION = re.compile(r"v(2\.[01]|3\..*)")
+_VERSION = re.compile(r"v?(2\.[01]|3(\..*)?)")
+DEFAULT_DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
+"""Of LeRobot v3, which finds rows without it."""
 
 
 def read_info(files: SourceFiles) -> dict[str, Any]:
@@ -29,8 +34,13 @@ def read_info(files: SourceFiles) -> dict[str, Any]:
     """
     path = files.where(INFO)
     try:
-        data = files.metadata_path(INFO).read_bytes()
+        data = _read(files, INFO)
     except MissingError as error:
+        if files.size(DATASET_MANIFEST) is not None:
+            raise SourceError(
+                f"{files.where()}: these are shards already: load them with make_loader or open_dataset; "
+                "`roboshard export` makes a LeRobot dataset of them"
+            ) from None
         raise MissingError(
             f"{error}; SOURCE must be a LeRobot dataset, with meta/, data/, videos/"
         ) from None
@@ -53,11 +63,20 @@ def read_info(files: SourceFiles) -> dict[str, Any]:
         problems.append("features must be an object of objects")
     elif camera_keys(info) and not info.get("video_path"):
         problems.append("video_path is missing, though there are video features")
-    if not isinstance(info.get("data_path"), str):
+    if not isinstance(info.get("data_path"), str) and _is_v2(version):
         problems.append("data_path is missing")
     if problems:
         raise SourceError("\n  - ".join([f"{path}: not usable:", *problems]))
     return info
+
+
+def is_v2(info: dict[str, Any]) -> bool:
+    """Whether the dataset is of LeRobot v2.0 or v2.1."""
+    return _is_v2(str(info["codebase_version"]))
+
+
+def _is_v2(version: str) -> bool:
+    return version.removeprefix("v").startswith("2.")
 
 
 def camera_keys(info: dict[str, Any]) -> tuple[str, ...]:
@@ -65,11 +84,28 @@ def camera_keys(info: dict[str, Any]) -> tuple[str, ...]:
     return keys_of(info["features"], "video")
 
 
-def read_stats(files: SourceFiles) -> dict[str, Any] | None:
-    """meta/stats.json; None: there is none."""
+def read_stats(files: SourceFiles, report: Callable[[Finding], None]) -> dict[str, Any] | None:
+    """meta/stats.json; None: there is none, or none that can be read, which `report` is told."""
     if STATS not in files.metadata():
         return None
-    return jsonio.load(files.metadata_path(STATS).read_bytes(), files.where(STATS), MAX_JSON_BYTES)
+    try:
+        return jsonio.load(_read(files, STATS), files.where(STATS), MAX_JSON_BYTES)
+    except FormatError as error:
+        report(finding("stats-ignored", STATS, str(error).removeprefix(f"{files.where(STATS)}: ")))
+        return None
+
+
+def _read(files: SourceFiles, path: str) -> bytes:
+    refuse_pointer(files.metadata_path(path), files.where(path))
+    return files.metadata_path(path).read_bytes()
+
+
+def with_data_path(info: dict[str, Any], report: Callable[[Finding], None]) -> dict[str, Any]:
+    """info.json with a path template for data files; LeRobot v3 reads those that lie where its own would be."""
+    if isinstance(info.get("data_path"), str):
+        return info
+    report(finding("info-field-missing", INFO, f"data_path is {info.get('data_path')!r:.60}"))
+    return info | {"data_path": DEFAULT_DATA_PATH}
 
 
 def fill(info: dict[str, Any], template: str, **values: object) -> str:
@@ -95,21 +131,9 @@ def size_of(files: SourceFiles, path: str, needed_for: Callable[[], str]) -> int
         raise SourceError(f"{files.where(path)}: {error.strerror}; {needed_for()}") from error
     if size is None:
         raise MissingError(f"{files.where(path)}: missing, though {needed_for()}")
+    if files.folder is not None and size <= MAX_POINTER_BYTES:
+        refuse_pointer(files.folder / path, files.where(path))
     return size
-
-
-def total_problems(info: dict[str, Any], episodes: int, frames: int, counted: str) -> list[str]:
-    """Where info.json's totals differ from what `counted` adds up to."""
-    return [
-        f"info.json says {name} {info.get(name)}, {counted} adds up to {found}"
-        for name, found in (("total_episodes", episodes), ("total_frames", frames))
-        if info.get(name) != found
-    ]
-
-
-def contradiction(files: SourceFiles, problems: Iterable[str]) -> SourceError:
-    """The error that tells all of these together."""
-    return SourceError("\n  - ".join([f"{files.where()}: metadata contradicts itself:", *problems]))
 
 
 def fingerprint_of(files: SourceFiles, others: Iterable[str]) -> str:

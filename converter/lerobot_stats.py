@@ -1,17 +1,83 @@
 """Statistics of a whole dataset from those of its episodes: LeRobot's own arithmetic, in the same order."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from roboshard.converter.findings import finding
+from roboshard.converter.json_lines import EpisodeLines, Line
+from roboshard.converter.source_files import SourceFiles
 from roboshard.shards.errors import SourceError
+from roboshard.shards.schema import Finding
 
 NAMES = ("min", "max", "mean", "std", "count")
 MAX_COUNT = 1 << 40  # of values in an episode
 BLOCK = 512  # episodes whose small arrays are put into one, which takes far less memory
 
 _Arrays = dict[str, NDArray[Any]]
+
+
+def read_episode_stats(
+    files: SourceFiles,
+    path: str,
+    episodes: NDArray[np.int64],
+    report: Callable[[Finding], None],
+) -> tuple[EpisodeLines, dict[str, Any]]:
+    """(where the lines of episodes_stats.jsonl lie, statistics of the dataset, taken together from them).
+
+    What cannot be used of them is left out, as LeRobot's samples do not depend on it.
+
+    Args:
+        files: the source.
+        path: the file in JSON Lines.
+        episodes: the episodes of the dataset, ascending.
+        report: told what is odd.
+    """
+    features: dict[str, FeatureStats] = {}
+    told: list[bool] = []
+
+    def odd(place: str, what: str) -> None:
+        if not told:
+            report(finding("stats-ignored", place, what))
+
+    def add(line: Line) -> None:
+        stats = line.value.get("stats")
+        place = f"{path}, line {line.number}"
+        if not isinstance(stats, dict):
+            odd(place, f"stats must be an object, not {stats!r:.80}")
+            return
+        for key, of_feature in stats.items():
+            try:
+                arrays = read_feature(of_feature, repr(key))
+                features.setdefault(key, FeatureStats()).add(line.episode, arrays, repr(key))
+            except SourceError as error:
+                odd(place, str(error))
+
+    lines = EpisodeLines.scan(files, path, add, report)
+    if lines.has_doubles:  # of which only the last one counts: taken together anew
+        features.clear()
+        told.append(True)
+        for line in filter(None, lines.read(lines.indices.tolist())):
+            add(line)
+    missing = np.setdiff1d(episodes, lines.indices)
+    if missing.size:
+        what = f"no statistics of {missing.size} of {len(episodes)} episodes, the first of them {missing[0]}"
+        report(finding("stats-missing", path, what))
+    found = {key: feature.aggregate() for key, feature in features.items() if feature.num_episodes}
+    return lines, found
+
+
+def flat_stats(line: Line | None) -> dict[str, Any]:
+    """An episode's statistics under the names that LeRobot v3 gives them beside the rest of its metadata."""
+    stats = line.value.get("stats") if line else None
+    return {
+        f"stats/{key}/{name}": value
+        for key, of_feature in (stats.items() if isinstance(stats, dict) else ())
+        if isinstance(of_feature, dict)
+        for name, value in of_feature.items()
+    }
 
 
 def read_feature(stats: object, where: str) -> _Arrays:
@@ -38,8 +104,14 @@ class FeatureStats:
     def __init__(self) -> None:
         """Nothing yet."""
         self._episodes: list[int] = []
+        """Whose they are, in the order in which they came."""
         self._blocks: list[_Arrays] = []
         self._pending: list[_Arrays] = []
+
+    @property
+    def num_episodes(self) -> int:
+        """Episodes whose statistics were added."""
+        return len(self._episodes)
 
     def add(self, episode: int, arrays: _Arrays, where: str) -> None:
         """Those of one more episode. Raises SourceError where they are of another shape than the others."""

@@ -4,14 +4,18 @@ import re
 import tempfile
 from pathlib import Path
 
-from roboshard.converter.lerobot_common import read_info
+import numpy as np
+from numpy.typing import NDArray
+from rich.filesize import decimal
+
+from roboshard.converter.lerobot_common import is_v2, read_info
 from roboshard.converter.lerobot_v3 import LeRobotV3Source
 from roboshard.converter.lerobot_v21 import LeRobotV21Source
 from roboshard.converter.remote_files import open_remote
 from roboshard.converter.source import Source
 from roboshard.converter.source_files import LocalFiles, SourceFiles
 from roboshard.shards import storage
-from roboshard.shards.errors import MissingError
+from roboshard.shards.errors import MissingError, OptionError
 
 _PINNED = re.compile(r"hf://datasets/([^/@]+/[^/@]+)@([0-9a-f]{40})(/.+)?")
 _HUB_NAME = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(.+))?", re.ASCII)
@@ -50,9 +54,22 @@ def open_source(source: str, scratch: str | None, scratch_bytes: int) -> SourceF
 def read_source(files: SourceFiles) -> Source:
     """The dataset in these files, by the reader of its version. Raises MissingError or SourceError."""
     info = read_info(files)
-    if str(info["codebase_version"]).startswith("v2."):
+    if is_v2(info):
         return LeRobotV21Source(files, info)
     return LeRobotV3Source(files, info)
+
+
+def check_capacity(source: Source, episodes: NDArray[np.int64]) -> None:
+    """Raise OptionError unless there is room for the files of any of these episodes, which are held together."""
+    files = source.meta.files
+    if files.capacity is None:
+        return
+    needed, episode = source.most_needed_at_once(episodes)
+    if needed > files.capacity:
+        raise OptionError(
+            f"{files.where()}: the source files that episode {episode} lies in take {decimal(needed)}; "
+            f"there is room for {decimal(files.capacity)}. Raise --scratch-size, or choose a larger disk by --scratch"
+        )
 
 
 def _name_of(url: str) -> tuple[str, str | None]:

@@ -18,7 +18,7 @@ from typing import NamedTuple
 from rich.filesize import decimal
 
 from roboshard.converter.scratch import LISTING, Scratch, Taken
-from roboshard.converter.source_files import HeldFiles, metadata_among
+from roboshard.converter.source_files import HeldFiles, by_names, metadata_among
 from roboshard.shards import jsonio, storage
 from roboshard.shards.errors import DamageError, MissingError, OptionError, StorageError
 
@@ -81,6 +81,16 @@ class RemoteFiles:
     def size(self, path: str) -> int | None:
         """Bytes of a file; None: there is none."""
         return self.sizes.get(path)
+
+    def listed(self, folder: str) -> list[str]:
+        """Paths of all files below one of its folders."""
+        return by_names(path for path in self.sizes if path.startswith(f"{folder}/"))
+
+    def read_range(self, path: str, offset: int, length: int) -> bytes:
+        """A part of a file, straight from where it lies."""
+        return storage.read_range(
+            storage.join(self.url, path), offset, length, total=self.size(path)
+        )
 
     def held(self, let_go: Callable[[str], None]) -> HeldFiles:
         """Local copies for one reader."""

@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from roboshard.converter.findings import FindingGroup, grouped
 from roboshard.converter.shard import ShardResult, SkippedEpisode
 from roboshard.shards.cameras import EPISODES_LOOKED_AT, summarize_cameras
 from roboshard.shards.errors import StorageError
 from roboshard.shards.reader import ShardedDataset
+from roboshard.shards.schema import Finding
 from roboshard.shards.selection import spread
 
 
@@ -29,12 +31,17 @@ class ConversionReport:
     """Which cameras were encoded again and how, and which were copied; None: all were."""
     random_frame_costs: dict[str, float]
     """Camera -> frames decoded for one frame picked at random, over a few episodes; about half its GOP."""
+    findings: tuple[FindingGroup, ...]
+    """What is odd in the source and how it was read, kind by kind."""
 
 
 def make_report(
-    results: Sequence[ShardResult], where: Path | str, video: str | None
+    results: Sequence[ShardResult],
+    where: Path | str,
+    video: str | None,
+    findings: Sequence[Finding],
 ) -> ConversionReport:
-    """Sum up what was made of shards, still without `random_frame_costs`."""
+    """Sum up what was made of shards, still without `random_frame_costs`; `findings` are those of the metadata."""
     manifests = [result.manifest for result in results if result.manifest is not None]
     samples = [sample for manifest in manifests for sample in manifest.samples]
     return ConversionReport(
@@ -47,6 +54,7 @@ def make_report(
         skipped=tuple(episode for result in results for episode in result.skipped),
         video=video,
         random_frame_costs={},
+        findings=grouped([*findings, *(odd for sample in samples for odd in sample.findings)]),
     )
 
 

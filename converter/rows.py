@@ -1,51 +1,85 @@
-"""An episode's rows from the source's data files, checked against its metadata."""
+"""An episode's rows from the source's data files: found by what they say, whatever the metadata says of them."""
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
-from roboshard.converter.source import Episode
-from roboshard.converter.source_files import HeldFiles, SourceFiles
+from roboshard.converter.data_files import data_paths, episode_column, map_rows
+from roboshard.converter.findings import finding
+from roboshard.converter.plain import plain_row, without_nanoseconds
+from roboshard.converter.source import Episode, RowPiece
+from roboshard.converter.source_files import HeldFiles, SourceFiles, refuse_pointer
 from roboshard.shards.errors import MissingError, SourceError
 from roboshard.shards.jsonio import Json
 from roboshard.shards.parquet_limits import check_source
 from roboshard.shards.rows import as_stored
+from roboshard.shards.schema import Finding
 
 METADATA_BLOCK = (
     64  # rows of a hundred columns: converting them together costs little more than one would
 )
 
+Hold = Callable[[Set[str]], None]
+"""Makes sure that these files can be opened, and no others of the episode's rows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpisodeRows:
+    """All columns of an episode's rows."""
+
+    table: pa.Table
+    where: str
+    """The file that they begin in, and the episode, as messages name them."""
+    place: str
+    """The same by names that say nothing of where the source lies."""
+    findings: tuple[Finding, ...]
+    """What is odd in where they lie."""
+
 
 class RowReader:
     """Reads episodes' rows; keeps the row group read last, which consecutive episodes often share."""
 
-    def __init__(self, files: SourceFiles, held: HeldFiles) -> None:
-        """Read metadata from `files`, and rows from those of them that are `held`."""
+    def __init__(self, files: SourceFiles, held: HeldFiles, depth: int | None) -> None:
+        """Read metadata from `files`, and rows from those of them that are `held`.
+
+        `depth` says which files of data/ hold rows, as for `data_paths`.
+        """
         self._source = files
         self._held = held
+        self._depth = depth
         self._files: OrderedDict[str, _DataFile] = OrderedDict()
-        self._metadata: tuple[str, pa.Table] | None = None
+        self._metadata: tuple[str, pa.Table, list[str]] | None = None
         self._metadata_block: tuple[tuple[str, int], list[dict[str, Json]]] | None = None
 
-    def rows(self, episode: Episode) -> pa.Table:
-        """All columns of the episode's rows. Raises SourceError where they contradict its metadata."""
-        file = self._file(episode.rows_path)
-        where = f"{self._source.where(episode.rows_path)}, episode {episode.index}"
-        start, stop = file.find(episode.index, where)
-        if stop - start != episode.length:
-            raise SourceError(
-                f"{where}: {stop - start} rows where meta/episodes says {episode.length}"
+    def read(self, episode: Episode, hold: Hold) -> EpisodeRows:
+        """All rows of an episode. Raises SourceError where there are none, or they cannot be read."""
+        pieces = self._pieces(episode, hold)
+        hold({piece.path for piece in pieces})
+        where = f"{self._source.where(pieces[0].path)}, episode {episode.index}"
+        parts = [self._file(piece.path).read(piece.start, piece.stop, where) for piece in pieces]
+        try:
+            together = pa.concat_tables(
+                parts, promote_options="permissive" if len(parts) > 1 else "none"
             )
-        table = as_stored(file.read(start, stop, where))
-        _check_rows(table, episode, where)
-        return table
+        except pa.ArrowException as error:
+            raise SourceError(
+                f"{where}: its rows in {len(parts)} places have columns of other types: {error}; write them anew "
+                "with one type a column"
+            ) from error
+        place = f"{pieces[0].path}, episode {episode.index}"
+        return EpisodeRows(
+            table=as_stored(together),
+            where=where,
+            place=place,
+            findings=tuple(_of_places(episode, pieces, place)),
+        )
 
     def close_file(self, path: str) -> None:
         """Close a data file, if it is open."""
@@ -58,27 +92,68 @@ class RowReader:
         for path in list(self._files):
             self.close_file(path)
 
-    def metadata_row(self, episode: Episode) -> dict[str, Json]:
-        """The episode's row of meta/episodes, verbatim."""
+    def metadata_row(self, episode: Episode) -> tuple[dict[str, Json], list[str]]:
+        """(the episode's row of meta/episodes as JSON, fields of it that JSON has no type for: they are text)."""
+        if not episode.metadata_path:
+            return {}, []
         if episode.metadata is not None:
-            return dict(episode.metadata)
+            return plain_row(episode.metadata)
+        table, texts = self._metadata_table(episode.metadata_path)
         block, row = divmod(episode.metadata_row, METADATA_BLOCK)
         if self._metadata_block is None or self._metadata_block[0] != (
             episode.metadata_path,
             block,
         ):
-            table = self._metadata_table(episode.metadata_path)
-            rows = table.slice(block * METADATA_BLOCK, METADATA_BLOCK).to_pylist()
+            with _readable(self._source.where(episode.metadata_path)):
+                rows = table.slice(block * METADATA_BLOCK, METADATA_BLOCK).to_pylist()
             self._metadata_block = (episode.metadata_path, block), rows
-        return self._metadata_block[1][row]
+        plain, others = plain_row(self._metadata_block[1][row])
+        return plain, [*texts, *others]
 
-    def _metadata_table(self, name: str) -> pa.Table:
+    def _pieces(self, episode: Episode, hold: Hold) -> tuple[RowPiece, ...]:
+        """Where the rows lie: as it is known, as the metadata says, in the files beside that one, or in any."""
+        if episode.pieces is None:
+            for path in self._likely(episode):
+                hold({path})
+                pieces = self._file(path).pieces(episode.index, path)
+                if len(pieces) == 1 and _num_rows(pieces) == episode.length:
+                    return pieces
+        if episode.pieces:
+            return episode.pieces
+        mapped = map_rows(self._source, self._depth)
+        if pieces := mapped.pieces(episode.index):
+            return pieces
+        named = self._source.where(episode.rows_path or "data")
+        unreadable = "".join(
+            f"; {path} could not be read: {why}" for path, why in mapped.unreadable
+        )
+        raise SourceError(
+            f"{named}, episode {episode.index}: no data file holds a row of it, though the metadata lists it"
+            f"{unreadable}. Bring its rows, or leave it out by --episodes or --on-error skip"
+        )
+
+    def _likely(self, episode: Episode) -> Iterator[str]:
+        """The file that the metadata names, then, if it has none of the rows, those beside it.
+
+        LeRobot's converter from v2.1 names the one before, for the episode at each file boundary.
+        """
+        named = episode.rows_path
+        if named is None or episode.length is None or self._source.size(named) is None:
+            return
+        yield named
+        if not self._file(named).pieces(episode.index, named):
+            paths = data_paths(self._source, depth=self._depth)
+            if named in paths:
+                at = paths.index(named)
+                yield from paths[at + 1 : at + 2] + paths[max(0, at - 1) : at]
+
+    def _metadata_table(self, name: str) -> tuple[pa.Table, list[str]]:
         if self._metadata is None or self._metadata[0] != name:
             where = self._source.where(name)
             file = _open(self._source.metadata_path(name), where)
             with _readable(where):
-                self._metadata = (name, file.read(use_threads=False))
-        return self._metadata[1]
+                self._metadata = (name, *without_nanoseconds(file.read(use_threads=False)))
+        return self._metadata[1:]
 
     def _file(self, path: str) -> "_DataFile":
         if path not in self._files:
@@ -94,11 +169,9 @@ class _DataFile:
 
     def __init__(self, file: Any, where: str) -> None:
         self._file = file
-        _check_columns(file.schema_arrow, where)
+        self._where = where
         with _readable(where):
-            self._episodes = (
-                file.read(columns=["episode_index"], use_threads=False).column(0).to_numpy()
-            )
+            self._episodes = episode_column(file, where)
         counts = [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
         self._bounds = np.cumsum([0, *counts])
         self._group: tuple[int, pa.Table] | None = None
@@ -108,14 +181,11 @@ class _DataFile:
         self._group = None
         self._file.close(force=True)
 
-    def find(self, episode: int, where: str) -> tuple[int, int]:
-        """First row and row after the last of an episode."""
+    def pieces(self, episode: int, path: str) -> tuple[RowPiece, ...]:
+        """The rows of an episode."""
         rows = np.flatnonzero(self._episodes == episode)
-        if rows.size == 0:
-            raise SourceError(f"{where}: the file holds no row of it")
-        if rows[-1] - rows[0] + 1 != rows.size:
-            raise SourceError(f"{where}: its rows are not adjacent")
-        return int(rows[0]), int(rows[-1]) + 1
+        runs = np.split(rows, np.flatnonzero(np.diff(rows) > 1) + 1) if rows.size else []
+        return tuple(RowPiece(path=path, start=int(run[0]), stop=int(run[-1]) + 1) for run in runs)
 
     def read(self, start: int, stop: int, where: str) -> pa.Table:
         """Rows start..stop-1."""
@@ -132,37 +202,31 @@ class _DataFile:
         return self._group[1]
 
 
-def timestamps_of(rows: pa.Table) -> NDArray[np.float32]:
-    """(rows,) float32 timestamps in seconds since the episode's start."""
-    return np.asarray(rows.column("timestamp").to_numpy(), dtype=np.float32)
+def _of_places(episode: Episode, pieces: tuple[RowPiece, ...], place: str) -> Iterator[Finding]:
+    """What is odd in where an episode's rows lie."""
+    paths = list(dict.fromkeys(piece.path for piece in pieces))
+    if len(paths) > 1:
+        yield finding("rows-in-several-files", place, f"its rows lie in {', '.join(paths)}")
+    elif episode.rows_path not in (None, paths[0]):
+        yield finding("rows-in-another-file", place, f"the metadata names {episode.rows_path}")
+    if len(pieces) > len(paths):
+        yield finding("rows-not-adjacent", place, f"its rows lie in {len(pieces)} places")
+    if episode.length not in (None, _num_rows(pieces)):
+        yield finding(
+            "length-differs",
+            place,
+            f"{_num_rows(pieces)} rows where the metadata says {episode.length}",
+        )
 
 
-def _check_rows(table: pa.Table, episode: Episode, where: str) -> None:
-    for name, first in (("frame_index", 0), ("index", episode.first_row)):
-        values = table.column(name).to_numpy()
-        wrong = np.flatnonzero(values != np.arange(first, first + episode.length))
-        if wrong.size:
-            row = int(wrong[0])
-            raise SourceError(
-                f"{where}: row {row} has {name} {values[row]} where {first + row} is expected"
-            )
-
-
-def _check_columns(schema: pa.Schema, where: str) -> None:
-    twice = sorted({name for name in schema.names if schema.names.count(name) > 1})
-    if twice:
-        raise SourceError(f"{where}: several columns of the name {', '.join(map(repr, twice))}")
-    for name in ("timestamp", "frame_index", "episode_index", "index", "task_index"):
-        types = [schema.field(i).type for i in schema.get_all_field_indices(name)]
-        if len(types) > 1 or (not types and name != "task_index"):
-            raise SourceError(f"{where}: no column {name!r}, or several of that name")
-        if types and not (pa.types.is_integer(types[0]) or pa.types.is_floating(types[0])):
-            raise SourceError(f"{where}: column {name!r} holds {types[0]}, not numbers")
+def _num_rows(pieces: tuple[RowPiece, ...]) -> int:
+    return sum(piece.stop - piece.start for piece in pieces)
 
 
 def _open(path: Path, where: str) -> Any:
     if not path.is_file():
         raise MissingError(f"{where}: no such file")
+    refuse_pointer(path, where)
     with _readable(where):
         file = pq.ParquetFile(path, memory_map=True)
         check_source(file, path, where)
@@ -174,5 +238,7 @@ def _readable(what: str) -> Iterator[None]:
     """Damage to a parquet file that shows while it is read, as a SourceError that names `what`."""
     try:
         yield
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError, OverflowError) as error:
+        if isinstance(error, SourceError | MissingError):
+            raise
         raise SourceError(f"{what}: unreadable parquet: {error}") from error

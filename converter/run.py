@@ -25,13 +25,12 @@ from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.filesize import decimal
 
 from roboshard.converter.config import ConvertConfig, parse_part
 from roboshard.converter.destination import locked, prepare, write_skipped
 from roboshard.converter.encoder import library_versions
 from roboshard.converter.encoding import Encoding, encoded_features
-from roboshard.converter.open_source import open_source, read_source
+from roboshard.converter.open_source import check_capacity, open_source, read_source
 from roboshard.converter.plan import plan_shards, shuffle_episodes
 from roboshard.converter.pool import default_workers, run_tasks
 from roboshard.converter.ray_engine import run_on_ray
@@ -52,7 +51,7 @@ from roboshard.shards.errors import MissingError, OptionError, SourceError
 from roboshard.shards.manifest import write_dataset
 from roboshard.shards.names import shard_name
 from roboshard.shards.progress import Progress
-from roboshard.shards.schema import FORMAT_VERSION, Conversion, Provenance, SourceInfo
+from roboshard.shards.schema import FORMAT_VERSION, Conversion, Finding, Provenance, SourceInfo
 from roboshard.shards.selection import parse_episodes, select_episodes
 
 BYTE_DECIDING_LIBRARIES = ("roboshard", "av", "pyarrow")
@@ -75,6 +74,11 @@ class ConversionPlan:
     encoding: Encoding | None
     """Of the cameras whose video is not copied; None: all is."""
     provenance: Provenance
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """What is odd in the source's metadata."""
+        return self.source.meta.findings
 
     @property
     def video(self) -> str | None:
@@ -111,7 +115,7 @@ def convert(config: ConvertConfig) -> ConversionReport:
                 if part is None:
                     storage.remove_temporaries(destination)  # of workers that were killed
             if part is not None:
-                return make_report(results, destination, plan.video)
+                return make_report(results, destination, plan.video, plan.findings)
             return _publish(plan, results, destination)
 
 
@@ -156,7 +160,7 @@ def _plan(config: ConvertConfig, files: SourceFiles) -> ConversionPlan:
     if config.shuffle_episodes is not None:
         episodes = shuffle_episodes(episodes, config.shuffle_episodes)
     sizes = source.estimated_bytes(episodes)
-    _check_capacity(source, episodes)
+    check_capacity(source, episodes)
     shards = plan_shards(sizes, config.shard_bytes)
     encoding = (
         plan_encoding(source, episodes, config.reencode) if config.video == "reencode" else None
@@ -169,19 +173,6 @@ def _plan(config: ConvertConfig, files: SourceFiles) -> ConversionPlan:
         encoding=encoding,
         provenance=_provenance(source.meta, config, encoding, len(shards)),
     )
-
-
-def _check_capacity(source: Source, episodes: NDArray[np.int64]) -> None:
-    """Files that an episode needs are held together, so that room for them there must be."""
-    files = source.meta.files
-    if files.capacity is None:
-        return
-    needed, episode = source.most_needed_at_once(episodes)
-    if needed > files.capacity:
-        raise OptionError(
-            f"{files.where()}: the source files that episode {episode} lies in take {decimal(needed)}; "
-            f"there is room for {decimal(files.capacity)}. Raise --scratch-size, or choose a larger disk by --scratch"
-        )
 
 
 def _provenance(
@@ -218,9 +209,12 @@ def _provenance(
         ),
         fps=meta.fps,
         features=meta.features if encoding is None else encoded_features(meta.features, encoding),
-        tasks=list(meta.tasks),
+        tasks=meta.tasks.plain_texts,
         info=meta.info,
         stats=meta.stats,
+        null_tasks=meta.tasks.null_positions,
+        task_columns=dict(meta.tasks.columns),
+        counted=dict(meta.counted),
     )
 
 
@@ -228,7 +222,9 @@ def _convert_remotely(plan: ConversionPlan, config: ConvertConfig) -> Conversion
     with _remotely(plan, config) as (work, remote):
         results = _run(convert_shard, plan, config, work, remote)
         if config.shards is not None:
-            return make_report(results, storage.redacted(remote.target.url), plan.video)
+            return make_report(
+                results, storage.redacted(remote.target.url), plan.video, plan.findings
+            )
         return _publish(plan, results, work, remote)
 
 
@@ -343,4 +339,4 @@ def _publish(
     if remote:
         remote.publish(destination)
     costs = random_frame_costs(remote.target.url if remote else str(destination))
-    return replace(make_report(results, where, plan.video), random_frame_costs=costs)
+    return replace(make_report(results, where, plan.video, plan.findings), random_frame_costs=costs)

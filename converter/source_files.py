@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Protocol
 
 from roboshard.shards import storage
-from roboshard.shards.errors import MissingError
+from roboshard.shards.errors import MissingError, SourceError
 
+_LFS_POINTER = b"version https://git-lfs"
+MAX_POINTER_BYTES = 1024
 _METADATA = (".json", ".jsonl", ".parquet")
 
 
@@ -56,6 +58,12 @@ class SourceFiles(Protocol):
     def size(self, path: str) -> int | None:
         """Bytes of a file; None: there is none. Raises OSError where that cannot be told."""
 
+    def listed(self, folder: str) -> list[str]:
+        """Paths of all files below one of its folders, in LeRobot's order: by the names on the way to them."""
+
+    def read_range(self, path: str, offset: int, length: int) -> bytes:
+        """A part of a file, which need not be held. Raises MissingError, StorageError."""
+
     def held(self, let_go: Callable[[str], None]) -> HeldFiles:
         """Files for one reader, which closes a file that it has open when `let_go` is called with its path."""
 
@@ -69,6 +77,23 @@ def metadata_among(paths: Iterable[str]) -> list[str]:
         path.split("/") for path in paths if path.startswith("meta/") and path.endswith(_METADATA)
     )
     return ["/".join(parts) for parts in split if not any(part.startswith(".") for part in parts)]
+
+
+def by_names(paths: Iterable[str]) -> list[str]:
+    """Paths in the order in which LeRobot reads them: compared folder by folder."""
+    return sorted(paths, key=lambda path: path.split("/"))
+
+
+def refuse_pointer(path: Path, where: str) -> None:
+    """Raise SourceError for a file that git-lfs has left a pointer of; `where` names it."""
+    with suppress(OSError), path.open("rb") as file:
+        if file.read(len(_LFS_POINTER)) == _LFS_POINTER and (
+            path.stat().st_size <= MAX_POINTER_BYTES
+        ):
+            raise SourceError(
+                f"{where}: a pointer of git-lfs, not the file that it stands for; run `git lfs pull` where the "
+                "dataset was cloned"
+            )
 
 
 @dataclass(frozen=True)
@@ -108,6 +133,18 @@ class LocalFiles:
             return (self.folder / path).stat().st_size
         except (FileNotFoundError, NotADirectoryError):
             return None
+
+    def listed(self, folder: str) -> list[str]:
+        """Paths of all files below one of its folders."""
+        with suppress(MissingError):
+            return by_names(
+                f"{folder}/{path}" for path in storage.list_files(str(self.folder / folder))
+            )
+        return []
+
+    def read_range(self, path: str, offset: int, length: int) -> bytes:
+        """A part of a file."""
+        return storage.read_range(str(self.folder / path), offset, length)
 
     def held(self, let_go: Callable[[str], None]) -> HeldFiles:  # noqa: ARG002 - files of a folder stay
         """The files themselves."""

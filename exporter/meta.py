@@ -1,7 +1,7 @@
 """The files of meta/: info.json, stats.json, tasks.parquet and meta/episodes."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -98,17 +98,30 @@ class EpisodeRows:
 
     def _learn(self) -> None:
         names = dict.fromkeys(name for row in self._block for name in row)
-        found = {
-            name: pa.array([row.get(name) for row in self._block], self._types.get(name))
-            for name in names
-        }
-        schema = pa.schema([pa.field(name, values.type) for name, values in found.items()])
-        self._schema = pa.unify_schemas([self._schema, schema], promote_options="permissive")
+        for name in names:
+            values = _column([row.get(name) for row in self._block], self._types.get(name))
+            self._schema = _with_field(self._schema, pa.field(name, values.type))
         self._block = []
 
 
+def _with_field(schema: pa.Schema, field: pa.Field) -> pa.Schema:
+    """The schema with a further column; one that has two types that do not agree becomes text."""
+    try:
+        return pa.unify_schemas([schema, pa.schema([field])], promote_options="permissive")
+    except pa.ArrowException:
+        at = schema.get_field_index(field.name)
+        return schema.set(at, pa.field(field.name, pa.string()))
+
+
 def _write_block(files: TableFiles, block: list[Row], schema: pa.Schema) -> None:
-    table = pa.Table.from_pylist(block, schema)
+    columns = [
+        pa.array(map(_as_text, values), pa.string())
+        if pa.types.is_string(field.type)
+        else pa.array(values, field.type)
+        for field in schema
+        for values in [[row.get(field.name) for row in block]]
+    ]
+    table = pa.Table.from_arrays(columns, schema=schema)
     place = files.place_for(table)
     for name, number in (("chunk_index", place.chunk), ("file_index", place.file)):
         at = schema.get_field_index(f"meta/episodes/{name}")
@@ -148,8 +161,17 @@ def write_json(path: Path, value: jsonio.Json) -> None:
     path.write_text(json.dumps(value, indent=4, ensure_ascii=False), encoding="utf-8")
 
 
-def write_tasks(path: Path, tasks: list[str]) -> None:
-    """Write tasks.parquet as pandas does: the text is the index, so that its position is the task's number."""
+def write_tasks(
+    path: Path, tasks: Sequence[str | None], columns: Mapping[str, Sequence[jsonio.Json]]
+) -> None:
+    """Write tasks.parquet as pandas does: the text is the index, so that its position is the task's number.
+
+    Args:
+        path: the file.
+        tasks: the texts; None where there is none.
+        columns: what else is known of each task.
+    """
+    others = {name: _column(values, None) for name, values in columns.items()}
     text = {"pandas_type": "unicode", "numpy_type": "object"}
     pandas = {
         "index_columns": ["task"],
@@ -164,13 +186,42 @@ def write_tasks(path: Path, tasks: list[str]) -> None:
                 "numpy_type": "int64",
                 "metadata": None,
             },
+            *(_pandas_column(name) for name in others),
             {"name": "task", "field_name": "task", **text, "metadata": None},
         ],
         "attributes": {},
         "creator": {"library": "pyarrow", "version": pa.__version__},
         "pandas_version": "2.3.3",
     }
-    fields = [pa.field("task_index", pa.int64()), pa.field("task", pa.string())]
-    columns = [pa.array(range(len(tasks)), pa.int64()), pa.array(tasks, pa.string())]
+    found = {
+        "task_index": pa.array(range(len(tasks)), pa.int64()),
+        **others,
+        "task": pa.array(tasks, pa.string()),
+    }
+    fields = [pa.field(name, values.type) for name, values in found.items()]
     schema = pa.schema(fields, metadata={"pandas": json.dumps(pandas)})
-    pq.write_table(pa.Table.from_arrays(columns, schema=schema), path)
+    pq.write_table(pa.Table.from_arrays(list(found.values()), schema=schema), path)
+
+
+def _pandas_column(name: str) -> Row:
+    return {
+        "name": name,
+        "field_name": name,
+        "pandas_type": "object",
+        "numpy_type": "object",
+        "metadata": None,
+    }
+
+
+def _column(values: Sequence[jsonio.Json], kind: pa.DataType | None) -> pa.Array:
+    """Values as Arrow takes them; as JSON texts where they have no type in common."""
+    try:
+        return pa.array(values, kind)
+    except (pa.ArrowException, OverflowError, ValueError, TypeError):
+        return pa.array(map(_as_text, values), pa.string())
+
+
+def _as_text(value: jsonio.Json) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    return json.dumps(value, ensure_ascii=False)

@@ -12,6 +12,7 @@ from roboshard.exporter.layout import FilePlace, Limits
 from roboshard.shards.errors import FormatError, SourceError
 from roboshard.shards.reader import EpisodeData
 from roboshard.shards.rows import EPISODE_METADATA, PROVENANCE_METADATA, decode_rows
+from roboshard.shards.scalars import scalars
 
 OURS = (EPISODE_METADATA, PROVENANCE_METADATA)
 
@@ -66,12 +67,11 @@ class TableFiles:
 def rows_of(episode: EpisodeData) -> pa.Table:
     """An episode's rows with the source's schema: what shards add to its metadata is taken out."""
     table = decode_rows(episode.rows, episode.where, episode.record.length)
-    missing = [
-        name for name in ("timestamp", "index", "episode_index") if name not in table.column_names
-    ]
+    needed = ("episode_index", *(("timestamp",) if episode.record.cameras else ()))
+    missing = [name for name in needed if name not in table.column_names]
     if missing:
         raise SourceError(
-            f"{episode.where}: its rows have no column {', '.join(map(repr, missing))}"
+            f"{episode.where}: its rows have no column {', '.join(map(repr, missing))}; convert the dataset again"
         )
     for name in ("timestamp", "index", "episode_index"):
         column = table.column(name)
@@ -90,6 +90,8 @@ def numbered(table: pa.Table, episode_index: int, first_row: int) -> pa.Table:
         ("episode_index", np.full(table.num_rows, episode_index)),
         ("index", np.arange(first_row, first_row + table.num_rows)),
     ):
+        if name not in table.column_names:
+            continue
         at = table.schema.get_field_index(name)
         field = table.schema.field(at)
         table = table.set_column(at, field, pa.array(values).cast(field.type))
@@ -98,5 +100,5 @@ def numbered(table: pa.Table, episode_index: int, first_row: int) -> pa.Table:
 
 def timestamps_of(table: pa.Table) -> NDArray[np.float64]:
     """(rows,) seconds since the episode's start, as float32 stores them."""
-    stored = np.asarray(table.column("timestamp").to_numpy(), dtype=np.float32)
+    stored = np.asarray(scalars(table.column("timestamp")), dtype=np.float32)
     return stored.astype(np.float64)

@@ -12,7 +12,7 @@ publish    info.json and the rest; the folder is renamed       meta.py, destinat
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pyarrow as pa
@@ -25,10 +25,11 @@ from roboshard.exporter.rows import TableFiles, numbered, rows_of, timestamps_of
 from roboshard.exporter.statistics import Statistics, renumbered
 from roboshard.exporter.video import VideoFiles
 from roboshard.shards import storage
-from roboshard.shards.errors import SourceError
-from roboshard.shards.names import camera_suffixes
+from roboshard.shards.errors import OptionError, SourceError
 from roboshard.shards.reader import EpisodeData, ShardedDataset
 from roboshard.shards.rows import read_episode_row
+from roboshard.shards.scalars import scalars
+from roboshard.shards.schema import DatasetManifest
 from roboshard.shards.selection import parse_episodes, select_episodes
 
 OnEpisode = Callable[[int, int], None]
@@ -64,7 +65,7 @@ def export(config: ExportConfig, on_episode: OnEpisode | None = None) -> ExportR
     destination = storage.local_path(config.destination).resolve()
     with appearing(destination) as folder:
         writer = _Writer(
-            dataset, folder, is_whole=len(positions) == dataset.manifest.info.get("total_episodes")
+            dataset, folder, is_whole=len(positions) == _total_episodes(dataset.manifest)
         )
         try:
             for done, episode in enumerate(_read_ahead(dataset, positions.tolist()), start=1):
@@ -84,7 +85,7 @@ class _Writer:
         self._folder = folder
         self._is_whole = is_whole
         self._limits = Limits.of(self._source.info)
-        camera_suffixes(dataset.camera_keys)  # refuses keys that would lead out of the folder
+        _check_keys(dataset.camera_keys)
         self._rows = TableFiles(folder, DATA_PATH, self._limits)
         self._videos = {
             key: VideoFiles(folder, key, self._source.fps, self._limits)
@@ -101,17 +102,16 @@ class _Writer:
         if not self._is_whole:
             with usable(f"{episode.where}: its row of meta/episodes"):
                 table, kept = self._renumber(table, kept)
-        first = int(table.column("index")[0].as_py())
         place = self._rows.place_for(table)
         self._rows.write(table)
         row = {
-            "episode_index": int(table.column("episode_index")[0].as_py()),
+            "episode_index": self._episodes if not self._is_whole else episode.record.episode_index,
             "tasks": list(episode.record.tasks),
             "length": table.num_rows,
             "data/chunk_index": place.chunk,
             "data/file_index": place.file,
-            "dataset_from_index": first,
-            "dataset_to_index": first + table.num_rows,
+            "dataset_from_index": self._frames,
+            "dataset_to_index": self._frames + table.num_rows,
             **self._add_videos(episode, table),
             "meta/episodes/chunk_index": 0,  # known when it is written
             "meta/episodes/file_index": 0,
@@ -151,7 +151,7 @@ class _Writer:
                 stats = self._statistics.result() or None
         if stats is not None:
             write_json(meta / "stats.json", stats)
-        write_tasks(meta / "tasks.parquet", self._source.tasks)
+        write_tasks(meta / "tasks.parquet", self._source.task_texts, self._source.task_columns)
         return ExportReport(
             destination=destination,
             episodes=self._episodes,
@@ -179,7 +179,7 @@ class _Writer:
     def _add_videos(self, episode: EpisodeData, table: pa.Table) -> Row:
         row: Row = {}
         cameras = {camera.key: camera for camera in episode.record.cameras}
-        timestamps = timestamps_of(table)
+        timestamps = timestamps_of(table) if self._videos else np.zeros(0)
         for key, files in self._videos.items():
             try:
                 place, span = files.add(episode.videos[key], cameras[key], timestamps)
@@ -195,8 +195,22 @@ class _Writer:
 
     def _renumber(self, table: pa.Table, kept: Row) -> tuple[pa.Table, Row]:
         for name, first in (("episode_index", self._episodes), ("index", self._frames)):
-            kept = renumbered(kept, name, first - int(table.column(name)[0].as_py()))
+            stored = scalars(table.column(name)) if name in table.column_names else None
+            if stored is not None and np.isfinite(stored[0]):
+                kept = renumbered(kept, name, first - int(stored[0]))
         return numbered(table, self._episodes, self._frames), kept
+
+
+def _total_episodes(manifest: DatasetManifest) -> object:
+    """Episodes of the source that shards were made of."""
+    return manifest.counted.get("total_episodes", manifest.info.get("total_episodes"))
+
+
+def _check_keys(camera_keys: Sequence[str]) -> None:
+    """Refuse keys that would lead out of the folder: they name folders there."""
+    for key in camera_keys:
+        if ".." in PurePosixPath(key).parts or "\0" in key or not key:
+            raise OptionError(f"camera key {key!r} cannot name a folder of a LeRobot dataset")
 
 
 def _read_ahead(dataset: ShardedDataset, positions: Sequence[int]) -> Iterator[EpisodeData]:

@@ -29,14 +29,29 @@ class Statistics:
         for name, value in row.items():
             if name.startswith(PREFIX) and value is not None:
                 key, _, what = name.removeprefix(PREFIX).rpartition("/")
-                found[key][what] = np.asarray(value, dtype=np.float64)
+                found[key][what] = _numbers(value)
         for key, values in found.items():
-            if {"mean", "std", "min", "max", "count"} <= values.keys():
+            if self._fits(key, values):
                 self._add(key, values)
 
     def result(self) -> dict[str, jsonio.Json]:
         """As in stats.json; empty where the episodes have none."""
         return {key: self._of(key) for key in self._count}
+
+    def _fits(self, key: str, values: dict[str, NDArray[Any]]) -> bool:
+        """Whether an episode's statistics of a feature can be taken together with the others'."""
+        names = {"mean", "std", "min", "max", "count"}
+        if not names <= values.keys() or not all(array.size for array in values.values()):
+            return False
+        shapes = {what: array.shape for what, array in values.items() if what != "count"}
+        before = self._sums.get(key, values)
+        known = {
+            what: array.shape for what, array in before.items() if what not in ("count", "std")
+        }
+        del shapes["std"]
+        if "squares" in known:
+            known.pop("squares")
+        return shapes == known and values["count"].reshape(-1)[0] > 0
 
     def _add(self, key: str, values: dict[str, NDArray[Any]]) -> None:
         count, sums = values.pop("count"), self._sums[key]
@@ -73,6 +88,15 @@ def renumbered(row: Row, key: str, by: int) -> Row:
             and feature == key
             and what not in ("std", "count")
             and value is not None
+            and _numbers(value).size
         ):
             moved[name] = (np.asarray(value) + by).tolist()
     return row | moved
+
+
+def _numbers(value: jsonio.Json) -> NDArray[np.float64]:
+    """Numbers of a statistic; none where it is not made of them."""
+    try:
+        return np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError):
+        return np.zeros(0)

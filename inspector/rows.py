@@ -10,13 +10,28 @@ from roboshard.inspector.problems import CONVERT_AGAIN, Place
 from roboshard.shards import jsonio
 from roboshard.shards.errors import RoboshardError
 from roboshard.shards.rows import decode_rows, read_episode_row, read_provenance
+from roboshard.shards.scalars import scalars
 from roboshard.shards.schema import EpisodeRecord, Provenance
+
+_EXCUSES = {
+    "episode_index": None,
+    "frame_index": "frame-index-differs",
+    "index": "index-differs",
+    "timestamp": "timestamps-odd",
+}
+"""Columns of the rows, and the finding of a record that excuses odd values in each."""
+_ABSENT = {"columns-missing", "feature-not-stored"}
+"""Findings that excuse a column's absence."""
+
+
+_CORRECTED = {"length": "length-differs", "tasks": "tasks-differ"}
+"""Fields of meta/episodes, and the finding that says that the rows say otherwise."""
 
 
 def provenance_fields(document: Provenance) -> dict[str, bytes]:
     """The part of dataset.json that shards repeat, field by field, comparable."""
     value = document.model_dump(mode="json")
-    return {name: jsonio.canonical(value[name]) for name in Provenance.model_fields}
+    return {name: jsonio.canonical(value.get(name)) for name in Provenance.model_fields}
 
 
 def check_rows(
@@ -28,43 +43,55 @@ def check_rows(
     except RoboshardError as error:
         place.report_error(error, CONVERT_AGAIN)
         return None
-    expected = {
-        "episode_index": np.full(record.length, record.episode_index),
-        "frame_index": np.arange(record.length),
-        "index": None,
-        "timestamp": None,
-    }
-    for name, values in expected.items():
+    told = {finding.code for finding in record.findings}
+    arange = np.arange(record.length)
+    for name, excuse in _EXCUSES.items():
         column = numbers(table, name)
         if column is None:
-            place.report(f"no column {name!r} of numbers", CONVERT_AGAIN)
+            if name == "episode_index" or not told & _ABSENT:
+                place.report(f"no column {name!r} of numbers", CONVERT_AGAIN)
             continue
-        wrong: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
-        if values is not None:
-            wrong = np.flatnonzero(column != values)
-        elif name == "index":
-            wrong = np.flatnonzero(column != column[0] + np.arange(record.length))
-        if wrong.size:
-            place.report(
-                f"{name} of row {wrong[0]} is {column[wrong[0]]}: rows are not in order, or not this episode's",
-                CONVERT_AGAIN,
+        expected = {
+            "episode_index": np.full(record.length, record.episode_index),
+            "frame_index": arange,
+            "index": column[0] + arange,
+        }
+        wrong = (
+            np.flatnonzero(column != expected[name])
+            if name in expected
+            else np.flatnonzero(~(np.diff(column) > 0)) + 1
+        )
+        if wrong.size and excuse not in told:
+            what = (
+                "rows are not in order, or not this episode's"
+                if name != "timestamp"
+                else "times do not ascend"
             )
-    tasks = numbers(table, "task_index")
-    if tasks is not None and not np.all((tasks >= 0) & (tasks < num_tasks)):
+            place.report(f"{name} of row {wrong[0]} is {column[wrong[0]]}: {what}", CONVERT_AGAIN)
+    _check_task_numbers(numbers(table, "task_index"), num_tasks, told, place)
+    return table
+
+
+def _check_task_numbers(
+    tasks: NDArray[np.float64] | None, num_tasks: int, told: set[str], place: Place
+) -> None:
+    if tasks is None or not num_tasks:
+        return
+    least = -num_tasks if "task-index-negative" in told else 0
+    has_task = (tasks >= least) & (tasks < num_tasks)
+    if "null-values" in told:
+        has_task |= np.isnan(tasks)
+    if not np.all(has_task):
         place.report(
             f"a task_index is outside the {num_tasks} tasks of dataset.json", CONVERT_AGAIN
         )
-    return table
 
 
 def numbers(table: pa.Table, name: str) -> NDArray[np.float64] | None:
     """A column of numbers; None where there is none, or several of that name."""
     if table.column_names.count(name) != 1:
         return None
-    column = table.column(name)
-    if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
-        return None
-    return np.asarray(column.to_numpy())
+    return scalars(table.column(name))
 
 
 def check_metadata(
@@ -82,8 +109,9 @@ def check_metadata(
         place.report_error(error, CONVERT_AGAIN)
         return
     stated = {"episode_index": record.episode_index, "length": record.length, "tasks": record.tasks}
+    told = {finding.code for finding in record.findings}
     for name, value in stated.items():
-        if name in row and row[name] != value:
+        if _contradicts(row.get(name), value) and _CORRECTED.get(name) not in told:
             place.report(
                 f"{name} is {row[name]} in the source's metadata, {value} in the record",
                 CONVERT_AGAIN,
@@ -104,6 +132,14 @@ def check_metadata(
     other = [name for name, value in provenance_fields(carried).items() if dataset[name] != value]
     if other:
         place.report(*_of_another(other))
+
+
+def _contradicts(stated: jsonio.Json, value: jsonio.Json) -> bool:
+    """Whether the source says something else; a text for a list of one does not, nor does nothing."""
+    if isinstance(value, list):
+        stated = [stated] if isinstance(stated, str) else stated
+        return isinstance(stated, list) and [text or "" for text in stated] != value
+    return isinstance(stated, int | float) and stated != value
 
 
 def _of_another(fields: Sequence[str]) -> tuple[str, str]:

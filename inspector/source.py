@@ -81,7 +81,7 @@ class SourceComparison:
         pairs = {
             "fps": (meta.fps, manifest.fps),
             "features": (features, manifest.features),
-            "tasks": (list(meta.tasks), manifest.tasks),
+            "tasks": (list(meta.tasks.texts), manifest.task_texts),
             "stats": (meta.stats, manifest.stats),
             "info": (meta.info, manifest.info),
         }
@@ -120,7 +120,7 @@ class _Reader:
     def __init__(
         self, source: Any, manifest: DatasetManifest, encoding: Any, indices: frozenset[int]
     ) -> None:
-        from roboshard.converter.rows import RowReader  # noqa: PLC0415 - with the rest of the converter
+        from roboshard.converter.episode import EpisodeReader  # noqa: PLC0415 - with the rest of the converter
 
         self._source, self._manifest, self._encoding, self._indices = (
             source,
@@ -128,15 +128,10 @@ class _Reader:
             encoding,
             indices,
         )
-        self._held = source.meta.files.held(self._let_go)
-        self._rows = RowReader(source.meta.files, self._held)
+        self._episodes = EpisodeReader(source.meta, tolerance_s=_tolerance(manifest))
 
     def close(self) -> None:
-        self._rows.close()
-        self._held.close()
-
-    def _let_go(self, path: str) -> None:
-        self._rows.close_file(path)
+        self._episodes.close()
 
     def check(
         self,
@@ -149,26 +144,25 @@ class _Reader:
         if record.episode_index not in self._indices:
             place.report("the source has no such episode", CONVERT_AGAIN)
             return
-        from roboshard.converter.images import with_images  # noqa: PLC0415 - with the converter
+        from roboshard.converter.row_findings import timestamps_of  # noqa: PLC0415 - with the converter
 
         try:
             episode = self._source.episodes([record.episode_index])[0]
-            self._held.only({episode.rows_path, *(span.path for span in episode.videos.values())})
-            if list(episode.tasks) != record.tasks:
+            found, tasks, findings = self._episodes.rows(episode)
+            if list(tasks) != record.tasks:
                 place.report(
-                    f"tasks are {record.tasks}, {list(episode.tasks)} in the source", CONVERT_AGAIN
+                    f"tasks are {record.tasks}, {list(tasks)} in the source", CONVERT_AGAIN
                 )
-            meta = self._source.meta
-            table = with_images(
-                self._rows.rows(episode), episode, meta.features, meta.files, self._held
-            )
+            lost = {odd.code for odd in findings} - {odd.code for odd in record.findings}
+            if lost:
+                place.report(f"its record does not say {some(sorted(lost))}", CONVERT_AGAIN)
             if rows is not None and rows_file is not None:
-                for difference in compare_tables(rows, table):
+                for difference in compare_tables(rows, found.table):
                     place.at(member=f"{sample_key(record.episode_index)}.parquet").report(
                         difference, CONVERT_AGAIN
                     )
                 self._check_row_of_metadata(episode, rows_file, place)
-            times = np.asarray(table.column("timestamp").to_numpy(), dtype=np.float32)
+            times = timestamps_of(found.table) if record.cameras else np.zeros(0, np.float32)
         except RoboshardError as error:
             place.report(f"the source cannot be read: {error}", "look at the source")
             return
@@ -180,7 +174,7 @@ class _Reader:
                 )
 
     def _check_row_of_metadata(self, episode: Any, rows_file: memoryview, place: Place) -> None:
-        there = jsonio.load(jsonio.dump(self._rows.metadata_row(episode)), "metadata", 1 << 30)
+        there = jsonio.load(jsonio.dump(self._episodes.metadata_row(episode)), "metadata", 1 << 30)
         here = read_episode_row(rows_file, "rows")
         if jsonio.canonical(there) != jsonio.canonical(here):
             fields = [
@@ -197,21 +191,21 @@ class _Reader:
         self, camera: CameraRecord, data: bytes, span: Any, times: NDArray[np.float32], place: Place
     ) -> None:
         from roboshard.converter.alignment import RowTimes, match_frames  # noqa: PLC0415 - with the converter
+        from roboshard.converter.episode import span_of  # noqa: PLC0415 - with the converter
         from roboshard.converter.open_video import open_video  # noqa: PLC0415 - with the converter
 
-        options = self._manifest.conversion.options
-        tolerance = options.get("tolerance_s")
+        span, _ = span_of(span, times, self._manifest.fps, span.path)
         rows = RowTimes(
             from_s=span.from_s,
             to_s=span.to_s,
             timestamps=times,
             fps=self._manifest.fps,
-            tolerance_s=float(tolerance) if isinstance(tolerance, int | float) else 1e-4,
+            tolerance_s=_tolerance(self._manifest),
         )
         ticks, frames = camera.ticks(), camera.frames()
         lead = float(ticks[frames.min()] - ticks[0]) * camera.time_base[0] / camera.time_base[1]
         try:
-            video = open_video(self._held.path(span.path))
+            video = open_video(self._episodes.path(span.path))
             packets = SourcePackets(video, rows.in_file, lead, 1 / rows.fps)
             seconds = np.asarray(packets.shown * float(packets.time_base), dtype=np.float64)
             shown = packets.shown[match_frames(seconds, rows)]
@@ -248,9 +242,9 @@ class _Reader:
         from roboshard.converter.video import VideoFile  # noqa: PLC0415 - with the converter
 
         try:
-            with closing(VideoFile(self._held.path(path))) as video:
-                data = video.cut(rows, key=camera.key, member=camera.member).data
-            with open_container(memoryview(data), camera) as container:
+            with closing(VideoFile(self._episodes.path(path))) as video:
+                copy = video.cut(rows, key=camera.key, member=camera.member)
+            with open_container(memoryview(copy.data), copy.camera) as container:
                 return parameters_of(container.streams.video[0])
         except (RoboshardError, av.FFmpegError):
             return dict.fromkeys(PARAMETERS)
@@ -261,8 +255,13 @@ class _Reader:
         from roboshard.converter.video import VideoFile  # noqa: PLC0415 - with the converter
 
         try:
-            with closing(VideoFile(self._held.path(path))) as video:
+            with closing(VideoFile(self._episodes.path(path))) as video:
                 original = Original(video=video, rows=rows, encoding=self._encoding)
                 compare_pictures(camera, data, original, place)
         except (RoboshardError, av.FFmpegError) as error:
             place.report(f"{path} of the source cannot be decoded: {error}", "look at the source")
+
+
+def _tolerance(manifest: DatasetManifest) -> float:
+    tolerance = manifest.conversion.options.get("tolerance_s")
+    return float(tolerance) if isinstance(tolerance, int | float) else 1e-4

@@ -128,7 +128,7 @@ def open_source(urls: Urls, config: LoaderConfig) -> Source:
         dataset=dataset,
         episodes=_select(dataset, config.selection),
         features=dataset.manifest.features,
-        tasks=dataset.manifest.tasks,
+        tasks=dataset.manifest.task_texts,
     )
 
 

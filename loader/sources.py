@@ -25,7 +25,7 @@ class Source:
     """Their positions count from `first`."""
     features: Features
     """What is loaded."""
-    tasks: Sequence[str]
+    tasks: Sequence[str | None]
     first: int = 0
     """Position of its first episode among those of all datasets."""
     membership: Membership = PLAIN

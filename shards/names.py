@@ -21,6 +21,7 @@ MAX_SHARDS = 10**6
 MAX_NAME_BYTES = 255  # of one path component, on the file systems in use
 
 _KEY = re.compile(r"ep-([0-9]{9})")
+_UNSAFE = re.compile(r"[/\\\x00-\x1f\x7f]")
 _SHARD = re.compile(r"shards/shard-([0-9]{6})\.tar")
 
 
@@ -75,19 +76,21 @@ def shard_manifest_name(shard: str) -> str:
 def camera_suffixes(camera_keys: Sequence[str]) -> dict[str, str]:
     """Camera feature key -> member suffix, `<key>.mp4`, made unique where keys differ by case alone.
 
-    A slice that an MP4 file cannot hold is a member of the same name with `.mkv` in place of `.mp4`.
-
-    Of keys that collide, the first in sorted order keeps its name; the others get `-2`, `-3`, … appended.
+    What cannot stand in a file's name, `/` above all, becomes `_`; the episode's record says whose
+    a member is. Keys that need no such change come first. Of keys that collide, the first in sorted
+    order keeps its name; the others get `-2`, `-3`, … appended. A slice that an MP4 file cannot hold
+    is a member of the same name with `.mkv` in place of `.mp4`.
     """
     suffixes: dict[str, str] = {}
     taken: set[str] = set()
     lowered = [key.lower() for key in camera_keys]
-    for key in sorted(camera_keys):
-        _check_camera_key(key)
-        name, n = key, 1
+    for key in sorted(camera_keys, key=lambda key: (_plain(key) != key, key)):
+        plain = _plain(key)
+        _check_camera_key(key, plain)
+        name, n = plain, 1
         while name.lower() in taken or (n > 1 and name.lower() in lowered):
             n += 1
-            name = f"{key}-{n}"
+            name = f"{plain}-{n}"
         taken.add(name.lower())
         suffixes[key] = name + MP4_SUFFIX
     return {key: suffixes[key] for key in camera_keys}
@@ -103,8 +106,12 @@ def is_matroska(member: str) -> bool:
     return member.endswith(MATROSKA_SUFFIX)
 
 
-def _check_camera_key(key: str) -> None:
-    name = member_name(sample_key(0), key + MP4_SUFFIX)
+def _plain(key: str) -> str:
+    return _UNSAFE.sub("_", key)
+
+
+def _check_camera_key(key: str, plain: str) -> None:
+    name = member_name(sample_key(0), plain + MP4_SUFFIX)
     try:
         split_member_name(name)
     except FormatError as error:

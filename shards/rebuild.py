@@ -114,6 +114,7 @@ def rebuild_shard(root: Path, name: str) -> tuple[ShardManifest, Provenance]:
                 size=end - start,
                 crc32c=crc_text(crc),
                 members=[_member_entry(url, member) for member in members],
+                findings=record.findings,
                 missing=missing_values(rows, provenance.features),
             )
         )

@@ -72,6 +72,17 @@ class SparseDocument(Document):
         return value
 
 
+class Finding(Document):
+    """Something odd in the source of an episode, which is read all the same."""
+
+    code: str
+    """Its kind; docs/sources.md says how each is read."""
+    where: str
+    """File, row or feature."""
+    what: str
+    """What is odd."""
+
+
 class CameraRecord(Document):
     """One camera of one episode: what its slice holds and which frame belongs to which row."""
 
@@ -148,7 +159,9 @@ class EpisodeRecord(SparseDocument):
     cameras: list[CameraRecord]
     missing: dict[str, Count] = {}
     """Feature key -> rows without a value, of features that have such rows."""
-    absent_if_empty: ClassVar[tuple[str, ...]] = ("missing",)
+    findings: list[Finding] = []
+    """What is odd in the source of this episode."""
+    absent_if_empty: ClassVar[tuple[str, ...]] = ("findings", "missing")
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -191,7 +204,9 @@ class SampleEntry(SparseDocument):
     members: list[MemberEntry]
     missing: dict[str, Count] = {}
     """As in the episode's record."""
-    absent_if_empty: ClassVar[tuple[str, ...]] = ("missing",)
+    findings: list[Finding] = []
+    """As in the episode's record."""
+    absent_if_empty: ClassVar[tuple[str, ...]] = ("findings", "missing")
 
 
 class ShardManifest(Document):
@@ -250,7 +265,7 @@ class Conversion(Document):
     """Shards planned; fewer exist where every episode of a shard was skipped."""
 
 
-class Provenance(Document):
+class Provenance(SparseDocument):
     """The part of dataset.json that a bare shard repeats, so that manifests can be rebuilt from tars alone."""
 
     source: SourceInfo
@@ -263,6 +278,19 @@ class Provenance(Document):
     """The source's meta/info.json, verbatim."""
     stats: dict[str, jsonio.Json] | None
     """The source's meta/stats.json, verbatim."""
+    null_tasks: list[Count] = []
+    """Positions in `tasks` at which the source has no text; there `tasks` has an empty one."""
+    task_columns: dict[str, list[jsonio.Json]] = {}
+    """Further columns of the source's tasks, by position as `tasks`."""
+    counted: dict[str, Count] = {}
+    """total_episodes and total_frames of the source, where info.json's are wrong."""
+    absent_if_empty: ClassVar[tuple[str, ...]] = ("null_tasks", "task_columns", "counted")
+
+    @property
+    def task_texts(self) -> list[str | None]:
+        """Tasks by position; None where the source has no text."""
+        nulls = frozenset(self.null_tasks)
+        return [None if i in nulls else text for i, text in enumerate(self.tasks)]
 
 
 class DatasetManifest(Provenance):

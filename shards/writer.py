@@ -71,6 +71,7 @@ class ShardWriter:
                 crc32c=crc_text(crc),
                 members=members,
                 missing=record.missing,
+                findings=record.findings,
             )
         )
 

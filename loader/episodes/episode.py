@@ -54,7 +54,7 @@ class Episode:
         self,
         data: EpisodeData,
         features: Features,
-        tasks: Sequence[str],
+        tasks: Sequence[str | None],
         settings: PictureSettings,
         membership: Membership = PLAIN,
     ) -> None:
@@ -123,14 +123,17 @@ class Episode:
         """Features that some row has no value of."""
         return [key for key in (*self.columns, *self._images) if self.missing(key) is not None]
 
-    def tasks(self, rows: NDArray[np.int64]) -> list[str] | None:
-        """The tasks of rows (n,): LeRobot looks them up by position. None for a dataset without tasks."""
+    def tasks(self, rows: NDArray[np.int64]) -> list[str | None] | None:
+        """The tasks of rows (n,): LeRobot looks them up by position, negative ones from the end.
+
+        None for a dataset without tasks.
+        """
         column = self.columns.get("task_index")
         if "task" in self.membership.missing:
             return [""] * len(rows)
         if column is None or not self._tasks:
             return None
-        indices = np.asarray(column.take(rows)).tolist()
+        indices = np.asarray(column.take(rows)).astype(np.int64).tolist()
         if column.missing is None:
             return [self._tasks[index] for index in indices]
         gone = column.missing[rows].tolist()
@@ -145,14 +148,17 @@ class Episode:
         if column is None or not self._tasks:
             return
         indices = column.take(np.arange(self.length))
+        if isinstance(indices, np.ndarray) and indices.dtype.kind == "f":
+            whole = indices.astype(np.int64)
+            indices = whole if np.array_equal(whole, indices) else indices
         if not isinstance(indices, np.ndarray) or (indices.ndim, indices.dtype.kind) != (1, "i"):
             raise FormatError(f"{self._where}: task_index is not a whole number in each row")
-        wrong = np.flatnonzero((indices < 0) | (indices >= len(self._tasks)))
+        number = len(self._tasks)
+        wrong = np.flatnonzero((indices < -number) | (indices >= number))
         if wrong.size:
             row = int(wrong[0])
             raise FormatError(
-                f"{self._where}: row {row} has task_index {indices[row]} of "
-                f"{len(self._tasks)} tasks"
+                f"{self._where}: row {row} has task_index {indices[row]} of {number} tasks"
             )
 
     def check_images(self) -> None:

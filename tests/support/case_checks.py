@@ -12,6 +12,10 @@ from roboshard.loader import open_dataset
 
 from .cases import Case, check_sample
 
+FURTHER_ROWS = {"totals_wrong": 1}
+"""Rows past those that LeRobot returns: 0.4.4 believes a total that is too small. The rows are the
+truth."""
+
 
 def converted(source: Path, destination: Path) -> str:
     """Convert a dataset into several shards, and return their root."""
@@ -26,7 +30,7 @@ def converted(source: Path, destination: Path) -> str:
 def check_in_order(root: str, case: Case, order: list[int]) -> None:
     """Every sample asked for in this order, of one dataset whose decoders go from sample to sample."""
     dataset = open_dataset(root)
-    assert len(dataset) == len(case.samples)
+    assert len(dataset) == len(case.samples) + FURTHER_ROWS.get(case.name, 0)
     for number in order:
         check_sample(dataset[number], case.samples[number])
 
