@@ -95,13 +95,13 @@ class VideoFile:
     def streams(self, packets: Packets) -> Iterator[Any]:
         """Yield streams that tell a decoder of selected packets what it must know.
 
-        The first one has the parameters that are in force there. Where that is the file's own, the
-        second one has what FFmpeg makes of these packets: what it tells of a file is what it found
-        in the first ones.
+        The first one has the parameters that are in force there. Where that is the stream of an MP4
+        file, the second one has what FFmpeg makes of these packets: what it tells of such a file is
+        what it found in its first ones.
         """
         stream = self._parameters.of(packets)
         yield stream
-        if stream is self._stream:
+        if stream is self._stream and "mp4" in self._container.format.name:
             with suppress(av.FFmpegError, ValueError):
                 yield self._parameters.probed(packets)
 
