@@ -1,7 +1,6 @@
 """`convert-to-shards SOURCE DESTINATION`: the conversion as a command."""
 
 import json
-import sys
 import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import fields
@@ -15,7 +14,7 @@ from rich.table import Column, Table
 
 from roboshard.cli.cameras import camera_cells
 from roboshard.cli.findings import show_findings
-from roboshard.cli.run import err, out, run_command
+from roboshard.cli.run import err, out
 from roboshard.converter import (
     ConversionPlan,
     ConversionReport,
@@ -36,11 +35,6 @@ REMEDY = (
     'make_loader(frame_order="sweep") decodes frames in order; `--video reencode --gop 2` makes every other frame a '
     "keyframe, at some cost of quality."
 )
-
-
-def main() -> None:
-    """Entry point of `convert-to-shards`."""
-    sys.exit(run_command(convert_command, sys.argv[1:]))
 
 
 def convert_command(arguments: Sequence[str]) -> None:

@@ -1,50 +1,61 @@
-"""`roboshard COMMAND`: all commands under one name."""
+"""Entry points of the commands. Nothing heavy is imported before signals are handled."""
 
-import sys
+import importlib
 from collections.abc import Callable, Sequence
+from functools import partial
 
-from roboshard.cli.convert import convert_command
-from roboshard.cli.export import export_command
-from roboshard.cli.finalize import finalize_command
-from roboshard.cli.inspect import inspect_command
-from roboshard.cli.preview import preview_command
-from roboshard.cli.rebuild import rebuild_command
-from roboshard.cli.run import EXIT_USAGE, err, out, run_command
-from roboshard.cli.upload import upload_command
-from roboshard.cli.verify import verify_command
+from roboshard.cli import process
 
-COMMANDS: dict[str, tuple[Callable[[Sequence[str]], None], str]] = {
-    "convert": (convert_command, "LeRobot dataset → shards (the same as convert-to-shards)"),
-    "finalize": (finalize_command, "shards that were converted in parts → one dataset"),
-    "upload": (upload_command, "finished shards → Hub, S3, … (the same as upload-shards)"),
-    "verify": (verify_command, "everything that is wrong with a dataset"),
-    "inspect": (
-        inspect_command,
-        "what a dataset holds: counts, tasks, lengths, cameras, provenance",
-    ),
-    "preview": (preview_command, "an episode → a picture, or a recording for the Rerun viewer"),
-    "export": (export_command, "shards → LeRobot v3 dataset"),
-    "rebuild": (rebuild_command, "shards → manifests and index, where those are lost"),
+Command = Callable[[Sequence[str]], None]
+
+COMMANDS = {
+    "convert": "LeRobot dataset → shards (the same as convert-to-shards)",
+    "finalize": "shards that were converted in parts → one dataset",
+    "upload": "finished shards → Hub, S3, … (the same as upload-shards)",
+    "verify": "everything that is wrong with a dataset",
+    "inspect": "what a dataset holds: counts, tasks, lengths, cameras, provenance",
+    "preview": "an episode → a picture, or a recording for the Rerun viewer",
+    "export": "shards → LeRobot v3 dataset",
+    "rebuild": "shards → manifests and index, where those are lost",
 }
+"""Each is the function NAME_command of the file NAME.py beside this one."""
 
 
 def main() -> None:
-    """Entry point of `roboshard`."""
-    sys.exit(dispatch(sys.argv[1:]))
+    """Run `roboshard`."""
+    process.run(prepare)
+
+
+def convert_to_shards() -> None:
+    """Run `convert-to-shards`."""
+    process.run(lambda arguments: prepare(["convert", *arguments]))
+
+
+def upload_shards() -> None:
+    """Run `upload-shards`."""
+    process.run(lambda arguments: prepare(["upload", *arguments]))
 
 
 def dispatch(arguments: Sequence[str]) -> int:
-    """Run the command that the first argument names; the exit code."""
-    if arguments and arguments[0] in COMMANDS:
-        return run_command(COMMANDS[arguments[0]][0], arguments[1:])
-    usage = "\n".join(
-        [
-            "usage: roboshard COMMAND …",
-            *(f"  {name:<9} {text}" for name, (_, text) in COMMANDS.items()),
-        ]
-    )
-    if arguments and arguments[0] in ("-h", "--help"):
-        out.print(usage)
-        return 0
-    err.print(usage)
-    return EXIT_USAGE
+    """Run the command that the first argument names and return its exit code."""
+    return prepare(arguments)()
+
+
+def prepare(arguments: Sequence[str]) -> Callable[[], int]:
+    """Import the command that the first argument names, and return a call of it."""
+    run = importlib.import_module("roboshard.cli.run")
+    name, rest = (arguments[0], arguments[1:]) if arguments else ("", ())
+    if name not in COMMANDS:
+        return partial(_show_usage, to_error=name not in ("-h", "--help"))
+    command: Command = getattr(importlib.import_module(f"roboshard.cli.{name}"), f"{name}_command")
+    return partial(run.run_command, command, rest)
+
+
+def _show_usage(*, to_error: bool) -> int:
+    run = importlib.import_module("roboshard.cli.run")
+    usage = [
+        "usage: roboshard COMMAND …",
+        *(f"  {name:<9} {text}" for name, text in COMMANDS.items()),
+    ]
+    (run.err if to_error else run.out).print("\n".join(usage))
+    return int(run.EXIT_USAGE) if to_error else 0

@@ -4,22 +4,32 @@ from collections.abc import Callable, Sequence
 
 from rich.console import Console
 
+from roboshard.cli.terminal import EXIT_OUTPUT_CLOSED
 from roboshard.shards import OptionError, RoboshardError
 from roboshard.shards.plain import as_markup
 from roboshard.shards.storage import redacted
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
-EXIT_INTERRUPTED = 130
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+
+class _Console(Console):
+    """A console that leaves it to `run_command` what a closed output means."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
+out = _Console(highlight=False)
+err = _Console(stderr=True, highlight=False)
 
 
 def run_command(command: Callable[[Sequence[str]], None], arguments: Sequence[str]) -> int:
     """Run a command and return the process's exit code."""
     try:
         command(arguments)
+    except BrokenPipeError:  # nobody reads what is printed any more, as after `| head`
+        return EXIT_OUTPUT_CLOSED
     except OptionError as error:
         _print_error(error)
         return EXIT_USAGE
@@ -29,9 +39,6 @@ def run_command(command: Callable[[Sequence[str]], None], arguments: Sequence[st
     ) as error:  # OSError: a full disk, a folder that may not be written to
         _print_error(error)
         return EXIT_FAILED
-    except KeyboardInterrupt:
-        err.print("interrupted; run the same command again to continue")
-        return EXIT_INTERRUPTED
     return 0
 
 

@@ -1,23 +1,17 @@
 """`upload-shards SOURCE DESTINATION`: publishing as a command."""
 
-import sys
 from collections.abc import Sequence
 
 import tyro
 from rich.filesize import decimal
 from rich.table import Table
 
-from roboshard.cli.run import err, out, run_command
+from roboshard.cli.run import err, out
 from roboshard.publisher import UploadConfig, UploadPlan, UploadReport, make_plan, upload
 from roboshard.shards.plain import as_markup
 from roboshard.shards.storage import redacted
 
 SHOWN_FILES = 20
-
-
-def main() -> None:
-    """Entry point of `upload-shards`."""
-    sys.exit(run_command(upload_command, sys.argv[1:]))
 
 
 def upload_command(arguments: Sequence[str]) -> None:

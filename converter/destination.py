@@ -5,10 +5,11 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 from roboshard.converter.shard import SkippedEpisode
-from roboshard.shards import jsonio, storage
+from roboshard.shards import interrupts, jsonio, storage
 from roboshard.shards.errors import OptionError, RoboshardError, StorageError
 from roboshard.shards.manifest import load_dataset_manifest
 from roboshard.shards.names import (
@@ -28,7 +29,12 @@ SKIPPED_REPORT = "skipped.json"
 def locked(destination: Path, *, shared: bool = False) -> Iterator[None]:
     """Make the folder and hold it against a second conversion; the lock goes with the process.
 
-    `shared`: with the other parts of the same conversion.
+    Temporary files are removed at the end, however it comes: workers may have been killed.
+
+    Args:
+        destination: the folder.
+        shared: hold it together with other parts of the same conversion, whose temporary files
+            stay.
     """
     try:
         destination.mkdir(parents=True, exist_ok=True)
@@ -42,9 +48,19 @@ def locked(destination: Path, *, shared: bool = False) -> Iterator[None]:
             raise OptionError(
                 f"{destination}: another conversion is writing here; wait until it ends"
             ) from None
-        yield
+        tidy = partial(_remove_temporaries, destination, shared)
+        with interrupts.removed_at_exit(tidy):
+            try:
+                yield
+            finally:
+                tidy()
     finally:
         os.close(descriptor)
+
+
+def _remove_temporaries(destination: Path, shared: bool) -> None:
+    if not shared:
+        storage.remove_temporaries(destination)
 
 
 def prepare(destination: Path, conversion: str, part: range | None = None) -> None:

@@ -7,7 +7,6 @@ encoded. No picture is reordered: packets are in the order of time.
 import io
 import os
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 from roboshard.converter.encoding import CODEC_NAMES, PIX_FMT, PRESETS, Codec, Encoding
 from roboshard.converter.open_video import quarter_turns
 from roboshard.converter.packets import IntArray, Packets
+from roboshard.shards import interrupts
 from roboshard.shards.errors import OptionError, SourceError
 
 MAX_EARLY = 64
@@ -139,7 +139,7 @@ def encode(frames: Iterable[av.VideoFrame], clip: Clip, encoding: Encoding) -> b
         av.FFmpegError, ValueError: the encoder refuses its options, the size or a frame.
     """
     # SVT-AV1, run as root, gives the calling thread real-time priority, which its children would inherit.
-    with ThreadPoolExecutor(1) as thread:
+    with interrupts.thread_pool(1, "roboshard-encode") as thread:
         return thread.submit(_encode, frames, clip, encoding).result()
 
 
@@ -149,6 +149,7 @@ def _encode(frames: Iterable[av.VideoFrame], clip: Clip, encoding: Encoding) -> 
     with av.open(buffer, "w", format="mp4", options=options) as output:
         muxer = None
         for number, source in enumerate(frames):
+            interrupts.check()
             frame = fitted(source, encoding.size, clip.turns)
             muxer = muxer or _Muxer(output, (frame.height, frame.width), clip, encoding)
             frame.pts, frame.time_base = number, 1 / muxer.rate

@@ -2,27 +2,28 @@
 
 import multiprocessing
 import os
+import tempfile
 import threading
+import traceback
 from collections.abc import Callable, Iterable
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from functools import partial
-from multiprocessing.connection import Connection
-from typing import Never, TypeVar
+from contextlib import suppress
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+from typing import Any, Generic, TypeVar, cast
 
-from roboshard.converter.shard import OnEpisode, ShardSpec, ignore
+from roboshard.converter.remote_destination import work_folder
+from roboshard.converter.shard import OnEpisode, ShardSpec, remove_unfinished
+from roboshard.shards import interrupts
 from roboshard.shards.errors import RoboshardError
 
-QUEUED_PER_WORKER = 2
 PARENT_POLL_S = 0.5
 
 Result = TypeVar("Result")
 
-_report: OnEpisode = ignore  # replaced in each worker
-
 
 def default_workers() -> int:
-    """The cores that this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -32,85 +33,150 @@ def run_tasks(
     workers: int,
     on_episode: OnEpisode,
 ) -> list[Result]:
-    """Run `task` over all specs, in this process when one worker is enough; results in order of specs.
+    """Run `task` over all specs, in this process when one worker is enough.
 
-    Specs are drawn as workers come free, so that a plan of any size is never held whole.
+    Specs are drawn as workers come free, so that a plan of any size is never held whole. However
+    this ends, no worker runs any more: those that are at work are killed, which is no more than
+    what a shard, written whole or not at all, must stand anyway.
+
+    Args:
+        task: called with a spec and a function to report each episode's bytes to.
+        specs: what to do.
+        workers: processes to use at most; 1 or less: none beside this one.
+        on_episode: told the bytes of each episode, in this process.
+
+    Returns:
+        The results in order of specs.
 
     Raises:
-        RoboshardError: the first task's that failed, or when a worker died; the others are not started.
+        RoboshardError: the first task's that failed, once those that were running have ended; or
+            a worker died.
+        KeyboardInterrupt: this thread's work was asked to stop.
     """
     if workers <= 1:
         return [task(spec, on_episode) for spec in specs]
-    context = multiprocessing.get_context(
-        "spawn"
-    )  # libraries with threads of their own do not survive a fork
-    receiver, sender = context.Pipe(duplex=False)
-    listener = threading.Thread(target=_forward, args=(receiver, on_episode), daemon=True)
-    listener.start()
-    try:
-        with ProcessPoolExecutor(
-            workers, context, _start_worker, (sender, os.getpid())
-        ) as executor:
-            return _run(executor, partial(_run_task, task), specs, workers * QUEUED_PER_WORKER)
-    except BrokenProcessPool:
-        raise RoboshardError(
-            "a conversion worker died (killed, or out of memory: fewer --workers need less; or a script that does "
-            "not guard its call with `if __name__ == '__main__'`). Finished shards are kept; "
-            "run the same command again to continue"
-        ) from None
-    finally:
-        sender.send(None)
-        listener.join()
-        sender.close()
-        receiver.close()
+    team: list[_Worker[Result]] = []
+    with work_folder(None) as temporary:
+        try:
+            with interrupts.signals_for_the_parent():
+                team.extend(_Worker(task, temporary) for _ in range(workers))
+            return _run(team, specs, on_episode)
+        finally:
+            for worker in team:
+                worker.end()
+
+
+class _Worker(Generic[Result]):
+    """A process that does one task after the other."""
+
+    def __init__(self, task: Callable[[ShardSpec, OnEpisode], Result], temporary: Path) -> None:
+        # Libraries with threads of their own do not survive a fork.
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self._process: SpawnProcess = context.Process(
+            target=_work, args=(theirs, task, os.getpid(), temporary), name="roboshard-convert"
+        )
+        self.task: tuple[int, ShardSpec] | None = None
+        """What it is at work on, with its number; None: it is idle."""
+        try:
+            self._process.start()
+        finally:
+            theirs.close()
+
+    def begin(self, number: int, spec: ShardSpec) -> None:
+        """Hand it a spec."""
+        self.task = number, spec
+        try:
+            self.connection.send(spec)
+        except OSError:
+            raise _died() from None
+
+    def receive(self) -> tuple[str, Any]:
+        """Return what it says: ("episode", bytes), ("result", result) or ("error", error)."""
+        try:
+            said: tuple[str, Any] = self.connection.recv()
+        except (EOFError, OSError):
+            interrupts.check()
+            raise _died() from None
+        return said
+
+    def end(self) -> None:
+        """End the process, whatever it is at, and remove what it leaves."""
+        self._process.kill()
+        self._process.join()
+        self.connection.close()
+        if self.task is not None and self._process.pid is not None:
+            remove_unfinished(self.task[1], self._process.pid)
 
 
 def _run(
-    executor: ProcessPoolExecutor,
-    task: Callable[[ShardSpec], Result],
-    specs: Iterable[ShardSpec],
-    at_once: int,
+    team: list[_Worker[Result]], specs: Iterable[ShardSpec], on_episode: OnEpisode
 ) -> list[Result]:
     results: dict[int, Result] = {}
-    pending: dict[Future[Result], int] = {}
+    errors: list[BaseException] = []
     remaining = enumerate(specs)
-    try:
-        while True:
-            while len(pending) < at_once and (spec := next(remaining, None)) is not None:
-                pending[executor.submit(task, spec[1])] = spec[0]
-            if not pending:
-                return [results[number] for number in sorted(results)]
-            done, _ = wait(pending, return_when=FIRST_COMPLETED)
-            for future in done:
-                results[pending.pop(future)] = future.result()
-    except BaseException:
-        executor.shutdown(
-            wait=True, cancel_futures=True
-        )  # nobody writes any more when the error is out
-        raise
+    while True:
+        for worker in team:
+            interrupts.check()
+            if worker.task is None and not errors and (spec := next(remaining, None)):
+                worker.begin(*spec)
+        busy = {worker.connection: worker for worker in team if worker.task is not None}
+        if not busy:
+            break
+        for connection in wait(list(busy), interrupts.POLL_S):
+            worker = busy[cast(Connection, connection)]
+            kind, value = worker.receive()
+            if kind == "episode":
+                on_episode(value)
+                continue
+            if kind == "error":
+                errors.append(value)
+            elif worker.task is not None:
+                results[worker.task[0]] = value
+            worker.task = None
+    if errors:
+        raise errors[0]
+    return [results[number] for number in sorted(results)]
 
 
-def _run_task(task: Callable[[ShardSpec, OnEpisode], Result], spec: ShardSpec) -> Result:
-    return task(spec, _report)
+def _died() -> RoboshardError:
+    return RoboshardError(
+        "a conversion worker died (killed, or out of memory: fewer --workers need less; or a script "
+        "that does not guard its call with `if __name__ == '__main__'`). Finished shards are kept; "
+        "run the same command again to continue"
+    )
 
 
-def _start_worker(sender: "Connection[int | None, Never]", parent: int) -> None:
-    global _report  # noqa: PLW0603 - one worker is one process, told once how to report
-    # Without a lock, which a worker that is killed would take with it: so short a message is written in one piece.
-    _report = sender.send
+def _work(
+    connection: Connection,
+    task: Callable[[ShardSpec, OnEpisode], Result],
+    parent: int,
+    temporary: Path,
+) -> None:
+    """Do tasks in this process, one after the other, as long as the parent lives."""
+    tempfile.tempdir = str(temporary)  # which the parent removes, however this process ends
     threading.Thread(target=_exit_with_parent, args=(parent,), daemon=True).start()
+
+    def report(num_bytes: int) -> None:
+        connection.send(("episode", num_bytes))
+
+    with suppress(EOFError, OSError):  # the parent is gone
+        while True:
+            spec = connection.recv()
+            said: tuple[str, Any]
+            try:
+                said = "result", task(spec, report)
+            except BaseException as error:  # noqa: BLE001 - of whatever kind, it is the parent's
+                if not isinstance(error, RoboshardError):
+                    error.add_note("in a conversion worker:\n" + traceback.format_exc())
+                said = "error", error
+            connection.send(said)
 
 
 def _exit_with_parent(parent: int) -> None:
-    """A worker whose parent was killed would wait for work forever."""
+    """End this process with its parent, also in the midst of a task."""
     process = multiprocessing.parent_process()
     while process is not None and os.getppid() == parent:
-        process.join(
-            PARENT_POLL_S
-        )  # returns at once when it ends, unless a child of it holds its pipes open
+        # Returns at once when it ends, unless a child of it holds its pipes open.
+        process.join(PARENT_POLL_S)
     os._exit(1)
-
-
-def _forward(receiver: "Connection[Never, int | None]", on_episode: OnEpisode) -> None:
-    while (num_bytes := receiver.recv()) is not None:
-        on_episode(num_bytes)

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from roboshard.converter.config import ConvertConfig
 from roboshard.converter.remote_destination import work_folder
 from roboshard.converter.shard import OnEpisode, ShardResult, ShardSpec
-from roboshard.shards import storage
+from roboshard.shards import interrupts, storage
 from roboshard.shards.errors import OptionError, RoboshardError, StorageError
 from roboshard.shards.names import shard_name
 
@@ -121,25 +121,32 @@ def _run(
                 pending[submit(numbered[1])] = numbered
             if not pending:
                 return [results[number] for number in sorted(results)]
-            for reference in ray.wait(list(pending), num_returns=1)[0]:
+            interrupts.check()
+            done, _ = ray.wait(list(pending), num_returns=1, timeout=interrupts.POLL_S)
+            for reference in done:
                 result, sizes = ray.get(reference)
                 number, spec = pending.pop(reference)
                 _check_seen(spec, result)
                 results[number] = result
                 for num_bytes in sizes:
                     on_episode(num_bytes)
-    except BaseException:
-        _cancel(ray, list(pending))  # nobody writes any more when the error is out
+    except Exception:
+        _cancel(ray, list(pending), CANCEL_S)  # nobody writes any more when the error is out
+        raise
+    except BaseException:  # somebody waits for the end: shards are written whole or not at all
+        _cancel(ray, list(pending), 0)
         raise
 
 
-def _cancel(ray: Any, pending: list[Any]) -> None:
+def _cancel(ray: Any, pending: list[Any], patience_s: float) -> None:
+    """End tasks: first by asking them, unless there is no time for that, then by killing."""
     with suppress(ray.exceptions.RayError):  # the cluster is gone, and its workers with it
-        for force in (False, True):
+        for force in (False, True) if patience_s else (True,):
             for reference in pending:
                 ray.cancel(reference, force=force)
             if pending:
-                _, pending = ray.wait(pending, num_returns=len(pending), timeout=CANCEL_S)
+                wait_s = patience_s or interrupts.GRACE_S / 2
+                _, pending = ray.wait(pending, num_returns=len(pending), timeout=wait_s)
 
 
 def _as_raised(error: Any) -> BaseException:

@@ -18,10 +18,10 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
-from roboshard.shards import jsonio
+from roboshard.shards import interrupts, jsonio
 from roboshard.shards.errors import FormatError, OptionError, StorageError
 from roboshard.shards.names import (
     DATASET_MANIFEST,
@@ -175,6 +175,7 @@ class RemoteDestination:
             index, self._there[EPISODE_INDEX]
         ):
             self.target.put([index])
+        interrupts.check()
         self.target.put([Upload(path=DATASET_MANIFEST, content=work / DATASET_MANIFEST)])
         self.target.remove(
             sorted(path for path in self.target.files() if path in map(receipt_name, self._shards))
@@ -207,10 +208,12 @@ def work_folder(base: str | None) -> Iterator[Path]:
         raise StorageError(
             f"{root}: no folder for shards can be made there: {error.strerror}"
         ) from error
+    remove = partial(shutil.rmtree, folder, ignore_errors=True)
     try:
-        yield folder
+        with interrupts.removed_at_exit(remove):
+            yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        remove()
         os.close(descriptor)
 
 

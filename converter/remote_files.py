@@ -6,10 +6,8 @@ as long as there is room for it.
 """
 
 import os
-import time
 import weakref
 from collections.abc import Callable, Collection, Mapping
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -19,7 +17,7 @@ from rich.filesize import decimal
 
 from roboshard.converter.scratch import LISTING, Scratch, Taken
 from roboshard.converter.source_files import HeldFiles, by_names, metadata_among
-from roboshard.shards import jsonio, storage
+from roboshard.shards import interrupts, jsonio, storage
 from roboshard.shards.errors import DamageError, MissingError, OptionError, StorageError
 
 READ_BYTES = 16 << 20
@@ -109,10 +107,10 @@ class RemoteFiles:
         ]
         if not pieces:
             return
-        with ThreadPoolExecutor(min(CONNECTIONS, len(pieces)), "roboshard-source") as pool:
+        with interrupts.thread_pool(min(CONNECTIONS, len(pieces)), "roboshard-source") as pool:
             futures = [pool.submit(self._read_piece, *piece) for piece in pieces]
             try:
-                for future in as_completed(futures):
+                for future in interrupts.as_completed(futures):
                     future.result()
             except BaseException:
                 pool.shutdown(
@@ -161,7 +159,7 @@ class _HeldCopies:
             )
             if taken is None:
                 self._release(list(self._held))
-                time.sleep(POLL_S)
+                interrupts.pause(POLL_S)
                 continue
             self._held |= taken.files
             self._fill(taken)

@@ -48,6 +48,7 @@ from roboshard.converter.source import Source, SourceMeta
 from roboshard.converter.source_files import SourceFiles
 from roboshard.shards import jsonio, storage
 from roboshard.shards.errors import MissingError, OptionError, SourceError
+from roboshard.shards.interrupts import check, interruptible
 from roboshard.shards.manifest import write_dataset
 from roboshard.shards.names import shard_name
 from roboshard.shards.progress import Progress
@@ -88,6 +89,7 @@ class ConversionPlan:
         )
 
 
+@interruptible
 def convert(config: ConvertConfig) -> ConversionReport:
     """Convert a LeRobot dataset into shards. A killed run is continued by running it again.
 
@@ -109,16 +111,13 @@ def convert(config: ConvertConfig) -> ConversionReport:
         part = None if config.shards is None else _numbers(plan, config)
         with locked(destination, shared=part is not None):
             prepare(destination, plan.provenance.conversion.id, part)
-            try:
-                results = _run(convert_shard, plan, config, destination)
-            finally:
-                if part is None:
-                    storage.remove_temporaries(destination)  # of workers that were killed
+            results = _run(convert_shard, plan, config, destination)
             if part is not None:
                 return make_report(results, destination, plan.video, plan.findings)
             return _publish(plan, results, destination)
 
 
+@interruptible
 def finalize(config: ConvertConfig) -> ConversionReport:
     """Make a dataset of shards that were converted in parts: see that all are there and right, then publish.
 
@@ -143,6 +142,7 @@ def finalize(config: ConvertConfig) -> ConversionReport:
             return _publish(plan, _finished_shards(plan, config, destination), destination)
 
 
+@interruptible
 def make_plan(config: ConvertConfig) -> ConversionPlan:
     """Read the source's metadata and decide what goes where; writes nothing but a remote source's scratch folder."""
     files = open_source(config.source, config.scratch, config.scratch_bytes)
@@ -335,6 +335,7 @@ def _publish(
         raise SourceError(
             f"{plan.source.meta.files.where()}: no episode could be converted; see skipped.json in {where}"
         )
+    check()
     write_dataset(destination, plan.provenance, manifests)
     if remote:
         remote.publish(destination)

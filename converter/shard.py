@@ -13,7 +13,7 @@ from roboshard.converter.encoding import Encoding
 from roboshard.converter.episode import EpisodeReader
 from roboshard.converter.remote_destination import RemotePlace
 from roboshard.converter.source import Episode, SourceMeta
-from roboshard.shards import storage
+from roboshard.shards import interrupts, storage
 from roboshard.shards.errors import RoboshardError, StorageError
 from roboshard.shards.manifest import shard_problems
 from roboshard.shards.names import shard_manifest_name, shard_name
@@ -82,12 +82,20 @@ def convert_shard(spec: ShardSpec, on_episode: OnEpisode = ignore) -> ShardResul
     Raises:
         SourceError, MissingError: naming episode, camera and file, unless `spec.skip_errors`.
     """
+    interrupts.check()
     result = _finished(spec, on_episode)
     if result is None:
         result = _write_shard(spec, on_episode)
         if spec.remote is not None:
             spec.remote.send(spec.destination, shard_name(spec.number), result.manifest)
     return result
+
+
+def remove_unfinished(spec: ShardSpec, process: int) -> None:
+    """Remove what a process that was killed at a shard had written of it."""
+    name = shard_name(spec.number)
+    paths = (spec.destination / name, spec.destination / shard_manifest_name(name))
+    storage.remove_temporaries_of(process, paths)
 
 
 def finished_shard(spec: ShardSpec, on_episode: OnEpisode = ignore) -> ShardResult | None:
@@ -101,6 +109,7 @@ def finished_shard(spec: ShardSpec, on_episode: OnEpisode = ignore) -> ShardResu
     with EpisodeReader(spec.source, spec.tolerance_s, spec.encoding) as reader:
         skipped = []
         for episode in spec.episodes:
+            interrupts.check()
             reason = _why_unreadable(reader, episode)
             if reason is None:
                 return None
@@ -169,6 +178,7 @@ def _why_unreadable(reader: EpisodeReader, episode: Episode) -> SkippedEpisode |
 def _hash_file(url: str) -> tuple[int, str]:
     size, digest = storage.size(url), hashlib.sha256()
     for chunk in storage.read_range_chunks(url, 0, size):
+        interrupts.check()
         digest.update(chunk)
     return size, digest.hexdigest()
 
@@ -182,6 +192,7 @@ def _write_shard(spec: ShardSpec, on_episode: OnEpisode) -> ShardResult:
         writer = ShardWriter(file, shard=name, conversion=spec.provenance.conversion.id)
         with EpisodeReader(spec.source, spec.tolerance_s, spec.encoding) as reader:
             for episode in spec.episodes:
+                interrupts.check()
                 provenance = None if writer.num_samples else spec.provenance
                 try:
                     record, rows, videos = reader.read(episode, provenance)

@@ -6,9 +6,10 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
-from roboshard.shards import storage
+from roboshard.shards import interrupts, storage
 from roboshard.shards.errors import OptionError, RoboshardError, StorageError
 
 
@@ -27,14 +28,16 @@ def appearing(destination: Path) -> Iterator[Path]:
     try:
         with _opened(staging, destination) as descriptor:
             _clear(descriptor)
+            remove = partial(shutil.rmtree, staging, ignore_errors=True)
             try:
-                yield staging
+                with interrupts.removed_at_exit(remove):
+                    yield staging
                 _sync(staging)
                 _check_free(destination)
                 staging.rename(destination)  # over an empty folder, too
                 storage.sync_folder(destination.parent)
             except BaseException:
-                shutil.rmtree(staging, ignore_errors=True)
+                remove()
                 raise
     except RoboshardError:
         raise

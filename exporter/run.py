@@ -10,7 +10,6 @@ publish    info.json and the rest; the folder is renamed       meta.py, destinat
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -24,7 +23,7 @@ from roboshard.exporter.meta import EpisodeRows, Row, info_of, usable, write_jso
 from roboshard.exporter.rows import TableFiles, numbered, rows_of, timestamps_of
 from roboshard.exporter.statistics import Statistics, renumbered
 from roboshard.exporter.video import VideoFiles
-from roboshard.shards import storage
+from roboshard.shards import interrupts, storage
 from roboshard.shards.errors import OptionError, SourceError
 from roboshard.shards.reader import EpisodeData, ShardedDataset
 from roboshard.shards.rows import read_episode_row
@@ -49,6 +48,7 @@ class ExportReport:
     """Episodes are fewer than the source had, and count from 0 anew."""
 
 
+@interrupts.interruptible
 def export(config: ExportConfig, on_episode: OnEpisode | None = None) -> ExportReport:
     """Write a LeRobot v3 dataset from shards.
 
@@ -69,6 +69,7 @@ def export(config: ExportConfig, on_episode: OnEpisode | None = None) -> ExportR
         )
         try:
             for done, episode in enumerate(_read_ahead(dataset, positions.tolist()), start=1):
+                interrupts.check()
                 writer.add(episode)
                 if on_episode is not None:
                     on_episode(done, len(positions))
@@ -215,7 +216,7 @@ def _check_keys(camera_keys: Sequence[str]) -> None:
 
 def _read_ahead(dataset: ShardedDataset, positions: Sequence[int]) -> Iterator[EpisodeData]:
     """The episodes in this order; while one is in use, the next is read."""
-    with ThreadPoolExecutor(1) as reader:
+    with interrupts.thread_pool(1, "export-read") as reader:
         coming = reader.submit(dataset.read_episode, positions[0])
         for position in positions[1:]:
             episode, coming = coming.result(), reader.submit(dataset.read_episode, position)

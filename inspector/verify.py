@@ -15,7 +15,6 @@ import json
 import random
 from collections import defaultdict
 from collections.abc import Collection, Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass
 
@@ -36,7 +35,7 @@ from roboshard.inspector.problems import (
 from roboshard.inspector.rows import provenance_fields
 from roboshard.inspector.shard import Checked, Dataset, ShardCheck, ShardTask
 from roboshard.inspector.source import SourceComparison
-from roboshard.shards import jsonio, storage
+from roboshard.shards import interrupts, jsonio, storage
 from roboshard.shards.errors import (
     DamageError,
     MissingError,
@@ -90,6 +89,7 @@ class VerifyReport:
         ).encode()
 
 
+@interrupts.interruptible
 def verify(config: VerifyConfig) -> VerifyReport:
     """Find everything that is wrong with a dataset.
 
@@ -266,7 +266,11 @@ def _check_shards(
 ) -> list[Checked]:
     def check(task: ShardTask) -> Checked:
         with source.reader() if source else nullcontext() as reader:
-            return ShardCheck(task, dataset, reader, progress.add).run()
+            return ShardCheck(task, dataset, reader, count).run()
+
+    def count(num_bytes: int) -> None:
+        interrupts.check()
+        progress.add(num_bytes)
 
     share = [
         1.0 if task.chosen is None else len(task.chosen) / task.entry.episodes for task in tasks
@@ -274,11 +278,11 @@ def _check_shards(
     num_bytes = int(sum(part * task.entry.size for part, task in zip(share, tasks, strict=True)))
     with (
         Progress("verifying", items=len(tasks), what="shards", num_bytes=num_bytes) as progress,
-        ThreadPoolExecutor(jobs) as threads,
+        interrupts.thread_pool(jobs, "verify") as threads,
     ):
         futures = [threads.submit(check, task) for task in tasks]
         try:
-            for future in as_completed(futures):
+            for future in interrupts.as_completed(futures):
                 future.result()
                 progress.add(items=1)
         except BaseException:

@@ -6,14 +6,13 @@ shall be replaced: it would be destroyed shard by shard, while its readers go on
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
 from roboshard.publisher.card import CARD, PREVIEW, is_ours, make_card
 from roboshard.publisher.config import UploadConfig
-from roboshard.shards import jsonio, storage
+from roboshard.shards import interrupts, jsonio, storage
 from roboshard.shards.errors import DamageError, MissingError, OptionError, RoboshardError
 from roboshard.shards.manifest import load_dataset_manifest, load_shard_manifest
 from roboshard.shards.names import DATASET_MANIFEST, is_shard_name, shard_manifest_name
@@ -56,6 +55,7 @@ class UploadPlan:
         return [*shards, *self.last, *([self.manifest] if self.manifest else [])]
 
 
+@interrupts.interruptible
 def make_plan(config: UploadConfig) -> UploadPlan:
     """Verify the source, look at the destination, and decide what to send.
 
@@ -129,9 +129,11 @@ def in_parallel(
     call: Callable[[ItemT], ResultT], items: Iterable[ItemT], jobs: int
 ) -> list[ResultT]:
     """Results in order; the first error ends the rest."""
-    executor = ThreadPoolExecutor(jobs, thread_name_prefix="upload")
+    executor = interrupts.thread_pool(jobs, "upload")
     try:
         futures = [executor.submit(call, item) for item in items]
+        for future in interrupts.as_completed(futures):
+            future.result()
         return [future.result() for future in futures]
     finally:
         executor.shutdown(wait=True, cancel_futures=True)

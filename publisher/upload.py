@@ -11,11 +11,12 @@ at any moment, is continued by running it again: what is there with the right co
 """
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import Future
 from dataclasses import dataclass
 
 from roboshard.publisher.config import UploadConfig
 from roboshard.publisher.plan import UploadPlan, check_shard, make_plan
+from roboshard.shards import interrupts
 from roboshard.shards.errors import OptionError
 from roboshard.shards.names import DATASET_MANIFEST
 from roboshard.shards.progress import Progress
@@ -38,6 +39,7 @@ class UploadReport:
     notes: tuple[str, ...]
 
 
+@interrupts.interruptible
 def upload(config: UploadConfig) -> UploadReport:
     """Publish a finished local dataset. A killed run is continued by running it again.
 
@@ -62,6 +64,7 @@ def upload(config: UploadConfig) -> UploadReport:
         _send_shards(plan, config.jobs, progress)
         for part in (plan.last, (plan.manifest,) if plan.manifest else ()):
             if part:
+                interrupts.check()
                 target.put(part)
                 progress.add(_num_bytes(part), items=len(part))
     return UploadReport(
@@ -87,12 +90,12 @@ def _send_shards(plan: UploadPlan, jobs: int, progress: Progress) -> None:
         plan.target.put(checked)
         return batch
 
-    executor = ThreadPoolExecutor(min(jobs, plan.target.max_jobs), thread_name_prefix="upload")
+    executor = interrupts.thread_pool(min(jobs, plan.target.max_jobs), "upload")
     try:
         futures: list[Future[Sequence[Upload]]] = [
             executor.submit(send, batch) for batch in _batches(plan)
         ]
-        for future in as_completed(futures):
+        for future in interrupts.as_completed(futures):
             sent = future.result()
             progress.add(_num_bytes(sent), items=len(sent))
     finally:

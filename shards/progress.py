@@ -1,5 +1,6 @@
 """The progress display of what takes long: items done, bytes, rate and time left."""
 
+import atexit
 import sys
 from types import TracebackType
 from typing import Self
@@ -33,6 +34,8 @@ class Progress:
         self._done = 0
 
     def __enter__(self) -> Self:
+        # A process that is ended inside shall not leave a terminal without its cursor.
+        atexit.register(self._display.stop)
         self._display.start()
         return self
 
@@ -47,6 +50,7 @@ class Progress:
                 self._task, total=self._completed
             )  # the estimate gives way to what it was
         self._display.stop()
+        atexit.unregister(self._display.stop)
 
     @property
     def _completed(self) -> float:

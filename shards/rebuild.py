@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 from crc32c import crc32c
 
-from roboshard.shards import storage
+from roboshard.shards import interrupts, storage
 from roboshard.shards.errors import FormatError, MissingError
 from roboshard.shards.manifest import shard_problems, write_dataset
 from roboshard.shards.missing import missing_values
@@ -43,6 +43,7 @@ from roboshard.shards.writer import crc_text
 MAX_SAMPLES_PER_SHARD = 1_000_000
 
 
+@interrupts.interruptible
 def rebuild(root: Path, *, partial_dataset: bool = False) -> DatasetManifest:
     """Write every shard manifest, the index and dataset.json of `root` again from its shards.
 
@@ -100,6 +101,7 @@ def rebuild_shard(root: Path, name: str) -> tuple[ShardManifest, Provenance]:
         end = samples[i + 1][0].start if i + 1 < len(samples) else size
         crc = 0
         for chunk in storage.read_range_chunks(url, start, end - start):
+            interrupts.check()
             sha256.update(chunk)
             crc = crc32c(chunk, crc)
         record, rows = _contents(url, members)

@@ -16,10 +16,20 @@ settings.register_profile("thorough", deadline=None, max_examples=400)
 settings.load_profile("quick")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--interruptions",
+        type=int,
+        default=60,
+        help="how many conversions the slow tests interrupt",
+    )
+
+
 @pytest.fixture(scope="session", autouse=True)
 def ctrl_c_interrupts() -> None:
     """Here and in what the tests start, also where a shell runs them in the background and has it ignored."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")

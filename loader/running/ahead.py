@@ -1,7 +1,8 @@
 """Running a generator one item ahead of whoever takes its items, in a thread of its own."""
 
 from collections.abc import Callable, Generator
-from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
+from threading import Thread
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -10,18 +11,49 @@ T = TypeVar("T")
 def run_ahead(
     items: Generator[T, None, None], stop: Callable[[], None]
 ) -> Generator[T, None, None]:
-    """The same items; the next one is made while the last one is used. Errors are raised in their place.
+    """Yield the same items; the next one is made while the last one is used.
 
-    `stop` is called when no more are wanted: what the next one waits for then may never come.
+    Errors are raised in the place of their item. An interrupt of the taker leaves no lock taken:
+    all that the two threads share are queues written in C.
+
+    Args:
+        items: what to run ahead. Closed at the end.
+        stop: called when no more are wanted: what the next one waits for may never come then.
     """
-    thread = ThreadPoolExecutor(1, thread_name_prefix="roboshard-ahead")
+    wanted: SimpleQueue[bool] = SimpleQueue()
+    made: SimpleQueue[tuple[T | None, BaseException | None]] = SimpleQueue()
+    thread = Thread(target=_make, args=(items, wanted, made), name="roboshard-ahead", daemon=True)
+    thread.start()
     try:
-        coming = thread.submit(next, items, None)
-        while (item := coming.result()) is not None:
-            coming = thread.submit(next, items, None)
+        wanted.put(True)
+        while (item := _taken(made)) is not None:
+            wanted.put(True)
             given, item = [item], None
             yield given.pop()  # what is given away is not held here
     finally:
         stop()
-        thread.shutdown(wait=True)
+        wanted.put(False)
+        thread.join()
         items.close()
+
+
+def _make(
+    items: Generator[T, None, None],
+    wanted: "SimpleQueue[bool]",
+    made: "SimpleQueue[tuple[T | None, BaseException | None]]",
+) -> None:
+    while wanted.get():
+        try:
+            made.put((next(items, None), None))
+        except BaseException as error:  # noqa: BLE001 - of whatever kind, it is the taker's
+            made.put((None, error))
+
+
+def _taken(made: "SimpleQueue[tuple[T | None, BaseException | None]]") -> T | None:
+    item, error = made.get()
+    try:
+        if error is not None:
+            raise error
+        return item
+    finally:
+        del error  # its traceback holds this frame

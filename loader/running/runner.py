@@ -82,7 +82,11 @@ class EpochRunner:
             yield from starmap(self._arrived, workers.run(epoch, first_step))
         except GeneratorExit:
             raise
-        except BaseException:  # Ctrl-C too: what is left of them is in no state to go on
+        except Exception:  # what is left of them is in no state to go on
+            self.close()
+            raise
+        except BaseException:  # Ctrl-C: neither are torch's locks, so that none may be waited for
+            workers.kill()
             self.close()
             raise
         self._of_workers.clear()

@@ -5,12 +5,14 @@ import signal
 import weakref
 from collections.abc import Generator, Iterator, Sequence
 from functools import lru_cache
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
+from multiprocessing.util import get_temp_dir
 from typing import Any
 
 import torch.utils.data
+from torch.utils.data._utils import signal_handling
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from roboshard.loader import topology
@@ -23,6 +25,7 @@ from roboshard.loader.running.ring import Message, RingPlan, RingReceiver, RingS
 from roboshard.loader.running.stream import EpochStream
 from roboshard.loader.samples.rows import Batch
 from roboshard.loader.stats import Counter, LoaderStats
+from roboshard.shards import interrupts
 
 PREFETCHED_PER_WORKER = 1  # beside what each decodes ahead by itself
 DEATH_TAKES_S = 1.0
@@ -34,6 +37,7 @@ class WorkerPool:
 
     def __init__(self, job: LoadJob) -> None:
         """Processes start with the first epoch."""
+        get_temp_dir()  # workers put their sockets there, and need not tidy up after themselves
         self._place = get_context(START_METHOD).Array(
             "q", 2
         )  # epoch and first step, read when an epoch starts
@@ -72,7 +76,7 @@ class WorkerPool:
             self.close()
         self._place[:] = [epoch, first_step]
         try:
-            yield from self._loader
+            yield from self._begin()
         except (
             EOFError,
             OSError,
@@ -81,6 +85,33 @@ class WorkerPool:
             if not dead:
                 raise
             raise RuntimeError("DataLoader worker exited unexpectedly; out of memory?") from error
+
+    def _begin(self) -> Iterator[tuple[Batch, int, LoaderStats]]:
+        """Begin an epoch; start the processes if there are none."""
+        before = set(active_children())
+        try:
+            with interrupts.signals_for_the_parent():
+                return iter(self._loader)
+        except BaseException:  # Ctrl-C: those that have been started are known to nobody
+            for child in set(active_children()) - before:
+                child.kill()
+                child.join()
+            raise
+
+    def kill(self) -> None:
+        """End the processes at once; whatever they were at, and whoever holds torch's locks."""
+        iterator, self._loader._iterator = self._loader._iterator, None
+        if not isinstance(iterator, _MultiProcessingDataLoaderIter):
+            return
+        iterator._shutdown = True
+        signal_handling._remove_worker_pids(id(iterator))  # their deaths are no error
+        iterator._worker_pids_set = False
+        for process in iterator._workers:
+            process.kill()
+            process.join()
+        for queue in (*iterator._index_queues, iterator._worker_result_queue):
+            queue.cancel_join_thread()
+            queue.close()
 
     def close(self) -> None:
         """Stop the processes, also under an iterator that somebody still holds; torch has no public way to."""
@@ -139,6 +170,7 @@ def _close(pool: weakref.ref[WorkerPool]) -> None:
 def _leave_interrupts_to_the_parent(_worker: int) -> None:
     """Ctrl-C reaches the whole process group: the parent decides, and is not told of dead workers first."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, interrupts.FOR_THE_PARENT)
 
 
 def _as_it_is(value: Any) -> Any:

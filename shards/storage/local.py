@@ -3,7 +3,7 @@
 import errno
 import os
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
@@ -135,6 +135,13 @@ def remove_file(path: Path, *, below: Path) -> None:
     with suppress(FileNotFoundError), opened_folder(path.parent, below=below) as folder:
         os.unlink(path.name, dir_fd=folder)
         os.fsync(folder)
+
+
+def remove_temporaries_of(process: int, paths: Iterable[Path]) -> None:
+    """Remove what a process that was killed left of these files, written by `write_atomic`."""
+    for path in paths:
+        for temporary in path.parent.glob(f".{path.name}.{process}-*{TEMPORARY_SUFFIX}"):
+            temporary.unlink(missing_ok=True)
 
 
 def remove_temporaries(root: Path) -> None:

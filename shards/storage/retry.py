@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
+from roboshard.shards import interrupts
 from roboshard.shards.errors import RoboshardError, StorageError
 from roboshard.shards.storage.urls import redacted
 
@@ -24,7 +25,9 @@ class Patience:
 
     A read that makes no progress ends at the latest retry_s + connect_s + stall_s after its last new byte
     (THROTTLED times retry_s where the server itself says how long to wait). A read of n bytes that does make
-    progress, however slowly, ends after THROTTLED * retry_s + n / bytes_per_s.
+    progress, however slowly, ends after THROTTLED * retry_s + n / bytes_per_s, or where its last
+    attempt was kept waiting, within connect_s and stall_s, retry_s + n / bytes_per_s after that
+    attempt's first bytes: what comes late is not slow.
     """
 
     connect_s: float = 10.0
@@ -67,6 +70,9 @@ class Effort:
         self.patience = patience
         self.attempts = 0
         self._begun = self._progressed = time.monotonic()
+        self._flow_s = patience.retry_s + num_bytes / patience.bytes_per_s
+        self._flowing: float | None = None
+        """Since when the bytes of this attempt come."""
         self._end = self._begun + THROTTLED * patience.retry_s + num_bytes / patience.bytes_per_s
         self._reached = 0
         self._fruitless = 0
@@ -77,20 +83,25 @@ class Effort:
 
         Raises AttemptError when they come so slowly that the read is given up; not when nothing is missing any more.
         """
+        interrupts.check()
         now = time.monotonic()
         if reached > self._reached:
             self._reached = reached
             self._progressed = now
             self._fruitless = self._doubted = 0
-        if now > self._end and not is_all:
+        if self._flowing is None:
+            self._flowing = now
+        if now > max(self._end, self._flowing + self._flow_s) and not is_all:
             raise AttemptError(f"slower than {self.patience.bytes_per_s:.0f} bytes/s", tries=1)
 
     def expect(self, num_bytes: int) -> None:
         """Allow time for bytes that nobody knew of before."""
         self._end += num_bytes / self.patience.bytes_per_s
+        self._flow_s += num_bytes / self.patience.bytes_per_s
 
     def failed(self, error: AttemptError) -> None:
         """Count an attempt that has failed."""
+        self._flowing = None
         self._fruitless += 1
         self._doubted += error.tries is not None
 
@@ -123,6 +134,7 @@ def persist(url: str, effort: Effort, attempt: Callable[[], Result]) -> Result:
     import tenacity  # noqa: PLC0415 - not needed where everything is local
 
     def count() -> Result:
+        interrupts.check()
         effort.attempts += 1
         try:
             return attempt()
@@ -134,6 +146,7 @@ def persist(url: str, effort: Effort, attempt: Callable[[], Result]) -> Result:
         retry=tenacity.retry_if_exception_type(AttemptError),
         stop=lambda state: effort.is_over(_failure(state)),
         wait=lambda state: effort.wait_s(_failure(state)),
+        sleep=interrupts.pause,
         reraise=True,
     )
     try:

@@ -22,6 +22,7 @@ from tenacity import (
     wait_random_exponential,
 )
 
+from roboshard.shards import interrupts
 from roboshard.shards.errors import MissingError, RoboshardError, StorageError
 from roboshard.shards.storage.urls import join, redacted
 
@@ -231,6 +232,7 @@ class Target(ABC):
 
     def _retried(self, call: Callable[[], ResultT], doing: str, path: str = "") -> ResultT:
         def once() -> ResultT:
+            interrupts.check()
             try:
                 return call()
             except RoboshardError:
@@ -243,6 +245,7 @@ class Target(ABC):
             stop=stop_after_attempt(ATTEMPTS),
             wait=_wait,
             retry=retry_if_exception_type(TransientError),
+            sleep=interrupts.pause,
             reraise=True,
         )
         return retrying(once)

@@ -204,11 +204,12 @@ def test_a_killed_worker_is_an_error_and_the_next_iteration_has_new_ones(
 class Script:
     """This file as a script, with its workers, its shared memory, and a folder for temporary files."""
 
-    def __init__(self, root: Path, mode: str, temporary: Path) -> None:
+    def __init__(self, root: Path, mode: str, temporary: Path, stderr: int | None = None) -> None:
         self.temporary = temporary
         self.process = subprocess.Popen(
             [sys.executable, __file__, str(root), mode],
             stdout=subprocess.PIPE,
+            stderr=stderr,
             text=True,
             start_new_session=True,
             env=os.environ | {"TMPDIR": str(temporary)},
@@ -256,11 +257,39 @@ def test_ctrl_c(pusht_shards: Path, tmp_path: Path, mode: str) -> None:
         assert script.has_left_nothing()
 
 
+@pytest.mark.parametrize(
+    "delay",
+    [0.2, *(pytest.param(delay, marks=pytest.mark.slow) for delay in (0.0, 0.05, 0.5, 1.0, 2.0))],
+)
+def test_ctrl_c_while_workers_start(pusht_shards: Path, tmp_path: Path, delay: float) -> None:
+    """It is an interrupt, not an error of a worker, and no worker is left."""
+    with Script(pusht_shards, "starting", tmp_path, stderr=subprocess.PIPE) as script:
+        here = psutil.Process(script.process.pid)
+        assert soon(lambda: any("spawn_main" in str(c.cmdline()) for c in here.children()))
+        time.sleep(delay)
+        children = here.children(recursive=True)
+        os.killpg(script.process.pid, signal.SIGINT)
+        output, errors = script.process.communicate(timeout=SOON_S)
+        assert (json.loads(output), errors) == ({"interrupted": []}, "")
+        assert not psutil.wait_procs(children, timeout=SOON_S)[1]
+
+
 def test_the_parent_is_killed(pusht_shards: Path, tmp_path: Path) -> None:
     with Script(pusht_shards, "training", tmp_path) as script:
         script.hear()
         script.process.kill()
         assert script.has_left_nothing()
+
+
+def _start(root: Path) -> None:
+    """Load for ever; say what is left when that is interrupted."""
+    loader = loader_of(root)
+    try:
+        while True:
+            for _ in loader:
+                pass
+    except KeyboardInterrupt:
+        sys.stdout.write(json.dumps({"interrupted": workers()}))
 
 
 def _run(root: Path, mode: str) -> None:
@@ -281,4 +310,7 @@ def _run(root: Path, mode: str) -> None:
 
 
 if __name__ == "__main__":
-    _run(Path(sys.argv[1]), sys.argv[2])
+    if sys.argv[2] == "starting":
+        _start(Path(sys.argv[1]))
+    else:
+        _run(Path(sys.argv[1]), sys.argv[2])

@@ -253,6 +253,17 @@ def test_what_has_come_whole_is_not_given_up_for_being_slow(
     assert len(range_server.requests) == 1
 
 
+@pytest.mark.parametrize("ask", [read, read_whole])
+def test_what_comes_late_is_not_given_up_for_being_slow(
+    range_server: RangeServer, url: str, ask: Callable[..., bytes]
+) -> None:
+    """The client reads a reply in parts, be it there at once: the first 8 KB with its headers."""
+    range_server.fault("stall", seconds=0.8)
+    patience = Patience(connect_s=1, stall_s=2, retry_s=0.1, bytes_per_s=1e9)
+    assert ask(url, patience) == (WANTED if ask is read else CONTENT)
+    assert len(range_server.requests) == 1
+
+
 @pytest.mark.slow
 def test_a_stall_of_thirty_seconds_is_survived(range_server: RangeServer, url: str) -> None:
     range_server.fault("stall", seconds=30, after_bytes=1000)
