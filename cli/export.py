@@ -19,7 +19,7 @@ def export_command(arguments: Sequence[str]) -> None:
         args=arguments,
         config=(tyro.conf.FlagCreatePairsOff,),
     )
-    with Progress(console=err, transient=True) as progress:
+    with Progress(console=err, transient=True, disable=not err.is_terminal) as progress:
         task = progress.add_task("episodes", total=None)
         report = export(
             config, lambda done, total: progress.update(task, completed=done, total=total)

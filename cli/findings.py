@@ -2,10 +2,9 @@
 
 from collections.abc import Sequence
 
-from rich.markup import escape
-
 from roboshard.cli.run import out
 from roboshard.converter import FindingGroup
+from roboshard.shards.plain import as_markup
 
 
 def show_findings(groups: Sequence[FindingGroup]) -> None:
@@ -14,6 +13,6 @@ def show_findings(groups: Sequence[FindingGroup]) -> None:
         first = group.first[0]
         times = "" if group.count == 1 else f", {group.count} times"
         out.print(
-            escape(f"{group.code}{times}: {group.read_as}. First: {first.where}: {first.what}"),
+            as_markup(f"{group.code}{times}: {group.read_as}. First: {first.where}: {first.what}"),
             soft_wrap=True,
         )

@@ -20,7 +20,8 @@ def preview_command(arguments: Sequence[str]) -> None:
         args=arguments,
         config=(tyro.conf.FlagCreatePairsOff,),
     )
-    with Progress(console=err, transient=True, disable=config.rerun is None) as progress:
+    hidden = config.rerun is None or not err.is_terminal
+    with Progress(console=err, transient=True, disable=hidden) as progress:
         task = progress.add_task("frames", total=None)
         report = preview(
             config, lambda done, total: progress.update(task, completed=done, total=total)

