@@ -1,6 +1,8 @@
 """Worker processes that load an epoch's steps in turn, kept from epoch to epoch."""
 
 import atexit
+import os
+import shutil
 import signal
 import weakref
 from collections.abc import Generator, Iterator, Sequence
@@ -9,6 +11,7 @@ from multiprocessing import active_children, get_context
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from multiprocessing.util import get_temp_dir
+from types import FrameType
 from typing import Any
 
 import torch.utils.data
@@ -37,7 +40,6 @@ class WorkerPool:
 
     def __init__(self, job: LoadJob) -> None:
         """Processes start with the first epoch."""
-        get_temp_dir()  # workers put their sockets there, and need not tidy up after themselves
         self._place = get_context(START_METHOD).Array(
             "q", 2
         )  # epoch and first step, read when an epoch starts
@@ -108,6 +110,9 @@ class WorkerPool:
         forget(id(iterator))  # their deaths are no error
         iterator._worker_pids_set = False
         for process in iterator._workers:
+            process.terminate()
+        for process in iterator._workers:
+            process.join(DEATH_TAKES_S)
             process.kill()
             process.join()
         for queue in (*iterator._index_queues, iterator._worker_result_queue):
@@ -171,7 +176,14 @@ def _close(pool: weakref.ref[WorkerPool]) -> None:
 def _leave_interrupts_to_the_parent(_worker: int) -> None:
     """Ctrl-C reaches the whole process group: the parent decides, and is not told of dead workers first."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _end_tidily)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, interrupts.FOR_THE_PARENT)
+
+
+def _end_tidily(_number: int, _frame: FrameType | None) -> None:
+    """End a worker without waiting for anything; its sockets go with it."""
+    shutil.rmtree(get_temp_dir(), ignore_errors=True)
+    os._exit(0)
 
 
 def _as_it_is(value: Any) -> Any:
