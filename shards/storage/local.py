@@ -140,8 +140,11 @@ def remove_file(path: Path, *, below: Path) -> None:
 def remove_temporaries_of(process: int, paths: Iterable[Path]) -> None:
     """Remove what a process that was killed left of these files, written by `write_atomic`."""
     for path in paths:
-        for temporary in path.parent.glob(f".{path.name}.{process}-*{TEMPORARY_SUFFIX}"):
-            temporary.unlink(missing_ok=True)
+        beginning = f".{path.name}.{process}-"
+        with suppress(FileNotFoundError), opened_folder(path.parent) as folder:
+            for name in os.listdir(folder):
+                if name.startswith(beginning) and name.endswith(TEMPORARY_SUFFIX):
+                    os.unlink(name, dir_fd=folder)
 
 
 def remove_temporaries(root: Path) -> None:
