@@ -10,6 +10,7 @@ Command = Callable[[Sequence[str]], None]
 
 COMMANDS = {
     "convert": "LeRobot dataset → shards (the same as convert-to-shards)",
+    "doctor": "what is odd in a LeRobot dataset, before it is converted",
     "finalize": "shards that were converted in parts → one dataset",
     "upload": "finished shards → Hub, S3, … (the same as upload-shards)",
     "verify": "everything that is wrong with a dataset",

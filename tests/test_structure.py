@@ -49,6 +49,7 @@ WHEN_NEEDED = {
     ROOT / "publisher/preview.py": {
         "loader"
     },  # decodes frames for the sample picture of a dataset card
+    ROOT / "inspector/doctor.py": {"converter"},  # reads sources as a conversion does
     ROOT / "inspector/frames.py": {"loader"},  # verify --frames decodes as a loader would
     ROOT / "inspector/pictures.py": {
         "converter"
@@ -292,10 +293,13 @@ def test_public_names() -> None:
         "upload",
     ]
     assert sorted(roboshard.inspector.__all__) == [
+        "Diagnosis",
+        "DoctorConfig",
         "Problem",
         "Summary",
         "VerifyConfig",
         "VerifyReport",
+        "diagnose",
         "summarize",
         "verify",
     ]

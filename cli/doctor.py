@@ -1,0 +1,65 @@
+"""`roboshard doctor SOURCE`: what is odd in a LeRobot dataset, before it is converted."""
+
+from collections.abc import Sequence
+
+import tyro
+from rich.progress import Progress
+from rich.table import Table
+
+from roboshard.cli.findings import show_findings
+from roboshard.cli.run import err, out
+from roboshard.inspector import Diagnosis, DoctorConfig, diagnose
+from roboshard.shards import RoboshardError
+from roboshard.shards.plain import as_markup
+
+SHOWN_REFUSALS = 100
+
+
+def doctor_command(arguments: Sequence[str]) -> None:
+    """Parse and run; a source of which something would be refused is a command that failed."""
+    wants_json = "--json" in arguments
+    config: DoctorConfig = tyro.cli(
+        DoctorConfig,
+        prog="roboshard doctor",
+        description="Look at a LeRobot dataset as a conversion would, and write nothing: what is "
+        "odd, how it will be read, what would be refused, and what to do about that. --json prints "
+        "it for programs. Exits with 1 where something would be refused.",
+        args=[argument for argument in arguments if argument != "--json"],
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
+    with Progress(console=err, transient=True) as progress:
+        task = progress.add_task("episodes", total=None)
+        diagnosis = diagnose(
+            config, lambda done, total: progress.update(task, completed=done, total=total)
+        )
+    if wants_json:
+        out.file.write(diagnosis.as_json() + "\n")
+    else:
+        _show(diagnosis)
+    if not diagnosis.ok:
+        raise RoboshardError(f"{diagnosis.source}: {_refused(diagnosis)}")
+
+
+def _show(diagnosis: Diagnosis) -> None:
+    show_findings(diagnosis.findings)
+    if diagnosis.refused:
+        table = Table("episode", "would be refused", show_lines=True)
+        for refusal in diagnosis.refused[:SHOWN_REFUSALS]:
+            index = "all" if refusal.episode_index is None else str(refusal.episode_index)
+            table.add_row(index, as_markup(refusal.reason, lines=True))
+        out.print(table)
+        if len(diagnosis.refused) > SHOWN_REFUSALS:
+            out.print(f"… and {len(diagnosis.refused) - SHOWN_REFUSALS} more; --json has them")
+    odd = "" if diagnosis.findings else "; nothing is odd"
+    out.print(
+        f"{diagnosis.episodes} of {diagnosis.total_episodes} episodes looked at, "
+        f"{diagnosis.rows} rows{odd}" + ("; all of it converts" if diagnosis.ok else ""),
+        soft_wrap=True,
+    )
+
+
+def _refused(diagnosis: Diagnosis) -> str:
+    if diagnosis.refused[0].episode_index is None:
+        return "it would be refused as a whole"
+    episodes = len({refusal.episode_index for refusal in diagnosis.refused})
+    return f"{episodes} of {diagnosis.episodes} episodes would be refused"
