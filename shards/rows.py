@@ -5,7 +5,6 @@ source's meta/episodes (statistics included), and, in the first sample of each s
 the manifests can be rebuilt.
 """
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -80,9 +79,6 @@ def decode_rows(
         raise
     except (pa.ArrowException, OSError, LookupError, TypeError, ValueError) as error:
         raise FormatError(f"{what}: unreadable parquet: {error}") from None
-    twice = [name for name, count in Counter(table.column_names).items() if count > 1]
-    if twice:
-        raise FormatError(f"{what}: its rows have more than one column {twice[0]!r}")
     if table.num_rows != num_rows:
         raise FormatError(
             f"{what}: {table.num_rows} rows could be read where the episode has {num_rows}"

@@ -12,6 +12,7 @@ _CREDENTIAL = re.compile(
 )
 """Parameters of a query that say who may read and until when, by S3, Google, Azure, CloudFront and others."""
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://(?:[^\s/?#@]*@)?[^\s<>\"'`|(){}]+")
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _BLANK = re.compile(r"\s")
 _SECRET = re.compile(
     rf"([?&;](?:{_CREDENTIAL.pattern}|secret|password|api[-_]?key|key)=)[^\s&;'\"<>()]+|"
@@ -53,8 +54,8 @@ def redacted(text: str) -> str:
     """
     if "://" not in text:
         return _SECRET.sub(_dotted, text)
-    if not _BLANK.search(text):
-        return _redacted_url(text)
+    if not _BLANK.search(text) or (_SCHEME.match(text) and ": " not in text):
+        return _redacted_url(text)  # a URL by itself may have blanks in it
     return _SECRET.sub(_dotted, _URL.sub(lambda found: _redacted_url(found[0]), text))
 
 
