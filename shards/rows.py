@@ -72,7 +72,6 @@ def decode_rows(
         raise FormatError(f"{what}: several columns of the name {', '.join(map(repr, twice))}")
     try:
         check_decoded(file, data, what)
-        names = file.schema_arrow.names
         wanted = columns and [name for name in columns if name in names]
         table = as_stored(file.read(columns=wanted, use_threads=False))
     except FormatError:

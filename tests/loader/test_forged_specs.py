@@ -307,7 +307,7 @@ def test_a_column_that_is_there_twice_is_refused(forgery: Forgery, key: str) -> 
     root = forgery.seal()
     with pytest.raises(FormatError, match=f"episode 0: several columns of the name '{key}'"):
         next(iter(make_loader(root, batch_size=18)))
-    (problem,) = [p for p in verify(VerifyConfig(url=root)).problems if "more than one" in p.what]
+    (problem,) = [p for p in verify(VerifyConfig(url=root)).problems if "several columns" in p.what]
     assert problem.episode == 0
 
 
