@@ -58,10 +58,15 @@ def interruptible(function: Callable[P, ResultT]) -> Callable[P, ResultT]:
     return call
 
 
-def run_aside(work: Callable[[], ResultT]) -> ResultT:
+def run_aside(work: Callable[[], ResultT], grace_s: float | None = None) -> ResultT:
     """Return what `work` returns, or raise what it raises; it runs in a thread of its own.
 
     An exception that is raised here meanwhile stops the work and is raised when that has ended.
+
+    Args:
+        work: what to do.
+        grace_s: seconds that stopped work may take to end, before it is left behind; None:
+            `GRACE_S`.
     """
     stop = threading.Event()
     context = contextvars.copy_context()
@@ -82,14 +87,14 @@ def run_aside(work: Callable[[], ResultT]) -> ResultT:
         outcome = ended.get()
     except BaseException:
         stop.set()
-        _await(ended)
+        _await(ended, GRACE_S if grace_s is None else grace_s)
         raise
     return outcome.result()
 
 
-def _await(ended: "queue.SimpleQueue[Future[ResultT]]") -> None:
+def _await(ended: "queue.SimpleQueue[Future[ResultT]]", grace_s: float) -> None:
     """Wait until work that was asked to stop has ended, but not for ever."""
-    until = time.monotonic() + GRACE_S
+    until = time.monotonic() + grace_s
     while (left := until - time.monotonic()) > 0:
         try:
             ended.get(timeout=left)

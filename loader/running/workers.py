@@ -7,10 +7,11 @@ import signal
 import weakref
 from collections.abc import Generator, Iterator, Sequence
 from functools import lru_cache
-from multiprocessing import active_children, get_context
+from multiprocessing import get_context
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from multiprocessing.util import get_temp_dir
+from threading import current_thread, main_thread
 from types import FrameType
 from typing import Any
 
@@ -32,6 +33,8 @@ from roboshard.shards import interrupts
 
 PREFETCHED_PER_WORKER = 1  # beside what each decodes ahead by itself
 DEATH_TAKES_S = 1.0
+START_TAKES_S = 30.0
+"""On a machine that is busy. A process reads what it is sent only once it has imported it all."""
 START_METHOD = "spawn"  # decoders, file systems and thread pools do not survive a fork
 
 
@@ -90,15 +93,20 @@ class WorkerPool:
 
     def _begin(self) -> Iterator[tuple[Batch, int, LoaderStats]]:
         """Begin an epoch; start the processes if there are none."""
-        before = set(active_children())
+        if current_thread() is not main_thread():
+            return self._start()
+        # Aside, since torch's iterator cannot be tidied up where an interrupt left it half made.
+        return interrupts.run_aside(self._start, START_TAKES_S)
+
+    def _start(self) -> Iterator[tuple[Batch, int, LoaderStats]]:
+        with interrupts.signals_for_the_parent():
+            batches = iter(self._loader)
         try:
-            with interrupts.signals_for_the_parent():
-                return iter(self._loader)
-        except BaseException:  # Ctrl-C: those that have been started are known to nobody
-            for child in set(active_children()) - before:
-                child.kill()
-                child.join()
+            interrupts.check()
+        except KeyboardInterrupt:
+            self.kill()
             raise
+        return batches
 
     def kill(self) -> None:
         """End the processes at once; whatever they were at, and whoever holds torch's locks."""
