@@ -70,12 +70,10 @@ def load(job: LoadJob, epochs: Iterable[EpochPart], own: Resources) -> Generator
 def _again(job: LoadJob, own: Resources) -> Again | None:
     """What makes a step again without episodes that cannot be decoded; None: users want to be told of them."""
 
-    def again(step: WindowedStep, spoiled: Collection[Any], error: RoboshardError) -> WindowedStep:
-        if step.draw is None:
-            raise error
+    def again(draw: Draw, spoiled: Collection[Any], error: RoboshardError) -> WindowedStep:
         positions = {episode.position for episode in spoiled}
         own.pool.tell(positions, error)
-        drawn = own.pool.step(step.draw, positions)
+        drawn = own.pool.step(draw, positions)
         (windowed,) = delta_windows([drawn], job.offsets, job.pictures, own.counter)
         return windowed
 

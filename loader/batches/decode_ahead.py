@@ -11,6 +11,7 @@ from typing import Any
 
 from roboshard.loader.batches.decode_threads import DecodeThreads
 from roboshard.loader.batches.pending import PendingStep
+from roboshard.loader.order.plan import Draw
 from roboshard.loader.samples.rows import Batch, WindowedStep
 from roboshard.loader.stats import Counter
 from roboshard.shards.errors import RoboshardError
@@ -26,8 +27,9 @@ DRAWN_AT_ONCE = 4
 """Steps, between two batches, until so many are announced; before the first batch one, for it is waited for."""
 
 
-Again = Callable[[WindowedStep, Collection[Any], RoboshardError], WindowedStep]
-"""Makes a step again, with other episodes in the place of these, in which a frame of it cannot be decoded."""
+Again = Callable[[Draw, Collection[Any], RoboshardError], WindowedStep]
+"""Makes a step again of what it was drawn as, with other episodes in the place of these, in which a
+frame of it cannot be decoded."""
 
 
 def decode_video(
@@ -70,10 +72,10 @@ def _complete(pending: PendingStep, threads: DecodeThreads, again: Again | None)
         try:
             return threads.wait_for(pending)
         except RoboshardError as error:
-            if again is None or not pending.spoiled:
+            if again is None or pending.draw is None or not pending.spoiled:
                 raise
             spoiled |= pending.spoiled
-            pending = threads.insert(again(pending.step, spoiled, error))
+            pending = threads.insert(again(pending.draw, spoiled, error))
 
 
 class Announced:

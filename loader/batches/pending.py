@@ -18,7 +18,8 @@ class PendingStep:
     """A step whose pictures are on their way. Before it has begun it takes no memory for its batch."""
 
     def __init__(self, step: WindowedStep, pictures: Sequence[PictureKey], as_float: bool) -> None:
-        self.step = step
+        self.draw = step.draw
+        """What it was drawn as: a step that is held keeps no episode in memory."""
         self.values = step.values
         self.num_samples = len(step.episode_of)
         self.has_begun = False

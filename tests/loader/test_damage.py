@@ -488,8 +488,8 @@ def set_column(table: pa.Table, name: str, values: list[Any]) -> pa.Table:
             "row 0 has task_index 7 of 1 tasks",
         ),
         (
-            lambda table: set_column(table, "task_index", [-1] * 15),
-            "row 0 has task_index -1 of 1 tasks",
+            lambda table: set_column(table, "task_index", [-2] * 15),
+            "row 0 has task_index -2 of 1 tasks",
         ),
         (
             lambda table: set_column(table, "action", [None] * 15),
