@@ -51,6 +51,7 @@ class LeRobotV3Source:
         self._info = with_data_path(info, found.append)
         self._table = read_episodes(files, self._keys, found.append)
         lengths = self._stated("length")
+        _check_lengths(lengths, found.append)
         listed = Listed(
             indices=self._column("episode_index"),
             lengths=[length if length and length > 0 else None for length in lengths],
@@ -267,3 +268,10 @@ class LeRobotV3Source:
                 "dataset_from_index falls from one to the next",
             )
         )
+
+
+def _check_lengths(lengths: Sequence[int | None], report: Report) -> None:
+    none = [row for row, length in enumerate(lengths) if length is not None and length < 1]
+    if none:
+        what = f"{len(none)} rows have a length below 1, the first {lengths[none[0]]}"
+        report(finding("metadata-missing", "meta/episodes", what))

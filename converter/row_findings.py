@@ -1,6 +1,6 @@
 """What is odd in an episode's rows, and which tasks they name."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from roboshard.converter.rows import EpisodeRows
 from roboshard.converter.source import Episode, SourceMeta, TaskTable
 from roboshard.shards.errors import SourceError
 from roboshard.shards.features import DTYPES, Features
+from roboshard.shards.missing import missing_values
 from roboshard.shards.scalars import is_number_type, scalars
 from roboshard.shards.schema import Finding
 
@@ -150,50 +151,10 @@ def _of_numbers(rows: EpisodeRows, episode: Episode) -> Iterator[Finding]:
 
 
 def _of_values(rows: EpisodeRows, source: SourceMeta) -> Iterator[Finding]:
-    for key, spec in source.features.items():
-        if key not in rows.table.column_names or spec.get("dtype") in ("language", "video"):
-            continue
-        lacking = _num_lacking(rows.table.column(key).combine_chunks(), spec.get("dtype"))
-        if lacking:
+    for key, lacking in missing_values(rows.table, source.features).items():
+        if key in rows.table.column_names:
             what = f"feature {key!r}: {lacking} of {rows.table.num_rows} rows have no value"
             yield finding("null-values", rows.place, what)
-
-
-def _num_lacking(values: Any, dtype: object) -> int:
-    """Rows without a value, or with a list that lacks one."""
-    kind = values.type
-    if dtype == "image" and pa.types.is_struct(kind):
-        empty = np.asarray(values.is_null())
-        inner = [np.asarray(values.field(i).is_null()) for i in _fields(kind, ("bytes", "path"))]
-        return int(np.sum(empty | np.logical_and.reduce(inner) if inner else empty))
-    if not is_list_like(kind) or not _has_null(values):
-        return int(values.null_count)
-    return sum(_lacks(value) for value in values.to_pylist())
-
-
-def is_list_like(kind: pa.DataType) -> bool:
-    """Whether values are lists of whatever kind."""
-    return bool(
-        pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-    )
-
-
-def _has_null(values: Any) -> bool:
-    while True:
-        if values.null_count:
-            return True
-        if not is_list_like(values.type):
-            return False
-        values = values.flatten()
-
-
-def _lacks(value: object) -> bool:
-    return value is None or (isinstance(value, list) and any(map(_lacks, value)))
-
-
-def _fields(kind: pa.DataType, names: Sequence[str]) -> list[int]:
-    places = [kind.get_field_index(name) for name in names]
-    return [place for place in places if place >= 0]
 
 
 def _numbers(table: pa.Table, name: str) -> NDArray[Any] | None:

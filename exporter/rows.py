@@ -73,10 +73,9 @@ def rows_of(episode: EpisodeData) -> pa.Table:
         raise SourceError(
             f"{episode.where}: its rows have no column {', '.join(map(repr, missing))}; convert the dataset again"
         )
-    for name in ("timestamp", "index", "episode_index"):
-        column = table.column(name)
-        is_number = pa.types.is_integer(column.type) or pa.types.is_floating(column.type)
-        if not is_number or column.null_count or not np.all(np.isfinite(column.to_numpy())):
+    for name in needed:
+        values = scalars(table.column(name))
+        if values is None or not np.all(np.isfinite(values)):
             raise FormatError(f"{episode.where}: {name} is not a number in every row")
     metadata = {
         key: value for key, value in (table.schema.metadata or {}).items() if key not in OURS
@@ -94,7 +93,9 @@ def numbered(table: pa.Table, episode_index: int, first_row: int) -> pa.Table:
             continue
         at = table.schema.get_field_index(name)
         field = table.schema.field(at)
-        table = table.set_column(at, field, pa.array(values).cast(field.type))
+        is_number = pa.types.is_integer(field.type) or pa.types.is_floating(field.type)
+        kind = field.type if is_number else pa.int64()  # lists of one, decimals
+        table = table.set_column(at, field.with_type(kind), pa.array(values).cast(kind))
     return table
 
 

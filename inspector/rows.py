@@ -139,7 +139,7 @@ def _contradicts(stated: jsonio.Json, value: jsonio.Json) -> bool:
     if isinstance(value, list):
         stated = [stated] if isinstance(stated, str) else stated
         return isinstance(stated, list) and [text or "" for text in stated] != value
-    return isinstance(stated, int | float) and stated != value
+    return isinstance(stated, int | float) and stated > 0 and stated != value
 
 
 def _of_another(fields: Sequence[str]) -> tuple[str, str]:
