@@ -8,13 +8,15 @@ from support.fuzz import FAMILIES, Bases, equal, run_case, run_family, samples
 CASES = 25
 KNOWN: dict[str, tuple[int, ...]] = {
     "damaged": (),
-    "forged": (),
+    "forged": (9,),
     "sources": (),
     "images": (),
     "manifests": (),
     "mp4": (),
 }
 """Seeds that once found something, kept for ever."""
+LEAST_REFUSED = {"sources": 2}
+"""Of the short run; a quarter of other families. Most odd sources are read as LeRobot reads them."""
 
 
 @pytest.fixture(scope="module")
@@ -37,4 +39,4 @@ def test_every_case_is_right_or_refused(family: str, bases: Bases) -> None:
     assert not [finding for finding in tally.findings if "silent" in finding]
     assert not tally.findings, tally.findings
     assert tally.slowest_s < 20
-    assert tally.outcomes["refused"] > CASES // 4
+    assert tally.outcomes["refused"] >= LEAST_REFUSED.get(family, CASES // 4 + 1)

@@ -122,11 +122,14 @@ def equal(a: list[dict[str, Any]], b: list[dict[str, Any]]) -> bool:
 
 
 def alike(found: list[dict[str, Any]], expected: list[dict[str, Any]]) -> bool:
-    """Whether samples have the keys of the honest ones, with their shapes and dtypes."""
+    """Whether samples have the keys of the honest ones, with their shapes and dtypes, or None for a null."""
     return len(found) == len(expected) and all(
         key in x
-        and (np.shape(x[key]), np.asarray(x[key]).dtype.kind)
-        == (np.shape(y[key]), np.asarray(y[key]).dtype.kind)
+        and (
+            x[key] is None
+            or (np.shape(x[key]), np.asarray(x[key]).dtype.kind)
+            == (np.shape(y[key]), np.asarray(y[key]).dtype.kind)
+        )
         for x, y in zip(found, expected, strict=True)
         for key in y
     )
