@@ -21,12 +21,13 @@ from roboshard.converter.slice_file import VideoSlice
 from roboshard.converter.source import Episode, SourceMeta, VideoSpan
 from roboshard.converter.source_files import HeldFiles, refuse_pointer
 from roboshard.converter.video import VideoFile
+from roboshard.shards.documents import Finding
 from roboshard.shards.errors import RoboshardError, SourceError
 from roboshard.shards.jsonio import Json
 from roboshard.shards.missing import missing_values
 from roboshard.shards.names import camera_suffixes
 from roboshard.shards.rows import encode_rows
-from roboshard.shards.schema import EpisodeRecord, Finding, Provenance, version_of
+from roboshard.shards.schema import EpisodeRecord, Provenance, version_of
 
 
 class EpisodeReader:

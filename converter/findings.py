@@ -11,7 +11,7 @@ into the shard's manifest: so a conversion that was killed and continued lists w
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from roboshard.shards.schema import Finding
+from roboshard.shards.documents import Finding
 
 SHOWN_PLACES = 3
 MAX_FINDINGS = 64

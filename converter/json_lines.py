@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from roboshard.converter.findings import finding
 from roboshard.converter.source_files import SourceFiles, refuse_pointer
 from roboshard.shards import jsonio
+from roboshard.shards.documents import Finding
 from roboshard.shards.errors import SourceError
 from roboshard.shards.names import MAX_EPISODES
-from roboshard.shards.schema import Finding
 
 MAX_LINE_BYTES = (
     7 << 20

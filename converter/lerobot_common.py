@@ -10,10 +10,10 @@ from typing import Any
 from roboshard.converter.findings import finding
 from roboshard.converter.source_files import MAX_POINTER_BYTES, SourceFiles, refuse_pointer
 from roboshard.shards import jsonio
+from roboshard.shards.documents import Finding
 from roboshard.shards.errors import FormatError, MissingError, SourceError
 from roboshard.shards.features import keys_of
 from roboshard.shards.names import DATASET_MANIFEST
-from roboshard.shards.schema import Finding
 
 INFO, STATS = "meta/info.json", "meta/stats.json"
 MAX_JSON_BYTES = 256 << 20

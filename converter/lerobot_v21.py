@@ -30,8 +30,9 @@ from roboshard.converter.row_hints import Listed, Report, RowHints
 from roboshard.converter.source import Episode, SourceMeta, VideoSpan
 from roboshard.converter.source_files import SourceFiles
 from roboshard.converter.tasks import read_task_lines
+from roboshard.shards.documents import Finding
 from roboshard.shards.errors import SourceError
-from roboshard.shards.schema import MAX_FRAMES, Finding
+from roboshard.shards.schema import MAX_FRAMES
 
 EPISODES, EPISODES_STATS = "meta/episodes.jsonl", "meta/episodes_stats.jsonl"
 DEFAULT_CHUNK_SIZE = 1000

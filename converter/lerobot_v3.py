@@ -30,7 +30,7 @@ from roboshard.converter.row_hints import Listed, Report, RowHints
 from roboshard.converter.source import Episode, SourceMeta, VideoSpan
 from roboshard.converter.source_files import SourceFiles
 from roboshard.converter.tasks import read_task_table
-from roboshard.shards.schema import Finding
+from roboshard.shards.documents import Finding
 
 DATA_DEPTH = 2
 """Folders that LeRobot looks for data files below: data/ and one more."""

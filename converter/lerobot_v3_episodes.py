@@ -9,10 +9,10 @@ import pyarrow.parquet as pq
 
 from roboshard.converter.findings import finding
 from roboshard.converter.source_files import SourceFiles, refuse_pointer
+from roboshard.shards.documents import Finding
 from roboshard.shards.errors import MissingError, SourceError
 from roboshard.shards.names import MAX_EPISODES
 from roboshard.shards.parquet_limits import check_source
-from roboshard.shards.schema import Finding
 
 FOLDER = "meta/episodes/"
 MAX_SECONDS = 1e9  # of a video file

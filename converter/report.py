@@ -7,9 +7,9 @@ from pathlib import Path
 from roboshard.converter.findings import FindingGroup, grouped
 from roboshard.converter.shard import ShardResult, SkippedEpisode
 from roboshard.shards.cameras import EPISODES_LOOKED_AT, summarize_cameras
+from roboshard.shards.documents import Finding
 from roboshard.shards.errors import StorageError
 from roboshard.shards.reader import ShardedDataset
-from roboshard.shards.schema import Finding
 from roboshard.shards.selection import spread
 
 

@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from roboshard.converter.findings import finding
 from roboshard.converter.rows import EpisodeRows
 from roboshard.converter.source import Episode, SourceMeta, TaskTable
+from roboshard.shards.documents import Finding
 from roboshard.shards.errors import SourceError
 from roboshard.shards.features import DTYPES, Features
 from roboshard.shards.missing import missing_values
 from roboshard.shards.scalars import is_number_type, scalars
-from roboshard.shards.schema import Finding
 
 BOOKKEEPING = ("timestamp", "frame_index", "index", "task_index")
 """Columns that LeRobot writes beside those of the robot; `episode_index` too, without which there is no episode."""

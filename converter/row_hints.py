@@ -11,8 +11,8 @@ from roboshard.converter.data_files import DATA_FOLDER, RowMap, data_paths, map_
 from roboshard.converter.findings import finding
 from roboshard.converter.source import RowPiece
 from roboshard.converter.source_files import SourceFiles
+from roboshard.shards.documents import Finding
 from roboshard.shards.errors import SourceError
-from roboshard.shards.schema import Finding
 
 SHOWN = 5
 

@@ -16,11 +16,11 @@ from roboshard.converter.findings import finding
 from roboshard.converter.plain import plain_row, without_nanoseconds
 from roboshard.converter.source import Episode, RowPiece
 from roboshard.converter.source_files import HeldFiles, SourceFiles, refuse_pointer
+from roboshard.shards.documents import Finding
 from roboshard.shards.errors import MissingError, SourceError
 from roboshard.shards.jsonio import Json
 from roboshard.shards.parquet_limits import check_source
 from roboshard.shards.rows import as_stored
-from roboshard.shards.schema import Finding
 
 METADATA_BLOCK = (
     64  # rows of a hundred columns: converting them together costs little more than one would

@@ -47,12 +47,13 @@ from roboshard.converter.shard import (
 from roboshard.converter.source import Source, SourceMeta
 from roboshard.converter.source_files import SourceFiles
 from roboshard.shards import jsonio, storage
+from roboshard.shards.documents import Finding
 from roboshard.shards.errors import MissingError, OptionError, SourceError
 from roboshard.shards.interrupts import check, interruptible
 from roboshard.shards.manifest import write_dataset
 from roboshard.shards.names import shard_name
 from roboshard.shards.progress import Progress
-from roboshard.shards.schema import FORMAT_VERSION, Conversion, Finding, Provenance, SourceInfo
+from roboshard.shards.schema import FORMAT_VERSION, Conversion, Provenance, SourceInfo
 from roboshard.shards.selection import parse_episodes, select_episodes
 
 BYTE_DECIDING_LIBRARIES = ("roboshard", "av", "pyarrow")

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roboshard.converter.source_files import SourceFiles
+from roboshard.shards.documents import Finding
 from roboshard.shards.jsonio import Json
-from roboshard.shards.schema import Finding
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,8 +15,9 @@ import tyro
 
 from roboshard.inspector.frames import check_frames, choose_rows
 from roboshard.inspector.problems import Place, Problems
+from roboshard.shards.documents import Finding
 from roboshard.shards.errors import OptionError, RoboshardError, StorageError
-from roboshard.shards.schema import EpisodeRecord, Finding
+from roboshard.shards.schema import EpisodeRecord
 from roboshard.shards.selection import spread
 
 if TYPE_CHECKING:  # imported when a source is opened: the converter is another part

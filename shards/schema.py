@@ -4,22 +4,19 @@ Reading a document reports every problem with its place. Fields that this releas
 """
 
 from collections.abc import Iterable
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
+from typing import Annotated, ClassVar, Literal, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
-    SerializerFunctionWrapHandler,
     StringConstraints,
     ValidationError,
-    model_serializer,
     model_validator,
 )
 
 from roboshard.shards import jsonio
+from roboshard.shards.documents import Document, Finding, SparseDocument
 from roboshard.shards.errors import FormatError, VersionError
 from roboshard.shards.missing import total
 from roboshard.shards.names import (
@@ -49,38 +46,6 @@ Offset = Annotated[int, Field(ge=0, le=1 << 50)]
 EpisodeIndex = Annotated[int, Field(ge=0, lt=MAX_EPISODES)]
 Tick = Annotated[int, Field(ge=-MAX_TICK, le=MAX_TICK)]
 Fps = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-
-
-class Document(BaseModel):
-    """Base of all documents: immutable, strictly typed, unknown fields kept."""
-
-    model_config = ConfigDict(frozen=True, extra="allow", strict=True, ser_json_inf_nan="constants")
-
-
-class SparseDocument(Document):
-    """A document with fields that are written only where there is something in them."""
-
-    absent_if_empty: ClassVar[tuple[str, ...]] = ()
-    """Their names."""
-
-    @model_serializer(mode="wrap")
-    def _without_empty(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        value: dict[str, Any] = write(self)
-        for name in self.absent_if_empty:
-            if not value.get(name):
-                value.pop(name, None)
-        return value
-
-
-class Finding(Document):
-    """Something odd in the source of an episode, which is read all the same."""
-
-    code: str
-    """Its kind; docs/sources.md says how each is read."""
-    where: str
-    """File, row or feature."""
-    what: str
-    """What is odd."""
 
 
 class CameraRecord(Document):
@@ -157,9 +122,9 @@ class EpisodeRecord(SparseDocument):
     fps: Fps
     tasks: list[str]
     cameras: list[CameraRecord]
-    missing: dict[str, Count] = {}
+    missing: dict[str, Count] = Field(default_factory=dict)
     """Feature key -> rows without a value, of features that have such rows."""
-    findings: list[Finding] = []
+    findings: list[Finding] = Field(default_factory=list)
     """What is odd in the source of this episode."""
     absent_if_empty: ClassVar[tuple[str, ...]] = ("findings", "missing")
 
@@ -202,9 +167,9 @@ class SampleEntry(SparseDocument):
     crc32c: Crc32c
     """Of the whole range: headers, payloads and padding."""
     members: list[MemberEntry]
-    missing: dict[str, Count] = {}
+    missing: dict[str, Count] = Field(default_factory=dict)
     """As in the episode's record."""
-    findings: list[Finding] = []
+    findings: list[Finding] = Field(default_factory=list)
     """As in the episode's record."""
     absent_if_empty: ClassVar[tuple[str, ...]] = ("findings", "missing")
 
@@ -238,7 +203,7 @@ class ShardEntry(SparseDocument):
     episodes: Positive
     frames: Positive
     manifest: FileEntry
-    missing: dict[str, Count] = {}
+    missing: dict[str, Count] = Field(default_factory=dict)
     """Feature key -> rows without a value, over the shard's episodes."""
     absent_if_empty: ClassVar[tuple[str, ...]] = ("missing",)
 
@@ -278,11 +243,11 @@ class Provenance(SparseDocument):
     """The source's meta/info.json, verbatim."""
     stats: dict[str, jsonio.Json] | None
     """The source's meta/stats.json, verbatim."""
-    null_tasks: list[Count] = []
+    null_tasks: list[Count] = Field(default_factory=list)
     """Positions in `tasks` at which the source has no text; there `tasks` has an empty one."""
-    task_columns: dict[str, list[jsonio.Json]] = {}
+    task_columns: dict[str, list[jsonio.Json]] = Field(default_factory=dict)
     """Further columns of the source's tasks, by position as `tasks`."""
-    counted: dict[str, Count] = {}
+    counted: dict[str, Count] = Field(default_factory=dict)
     """total_episodes and total_frames of the source, where info.json's are wrong."""
     absent_if_empty: ClassVar[tuple[str, ...]] = ("null_tasks", "task_columns", "counted")
 

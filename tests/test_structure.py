@@ -270,6 +270,7 @@ def test_public_names() -> None:
         "ConversionPlan",
         "ConversionReport",
         "ConvertConfig",
+        "FindingGroup",
         "ReencodeConfig",
         "SkippedEpisode",
         "convert",
@@ -433,6 +434,7 @@ def test_conversion_options_and_report() -> None:
         "skipped",
         "video",
         "random_frame_costs",
+        "findings",
     ]
 
 

@@ -1,0 +1,37 @@
+"""What all JSON documents of the shard format are made of."""
+
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
+
+
+class Document(BaseModel):
+    """Base of all documents: immutable, strictly typed, unknown fields kept."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", strict=True, ser_json_inf_nan="constants")
+
+
+class SparseDocument(Document):
+    """A document with fields that are written only where there is something in them."""
+
+    absent_if_empty: ClassVar[tuple[str, ...]] = ()
+    """Their names."""
+
+    @model_serializer(mode="wrap")
+    def _without_empty(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        value: dict[str, Any] = write(self)
+        for name in self.absent_if_empty:
+            if not value.get(name):
+                value.pop(name, None)
+        return value
+
+
+class Finding(Document):
+    """Something odd in the source of an episode, which is read all the same."""
+
+    code: str
+    """Its kind; docs/sources.md says how each is read."""
+    where: str
+    """File, row or feature."""
+    what: str
+    """What is odd."""
