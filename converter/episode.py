@@ -121,9 +121,11 @@ class EpisodeReader:
         rows = self._rows.read(episode, hold)
         check_columns(rows, need_timestamp=bool(self._source.camera_keys))
         table = with_images(rows.table, episode.index, rows.where, self._source, hold)
-        rows = replace(rows, table=table)
-        tasks, odd = tasks_of(rows, episode, self._source.tasks)
-        return rows, tasks, [*rows.findings, *odd, *examine(rows, episode, self._source)]
+        if table is not rows.table:
+            odd = finding("image-by-path", rows.place, "its rows point to files of images")
+            rows = replace(rows, table=table, findings=(*rows.findings, odd))
+        tasks, unnamed = tasks_of(rows, episode, self._source.tasks)
+        return rows, tasks, [*rows.findings, *unnamed, *examine(rows, episode, self._source)]
 
     def _cut(
         self, episode: int, key: str, span: VideoSpan, timestamps: NDArray[np.float32]

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.filesize import decimal
 
+from roboshard.converter.hub_cache import files_in_cache
 from roboshard.converter.lerobot_common import is_v2, read_info
 from roboshard.converter.lerobot_v3 import LeRobotV3Source
 from roboshard.converter.lerobot_v21 import LeRobotV21Source
@@ -37,6 +38,8 @@ def open_source(source: str, scratch: str | None, scratch_bytes: int) -> SourceF
     if storage.is_local(url):
         return LocalFiles(storage.local_path(url))
     storage.storage_of(url)
+    if cached := files_in_cache(url):
+        return cached
     try:
         url = storage.pinned(url.rstrip("/"))
         name, revision = _name_of(url)

@@ -134,12 +134,17 @@ def _of_numbers(rows: EpisodeRows, episode: Episode) -> Iterator[Finding]:
         values = _numbers(table, name)
         if values is None:
             continue
-        expected = np.arange(count) + (values[0] if first is None else first)
-        wrong = np.flatnonzero(values != expected)
-        if wrong.size:
-            row = int(wrong[0])
-            what = f"row {row} has {name} {values[row]} where {expected[row]} is expected"
-            yield finding(code, rows.place, what)
+        begin = values[0] if first is None else first
+        wrong = np.flatnonzero(values != np.arange(count) + begin)
+        if not wrong.size:
+            continue
+        if name == "index" and values[0] and np.array_equal(values, np.arange(count) + values[0]):
+            what = f"its rows' index begins at {values[0]} where the metadata says {begin}"
+            yield finding("from-index-differs", rows.place, what)
+            continue
+        row = int(wrong[0])
+        what = f"row {row} has {name} {values[row]} where {begin + row} is expected"
+        yield finding(code, rows.place, what)
     times = _numbers(table, "timestamp")
     if times is None:
         return

@@ -101,7 +101,7 @@ class LocalFiles:
     """A folder of this machine."""
 
     folder: Path
-    revision: None = None
+    revision: str | None = None
     capacity: None = None
 
     @property

@@ -11,7 +11,7 @@ from roboshard.shards import jsonio
 from roboshard.shards.errors import RoboshardError
 from roboshard.shards.rows import decode_rows, read_episode_row, read_provenance
 from roboshard.shards.scalars import scalars
-from roboshard.shards.schema import EpisodeRecord, Provenance
+from roboshard.shards.schema import MAX_FRAMES, EpisodeRecord, Provenance
 
 _EXCUSES = {
     "episode_index": None,
@@ -135,11 +135,12 @@ def check_metadata(
 
 
 def _contradicts(stated: jsonio.Json, value: jsonio.Json) -> bool:
-    """Whether the source says something else; a text for a list of one does not, nor does nothing."""
+    """Whether the source says something else; a text for a list of one, or nothing of use, does not."""
     if isinstance(value, list):
         stated = [stated] if isinstance(stated, str) else stated
-        return isinstance(stated, list) and [text or "" for text in stated] != value
-    return isinstance(stated, int | float) and stated > 0 and stated != value
+        is_said = isinstance(stated, list) and all(isinstance(text, str | None) for text in stated)
+        return is_said and [text or "" for text in stated] != value
+    return isinstance(stated, int | float) and 0 < stated <= MAX_FRAMES and stated != value
 
 
 def _of_another(fields: Sequence[str]) -> tuple[str, str]:

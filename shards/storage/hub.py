@@ -73,10 +73,12 @@ class HubStorage(HttpStorage):
 
     def address(self, url: str) -> Address:
         """Where the endpoint resolves a file."""
+        _refuse_offline(url)
         return _at_endpoint(HubPath.of(url).resolve)
 
     def list_files(self, url: str, *, patience: Patience) -> dict[str, int]:
         """Size in bytes of every file under a folder, by path relative to it; hidden files do not count."""
+        _refuse_offline(url)
         place = HubPath.of(url)
         address = _at_endpoint(place.tree)
         files: dict[str, int] = {}
@@ -105,6 +107,7 @@ def pinned(url: str, *, patience: Patience) -> str:
     place = HubPath.of(url)
     if place.revision is not None and _COMMIT.fullmatch(place.revision):
         return url
+    _refuse_offline(url)
     api = _at_endpoint(f"/api/datasets/{place.id}/revision/{_quoted(place.revision or 'main')}")
     data, _ = fetch(url, api, MAX_INFO_BYTES, patience)
     answer = _json(url, data)
@@ -112,6 +115,22 @@ def pinned(url: str, *, patience: Patience) -> str:
     if not isinstance(commit, str) or not _COMMIT.fullmatch(commit):
         raise StorageError(f"{redacted(url)}: the Hub does not say which commit that is")
     return f"hf://datasets/{place.id}@{commit}" + (f"/{place.path}" if place.path else "")
+
+
+def is_offline() -> bool:
+    """Whether HF_HUB_OFFLINE forbids to ask the Hub."""
+    from huggingface_hub import constants  # noqa: PLC0415 - only where the Hub is used
+
+    return bool(constants.HF_HUB_OFFLINE)
+
+
+def _refuse_offline(url: str) -> None:
+    """Raise StorageError at once where no reply would ever come."""
+    if is_offline():
+        raise StorageError(
+            f"{redacted(url)}: HF_HUB_OFFLINE is set, so that the Hub is not asked; unset it, or give the path of a "
+            "copy on this machine"
+        )
 
 
 def place_of(url: str) -> str:

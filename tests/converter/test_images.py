@@ -19,6 +19,7 @@ from roboshard.converter import ConvertConfig, convert
 from roboshard.exporter import ExportConfig, export
 from roboshard.inspector import VerifyConfig, verify
 from roboshard.loader import make_loader, open_dataset
+from roboshard.shards import ShardedDataset
 from roboshard.shards.errors import FormatError, MissingError, SourceError
 
 CASE = read_case("image_some_missing")
@@ -94,6 +95,8 @@ def test_images_beside_the_rows_come_into_the_shards(source: Path, name: str, ki
         set_images(source, [path and {"path": path} for path in paths], fields)
     root = converted(source)
     check_all(root, CASE)
+    findings = ShardedDataset.open(root).read_episode(0).record.findings
+    assert "image-by-path" in {finding.code for finding in findings}
     report = verify(VerifyConfig(url=root, against=str(source), frames=2))
     assert report.ok, report.as_json()
     exported = source.with_name("exported")

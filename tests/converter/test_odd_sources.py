@@ -150,6 +150,11 @@ READ: dict[str, tuple[Break, set[str]]] = {
         change_rows(take(0, 2, 1, *range(3, 11))),
         {"frame-index-differs", "index-differs", "timestamps-odd"},
     ),
+    "index elsewhere": (change_rows(put("index", list(range(40, 51)))), {"from-index-differs"}),
+    "starts fall": (
+        change_episodes(put("dataset_from_index", [0, 6, 18, 11, 22])),
+        {"rows-out-of-order", "from-index-differs"},
+    ),
     "another index": (change_rows(put_at("index", 3, 30)), {"index-differs"}),
     "index as lists": (change_rows(put("frame_index", [[i] for i in [*range(6), *range(5)]])), set()),
     "floats": (change_rows(put("task_index", np.array([0.0, 1.0] * 5 + [0.0]))), {"tasks-differ"}),
@@ -219,6 +224,16 @@ def test_run_again_it_lists_the_same(
     again = run(source.root, tmp_path / "shards", workers=2)
     assert again.findings == first.findings
     assert run(source.root, tmp_path / "shards").findings == first.findings
+
+
+def test_a_feature_of_an_unknown_kind_is_named(
+    source: BrokenSource, tmp_path: Path, run: Run
+) -> None:
+    features = json.loads(source.info.read_text(encoding="utf-8"))["features"]
+    source.set_info(features=features | {"when": {"dtype": "timestamp[s]", "shape": [1]}})
+    report = run(source.root, tmp_path / "shards")
+    (group,) = (group for group in report.findings if group.code == "dtype-unknown")
+    assert "'when'" in group.first[0].where
 
 
 def test_a_healthy_source_has_no_findings(source: BrokenSource, tmp_path: Path, run: Run) -> None:
