@@ -82,27 +82,30 @@ def run_aside(work: Callable[[], ResultT], grace_s: float | None = None) -> Resu
             outcome.set_exception(error)
         ended.put(outcome)
 
+    thread = threading.Thread(target=run, name="roboshard-work", daemon=True)
     try:
-        threading.Thread(target=run, name="roboshard-work", daemon=True).start()
+        thread.start()
         outcome = ended.get()
     except BaseException:
         stop.set()
-        _await(ended, GRACE_S if grace_s is None else grace_s)
+        if _await(ended, GRACE_S if grace_s is None else grace_s):
+            thread.join()  # what it still holds must be freed before the process may end
         raise
     return outcome.result()
 
 
-def _await(ended: "queue.SimpleQueue[Future[ResultT]]", grace_s: float) -> None:
-    """Wait until work that was asked to stop has ended, but not for ever."""
+def _await(ended: "queue.SimpleQueue[Future[ResultT]]", grace_s: float) -> bool:
+    """Wait until work that was asked to stop has ended, but not for ever; whether it has."""
     until = time.monotonic() + grace_s
     while (left := until - time.monotonic()) > 0:
         try:
             ended.get(timeout=left)
         except queue.Empty:
-            return
+            return False
         except KeyboardInterrupt:  # asked for a second time: the first one is being obeyed
             continue
-        return
+        return True
+    return False
 
 
 def check() -> None:
