@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial, wraps
 from multiprocessing import resource_tracker
 from typing import ParamSpec, TypeVar
@@ -85,13 +85,24 @@ def run_aside(work: Callable[[], ResultT], grace_s: float | None = None) -> Resu
     thread = threading.Thread(target=run, name="roboshard-work", daemon=True)
     try:
         thread.start()
-        outcome = ended.get()
+        outcome = take(ended)
     except BaseException:
         stop.set()
         if _await(ended, GRACE_S if grace_s is None else grace_s):
             thread.join()  # what it still holds must be freed before the process may end
         raise
     return outcome.result()
+
+
+def take(items: "queue.SimpleQueue[ResultT]") -> ResultT:
+    """Return the next item of a queue, when it is there.
+
+    The wait is broken up: where the system hands a signal to another thread of the process, as it
+    may, Python's handler runs only when this thread wakes up.
+    """
+    while True:
+        with suppress(queue.Empty):
+            return items.get(timeout=POLL_S)
 
 
 def _await(ended: "queue.SimpleQueue[Future[ResultT]]", grace_s: float) -> bool:

@@ -5,6 +5,8 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import TypeVar
 
+from roboshard.shards import interrupts
+
 T = TypeVar("T")
 
 
@@ -50,7 +52,7 @@ def _make(
 
 
 def _taken(made: "SimpleQueue[tuple[T | None, BaseException | None]]") -> T | None:
-    item, error = made.get()
+    item, error = interrupts.take(made)
     try:
         if error is not None:
             raise error

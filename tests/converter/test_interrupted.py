@@ -78,6 +78,20 @@ def test_work_that_is_stuck_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> N
     assert time.monotonic() - begun < 2
 
 
+def test_a_signal_that_another_thread_was_given_interrupts_too() -> None:
+    """The system chooses the thread: often the main one, not always."""
+
+    def work() -> None:
+        time.sleep(0.3)  # until the main thread waits
+        signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+        interrupts.pause(20)
+
+    begun = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        interrupts.run_aside(work)
+    assert time.monotonic() - begun < 10
+
+
 def test_helping_threads_stop_with_the_work() -> None:
     ended: list[str] = []
 
