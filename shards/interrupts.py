@@ -81,6 +81,7 @@ def run_aside(work: Callable[[], ResultT], grace_s: float | None = None) -> Resu
         except BaseException as error:  # noqa: BLE001 - of whatever kind, it is the caller's
             outcome.set_exception(error)
         ended.put(outcome)
+        del outcome  # its exception's traceback holds this frame
 
     thread = threading.Thread(target=run, name="roboshard-work", daemon=True)
     try:
@@ -91,7 +92,10 @@ def run_aside(work: Callable[[], ResultT], grace_s: float | None = None) -> Resu
         if _await(ended, GRACE_S if grace_s is None else grace_s):
             thread.join()  # what it still holds must be freed before the process may end
         raise
-    return outcome.result()
+    try:
+        return outcome.result()
+    finally:
+        del outcome  # its exception's traceback holds this frame
 
 
 def take(items: "queue.SimpleQueue[ResultT]") -> ResultT:

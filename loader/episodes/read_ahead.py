@@ -90,6 +90,7 @@ class ReadAhead:
         finally:
             del self._coming[position]
             self._coming_bytes -= request.num_bytes
+            del request  # its error's traceback holds this frame, and all that the callers' hold
 
     def stop(self) -> None:
         """Nothing more is begun, and nobody waits any longer. May be called from any thread."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
 import threading
 import time
+import weakref
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -111,3 +114,22 @@ def test_helping_threads_stop_with_the_work() -> None:
     with pytest.raises(KeyboardInterrupt):
         interrupts.run_aside(work)
     assert ended == ["helper"]
+
+
+def test_an_error_does_not_keep_what_its_caller_holds() -> None:
+    """A traceback holds frames; where a frame holds the error too, all of them stay for long."""
+
+    class Held:
+        """What a caller has at hand, say a loader and its threads."""
+
+    def caller() -> weakref.ref[Held]:
+        held = Held()
+        with suppress(ZeroDivisionError):
+            interrupts.run_aside(lambda: 1 // 0)
+        return weakref.ref(held)
+
+    gc.disable()
+    try:
+        assert caller()() is None
+    finally:
+        gc.enable()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
+import time
 from pathlib import Path
 
 import pytest
 import torch
+from support.batches import threads_left
 from support.lerobot_source import Camera, Source, build
 
 from roboshard.converter import ConvertConfig, convert
@@ -15,6 +18,20 @@ from roboshard.converter import ConvertConfig, convert
 def one_torch_thread() -> None:
     """Pictures of 96 x 64 gain nothing from torch's own threads, which would spin beside the decoding ones."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def no_threads_before() -> None:
+    """For tests that count threads: none is there of loaders that earlier tests had.
+
+    Where such a loader raised an error, a frame of its traceback may keep it until the garbage
+    collector comes by.
+    """
+    gc.collect()
+    until = time.monotonic() + 10
+    while threads_left() and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not threads_left(), "a loader of an earlier test is still there"
 
 
 @pytest.fixture(scope="session")

@@ -51,6 +51,8 @@ from roboshard.loader.stats import Counter
 from roboshard.shards import DamageError, FormatError, OptionError
 from roboshard.shards.gop import COSTLY, mean_random_cost
 
+pytestmark = pytest.mark.usefixtures("no_threads_before")
+
 TOP, WRIST, STILL = "observation.images.top", "observation.images.wrist", "observation.images.still"
 PICTURES = (TOP, WRIST, STILL)
 LENGTHS = (12, 9, 15, 7, 11, 10, 8)

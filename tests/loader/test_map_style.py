@@ -17,6 +17,8 @@ from torch.utils.data import DataLoader
 from roboshard.loader import MapDataset, make_loader, open_dataset
 from roboshard.shards import OptionError
 
+pytestmark = pytest.mark.usefixtures("no_threads_before")
+
 IMAGE = "observation.image"
 WINDOWS = {IMAGE: [-0.2, 0.0], "action": [0.0, 0.1, 0.2]}
 Sample = dict[str, Any]

@@ -28,6 +28,8 @@ from support.slowly import slowly
 from roboshard.shards import DamageError, MissingError, RoboshardError, ShardedDataset, StorageError
 from roboshard.shards.storage import connections, retry
 
+pytestmark = pytest.mark.usefixtures("no_threads_before")
+
 pytest_plugins = ["support.servers.fixtures"]
 
 TOP = "observation.images.top"

@@ -33,6 +33,8 @@ from roboshard.loader.stats import Counter
 from roboshard.shards import DamageError, EpisodeData, ShardedDataset
 from roboshard.shards import fetch as shard_fetch
 
+pytestmark = pytest.mark.usefixtures("no_threads_before")
+
 pytest_plugins = ["support.servers.fixtures"]
 
 TOP = "observation.images.top"

@@ -17,6 +17,8 @@ from roboshard.converter import ConvertConfig, convert
 from roboshard.loader import Loader, make_loader
 from roboshard.loader.running.stream import EpochStream
 
+pytestmark = pytest.mark.usefixtures("no_threads_before")
+
 TOP = "observation.images.top"
 LENGTHS = (9, 7, 12, 8, 10)
 NUMBER = 4

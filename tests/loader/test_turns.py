@@ -11,6 +11,8 @@ import pytest
 from roboshard.loader import make_loader, open_dataset
 from roboshard.loader.batches.turns import TURN_S, ShortTurns
 
+pytestmark = pytest.mark.usefixtures("no_threads_before")
+
 USUAL_S = 0.005
 
 
