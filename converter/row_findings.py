@@ -12,9 +12,9 @@ from roboshard.converter.rows import EpisodeRows
 from roboshard.converter.source import Episode, SourceMeta, TaskTable
 from roboshard.shards.documents import Finding
 from roboshard.shards.errors import SourceError
-from roboshard.shards.features import DTYPES, Features
+from roboshard.shards.features import DTYPES, SCALAR_DTYPES, Features
 from roboshard.shards.missing import missing_values
-from roboshard.shards.scalars import is_number_type, scalars
+from roboshard.shards.scalars import is_number_type, scalars, value_problem
 
 BOOKKEEPING = ("timestamp", "frame_index", "index", "task_index")
 """Columns that LeRobot writes beside those of the robot; `episode_index` too, without which there is no episode."""
@@ -36,6 +36,10 @@ def check_columns(rows: EpisodeRows, *, need_timestamp: bool) -> None:
         if name in names and not is_number_type(kind := rows.table.schema.field(name).type):
             raise SourceError(
                 f"{rows.where}: column {name!r} holds {kind}, not numbers; write it as numbers"
+            )
+        if name in names and scalars(rows.table.column(name).drop_null()) is None:
+            raise SourceError(
+                f"{rows.where}: column {name!r} does not hold one number a row; write it as numbers"
             )
     if not need_timestamp:
         return
@@ -100,8 +104,24 @@ def _check_task_numbers(numbers: NDArray[Any], where: str, tasks: TaskTable) -> 
 
 
 def examine(rows: EpisodeRows, episode: Episode, source: SourceMeta) -> list[Finding]:
-    """What is odd in the rows and is kept as it is."""
+    """What is odd in the rows and is kept as it is.
+
+    Raises:
+        SourceError: values that no loader can give the type of their feature.
+    """
+    _check_values(rows, source)
     return [*_of_columns(rows, source), *_of_numbers(rows, episode), *_of_values(rows, source)]
+
+
+def _check_values(rows: EpisodeRows, source: SourceMeta) -> None:
+    for key, spec in source.features.items():
+        dtype = str(spec.get("dtype"))
+        if key not in rows.table.column_names or dtype not in (*SCALAR_DTYPES, "string"):
+            continue
+        if problem := value_problem(rows.table.column(key), dtype):
+            raise SourceError(
+                f"{rows.where}: feature {key!r}: {problem}; correct its dtype in meta/info.json, or its rows"
+            )
 
 
 def unknown_dtypes(features: Features) -> list[Finding]:

@@ -31,6 +31,8 @@ ROW_DTYPES = (*SCALAR_DTYPES, *OBJECT_DTYPES, "image")
 """Columns of the rows."""
 DTYPES = (*ROW_DTYPES, "video")
 """All that is known; video alone lies beside the rows."""
+ROW_NUMBERS = ("timestamp", "frame_index", "episode_index", "index", "task_index")
+"""Columns that say which row it is. Each row holds one number of them, or a list of one."""
 
 MM_PER_M = 1000.0
 MAX_SIDE = 1 << 40

@@ -1,9 +1,9 @@
 """Columns of an episode's rows as tensors, with the types that LeRobot gives them.
 
-float64 becomes float32, every integer int64, bool stays bool, a value of one number a 0-d tensor,
-lists tensors of their shape, and strings stay strings. Language columns are lists of messages, each a
-dict, decoded when a sample needs them. Rows without a value hold zeros, or what is empty, and the
-column says which they are.
+Features of floats become float32, of integers int64, of bool bool, whatever numbers they are stored
+as; a value of one number is a 0-d tensor, lists are tensors of their shape, and strings stay strings.
+Language columns are lists of messages, each a dict, decoded when a sample needs them. Rows without a
+value hold zeros, or what is empty, and the column says which they are.
 """
 
 import itertools
@@ -18,8 +18,8 @@ import torch
 from numpy.typing import NDArray
 
 from roboshard.shards.errors import FormatError, RoboshardError
-from roboshard.shards.features import FLOAT_DTYPES
 from roboshard.shards.missing import Mask, is_list, missing_rows
+from roboshard.shards.scalars import as_declared, loaded_type
 
 TOOL_CALLS = "tool_calls"
 
@@ -44,6 +44,11 @@ class TensorColumn:
     def __init__(self, values: NDArray[Any], missing: Mask | None = None) -> None:
         self._values = values
         self.missing = missing
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of all values, the rows first."""
+        return self._values.shape
 
     def take(self, rows: NDArray[np.int64]) -> NDArray[Any]:
         """See `Column`."""
@@ -138,7 +143,7 @@ def empty_column(
         return LanguageColumn(_no_messages(length))
     if dtype == "string":
         return TextColumn([""] * length, missing)
-    kind = np.float32 if dtype in FLOAT_DTYPES else np.bool_ if dtype == "bool" else np.int64
+    kind = loaded_type(dtype)
     inner = () if tuple(shape) == (1,) else tuple(shape)
     return TensorColumn(np.broadcast_to(np.zeros(inner, dtype=kind), (length, *inner)), missing)
 
@@ -171,17 +176,19 @@ def stored(array: pa.ChunkedArray) -> pa.Array:
 def _column(values: pa.Array, dtype: str, where: str) -> Column:
     """Of values without a null."""
     if dtype == "string":
+        if pa.types.is_nested(values.type):
+            raise FormatError(f"{where}: strings are stored as {values.type}")
         return TextColumn([str(text) for text in values.to_pylist()])
     shape: list[int] = [len(values)]
     leaves: Any = values
     while is_list(leaves.type):
         lengths = np.unique(np.asarray(_list_lengths(leaves)))
         if len(lengths) > 1:
-            return RaggedColumn([_ragged_row(row, where) for row in values.to_pylist()])
+            return RaggedColumn([_ragged_row(row, dtype, where) for row in values.to_pylist()])
         shape.append(int(lengths[0]) if len(lengths) else 0)
         leaves = leaves.flatten()
     return TensorColumn(
-        _as_lerobot_does(leaves.to_numpy(zero_copy_only=False), where).reshape(shape)
+        _numbers(leaves.to_numpy(zero_copy_only=False), dtype, where).reshape(shape)
     )
 
 
@@ -241,21 +248,16 @@ def _list_lengths(array: pa.Array) -> list[int]:
     return list(np.diff(array.offsets.to_numpy()))
 
 
-def _ragged_row(row: list[Any], where: str) -> NDArray[Any]:
+def _ragged_row(row: list[Any], dtype: str, where: str) -> NDArray[Any]:
     try:
         values = np.asarray(row)
     except ValueError:
         raise FormatError(f"{where}: a row's lists have no common shape") from None
-    return _as_lerobot_does(values, where)
+    return _numbers(values, dtype, where)
 
 
-def _as_lerobot_does(values: NDArray[Any], where: str) -> NDArray[Any]:
-    if values.dtype.kind == "b":
-        return values.astype(np.bool_)
-    if values.dtype.kind in "iu":
-        if values.size and values.dtype == np.uint64 and int(values.max()) > np.iinfo(np.int64).max:
-            raise FormatError(f"{where}: {values.max()} does not fit int64")
-        return values.astype(np.int64)
-    if values.dtype.kind == "f":
-        return values.astype(np.float32)
-    raise FormatError(f"{where}: values of type {values.dtype} cannot become a tensor")
+def _numbers(values: NDArray[Any], dtype: str, where: str) -> NDArray[Any]:
+    try:
+        return as_declared(values, dtype)
+    except ValueError as error:
+        raise FormatError(f"{where}: {error}") from None

@@ -1,5 +1,6 @@
 """An episode in memory: its rows as arrays, its cameras as videos."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -10,12 +11,13 @@ from numpy.typing import NDArray
 
 from roboshard.loader.decoding.pictures import Picture, resized
 from roboshard.loader.decoding.settings import PictureSettings
-from roboshard.loader.episodes.columns import Column, empty_column, make_column
+from roboshard.loader.episodes.columns import Column, TensorColumn, empty_column, make_column
 from roboshard.loader.episodes.images import ImageFiles, make_images
 from roboshard.loader.episodes.video import Video
 from roboshard.shards.errors import FormatError
 from roboshard.shards.features import (
     ROW_DTYPES,
+    ROW_NUMBERS,
     Features,
     Spec,
     depth_scale,
@@ -94,6 +96,7 @@ class Episode:
         if membership.dataset is not None:  # datasets list their features in orders of their own
             self.columns = dict(sorted(self.columns.items()))
         self._tasks = tasks
+        self._check_numbers()
         self._check_tasks()
         self._settings = settings
         unknown = [key for key in data.videos if key not in features]
@@ -133,7 +136,7 @@ class Episode:
             return [""] * len(rows)
         if column is None or not self._tasks:
             return None
-        indices = np.asarray(column.take(rows)).astype(np.int64).tolist()
+        indices = np.asarray(column.take(rows)).reshape(len(rows)).astype(np.int64).tolist()
         if column.missing is None:
             return [self._tasks[index] for index in indices]
         gone = column.missing[rows].tolist()
@@ -142,16 +145,27 @@ class Episode:
             for index, is_gone in zip(indices, gone, strict=True)
         ]
 
+    def _check_numbers(self) -> None:
+        """Raise FormatError where a column that says which row it is does not hold one number in each."""
+        for key in ROW_NUMBERS:
+            column = self.columns.get(key)
+            if column is not None and not (
+                isinstance(column, TensorColumn) and math.prod(column.shape[1:]) == 1
+            ):
+                raise FormatError(
+                    f"{self._where}, feature {key!r}: its rows do not hold one number each"
+                )
+
     def _check_tasks(self) -> None:
         """Raise FormatError for a row whose task is none of the dataset's."""
         column = self.columns.get("task_index")
         if column is None or not self._tasks:
             return
-        indices = column.take(np.arange(self.length))
-        if isinstance(indices, np.ndarray) and indices.dtype.kind == "f":
+        indices = np.asarray(column.take(np.arange(self.length))).reshape(self.length)
+        if indices.dtype.kind == "f":
             whole = indices.astype(np.int64)
             indices = whole if np.array_equal(whole, indices) else indices
-        if not isinstance(indices, np.ndarray) or (indices.ndim, indices.dtype.kind) != (1, "i"):
+        if indices.dtype.kind != "i":
             raise FormatError(f"{self._where}: task_index is not a whole number in each row")
         number = len(self._tasks)
         wrong = np.flatnonzero((indices < -number) | (indices >= number))

@@ -169,6 +169,15 @@ CONVERTING: dict[str, tuple[Break, str]] = {
     "no timestamp": (change_rows(drop("timestamp")), "file-000.parquet, episode 0: no column 'timestamp'"),
     "no episode_index": (change_rows(drop("episode_index")), "file-000.parquet: no column 'episode_index'"),
     "text timestamp": (change_rows(put("timestamp", "0")), "column 'timestamp' holds string, not numbers"),
+    "a list of timestamps": (
+        change_rows(put("timestamp", [[0.0, 0.1]] * 11)), "column 'timestamp' does not hold one number a row",
+    ),
+    "no frame indices": (
+        change_rows(put("frame_index", [[]] * 11)), "column 'frame_index' does not hold one number a row",
+    ),
+    "fractions of integers": (
+        change_rows(put("index", [0.5] * 11)), ROWS + "feature 'index': 0.5 does not fit int64.*meta/info.json",
+    ),
     "two timestamps": (change_rows(twice("timestamp")), "several columns of the name 'timestamp'"),
     "none of its rows": (change_rows(take(*range(6, 11))), ROWS + "no data file holds a row of it"),
     "time is no number": (

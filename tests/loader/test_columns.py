@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from roboshard.loader.episodes.columns import Column, make_column
 from roboshard.shards.errors import FormatError
+from roboshard.shards.scalars import value_problem
 
 WHERE = "shard, episode 3, feature 'x'"
 INTEGERS = (
@@ -246,6 +247,62 @@ def test_a_row_is_missing_where_any_part_of_it_is(rows: list[Any]) -> None:
         assert missing == expected
         for i, (row, is_missing) in enumerate(zip(rows, expected, strict=True)):
             assert at(found, i).tolist() == ([0, 0] if is_missing else row)
+
+
+@pytest.mark.parametrize(
+    ("stored", "dtype", "expected"),
+    [
+        (pa.array([1.0, -3.0]), "int64", torch.tensor([1, -3])),
+        (pa.array([True, False]), "int64", torch.tensor([1, 0])),
+        (pa.array([[1, 2], [3, 4]]), "float32", torch.tensor([[1.0, 2.0], [3.0, 4.0]])),
+        (pa.array([1, 2**60]), "float64", torch.tensor([1.0, 2.0**60])),
+        (pa.array([2, 0]), "bool", torch.tensor([True, False])),
+        (pa.array([0.5, 0.0]), "bool", torch.tensor([True, False])),
+    ],
+    ids=str,
+)
+def test_numbers_have_the_declared_type_whatever_they_are_stored_as(
+    stored: pa.Array, dtype: str, expected: torch.Tensor
+) -> None:
+    """As LeRobot from 0.4 on loads them, which has `datasets` cast them."""
+    found = window(make_column(pa.chunked_array([stored]), dtype, WHERE), 0, 1)
+    assert found.dtype == expected.dtype
+    assert torch.equal(found, expected)
+    uneven = [stored.to_pylist(), stored.to_pylist()[:1]]
+    ragged = make_column(pa.chunked_array([pa.array(uneven)]), dtype, WHERE)
+    assert torch.equal(at(ragged, 0), expected)
+
+
+@pytest.mark.parametrize(
+    ("stored", "dtype"),
+    [
+        (pa.array([1.0, 1.5]), "int64"),
+        (pa.array([[0.25]]), "uint8"),
+        (pa.array([math.nan]), "int32"),
+        (pa.array([2.0**63]), "int64"),
+        (pa.array([-math.inf]), "int64"),
+        (pa.array([2**63], pa.uint64()), "int64"),
+        (pa.array(["1"]), "float32"),
+        (pa.array([{"a": 1}]), "float32"),
+        (pa.array([["x"]]), "string"),
+        (pa.array([{"a": "x"}]), "string"),
+    ],
+    ids=str,
+)
+def test_what_has_no_value_of_the_declared_type_is_refused_here_and_at_conversion(
+    stored: pa.Array, dtype: str
+) -> None:
+    with pytest.raises(FormatError, match=WHERE):
+        make_column(pa.chunked_array([stored]), dtype, WHERE)
+    assert value_problem(pa.chunked_array([stored]), dtype) is not None
+
+
+@pytest.mark.parametrize("dtype", ["float16", "int8", "bool"])
+def test_nulls_and_nothing_are_no_problem_of_types(dtype: str) -> None:
+    for values in (pa.nulls(2), pa.array([None, 1.0]), pa.array([[None, 1], [1, 0]]), pa.array([])):
+        column = pa.chunked_array([values])
+        make_column(column, dtype, WHERE)
+        assert value_problem(column, dtype) is None
 
 
 def test_text_that_is_not_utf8_is_refused_with_its_place() -> None:

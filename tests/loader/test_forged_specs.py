@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from support.cases import CASES
@@ -23,8 +24,9 @@ from roboshard.converter import ConvertConfig, convert
 from roboshard.exporter import ExportConfig, export
 from roboshard.inspector import VerifyConfig, summarize, verify
 from roboshard.loader import make_loader, open_dataset
+from roboshard.shards import ShardedDataset
 from roboshard.shards.errors import FormatError, RoboshardError
-from roboshard.shards.features import DepthScale, spec_problems
+from roboshard.shards.features import ROW_NUMBERS, DepthScale, spec_problems
 from roboshard.shards.rows import EPISODE_METADATA
 
 Json = Any
@@ -343,6 +345,87 @@ def test_an_image_that_no_loader_opens_is_met_as_its_episode_is_read(forgery: Fo
     with pytest.warns(RuntimeWarning, match="episode 0, feature 'image', row 0: not a readable"):
         batches = list(make_loader(root, batch_size=6, on_error="skip"))
     assert not any(np.any(batch["episode_index"].numpy() == 0) for batch in batches)
+
+
+@pytest.mark.filterwarnings("ignore:on_error='skip':RuntimeWarning")
+@pytest.mark.parametrize("decode_threads", [1, 2])
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_pixels_that_cannot_be_decoded_are_substituted_in_their_step_alone(
+    honest: Path, forgery: Forgery, *, shuffle: bool, decode_threads: int
+) -> None:
+    """The header is right, so that nothing shows before the pixels are wanted."""
+    damaged = 4
+    rows = first_rows(honest).column("image").to_pylist()
+    rows[damaged]["bytes"] = rows[damaged]["bytes"][:-40]
+    with_column(forgery, "image", pa.array(rows))
+    root = forgery.seal()
+    options: dict[str, Any] = {
+        "batch_size": 3,
+        "shuffle": shuffle,
+        "decode_threads": decode_threads,
+    }
+    with pytest.raises(FormatError, match=rf"episode 0, feature 'image', row {damaged}: not a re"):
+        list(make_loader(root, **options))
+    loader = make_loader(root, on_error="skip", **options)
+    batches, expected = list(loader), list(make_loader(str(honest), **options))
+    assert loader.stats().substituted_episodes == 1
+    assert len(batches) == len(expected) == 6
+    spoiled = 0
+    for batch, right in zip(batches, expected, strict=True):
+        inside = right["episode_index"] == 0
+        is_spoiled = bool((inside & (right["frame_index"] == damaged)).any())
+        spoiled += is_spoiled
+        kept = ~inside if is_spoiled else torch.ones_like(inside)
+        assert all(
+            torch.equal(batch[key][kept], right[key][kept]) for key in ("image", "action", "index")
+        )
+        assert not is_spoiled or (batch["episode_index"][inside] == 1).all()
+    assert spoiled == 1
+
+
+# -- Rows that are stored as something else than their feature says ----------------------------------------------
+
+
+def first_rows(root: Path) -> pa.Table:
+    """The rows of the first episode."""
+    data = ShardedDataset.open(str(root)).read_episode(0)
+    return pq.read_table(pa.BufferReader(data.rows))
+
+
+@pytest.mark.parametrize("rows", [[[]] * 6, [[1.0, 1.0]] * 6, [[[0], [1, 2]]] * 6, [[0], []] * 3])
+@pytest.mark.parametrize("key", ROW_NUMBERS)
+def test_a_column_that_says_which_row_it_is_has_one_number_in_each(
+    forgery: Forgery, key: str, rows: list[Any]
+) -> None:
+    with_column(forgery, key, pa.array(rows))
+    dataset = open_dataset(forgery.seal())
+    with pytest.raises(FormatError, match=rf"shard-000000\.tar, episode 0, feature '{key}'"):
+        dataset[0]
+    assert dataset[6]["episode_index"] == 1
+
+
+@pytest.mark.parametrize("key", ROW_NUMBERS)
+def test_lists_of_one_number_say_it_too(honest: Path, forgery: Forgery, key: str) -> None:
+    """As LeRobot 0.3 wrote features of shape [1] and reads them."""
+    stored = first_rows(honest).column(key).to_pylist()
+    with_column(forgery, key, pa.array([[float(number)] for number in stored]))
+    found, right = open_dataset(forgery.seal())[4], open_dataset(str(honest))[4]
+    assert (found[key].shape, found[key].dtype) == ((1,), right[key].dtype)
+    assert found[key] == right[key]
+    assert found["task"] == right["task"]
+
+
+def test_a_batch_of_episodes_stored_with_other_types_has_the_declared_one(
+    honest: Path, forgery: Forgery
+) -> None:
+    """LeRobot casts to the declared type. An episode of integers made integers of the others' fractions."""
+    shape = first_rows(honest).column("action").to_pylist()
+    with_column(forgery, "action", pa.array([[2] * len(row) for row in shape]))
+    (batch,) = make_loader(forgery.seal(), batch_size=18, shuffle=False)
+    (right,) = make_loader(str(honest), batch_size=18, shuffle=False)
+    assert batch["action"].dtype == torch.float32
+    assert batch["action"][:6].unique().tolist() == [2.0]
+    assert torch.equal(batch["action"][6:], right["action"][6:])
 
 
 def test_a_camera_that_the_features_do_not_know_is_named(tmp_path: Path) -> None:
