@@ -133,7 +133,7 @@ def _mapped(kept: _Kept, paths: tuple[str, ...]) -> RowMap:
 def _runs_of(number: int, column: NDArray[np.int64]) -> NDArray[np.int64]:
     """(runs, 4) episode, file, first row, row after the last; rows without an episode are left out."""
     starts = np.flatnonzero(np.diff(column, prepend=np.int64(-2)))
-    stops = np.append(starts[1:], len(column)).astype(np.int64)
+    stops = np.append(starts, len(column))[1:].astype(np.int64)
     runs = np.stack([column[starts], np.full(len(starts), number), starts, stops], axis=1)
     owned: NDArray[np.int64] = runs[runs[:, 0] >= 0]
     return owned

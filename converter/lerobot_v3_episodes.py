@@ -80,8 +80,18 @@ def read_episodes(files: SourceFiles, camera_keys: Sequence[str], report: Report
 
 
 def read_table(files: SourceFiles, path: str) -> pa.Table:
-    """A whole parquet file of the metadata. Raises SourceError, naming it."""
-    return _guarded(files, path, lambda file: file.read())
+    """Return a whole parquet file of the metadata.
+
+    Raises SourceError, which names it, if it cannot be read or a name has several columns.
+    """
+    table = _guarded(files, path, lambda file: file.read())
+    names: list[str] = table.column_names
+    doubled = sorted({name for name in names if names.count(name) > 1})
+    if doubled:
+        raise SourceError(
+            f"{files.where(path)}: several columns of the name {doubled[0]!r}; leave one of them"
+        )
+    return table
 
 
 def _read_columns(

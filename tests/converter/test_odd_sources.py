@@ -100,6 +100,13 @@ def swap_files(source: BrokenSource) -> None:
     source.rows(2).write_bytes(a)
 
 
+def add_empty_file(source: BrokenSource) -> None:
+    """A data file without a row, as a writer that was opened and closed leaves it."""
+    pq.write_table(
+        pq.read_table(source.rows(0)).slice(0, 0), source.rows(0).with_name("file-009.parquet")
+    )
+
+
 def several(*damages: Break) -> Break:
     def damage(source: BrokenSource) -> None:
         for each in damages:
@@ -143,6 +150,10 @@ READ: dict[str, tuple[Break, set[str]]] = {
     "rows apart": (
         change_rows(take(0, 1, 6, 2, 3, 4, 5, 7, 8, 9, 10)),
         {"rows-not-adjacent"},
+    ),
+    "a file without rows": (
+        several(add_empty_file, change_episodes(put("data/file_index", [0, 0, 0, 1, 1]))),
+        {"rows-in-another-file"},
     ),
     "rows in two files": (move_row, {"rows-in-several-files"}),
     "files swapped": (swap_files, {"rows-in-another-file"}),
