@@ -13,6 +13,8 @@ from typing import Any
 import pyarrow as pa
 
 from roboshard.shards.errors import FormatError, SourceError
+from roboshard.shards.parquet_footer import ColumnChunk, read_column_chunks
+from roboshard.shards.thrift import CompactReader
 
 DECODED_BASE = 256 << 20
 """Bytes that any parquet file of a dataset may decode to."""
@@ -27,14 +29,11 @@ _WIDTHS = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "INT96": 8, "FLOAT": 4, "DOUBLE
 _OFFSET_BYTES = 4
 _LEVEL_BYTES = 4
 """Repetition and definition level of a value that may be null or lies in a list."""
-_CODECS = {
-    "LZ4": "lz4_raw",
-    **{name.upper(): name for name in ("zstd", "snappy", "gzip", "brotli")},
-}
+_UNCOMPRESSED = 0
+_CODECS = {1: "snappy", 2: "gzip", 4: "brotli", 6: "zstd", 7: "lz4_raw"}
+"""Numbers of CompressionCodec, and PyArrow's names for them."""
 _DICTIONARY = frozenset({2, 8})
 _DELTA_BYTE_ARRAY = 7
-_MAX_HEADER_FIELDS = 64
-_MAX_VARINT_BYTES = 10
 
 
 def decoded_limit(file_size: int) -> int:
@@ -63,8 +62,8 @@ def check_source(file: Any, path: Path, what: str) -> None:
         with pa.memory_map(str(path)) as mapped:
             # Maps the file as long as anything refers to it. Arrow's buffers are of signed bytes.
             view = memoryview(mapped.read_buffer()).cast("B")
-            for group in range(metadata.num_row_groups):
-                _check_groups(file, view, what, range(group, group + 1))
+            for group in _row_groups(file, view):
+                _check_groups(file, view, what, [group])
     except FormatError as error:
         raise SourceError(str(error)) from None
     except (ValueError, pa.ArrowException) as error:
@@ -83,38 +82,41 @@ def check_decoded(file: Any, data: bytes | memoryview, what: str) -> None:
         FormatError: it would be larger.
         ValueError: its pages do not lie where the footer says, or their headers cannot be read.
     """
-    _check_groups(file, memoryview(data).cast("B"), what, range(file.metadata.num_row_groups))
+    view = memoryview(data).cast("B")
+    _check_groups(file, view, what, _row_groups(file, view))
 
 
-def _check_groups(file: Any, view: memoryview, what: str, groups: range) -> None:
-    allowed = decoded_limit(len(view))
+def _row_groups(file: Any, view: memoryview) -> list[list[ColumnChunk]]:
+    """The column chunks of each row group, as many of both as PyArrow has found."""
+    groups = read_column_chunks(view)
     metadata = file.metadata
-    schema = metadata.schema
+    if [len(chunks) for chunks in groups] != [metadata.num_columns] * metadata.num_row_groups:
+        raise ValueError("a row group without one chunk of each column")
+    return groups
+
+
+def _check_groups(file: Any, view: memoryview, what: str, groups: list[list[ColumnChunk]]) -> None:
+    allowed = decoded_limit(len(view))
+    schema = file.metadata.schema
     total = 0
-    for group in groups:
-        row_group = metadata.row_group(group)
-        for number in range(row_group.num_columns):
-            total += _chunk_bytes(row_group.column(number), schema.column(number), view, allowed)
+    for chunks in groups:
+        for number, chunk in enumerate(chunks):
+            column = schema.column(number)
+            total += _chunk_bytes(chunk, column, view, allowed)
             if total > allowed:
-                column = row_group.column(number).path_in_schema
                 raise FormatError(
-                    f"{what}: {len(view)} bytes of parquet that decode to {total} or more (column {column!r}), "
+                    f"{what}: {len(view)} bytes of parquet that decode to {total} or more (column {column.path!r}), "
                     f"more than the {allowed} that are read; shorter episodes or fewer columns have room"
                 )
 
 
-def _chunk_bytes(chunk: Any, column: Any, view: memoryview, allowed: int) -> int:
+def _chunk_bytes(chunk: ColumnChunk, column: Any, view: memoryview, allowed: int) -> int:
     """An upper bound of what a column chunk decodes to."""
     if not chunk.num_values:  # then no page of it is read
         return 0
-    start = chunk.data_page_offset
-    if chunk.has_dictionary_page and chunk.dictionary_page_offset:
-        start = min(start, chunk.dictionary_page_offset)
-    end = start + chunk.total_compressed_size
-    if not 0 < start <= end <= len(view):
-        raise ValueError("a column leaves the file")
-    width = _WIDTHS.get(chunk.physical_type, 0)
-    if chunk.physical_type == "FIXED_LEN_BYTE_ARRAY":
+    start, end = chunk.start, chunk.end
+    width = _WIDTHS.get(column.physical_type, 0)
+    if column.physical_type == "FIXED_LEN_BYTE_ARRAY":
         width = max(0, column.length)
     levels = _LEVEL_BYTES if column.max_definition_level or column.max_repetition_level else 0
     total = longest = 0
@@ -122,18 +124,18 @@ def _chunk_bytes(chunk: Any, column: Any, view: memoryview, allowed: int) -> int
         page, start = _page(view, start, end)
         if page.is_dictionary:
             content = view[start - page.stored : start]
-            longest = max(longest, 0 if width else _longest(content, page.size, chunk.compression))
+            longest = max(longest, 0 if width else _longest(content, page.size, chunk.codec))
             total += page.size
         else:
             total += page.values * levels + _values_bytes(page, width, longest)
     return total
 
 
-def _longest(content: memoryview, size: int, codec: str) -> int:
+def _longest(content: memoryview, size: int, codec: int) -> int:
     """Bytes of the longest text of a dictionary page; the size of the page where that would be dear to know."""
     if size > MAX_DICTIONARY_BYTES:
         return size
-    if codec == "UNCOMPRESSED":
+    if codec == _UNCOMPRESSED:
         texts = bytes(content)
     elif codec in _CODECS:
         texts = pa.decompress(content, size, _CODECS[codec], asbytes=True)
@@ -177,79 +179,9 @@ class _Page:
 
 def _page(view: memoryview, start: int, end: int) -> tuple[_Page, int]:
     """The page at `start`, and where the next one begins."""
-    fields, start = _struct(view, start, end)
-    page = _Page(fields)
-    following = start + page.stored
+    reader = CompactReader(view, start, end)
+    page = _Page(reader.struct())
+    following = reader.at + page.stored
     if following > end:
         raise ValueError("a page leaves its column")
     return page, following
-
-
-# -- Thrift's compact protocol, as far as page headers need it ---------------------------------------------------
-
-_STOP, _TRUE, _FALSE, _BYTE, _DOUBLE, _BINARY, _STRUCT = 0, 1, 2, 3, 7, 8, 12
-_INTEGERS = frozenset({4, 5, 6})
-_MAX_DEPTH = 8
-
-
-def _struct(view: memoryview, at: int, end: int, depth: int = 0) -> tuple[dict[int, Any], int]:
-    """Field number -> value of a struct, and the offset after it."""
-    if depth > _MAX_DEPTH:
-        raise ValueError("a page header nested too deep")
-    fields: dict[int, Any] = {}
-    number = 0
-    for _ in range(_MAX_HEADER_FIELDS):
-        head, at = _byte(view, at, end)
-        kind, delta = head & 15, head >> 4
-        if kind == _STOP:
-            return fields, at
-        if delta:
-            number += delta
-        else:
-            number, at = _zigzag(view, at, end)
-        fields[number], at = _value(kind, view, at, end, depth)
-    raise ValueError("a page header with too many fields")
-
-
-def _value(kind: int, view: memoryview, at: int, end: int, depth: int) -> tuple[Any, int]:
-    if kind in (_TRUE, _FALSE):
-        return kind == _TRUE, at
-    if kind == _BYTE:
-        return _byte(view, at, end)
-    if kind in _INTEGERS:
-        return _zigzag(view, at, end)
-    if kind == _DOUBLE:
-        return None, _skipped(at, 8, end)
-    if kind == _BINARY:
-        length, at = _varint(view, at, end)
-        return None, _skipped(at, length, end)
-    if kind == _STRUCT:
-        return _struct(view, at, end, depth + 1)
-    raise ValueError("a page header with a list or an unknown field")
-
-
-def _skipped(at: int, length: int, end: int) -> int:
-    if at + length > end:
-        raise ValueError("a page header leaves its column")
-    return at + length
-
-
-def _byte(view: memoryview, at: int, end: int) -> tuple[int, int]:
-    if at >= end:
-        raise ValueError("a page header leaves its column")
-    return view[at], at + 1
-
-
-def _varint(view: memoryview, at: int, end: int) -> tuple[int, int]:
-    value = 0
-    for place in range(_MAX_VARINT_BYTES):
-        byte, at = _byte(view, at, end)
-        value |= (byte & 127) << (7 * place)
-        if byte < 128:
-            return value, at
-    raise ValueError("a page header with an endless number")
-
-
-def _zigzag(view: memoryview, at: int, end: int) -> tuple[int, int]:
-    value, at = _varint(view, at, end)
-    return (value >> 1) ^ -(value & 1), at

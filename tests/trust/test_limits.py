@@ -232,3 +232,36 @@ def test_verifying_asks_whose_a_checksum_is_only_where_one_is_wrong(
     assert not verify(VerifyConfig(url=str(root))).ok
     assert len(asked) == len(manifest["samples"])
     assert ShardedDataset.open(str(root)).manifest.total_episodes == 14
+
+
+FORGED_FOOTERS = """
+import sys
+import pyarrow as pa, pyarrow.parquet as pq
+from roboshard.shards import FormatError
+from roboshard.shards.parquet_limits import check_decoded
+data, outcomes = open(sys.argv[1], "rb").read(), {"read": 0, "refused": 0}
+footer = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+for place in range(footer, len(data)):
+    for value in (0, 1, 9, 21, 63, 128, 255):
+        forged = data[:place] + bytes([value]) + data[place + 1 :]
+        try:
+            file = pq.ParquetFile(pa.BufferReader(forged))
+            check_decoded(file, forged, "forged")
+            file.read(use_threads=False)
+            outcomes["read"] += 1
+        except (FormatError, ValueError, OSError, pa.ArrowException):
+            outcomes["refused"] += 1
+print(outcomes["read"], outcomes["refused"])
+"""
+
+
+def test_no_footer_ends_the_process(tmp_path: Path) -> None:
+    """PyArrow calls abort() where it is asked for a column that a footer contradicts."""
+    path = tmp_path / "rows.parquet"
+    pq.write_table(pa.table({"a": ["x", "y"] * 9, "b": range(18)}), path)
+    command = [sys.executable, "-c", FORGED_FOOTERS, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    read, refused = map(int, done.stdout.split())
+    assert read > 100
+    assert refused > 1000
