@@ -18,7 +18,7 @@ ffmpeg:
 	  SUDO=$$([ "$$(id -u)" = 0 ] || echo sudo); \
 	  $$SUDO apt-get update -qq && $$SUDO apt-get install -y -qq --no-install-recommends ffmpeg >/dev/null; }
 
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[test,bench]'
 	@touch $@
@@ -59,7 +59,7 @@ test-old-hub: setup
 	PYTHONPATH=tests $(BIN)/python -m support.beside .peers/old_hub tests/old_hub_requirements.txt
 	.peers/old_hub/bin/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile -m 'not slow and $(IN_PLACE)' \
 	  -W 'ignore:hf_xet:DeprecationWarning' \
-	  tests/publisher tests/shards/test_storage_hub.py tests/converter/test_remote_sources.py tests/loader/test_remote.py
+	  tests/publisher tests/storage tests/converter/test_remote_sources.py tests/loader/test_remote.py
 
 # Needs HF_TOKEN with write access; makes private repositories in your account and removes them.
 test-live: setup

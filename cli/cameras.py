@@ -1,7 +1,7 @@
 """Cameras in the tables that commands print."""
 
+from roboshard.common.plain import as_markup
 from roboshard.shards.cameras import CameraSummary
-from roboshard.shards.plain import as_markup
 
 
 def camera_cells(camera: CameraSummary) -> tuple[str, ...]:

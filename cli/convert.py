@@ -15,6 +15,7 @@ from rich.table import Column, Table
 from roboshard.cli.cameras import camera_cells
 from roboshard.cli.findings import show_findings
 from roboshard.cli.run import err, out
+from roboshard.common.plain import as_markup
 from roboshard.converter import (
     ConversionPlan,
     ConversionReport,
@@ -27,7 +28,6 @@ from roboshard.converter import (
 from roboshard.shards import MissingError, OptionError
 from roboshard.shards.cameras import CameraSummary
 from roboshard.shards.gop import COSTLY
-from roboshard.shards.plain import as_markup
 
 SHOWN_SHARDS = 20
 DESCRIPTION = "Convert a LeRobot dataset into WebDataset shards. Run it again to continue where it was interrupted."

@@ -6,8 +6,8 @@ import tyro
 from rich.progress import Progress
 
 from roboshard.cli.run import err, out
+from roboshard.common.plain import as_markup
 from roboshard.exporter import ExportConfig, export
-from roboshard.shards.plain import as_markup
 
 
 def export_command(arguments: Sequence[str]) -> None:

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from roboshard.cli.run import out
+from roboshard.common.plain import as_markup
 from roboshard.converter import FindingGroup
-from roboshard.shards.plain import as_markup
 
 
 def show_findings(groups: Sequence[FindingGroup]) -> None:

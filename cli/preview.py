@@ -6,7 +6,7 @@ import tyro
 from rich.progress import Progress
 
 from roboshard.cli.run import err, out
-from roboshard.shards.plain import as_markup
+from roboshard.common.plain import as_markup
 from roboshard.viewer import PreviewConfig, preview
 
 

@@ -47,7 +47,7 @@ def run(prepare: Callable[[Sequence[str]], Callable[[], int]]) -> NoReturn:
     _handle(ours, _end_at_once)
     terminal.open_streams()
     command = prepare(sys.argv[1:])
-    from roboshard.shards.interrupts import run_aside  # noqa: PLC0415 - not before it is needed
+    from roboshard.common.interrupts import run_aside  # noqa: PLC0415 - not before it is needed
 
     code: str | int | None = 1
     try:

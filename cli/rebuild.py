@@ -7,8 +7,8 @@ from pathlib import Path
 import tyro
 
 from roboshard.cli.run import out
+from roboshard.common.plain import as_markup
 from roboshard.shards import rebuild
-from roboshard.shards.plain import as_markup
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 from rich.console import Console
 
 from roboshard.cli.terminal import EXIT_OUTPUT_CLOSED
+from roboshard.common.plain import as_markup
 from roboshard.shards import OptionError, RoboshardError
-from roboshard.shards.plain import as_markup
-from roboshard.shards.storage import redacted
+from roboshard.storage import redacted
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2

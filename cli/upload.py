@@ -7,9 +7,9 @@ from rich.filesize import decimal
 from rich.table import Table
 
 from roboshard.cli.run import err, out
+from roboshard.common.plain import as_markup
 from roboshard.publisher import UploadConfig, UploadPlan, UploadReport, make_plan, upload
-from roboshard.shards.plain import as_markup
-from roboshard.shards.storage import redacted
+from roboshard.storage import redacted
 
 SHOWN_FILES = 20
 

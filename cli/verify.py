@@ -7,9 +7,9 @@ from rich.filesize import decimal
 from rich.table import Table
 
 from roboshard.cli.run import err, out
+from roboshard.common.plain import as_markup
 from roboshard.inspector import VerifyConfig, VerifyReport, verify
 from roboshard.shards import RoboshardError
-from roboshard.shards.plain import as_markup
 
 SHOWN_PROBLEMS = 100
 

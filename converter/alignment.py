@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from roboshard.shards.errors import SourceError
+from roboshard.common.errors import SourceError
 
 MAX_DRIFT_FRAMES = 0.25
 MAX_SECONDS = 1e6

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from roboshard.shards.errors import SourceError
+from roboshard.common.errors import SourceError
 
 PARAMETERS = (
     "name",

@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from roboshard.common.errors import RoboshardError, SourceError
 from roboshard.converter.source import RowPiece
 from roboshard.converter.source_files import SourceFiles, refuse_pointer
-from roboshard.shards.errors import RoboshardError, SourceError
 from roboshard.shards.scalars import scalars
 
 DATA_FOLDER = "data"

@@ -8,9 +8,10 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
+from roboshard import storage
+from roboshard.common import interrupts, jsonio
+from roboshard.common.errors import OptionError, RoboshardError, StorageError
 from roboshard.converter.shard import SkippedEpisode
-from roboshard.shards import interrupts, jsonio, storage
-from roboshard.shards.errors import OptionError, RoboshardError, StorageError
 from roboshard.shards.manifest import load_dataset_manifest
 from roboshard.shards.names import (
     DATASET_MANIFEST,
@@ -60,7 +61,7 @@ def locked(destination: Path, *, shared: bool = False) -> Iterator[None]:
 
 def _remove_temporaries(destination: Path, shared: bool) -> None:
     if not shared:
-        storage.remove_temporaries(destination)
+        storage.remove_temporaries(destination, [SHARD_FOLDER])
 
 
 def prepare(destination: Path, conversion: str, part: range | None = None) -> None:
@@ -73,7 +74,7 @@ def prepare(destination: Path, conversion: str, part: range | None = None) -> No
         OptionError: shards of another conversion, or such as no conversion wrote.
     """
     if part is None:
-        storage.remove_temporaries(destination)
+        storage.remove_temporaries(destination, [SHARD_FOLDER])
         found = _shards_in(destination)
     else:
         found = {shard_name(number) for number in part}

@@ -18,11 +18,11 @@ from av.video.frame import PictureType
 from av.video.reformatter import ColorRange, Interpolation
 from numpy.typing import NDArray
 
+from roboshard.common import interrupts
+from roboshard.common.errors import OptionError, SourceError
 from roboshard.converter.encoding import CODEC_NAMES, PIX_FMT, PRESETS, Codec, Encoding
 from roboshard.converter.open_video import quarter_turns
 from roboshard.converter.packets import IntArray, Packets
-from roboshard.shards import interrupts
-from roboshard.shards.errors import OptionError, SourceError
 
 MAX_EARLY = 64
 """Frames that a decoder may give out before one that is shown earlier; no codec reorders more than 16."""

@@ -5,7 +5,7 @@ from copy import deepcopy
 from dataclasses import asdict, dataclass
 from typing import Literal, Self, get_args
 
-from roboshard.shards import jsonio
+from roboshard.common import jsonio
 
 Codec = Literal["libsvtav1", "libx264", "libx265"]
 CODEC_NAMES: dict[Codec, str] = {"libsvtav1": "av1", "libx264": "h264", "libx265": "hevc"}

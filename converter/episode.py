@@ -10,6 +10,8 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from roboshard.common.errors import RoboshardError, SourceError
+from roboshard.common.jsonio import Json
 from roboshard.converter.alignment import RowTimes
 from roboshard.converter.encoding import Encoding
 from roboshard.converter.findings import bounded, finding
@@ -22,8 +24,6 @@ from roboshard.converter.source import Episode, SourceMeta, VideoSpan
 from roboshard.converter.source_files import HeldFiles, refuse_pointer
 from roboshard.converter.video import VideoFile
 from roboshard.shards.documents import Finding
-from roboshard.shards.errors import RoboshardError, SourceError
-from roboshard.shards.jsonio import Json
 from roboshard.shards.missing import missing_values
 from roboshard.shards.names import camera_suffixes
 from roboshard.shards.rows import encode_rows

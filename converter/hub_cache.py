@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from roboshard.common.errors import MissingError
 from roboshard.converter.source_files import LocalFiles
-from roboshard.shards.errors import MissingError
-from roboshard.shards.storage.hub import HubPath, is_offline
+from roboshard.storage.hub import HubPath, is_offline
 
 
 @dataclass(frozen=True)

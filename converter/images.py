@@ -9,9 +9,9 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
+from roboshard.common.errors import FormatError, SourceError
 from roboshard.converter.source import SourceMeta
 from roboshard.converter.source_files import SourceFiles
-from roboshard.shards.errors import FormatError, SourceError
 from roboshard.shards.features import keys_of
 from roboshard.shards.images import FORMATS, check_image, most_pixels
 

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from roboshard.common import jsonio
+from roboshard.common.errors import SourceError
 from roboshard.converter.findings import finding
 from roboshard.converter.source_files import SourceFiles, refuse_pointer
-from roboshard.shards import jsonio
 from roboshard.shards.documents import Finding
-from roboshard.shards.errors import SourceError
 from roboshard.shards.names import MAX_EPISODES
 
 MAX_LINE_BYTES = (

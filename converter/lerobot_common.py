@@ -7,11 +7,11 @@ from contextlib import suppress
 from pathlib import PurePosixPath
 from typing import Any
 
+from roboshard.common import jsonio
+from roboshard.common.errors import FormatError, MissingError, SourceError
 from roboshard.converter.findings import finding
 from roboshard.converter.source_files import MAX_POINTER_BYTES, SourceFiles, refuse_pointer
-from roboshard.shards import jsonio
 from roboshard.shards.documents import Finding
-from roboshard.shards.errors import FormatError, MissingError, SourceError
 from roboshard.shards.features import keys_of
 from roboshard.shards.names import DATASET_MANIFEST
 

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from roboshard.common.errors import SourceError
 from roboshard.converter.findings import finding
 from roboshard.converter.json_lines import EpisodeLines, Line
 from roboshard.converter.source_files import SourceFiles
 from roboshard.shards.documents import Finding
-from roboshard.shards.errors import SourceError
 
 NAMES = ("min", "max", "mean", "std", "count")
 MAX_COUNT = 1 << 40  # of values in an episode

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from roboshard.common.errors import SourceError
 from roboshard.converter.findings import finding
 from roboshard.converter.json_lines import EpisodeLines, Line
 from roboshard.converter.lerobot_common import (
@@ -31,7 +32,6 @@ from roboshard.converter.source import Episode, SourceMeta, VideoSpan
 from roboshard.converter.source_files import SourceFiles
 from roboshard.converter.tasks import read_task_lines
 from roboshard.shards.documents import Finding
-from roboshard.shards.errors import SourceError
 from roboshard.shards.schema import MAX_FRAMES
 
 EPISODES, EPISODES_STATS = "meta/episodes.jsonl", "meta/episodes_stats.jsonl"

@@ -7,10 +7,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from roboshard.common.errors import MissingError, SourceError
 from roboshard.converter.findings import finding
 from roboshard.converter.source_files import SourceFiles, refuse_pointer
 from roboshard.shards.documents import Finding
-from roboshard.shards.errors import MissingError, SourceError
 from roboshard.shards.names import MAX_EPISODES
 from roboshard.shards.parquet_limits import check_source
 

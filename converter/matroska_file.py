@@ -10,9 +10,9 @@ import av
 import numpy as np
 from av.packet import PktSideDataT
 
+from roboshard.common.errors import SourceError
 from roboshard.converter.copying import CannotHoldError, SliceCopy, check_parameters
 from roboshard.converter.packets import IntArray, Packets
-from roboshard.shards.errors import SourceError
 from roboshard.shards.matroska import NS_PER_S, block_of, read_matroska, rounded_ticks
 from roboshard.shards.matroska_track import Coding, Stream, codings, track_entry
 from roboshard.shards.matroska_writer import FINE_NS, MILLISECOND_NS, MatroskaWriter

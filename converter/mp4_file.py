@@ -7,9 +7,9 @@ from typing import Any
 import av
 import numpy as np
 
+from roboshard.common.errors import SourceError
 from roboshard.converter.copying import CannotHoldError, SliceCopy, check_parameters
 from roboshard.converter.packets import Packets
-from roboshard.shards.errors import SourceError
 from roboshard.shards.mp4 import read_sample_tables
 
 

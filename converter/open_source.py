@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.filesize import decimal
 
+from roboshard import storage
+from roboshard.common.errors import MissingError, OptionError
 from roboshard.converter.hub_cache import files_in_cache
 from roboshard.converter.lerobot_common import is_v2, read_info
 from roboshard.converter.lerobot_v3 import LeRobotV3Source
@@ -15,8 +17,6 @@ from roboshard.converter.lerobot_v21 import LeRobotV21Source
 from roboshard.converter.remote_files import open_remote
 from roboshard.converter.source import Source
 from roboshard.converter.source_files import LocalFiles, SourceFiles
-from roboshard.shards import storage
-from roboshard.shards.errors import MissingError, OptionError
 
 _PINNED = re.compile(r"hf://datasets/([^/@]+/[^/@]+)@([0-9a-f]{40})(/.+)?")
 _HUB_NAME = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(.+))?", re.ASCII)

@@ -6,7 +6,7 @@ from typing import Any
 import av
 from av.stream import Disposition
 
-from roboshard.shards.errors import SourceError
+from roboshard.common.errors import SourceError
 
 _BOXES = (
     *(b"ftyp", b"styp", b"moov", b"moof", b"mdat", b"sidx"),

@@ -13,10 +13,10 @@ from typing import Any
 import av
 from av.container import Flags
 
+from roboshard.common.errors import SourceError
 from roboshard.converter.open_video import open_video
 from roboshard.converter.packets import Packets
 from roboshard.converter.parameter_sets import LENGTH_AT, ParameterSets
-from roboshard.shards.errors import SourceError
 
 _SAME_IN_A_SLICE = ("width", "height", "pix_fmt")
 _REMEDY = "convert it with --video reencode, and --size if pictures are of several sizes"

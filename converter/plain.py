@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import pyarrow as pa
 
-from roboshard.shards.jsonio import Json
+from roboshard.common.jsonio import Json
 
 
 def plain_row(row: Mapping[str, object]) -> tuple[dict[str, Json], list[str]]:

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from roboshard.shards.permute import derive_key, permute
+from roboshard.common.permute import derive_key, permute
 
 
 def shuffle_episodes(indices: NDArray[np.int64], seed: int) -> NDArray[np.int64]:

@@ -12,10 +12,10 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
+from roboshard.common import interrupts
+from roboshard.common.errors import RoboshardError
 from roboshard.converter.remote_destination import work_folder
 from roboshard.converter.shard import OnEpisode, ShardSpec, remove_unfinished
-from roboshard.shards import interrupts
-from roboshard.shards.errors import RoboshardError
 
 PARENT_POLL_S = 0.5
 

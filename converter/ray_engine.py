@@ -10,11 +10,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
+from roboshard import storage
+from roboshard.common import interrupts
+from roboshard.common.errors import OptionError, RoboshardError, StorageError
 from roboshard.converter.config import ConvertConfig
 from roboshard.converter.remote_destination import work_folder
 from roboshard.converter.shard import OnEpisode, ShardResult, ShardSpec
-from roboshard.shards import interrupts, storage
-from roboshard.shards.errors import OptionError, RoboshardError, StorageError
 from roboshard.shards.names import shard_name
 
 TRIES = 5

@@ -11,6 +11,7 @@ from typing import Any
 import av
 import numpy as np
 
+from roboshard.common.errors import OptionError, RoboshardError, SourceError, StorageError
 from roboshard.converter.alignment import RowTimes, pts_runs, row_runs
 from roboshard.converter.config import ReencodeConfig
 from roboshard.converter.encoder import Clip, check_encoder, encode, frames_at
@@ -20,7 +21,6 @@ from roboshard.converter.slice_file import VideoSlice
 from roboshard.converter.source import Episode, Source, SourceMeta
 from roboshard.converter.video import VideoFile
 from roboshard.shards.cameras import EPISODES_LOOKED_AT
-from roboshard.shards.errors import OptionError, RoboshardError, SourceError, StorageError
 from roboshard.shards.features import is_depth
 from roboshard.shards.mp4 import read_sample_tables
 from roboshard.shards.schema import CameraRecord

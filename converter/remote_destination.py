@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 
-from roboshard.shards import interrupts, jsonio
-from roboshard.shards.errors import FormatError, OptionError, StorageError
+from roboshard.common import interrupts, jsonio
+from roboshard.common.errors import FormatError, OptionError, StorageError
 from roboshard.shards.names import (
     DATASET_MANIFEST,
     EPISODE_INDEX,
@@ -32,8 +32,8 @@ from roboshard.shards.names import (
     shard_name,
 )
 from roboshard.shards.schema import MAX_MANIFEST_BYTES, ShardManifest, document_bytes
-from roboshard.shards.storage import redacted
-from roboshard.shards.storage.targets import RemoteFile, Target, Upload, target_of
+from roboshard.storage import redacted
+from roboshard.storage.targets import RemoteFile, Target, Upload, target_of
 
 RECEIPTS = ".roboshard"
 MAX_RECEIPT_BYTES = 1 << 16

@@ -15,10 +15,11 @@ from typing import NamedTuple
 
 from rich.filesize import decimal
 
+from roboshard import storage
+from roboshard.common import interrupts, jsonio
+from roboshard.common.errors import DamageError, MissingError, OptionError, StorageError
 from roboshard.converter.scratch import LISTING, Scratch, Taken
 from roboshard.converter.source_files import HeldFiles, by_names, metadata_among
-from roboshard.shards import interrupts, jsonio, storage
-from roboshard.shards.errors import DamageError, MissingError, OptionError, StorageError
 
 READ_BYTES = 16 << 20
 """Of a single ranged read."""

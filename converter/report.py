@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from roboshard.common.errors import StorageError
+from roboshard.common.selection import spread
 from roboshard.converter.findings import FindingGroup, grouped
 from roboshard.converter.shard import ShardResult, SkippedEpisode
 from roboshard.shards.cameras import EPISODES_LOOKED_AT, summarize_cameras
 from roboshard.shards.documents import Finding
-from roboshard.shards.errors import StorageError
 from roboshard.shards.reader import ShardedDataset
-from roboshard.shards.selection import spread
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,11 +7,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from roboshard.common.errors import SourceError
 from roboshard.converter.findings import finding
 from roboshard.converter.rows import EpisodeRows
 from roboshard.converter.source import Episode, SourceMeta, TaskTable
 from roboshard.shards.documents import Finding
-from roboshard.shards.errors import SourceError
 from roboshard.shards.features import DTYPES, SCALAR_DTYPES, Features
 from roboshard.shards.missing import missing_values
 from roboshard.shards.scalars import is_number_type, scalars, value_problem

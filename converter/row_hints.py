@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from roboshard.common.errors import SourceError
 from roboshard.converter.data_files import DATA_FOLDER, RowMap, data_paths, map_rows
 from roboshard.converter.findings import finding
 from roboshard.converter.source import RowPiece
 from roboshard.converter.source_files import SourceFiles
 from roboshard.shards.documents import Finding
-from roboshard.shards.errors import SourceError
 
 SHOWN = 5
 

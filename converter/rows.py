@@ -11,14 +11,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from roboshard.common.errors import MissingError, SourceError
+from roboshard.common.jsonio import Json
 from roboshard.converter.data_files import data_paths, episode_column, map_rows
 from roboshard.converter.findings import finding
 from roboshard.converter.plain import plain_row, without_nanoseconds
 from roboshard.converter.source import Episode, RowPiece
 from roboshard.converter.source_files import HeldFiles, SourceFiles, refuse_pointer
 from roboshard.shards.documents import Finding
-from roboshard.shards.errors import MissingError, SourceError
-from roboshard.shards.jsonio import Json
 from roboshard.shards.parquet_limits import check_source
 from roboshard.shards.rows import as_stored
 

@@ -26,6 +26,12 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from roboshard import storage
+from roboshard.common import jsonio
+from roboshard.common.errors import MissingError, OptionError, SourceError
+from roboshard.common.interrupts import check, interruptible
+from roboshard.common.progress import Progress
+from roboshard.common.selection import parse_episodes, select_episodes
 from roboshard.converter.config import ConvertConfig, parse_part
 from roboshard.converter.destination import locked, prepare, write_skipped
 from roboshard.converter.encoder import library_versions
@@ -46,15 +52,10 @@ from roboshard.converter.shard import (
 )
 from roboshard.converter.source import Source, SourceMeta
 from roboshard.converter.source_files import SourceFiles
-from roboshard.shards import jsonio, storage
 from roboshard.shards.documents import Finding
-from roboshard.shards.errors import MissingError, OptionError, SourceError
-from roboshard.shards.interrupts import check, interruptible
 from roboshard.shards.manifest import write_dataset
 from roboshard.shards.names import shard_name
-from roboshard.shards.progress import Progress
 from roboshard.shards.schema import FORMAT_VERSION, Conversion, Provenance, SourceInfo
-from roboshard.shards.selection import parse_episodes, select_episodes
 
 BYTE_DECIDING_LIBRARIES = ("roboshard", "av", "pyarrow")
 SHOWN_MISSING = 10

@@ -21,7 +21,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from roboshard.shards.errors import StorageError
+from roboshard.common.errors import StorageError
 
 PREFIX = "roboshard-source-"
 PART = ".part"

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from roboshard import storage
+from roboshard.common import interrupts
+from roboshard.common.errors import RoboshardError, StorageError
 from roboshard.converter.encoding import Encoding
 from roboshard.converter.episode import EpisodeReader
 from roboshard.converter.remote_destination import RemotePlace
 from roboshard.converter.source import Episode, SourceMeta
-from roboshard.shards import interrupts, storage
-from roboshard.shards.errors import RoboshardError, StorageError
 from roboshard.shards.manifest import shard_problems
 from roboshard.shards.names import shard_manifest_name, shard_name
 from roboshard.shards.schema import (

@@ -9,12 +9,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from roboshard.common.errors import SourceError
 from roboshard.converter.alignment import pts_runs, row_runs
 from roboshard.converter.copying import CannotHoldError, SliceCopy
 from roboshard.converter.matroska_file import matroska_copy
 from roboshard.converter.mp4_file import mp4_copy
 from roboshard.converter.packets import BoolArray, IntArray, Packets, lowest_later
-from roboshard.shards.errors import SourceError
 from roboshard.shards.names import matroska_suffix
 from roboshard.shards.schema import CameraRecord
 from roboshard.shards.slices import DECODERS

@@ -8,9 +8,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from roboshard.common.jsonio import Json
 from roboshard.converter.source_files import SourceFiles
 from roboshard.shards.documents import Finding
-from roboshard.shards.jsonio import Json
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from roboshard.shards import storage
-from roboshard.shards.errors import MissingError, SourceError
+from roboshard import storage
+from roboshard.common.errors import MissingError, SourceError
 
 _LFS_POINTER = b"version https://git-lfs"
 MAX_POINTER_BYTES = 1024

@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 from contextlib import closing
 
+from roboshard.common.selection import spread
 from roboshard.converter.config import ConvertConfig
 from roboshard.converter.episode import EpisodeReader
 from roboshard.converter.run import make_plan
 from roboshard.shards.cameras import EPISODES_LOOKED_AT, CameraSummary, summarize_cameras
 from roboshard.shards.schema import CameraRecord
-from roboshard.shards.selection import spread
 
 
 def survey_videos(config: ConvertConfig) -> list[CameraSummary]:

@@ -5,14 +5,14 @@ from collections.abc import Callable, Sequence
 
 import pyarrow as pa
 
+from roboshard.common.errors import SourceError
+from roboshard.common.jsonio import Json
 from roboshard.converter.findings import finding
 from roboshard.converter.json_lines import read_lines
 from roboshard.converter.plain import plain_row, without_nanoseconds
 from roboshard.converter.source import TaskTable
 from roboshard.converter.source_files import SourceFiles
 from roboshard.shards.documents import Finding
-from roboshard.shards.errors import SourceError
-from roboshard.shards.jsonio import Json
 
 PARQUET, LINES = "meta/tasks.parquet", "meta/tasks.jsonl"
 MAX_TASKS = 10**6

@@ -15,6 +15,7 @@ import av
 import numpy as np
 from av.container import Flags
 
+from roboshard.common.errors import MissingError, SourceError
 from roboshard.converter.alignment import RowTimes, check_times, match_frames
 from roboshard.converter.decode_times import MAX_REORDERED, decode_times
 from roboshard.converter.keyframes import (
@@ -26,7 +27,6 @@ from roboshard.converter.open_video import open_video, rotation_of
 from roboshard.converter.packets import IntArray, Packets, lowest_later
 from roboshard.converter.parameters import Parameters
 from roboshard.converter.slice_file import VideoSlice, copied_slice
-from roboshard.shards.errors import MissingError, SourceError
 
 
 class VideoFile:

@@ -6,9 +6,9 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from roboshard.shards import storage
-from roboshard.shards.errors import OptionError
-from roboshard.shards.selection import parse_episodes
+from roboshard import storage
+from roboshard.common.errors import OptionError
+from roboshard.common.selection import parse_episodes
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,8 +9,9 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
-from roboshard.shards import interrupts, storage
-from roboshard.shards.errors import OptionError, RoboshardError, StorageError
+from roboshard import storage
+from roboshard.common import interrupts
+from roboshard.common.errors import OptionError, RoboshardError, StorageError
 
 
 @contextmanager

@@ -12,8 +12,8 @@ from typing import ClassVar
 import numpy as np
 from crc32c import crc32c
 
+from roboshard.common.errors import SourceError
 from roboshard.exporter.timing import IntArray
-from roboshard.shards.errors import SourceError
 from roboshard.shards.matroska import NS_PER_S, read_matroska, rounded_ticks
 from roboshard.shards.matroska_track import with_frame_duration
 from roboshard.shards.matroska_writer import FINE_NS, MILLISECOND_NS, MatroskaWriter

@@ -9,10 +9,10 @@ from typing import IO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from roboshard.common import jsonio
+from roboshard.common.errors import FormatError, RoboshardError
 from roboshard.exporter.layout import DATA_PATH, DEFAULTS, EPISODES_PATH, Limits
 from roboshard.exporter.rows import TableFiles
-from roboshard.shards import jsonio
-from roboshard.shards.errors import FormatError, RoboshardError
 from roboshard.shards.features import keys_of
 from roboshard.shards.schema import MAX_RECORD_BYTES, Provenance
 

@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from roboshard.common.errors import FormatError, SourceError
 from roboshard.exporter.layout import FilePlace, Limits
-from roboshard.shards.errors import FormatError, SourceError
 from roboshard.shards.reader import EpisodeData
 from roboshard.shards.rows import EPISODE_METADATA, PROVENANCE_METADATA, decode_rows
 from roboshard.shards.scalars import scalars

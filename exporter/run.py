@@ -16,6 +16,10 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import pyarrow as pa
 
+from roboshard import storage
+from roboshard.common import interrupts
+from roboshard.common.errors import OptionError, SourceError
+from roboshard.common.selection import parse_episodes, select_episodes
 from roboshard.exporter.config import ExportConfig
 from roboshard.exporter.destination import appearing
 from roboshard.exporter.layout import DATA_PATH, MATROSKA_VIDEO_PATH, VIDEO_PATH, Limits
@@ -23,13 +27,10 @@ from roboshard.exporter.meta import EpisodeRows, Row, info_of, usable, write_jso
 from roboshard.exporter.rows import TableFiles, numbered, rows_of, timestamps_of
 from roboshard.exporter.statistics import Statistics, renumbered
 from roboshard.exporter.video import VideoFiles
-from roboshard.shards import interrupts, storage
-from roboshard.shards.errors import OptionError, SourceError
 from roboshard.shards.reader import EpisodeData, ShardedDataset
 from roboshard.shards.rows import read_episode_row
 from roboshard.shards.scalars import scalars
 from roboshard.shards.schema import DatasetManifest
-from roboshard.shards.selection import parse_episodes, select_episodes
 
 OnEpisode = Callable[[int, int], None]
 """Told after each episode: how many are done, of how many."""

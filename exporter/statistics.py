@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from roboshard.shards import jsonio
+from roboshard.common import jsonio
 
 Row = dict[str, jsonio.Json]
 PREFIX = "stats/"

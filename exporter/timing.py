@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from roboshard.shards.errors import SourceError
+from roboshard.common.errors import SourceError
 from roboshard.shards.schema import CameraRecord
 
 IntArray = NDArray[np.int64]

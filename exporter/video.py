@@ -15,6 +15,7 @@ import numpy as np
 from av.container import Flags
 from crc32c import crc32c
 
+from roboshard.common.errors import FormatError, SourceError
 from roboshard.exporter.layout import VIDEO_PATH, FilePlace, Limits
 from roboshard.exporter.matroska import MatroskaVideoFile, coded_blocks
 from roboshard.exporter.timing import (
@@ -30,7 +31,6 @@ from roboshard.exporter.timing import (
     span_of,
     start_of,
 )
-from roboshard.shards.errors import FormatError, SourceError
 from roboshard.shards.names import is_matroska
 from roboshard.shards.schema import CameraRecord
 from roboshard.shards.slices import open_slice

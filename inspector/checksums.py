@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 from crc32c import crc32c
 
+from roboshard.common.errors import RoboshardError
 from roboshard.inspector.layout import Member, Sample
 from roboshard.inspector.problems import CONVERT_AGAIN, COPY_AGAIN, Place, some
-from roboshard.shards.errors import RoboshardError
 from roboshard.shards.tar import END_OF_ARCHIVE, TarMember, member_header, scan
 from roboshard.shards.writer import crc_text
 

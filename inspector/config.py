@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from roboshard.shards.errors import OptionError
+from roboshard.common.errors import OptionError
 
 MAX_JOBS = 64
 

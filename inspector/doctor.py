@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from roboshard.common.errors import OptionError, RoboshardError, StorageError
+from roboshard.common.selection import spread
 from roboshard.inspector.frames import check_frames, choose_rows
 from roboshard.inspector.problems import Place, Problems
 from roboshard.shards.documents import Finding
-from roboshard.shards.errors import OptionError, RoboshardError, StorageError
 from roboshard.shards.schema import EpisodeRecord
-from roboshard.shards.selection import spread
 
 if TYPE_CHECKING:  # imported when a source is opened: the converter is another part
     from roboshard.converter.findings import FindingGroup

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from roboshard.common.errors import RoboshardError
 from roboshard.inspector.checksums import payload
 from roboshard.inspector.frames import check_frames, choose_rows
 from roboshard.inspector.layout import Sample
@@ -13,7 +14,6 @@ from roboshard.inspector.rows import check_metadata, check_rows, numbers
 from roboshard.inspector.slices import check_slice
 from roboshard.inspector.source import SourceReader
 from roboshard.inspector.values import check_values
-from roboshard.shards.errors import RoboshardError
 from roboshard.shards.features import keys_of
 from roboshard.shards.names import RECORD_SUFFIX, ROWS_SUFFIX
 from roboshard.shards.schema import MAX_RECORD_BYTES, DatasetManifest, EpisodeRecord, parse

@@ -2,8 +2,8 @@
 
 import random
 
+from roboshard.common.errors import FormatError
 from roboshard.inspector.problems import CONVERT_AGAIN, Place
-from roboshard.shards.errors import FormatError
 from roboshard.shards.features import Spec, depth_scale
 from roboshard.shards.schema import CameraRecord
 

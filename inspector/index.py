@@ -6,9 +6,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from roboshard.common.errors import FormatError
 from roboshard.inspector.layout import Sample
 from roboshard.inspector.problems import REBUILD, Place, some
-from roboshard.shards.errors import FormatError
 from roboshard.shards.index import INDEX_SCHEMA, read_index
 from roboshard.shards.schema import DatasetManifest
 

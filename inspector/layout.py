@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 
-from roboshard.shards import storage
-from roboshard.shards.errors import FormatError
+from roboshard import storage
+from roboshard.common.errors import FormatError
 from roboshard.shards.names import episode_of_key, split_member_name
 from roboshard.shards.schema import ShardManifest
 from roboshard.shards.tar import TarMember, scan

@@ -9,8 +9,8 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
+from roboshard.common.errors import FormatError
 from roboshard.inspector.problems import CONVERT_AGAIN, Place
-from roboshard.shards.errors import FormatError
 from roboshard.shards.gop import distances
 from roboshard.shards.schema import CameraRecord
 from roboshard.shards.slices import open_slice

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from threading import Lock
 
-from roboshard.shards.errors import RoboshardError
+from roboshard.common.errors import RoboshardError
 from roboshard.shards.missing import total
 
 MAX_KEPT = 10_000

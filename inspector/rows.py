@@ -6,9 +6,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from roboshard.common import jsonio
+from roboshard.common.errors import RoboshardError
 from roboshard.inspector.problems import CONVERT_AGAIN, Place
-from roboshard.shards import jsonio
-from roboshard.shards.errors import RoboshardError
 from roboshard.shards.rows import decode_rows, read_episode_row, read_provenance
 from roboshard.shards.scalars import scalars
 from roboshard.shards.schema import MAX_FRAMES, EpisodeRecord, Provenance

@@ -5,6 +5,8 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
+from roboshard import storage
+from roboshard.common.errors import DamageError, MissingError, RoboshardError
 from roboshard.inspector.checksums import check_bytes
 from roboshard.inspector.episode import Contents, Expected, check_episode
 from roboshard.inspector.index import IndexRows
@@ -18,8 +20,6 @@ from roboshard.inspector.problems import (
     Problems,
 )
 from roboshard.inspector.source import SourceReader
-from roboshard.shards import storage
-from roboshard.shards.errors import DamageError, MissingError, RoboshardError
 from roboshard.shards.manifest import load_shard_manifest, shard_problems
 from roboshard.shards.schema import MAX_MANIFEST_BYTES, ShardEntry, ShardManifest, parse
 

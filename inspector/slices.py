@@ -6,8 +6,8 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
+from roboshard.common.errors import FormatError
 from roboshard.inspector.problems import CONVERT_AGAIN, Place, some
-from roboshard.shards.errors import FormatError
 from roboshard.shards.mp4 import SampleTables, read_sample_tables
 from roboshard.shards.names import is_matroska
 from roboshard.shards.schema import CameraRecord

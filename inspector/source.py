@@ -13,6 +13,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from roboshard.common import jsonio
+from roboshard.common.errors import RoboshardError
 from roboshard.inspector.packets import (
     PARAMETERS,
     Clock,
@@ -24,8 +26,6 @@ from roboshard.inspector.packets import (
 from roboshard.inspector.pictures import Original, compare_pictures
 from roboshard.inspector.problems import CONVERT_AGAIN, Place, some
 from roboshard.inspector.tables import compare_tables
-from roboshard.shards import jsonio
-from roboshard.shards.errors import RoboshardError
 from roboshard.shards.names import sample_key
 from roboshard.shards.rows import read_episode_row
 from roboshard.shards.schema import CameraRecord, DatasetManifest, EpisodeRecord

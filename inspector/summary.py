@@ -9,14 +9,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from roboshard.shards import storage
+from roboshard import storage
+from roboshard.common.selection import spread
 from roboshard.shards.cameras import EPISODES_LOOKED_AT, CameraSummary, summarize_cameras
 from roboshard.shards.index import MAX_INDEX_BYTES
 from roboshard.shards.manifest import load_index
 from roboshard.shards.names import camera_suffixes, member_name
 from roboshard.shards.reader import ShardedDataset
 from roboshard.shards.schema import CameraRecord
-from roboshard.shards.selection import spread
 
 BARS = 10
 

@@ -20,6 +20,16 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from roboshard import storage
+from roboshard.common import interrupts, jsonio
+from roboshard.common.errors import (
+    DamageError,
+    MissingError,
+    OptionError,
+    RoboshardError,
+    StorageError,
+)
+from roboshard.common.progress import Progress
 from roboshard.inspector.config import VerifyConfig
 from roboshard.inspector.episode import Expected
 from roboshard.inspector.index import IndexRows
@@ -35,14 +45,6 @@ from roboshard.inspector.problems import (
 from roboshard.inspector.rows import provenance_fields
 from roboshard.inspector.shard import Checked, Dataset, ShardCheck, ShardTask
 from roboshard.inspector.source import SourceComparison
-from roboshard.shards import interrupts, jsonio, storage
-from roboshard.shards.errors import (
-    DamageError,
-    MissingError,
-    OptionError,
-    RoboshardError,
-    StorageError,
-)
 from roboshard.shards.index import MAX_INDEX_BYTES
 from roboshard.shards.locate import locate
 from roboshard.shards.manifest import load_dataset_manifest, load_index
@@ -53,7 +55,6 @@ from roboshard.shards.names import (
     is_shard_name,
     shard_manifest_name,
 )
-from roboshard.shards.progress import Progress
 from roboshard.shards.schema import MAX_MANIFEST_BYTES, DatasetManifest, parse
 
 SKIPPED_REPORT = "skipped.json"

@@ -8,10 +8,10 @@ from typing import Literal
 
 import torch
 
-from roboshard.shards.cache import DiskCache
-from roboshard.shards.errors import OptionError
+from roboshard.common.errors import OptionError
 from roboshard.shards.fetch import ReadSettings
-from roboshard.shards.storage import Patience
+from roboshard.storage import Patience
+from roboshard.storage.cache import DiskCache
 
 ImageTransform = Callable[[torch.Tensor], torch.Tensor]
 EpisodeOrder = Literal["global", "shard"]

@@ -7,7 +7,7 @@ from typing import overload
 import numpy as np
 from numpy.typing import NDArray
 
-from roboshard.shards.errors import OptionError
+from roboshard.common.errors import OptionError
 
 COLUMNS = ("episode_index", "length", "dataset_from_index", "dataset_to_index")
 MAX_ROWS, ROWS_AN_EPISODE = 1 << 22, 64

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from roboshard.common.errors import FormatError, OptionError
 from roboshard.loader.config import LoaderConfig, SampleConfig, SelectionConfig
 from roboshard.loader.episodes.episode import Membership
 from roboshard.loader.meta import DatasetMeta, meta_of
@@ -18,7 +19,6 @@ from roboshard.loader.running.device import check_devices
 from roboshard.loader.samples.rows import PictureKey
 from roboshard.loader.samples.windows import frame_offsets
 from roboshard.loader.sources import Source
-from roboshard.shards.errors import FormatError, OptionError
 from roboshard.shards.features import DTYPES, OBJECT_DTYPES, Features, depth_scale
 from roboshard.shards.locate import Urls
 from roboshard.shards.reader import ShardedDataset

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from functools import cached_property
 from typing import Any
 
+from roboshard.common.errors import OptionError
 from roboshard.loader import topology
 from roboshard.loader.job import LoadJob
 from roboshard.loader.meta import DatasetMeta
@@ -15,7 +16,6 @@ from roboshard.loader.running.runner import EpochRunner
 from roboshard.loader.samples.rows import Batch
 from roboshard.loader.state import STATE_VERSION, LoaderState, MixtureState, check_state
 from roboshard.loader.stats import LoaderStats
-from roboshard.shards.errors import OptionError
 from roboshard.shards.gop import COSTLY
 
 WARN_AFTER = 256

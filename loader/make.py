@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import cast
 
+from roboshard.common.errors import OptionError
 from roboshard.loader.config import (
     EpisodeOrder,
     FrameOrder,
@@ -22,7 +23,6 @@ from roboshard.loader.job import make_job
 from roboshard.loader.loader import Loader
 from roboshard.loader.mixture_job import Mixture, is_mixture, make_mixture_job
 from roboshard.loader.topology import resolve_rank
-from roboshard.shards.errors import OptionError
 from roboshard.shards.locate import Urls
 
 

@@ -10,6 +10,7 @@ from typing import Any, overload
 import numpy as np
 import torch.utils.data
 
+from roboshard.common.errors import OptionError
 from roboshard.loader.batches.buffers import ReusedBuffers
 from roboshard.loader.batches.images import transform_images
 from roboshard.loader.config import (
@@ -31,7 +32,6 @@ from roboshard.loader.order.plan import Draw
 from roboshard.loader.resources import Resources
 from roboshard.loader.samples.rows import Batch, delta_windows
 from roboshard.loader.stats import Counter
-from roboshard.shards.errors import OptionError
 from roboshard.shards.locate import Urls
 
 RESIDENT_EPISODES = 8

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from roboshard.common.errors import FormatError, OptionError
+from roboshard.common.jsonio import Json
 from roboshard.loader.episode_table import EpisodeTable
-from roboshard.shards.errors import FormatError, OptionError
 from roboshard.shards.features import Features, depth_factor, is_depth, keys_of
-from roboshard.shards.jsonio import Json
 from roboshard.shards.schema import DatasetManifest
 
 MAX_FPS = 1e9

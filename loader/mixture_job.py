@@ -7,6 +7,8 @@ from typing import Any, TypeGuard
 import numpy as np
 from numpy.typing import NDArray
 
+from roboshard import storage
+from roboshard.common.errors import OptionError
 from roboshard.loader.config import LoaderConfig, SampleConfig
 from roboshard.loader.episodes.episode import Membership
 from roboshard.loader.job import (
@@ -23,8 +25,6 @@ from roboshard.loader.missing import choose_features
 from roboshard.loader.order.schedule import MAX_PERIOD, Schedule, shares
 from roboshard.loader.samples.windows import frame_offsets
 from roboshard.loader.sources import Source
-from roboshard.shards import storage
-from roboshard.shards.errors import OptionError
 from roboshard.shards.features import (
     FLOAT_DTYPES,
     OBJECT_DTYPES,

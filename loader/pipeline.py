@@ -18,6 +18,7 @@ from collections.abc import Collection, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from roboshard.common.errors import RoboshardError
 from roboshard.loader.batches.batch import single_samples
 from roboshard.loader.batches.decode_ahead import Again, decode_video
 from roboshard.loader.batches.images import transform_images
@@ -29,7 +30,6 @@ from roboshard.loader.order.plan import Draw
 from roboshard.loader.resources import Resources, return_freed_memory
 from roboshard.loader.samples.rows import Batch, WindowedStep, delta_windows
 from roboshard.loader.stages import Stages
-from roboshard.shards.errors import RoboshardError
 
 
 @dataclass(frozen=True)

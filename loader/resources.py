@@ -5,6 +5,7 @@ from contextlib import suppress
 
 import numpy as np
 
+from roboshard import storage
 from roboshard.loader import topology
 from roboshard.loader.batches.buffers import Buffers
 from roboshard.loader.batches.decode_threads import DecodeThreads
@@ -15,7 +16,6 @@ from roboshard.loader.job import LoadJob
 from roboshard.loader.order.mixture import pool_sizes
 from roboshard.loader.sources import ConcatDataset
 from roboshard.loader.stats import Counter
-from roboshard.shards import storage
 
 LOCAL_READING = (2, 128 << 20)
 """Threads that read ahead in each process, and bytes that they read ahead, over all workers of a rank."""

@@ -8,9 +8,9 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from roboshard.common.errors import RoboshardError
 from roboshard.loader.episodes.episode import PLAIN, Membership
 from roboshard.loader.order.plan import Episodes
-from roboshard.shards.errors import RoboshardError
 from roboshard.shards.features import Features
 from roboshard.shards.fetch import OnRead, ignore
 from roboshard.shards.reader import EpisodeData, ShardedDataset

@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from roboshard.shards.errors import OptionError
+from roboshard.common.errors import OptionError
 
 STATE_VERSION = 1
 

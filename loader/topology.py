@@ -5,7 +5,7 @@ import os
 import torch.distributed
 import torch.utils.data
 
-from roboshard.shards.errors import OptionError
+from roboshard.common.errors import OptionError
 
 LAUNCHER_VARIABLES = (
     ("RANK", "WORLD_SIZE"),  # torchrun, accelerate, deepspeed

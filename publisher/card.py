@@ -10,13 +10,13 @@ from operator import attrgetter
 
 import yaml
 
+from roboshard import storage
+from roboshard.common.jsonio import Json
+from roboshard.common.plain import plain
+from roboshard.common.selection import spread
 from roboshard.publisher.preview import Preview, make_preview
-from roboshard.shards import storage
 from roboshard.shards.cameras import EPISODES_LOOKED_AT, summarize_cameras
-from roboshard.shards.jsonio import Json
-from roboshard.shards.plain import plain
 from roboshard.shards.reader import ShardedDataset
-from roboshard.shards.selection import spread
 
 CARD = "README.md"
 PREVIEW = "roboshard-preview.png"

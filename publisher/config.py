@@ -6,7 +6,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from roboshard.shards.errors import OptionError
+from roboshard.common.errors import OptionError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,14 +10,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
+from roboshard import storage
+from roboshard.common import interrupts, jsonio
+from roboshard.common.errors import DamageError, MissingError, OptionError, RoboshardError
 from roboshard.publisher.card import CARD, PREVIEW, is_ours, make_card
 from roboshard.publisher.config import UploadConfig
-from roboshard.shards import interrupts, jsonio, storage
-from roboshard.shards.errors import DamageError, MissingError, OptionError, RoboshardError
 from roboshard.shards.manifest import load_dataset_manifest, load_shard_manifest
 from roboshard.shards.names import DATASET_MANIFEST, is_shard_name, shard_manifest_name
 from roboshard.shards.schema import MAX_MANIFEST_BYTES, DatasetManifest, FileEntry, ShardEntry
-from roboshard.shards.storage.targets import RemoteFile, Target, Upload, target_of
+from roboshard.storage.targets import RemoteFile, Target, Upload, target_of
 
 MAX_CARD_BYTES = 16 << 20
 PART_OF_A_REPOSITORY = {".gitattributes"}

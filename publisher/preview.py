@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from roboshard.shards.errors import RoboshardError
+from roboshard.common.errors import RoboshardError
 from roboshard.shards.reader import ShardedDataset
 
 MAX_EPISODES, MAX_CAMERAS = 4, 6

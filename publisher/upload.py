@@ -1,7 +1,7 @@
 """An upload from start to end: the file to read first.
 
 plan       verify the source, list the destination, decide         plan.py
-create     the bucket or repository, where it is missing           shards.storage.targets
+create     the bucket or repository, where it is missing           storage.targets
 withdraw   dataset.json, where what it lists is not or will not be there
 send       shards with their manifests, in parallel, each seen to be there before it counts
 finish     index, card and picture; then dataset.json, last of all
@@ -14,13 +14,13 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 
+from roboshard.common import interrupts
+from roboshard.common.errors import OptionError
+from roboshard.common.progress import Progress
 from roboshard.publisher.config import UploadConfig
 from roboshard.publisher.plan import UploadPlan, check_shard, make_plan
-from roboshard.shards import interrupts
-from roboshard.shards.errors import OptionError
 from roboshard.shards.names import DATASET_MANIFEST
-from roboshard.shards.progress import Progress
-from roboshard.shards.storage.targets import Target, Upload
+from roboshard.storage.targets import Target, Upload
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,11 +1,11 @@
-"""The shard format and all storage I/O: the vocabulary that converter and loader share.
+"""The shard format: the vocabulary that converter and loader share.
 
 Reading top-down: `schema` (the documents), `names`, `tar` and `rows` (what a shard is made of), `writer` and
 `reader` (a shard out, an episode in), `manifest` and `index` (what holds a dataset together), `rebuild`
-(deriving those again from bare tars), `storage` (every byte in or out).
+(deriving those again from bare tars).
 """
 
-from roboshard.shards.errors import (
+from roboshard.common.errors import (
     DamageError,
     FormatError,
     MissingError,

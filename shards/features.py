@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Self
 
-from roboshard.shards.errors import FormatError
-from roboshard.shards.jsonio import Json
+from roboshard.common.errors import FormatError
+from roboshard.common.jsonio import Json
 
 Spec = Mapping[str, Json]
 """One feature: dtype, shape, names, and `info` of cameras."""

@@ -5,12 +5,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
-from roboshard.shards import storage
-from roboshard.shards.cache import CacheKey, DiskCache, object_of
-from roboshard.shards.errors import DamageError, MissingError
+from roboshard import storage
+from roboshard.common.errors import DamageError, MissingError
 from roboshard.shards.ranges import ByteRange, coalesce
 from roboshard.shards.sample import Piece
 from roboshard.shards.schema import ShardEntry
+from roboshard.storage.cache import CacheKey, DiskCache, object_of
 
 MAX_READ = 16 << 20
 """Bytes of one read of several pieces. Object stores are at their best from 8 to 64 MiB."""

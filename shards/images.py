@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
-from roboshard.shards.errors import FormatError
+from roboshard.common.errors import FormatError
 from roboshard.shards.features import Spec, picture_shape
 
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP")

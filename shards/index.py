@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from roboshard.shards.errors import FormatError
+from roboshard.common.errors import FormatError
 from roboshard.shards.parquet_limits import check_decoded
 from roboshard.shards.schema import DatasetManifest, ShardManifest
 

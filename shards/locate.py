@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import braceexpand
 
-from roboshard.shards import storage
-from roboshard.shards.errors import OptionError
+from roboshard import storage
+from roboshard.common.errors import OptionError
 from roboshard.shards.names import SHARD_FOLDER
 
 MAX_URLS = 1_000_000

@@ -8,8 +8,9 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from roboshard.shards import jsonio, storage
-from roboshard.shards.errors import (
+from roboshard import storage
+from roboshard.common import jsonio
+from roboshard.common.errors import (
     DamageError,
     FormatError,
     MissingError,

@@ -7,7 +7,7 @@ first dot; and no two suffixes of a sample differ by case alone, because WebData
 import re
 from collections.abc import Sequence
 
-from roboshard.shards.errors import FormatError, OptionError
+from roboshard.common.errors import FormatError, OptionError
 
 DATASET_MANIFEST = "dataset.json"
 EPISODE_INDEX = "episodes.parquet"

@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from roboshard.shards.errors import FormatError, SourceError
+from roboshard.common.errors import FormatError, SourceError
 from roboshard.shards.parquet_footer import ColumnChunk, read_column_chunks
 from roboshard.shards.thrift import CompactReader
 

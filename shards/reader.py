@@ -11,8 +11,8 @@ from threading import Lock
 
 import numpy as np
 
-from roboshard.shards import storage
-from roboshard.shards.errors import (
+from roboshard import storage
+from roboshard.common.errors import (
     DamageError,
     FormatError,
     MissingError,

@@ -9,8 +9,9 @@ from pathlib import Path
 import pyarrow as pa
 from crc32c import crc32c
 
-from roboshard.shards import interrupts, storage
-from roboshard.shards.errors import FormatError, MissingError
+from roboshard import storage
+from roboshard.common import interrupts
+from roboshard.common.errors import FormatError, MissingError
 from roboshard.shards.manifest import shard_problems, write_dataset
 from roboshard.shards.missing import missing_values
 from roboshard.shards.names import (

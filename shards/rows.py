@@ -11,8 +11,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from roboshard.shards import jsonio
-from roboshard.shards.errors import FormatError
+from roboshard.common import jsonio
+from roboshard.common.errors import FormatError
 from roboshard.shards.parquet_limits import check_decoded
 from roboshard.shards.schema import (
     MAX_MANIFEST_BYTES,

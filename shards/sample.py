@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from crc32c import crc32c
 
-from roboshard.shards.errors import DamageError, FormatError
+from roboshard.common.errors import DamageError, FormatError
 from roboshard.shards.names import RECORD_SUFFIX, ROWS_SUFFIX, matroska_suffix, member_name
 from roboshard.shards.ranges import ByteRange
 from roboshard.shards.schema import MAX_RECORD_BYTES, EpisodeRecord, MemberEntry, SampleEntry, parse

@@ -15,9 +15,9 @@ from pydantic import (
     model_validator,
 )
 
-from roboshard.shards import jsonio
+from roboshard.common import jsonio
+from roboshard.common.errors import FormatError, VersionError
 from roboshard.shards.documents import Document, Finding, SparseDocument
-from roboshard.shards.errors import FormatError, VersionError
 from roboshard.shards.missing import total
 from roboshard.shards.names import (
     MAX_EPISODES,

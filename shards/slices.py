@@ -12,7 +12,7 @@ from typing import Any
 import av
 import numpy as np
 
-from roboshard.shards.errors import FormatError
+from roboshard.common.errors import FormatError
 from roboshard.shards.matroska import read_matroska
 from roboshard.shards.matroska_track import codec_ids
 from roboshard.shards.mp4 import Data, SampleTables, read_sample_tables

@@ -9,7 +9,7 @@ import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from roboshard.shards.errors import DamageError, FormatError
+from roboshard.common.errors import DamageError, FormatError
 from roboshard.shards.names import split_member_name
 from roboshard.shards.schema import MAX_MEMBER_BYTES
 

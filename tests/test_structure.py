@@ -20,6 +20,7 @@ import roboshard.loader
 import roboshard.publisher
 import roboshard.shards
 import roboshard.viewer
+from roboshard.common import errors
 from roboshard.converter import (
     ConversionReport,
     ConvertConfig,
@@ -31,20 +32,23 @@ from roboshard.converter import (
 )
 from roboshard.loader import DatasetMeta, Loader, LoaderStats, MapDataset, make_loader
 from roboshard.loader.meta import MapMeta
-from roboshard.shards import ShardedDataset, errors, rebuild
+from roboshard.shards import ShardedDataset, rebuild
 
 ROOT = Path(__file__).parents[1]
-PARTS = ("shards", "converter", "loader", "publisher", "inspector", "viewer", "exporter", "cli")
+BASE = {"common", "storage", "shards"}
 MAY_IMPORT = {
-    "shards": {"shards"},
-    "converter": {"converter", "shards"},
-    "loader": {"loader", "shards"},
-    "publisher": {"publisher", "shards"},
-    "inspector": {"inspector", "shards"},
-    "viewer": {"viewer", "loader", "shards"},
-    "exporter": {"exporter", "shards"},
-    "cli": {"cli", "converter", "exporter", "inspector", "loader", "publisher", "shards", "viewer"},
+    "common": {"common"},
+    "storage": {"common", "storage"},
+    "shards": BASE,
+    "converter": BASE | {"converter"},
+    "loader": BASE | {"loader"},
+    "publisher": BASE | {"publisher"},
+    "inspector": BASE | {"inspector"},
+    "viewer": BASE | {"viewer", "loader"},
+    "exporter": BASE | {"exporter"},
+    "cli": BASE | {"cli", "converter", "exporter", "inspector", "loader", "publisher", "viewer"},
 }
+PARTS = tuple(MAY_IMPORT)
 WHEN_NEEDED = {
     ROOT / "publisher/preview.py": {
         "loader"
@@ -150,6 +154,19 @@ def imported_from_anywhere(path: Path) -> Iterator[str]:
 @pytest.mark.parametrize(
     ("module", "unwanted"),
     [
+        (
+            "roboshard.storage",
+            {
+                "huggingface_hub",
+                "fsspec",
+                "urllib3",
+                "pyarrow",
+                "numpy",
+                "pydantic",
+                "torch",
+                "roboshard.shards",
+            },
+        ),
         (
             "roboshard.shards",
             {"torch", "torchcodec", "webdataset", "av", "tyro", "roboshard.converter"},

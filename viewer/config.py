@@ -7,7 +7,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from roboshard.shards.errors import OptionError
+from roboshard.common.errors import OptionError
 
 MAX_FRAMES = 24
 """On one row of the sheet: more could not be made out."""

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from roboshard.shards.jsonio import Json
+from roboshard.common.jsonio import Json
 
 MAX_DIMENSIONS = 64
 """Of a feature that is drawn as curves; wider ones are embeddings, tactile pads, …"""

@@ -12,8 +12,8 @@ from typing import IO, Any
 
 import numpy as np
 
-from roboshard.shards import storage
-from roboshard.shards.plain import plain
+from roboshard import storage
+from roboshard.common.plain import plain
 from roboshard.viewer.content import Content, Curves
 from roboshard.viewer.pictures import Picture, depth_steps, encode_jpeg
 from roboshard.viewer.pipe import copied_from

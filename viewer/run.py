@@ -7,9 +7,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from roboshard.shards import storage
-from roboshard.shards.errors import OptionError
-from roboshard.shards.selection import spread
+from roboshard import storage
+from roboshard.common.errors import OptionError
+from roboshard.common.selection import spread
 from roboshard.viewer.config import PreviewConfig
 from roboshard.viewer.content import Content, make_content
 from roboshard.viewer.pictures import Picture, as_picture

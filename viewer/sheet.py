@@ -17,7 +17,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from matplotlib.typing import ColorType
 
-from roboshard.shards.plain import plain
+from roboshard.common.plain import plain
 from roboshard.viewer.content import Content, Curves
 from roboshard.viewer.layout import (
     LEFT,

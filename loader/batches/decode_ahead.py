@@ -9,12 +9,12 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
 
+from roboshard.common.errors import RoboshardError
 from roboshard.loader.batches.decode_threads import DecodeThreads
 from roboshard.loader.batches.pending import PendingStep
 from roboshard.loader.order.plan import Draw
 from roboshard.loader.samples.rows import Batch, WindowedStep
 from roboshard.loader.stats import Counter
-from roboshard.shards.errors import RoboshardError
 
 LOOK_AHEAD_BYTES = 512 << 20
 """Of batches that are being decoded at once; two steps at least, so that no thread waits for a step's last frame."""

@@ -11,6 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from threading import Condition
 
+from roboshard.common.errors import RoboshardError
 from roboshard.loader.batches.buffers import Buffers
 from roboshard.loader.batches.early import EarlyPictures
 from roboshard.loader.batches.pending import PendingStep
@@ -19,7 +20,6 @@ from roboshard.loader.batches.wanted import PictureSource, Requests, Slice, Targ
 from roboshard.loader.decoding.pictures import Picture, lasting, made
 from roboshard.loader.samples.rows import PictureKey, WindowedStep
 from roboshard.loader.stats import Counter
-from roboshard.shards.errors import RoboshardError
 
 SETTLED_AT_ONCE = 8
 """Frames of a slice after which the steps that they are of are told."""

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from roboshard.common.errors import FormatError
 from roboshard.loader.batches.buffers import Buffers
 from roboshard.loader.decoding.pictures import Picture, copy_picture, is_brightness
 from roboshard.loader.samples.rows import Batch, PictureKey, WindowedStep, check_shapes
-from roboshard.shards.errors import FormatError
 
 
 class PendingStep:

@@ -17,11 +17,11 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
+from roboshard.common.errors import FormatError
 from roboshard.loader.decoding.codec import FORGETTING, Codec, Kind
 from roboshard.loader.decoding.parameter_sets import NO_SETS, Start, starts_of_gops
 from roboshard.loader.decoding.pictures import Picture
 from roboshard.loader.decoding.settings import PictureSettings
-from roboshard.shards.errors import FormatError
 from roboshard.shards.gop import mean_random_cost
 from roboshard.shards.mp4 import IntArray, SampleTables
 from roboshard.shards.schema import CameraRecord

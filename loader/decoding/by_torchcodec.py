@@ -5,11 +5,11 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
+from roboshard.common.errors import FormatError
 from roboshard.loader.decoding.parameter_sets import starts_of_gops
 from roboshard.loader.decoding.pictures import Picture
 from roboshard.loader.decoding.settings import PictureSettings
 from roboshard.loader.decoding.torchcodec_module import torchcodec
-from roboshard.shards.errors import FormatError
 from roboshard.shards.gop import decode_cost
 from roboshard.shards.schema import CameraRecord
 from roboshard.shards.slices import SlicePackets

@@ -17,6 +17,7 @@ from typing import Protocol
 import av
 import torch
 
+from roboshard.common.errors import FormatError
 from roboshard.loader.decoding.by_packets import PacketDecoder
 from roboshard.loader.decoding.by_torchcodec import TorchcodecDecoder, seeks_right
 from roboshard.loader.decoding.depth import depth_pixels
@@ -24,7 +25,6 @@ from roboshard.loader.decoding.pictures import Picture, made, resized
 from roboshard.loader.decoding.rgb import picture_of
 from roboshard.loader.decoding.settings import PictureSettings
 from roboshard.loader.decoding.torchcodec_module import torchcodec
-from roboshard.shards.errors import FormatError
 from roboshard.shards.features import DepthScale
 from roboshard.shards.schema import CameraRecord
 from roboshard.shards.slices import SlicePackets, read_slice

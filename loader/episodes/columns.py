@@ -17,7 +17,7 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
-from roboshard.shards.errors import FormatError, RoboshardError
+from roboshard.common.errors import FormatError, RoboshardError
 from roboshard.shards.missing import Mask, is_list, missing_rows
 from roboshard.shards.scalars import as_declared, loaded_type
 

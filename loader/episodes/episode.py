@@ -9,12 +9,12 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
+from roboshard.common.errors import FormatError
 from roboshard.loader.decoding.pictures import Picture, resized
 from roboshard.loader.decoding.settings import PictureSettings
 from roboshard.loader.episodes.columns import Column, TensorColumn, empty_column, make_column
 from roboshard.loader.episodes.images import ImageFiles, make_images
 from roboshard.loader.episodes.video import Video
-from roboshard.shards.errors import FormatError
 from roboshard.shards.features import (
     ROW_DTYPES,
     ROW_NUMBERS,

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from roboshard.common.errors import RoboshardError, StorageError
 from roboshard.loader.config import OnError
 from roboshard.loader.decoding.settings import PictureSettings
 from roboshard.loader.episodes.episode import Episode
@@ -19,7 +20,6 @@ from roboshard.loader.episodes.read_ahead import ReadAhead
 from roboshard.loader.order.plan import Draw
 from roboshard.loader.sources import Source
 from roboshard.loader.stats import Counter
-from roboshard.shards.errors import RoboshardError, StorageError
 
 DRAWS_AT_ONCE = 8
 """Steps whose episodes are wanted together, so that neighbours in a shard are found."""

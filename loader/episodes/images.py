@@ -6,8 +6,8 @@ from threading import Lock
 import numpy as np
 import pyarrow as pa
 
+from roboshard.common.errors import FormatError
 from roboshard.loader.episodes.columns import stored, unreadable
-from roboshard.shards.errors import FormatError
 from roboshard.shards.features import Spec, depth_factor, is_depth, picture_shape
 from roboshard.shards.images import Pixels, check_image, most_pixels, read_image
 from roboshard.shards.missing import Mask, missing_rows

@@ -6,7 +6,7 @@ A pool is a stretch of the tape: some episodes, laid end to end. Offset 0 is its
 import numpy as np
 from numpy.typing import NDArray
 
-from roboshard.shards.permute import derive_key, permute, random_integers
+from roboshard.common.permute import derive_key, permute, random_integers
 
 SWEEP_CHUNK = 2
 """Frames that the longest episode of a pool gives at a time; shorter ones give less, in proportion."""

@@ -17,10 +17,10 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from roboshard.common.permute import derive_key
 from roboshard.loader.config import OrderConfig
 from roboshard.loader.order.plan import Draw, Episodes, Slots, Tape
 from roboshard.loader.order.schedule import LaneCounts, Schedule
-from roboshard.shards.permute import derive_key
 
 IntArray = NDArray[np.int64]
 KEPT_TAPES = 4

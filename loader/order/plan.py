@@ -16,9 +16,9 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from roboshard.common.permute import derive_key, permute
 from roboshard.loader.config import OrderConfig
 from roboshard.loader.order.frame_order import sweep, uniform
-from roboshard.shards.permute import derive_key, permute
 
 IntArray = NDArray[np.int64]
 

@@ -5,7 +5,7 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import TypeVar
 
-from roboshard.shards import interrupts
+from roboshard.common import interrupts
 
 T = TypeVar("T")
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 
+from roboshard.common.errors import OptionError
 from roboshard.loader.config import LoaderConfig
 from roboshard.loader.samples.rows import Batch
-from roboshard.shards.errors import OptionError
 
 
 def check_devices(config: LoaderConfig) -> None:

@@ -19,6 +19,7 @@ import torch.utils.data
 from torch.utils.data._utils import signal_handling
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
+from roboshard.common import interrupts
 from roboshard.loader import topology
 from roboshard.loader.batches.decode_ahead import LOOK_AHEAD_STEPS
 from roboshard.loader.epochs import epochs_from, num_own_steps
@@ -29,7 +30,6 @@ from roboshard.loader.running.ring import Message, RingPlan, RingReceiver, RingS
 from roboshard.loader.running.stream import EpochStream
 from roboshard.loader.samples.rows import Batch
 from roboshard.loader.stats import Counter, LoaderStats
-from roboshard.shards import interrupts
 
 PREFETCHED_PER_WORKER = 1  # beside what each decodes ahead by itself
 DEATH_TAKES_S = 1.0

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from roboshard.common.errors import FormatError
 from roboshard.loader.episodes.episode import Episode
 from roboshard.loader.episodes.fetch import DrawnStep
 from roboshard.loader.order.plan import Draw
 from roboshard.loader.samples.windows import window
 from roboshard.loader.stats import Counter
-from roboshard.shards.errors import FormatError
 
 Batch = dict[str, Any]
 Offsets = Mapping[str, NDArray[np.int64]]

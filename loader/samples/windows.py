@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from roboshard.shards.errors import OptionError
+from roboshard.common.errors import OptionError
 
 MAX_OFFSET_S = 1e9
 Window = tuple[NDArray[np.int64], NDArray[np.bool_]]

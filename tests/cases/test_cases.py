@@ -8,7 +8,7 @@ import pytest
 from support.case_checks import check_loads, check_round_trip, check_verifies, converted
 from support.cases import CASES, case_names, read_case
 
-from roboshard.shards.errors import SourceError
+from roboshard.common.errors import SourceError
 
 
 @pytest.mark.parametrize("name", case_names())

@@ -9,9 +9,9 @@ import pytest
 from support.case_checks import check_loads, check_round_trip, check_verifies
 from support.cases import check_sample, read_tool_case, tool_case_names
 
+from roboshard.common.errors import SourceError
 from roboshard.converter import ConvertConfig, convert
 from roboshard.loader import open_dataset
-from roboshard.shards.errors import SourceError
 
 LESS_FRAMES = "recorded_with_frames_dropped"
 EXACT = [name for name in tool_case_names() if LESS_FRAMES not in name]

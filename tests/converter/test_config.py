@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from roboshard.common.selection import parse_episodes
 from roboshard.converter import ConvertConfig
 from roboshard.converter.config import MAX_SHARD_SIZE, MIN_SHARD_SIZE, parse_size
 from roboshard.shards import OptionError
-from roboshard.shards.selection import parse_episodes
 
 UNITS = {
     "": 1,

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 from support.lerobot_source import Camera, Source, build
 
+from roboshard.common import interrupts
 from roboshard.converter import ConvertConfig, convert
-from roboshard.shards import interrupts
 
 
 @pytest.fixture(scope="module")

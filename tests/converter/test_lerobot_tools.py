@@ -12,9 +12,9 @@ from support.case_checks import check_loads
 from support.cases import TOOL_CASES, Case, read_samples
 from support.lerobot_tools import made_by
 
+from roboshard.common.errors import RoboshardError
 from roboshard.converter import ConvertConfig, convert
 from roboshard.loader import open_dataset
-from roboshard.shards.errors import RoboshardError
 
 if TYPE_CHECKING:
     from support.lerobot import LeRobot

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from roboshard.common.selection import select_episodes
 from roboshard.converter.plan import plan_shards, shuffle_episodes
 from roboshard.shards import OptionError
-from roboshard.shards.selection import select_episodes
 
 SIZES = st.lists(st.integers(1, 20), max_size=80).map(lambda sizes: np.array(sizes, dtype=np.int64))
 TARGETS = st.integers(1, 60)

@@ -12,8 +12,9 @@ from support.broken_source import BrokenSource, put_at
 from support.lerobot_source import Camera, Source, build
 from support.slowly import slowly
 
+from roboshard import storage
 from roboshard.converter import ConversionReport
-from roboshard.shards import MissingError, ShardedDataset, SourceError, rebuild, storage
+from roboshard.shards import MissingError, ShardedDataset, SourceError, rebuild
 
 TOP = "observation.images.top"
 Run = Callable[..., ConversionReport]

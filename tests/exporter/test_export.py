@@ -21,6 +21,7 @@ from support.lerobot_v21_source import write_v21
 from support.servers import LocalHub, RangeServer, S3Server
 
 from roboshard.cli.main import dispatch
+from roboshard.common.jsonio import Json
 from roboshard.converter import ConvertConfig, ReencodeConfig, convert
 from roboshard.exporter import ExportConfig, ExportReport, export, run
 from roboshard.exporter.layout import Limits
@@ -28,7 +29,6 @@ from roboshard.exporter.statistics import Statistics
 from roboshard.exporter.timing import evened, period_of, span_of, start_of
 from roboshard.exporter.video import is_hevc_idr
 from roboshard.shards import OptionError, ShardedDataset, SourceError
-from roboshard.shards.jsonio import Json
 
 pytest_plugins = ["support.servers.fixtures"]
 

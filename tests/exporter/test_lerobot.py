@@ -16,9 +16,9 @@ from support.cases import TOOL_CASES, case_names, read_tool_case, tool_case_name
 from support.lerobot_source import HARD_CASES, Camera, Source, build
 from support.lerobot_tools import outcomes
 
+from roboshard.common.errors import RoboshardError
 from roboshard.converter import ConvertConfig, convert
 from roboshard.exporter import ExportConfig, export
-from roboshard.shards.errors import RoboshardError
 
 if TYPE_CHECKING:
     from support.lerobot import LeRobot

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from support.cases import CASES
 
+from roboshard.common.errors import OptionError
 from roboshard.converter import ConvertConfig, convert
 from roboshard.inspector import Diagnosis, DoctorConfig, diagnose
-from roboshard.shards.errors import OptionError
 
 
 def look(source: Path, **options: int | str) -> Diagnosis:

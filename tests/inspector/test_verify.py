@@ -20,12 +20,12 @@ from support.lerobot_source import Camera, Source, build
 from support.servers import RangeServer
 
 from roboshard.cli.main import dispatch
+from roboshard.common.errors import OptionError
+from roboshard.common.jsonio import dump
 from roboshard.converter import ConvertConfig, convert
 from roboshard.inspector import Problem, VerifyConfig, VerifyReport, verify
 from roboshard.inspector.tables import compare_tables
-from roboshard.shards.errors import OptionError
 from roboshard.shards.index import index_bytes
-from roboshard.shards.jsonio import dump
 from roboshard.shards.schema import ShardManifest
 
 pytest_plugins = ["support.servers.fixtures"]

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from support.damage import Forgery
 from support.lerobot_source import Camera, Source, build
 
+from roboshard.common.jsonio import dump
 from roboshard.converter import ConvertConfig, ReencodeConfig, convert
 from roboshard.converter.alignment import RowTimes
 from roboshard.converter.encoder import UNTAGGED, Clip, encode
@@ -26,7 +27,6 @@ from roboshard.converter.video import VideoFile
 from roboshard.inspector import Problem, VerifyConfig, verify
 from roboshard.inspector.pictures import Original, compare_pictures
 from roboshard.inspector.problems import Place, Problems
-from roboshard.shards.jsonio import dump
 
 TOP, WRIST = "observation.images.top", "observation.images.wrist"
 GOP = 3

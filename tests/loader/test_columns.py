@@ -12,8 +12,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from roboshard.common.errors import FormatError
 from roboshard.loader.episodes.columns import Column, make_column
-from roboshard.shards.errors import FormatError
 from roboshard.shards.scalars import value_problem
 
 WHERE = "shard, episode 3, feature 'x'"

@@ -20,12 +20,12 @@ from hypothesis import strategies as st
 from support.cases import CASES
 from support.damage import Forgery
 
+from roboshard.common.errors import FormatError, RoboshardError
 from roboshard.converter import ConvertConfig, convert
 from roboshard.exporter import ExportConfig, export
 from roboshard.inspector import VerifyConfig, summarize, verify
 from roboshard.loader import make_loader, open_dataset
 from roboshard.shards import ShardedDataset
-from roboshard.shards.errors import FormatError, RoboshardError
 from roboshard.shards.features import ROW_NUMBERS, DepthScale, spec_problems
 from roboshard.shards.rows import EPISODE_METADATA
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
+from roboshard.common.errors import FormatError
 from roboshard.loader.episodes.images import ImageFiles, make_images
-from roboshard.shards.errors import FormatError
 from roboshard.shards.features import Spec
 
 WHERE = "shard, episode 3, feature 'x'"

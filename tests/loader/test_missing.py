@@ -17,11 +17,11 @@ from support.cases import CASES
 from support.damage import Forgery
 from support.missing_values import ADDED, COUNT, COUNTED, REWARD, build_missing, rewrite_rows
 
+from roboshard.common.errors import FormatError, MissingError, OptionError
 from roboshard.converter import ConvertConfig, convert
 from roboshard.inspector import VerifyConfig, summarize, verify
 from roboshard.loader import make_loader, open_dataset
 from roboshard.shards import rebuild
-from roboshard.shards.errors import FormatError, MissingError, OptionError
 from roboshard.shards.manifest import load_dataset_manifest
 
 LENGTHS = (6, 5, 7)

@@ -17,21 +17,15 @@ from crc32c import crc32c
 from support.remote_loading import digests, load_epochs, small_loader
 from support.servers import LocalHub, RangeServer
 
-from roboshard.shards import (
-    DamageError,
-    OptionError,
-    ReadSettings,
-    ShardedDataset,
-    cache_folder,
-    storage,
-)
-from roboshard.shards import cache_files as files
-from roboshard.shards.cache import MIN_BYTES, DiskCache
+from roboshard import storage
+from roboshard.shards import DamageError, OptionError, ReadSettings, ShardedDataset
 from roboshard.shards.fetch import ShardReads, ignore
 from roboshard.shards.ranges import ByteRange
 from roboshard.shards.reader import EpisodeData
 from roboshard.shards.sample import Piece
 from roboshard.shards.schema import FileEntry, ShardEntry
+from roboshard.storage.cache import MIN_BYTES, DiskCache, files
+from roboshard.storage.cache import folder as cache_folder
 
 pytest_plugins = ["support.servers.fixtures"]
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from roboshard.common.errors import OptionError
 from roboshard.loader.samples.windows import MAX_OFFSET_S, frame_offsets, window
-from roboshard.shards.errors import OptionError
 
 FPS = (5, 10, 15, 24, 29.97, 30, 50, 60, 1000 / 33)
 frame_rates = st.sampled_from(FPS)

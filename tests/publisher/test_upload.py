@@ -15,7 +15,7 @@ from support.servers import LocalHub, S3Server
 from roboshard.converter import ConvertConfig, convert
 from roboshard.publisher import UploadConfig, UploadReport, make_plan, upload
 from roboshard.shards import DamageError, MissingError, OptionError, ShardedDataset, StorageError
-from roboshard.shards.storage import targets_base
+from roboshard.storage import targets_base
 
 pytest_plugins = ["support.servers.fixtures"]
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from roboshard.shards.errors import FormatError
+from roboshard.common.errors import FormatError
 from roboshard.shards.images import MAX_PIXELS, check_image, most_pixels, read_image
 
 WHERE = "shard, episode 3, feature 'x', row 1"

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from roboshard.shards.errors import FormatError
+from roboshard.common.errors import FormatError
 from roboshard.shards.index import INDEX_SCHEMA, EpisodeIndex, index_bytes, read_index
 from roboshard.shards.manifest import (
     file_entry,

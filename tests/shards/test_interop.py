@@ -18,8 +18,9 @@ from support.containers import Video
 from support.lerobot_source import HARD_CASES, build
 from support.slowly import slowly
 
+from roboshard.common import jsonio
 from roboshard.converter import ConvertConfig, convert
-from roboshard.shards import ShardedDataset, jsonio
+from roboshard.shards import ShardedDataset
 from roboshard.shards.names import sample_key
 
 CASES = ("pusht", "mid_gop_starts", "tasks_in_any_script", "case_colliding_cameras", "matroska")

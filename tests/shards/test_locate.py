@@ -10,8 +10,8 @@ from braceexpand import braceexpand
 from hypothesis import given
 from hypothesis import strategies as st
 
+from roboshard.common.errors import OptionError, StorageError
 from roboshard.shards import locate as module
-from roboshard.shards.errors import OptionError, StorageError
 from roboshard.shards.locate import locate
 
 numbers = st.integers(0, 99)

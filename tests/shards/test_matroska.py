@@ -13,8 +13,8 @@ from av.video.stream import VideoStream
 from hypothesis import given
 from hypothesis import strategies as st
 
+from roboshard.common.errors import FormatError
 from roboshard.shards import ebml
-from roboshard.shards.errors import FormatError
 from roboshard.shards.matroska import read_matroska, rounded_ticks
 from roboshard.shards.matroska_track import Stream, codings, track_entry, with_frame_duration
 from roboshard.shards.matroska_writer import FINE_NS, MatroskaWriter

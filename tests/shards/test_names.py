@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from webdataset.tariterators import base_plus_ext
 
-from roboshard.shards.errors import FormatError, OptionError
+from roboshard.common.errors import FormatError, OptionError
 from roboshard.shards.names import (
     MAX_EPISODES,
     MAX_SHARDS,

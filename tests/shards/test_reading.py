@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from support.lerobot_source import FURTHER_CASES, HARD_CASES, build
 
+from roboshard.common import jsonio
 from roboshard.converter import ConvertConfig, convert
 from roboshard.shards import (
     DamageError,
@@ -23,7 +24,6 @@ from roboshard.shards import (
     RoboshardError,
     ShardedDataset,
     StorageError,
-    jsonio,
 )
 from roboshard.shards.names import member_name, sample_key
 from roboshard.shards.rows import decode_rows, read_episode_row

@@ -27,7 +27,7 @@ from roboshard.shards import (
 )
 from roboshard.shards.rows import PROVENANCE_METADATA
 from roboshard.shards.schema import document_bytes
-from roboshard.shards.storage import local
+from roboshard.storage import local
 
 
 @pytest.fixture

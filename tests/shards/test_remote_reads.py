@@ -28,10 +28,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.servers import RangeServer
 
-from roboshard.shards import ShardedDataset, storage
-from roboshard.shards.errors import DamageError, MissingError, RoboshardError, StorageError
+from roboshard import storage
+from roboshard.common.errors import DamageError, MissingError, RoboshardError, StorageError
+from roboshard.shards import ShardedDataset
 from roboshard.shards.locate import locate
-from roboshard.shards.storage import Patience, connections, redirects, replies, retry
+from roboshard.storage import Patience, connections, redirects, replies, retry
 
 pytest_plugins = ["support.servers.fixtures"]
 
@@ -524,7 +525,7 @@ def _read_often(url: str) -> None:
 
 FRESH = """
 import hashlib, sys
-from roboshard.shards import storage
+from roboshard import storage
 heavy = {"urllib3", "fsspec", "huggingface_hub", "tenacity", "s3fs"} & set(sys.modules)
 assert not heavy, heavy
 print(hashlib.sha256(storage.read_range(sys.argv[1], 1000, 200000)).hexdigest())

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from roboshard.shards import errors
-from roboshard.shards.errors import FormatError, RoboshardError, VersionError
+from roboshard.common import errors
+from roboshard.common.errors import FormatError, RoboshardError, VersionError
 from roboshard.shards.schema import (
     FORMAT_VERSION,
     MAX_TICK,

@@ -25,7 +25,7 @@ from support.tars import (
     scanned,
 )
 
-from roboshard.shards.errors import DamageError, FormatError, RoboshardError
+from roboshard.common.errors import DamageError, FormatError, RoboshardError
 from roboshard.shards.schema import MAX_MEMBER_BYTES
 from roboshard.shards.tar import (
     BLOCK,

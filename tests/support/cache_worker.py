@@ -15,8 +15,9 @@ from typing import Any
 
 from crc32c import crc32c
 
-from roboshard.shards import cache_files, cache_folder
-from roboshard.shards.cache import CacheKey, DiskCache
+from roboshard.storage.cache import CacheKey, DiskCache
+from roboshard.storage.cache import files as cache_files
+from roboshard.storage.cache import folder as cache_folder
 
 NUM_OBJECTS = 60
 

@@ -17,7 +17,8 @@ from typing import Any, Literal
 import pyarrow as pa
 from crc32c import crc32c
 
-from roboshard.shards import ShardedDataset, jsonio
+from roboshard.common import jsonio
+from roboshard.shards import ShardedDataset
 from roboshard.shards.index import index_bytes
 from roboshard.shards.manifest import file_entry, fingerprint
 from roboshard.shards.names import DATASET_MANIFEST, EPISODE_INDEX

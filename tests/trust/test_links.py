@@ -9,15 +9,16 @@ from pathlib import Path
 
 import pytest
 
+from roboshard import storage
 from roboshard.converter import ConvertConfig, convert, scratch
 from roboshard.converter.remote_destination import WORK_PREFIX, work_folder
 from roboshard.exporter import ExportConfig, export
 from roboshard.inspector import VerifyConfig, verify
 from roboshard.publisher import UploadConfig, upload
-from roboshard.shards import OptionError, StorageError, rebuild, storage
-from roboshard.shards.storage.local import TEMPORARY_SUFFIX
-from roboshard.shards.storage.targets_base import Upload
-from roboshard.shards.storage.targets_files import LocalTarget
+from roboshard.shards import OptionError, StorageError, rebuild
+from roboshard.storage.local import TEMPORARY_SUFFIX
+from roboshard.storage.targets_base import Upload
+from roboshard.storage.targets_files import LocalTarget
 
 THESIS = "do not lose me"
 

@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from roboshard import storage
 from roboshard.cli.run import run_command
-from roboshard.shards import RoboshardError, StorageError, storage
-from roboshard.shards.storage import redacted, targets_base
-from roboshard.shards.storage.targets import Target, Upload, target_of
+from roboshard.shards import RoboshardError, StorageError
+from roboshard.storage import redacted, targets_base
+from roboshard.storage.targets import Target, Upload, target_of
 
 SECRET = "s3cr3tV4lu3xyz"
 SIGNED = f"https://me:{SECRET}@host.example/a/b?X-Amz-Signature={SECRET}&x=1#{SECRET}"
@@ -125,7 +126,7 @@ def test_the_line_that_a_command_ends_with_holds_no_secret(
 
 
 def test_reading_shows_nothing_that_a_filesystem_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("roboshard.shards.storage.objects._filesystem", refuse)
+    monkeypatch.setattr("roboshard.storage.objects._filesystem", refuse)
     with pytest.raises(RoboshardError) as caught:
         storage.read_range(
             f"s3://k:{SECRET}@b/x", 0, 4, patience=storage.Patience(retry_s=0.1, connect_s=0.1)

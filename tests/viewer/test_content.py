@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from roboshard.shards.selection import spread
+from roboshard.common.selection import spread
 from roboshard.viewer.content import Content, dimension_names, make_content
 from roboshard.viewer.layout import LEFT, STRIP_WIDTH, WIDTH, make_layout, panel_height
 from roboshard.viewer.pictures import as_picture, depth_range, depth_steps

@@ -1,0 +1,56 @@
+"""Which episodes a command is to work on, as users write it: "0:100,205"; and a few of many."""
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from roboshard.common.errors import OptionError
+
+_EPISODES = re.compile(r"\s*(\d{1,12})\s*(?::\s*(\d{1,12})\s*)?")
+
+
+def parse_episodes(text: str) -> list[range]:
+    """Ranges of episode indices from "0:100,205". Raises OptionError for anything else."""
+    ranges = []
+    for part in text.split(","):
+        match = _EPISODES.fullmatch(part)
+        if match is None:
+            raise OptionError(
+                f'episodes {text!r}: {part!r} is neither an index nor START:STOP, as in "0:100,205"'
+            )
+        start = int(match[1])
+        ranges.append(range(start, int(match[2]) if match[2] else start + 1))
+        if not ranges[-1]:
+            raise OptionError(f"episodes {text!r}: {part.strip()!r} is an empty range")
+    return ranges
+
+
+def select_episodes(
+    available: NDArray[np.int64], wanted: Sequence[range] | None
+) -> NDArray[np.int64]:
+    """The wanted episode indices, ascending, each once. Raises OptionError for those that do not exist."""
+    if wanted is None:
+        return available
+    end = int(available.max()) + 1
+    known = [np.arange(r.start, min(r.stop, end)) for r in wanted]
+    selected = np.unique(np.concatenate(known))
+    unknown = [
+        *np.setdiff1d(selected, available).tolist(),
+        *(max(r.start, end) for r in wanted if r.stop > end),
+    ]
+    if unknown:
+        raise OptionError(
+            f"episode {min(unknown)} was chosen and does not exist; "
+            f"the dataset has {available.size}, from {available.min()} to {available.max()}"
+        )
+    return selected
+
+
+def spread(length: int, count: int) -> list[int]:
+    """At most `count` different places of `length`, ascending and evenly spaced: first, last, and some between."""
+    places: list[int] = (
+        np.linspace(0, length - 1, min(count, length)).round().astype(np.int64).tolist()
+    )
+    return places

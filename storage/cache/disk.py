@@ -1,0 +1,330 @@
+"""A bounded cache of remote bytes in a folder that all processes of a machine share.
+
+What is asked for is named by where it lies and which version of it, so a name never means two things, and nothing
+ever has to be invalidated. What it must be, the caller says by a checksum: the cache believes neither its files nor
+what it is given.
+One `get` on one page:
+
+    look     the entry is there, whole, and what the caller expects: its bytes
+    claim    else lock its part file; who has to wait for that reads, through the file that it has open, what the
+             other wrote
+    fetch    by the caller's function
+    reserve  count the bytes, removing what was used longest ago, and let the part grow to its full size
+    write    then rename the part: an entry appears whole
+
+Kernel locks end with their process, so a killed one holds nobody up; its part file is taken over or removed.
+Whatever fails here costs speed only: the caller's function is called, and its bytes or its error go back.
+"""
+
+import errno
+import os
+import stat
+import time
+import warnings
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from crc32c import crc32c
+
+from roboshard.common.errors import OptionError, StorageError
+from roboshard.storage.cache import files
+from roboshard.storage.cache import folder as cache_folder
+from roboshard.storage.cache.files import PART, TRAILER, CacheKey, object_of
+from roboshard.storage.cache.folder import OVERHEAD, Account, opened_account
+from roboshard.storage.cache.process import this_process
+
+__all__ = ["CacheKey", "DiskCache", "object_of"]
+
+MIN_BYTES = 1 << 16
+KEEP_FRACTION = 0.9
+"""Removing stops here, so that the next scan is far away: a tenth of the folder is written between two."""
+EVICT_SECONDS = 3.0
+"""Or here, once there is room: others wait to write, and give up after `cache_folder.LOCK_SECONDS`."""
+TOUCH_SECONDS = 10.0
+"""The last use of an entry is noted this exactly, so that hits rarely write."""
+WAIT_SECONDS = 300.0
+"""Longest wait for another's download; then both download."""
+CLAIM_ATTEMPTS = 4
+
+
+@dataclass(frozen=True)
+class DiskCache:
+    """A cache in `folder`, with never more than `max_bytes` in it. Picklable; nothing stays open between calls.
+
+    For any number of threads and processes of one machine, forked or spawned. They should agree on `max_bytes`: the
+    smallest wins.
+
+    Raises:
+        OptionError: `max_bytes` is less than MIN_BYTES.
+    """
+
+    folder: Path
+    max_bytes: int
+    """All files together, half-written ones, marker and account included."""
+
+    def __post_init__(self) -> None:
+        if self.max_bytes < MIN_BYTES:
+            raise OptionError(
+                f"a cache of {self.max_bytes} bytes holds nothing; give {MIN_BYTES} at least"
+            )
+        object.__setattr__(
+            self, "folder", Path(self.folder).absolute()
+        )  # workers may stand elsewhere
+
+    def open(self) -> None:
+        """Make and check the folder now rather than at the first `get`, so that a wrong one is seen early.
+
+        Raises:
+            StorageError: the folder cannot be made or opened.
+            OptionError: it holds what no cache wrote, or locks do not work in it.
+        """
+        try:
+            self._open()
+        except StorageError:
+            raise
+        except OSError as error:
+            self._step_aside(error)
+
+    def get(self, key: CacheKey, length: int, fetch: Callable[[], bytes]) -> bytes:
+        """`length` bytes of the object from the key's offset: from the folder, or by `fetch`, called once at most.
+
+        Bytes of the folder have the key's checksum. An entry that has not is removed, as a torn one is. What `fetch`
+        returns goes back as it is, but is kept only if it is what the key says.
+
+        Raises:
+            OptionError: no key; or, at a process's first use, what `open` raises it for.
+            Whatever `fetch` raises. What the cache itself runs into is a RuntimeWarning, once per process.
+        """
+        name = files.entry_name(key, length)
+        if length + TRAILER.size > self.max_bytes - OVERHEAD:
+            return fetch()
+        with ExitStack() as held:
+            found: bytes | _Claim | None = None
+            try:
+                self._open()
+                found = self._look(name, length, key) or self._claim(name, length, key, held)
+            except OSError as error:
+                self._step_aside(error)
+            if isinstance(found, bytes):
+                return found
+            data = fetch()
+            if found is not None and len(data) == length:
+                try:
+                    self._store(found, data, key)
+                except OSError as error:
+                    self._step_aside(error)
+            return data
+
+    def keep(self, key: CacheKey, data: bytes | memoryview) -> None:
+        """Keep bytes that came along with others, if they are what the key says, unless they are there or coming."""
+        name = files.entry_name(key, len(data))
+        if len(data) + TRAILER.size > self.max_bytes - OVERHEAD:
+            return
+        with ExitStack() as held:
+            try:
+                self._open()
+                found = (
+                    None
+                    if self.holds(key, len(data))
+                    else self._claim(name, len(data), key, held, patience=0)
+                )
+                if isinstance(found, _Claim):
+                    self._store(found, data, key)
+            except OSError as error:
+                self._step_aside(error)
+
+    def holds(self, key: CacheKey, length: int) -> bool:
+        """Whether an entry is there, for planning only: it may be gone, or found damaged, a moment later."""
+        with (
+            suppress(OSError),
+            files.opened_bucket(self.folder, name := files.entry_name(key, length)) as bucket,
+        ):
+            os.stat(name, dir_fd=bucket, follow_symlinks=False)
+            return True
+        return False
+
+    # -- Looking ---------------------------------------------------------------------------------------------------
+
+    def _open(self) -> None:
+        """Once in each process: claim the folder; where the account is not known or over the cap, put it right."""
+        if self in this_process().opened:
+            return
+        cache_folder.claim_folder(self.folder)
+        this_process().opened.add(self)
+        try:
+            with (
+                files.opened_home(self.folder, make=True) as home,
+                opened_account(home) as account,
+            ):
+                used = account.read()
+                if used is None or used > self.max_bytes:
+                    self._evict(home, account, 0)
+        except OSError as error:  # what cannot be written can still be read
+            self._step_aside(error)
+
+    def _look(self, name: str, length: int, key: CacheKey) -> bytes | None:
+        try:
+            with files.opened_bucket(self.folder, name) as bucket:
+                return self._look_in(bucket, name, length, key)
+        except FileNotFoundError:
+            return None
+
+    def _look_in(self, bucket: int, name: str, length: int, key: CacheKey) -> bytes | None:
+        try:
+            with files.opened(name, os.O_RDONLY, bucket) as descriptor:
+                # Open, it can be read to its end whoever removes it.
+                data = files.read_entry(descriptor, name, length, key.crc32c)
+                if data is None:
+                    self._drop(descriptor, name, bucket)
+                elif not 0 <= time.time() - os.fstat(descriptor).st_mtime < TOUCH_SECONDS:
+                    with suppress(
+                        OSError
+                    ):  # another user's, or a read-only disk: the order suffers, nothing else
+                        os.utime(descriptor)
+                return data
+        except FileNotFoundError:
+            return None
+
+    def _drop(self, descriptor: int, name: str, bucket: int) -> None:
+        with files.opened_home(self.folder) as home, opened_account(home) as account:
+            if files.is_at(descriptor, name, bucket):
+                _remove(descriptor, name, bucket, account)
+
+    # -- One download, however many ask ----------------------------------------------------------------------------
+
+    def _claim(
+        self,
+        name: str,
+        length: int,
+        key: CacheKey,
+        held: ExitStack,
+        patience: float = WAIT_SECONDS,
+    ) -> "bytes | _Claim | None":
+        """The right to download, until `held` ends; the bytes, if another did; None: download, and keep nothing."""
+        bucket = held.enter_context(files.opened_bucket(self.folder, name, make=True))
+        for _ in range(CLAIM_ATTEMPTS):
+            with ExitStack() as attempt:
+                part = attempt.enter_context(
+                    files.opened(name + PART, os.O_RDWR | os.O_CREAT, bucket)
+                )
+                at_once = files.locked(part, 0)
+                if not at_once and (not patience or not files.locked(part, patience)):
+                    return None
+                if files.is_at(part, name + PART, bucket):
+                    claim = _Claim(self, bucket, part, name)
+                    claim.check()
+                    attempt.callback(claim.end)
+                    if (data := self._look_in(bucket, name, length, key)) is not None:
+                        return data  # written after the first look
+                    held.push(attempt.pop_all())
+                    return claim
+                if not at_once:
+                    # The one who had it has ended. If well, this is the entry itself, whatever became of its name
+                    # since; if not, everyone who waited tries alone and at once, not one after the other.
+                    files.unlocked(part)
+                    return files.read_entry(part, name, length, key.crc32c)
+            # A scan removed the part as a dead one's, between its opening and its lock; or its entry is ready.
+            if (data := self._look_in(bucket, name, length, key)) is not None:
+                return data
+        return None
+
+    # -- Writing ---------------------------------------------------------------------------------------------------
+
+    def _store(self, claim: "_Claim", data: bytes | memoryview, key: CacheKey) -> None:
+        if crc32c(data) != key.crc32c:
+            return
+        size = len(data) + TRAILER.size
+        with files.opened_home(self.folder) as home, opened_account(home) as account:
+            grows = max(0, size - os.fstat(claim.part).st_size)
+            used = account.read()
+            if used is None or used + grows > self.max_bytes:
+                used = self._evict(home, account, grows)
+            if used + grows > self.max_bytes:
+                return
+            account.write(used + grows)
+            try:
+                os.ftruncate(claim.part, size)  # from here on a scan counts it whole
+            except OSError:
+                account.write(used)
+                raise
+        files.write_entry(claim.part, claim.name, data, key.crc32c)
+        # Under the lock, or a scan that runs meanwhile could miss the file under both names.
+        with files.opened_home(self.folder) as home, opened_account(home):
+            os.rename(
+                claim.name + PART, claim.name, src_dir_fd=claim.bucket, dst_dir_fd=claim.bucket
+            )
+            claim.is_published = True
+
+    def _evict(self, home: int, account: Account, needed: int) -> int:
+        """Count all files, and if `needed` bytes do not fit, remove those used longest ago; the bytes in use then."""
+        found = list(cache_folder.scan(home))
+        used = OVERHEAD + sum(file.size for file in found)
+        parts = sum(file.size for file in found if file.name.endswith(PART))
+        if used + needed > self.max_bytes >= parts + needed + OVERHEAD:  # nothing goes in vain
+            target = max(0, int(self.max_bytes * KEEP_FRACTION) - needed)
+            found.sort(reverse=True)
+            end = time.monotonic() + EVICT_SECONDS
+            while (
+                found
+                and used > target
+                and (used + needed > self.max_bytes or time.monotonic() < end)
+            ):
+                file = found.pop()
+                if not file.name.endswith(PART) and _unlinked(file.name, home):
+                    used -= file.size
+        account.write(used)
+        return used
+
+    def _step_aside(self, error: OSError) -> None:
+        if this_process().warns(self.folder):
+            text = f"{self.folder}: the cache is of no use for now ({error.strerror or error}); bytes are downloaded"
+            warnings.warn(text, RuntimeWarning, stacklevel=3)
+
+
+class _Claim:
+    """A part file that this thread has locked, and must rename or remove."""
+
+    def __init__(self, cache: DiskCache, bucket: int, part: int, name: str) -> None:
+        self._cache = cache
+        self.bucket = bucket
+        self.part = part
+        self.name = name
+        self.is_published = False
+
+    def check(self) -> None:
+        """Raise OSError for a part that no cache made: writing it could change a file elsewhere."""
+        found = os.fstat(self.part)
+        if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
+            raise OSError(errno.EINVAL, "not a file of this cache", self.name + PART)
+
+    def end(self) -> None:
+        """Remove the part unless it has become an entry. Where that fails, a later scan does it."""
+        if self.is_published:
+            return
+        with suppress(OSError), files.opened_home(self._cache.folder) as home:
+            if os.fstat(self.part).st_size == 0:  # nothing to account for, so nothing to wait for
+                os.unlink(self.name + PART, dir_fd=self.bucket)
+                return
+            with opened_account(home) as account:
+                _remove(self.part, self.name + PART, self.bucket, account)
+
+
+def _remove(descriptor: int, name: str, bucket: int, account: Account) -> None:
+    expected = (files.entry_length(name) or 0) + TRAILER.size
+    os.unlink(name, dir_fd=bucket)
+    used = account.read()
+    if used is not None:  # less may go than was counted, where others changed the file; never more
+        account.write(used - min(os.fstat(descriptor).st_size, expected))
+
+
+def _unlinked(name: str, home: int) -> bool:
+    try:
+        with files.opened(files.bucket_name(name), os.O_RDONLY | os.O_DIRECTORY, home) as bucket:
+            os.unlink(name, dir_fd=bucket)
+    except FileNotFoundError:
+        return True
+    except OSError:  # another user's
+        return False
+    return True
