@@ -39,7 +39,11 @@ def plain(text: object, *, lines: bool = False) -> str:
 
 def as_markup(text: object, *, lines: bool = False) -> str:
     """Return `plain` text for what reads rich's markup: square brackets in it mean nothing."""
-    return escape(plain(text, lines=lines))
+    shown = plain(text, lines=lines)
+    kept = shown.rstrip("\\")
+    # Backslashes before a tag, which may follow, are written twice; so let a tag follow, of no text.
+    end = "\\\\" * (len(shown) - len(kept)) + "[none][/none]" if kept != shown else ""
+    return escape(kept) + end
 
 
 def _escaped(found: re.Match[str]) -> str:

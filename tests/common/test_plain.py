@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 from rich.console import Console
@@ -104,11 +104,16 @@ def test_readable_text_of_any_script_stays(text: str) -> None:
 
 
 @given(st.text(st.characters(exclude_categories=["C"])))
+@example("\\")
+@example("[red]\\\\")
+@example("\\[/]")
 def test_rich_shows_the_text_itself(text: str) -> None:
     shown = io.StringIO()
     console = Console(file=shown, width=10**6, color_system=None, highlight=False, emoji=False)
     console.print(as_markup(text), end="", soft_wrap=True)
     assert shown.getvalue() == plain(text)
+    console.print(f"[bold]{as_markup(text)}[/bold]", end="", soft_wrap=True)
+    assert shown.getvalue() == 2 * plain(text)
 
 
 def test_what_is_removed_can_still_be_seen() -> None:
