@@ -84,13 +84,19 @@ def read_table(files: SourceFiles, path: str) -> pa.Table:
 
     Raises SourceError, which names it, if it cannot be read or a name has several columns.
     """
-    table = _guarded(files, path, lambda file: file.read())
+    table = _guarded(files, path, _read_whole)
     names: list[str] = table.column_names
     doubled = sorted({name for name in names if names.count(name) > 1})
     if doubled:
         raise SourceError(
             f"{files.where(path)}: several columns of the name {doubled[0]!r}; leave one of them"
         )
+    return table
+
+
+def _read_whole(file: Any) -> pa.Table:
+    table = file.read()
+    table.validate(full=True)  # texts that are not UTF-8 would be found where they are used
     return table
 
 

@@ -9,7 +9,7 @@ CASES = 25
 KNOWN: dict[str, tuple[int, ...]] = {
     "damaged": (),
     "forged": (9, 25, 46, 66, 130, 234, 275, 300, 307),
-    "sources": (380, 943, 6532),
+    "sources": (380, 943, 6532, 7857),
     "images": (447,),
     "manifests": (514,),
     "mp4": (27,),
