@@ -5,7 +5,7 @@ from pathlib import Path
 
 from roboshard.common.errors import MissingError
 from roboshard.converter.source_files import LocalFiles
-from roboshard.storage.hub import HubPath, is_offline
+from roboshard.storage.hub.paths import HubPath, is_offline
 
 
 @dataclass(frozen=True)

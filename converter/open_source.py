@@ -37,7 +37,7 @@ def open_source(source: str, scratch: str | None, scratch_bytes: int) -> SourceF
     url = hub_url(source) or source
     if storage.is_local(url):
         return LocalFiles(storage.local_path(url))
-    storage.storage_of(url)
+    storage.store_of(url)
     if cached := files_in_cache(url):
         return cached
     try:

@@ -32,8 +32,7 @@ from roboshard.shards.names import (
     shard_name,
 )
 from roboshard.shards.schema import MAX_MANIFEST_BYTES, ShardManifest, document_bytes
-from roboshard.storage import redacted
-from roboshard.storage.targets import RemoteFile, Target, Upload, target_of
+from roboshard.storage import StoredFile, Upload, WritableStore, redacted, writable_store
 
 RECEIPTS = ".roboshard"
 MAX_RECEIPT_BYTES = 1 << 16
@@ -52,12 +51,12 @@ class RemotePlace:
 
     url: str
     conversion: str
-    there: Mapping[str, RemoteFile]
+    there: Mapping[str, StoredFile]
     """The shard, its manifest and its receipt, as far as they are there."""
 
     @cached_property
-    def _target(self) -> Target:
-        return target_of(self.url)
+    def _target(self) -> WritableStore:
+        return writable_store(self.url)
 
     def finished(self, shard: str) -> tuple[bytes, int, str] | None:
         """(manifest file, size of the shard, SHA-256 of the shard) if an earlier run sent both, all of them right.
@@ -114,7 +113,7 @@ class RemotePlace:
         """A JSON file and what it says; nothing where it is missing or no JSON."""
         if path not in self.there:
             return b"", {}
-        data = self._target.read(path, max_bytes)
+        data = self._target.read_all(path, max_bytes)
         try:
             return data, jsonio.load(data, path, max_bytes)
         except FormatError:
@@ -126,10 +125,10 @@ class RemoteDestination:
 
     def __init__(self, url: str, conversion: str, num_shards: int) -> None:
         """Convert to `url`, which is not connected to yet."""
-        self.target = target_of(url)
+        self.target = writable_store(url)
         self._conversion = conversion
         self._shards = [shard_name(number) for number in range(num_shards)]
-        self._there: dict[str, RemoteFile] = {}
+        self._there: dict[str, StoredFile] = {}
 
     def prepare(self) -> None:
         """Make the place; refuse what another conversion wrote there; withdraw dataset.json.
@@ -146,7 +145,7 @@ class RemoteDestination:
             if is_shard_name(shard) and path not in mine:
                 raise foreign(self.target.url, path)
         if DATASET_MANIFEST in self._there:
-            data = self.target.read(DATASET_MANIFEST, MAX_MANIFEST_BYTES)
+            data = self.target.read_all(DATASET_MANIFEST, MAX_MANIFEST_BYTES)
             if _conversion_of_dataset(data) != self._conversion:
                 raise OptionError(
                     f"{redacted(self.target.url)}: holds another dataset. Choose another place, or remove this "

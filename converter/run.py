@@ -242,7 +242,7 @@ def _remotely(
 
 
 def _local_destination(config: ConvertConfig, meta: SourceMeta) -> Path:
-    storage.storage_of(config.destination)
+    storage.store_of(config.destination)
     destination = storage.local_path(config.destination).resolve()
     source = meta.files.folder and meta.files.folder.resolve()
     if source and (

@@ -10,7 +10,7 @@ import torch
 
 from roboshard.common.errors import OptionError
 from roboshard.shards.fetch import ReadSettings
-from roboshard.storage import Patience
+from roboshard.storage import RetryPolicy
 from roboshard.storage.cache import DiskCache
 
 ImageTransform = Callable[[torch.Tensor], torch.Tensor]
@@ -176,7 +176,7 @@ class ReadConfig:
         )
         return ReadSettings(
             cache=cache,
-            patience=Patience(stall_s=min(20.0, 1 + self.retry_s), retry_s=self.retry_s),
+            policy=RetryPolicy(stall_s=min(20.0, 1 + self.retry_s), retry_s=self.retry_s),
         )
 
 

@@ -18,7 +18,7 @@ from roboshard.publisher.config import UploadConfig
 from roboshard.shards.manifest import load_dataset_manifest, load_shard_manifest
 from roboshard.shards.names import DATASET_MANIFEST, is_shard_name, shard_manifest_name
 from roboshard.shards.schema import MAX_MANIFEST_BYTES, DatasetManifest, FileEntry, ShardEntry
-from roboshard.storage.targets import RemoteFile, Target, Upload, target_of
+from roboshard.storage import StoredFile, Upload, WritableStore, writable_store
 
 MAX_CARD_BYTES = 16 << 20
 PART_OF_A_REPOSITORY = {".gitattributes"}
@@ -31,7 +31,7 @@ ResultT = TypeVar("ResultT")
 class UploadPlan:
     """What an upload will do, in this order."""
 
-    target: Target
+    target: WritableStore
     dataset: DatasetManifest
     withdraw: bool
     """Remove dataset.json first: what it promises is not, or will not be, there."""
@@ -65,11 +65,13 @@ def make_plan(config: UploadConfig) -> UploadPlan:
         MissingError, DamageError, FormatError: the source is not a whole dataset.
         StorageError: the destination cannot be looked into.
     """
-    target = target_of(config.destination)
+    target = writable_store(config.destination)
     root, dataset = _open_source(config)
     there = _files_there(target)
     wanted = _wanted(root, dataset)
-    old = target.read(DATASET_MANIFEST, MAX_MANIFEST_BYTES) if DATASET_MANIFEST in there else None
+    old = (
+        target.read_all(DATASET_MANIFEST, MAX_MANIFEST_BYTES) if DATASET_MANIFEST in there else None
+    )
     is_same = old == wanted[DATASET_MANIFEST].content
     if old is not None and not is_same and not config.replace:
         raise OptionError(
@@ -171,7 +173,7 @@ def _check_size(root: Path, name: str, size: int) -> None:
         )
 
 
-def _files_there(target: Target) -> dict[str, RemoteFile]:
+def _files_there(target: WritableStore) -> dict[str, StoredFile]:
     try:
         return target.files()
     except MissingError:
@@ -196,7 +198,7 @@ def _small(root: Path, entry: FileEntry) -> Upload:
 
 
 def _right(
-    target: Target, wanted: Mapping[str, Upload], there: Mapping[str, RemoteFile], jobs: int
+    target: WritableStore, wanted: Mapping[str, Upload], there: Mapping[str, StoredFile], jobs: int
 ) -> set[str]:
     """Those that are there already with the right content, by the hashes that the storage states."""
     both = [upload for path, upload in wanted.items() if path in there]
@@ -205,7 +207,10 @@ def _right(
 
 
 def _refuse_foreign_shards(
-    target: Target, dataset: DatasetManifest, there: Mapping[str, RemoteFile], right: set[str]
+    target: WritableStore,
+    dataset: DatasetManifest,
+    there: Mapping[str, StoredFile],
+    right: set[str],
 ) -> None:
     """Where no dataset is (yet), shards of this conversion may be sent again; others are somebody's work."""
     for shard in dataset.shards:
@@ -223,11 +228,11 @@ def _refuse_foreign_shards(
             )
 
 
-def conversion_of(target: Target, manifest: str) -> str | None:
+def conversion_of(target: WritableStore, manifest: str) -> str | None:
     """Which conversion a shard manifest at a target names; None where it is missing or not readable."""
     try:
         value = jsonio.load(
-            target.read(manifest, MAX_MANIFEST_BYTES), manifest, MAX_MANIFEST_BYTES
+            target.read_all(manifest, MAX_MANIFEST_BYTES), manifest, MAX_MANIFEST_BYTES
         ).get("conversion")
     except RoboshardError:
         return None
@@ -249,7 +254,7 @@ def _named(data: bytes, new: DatasetManifest) -> str:
     return f"{which} of {str(found.get('total_episodes'))[:20]} episodes"
 
 
-def _to_remove(new: DatasetManifest, there: Mapping[str, RemoteFile]) -> list[str]:
+def _to_remove(new: DatasetManifest, there: Mapping[str, StoredFile]) -> list[str]:
     """Shards and manifests of the old dataset that the new one does not overwrite.
 
     By their names, too: a run that was killed after it had removed dataset.json left no other list of them.
@@ -264,12 +269,12 @@ def _to_remove(new: DatasetManifest, there: Mapping[str, RemoteFile]) -> list[st
 
 
 def _card(
-    target: Target, root: Path, there: Mapping[str, RemoteFile]
+    target: WritableStore, root: Path, there: Mapping[str, StoredFile]
 ) -> tuple[dict[str, Upload], list[str]]:
     """The card and its picture, as far as they are not there; nothing where somebody else wrote the README."""
     if CARD in there:
         try:
-            old = target.read(CARD, MAX_CARD_BYTES)
+            old = target.read_all(CARD, MAX_CARD_BYTES)
         except RoboshardError:
             old = b""
         if not is_ours(old):

@@ -20,7 +20,7 @@ from roboshard.common.progress import Progress
 from roboshard.publisher.config import UploadConfig
 from roboshard.publisher.plan import UploadPlan, check_shard, make_plan
 from roboshard.shards.names import DATASET_MANIFEST
-from roboshard.storage.targets import Target, Upload
+from roboshard.storage import Upload, WritableStore
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +104,7 @@ def _send_shards(plan: UploadPlan, jobs: int, progress: Progress) -> None:
 
 def _batches(plan: UploadPlan) -> Iterator[list[Upload]]:
     """Shards with their manifests, as many together as the target gains from."""
-    target: Target = plan.target
+    target: WritableStore = plan.target
     batch: list[Upload] = []
     for shard in plan.shards:
         files, size = len(batch) + len(shard), _num_bytes([*batch, *shard])

@@ -31,7 +31,7 @@ class ReadSettings:
 
     cache: DiskCache | None = None
     """Where bytes of remote shards are kept; None: nowhere."""
-    patience: storage.Patience = storage.PATIENCE
+    policy: storage.RetryPolicy = storage.READING
     """How long a remote read is tried."""
 
 
@@ -60,7 +60,7 @@ class ShardReads:
             if self._cache is None
             else object_of(storage.identity(self._url), shard.size, shard.sha256)
         )
-        self._patience = settings.patience
+        self._policy = settings.policy
         self._on_read = on_read
         self._pieces = [piece for piece in planned if not self._is_cached(piece)]
         ranges = [piece.range for piece in self._pieces]
@@ -122,7 +122,7 @@ class ShardReads:
     def _from_storage(self, wanted: ByteRange) -> memoryview:
         try:
             data = storage.read_range(
-                self._url, wanted.offset, wanted.length, total=self._total, patience=self._patience
+                self._url, wanted.offset, wanted.length, total=self._total, policy=self._policy
             )
         except MissingError:
             what = storage.redacted(self._url)

@@ -39,7 +39,7 @@ def locate(urls: Urls) -> tuple[str, tuple[str, ...] | None]:
     if not expanded:
         raise OptionError("no URL given: pass a dataset root or shard URLs")
     for url in expanded:
-        storage.storage_of(url)  # refuses pipe: and schemes that are not served
+        storage.store_of(url)  # refuses pipe: and schemes that are not served
     if len(expanded) == 1 and not _path_of(expanded[0]).endswith(".tar"):
         return expanded[0], None
     roots = {_root_of_shard(url) for url in expanded}

@@ -107,7 +107,7 @@ def fingerprint(value: dict[str, jsonio.Json]) -> str:
 
 
 def load_dataset_manifest(
-    root: str, *, patience: storage.Patience = storage.PATIENCE
+    root: str, *, policy: storage.RetryPolicy = storage.READING
 ) -> DatasetManifest:
     """Read and check `root`/dataset.json.
 
@@ -119,9 +119,9 @@ def load_dataset_manifest(
     url = storage.join(root, DATASET_MANIFEST)
     what = storage.redacted(url)
     try:
-        data = storage.read_all(url, MAX_MANIFEST_BYTES, patience=patience)
+        data = storage.read_all(url, MAX_MANIFEST_BYTES, policy=policy)
     except MissingError:
-        raise MissingError(f"{what}: no such file. {_what_instead(root, patience)}") from None
+        raise MissingError(f"{what}: no such file. {_what_instead(root, policy)}") from None
     value = jsonio.load(data, what, MAX_MANIFEST_BYTES)
     manifest = parse_value(DatasetManifest, value, what)
     if fingerprint(value) != manifest.fingerprint:
@@ -134,11 +134,11 @@ def load_dataset_manifest(
     return manifest
 
 
-def _what_instead(root: str, patience: storage.Patience) -> str:
+def _what_instead(root: str, policy: storage.RetryPolicy) -> str:
     """What to do about a place without a dataset."""
     url = storage.join(root, SOURCE_INFO)
     try:
-        storage.size(url, patience=patience)
+        storage.size(url, policy=policy)
     except RoboshardError:  # none, or not to be told
         return (
             "Not a roboshard dataset, or its conversion has not finished: run convert-to-shards again "
@@ -155,16 +155,16 @@ def load_index(
     manifest: DatasetManifest,
     max_bytes: int,
     *,
-    patience: storage.Patience = storage.PATIENCE,
+    policy: storage.RetryPolicy = storage.READING,
 ) -> bytes:
     """The bytes of the episode index, checked against dataset.json."""
     return _load_checked(
-        root, manifest.index, max_bytes, patience, "`roboshard rebuild` derives it again"
+        root, manifest.index, max_bytes, policy, "`roboshard rebuild` derives it again"
     )
 
 
 def load_shard_manifest(
-    root: str, shard: ShardEntry, *, patience: storage.Patience = storage.PATIENCE
+    root: str, shard: ShardEntry, *, policy: storage.RetryPolicy = storage.READING
 ) -> ShardManifest:
     """Read a shard's manifest and check it against dataset.json and against itself.
 
@@ -172,7 +172,7 @@ def load_shard_manifest(
         MissingError, DamageError, FormatError, VersionError: with the shard's name.
     """
     remedy = "`roboshard rebuild` derives it from its shard"
-    data = _load_checked(root, shard.manifest, MAX_MANIFEST_BYTES, patience, remedy)
+    data = _load_checked(root, shard.manifest, MAX_MANIFEST_BYTES, policy, remedy)
     url = storage.redacted(storage.join(root, shard.manifest.name))
     manifest = parse(ShardManifest, data, url, MAX_MANIFEST_BYTES)
     problems = shard_problems(manifest)
@@ -189,16 +189,16 @@ def load_shard_manifest(
 
 
 def _load_checked(
-    root: str, entry: FileEntry, max_bytes: int, patience: storage.Patience, remedy: str
+    root: str, entry: FileEntry, max_bytes: int, policy: storage.RetryPolicy, remedy: str
 ) -> bytes:
     url = storage.join(root, entry.name)
     what = storage.redacted(url)
     try:
-        data = _read_entry(url, entry, max_bytes, patience)
+        data = _read_entry(url, entry, max_bytes, policy)
         if hashlib.sha256(data).hexdigest() != entry.sha256 and not storage.is_local(url):
             storage.forget(url)
             data = _read_entry(
-                url, entry, max_bytes, patience
+                url, entry, max_bytes, policy
             )  # a proxy's or a network's fault may not come twice
     except MissingError:
         raise MissingError(
@@ -213,7 +213,7 @@ def _load_checked(
     return data
 
 
-def _read_entry(url: str, entry: FileEntry, max_bytes: int, patience: storage.Patience) -> bytes:
+def _read_entry(url: str, entry: FileEntry, max_bytes: int, policy: storage.RetryPolicy) -> bytes:
     if entry.size > max_bytes:
         raise StorageError(
             f"{storage.redacted(url)}: {entry.size} bytes, more than the {max_bytes} that such a file may have"
@@ -221,7 +221,7 @@ def _read_entry(url: str, entry: FileEntry, max_bytes: int, patience: storage.Pa
     if not storage.is_local(
         url
     ):  # one request: the reply that brings the bytes says how large the file is
-        return storage.read_range(url, 0, entry.size, total=entry.size, patience=patience)
+        return storage.read_range(url, 0, entry.size, total=entry.size, policy=policy)
     found = storage.size(url)
     if found != entry.size:
         raise DamageError(f"{url}: {found} bytes where {DATASET_MANIFEST} says {entry.size}")

@@ -54,13 +54,13 @@ class ShardedDataset:
             OptionError, MissingError, FormatError, VersionError, DamageError: with the file's URL.
         """
         settings = settings or ReadSettings()
-        patience = settings.patience
+        policy = settings.policy
         root, names = locate(urls)
-        root = storage.pinned(root, patience=patience)
-        manifest = load_dataset_manifest(root, patience=patience)
+        root = storage.pinned(root, policy=policy)
+        manifest = load_dataset_manifest(root, policy=policy)
         what = storage.redacted(storage.join(root, manifest.index.name))
         index = read_index(
-            load_index(root, manifest, MAX_INDEX_BYTES, patience=patience), manifest, what
+            load_index(root, manifest, MAX_INDEX_BYTES, policy=policy), manifest, what
         )
         chosen = index if names is None else _only_shards(index, manifest, names, root)
         return cls(root, manifest, chosen, settings)
@@ -171,7 +171,7 @@ class ShardedDataset:
         return known[shard.name]
 
     def _load_shard_manifest(self, shard: ShardEntry) -> ShardManifest:
-        manifest = load_shard_manifest(self.root, shard, patience=self.settings.patience)
+        manifest = load_shard_manifest(self.root, shard, policy=self.settings.policy)
         url = storage.join(self.root, shard.name)
         if storage.is_local(url):
             check_shard_size(url, shard.size)

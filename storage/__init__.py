@@ -1,21 +1,21 @@
 """The one boundary through which shards, manifests and indexes are read and written.
 
-Callers say `read_range(url, offset, length)` and get exactly those bytes or an error that names the URL.
+Callers say `read_range(url, offset, length)` and get exactly those bytes or an error that names the URL, or
+`writable_store(url).put(files)` and know that these files are there.
 
-    access       by URL: size, read_range, read_all, list_files, pinned     what all others call
-    urls         what a URL says by itself
-    local        paths of this machine; files appear whole or not at all
-    http         http(s), by ranges: `redirects` says where a URL leads, `replies` what is believed,
-                 `connections` keeps them open
-    hub          hf://buckets/... and hf://datasets/..., which is http with a token
-    objects      s3://, gs:// and whatever else fsspec serves
-    targets      by URL: listing, sending and removing files there   what an upload calls
+    access       by URL: which store serves one; size, read_range, read_all, list_files, pinned
+    api          what a store can do: `Store` reads, `WritableStore` writes too
+    local        folders of this machine; `files` writes each whole or not at all
+    http/        http(s), by ranges
+    hub/         hf://buckets/... and hf://datasets/..., read by http with a token
+    objects      s3://, gs:// and whatever else fsspec serves; `filesystems` opens them
     cache/       a bounded copy on disk of what was read from afar
-    retry        when a remote read is tried again, and when it is given up
+    content      what is sent and stored, and its hashes
+    retry        when something is tried again, and when it is given up
+    urls         what a URL says by itself
 """
 
 from roboshard.storage.access import (
-    Storage,
     forget,
     identity,
     list_files,
@@ -24,9 +24,12 @@ from roboshard.storage.access import (
     read_range,
     read_range_chunks,
     size,
-    storage_of,
+    store_of,
+    writable_store,
 )
-from roboshard.storage.local import (
+from roboshard.storage.api import Store, WritableStore
+from roboshard.storage.content import StoredFile, Upload, sha256_of
+from roboshard.storage.files import (
     opened_folder,
     remove_file,
     remove_temporaries,
@@ -35,13 +38,16 @@ from roboshard.storage.local import (
     write_atomic,
     write_bytes,
 )
-from roboshard.storage.retry import PATIENCE, Patience
+from roboshard.storage.retry import READING, RetryPolicy
 from roboshard.storage.urls import is_local, join, local_path, redacted
 
 __all__ = [
-    "PATIENCE",
-    "Patience",
-    "Storage",
+    "READING",
+    "RetryPolicy",
+    "Store",
+    "StoredFile",
+    "Upload",
+    "WritableStore",
     "forget",
     "identity",
     "is_local",
@@ -57,9 +63,11 @@ __all__ = [
     "remove_file",
     "remove_temporaries",
     "remove_temporaries_of",
+    "sha256_of",
     "size",
-    "storage_of",
+    "store_of",
     "sync_folder",
+    "writable_store",
     "write_atomic",
     "write_bytes",
 ]

@@ -1,46 +1,20 @@
-"""Reading by URL: one function each for a size, a range, a small file, a listing; whatever the storage."""
+"""By URL: which store serves one; a size, a range, a small file, a listing of whatever storage."""
 
 from collections.abc import Iterator
-from typing import Protocol, runtime_checkable
 
-from roboshard.common.errors import StorageError
-from roboshard.storage.local import LocalStorage
-from roboshard.storage.retry import PATIENCE, Patience
-from roboshard.storage.urls import is_local, place_of
+from roboshard.common.errors import OptionError, StorageError
+from roboshard.storage.api import Store, WritableStore
+from roboshard.storage.local import LocalStore
+from roboshard.storage.retry import READING, RetryPolicy
+from roboshard.storage.urls import is_local, place_of, redacted
 
 COPY_CHUNK = 1 << 20
 
 
-class Storage(Protocol):
-    """What a kind of storage must be able to do."""
-
-    def size(self, url: str, *, patience: Patience) -> int:
-        """Size in bytes."""
-
-    def read_range(
-        self, url: str, offset: int, length: int, *, total: int | None, patience: Patience
-    ) -> bytes:
-        """Exactly `length` bytes from `offset` of an object that must have `total` bytes, where that is known."""
-
-    def read_all(self, url: str, max_bytes: int, *, patience: Patience) -> bytes:
-        """A whole file of at most `max_bytes`; a larger one is refused before it is read."""
-
-    def list_files(self, url: str, *, patience: Patience) -> dict[str, int]:
-        """Size in bytes of every file under a folder, by path relative to it."""
-
-
-@runtime_checkable
-class Resolving(Protocol):
-    """A storage that remembers where URLs lead."""
-
-    def forget(self, url: str) -> None:
-        """Ask anew next time."""
-
-
-def storage_of(url: str) -> Storage:
-    """The storage that serves a URL. Raises StorageError for schemes that are not served."""
+def store_of(url: str) -> Store:
+    """The store that serves a URL; nothing is opened. Raises StorageError for what is not served."""
     if is_local(url):
-        return LocalStorage()
+        return LocalStore(url)
     if url.startswith("pipe:"):
         raise StorageError(
             f"{url}: pipe: URLs would run a shell command and are refused; give a path"
@@ -48,25 +22,48 @@ def storage_of(url: str) -> Storage:
     # What a kind of storage needs is imported where it is used: reading local files must not wait for it.
     scheme = url.partition("://")[0].lower()
     if scheme in ("http", "https"):
-        from roboshard.storage.http import HttpStorage  # noqa: PLC0415
+        from roboshard.storage.http.store import HttpStore  # noqa: PLC0415
 
-        return HttpStorage()
+        return HttpStore(url)
     if scheme == "hf":
-        from roboshard.storage.hub import HubStorage  # noqa: PLC0415
+        from roboshard.storage.hub.store import hub_store  # noqa: PLC0415
 
-        return HubStorage()
-    from roboshard.storage.objects import FsspecStorage  # noqa: PLC0415
+        return hub_store(url)
+    from roboshard.storage.filesystems import check_served  # noqa: PLC0415
+    from roboshard.storage.objects import FsspecStore  # noqa: PLC0415
 
-    return FsspecStorage.serving(url)
+    check_served(url)
+    return FsspecStore(url)
 
 
-def size(url: str, *, patience: Patience = PATIENCE) -> int:
+def writable_store(url: str) -> WritableStore:
+    """The store to write below a URL; nothing is opened. Raises OptionError for what cannot be written to."""
+    root = url.rstrip("/") or "/"
+    if is_local(root):
+        return LocalStore(root)
+    if url.startswith(("http://", "https://", "pipe:")) or "?" in url or "#" in url:
+        raise OptionError(
+            f"{redacted(url)}: cannot be written to; give a folder, hf://, s3://, gs:// or such a URL"
+        )
+    if url.startswith("hf://"):
+        from roboshard.storage.hub.store import hub_store  # noqa: PLC0415
+
+        try:
+            return hub_store(root)
+        except StorageError as error:
+            raise OptionError(str(error)) from None
+    from roboshard.storage.objects import FsspecStore  # noqa: PLC0415
+
+    return FsspecStore(root)
+
+
+def size(url: str, *, policy: RetryPolicy = READING) -> int:
     """Size in bytes of what lies at `url`. Raises MissingError, StorageError."""
-    return storage_of(url).size(url, patience=patience)
+    return store_of(url).size(policy=policy)
 
 
 def read_range(
-    url: str, offset: int, length: int, *, total: int | None = None, patience: Patience = PATIENCE
+    url: str, offset: int, length: int, *, total: int | None = None, policy: RetryPolicy = READING
 ) -> bytes:
     """Exactly `length` bytes of `url` from `offset`.
 
@@ -75,45 +72,42 @@ def read_range(
     Raises DamageError where the file ends before, has another size or changes while it is read; MissingError,
     StorageError.
     """
-    return storage_of(url).read_range(url, offset, length, total=total, patience=patience)
+    return store_of(url).read_range("", offset, length, total=total, policy=policy)
 
 
-def read_all(url: str, max_bytes: int, *, patience: Patience = PATIENCE) -> bytes:
+def read_all(url: str, max_bytes: int, *, policy: RetryPolicy = READING) -> bytes:
     """A whole small file. Raises StorageError when it is larger than `max_bytes`, before reading it."""
-    return storage_of(url).read_all(url, max_bytes, patience=patience)
+    return store_of(url).read_all("", max_bytes, policy=policy)
 
 
-def list_files(url: str, *, patience: Patience = PATIENCE) -> dict[str, int]:
+def list_files(url: str, *, policy: RetryPolicy = READING) -> dict[str, int]:
     """Size in bytes of every file under a folder, by path relative to it. Raises MissingError, StorageError."""
-    return storage_of(url).list_files(url, patience=patience)
+    return store_of(url).list_files(policy=policy)
 
 
 def forget(url: str) -> None:
     """Drop what this process remembers of where a URL leads: what came from there was wrong, or is replaced."""
-    storage = storage_of(url)
-    if isinstance(storage, Resolving):
-        storage.forget(url)
+    store_of(url).forget()
 
 
-def pinned(url: str, *, patience: Patience = PATIENCE) -> str:
+def pinned(url: str, *, policy: RetryPolicy = READING) -> str:
     """A URL that keeps meaning what `url` means now: a Hub dataset's branch becomes its commit."""
     if not url.startswith("hf://datasets/"):
         return url
-    from roboshard.storage import hub  # noqa: PLC0415 - only for the Hub
+    from roboshard.storage.hub.store import DatasetStore  # noqa: PLC0415 - only for the Hub
 
-    return hub.pinned(url, patience=patience)
+    return DatasetStore(url).pinned(policy=policy)
 
 
 def identity(url: str) -> str:
     """Return what a remote URL names, without credentials: equal for the same object at the same place, else not."""
     if url.startswith("hf://"):
-        from roboshard.storage import hub  # noqa: PLC0415 - only for the Hub
+        from roboshard.storage.hub import store  # noqa: PLC0415 - only for the Hub
 
-        return hub.place_of(url)
+        return store.identity(url)
     return place_of(url)
 
 
 def read_range_chunks(url: str, offset: int, length: int) -> Iterator[bytes]:
     """The bytes of a range in order, COPY_CHUNK at a time, so that memory does not grow with the range."""
-    for start in range(offset, offset + length, COPY_CHUNK):
-        yield read_range(url, start, min(COPY_CHUNK, offset + length - start))
+    return store_of(url).chunks("", offset, offset + length, COPY_CHUNK)

@@ -1,39 +1,48 @@
-"""Files of this machine: read by position, written whole or not at all."""
+"""Folders of this machine, or of one that is mounted."""
 
-import errno
 import os
-import secrets
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import IO
 
-from roboshard.common.errors import DamageError, MissingError, RoboshardError, StorageError
-from roboshard.storage.retry import PATIENCE, Patience
-from roboshard.storage.urls import local_path
+from roboshard.common.errors import (
+    DamageError,
+    MissingError,
+    OptionError,
+    RoboshardError,
+    StorageError,
+)
+from roboshard.storage.api import WritableStore
+from roboshard.storage.content import StoredFile, Upload
+from roboshard.storage.files import TEMPORARY_SUFFIX, remove_file, write_atomic
+from roboshard.storage.retry import READING, AttemptError, RetryPolicy, explained
+from roboshard.storage.urls import local_path, redacted
 
 
-class LocalStorage:
+class LocalStore(WritableStore):
     """Files of this machine, read by position, so that threads and forked processes never share a cursor.
 
-    Nothing is tried twice here, so `patience` is not needed.
+    Nothing is tried twice here, so `policy` is not needed.
     """
 
-    def size(self, url: str, *, patience: Patience = PATIENCE) -> int:  # noqa: ARG002
+    def size(self, path: str = "", *, policy: RetryPolicy = READING) -> int:  # noqa: ARG002
         """Size of a regular file in bytes."""
-        with _opened(url) as descriptor:
+        with _opened(self.at(path)) as descriptor:
             return os.fstat(descriptor).st_size
 
     def read_range(
         self,
-        url: str,
+        path: str,
         offset: int,
         length: int,
         *,
         total: int | None = None,
-        patience: Patience = PATIENCE,  # noqa: ARG002
+        policy: RetryPolicy = READING,  # noqa: ARG002
     ) -> bytes:
         """Exactly `length` bytes from `offset`; a shorter file, or one that has not `total` bytes, is damage."""
+        url = self.at(path)
         with _opened(url) as descriptor:
             found = os.fstat(descriptor).st_size
             if total is not None and found != total:
@@ -54,170 +63,55 @@ class LocalStorage:
                 offset, length = offset + len(chunk), length - len(chunk)
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
-    def read_all(self, url: str, max_bytes: int, *, patience: Patience = PATIENCE) -> bytes:  # noqa: ARG002
-        """A whole file of at most `max_bytes`."""
-        length = self.size(url)
-        if length > max_bytes:
-            raise StorageError(
-                f"{url}: {length} bytes, more than the {max_bytes} that such a file may have"
-            )
-        return self.read_range(url, 0, length)
-
-    def list_files(self, url: str, *, patience: Patience = PATIENCE) -> dict[str, int]:  # noqa: ARG002
-        """Size in bytes of every regular file under a folder; a link to one counts, hidden files do not."""
-        root = local_path(url)
+    def files(self, *, policy: RetryPolicy = READING) -> dict[str, StoredFile]:  # noqa: ARG002
+        """Every regular file under the folder; a link to one counts, hidden files do not."""
+        root = local_path(self.url)
         if not root.is_dir():
-            raise MissingError(f"{url}: no such folder")
-        paths = (path for path in root.rglob("[!.]*") if path.is_file())
-        return dict(
-            sorted((path.relative_to(root).as_posix(), path.stat().st_size) for path in paths)
-        )
+            raise MissingError(f"{self.url}: no such folder")
+        found = (path for path in root.rglob("[!.]*") if path.is_file())
+        return {
+            path.relative_to(root).as_posix(): StoredFile(size=path.stat().st_size)
+            for path in found
+        }
+
+    @property
+    def _root(self) -> Path:
+        return local_path(self.url)
+
+    def create(self, *, private: bool) -> None:
+        """Make the folder."""
+        if private:
+            raise OptionError(f"{self.url}: --private is for the Hub; use the folder's permissions")
+        self._retried(lambda: self._root.mkdir(parents=True, exist_ok=True), "cannot be made")
+
+    def _look(self, paths: Sequence[str]) -> dict[str, StoredFile]:
+        there = {path: self._root / path for path in paths if (self._root / path).is_file()}
+        return {path: StoredFile(size=file.stat().st_size) for path, file in there.items()}
+
+    def _send(self, uploads: Sequence[Upload]) -> None:
+        for upload in uploads:
+            path = self._root / upload.path
+            for left in path.parent.glob(f".{path.name}.*{TEMPORARY_SUFFIX}"):
+                remove_file(left, below=self._root)
+            write_atomic(path, partial(_copy, upload), below=self._root)
+
+    def _remove(self, paths: Sequence[str]) -> None:
+        for path in paths:
+            remove_file(self._root / path, below=self._root)
+
+    def _explained(self) -> AbstractContextManager[None]:
+        return explained((OSError,), _explain)
 
 
-TEMPORARY_SUFFIX = ".roboshard-tmp"
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+def _explain(error: Exception) -> AttemptError:
+    cause = getattr(error, "strerror", None) or redacted(str(error))
+    kind = MissingError if isinstance(error, FileNotFoundError) else StorageError
+    return AttemptError(cause, error=kind, tries=1)
 
 
-def write_atomic(
-    path: Path, write: Callable[[IO[bytes]], None], *, below: Path | None = None
-) -> None:
-    """Write a local file so that it appears whole or not at all, and survives a power cut once it appears.
-
-    `write` is given a temporary file beside the target; it is synced and renamed, or removed on any error. Its name
-    is nobody else's, on whatever machine: two that write the same file at once do not meet before it is whole.
-
-    Args:
-        path: the file. A link at this name is replaced, never followed.
-        write: writes the content.
-        below: the folder that a user named. It may be a link; folders between it and the file may not.
-
-    Raises:
-        StorageError: no space, no permission, no folder, or a link where a folder is expected.
-    """
-    temporary = f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{TEMPORARY_SUFFIX}"
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    try:
-        with opened_folder(path.parent, below=below, make=True) as folder:
-            with os.fdopen(os.open(temporary, flags, 0o666, dir_fd=folder), "wb") as file:
-                try:
-                    write(file)
-                    file.flush()
-                    os.fsync(file.fileno())
-                    os.rename(temporary, path.name, src_dir_fd=folder, dst_dir_fd=folder)
-                except BaseException:
-                    with suppress(FileNotFoundError):
-                        os.unlink(temporary, dir_fd=folder)
-                    raise
-            os.fsync(folder)
-    except RoboshardError:
-        raise
-    except OSError as error:
-        raise StorageError(f"{path}: cannot be written: {error.strerror or error}") from error
-
-
-def write_bytes(path: Path, data: bytes, *, below: Path | None = None) -> None:
-    """`write_atomic` of bytes at hand."""
-    write_atomic(path, lambda file: _write(file, data), below=below)
-
-
-def _write(file: IO[bytes], data: bytes) -> None:
-    file.write(data)
-
-
-def remove_file(path: Path, *, below: Path) -> None:
-    """Remove a file, if it is there; links between it and `below`, the folder that a user named, are not followed.
-
-    Raises:
-        StorageError: a link or something else stands where a folder is expected.
-        OSError: it cannot be removed.
-    """
-    with suppress(FileNotFoundError), opened_folder(path.parent, below=below) as folder:
-        os.unlink(path.name, dir_fd=folder)
-        os.fsync(folder)
-
-
-def remove_temporaries_of(process: int, paths: Iterable[Path]) -> None:
-    """Remove what a process that was killed left of these files, written by `write_atomic`."""
-    for path in paths:
-        beginning = f".{path.name}.{process}-"
-        with suppress(FileNotFoundError), opened_folder(path.parent) as folder:
-            for name in os.listdir(folder):
-                if name.startswith(beginning) and name.endswith(TEMPORARY_SUFFIX):
-                    os.unlink(name, dir_fd=folder)
-
-
-def remove_temporaries(root: Path, folders: Iterable[str] = ()) -> None:
-    """Remove what a killed writer left in `root` and in the named folders below it.
-
-    Only files that `write_atomic` named are removed. Other folders are left alone: somebody
-    else may be writing there.
-
-    Args:
-        root: a folder that a user named, which may be a link.
-        folders: names relative to it; where none is, nothing is done.
-
-    Raises:
-        StorageError: one of the folders is a link, which is not followed.
-    """
-    for path in (root, *(root / folder for folder in folders)):
-        with suppress(FileNotFoundError), opened_folder(path, below=root) as folder:
-            for name in os.listdir(folder):
-                if name.startswith(".") and name.endswith(TEMPORARY_SUFFIX):
-                    with suppress(FileNotFoundError, IsADirectoryError):
-                        os.unlink(name, dir_fd=folder)
-
-
-@contextmanager
-def opened_folder(path: Path, *, below: Path | None = None, make: bool = False) -> Iterator[int]:
-    """Open a folder for calls that take a `dir_fd`; close it at the end.
-
-    Args:
-        path: the folder.
-        below: the folder that a user named, which may be a link. None: `path` itself.
-        make: make what is not there.
-
-    Raises:
-        StorageError: what lies between `below` and `path` is a link or no folder.
-        OSError: it is not there, or cannot be opened or made.
-    """
-    base = path if below is None else below
-    if make:
-        base.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(base, _FOLDER)
-    try:
-        for name in path.relative_to(base).parts:
-            if make:
-                with suppress(FileExistsError):
-                    os.mkdir(name, dir_fd=descriptor)
-            deeper = _deeper(name, descriptor, path)
-            os.close(descriptor)
-            descriptor = deeper
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def _deeper(name: str, parent: int, path: Path) -> int:
-    try:
-        if name == os.pardir:
-            raise OSError(errno.ELOOP, "leads out of the folder", name)
-        return os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=parent)
-    except OSError as error:
-        if error.errno not in (errno.ELOOP, errno.ENOTDIR):
-            raise
-        raise StorageError(
-            f"{path}: {name!r} is a link, or no folder. Links inside of a destination are not followed: remove it, "
-            "or give as the destination where it leads"
-        ) from None
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames and removals in a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _copy(upload: Upload, file: IO[bytes]) -> None:
+    for chunk in upload.chunks():
+        file.write(chunk)
 
 
 @contextmanager

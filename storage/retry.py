@@ -1,27 +1,29 @@
-"""When a remote read is tried again, how long it waits before, and when it is given up."""
+"""When something remote is tried again, how long it waits before, and when it is given up."""
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
 from roboshard.common import interrupts
 from roboshard.common.errors import RoboshardError, StorageError
-from roboshard.storage.urls import redacted
 
 FIRST_WAIT_S = 0.5
 LONGEST_WAIT_S = 30.0
 THROTTLED = 3
 """How many times `retry_s` a read may last without progress where the server says how long to wait: the Hub counts
 requests in windows of five minutes."""
+LONGEST_ASKED_WAIT_S = 300.0
+"""That a server may ask for where attempts are counted and not their time."""
 
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
-class Patience:
-    """How long a remote read may take. All in seconds.
+class RetryPolicy:
+    """How long a remote read, or how often something else, is tried. All times in seconds.
 
     A read that makes no progress ends at the latest retry_s + connect_s + stall_s after its last new byte
     (THROTTLED times retry_s where the server itself says how long to wait). A read of n bytes that does make
@@ -38,16 +40,22 @@ class Patience:
     """Without a new byte, over all attempts."""
     bytes_per_s: float = float(32 << 10)
     """A read that is slower than this on the whole is given up."""
+    attempts: int | None = None
+    """So many, whatever time they take, as what is sent needs; None: as many as the time above allows."""
 
 
-PATIENCE = Patience()
+READING = RetryPolicy()
+WRITING = RetryPolicy(attempts=6)
 
 
 class AttemptError(Exception):
     """One attempt has failed. `tries` is how often such an answer is asked for before it is believed.
 
-    Its text says why, without the URL; it never leaves storage.
+    Its text says why, without the URL; it never leaves storage. `where` is told instead of the URL that was asked,
+    where something below that failed.
     """
+
+    where: str | None = None
 
     def __init__(
         self,
@@ -63,17 +71,17 @@ class AttemptError(Exception):
         self.wait_s = wait_s
 
 
-class Effort:
-    """What one read of about `num_bytes` has cost so far, and what it may still cost."""
+class RetryBudget:
+    """What one read of about `num_bytes`, or another task, has cost so far, and what it may still cost."""
 
-    def __init__(self, patience: Patience, num_bytes: int) -> None:
-        self.patience = patience
+    def __init__(self, policy: RetryPolicy, num_bytes: int = 0) -> None:
+        self.policy = policy
         self.attempts = 0
         self._begun = self._progressed = time.monotonic()
-        self._flow_s = patience.retry_s + num_bytes / patience.bytes_per_s
+        self._flow_s = policy.retry_s + num_bytes / policy.bytes_per_s
         self._flowing: float | None = None
         """Since when the bytes of this attempt come."""
-        self._end = self._begun + THROTTLED * patience.retry_s + num_bytes / patience.bytes_per_s
+        self._end = self._begun + THROTTLED * policy.retry_s + num_bytes / policy.bytes_per_s
         self._reached = 0
         self._fruitless = 0
         self._doubted = 0
@@ -92,12 +100,12 @@ class Effort:
         if self._flowing is None:
             self._flowing = now
         if now > max(self._end, self._flowing + self._flow_s) and not is_all:
-            raise AttemptError(f"slower than {self.patience.bytes_per_s:.0f} bytes/s", tries=1)
+            raise AttemptError(f"slower than {self.policy.bytes_per_s:.0f} bytes/s", tries=1)
 
     def expect(self, num_bytes: int) -> None:
         """Allow time for bytes that nobody knew of before."""
-        self._end += num_bytes / self.patience.bytes_per_s
-        self._flow_s += num_bytes / self.patience.bytes_per_s
+        self._end += num_bytes / self.policy.bytes_per_s
+        self._flow_s += num_bytes / self.policy.bytes_per_s
 
     def failed(self, error: AttemptError) -> None:
         """Count an attempt that has failed."""
@@ -122,43 +130,82 @@ class Effort:
         return f"given up after {self.attempts} attempts in {time.monotonic() - self._begun:.0f} s"
 
     def _left(self, error: AttemptError) -> float:
-        allowed = self.patience.retry_s * (THROTTLED if error.wait_s is not None else 1)
+        if self.policy.attempts is not None:
+            return LONGEST_ASKED_WAIT_S if self.attempts < self.policy.attempts else 0
+        allowed = self.policy.retry_s * (THROTTLED if error.wait_s is not None else 1)
         return min(self._progressed + allowed, self._end) - time.monotonic()
 
 
-def persist(url: str, effort: Effort, attempt: Callable[[], Result]) -> Result:
-    """The result of the first attempt that succeeds.
+def retry(
+    where: str, budget: RetryBudget, attempt: Callable[[], Result], *, doing: str = ""
+) -> Result:
+    """Return the result of the first attempt that succeeds.
 
-    Raises the error of the last one, naming the URL, the cause and how much was tried.
+    Args:
+        where: the URL, redacted, for the message.
+        budget: what the attempts may cost.
+        attempt: raises AttemptError for what may be tried again; all else ends it.
+        doing: what cannot be done where all fail ("cannot be written"); empty where it is a read.
+
+    Raises:
+        The error of the last attempt, naming the URL, the cause and how much was tried.
     """
     import tenacity  # noqa: PLC0415 - not needed where everything is local
 
     def count() -> Result:
         interrupts.check()
-        effort.attempts += 1
+        budget.attempts += 1
         try:
             return attempt()
         except AttemptError as error:
-            effort.failed(error)
+            budget.failed(error)
             raise
 
     retrying = tenacity.Retrying(
         retry=tenacity.retry_if_exception_type(AttemptError),
-        stop=lambda state: effort.is_over(_failure(state)),
-        wait=lambda state: effort.wait_s(_failure(state)),
+        stop=lambda state: budget.is_over(_failure(state)),
+        wait=lambda state: budget.wait_s(_failure(state)),
         sleep=interrupts.pause,
         reraise=True,
     )
     try:
         return retrying(count)
     except AttemptError as last:
-        text = f"{redacted(url)}: {last}"
-        if effort.attempts > 1:
-            text += f"; {effort.summary()}"
-        if last.tries is None:
-            text += ". Check the network and the server, then run the same again"
-        failure = last.error(text)
+        failure = last.error(_told(last, last.where or where, budget, doing))
     raise failure  # outside the handler: what libraries say of an attempt may hold what must not be shown
+
+
+def _told(last: AttemptError, where: str, budget: RetryBudget, doing: str) -> str:
+    if doing and last.tries is None:
+        return f"{where}: {doing}, after several attempts: {last}. Run the same command again to go on from here"
+    if doing:
+        return f"{where}: {doing}: {last}"
+    tried = f"; {budget.summary()}" if budget.attempts > 1 else ""
+    remedy = (
+        ". Check the network and the server, then run the same again" if last.tries is None else ""
+    )
+    return f"{where}: {last}{tried}{remedy}"
+
+
+@contextmanager
+def explained(
+    errors: tuple[type[Exception], ...], explain: Callable[[Exception], Exception]
+) -> Iterator[None]:
+    """Say in words that hold no secret what a library raises inside.
+
+    Args:
+        errors: what the library raises. Errors of ours among them pass as they are.
+        explain: makes of one of them what is raised instead: an AttemptError, or an error for users.
+    """
+    try:
+        yield
+    except (AttemptError, RoboshardError):
+        raise
+    except errors as error:
+        failure = explain(error)
+    else:
+        return
+    raise failure  # outside the handler, as above
 
 
 def _failure(state: object) -> AttemptError:

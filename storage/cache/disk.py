@@ -128,7 +128,7 @@ class DiskCache:
                 found = (
                     None
                     if self.holds(key, len(data))
-                    else self._claim(name, len(data), key, held, patience=0)
+                    else self._claim(name, len(data), key, held, wait_s=0)
                 )
                 if isinstance(found, _Claim):
                     self._store(found, data, key)
@@ -200,7 +200,7 @@ class DiskCache:
         length: int,
         key: CacheKey,
         held: ExitStack,
-        patience: float = WAIT_SECONDS,
+        wait_s: float = WAIT_SECONDS,
     ) -> "bytes | _Claim | None":
         """The right to download, until `held` ends; the bytes, if another did; None: download, and keep nothing."""
         bucket = held.enter_context(files.opened_bucket(self.folder, name, make=True))
@@ -210,7 +210,7 @@ class DiskCache:
                     files.opened(name + PART, os.O_RDWR | os.O_CREAT, bucket)
                 )
                 at_once = files.locked(part, 0)
-                if not at_once and (not patience or not files.locked(part, patience)):
+                if not at_once and (not wait_s or not files.locked(part, wait_s)):
                     return None
                 if files.is_at(part, name + PART, bucket):
                     claim = _Claim(self, bucket, part, name)

@@ -26,7 +26,8 @@ from support.servers import LocalHub, RangeServer, S3Server
 from support.slowly import slowly
 
 from roboshard.shards import DamageError, MissingError, RoboshardError, ShardedDataset, StorageError
-from roboshard.storage import connections, retry
+from roboshard.storage import retry
+from roboshard.storage.http import connections
 
 pytestmark = pytest.mark.usefixtures("no_threads_before")
 

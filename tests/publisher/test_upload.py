@@ -15,7 +15,7 @@ from support.servers import LocalHub, S3Server
 from roboshard.converter import ConvertConfig, convert
 from roboshard.publisher import UploadConfig, UploadReport, make_plan, upload
 from roboshard.shards import DamageError, MissingError, OptionError, ShardedDataset, StorageError
-from roboshard.storage import targets_base
+from roboshard.storage import retry
 
 pytest_plugins = ["support.servers.fixtures"]
 
@@ -229,7 +229,7 @@ def test_a_destination_that_is_the_source(pusht_shards: Path, tmp_path: Path) ->
 def test_partial_failures_and_a_server_that_is_unwell(
     pusht_shards: Path, this_hub: LocalHub, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(targets_base._backoff, "max", 0.05)
+    monkeypatch.setattr(retry, "LONGEST_WAIT_S", 0.05)
     for route in ("/batch", "/paths-info"):
         this_hub.fault("status", route, code=503, after=1)
     this_hub.refuse_in_batch("shard-000004.tar", times=2)
@@ -242,7 +242,7 @@ def test_partial_failures_and_a_server_that_is_unwell(
 def test_what_cannot_be_sent_leaves_no_dataset(
     pusht_shards: Path, this_hub: LocalHub, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(targets_base._backoff, "max", 0.05)
+    monkeypatch.setattr(retry, "LONGEST_WAIT_S", 0.05)
     this_hub.refuse_in_batch("shard-000004.tar", times=1000)
     with pytest.raises(
         StorageError,

@@ -27,7 +27,7 @@ from roboshard.shards import (
 )
 from roboshard.shards.rows import PROVENANCE_METADATA
 from roboshard.shards.schema import document_bytes
-from roboshard.storage import local
+from roboshard.storage import files as storage_files
 
 
 @pytest.fixture
@@ -290,7 +290,7 @@ def test_a_flipped_bit_in_record_or_rows_stops_it(root: Path) -> None:
 def test_a_full_disk_leaves_no_dataset_but_never_half_of_one(
     fails_at: int, root: Path, pusht_shards: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = local.write_atomic
+    real = storage_files.write_atomic
     files = len(files_of(root))
     writes = [0, 1, files // 2 - 1, files // 2][fails_at]
     done: list[Path] = []
@@ -303,7 +303,7 @@ def test_a_full_disk_leaves_no_dataset_but_never_half_of_one(
         done.append(path)
         real(path, content, below=below)
 
-    monkeypatch.setattr(local, "write_atomic", write)
+    monkeypatch.setattr(storage_files, "write_atomic", write)
     with pytest.raises(StorageError, match="no space left"):
         rebuild(root)
     with pytest.raises(MissingError, match=r"dataset\.json: no such file"):

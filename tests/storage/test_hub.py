@@ -12,13 +12,13 @@ from support.servers import LocalHub
 from roboshard import storage
 from roboshard.common.errors import MissingError, StorageError
 from roboshard.shards import ShardedDataset
-from roboshard.storage import Patience
-from roboshard.storage.hub import HubPath
+from roboshard.storage import RetryPolicy
+from roboshard.storage.hub.paths import HubPath
 
 pytest_plugins = ["support.servers.fixtures"]
 
 CONTENT = bytes(range(256)) * 1000
-BRIEF = Patience(connect_s=1, stall_s=1, retry_s=0.3)
+BRIEF = RetryPolicy(connect_s=1, stall_s=1, retry_s=0.3)
 ODD = "shards/ä b#%20?.tar"
 
 
@@ -99,7 +99,7 @@ def test_links_that_are_expired_as_they_come_end_in_an_error(
 ) -> None:
     this_hub.configure(link_seconds=-1)
     with pytest.raises(StorageError, match=r"access is refused \(HTTP 403\)"):
-        storage.read_range(f"{roots[0]}/{ODD}", 0, 10, patience=BRIEF)
+        storage.read_range(f"{roots[0]}/{ODD}", 0, 10, policy=BRIEF)
 
 
 def test_a_branch_is_pinned_to_its_commit(

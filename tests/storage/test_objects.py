@@ -27,25 +27,25 @@ from roboshard.common.errors import (
     StorageError,
 )
 from roboshard.shards import ShardedDataset
-from roboshard.storage import Patience, objects, retry
+from roboshard.storage import RetryPolicy, filesystems, objects, retry
 
 pytest_plugins = ["support.servers.fixtures"]
 
 CONTENT = bytes(range(251)) * 1000
 TOTAL = len(CONTENT)
-BRIEF = Patience(connect_s=1, stall_s=0.5, retry_s=0.3)
-LONG = Patience(connect_s=1, stall_s=0.5)
+BRIEF = RetryPolicy(connect_s=1, stall_s=0.5, retry_s=0.3)
+LONG = RetryPolicy(connect_s=1, stall_s=0.5)
 
 
 @pytest.fixture
 def url(s3_server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    objects.forget_all()
+    filesystems.forget_all()
     monkeypatch.setattr(retry, "FIRST_WAIT_S", 0.05)
     for name, data in {"d/a b.tar": CONTENT, "d/empty": b"", "d/.hidden": b"h"}.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(data)
     yield s3_server.add_folder(tmp_path / "d", "some/d") + "/a b.tar"
-    objects.forget_all()
+    filesystems.forget_all()
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def test_a_range_is_exact_or_an_error(memory: str, offset: int, length: int, par
             with pytest.raises(
                 DamageError, match=rf"ends {offset + length - TOTAL} bytes before offset"
             ):
-                storage.read_range(memory, offset, length, patience=BRIEF)
+                storage.read_range(memory, offset, length, policy=BRIEF)
 
 
 def test_s3_is_read_sized_and_listed(url: str) -> None:
@@ -93,13 +93,13 @@ def test_what_ends_before_is_damage(url: str, offset: int, length: int) -> None:
     with pytest.raises(
         DamageError, match=rf"a b\.tar: ends {offset + length - TOTAL} bytes before offset"
     ):
-        storage.read_range(url, offset, length, patience=BRIEF)
+        storage.read_range(url, offset, length, policy=BRIEF)
 
 
 @pytest.mark.parametrize(("offset", "length"), [(0, 10), (TOTAL - 20, 10), (0, TOTAL - 10)])
 def test_a_file_of_another_size_is_damage(url: str, offset: int, length: int) -> None:
     with pytest.raises(DamageError, match="are expected"):
-        storage.read_range(url, offset, length, total=TOTAL - 10, patience=BRIEF)
+        storage.read_range(url, offset, length, total=TOTAL - 10, policy=BRIEF)
 
 
 def test_what_is_not_there_is_missing(s3_server: S3Server, url: str) -> None:
@@ -134,15 +134,15 @@ SOME_FAULTS = [
 def test_faults_of_s3(
     s3_server: S3Server, url: str, kind: str, args: dict[str, Any], message: str
 ) -> None:
-    assert storage.read_range(url, 5, 6, patience=LONG) == CONTENT[5:11]
+    assert storage.read_range(url, 5, 6, policy=LONG) == CONTENT[5:11]
     if args.get("code") != 403:
         s3_server.fault(kind, **({"seconds": 0.2} if kind == "refuse" else args))
-        assert storage.read_range(url, 0, 100_000, patience=LONG) == CONTENT[:100_000]
+        assert storage.read_range(url, 0, 100_000, policy=LONG) == CONTENT[:100_000]
     s3_server.reset()
     s3_server.fault(kind, times=None, **args)
     begun = time.monotonic()
     with pytest.raises(StorageError, match=message) as caught:
-        storage.read_range(url, 0, 100_000, patience=BRIEF)
+        storage.read_range(url, 0, 100_000, policy=BRIEF)
     assert str(caught.value).startswith(f"{url}: ")
     assert time.monotonic() - begun < 8
     assert "testing" not in repr(caught.value)  # the key and the secret
@@ -188,7 +188,7 @@ def test_threads_share_one_filesystem(url: str) -> None:
             lambda start: storage.read_range(url, start, 1000), range(0, 100_000, 1000)
         )
         assert b"".join(reads) == CONTENT[:100_000]
-    assert len(objects._opened.shared) == 1
+    assert len(filesystems.opened.shared) == 1
 
 
 def _read(url: str) -> None:
@@ -197,7 +197,7 @@ def _read(url: str) -> None:
 
 def test_a_fork_opens_its_own_filesystem(url: str) -> None:
     _read(url)
-    with objects._opened.lock:  # as another thread may hold it
+    with filesystems.opened.lock:  # as another thread may hold it
         child = multiprocessing.get_context("fork").Process(target=_read, args=(url,))
         child.start()
     child.join(60)

@@ -16,9 +16,9 @@ from roboshard.exporter import ExportConfig, export
 from roboshard.inspector import VerifyConfig, verify
 from roboshard.publisher import UploadConfig, upload
 from roboshard.shards import OptionError, StorageError, rebuild
-from roboshard.storage.local import TEMPORARY_SUFFIX
-from roboshard.storage.targets_base import Upload
-from roboshard.storage.targets_files import LocalTarget
+from roboshard.storage.content import Upload
+from roboshard.storage.files import TEMPORARY_SUFFIX
+from roboshard.storage.local import LocalStore
 
 THESIS = "do not lose me"
 
@@ -153,7 +153,7 @@ def test_rebuild_does_not_write_through_a_link(pusht_source: Path, tmp_path: Pat
 def test_publishing_to_a_folder_follows_no_link_in_it(
     tmp_path: Path, outside: Path, use: str
 ) -> None:
-    target = LocalTarget(str(tmp_path / "out"))
+    target = LocalStore(str(tmp_path / "out"))
     linked(tmp_path / "out/shards", outside)
     name = "shards/thesis.tex"
     acts: dict[str, Callable[[], object]] = {
@@ -169,7 +169,7 @@ def test_publishing_to_a_folder_follows_no_link_in_it(
 def test_no_name_leads_out_of_a_folder_that_is_published_to(
     tmp_path: Path, outside: Path, name: str
 ) -> None:
-    target = LocalTarget(str(tmp_path / "out"))
+    target = LocalStore(str(tmp_path / "out"))
     target.create(private=False)
     with pytest.raises(StorageError):
         target.put([Upload(path=name, content=b"x")])

@@ -14,8 +14,15 @@ from hypothesis import strategies as st
 from roboshard import storage
 from roboshard.cli.run import run_command
 from roboshard.shards import RoboshardError, StorageError
-from roboshard.storage import redacted, targets_base
-from roboshard.storage.targets import Target, Upload, target_of
+from roboshard.storage import (
+    Store,
+    Upload,
+    WritableStore,
+    redacted,
+    retry,
+    store_of,
+    writable_store,
+)
 
 SECRET = "s3cr3tV4lu3xyz"
 SIGNED = f"https://me:{SECRET}@host.example/a/b?X-Amz-Signature={SECRET}&x=1#{SECRET}"
@@ -79,13 +86,10 @@ def refuse(*_: object, **__: object) -> NoReturn:
         raise _LibraryError(f"403 for url: {SIGNED} hf_{SECRET}") from error
 
 
-ACTS: dict[str, Callable[[Target], object]] = {
-    "list": lambda target: target.files(),
+ACTS: dict[str, Callable[[WritableStore], object]] = {
     "look": lambda target: target.look(["a"]),
     "put": lambda target: target.put([Upload(path="a", content=b"x")]),
     "remove": lambda target: target.remove(["a"]),
-    "read": lambda target: target.read("a", 10),
-    "hash": lambda target: target.sha256("a"),
     "create": lambda target: target.create(private=False),
 }
 
@@ -95,10 +99,9 @@ ACTS: dict[str, Callable[[Target], object]] = {
 def test_publishing_shows_nothing_that_a_library_says_of_its_requests(
     act: str, url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(targets_base, "MAX_WAIT_S", 0.01)
-    monkeypatch.setattr(targets_base._backoff, "max", 0.01)
-    target = target_of(url.format(tmp_path / "out"))
-    for name in ("_list", "_look", "_send", "_remove", "_read_chunks"):
+    monkeypatch.setattr(retry, "LONGEST_WAIT_S", 0.01)
+    target = writable_store(url.format(tmp_path / "out"))
+    for name in ("_look", "_send", "_remove"):
         monkeypatch.setattr(target, name, refuse)
     monkeypatch.setattr("huggingface_hub.HfApi.bucket_info", refuse, raising=False)
     monkeypatch.setattr("huggingface_hub.HfApi.repo_info", refuse)
@@ -125,10 +128,34 @@ def test_the_line_that_a_command_ends_with_holds_no_secret(
     assert "403 for url: https://host.example/a/b" in shown
 
 
-def test_reading_shows_nothing_that_a_filesystem_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("roboshard.storage.objects._filesystem", refuse)
+READS: dict[str, Callable[[Store, storage.RetryPolicy], object]] = {
+    "range": lambda store, policy: store.read_range("x", 0, 4, policy=policy),
+    "all": lambda store, policy: store.read_all("x", 10, policy=policy),
+    "size": lambda store, policy: store.size("x", policy=policy),
+    "list": lambda store, policy: store.list_files(policy=policy),
+    "describe": lambda store, policy: store.files(policy=policy),
+}
+
+
+@pytest.mark.parametrize("act", READS)
+@pytest.mark.parametrize(
+    "url", [f"s3://k:{SECRET}@b", "hf://buckets/me/it", "hf://datasets/me/it/folder"]
+)
+def test_reading_shows_nothing_that_a_library_says(
+    act: str, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("roboshard.storage.filesystems.reading", refuse)
+    monkeypatch.setattr("urllib3.PoolManager.request", refuse)
     with pytest.raises(RoboshardError) as caught:
-        storage.read_range(
-            f"s3://k:{SECRET}@b/x", 0, 4, patience=storage.Patience(retry_s=0.1, connect_s=0.1)
-        )
+        READS[act](store_of(url), storage.RetryPolicy(retry_s=0.1, connect_s=0.1))
+    assert SECRET not in "".join(traceback.format_exception(caught.value))
+
+
+def test_hashing_what_is_there_shows_nothing_that_a_library_says(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(retry, "THROTTLED", 0)
+    monkeypatch.setattr("roboshard.storage.filesystems.reading", refuse)
+    with pytest.raises(RoboshardError) as caught:
+        writable_store(f"s3://k:{SECRET}@b").sha256("x")
     assert SECRET not in "".join(traceback.format_exception(caught.value))

@@ -6,13 +6,14 @@ import ssl
 import threading
 import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from urllib.parse import unquote, urlsplit
 
 import urllib3
 from urllib3 import exceptions
 
-from roboshard.storage.retry import AttemptError, Patience
+from roboshard.storage import retry
+from roboshard.storage.retry import AttemptError, RetryPolicy
 
 KEPT_PER_HOST = 64
 HOSTS = 32
@@ -47,17 +48,17 @@ def close_all() -> None:
                 pool.close()
 
 
-def get(url: str, headers: Mapping[str, str], patience: Patience) -> Response:
+def get(url: str, headers: Mapping[str, str], policy: RetryPolicy) -> Response:
     """Send a GET and return the reply once its headers are there. Redirects are not followed.
 
     The caller ends it by `finish` or by `close`. Raises AttemptError.
     """
-    with explained(patience):
+    with explained(policy):
         return _manager(url).request(
             "GET",
             url,
             headers=dict(headers),
-            timeout=urllib3.Timeout(connect=patience.connect_s, read=patience.stall_s),
+            timeout=urllib3.Timeout(connect=policy.connect_s, read=policy.stall_s),
             retries=False,
             redirect=False,
             preload_content=False,
@@ -77,29 +78,23 @@ def finish(response: Response) -> None:
     response.close()
 
 
-@contextmanager
-def explained(patience: Patience) -> Iterator[None]:
+def explained(policy: RetryPolicy) -> AbstractContextManager[None]:
     """Say what went wrong on a connection in words that hold no URL."""
-    try:
-        yield
-    except (exceptions.HTTPError, http.client.HTTPException, OSError, ValueError) as error:
-        failure = _explain(error, patience)
-    else:
-        return
-    raise failure
+    raised = (exceptions.HTTPError, http.client.HTTPException, OSError, ValueError)
+    return retry.explained(raised, lambda error: _explain(error, policy))
 
 
-def _explain(error: Exception, patience: Patience) -> AttemptError:
+def _explain(error: Exception, policy: RetryPolicy) -> AttemptError:
     if isinstance(error, exceptions.SSLError | ssl.SSLError):
         return _explain_tls(error)
     for kind, cause in (  # the first that fits: some are subclasses of later ones
         (exceptions.ProxyError, f"the proxy does not answer ({_reason(error)})"),
         (exceptions.NameResolutionError, "the host's name cannot be resolved (DNS)"),
         (exceptions.NewConnectionError, f"no connection ({_reason(error)})"),
-        (exceptions.ConnectTimeoutError, f"no connection within {patience.connect_s:g} s"),
+        (exceptions.ConnectTimeoutError, f"no connection within {policy.connect_s:g} s"),
         (
             exceptions.ReadTimeoutError | TimeoutError,
-            f"stalled: nothing came for {patience.stall_s:g} s",
+            f"stalled: nothing came for {policy.stall_s:g} s",
         ),
         (
             exceptions.ProtocolError | http.client.HTTPException | OSError,

@@ -7,22 +7,24 @@ from contextlib import contextmanager
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from roboshard.common.errors import StorageError
-from roboshard.storage import connections, redirects, replies
-from roboshard.storage.connections import Response
-from roboshard.storage.redirects import Address
-from roboshard.storage.retry import AttemptError, Effort, Patience, persist
+from roboshard.storage.api import Store
+from roboshard.storage.content import StoredFile
+from roboshard.storage.http import connections, redirects, replies
+from roboshard.storage.http.connections import Response
+from roboshard.storage.http.redirects import Address
+from roboshard.storage.retry import READING, AttemptError, RetryBudget, RetryPolicy, retry
 from roboshard.storage.urls import redacted
 
 CHUNK = 1 << 18
 _HEADERS = {"Accept-Encoding": "identity", "User-Agent": "roboshard"}
 
 
-class HttpStorage:
+class HttpStore(Store):
     """Files behind http(s) URLs. Holds nothing: connections are shared by all threads of the process."""
 
-    def address(self, url: str) -> Address:
+    def address(self, path: str = "") -> Address:
         """What to ask for. User and password in a URL are sent to its own host alone."""
-        parts = _split(url)
+        parts = _split(self.at(path))
         authorization = None
         if parts.username is not None:
             secret = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
@@ -33,55 +35,60 @@ class HttpStorage:
             "give user and password in the URL, or a signed URL that has not expired",
         )
 
-    def size(self, url: str, *, patience: Patience) -> int:
+    def size(self, path: str = "", *, policy: RetryPolicy = READING) -> int:
         """Size in bytes, from a request for the first one: signed URLs are rarely good for HEAD."""
-        address = self.address(url)
-        effort = Effort(patience, 1)
+        address = self.address(path)
 
         def attempt() -> int:
-            with _asked(address, {"Range": "bytes=0-0"}, patience) as response:
+            with _asked(address, {"Range": "bytes=0-0"}, policy) as response:
                 return replies.total_of(response)
 
-        return persist(url, effort, attempt)
+        return retry(redacted(self.at(path)), RetryBudget(policy, 1), attempt)
 
     def read_range(
-        self, url: str, offset: int, length: int, *, total: int | None, patience: Patience
+        self,
+        path: str,
+        offset: int,
+        length: int,
+        *,
+        total: int | None = None,
+        policy: RetryPolicy = READING,
     ) -> bytes:
         """Exactly `length` bytes from `offset`, in one request unless it breaks."""
         if length <= 0:
             return b""
-        read = _RangeRead(self.address(url), offset, length, total, Effort(patience, length))
-        return persist(url, read.effort, read.attempt)
+        read = _RangeRead(self.address(path), offset, length, total, RetryBudget(policy, length))
+        return retry(redacted(self.at(path)), read.budget, read.attempt)
 
-    def read_all(self, url: str, max_bytes: int, *, patience: Patience) -> bytes:
+    def read_all(self, path: str, max_bytes: int, *, policy: RetryPolicy = READING) -> bytes:
         """A whole file of at most `max_bytes`, in one request unless it breaks; the address is resolved anew."""
-        return fetch(url, self.address(url), max_bytes, patience)[0]
+        return fetch(self.at(path), self.address(path), max_bytes, policy)[0]
 
-    def forget(self, url: str) -> None:
+    def forget(self, path: str = "") -> None:
         """Resolve the URL anew when it is read next."""
-        redirects.forget(self.address(url))
+        redirects.forget(self.address(path))
 
-    def list_files(self, url: str, *, patience: Patience) -> dict[str, int]:  # noqa: ARG002 - as all storages
+    def files(self, *, policy: RetryPolicy = READING) -> dict[str, StoredFile]:  # noqa: ARG002
         """Impossible: HTTP has no folders."""
         raise StorageError(
-            f"{redacted(url)}: http(s) cannot list files; give a file, or a storage that lists (s3, hf)"
+            f"{redacted(self.url)}: http(s) cannot list files; give a file, or a storage that lists (s3, hf)"
         )
 
 
 def fetch(
-    url: str, address: Address, max_bytes: int, patience: Patience
+    url: str, address: Address, max_bytes: int, policy: RetryPolicy
 ) -> tuple[bytes, Mapping[str, str]]:
     """A whole file of at most `max_bytes`, and the headers of the last reply."""
-    read = _WholeRead(address, max_bytes, Effort(patience, 0))
-    return persist(url, read.effort, read.attempt), read.headers
+    read = _WholeRead(address, max_bytes, RetryBudget(policy))
+    return retry(redacted(url), read.budget, read.attempt), read.headers
 
 
 @contextmanager
 def _asked(
-    address: Address, headers: Mapping[str, str], patience: Patience, *, anew: bool = False
+    address: Address, headers: Mapping[str, str], policy: RetryPolicy, *, anew: bool = False
 ) -> Iterator[Response]:
     """One request and its reply: ended cleanly, or closed with its connection on any error."""
-    response, redirected = redirects.opened(address, _HEADERS | dict(headers), patience, anew=anew)
+    response, redirected = redirects.opened(address, _HEADERS | dict(headers), policy, anew=anew)
     try:
         replies.check_status(response, address, redirected)
         yield response
@@ -95,9 +102,9 @@ def _asked(
     connections.finish(response)
 
 
-def _chunk(response: Response, most: int, patience: Patience) -> bytes:
+def _chunk(response: Response, most: int, policy: RetryPolicy) -> bytes:
     """What has come, of at most `most` bytes; empty at the end."""
-    with connections.explained(patience):
+    with connections.explained(policy):
         return response.read1(min(CHUNK, most))
 
 
@@ -105,9 +112,9 @@ class _RangeRead:
     """One range, over as many attempts as it takes."""
 
     def __init__(
-        self, address: Address, offset: int, length: int, total: int | None, effort: Effort
+        self, address: Address, offset: int, length: int, total: int | None, budget: RetryBudget
     ) -> None:
-        self.effort = effort
+        self.budget = budget
         self._address = address
         self._offset = offset
         self._length = length
@@ -121,13 +128,13 @@ class _RangeRead:
         if self._reached == self._length:  # and yet it failed: more came than was asked for
             self._reached = 0
         start, end = self._offset + self._reached, self._offset + self._length
-        patience = self.effort.patience
-        with _asked(self._address, {"Range": f"bytes={start}-{end - 1}"}, patience) as response:
+        policy = self.budget.policy
+        with _asked(self._address, {"Range": f"bytes={start}-{end - 1}"}, policy) as response:
             found = replies.range_of(response, start, end, self._total)
             self._version = replies.check_same(self._version, found)
             self._allocate()
             while self._reached < self._length:
-                chunk = _chunk(response, self._length - self._reached, patience)
+                chunk = _chunk(response, self._length - self._reached, policy)
                 if not chunk:
                     missing = self._length - self._reached
                     raise AttemptError(
@@ -135,8 +142,8 @@ class _RangeRead:
                     )
                 self._buffer.write(chunk)
                 self._reached += len(chunk)
-                self.effort.advance(self._reached, is_all=self._reached == self._length)
-            if _chunk(response, 1, patience):
+                self.budget.advance(self._reached, is_all=self._reached == self._length)
+            if _chunk(response, 1, policy):
                 raise AttemptError(
                     "the server sends more bytes than were asked for", tries=replies.DOUBTED
                 )
@@ -153,8 +160,8 @@ class _RangeRead:
 class _WholeRead:
     """One whole file, over as many attempts as it takes; resumed if the first reply said how long it is."""
 
-    def __init__(self, address: Address, max_bytes: int, effort: Effort) -> None:
-        self.effort = effort
+    def __init__(self, address: Address, max_bytes: int, budget: RetryBudget) -> None:
+        self.budget = budget
         self.headers: Mapping[str, str] = {}
         self._address = address
         self._max_bytes = max_bytes
@@ -167,7 +174,7 @@ class _WholeRead:
         """Ask for all, or for what is left, and read it."""
         reached, length = len(self._data), self._length
         rest = {"Range": f"bytes={reached}-{length - 1}"} if reached and length is not None else {}
-        with _asked(self._address, rest, self.effort.patience, anew=True) as response:
+        with _asked(self._address, rest, self.budget.policy, anew=True) as response:
             if rest and length is not None and response.status != 200:
                 self._check_rest(response, reached, length)
             else:
@@ -182,7 +189,7 @@ class _WholeRead:
         self._check_size(self._length or 0)
         if not self._expected:
             self._expected = self._length or self._max_bytes
-            self.effort.expect(self._expected)
+            self.budget.expect(self._expected)
         self._version = replies.version_of(response, self._length)
 
     def _check_rest(self, response: Response, reached: int, length: int) -> None:
@@ -196,12 +203,12 @@ class _WholeRead:
     def _read(self, response: Response) -> None:
         while self._length is None or len(self._data) < self._length:
             most = self._max_bytes + 1 if self._length is None else self._length
-            chunk = _chunk(response, most - len(self._data), self.effort.patience)
+            chunk = _chunk(response, most - len(self._data), self.budget.policy)
             if not chunk:
                 break
             self._data += chunk
             self._check_size(len(self._data))
-            self.effort.advance(len(self._data), is_all=len(self._data) == self._length)
+            self.budget.advance(len(self._data), is_all=len(self._data) == self._length)
         if self._length is not None and len(self._data) < self._length:
             raise AttemptError(
                 f"the connection ended {self._length - len(self._data)} bytes too early"

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import urljoin, urlsplit
 
-from roboshard.storage import connections
-from roboshard.storage.retry import AttemptError, Patience
+from roboshard.storage.http import connections
+from roboshard.storage.retry import AttemptError, RetryPolicy
 
 MAX_REDIRECTS = 10
 MAX_REMEMBERED = 8192
@@ -49,7 +49,7 @@ def forget(address: Address) -> None:
 
 
 def opened(
-    address: Address, headers: Mapping[str, str], patience: Patience, *, anew: bool = False
+    address: Address, headers: Mapping[str, str], policy: RetryPolicy, *, anew: bool = False
 ) -> tuple[connections.Response, bool]:
     """The reply of what an address leads to, and whether redirects led there.
 
@@ -58,20 +58,20 @@ def opened(
     """
     target = None if anew else _remembered(address)
     if target is not None:
-        response = connections.get(target, _headers(address, target, headers), patience)
+        response = connections.get(target, _headers(address, target, headers), policy)
         if response.status not in _NOT_THERE_ANY_MORE and response.status not in REDIRECTS:
             return response, True
         connections.finish(response)
         forget(address)
-    return _followed(address, headers, patience)
+    return _followed(address, headers, policy)
 
 
 def _followed(
-    address: Address, headers: Mapping[str, str], patience: Patience
+    address: Address, headers: Mapping[str, str], policy: RetryPolicy
 ) -> tuple[connections.Response, bool]:
     url, seen = address.url, {address.url}
     while True:
-        response = connections.get(url, _headers(address, url, headers), patience)
+        response = connections.get(url, _headers(address, url, headers), policy)
         if response.status not in REDIRECTS:
             if url != address.url and response.status in (200, 206):
                 _remember(address, url)

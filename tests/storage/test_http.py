@@ -32,15 +32,16 @@ from roboshard import storage
 from roboshard.common.errors import DamageError, MissingError, RoboshardError, StorageError
 from roboshard.shards import ShardedDataset
 from roboshard.shards.locate import locate
-from roboshard.storage import Patience, connections, redirects, replies, retry
+from roboshard.storage import RetryPolicy, retry
+from roboshard.storage.http import connections, redirects, replies
 
 pytest_plugins = ["support.servers.fixtures"]
 
 CONTENT = b"".join(number.to_bytes(3, "big") for number in range(100_000))
 TOTAL, OFFSET, LENGTH = len(CONTENT), 1000, 200_000
 WANTED = CONTENT[OFFSET : OFFSET + LENGTH]
-BRIEF = Patience(connect_s=1, stall_s=0.4, retry_s=0.3, bytes_per_s=1e6)
-LONG = Patience(connect_s=1, stall_s=0.4)
+BRIEF = RetryPolicy(connect_s=1, stall_s=0.4, retry_s=0.3, bytes_per_s=1e6)
+LONG = RetryPolicy(connect_s=1, stall_s=0.4)
 BOUND_S = 3 * BRIEF.retry_s + BRIEF.connect_s + BRIEF.stall_s + 3  # the rest is for a busy machine
 
 
@@ -52,12 +53,12 @@ def url(range_server: RangeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     return f"{range_server.url}/a b.tar"
 
 
-def read(url: str, patience: Patience = BRIEF) -> bytes:
-    return storage.read_range(url, OFFSET, LENGTH, total=TOTAL, patience=patience)
+def read(url: str, policy: RetryPolicy = BRIEF) -> bytes:
+    return storage.read_range(url, OFFSET, LENGTH, total=TOTAL, policy=policy)
 
 
-def read_whole(url: str, patience: Patience = BRIEF) -> bytes:
-    return storage.read_all(url, TOTAL, patience=patience)
+def read_whole(url: str, policy: RetryPolicy = BRIEF) -> bytes:
+    return storage.read_all(url, TOTAL, policy=policy)
 
 
 @contextmanager
@@ -72,14 +73,14 @@ def bounded(seconds: float = BOUND_S) -> Iterator[None]:
 def test_a_range_is_exact_or_an_error(url: str, offset: int, length: int) -> None:
     if offset + length <= TOTAL or length == 0:
         assert (
-            storage.read_range(url, offset, length, total=TOTAL, patience=BRIEF)
+            storage.read_range(url, offset, length, total=TOTAL, policy=BRIEF)
             == CONTENT[offset:][:length]
         )
     else:
         with pytest.raises(
             DamageError, match=rf"a b\.tar: ends {offset + length - TOTAL} bytes before offset"
         ):
-            storage.read_range(url, offset, length, patience=BRIEF)
+            storage.read_range(url, offset, length, policy=BRIEF)
 
 
 def test_each_read_is_one_request_and_connections_are_kept(
@@ -105,14 +106,14 @@ def test_a_file_of_another_size_is_damage(url: str) -> None:
     with pytest.raises(
         DamageError, match=f"{TOTAL} bytes where 7 are expected: cut off or replaced"
     ):
-        storage.read_range(url, 0, 7, total=7, patience=BRIEF)
+        storage.read_range(url, 0, 7, total=7, policy=BRIEF)
 
 
 def test_too_large_a_file_is_not_read(range_server: RangeServer, url: str) -> None:
     with pytest.raises(
         StorageError, match=f"{TOTAL} bytes, more than the 100 that such a file may have"
     ):
-        storage.read_all(url, 100, patience=BRIEF)
+        storage.read_all(url, 100, policy=BRIEF)
 
 
 def test_http_cannot_list(url: str) -> None:
@@ -220,7 +221,7 @@ def test_a_host_that_cannot_be_resolved_is_said(monkeypatch: pytest.MonkeyPatch)
 
 def test_tls_that_fails_is_not_tried_again(range_server: RangeServer, url: str) -> None:
     with bounded(LONG.retry_s / 2), pytest.raises(StorageError, match="no TLS connection"):
-        storage.read_range(url.replace("http:", "https:"), 5, 6, patience=LONG)
+        storage.read_range(url.replace("http:", "https:"), 5, 6, policy=LONG)
 
 
 @pytest.mark.parametrize("status", [401, 403, 400, 405])
@@ -241,7 +242,7 @@ def test_a_server_is_left_alone_as_long_as_it_asks(range_server: RangeServer, ur
 def test_a_trickle_does_not_last_for_ever(range_server: RangeServer, url: str) -> None:
     range_server.configure(bytes_per_second=20_000)
     with bounded(4), pytest.raises(StorageError, match="slower than 1000000 bytes/s"):
-        read(url, Patience(connect_s=1, stall_s=2, retry_s=0.3, bytes_per_s=1e6))
+        read(url, RetryPolicy(connect_s=1, stall_s=2, retry_s=0.3, bytes_per_s=1e6))
 
 
 @pytest.mark.parametrize("ask", [read, read_whole])
@@ -250,7 +251,7 @@ def test_what_has_come_whole_is_not_given_up_for_being_slow(
 ) -> None:
     expected = WANTED if ask is read else CONTENT
     range_server.fault("stall", seconds=0.8, after_bytes=len(expected) - 10)
-    assert ask(url, Patience(connect_s=1, stall_s=2, retry_s=0.1, bytes_per_s=1e9)) == expected
+    assert ask(url, RetryPolicy(connect_s=1, stall_s=2, retry_s=0.1, bytes_per_s=1e9)) == expected
     assert len(range_server.requests) == 1
 
 
@@ -260,8 +261,8 @@ def test_what_comes_late_is_not_given_up_for_being_slow(
 ) -> None:
     """The client reads a reply in parts, be it there at once: the first 8 KB with its headers."""
     range_server.fault("stall", seconds=0.8)
-    patience = Patience(connect_s=1, stall_s=2, retry_s=0.1, bytes_per_s=1e9)
-    assert ask(url, patience) == (WANTED if ask is read else CONTENT)
+    policy = RetryPolicy(connect_s=1, stall_s=2, retry_s=0.1, bytes_per_s=1e9)
+    assert ask(url, policy) == (WANTED if ask is read else CONTENT)
     assert len(range_server.requests) == 1
 
 
@@ -269,7 +270,7 @@ def test_what_comes_late_is_not_given_up_for_being_slow(
 def test_a_stall_of_thirty_seconds_is_survived(range_server: RangeServer, url: str) -> None:
     range_server.fault("stall", seconds=30, after_bytes=1000)
     with bounded(29):
-        assert read(url, storage.PATIENCE) == WANTED
+        assert read(url, storage.READING) == WANTED
 
 
 def test_what_interrupts_a_read_gets_through_at_once(range_server: RangeServer, url: str) -> None:
@@ -281,7 +282,7 @@ def test_what_interrupts_a_read_gets_through_at_once(range_server: RangeServer, 
     try:
         signal.setitimer(signal.ITIMER_REAL, 0.3)
         with bounded(5), pytest.raises(KeyboardInterrupt):
-            read(url, storage.PATIENCE)
+            read(url, storage.READING)
     finally:
         signal.signal(signal.SIGALRM, before)
 
@@ -291,7 +292,7 @@ def test_nothing_stays_open_after_faults(range_server: RangeServer, url: str) ->
     before = len(os.listdir("/proc/self/fd"))
     for kind, args, _ in FAULTS:
         range_server.fault(kind, times=2, **({"seconds": 0.05} if kind == "refuse" else args))
-        for ask in (read, read_whole, lambda url: storage.size(url, patience=BRIEF)):
+        for ask in (read, read_whole, lambda url: storage.size(url, policy=BRIEF)):
             with contextlib.suppress(RoboshardError):
                 ask(url)
         range_server.reset()
@@ -380,19 +381,19 @@ CHUNKED = "Transfer-Encoding: chunked"
 def test_a_reply_is_believed_as_far_as_it_proves(reply: bytes, message: str | None) -> None:
     with answering(reply) as url:
         if message is None:
-            assert storage.read_range(url, 0, 3, patience=BRIEF) == b"abc"
+            assert storage.read_range(url, 0, 3, policy=BRIEF) == b"abc"
         else:
             with pytest.raises(RoboshardError, match=message):
-                storage.read_range(url, 0, 3, patience=BRIEF)
+                storage.read_range(url, 0, 3, policy=BRIEF)
 
 
 def test_a_small_file_of_untold_length_is_capped_while_it_is_read() -> None:
     chunks = b"3\r\nabc\r\n3\r\ndef\r\n"
     whole = answer("200 OK", chunks + b"0\r\n\r\n", CHUNKED)
     with answering(answer("200 OK", chunks, CHUNKED), whole) as url:
-        assert storage.read_all(url, 6, patience=BRIEF) == b"abcdef"
+        assert storage.read_all(url, 6, policy=BRIEF) == b"abcdef"
         with pytest.raises(StorageError, match="more than the 5 that such a file may have"):
-            storage.read_all(url, 5, patience=BRIEF)
+            storage.read_all(url, 5, policy=BRIEF)
 
 
 def test_retry_after_is_seconds_or_a_date_or_in_the_hubs_header() -> None:
@@ -465,12 +466,12 @@ def test_an_origin_is_scheme_host_and_port() -> None:
 def test_no_error_holds_a_secret(range_server: RangeServer, url: str, kind: str) -> None:
     secret = url.replace("127", "hunter1:hunter2@127") + "?token=hunter3"
     range_server.fault(kind, times=None)
-    hasty = Patience(connect_s=1, stall_s=0.2, retry_s=0.2)
-    for ask in (read, read_whole, lambda url, patience: storage.size(url, patience=patience)):
+    hasty = RetryPolicy(connect_s=1, stall_s=0.2, retry_s=0.2)
+    for ask in (read, read_whole, lambda url, policy: storage.size(url, policy=policy)):
         caught = _error_of(ask, secret, hasty)
         assert caught is not None
         assert "hunter" not in "".join(traceback.format_exception(caught)) + repr(caught)
-    assert "hunter" not in repr(storage.storage_of(secret).address(secret))  # type: ignore[attr-defined]
+    assert "hunter" not in repr(storage.store_of(secret).address(secret))  # type: ignore[attr-defined]
 
 
 def _error_of(ask: Callable[..., object], *args: object) -> Exception | None:
@@ -520,7 +521,7 @@ def test_a_fork_reads_by_connections_of_its_own(range_server: RangeServer, url: 
 
 def _read_often(url: str) -> None:
     for _ in range(20):
-        assert read(url, storage.PATIENCE) == WANTED
+        assert read(url, storage.READING) == WANTED
 
 
 FRESH = """

@@ -1,4 +1,4 @@
-"""Each kind of target: what was put is there, seen by size and content, or there is an error that says why not."""
+"""Writing to each kind of storage: what was put is there, seen by size and content; or an error says why not."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from support.servers import LocalHub, S3Server
 from support.slowly import slowly
 
 from roboshard.shards import MissingError, OptionError, StorageError
-from roboshard.storage import targets_base
-from roboshard.storage.targets import RemoteFile, Target, Upload, target_of
-from roboshard.storage.targets_files import FsspecTarget
+from roboshard.storage import StoredFile, Upload, WritableStore, api, content, retry, writable_store
+from roboshard.storage.objects import FsspecStore
 
 pytest_plugins = ["support.servers.fixtures"]
 
@@ -22,8 +21,7 @@ KINDS = ["bucket", "bucket/prefix", "dataset", "dataset@branch", "s3", "memory",
 
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(targets_base, "MAX_WAIT_S", 0.05)
-    monkeypatch.setattr(targets_base._backoff, "max", 0.05)
+    monkeypatch.setattr(retry, "LONGEST_WAIT_S", 0.05)
 
 
 @pytest.fixture
@@ -63,7 +61,7 @@ def bytes_of(upload: Upload) -> bytes:
 def test_what_was_put_is_listed_matched_read_and_removed(
     place: str, files: tuple[Upload, ...]
 ) -> None:
-    target = target_of(place)
+    target = writable_store(place)
     target.create(private=False)
     target.create(private=False)
     assert target.files() == {}
@@ -71,7 +69,7 @@ def test_what_was_put_is_listed_matched_read_and_removed(
     assert found == target.files() == target.look([upload.path for upload in files])
     for upload in files:
         assert target.matches(upload, found[upload.path])
-        assert target.read(upload.path, 1 << 20) == bytes_of(upload)
+        assert target.read_all(upload.path, 1 << 20) == bytes_of(upload)
         expected = target.content_hash(upload)
         assert expected in (None, found[upload.path].hash)
         assert target.sha256(upload.path) == hashlib.sha256(bytes_of(upload)).hexdigest()
@@ -81,19 +79,19 @@ def test_what_was_put_is_listed_matched_read_and_removed(
     assert not target.matches(Upload(path=tar.path, content=bytes(changed)), found[tar.path])
     assert not target.matches(Upload(path=tar.path, content=b"short"), found[tar.path])
     target.put([Upload(path=tar.path, content=bytes(changed))])
-    assert target.read(tar.path, 1 << 20) == changed
-    with pytest.raises(StorageError, match=r"more than the 9 bytes"):
-        target.read(tar.path, 9)
+    assert target.read_all(tar.path, 1 << 20) == changed
+    with pytest.raises(StorageError, match=r"more than the 9 that"):
+        target.read_all(tar.path, 9)
     target.remove([tar.path, "never there"])
     assert set(target.files()) == {upload.path for upload in files[1:]}
     with pytest.raises(MissingError, match=tar.path):
-        target.read(tar.path, 9)
+        target.read_all(tar.path, 9)
 
 
 @pytest.mark.parametrize("place", ["bucket", "dataset", "folder"], indirect=True)
 def test_a_place_that_does_not_exist(place: str) -> None:
     with pytest.raises(MissingError):
-        target_of(place).files()
+        writable_store(place).files()
 
 
 @pytest.mark.parametrize(
@@ -108,7 +106,7 @@ def test_a_place_that_does_not_exist(place: str) -> None:
 )
 def test_urls_that_cannot_be_written_to(url: str, expected: str) -> None:
     with pytest.raises(OptionError, match=expected) as caught:
-        target_of(url)
+        writable_store(url)
     assert "secret" not in str(caught.value)
 
 
@@ -116,13 +114,17 @@ def test_urls_that_cannot_be_written_to(url: str, expected: str) -> None:
 
 
 @pytest.fixture
-def bucket(this_hub: LocalHub, request: pytest.FixtureRequest) -> Target:
-    target = target_of(f"hf://buckets/me/{hashlib.sha1(request.node.name.encode()).hexdigest()}")
+def bucket(this_hub: LocalHub, request: pytest.FixtureRequest) -> WritableStore:
+    target = writable_store(
+        f"hf://buckets/me/{hashlib.sha1(request.node.name.encode()).hexdigest()}"
+    )
     target.create(private=False)
     return target
 
 
-def test_the_failed_part_of_a_batch_is_sent_again(bucket: Target, this_hub: LocalHub) -> None:
+def test_the_failed_part_of_a_batch_is_sent_again(
+    bucket: WritableStore, this_hub: LocalHub
+) -> None:
     uploads = [Upload(path=f"shards/{n}.tar", content=bytes([n]) * 1000) for n in range(4)]
     this_hub.refuse_in_batch("2.tar", times=2)
     assert set(bucket.put(uploads)) == {upload.path for upload in uploads}
@@ -130,7 +132,7 @@ def test_the_failed_part_of_a_batch_is_sent_again(bucket: Target, this_hub: Loca
 
 
 def test_failures_that_the_library_does_not_tell_of_are_seen(
-    bucket: Target, this_hub: LocalHub, monkeypatch: pytest.MonkeyPatch
+    bucket: WritableStore, this_hub: LocalHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     send = HfApi.batch_bucket_files
 
@@ -144,7 +146,7 @@ def test_failures_that_the_library_does_not_tell_of_are_seen(
     monkeypatch.setattr(HfApi, "batch_bucket_files", as_before_1_33)
     this_hub.refuse_in_batch("one", times=1)
     bucket.put([Upload(path="one", content=b"1")])
-    assert bucket.read("one", 9) == b"1"
+    assert bucket.read_all("one", 9) == b"1"
     this_hub.refuse_in_batch("two", times=99)
     with pytest.raises(
         StorageError, match=r"two: (is not there with the bytes that were sent|cannot be written)"
@@ -154,26 +156,26 @@ def test_failures_that_the_library_does_not_tell_of_are_seen(
 
 @pytest.mark.parametrize("kind", ["status", slowly("drop")])
 def test_passing_faults_of_the_hub_are_waited_out(
-    bucket: Target, this_hub: LocalHub, kind: str
+    bucket: WritableStore, this_hub: LocalHub, kind: str
 ) -> None:
     arguments = {"code": 503} if kind == "status" else {}
     for route in ("/batch", "/paths-info", "/tree", "write-token", "/resolve/"):
         this_hub.fault(kind, route, **arguments)
     bucket.put([Upload(path="one", content=b"1")])
     assert set(bucket.files()) == {"one"}
-    assert bucket.read("one", 9) == b"1"
+    assert bucket.read_all("one", 9) == b"1"
     assert this_hub.armed == []
 
 
 def test_another_owner_of_the_object_is_told(
-    bucket: Target, monkeypatch: pytest.MonkeyPatch
+    bucket: WritableStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(targets_base, "ATTEMPTS", 2)
+    monkeypatch.setattr(api, "WRITING", retry.RetryPolicy(attempts=2))
     look = type(bucket)._look
     monkeypatch.setattr(
         type(bucket),
         "_look",
-        lambda self, paths: {p: RemoteFile(size=1, hash="xet:0") for p in look(self, paths)},
+        lambda self, paths: {p: StoredFile(size=1, hash="xet:0") for p in look(self, paths)},
     )
     with pytest.raises(StorageError, match="Is something else writing here"):
         bucket.put([Upload(path="one", content=b"1")])
@@ -186,7 +188,7 @@ def test_a_token_that_may_not_write(
 ) -> None:
     local_hub.add_bucket("me/theirs")
     local_hub.use(monkeypatch, token)
-    target = target_of(f"hf://{kind}/me/theirs")
+    target = writable_store(f"hf://{kind}/me/theirs")
 
     def write() -> None:
         target.create(private=True)
@@ -199,7 +201,7 @@ def test_a_token_that_may_not_write(
 
 def test_private_is_for_what_has_to_be_made(this_hub: LocalHub) -> None:
     for number, private in enumerate((True, False)):
-        target_of(f"hf://buckets/me/visible-{number}").create(private=private)
+        writable_store(f"hf://buckets/me/visible-{number}").create(private=private)
         assert HfApi().bucket_info(f"me/visible-{number}").private is private
 
 
@@ -208,7 +210,7 @@ def test_private_is_for_what_has_to_be_made(this_hub: LocalHub) -> None:
 
 @pytest.fixture
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> int:
-    monkeypatch.setattr(targets_base, "MIN_PART_BYTES", 5 << 20)
+    monkeypatch.setattr(content, "MIN_PART_BYTES", 5 << 20)
     return 5 << 20
 
 
@@ -217,8 +219,8 @@ def test_a_large_object_goes_in_parts_whose_etag_is_foretold(
 ) -> None:
     (tmp_path / "large").write_bytes(bytes(range(256)) * 4096 * 11)
     large = Upload(path="large", content=tmp_path / "large")
-    target = target_of("s3://shards/x")
-    monkeypatch.setattr(FsspecTarget, "_read_chunks", lambda self, path: pytest.fail("read back"))
+    target = writable_store("s3://shards/x")
+    monkeypatch.setattr(FsspecStore, "sha256", lambda self, path: pytest.fail("read back"))
     found = target.put([large])["large"]
     assert found.hash == target.content_hash(large)
     assert str(found.hash).endswith("-3")
@@ -231,7 +233,7 @@ def test_parts_of_a_killed_upload_are_removed(
     for key in ("x/large", "x/large-other"):
         client.create_multipart_upload(Bucket="shards", Key=key)
     (tmp_path / "large").write_bytes(bytes(11 << 20))
-    target_of("s3://shards/x").put([Upload(path="large", content=tmp_path / "large")])
+    writable_store("s3://shards/x").put([Upload(path="large", content=tmp_path / "large")])
     left = client.list_multipart_uploads(Bucket="shards").get("Uploads", [])
     assert [one["Key"] for one in left] == ["x/large-other"]
 
@@ -241,18 +243,18 @@ def test_content_is_read_back_where_the_etag_says_nothing(
 ) -> None:
     """As with objects that S3 encrypts by KMS keys."""
     monkeypatch.setattr(
-        FsspecTarget,
+        FsspecStore,
         "_described",
-        lambda self, info: RemoteFile(size=info["size"], hash="s3:of-the-cipher"),
+        lambda self, info: StoredFile(size=info["size"], hash="s3:of-the-cipher"),
     )
-    target, upload = target_of("s3://shards/x"), Upload(path="one", content=b"1234")
+    target, upload = writable_store("s3://shards/x"), Upload(path="one", content=b"1234")
     found = target.put([upload])["one"]
     s3_server._client().put_object(Bucket="shards", Key="x/one", Body=b"1235")  # type: ignore[no-untyped-call]
     assert not target.matches(upload, found)
 
 
 def test_a_bucket_of_s3_that_is_not_there(s3_server: S3Server) -> None:
-    target = target_of("s3://nowhere/x")
+    target = writable_store("s3://nowhere/x")
     with pytest.raises(
         MissingError, match=r"s3://nowhere/x: cannot be written.*a bucket must exist"
     ):
@@ -262,11 +264,11 @@ def test_a_bucket_of_s3_that_is_not_there(s3_server: S3Server) -> None:
 def test_a_full_disk_and_a_missing_right_are_one_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StorageError, match=f"{tmp_path}/file"):
-        target_of(str(tmp_path / "file" / "below")).create(private=False)
+        writable_store(str(tmp_path / "file" / "below")).create(private=False)
 
 
 def test_a_copy_that_was_killed_leaves_no_temporary_behind(tmp_path: Path) -> None:
-    target = target_of(str(tmp_path))
+    target = writable_store(str(tmp_path))
     (tmp_path / "shards").mkdir()
     (tmp_path / "shards/.a.tar.123.roboshard-tmp").touch()
     target.put([Upload(path="shards/a.tar", content=b"1")])

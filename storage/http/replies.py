@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
 from roboshard.common.errors import DamageError, MissingError
-from roboshard.storage.connections import Response
-from roboshard.storage.redirects import Address
+from roboshard.storage.http.connections import Response
+from roboshard.storage.http.redirects import Address
 from roboshard.storage.retry import AttemptError
 
 DOUBTED = 2
