@@ -11,7 +11,6 @@ and a .part that nobody holds is removed. Files that a reader needs are taken al
 to wait for room holds nothing meanwhile. So readers can never wait for each other in a circle.
 """
 
-import fcntl
 import hashlib
 import os
 import shutil
@@ -22,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from roboshard.common.errors import StorageError
+from roboshard.storage.locks import is_at, lock
 
 PREFIX = "roboshard-source-"
 PART = ".part"
@@ -67,7 +67,7 @@ class Scratch:
         """Keep the folder from being taken for a killed run's. Every process that uses it calls this."""
         if self.folder in _joined:
             return
-        descriptor = _locked(self.folder / _IN_USE, fcntl.LOCK_SH)
+        descriptor = _locked(self.folder / _IN_USE, shared=True)
         if descriptor is None:
             raise StorageError(
                 f"{self.folder}: the folder for downloaded files has been removed during the run"
@@ -117,9 +117,7 @@ class Scratch:
         """A .part holds all of its file: from now on it is the file, which the caller uses."""
         with self._account():
             self._part_path(path).rename(self.file_path(path))
-            fcntl.flock(
-                descriptor, fcntl.LOCK_SH
-            )  # nobody else can come between: they all need the account
+            lock(descriptor, shared=True)  # nobody can come between: they all need the account
 
     def abandon(self, path: str, descriptor: int) -> None:
         """A .part could not be filled."""
@@ -132,9 +130,7 @@ class Scratch:
         with suppress(FileNotFoundError):
             descriptor = os.open(self.file_path(path), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
             taken.files[path] = descriptor
-            fcntl.flock(
-                descriptor, fcntl.LOCK_SH
-            )  # none but a holder of the account locks it alone
+            lock(descriptor, shared=True)  # none but a holder of the account locks it alone
             os.utime(descriptor)
             return True
         if self._part_path(path).exists() and not _remove_unless_locked(self._part_path(path)):
@@ -171,7 +167,7 @@ class Scratch:
         try:
             descriptor = os.open(self.folder / _ACCOUNT, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
+                lock(descriptor)
                 yield
             finally:
                 os.close(descriptor)
@@ -207,7 +203,7 @@ def remove_leftovers(base: Path) -> None:
             if not (folder / _IN_USE).exists():
                 folder.rmdir()  # killed before it was filled; refused where there is something in it
                 continue
-            descriptor = _locked(folder / _IN_USE, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            descriptor = _locked(folder / _IN_USE)
             if descriptor is not None:
                 _remove_folder(folder)
                 os.close(descriptor)
@@ -218,7 +214,7 @@ def _make_folder(base: Path) -> Path:
         folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=base.resolve()))
         with suppress(FileNotFoundError):  # taken for a killed run's before it was locked
             os.close(os.open(folder / _IN_USE, _NEW, 0o600))
-            descriptor = _locked(folder / _IN_USE, fcntl.LOCK_SH)
+            descriptor = _locked(folder / _IN_USE, shared=True)
             if descriptor is not None:
                 _joined[folder] = descriptor
                 return folder
@@ -233,18 +229,18 @@ def _remove_folder(folder: Path) -> None:
         folder.rmdir()
 
 
-def _locked(path: Path, how: int) -> int | None:
-    """A locked descriptor of the file that has this name; None where another holds it, or it is no more."""
+def _locked(path: Path, *, shared: bool = False) -> int | None:
+    """A locked descriptor of the file that has this name; None where another holds it, or it is no more.
+
+    A lock that is shared is waited for.
+    """
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     except FileNotFoundError:
         return None
     try:
-        fcntl.flock(descriptor, how)
-        if os.path.samestat(os.fstat(descriptor), path.stat()):
+        if lock(descriptor, shared=shared, wait=shared) and is_at(descriptor, path):
             return descriptor
-    except (BlockingIOError, FileNotFoundError):
-        pass
     except BaseException:
         os.close(descriptor)
         raise
@@ -256,7 +252,7 @@ def _create_part(path: Path, size: int) -> int:
     """A locked empty file of the full length, so that its room is counted."""
     descriptor = os.open(path, _NEW, 0o600)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock(descriptor, wait=False)
         os.ftruncate(descriptor, size)
     except BaseException:
         path.unlink()
@@ -266,7 +262,7 @@ def _create_part(path: Path, size: int) -> int:
 
 
 def _remove_unless_locked(path: Path) -> bool:
-    descriptor = _locked(path, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    descriptor = _locked(path)
     if descriptor is None:
         return False
     path.unlink()

@@ -1,7 +1,6 @@
 """The folder that appears whole: everything is written beside it, under a name of its own, and renamed at the end."""
 
 import errno
-import fcntl
 import os
 import shutil
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from pathlib import Path
 from roboshard import storage
 from roboshard.common import interrupts
 from roboshard.common.errors import OptionError, RoboshardError, StorageError
+from roboshard.storage import locks
 
 
 @contextmanager
@@ -86,12 +86,7 @@ def _check_free(destination: Path) -> None:
 
 
 def _lock(descriptor: int, staging: Path, destination: Path) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        held = os.path.samestat(os.lstat(staging), os.fstat(descriptor))
-    except (BlockingIOError, FileNotFoundError):
-        held = False
-    if not held:
+    if not (locks.lock(descriptor, wait=False) and locks.is_at(descriptor, staging)):
         raise OptionError(f"{destination}: another export is writing here; wait until it ends")
 
 

@@ -12,6 +12,7 @@ Callers say `read_range(url, offset, length)` and get exactly those bytes or an 
     cache/       a bounded copy on disk of what was read from afar
     content      what is sent and stored, and its hashes
     retry        when something is tried again, and when it is given up
+    locks        of the kernel, on open files
     urls         what a URL says by itself
 """
 

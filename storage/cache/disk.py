@@ -34,6 +34,7 @@ from roboshard.storage.cache import folder as cache_folder
 from roboshard.storage.cache.files import PART, TRAILER, CacheKey, object_of
 from roboshard.storage.cache.folder import OVERHEAD, Account, opened_account
 from roboshard.storage.cache.process import this_process
+from roboshard.storage.locks import is_at, lock_within, unlock
 
 __all__ = ["CacheKey", "DiskCache", "object_of"]
 
@@ -189,7 +190,7 @@ class DiskCache:
 
     def _drop(self, descriptor: int, name: str, bucket: int) -> None:
         with files.opened_home(self.folder) as home, opened_account(home) as account:
-            if files.is_at(descriptor, name, bucket):
+            if is_at(descriptor, name, bucket):
                 _remove(descriptor, name, bucket, account)
 
     # -- One download, however many ask ----------------------------------------------------------------------------
@@ -209,10 +210,10 @@ class DiskCache:
                 part = attempt.enter_context(
                     files.opened(name + PART, os.O_RDWR | os.O_CREAT, bucket)
                 )
-                at_once = files.locked(part, 0)
-                if not at_once and (not wait_s or not files.locked(part, wait_s)):
+                at_once = lock_within(part, 0)
+                if not at_once and (not wait_s or not lock_within(part, wait_s)):
                     return None
-                if files.is_at(part, name + PART, bucket):
+                if is_at(part, name + PART, bucket):
                     claim = _Claim(self, bucket, part, name)
                     claim.check()
                     attempt.callback(claim.end)
@@ -223,7 +224,7 @@ class DiskCache:
                 if not at_once:
                     # The one who had it has ended. If well, this is the entry itself, whatever became of its name
                     # since; if not, everyone who waited tries alone and at once, not one after the other.
-                    files.unlocked(part)
+                    unlock(part)
                     return files.read_entry(part, name, length, key.crc32c)
             # A scan removed the part as a dead one's, between its opening and its lock; or its entry is ready.
             if (data := self._look_in(bucket, name, length, key)) is not None:

@@ -9,14 +9,12 @@ Marker and account are kept by `cache_folder`. Functions here raise plain OSErro
 """
 
 import errno
-import fcntl
 import hashlib
 import os
 import re
 import stat
 import struct
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -86,7 +84,7 @@ def bucket_name(name: str) -> str:
     return f"{crc32c(name.encode()) & 0xFFF:03x}"
 
 
-# -- Descriptors and locks -------------------------------------------------------------------------------------
+# -- Descriptors ------------------------------------------------------------------------------------------------
 
 _open: set[int] = set()
 _guard = threading.Lock()
@@ -142,40 +140,6 @@ def opened_bucket(folder: Path, name: str, *, make: bool = False) -> Iterator[in
 def _make_folder(name: str, parent: int | None) -> None:
     with suppress(FileExistsError):
         os.mkdir(name, dir_fd=parent)
-
-
-def locked(descriptor: int, seconds: float) -> bool:
-    """Lock an open file against every other opening of it, in any thread or process; False when not within `seconds`.
-
-    The kernel lets go of the lock when its process ends, however it ends. Waits in small steps, as a wait in the
-    kernel could not end in time.
-    """
-    deadline = time.monotonic() + seconds
-    pause = 0.0005
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() >= deadline:
-                return False
-        else:
-            return True
-        time.sleep(pause)
-        pause = min(pause * 1.5, 0.02)
-
-
-def unlocked(descriptor: int) -> None:
-    """Let go of a lock before the descriptor is closed."""
-    fcntl.flock(descriptor, fcntl.LOCK_UN)
-
-
-def is_at(descriptor: int, name: str, parent: int) -> bool:
-    """Whether an open file is still the one that has this name."""
-    try:
-        found = os.stat(name, dir_fd=parent, follow_symlinks=False)
-    except FileNotFoundError:
-        return False
-    return os.path.samestat(found, os.fstat(descriptor))
 
 
 # -- Entries ---------------------------------------------------------------------------------------------------

@@ -21,10 +21,9 @@ from roboshard.storage.cache.files import (
     ENTRY_NAME,
     PART,
     bucket_name,
-    is_at,
-    locked,
     opened,
 )
+from roboshard.storage.locks import is_at, lock_within
 
 TAG = "CACHEDIR.TAG"
 SIGNATURE = b"Signature: 8a477f597d28d172789f06886806bc55"  # https://bford.info/cachedir/
@@ -81,12 +80,12 @@ def claim_folder(folder: Path) -> None:
 def _lock_folder(folder: Path, descriptor: int) -> None:
     remedy = "give a folder on a disk of this machine"
     try:
-        if not locked(descriptor, LOCK_SECONDS):
+        if not lock_within(descriptor, LOCK_SECONDS):
             raise StorageError(
                 f"{folder}: another process has held its lock for {LOCK_SECONDS:.0f} s"
             )
         with opened(f"{folder}/.", os.O_RDONLY | os.O_DIRECTORY) as second:
-            excludes = not locked(second, 0)
+            excludes = not lock_within(second, 0)
     except StorageError:
         raise
     except OSError as error:
@@ -136,7 +135,7 @@ def opened_account(home: int) -> Iterator[Account]:
     """The account, locked. Raises TimeoutError where that takes longer than LOCK_SECONDS."""
     while True:
         with opened(ACCOUNT, os.O_RDWR | os.O_CREAT, home) as descriptor:
-            if not locked(descriptor, LOCK_SECONDS):
+            if not lock_within(descriptor, LOCK_SECONDS):
                 raise TimeoutError(
                     errno.ETIMEDOUT, "another process holds the lock of the cache", ACCOUNT
                 )
@@ -196,7 +195,7 @@ def scan(home: int) -> Iterator[Found]:
 def _removed_if_dead(part: str, bucket: int) -> bool:
     try:
         with opened(part, os.O_RDWR, bucket) as descriptor:
-            if not locked(descriptor, 0) or not is_at(descriptor, part, bucket):
+            if not lock_within(descriptor, 0) or not is_at(descriptor, part, bucket):
                 return False
             os.unlink(part, dir_fd=bucket)
             return True

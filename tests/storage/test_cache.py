@@ -33,6 +33,7 @@ from roboshard.storage.cache import CacheKey, DiskCache, object_of
 from roboshard.storage.cache import files as cache_files
 from roboshard.storage.cache import folder as cache_folder
 from roboshard.storage.cache.process import this_process
+from roboshard.storage.locks import lock_within
 
 SPAWN = multiprocessing.get_context("spawn")
 LENGTH = 20_000
@@ -697,7 +698,7 @@ def test_an_entry_gets_its_name_under_the_lock_that_scans_hold(
 
     def watched(*names: str, **folders: int) -> None:
         with (cache.folder / "roboshard-cache/account").open("rb") as account:
-            was_locked.append(not cache_files.locked(account.fileno(), 0))
+            was_locked.append(not lock_within(account.fileno(), 0))
         rename(*names, **folders)
 
     monkeypatch.setattr(os, "rename", watched)
@@ -713,7 +714,7 @@ def test_nothing_is_removed_in_vain_beside_parts_that_leave_no_room(tmp_path: Pa
         cache_files.opened_bucket(tmp_path, name, make=True) as bucket,
         cache_files.opened(name + ".part", os.O_RDWR | os.O_CREAT, bucket) as part,
     ):
-        assert cache_files.locked(part, 0)
+        assert lock_within(part, 0)
         os.ftruncate(part, 5 * LENGTH)
         (tmp_path / "roboshard-cache/account").unlink()
         put(cache, 1, 6 * LENGTH)
