@@ -14,8 +14,8 @@ from typing import Any, Generic, TypeVar, cast
 
 from roboshard.common import interrupts
 from roboshard.common.errors import RoboshardError
-from roboshard.converter.remote_destination import work_folder
 from roboshard.converter.shard import OnEpisode, ShardSpec, remove_unfinished
+from roboshard.converter.work_folder import work_folder
 
 PARENT_POLL_S = 0.5
 

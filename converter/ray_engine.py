@@ -2,29 +2,23 @@
 
 import importlib
 import logging
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any, TypeVar
 
 from roboshard import storage
 from roboshard.common import interrupts
 from roboshard.common.errors import OptionError, RoboshardError, StorageError
 from roboshard.converter.config import ConvertConfig
-from roboshard.converter.remote_destination import work_folder
 from roboshard.converter.shard import OnEpisode, ShardResult, ShardSpec
-from roboshard.shards.names import shard_name
 
 TRIES = 5
 """Of one shard, whether its worker dies or storage does not answer."""
 QUEUED_PER_CORE = 2
 CANCEL_S = 15.0
 """How long cancelled tasks get to end by themselves, and then again to be killed."""
-SEEN_WITHIN_S = 30.0
-"""After which a file that another node wrote must be seen here; network file systems take moments."""
 
 Result = TypeVar("Result")
 
@@ -127,7 +121,8 @@ def _run(
             for reference in done:
                 result, sizes = ray.get(reference)
                 number, spec = pending.pop(reference)
-                _check_seen(spec, result)
+                if isinstance(result, ShardResult) and result.manifest is not None:
+                    spec.place.check_seen(result.manifest)
                 results[number] = result
                 for num_bytes in sizes:
                     on_episode(num_bytes)
@@ -162,14 +157,8 @@ def _run_task(
     """On a node: the result, and the bytes of each episode as it was written."""
     sizes: list[int] = []
     _check_versions(spec)
-    if spec.remote is None:
-        if not spec.destination.is_dir():
-            raise _not_shared(spec.destination)
-        return task(spec, sizes.append), sizes
-    # On a node other than the driver's, nothing keeps the driver's folder from being taken for a killed run's.
-    base = spec.destination if spec.destination.is_dir() else spec.destination.parent
-    with work_folder(str(base)) as work:
-        return task(replace(spec, destination=work), sizes.append), sizes
+    with spec.place.on_node() as place:
+        return task(replace(spec, place=place), sizes.append), sizes
 
 
 def _check_versions(spec: ShardSpec) -> None:
@@ -187,20 +176,3 @@ def _check_versions(spec: ShardSpec) -> None:
 
 def _listed(versions: dict[str, str]) -> str:
     return ", ".join(f"{name} {text}" for name, text in sorted(versions.items()))
-
-
-def _check_seen(spec: ShardSpec, result: object) -> None:
-    """What a node wrote must be here too: else it has a folder of that name of its own."""
-    if spec.remote is not None or not isinstance(result, ShardResult) or result.manifest is None:
-        return
-    path, end = spec.destination / shard_name(spec.number), time.monotonic() + SEEN_WITHIN_S
-    while not path.exists() or path.stat().st_size != result.manifest.size:
-        if time.monotonic() > end:
-            raise _not_shared(spec.destination)
-        time.sleep(0.2)
-
-
-def _not_shared(destination: Path) -> OptionError:
-    return OptionError(
-        f"{destination}: not every node of the cluster sees this folder; it must be on shared storage"
-    )

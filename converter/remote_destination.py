@@ -11,18 +11,17 @@ list hashes of their own. Where a listing has SHA-256 itself (dataset repositori
 is no receipt that fits, the shard is read back.
 """
 
-import fcntl
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property, partial
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from roboshard.common import interrupts, jsonio
-from roboshard.common.errors import FormatError, OptionError, StorageError
+from roboshard.common.errors import FormatError, OptionError
+from roboshard.converter.destination import SKIPPED_REPORT, SeenShard, files_of, write_skipped
+from roboshard.converter.work_folder import work_folder
+from roboshard.shards.manifest import write_dataset
 from roboshard.shards.names import (
     DATASET_MANIFEST,
     EPISODE_INDEX,
@@ -31,13 +30,16 @@ from roboshard.shards.names import (
     shard_manifest_name,
     shard_name,
 )
-from roboshard.shards.schema import MAX_MANIFEST_BYTES, ShardManifest, document_bytes
+from roboshard.shards.schema import (
+    MAX_MANIFEST_BYTES,
+    Provenance,
+    ShardManifest,
+    document_bytes,
+)
 from roboshard.storage import StoredFile, Upload, WritableStore, redacted, writable_store
 
 RECEIPTS = ".roboshard"
 MAX_RECEIPT_BYTES = 1 << 16
-WORK_PREFIX = "roboshard-shards-"
-SKIPPED_REPORT = "skipped.json"
 
 
 def receipt_name(shard: str) -> str:
@@ -47,8 +49,11 @@ def receipt_name(shard: str) -> str:
 
 @dataclass(frozen=True)
 class RemotePlace:
-    """Where one shard goes, and what was there when the run began. Small enough to send to a worker."""
+    """Where one shard goes, and what was there when the run began."""
 
+    folder: Path
+    """In which shards wait to be sent."""
+    shard: str
     url: str
     conversion: str
     there: Mapping[str, StoredFile]
@@ -58,12 +63,17 @@ class RemotePlace:
     def _target(self) -> WritableStore:
         return writable_store(self.url)
 
-    def finished(self, shard: str) -> tuple[bytes, int, str] | None:
-        """(manifest file, size of the shard, SHA-256 of the shard) if an earlier run sent both, all of them right.
+    def exists(self) -> bool:
+        """Whether there is anything of the shard, but a receipt."""
+        return any(name in self.there for name in files_of(self.shard))
+
+    def finished(self) -> SeenShard | None:
+        """What an earlier run sent of both files.
 
         Raises:
             OptionError: what is there is another conversion's.
         """
+        shard = self.shard
         if not self.there:
             return None
         receipt = self._read(receipt_name(shard), MAX_RECEIPT_BYTES)[1]
@@ -84,17 +94,15 @@ class RemotePlace:
         stated = receipt.get("sha256") if fits else None
         return data, file.size, stated if isinstance(stated, str) else self._target.sha256(shard)
 
-    def send(self, folder: Path, shard: str, manifest: ShardManifest | None) -> None:
-        """Send a shard that was written to `folder`, see that it is there, and remove it here.
-
-        None: the shard is empty; whatever an earlier run sent of it is removed.
-        """
+    def deliver(self, manifest: ShardManifest | None) -> None:
+        """Send the shard, see that it is there, and remove it here; or remove what an earlier run sent."""
+        shard = self.shard
         if manifest is None:
             self._target.remove(
                 [path for path in (shard_manifest_name(shard), shard) if path in self.there]
             )
             return
-        upload = Upload(path=shard, content=folder / shard, sha256=manifest.sha256)
+        upload = Upload(path=shard, content=self.folder / shard, sha256=manifest.sha256)
         stated = self._target.content_hash(upload)
         if not (stated or "").startswith("sha256:"):
             receipt = {
@@ -107,7 +115,20 @@ class RemotePlace:
         self._target.put(
             [upload, Upload(path=shard_manifest_name(shard), content=document_bytes(manifest))]
         )
-        (folder / shard).unlink()
+        (self.folder / shard).unlink()
+
+    @contextmanager
+    def on_node(self) -> Iterator["RemotePlace"]:
+        """The same with a folder of the machine's own.
+
+        On a node other than the driver's, nothing keeps the driver's from being taken for a killed run's.
+        """
+        base = self.folder if self.folder.is_dir() else self.folder.parent
+        with work_folder(str(base)) as work:
+            yield replace(self, folder=work)
+
+    def check_seen(self, manifest: ShardManifest) -> None:
+        """Nothing: `deliver` has seen it there."""
 
     def _read(self, path: str, max_bytes: int) -> tuple[bytes, dict[str, jsonio.Json]]:
         """A JSON file and what it says; nothing where it is missing or no JSON."""
@@ -121,64 +142,75 @@ class RemotePlace:
 
 
 class RemoteDestination:
-    """The whole of a conversion's destination."""
+    """The whole of a conversion's destination: shards wait in a folder of this machine to be sent."""
 
-    def __init__(self, url: str, conversion: str, num_shards: int) -> None:
-        """Convert to `url`, which is not connected to yet."""
-        self.target = writable_store(url)
+    def __init__(self, url: str, conversion: str, num_shards: int, scratch: str | None) -> None:
+        """Convert to `url`, which is not connected to yet. Raises OptionError for what cannot be written to."""
+        self._target = writable_store(url)
+        self.root = self._target.url
+        self.shown = redacted(self.root)
         self._conversion = conversion
         self._shards = [shard_name(number) for number in range(num_shards)]
+        self._scratch = scratch
         self._there: dict[str, StoredFile] = {}
 
-    def prepare(self) -> None:
-        """Make the place; refuse what another conversion wrote there; withdraw dataset.json.
+    @contextmanager
+    def prepared(self, part: range | None) -> Iterator[None]:  # noqa: ARG002 - of all shards at once
+        """Make the place and a folder for what is on its way; refuse what another conversion wrote there.
 
         Raises:
             OptionError: shards or a dataset of another conversion. Those that only reading them would tell apart are
                 refused by the worker that comes to them.
         """
-        self.target.create(private=False)
-        self._there = self.target.files()
+        with work_folder(self._scratch) as self._work:
+            self._prepare()
+            yield
+
+    def _prepare(self) -> None:
+        self._target.create(private=False)
+        self._there = self._target.files()
         mine = {path for shard in self._shards for path in (shard, shard_manifest_name(shard))}
         for path in sorted(self._there):
             shard = f"{path.removesuffix('.json')}.tar" if path.endswith(".json") else path
             if is_shard_name(shard) and path not in mine:
-                raise foreign(self.target.url, path)
+                raise foreign(self.root, path)
         if DATASET_MANIFEST in self._there:
-            data = self.target.read_all(DATASET_MANIFEST, MAX_MANIFEST_BYTES)
+            data = self._target.read_all(DATASET_MANIFEST, MAX_MANIFEST_BYTES)
             if _conversion_of_dataset(data) != self._conversion:
                 raise OptionError(
-                    f"{redacted(self.target.url)}: holds another dataset. Choose another place, or remove this "
+                    f"{redacted(self.root)}: holds another dataset. Choose another place, or remove this "
                     "one first"
                 )
-            self.target.remove([DATASET_MANIFEST])
+            self._target.remove([DATASET_MANIFEST])
 
     def place(self, number: int) -> RemotePlace:
         """Where this shard goes."""
         shard = self._shards[number]
-        paths = (shard, shard_manifest_name(shard), receipt_name(shard))
+        paths = (*files_of(shard), receipt_name(shard))
         there = {path: self._there[path] for path in paths if path in self._there}
-        return RemotePlace(self.target.url, self._conversion, there)
+        return RemotePlace(self._work, shard, self.root, self._conversion, there)
 
-    def publish_report(self, work: Path) -> None:
+    def publish_skipped(self, skipped: Sequence[tuple[int, str]]) -> None:
         """Send skipped.json, or remove an old one."""
-        if (work / SKIPPED_REPORT).exists():
-            self.target.put([Upload(path=SKIPPED_REPORT, content=work / SKIPPED_REPORT)])
+        write_skipped(self._work, skipped)
+        if skipped:
+            self._target.put([Upload(path=SKIPPED_REPORT, content=self._work / SKIPPED_REPORT)])
         elif SKIPPED_REPORT in self._there:
-            self.target.remove([SKIPPED_REPORT])
+            self._target.remove([SKIPPED_REPORT])
 
-    def publish(self, work: Path) -> None:
+    def publish(self, provenance: Provenance, manifests: Sequence[ShardManifest]) -> None:
         """Send the index, then dataset.json; the receipts have done their work then."""
-        index = Upload(path=EPISODE_INDEX, content=work / EPISODE_INDEX)
-        if EPISODE_INDEX not in self._there or not self.target.matches(
+        write_dataset(self._work, provenance, manifests)
+        index = Upload(path=EPISODE_INDEX, content=self._work / EPISODE_INDEX)
+        if EPISODE_INDEX not in self._there or not self._target.matches(
             index, self._there[EPISODE_INDEX]
         ):
-            self.target.put([index])
+            self._target.put([index])
         interrupts.check()
-        self.target.put([Upload(path=DATASET_MANIFEST, content=work / DATASET_MANIFEST)])
-        self.target.remove(
-            sorted(path for path in self.target.files() if path in map(receipt_name, self._shards))
-        )
+        dataset = Upload(path=DATASET_MANIFEST, content=self._work / DATASET_MANIFEST)
+        self._target.put([dataset])
+        receipts = set(map(receipt_name, self._shards))
+        self._target.remove(sorted(receipts & set(self._target.files())))
 
 
 def foreign(url: str, path: str) -> OptionError:
@@ -187,48 +219,6 @@ def foreign(url: str, path: str) -> OptionError:
         f"{redacted(url)}: holds shards of another conversion (another source, other options or other library "
         f"versions: {path}). Choose another place, or remove them first"
     )
-
-
-@contextmanager
-def work_folder(base: str | None) -> Iterator[Path]:
-    """A folder for the shards on their way, removed at the end; what killed runs left of theirs is removed first.
-
-    Held by a lock that goes with the process, which is how a killed run's is told.
-    """
-    root = Path(base or tempfile.gettempdir())
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        for left in root.glob(f"{WORK_PREFIX}*"):
-            _remove_unless_held(left)
-        folder = Path(tempfile.mkdtemp(prefix=WORK_PREFIX, dir=root))
-        descriptor = os.open(folder, os.O_RDONLY)
-        fcntl.flock(descriptor, fcntl.LOCK_SH)
-    except OSError as error:
-        raise StorageError(
-            f"{root}: no folder for shards can be made there: {error.strerror}"
-        ) from error
-    remove = partial(shutil.rmtree, folder, ignore_errors=True)
-    try:
-        with interrupts.removed_at_exit(remove):
-            yield folder
-    finally:
-        remove()
-        os.close(descriptor)
-
-
-def _remove_unless_held(folder: Path) -> None:
-    try:
-        descriptor = os.open(folder, os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY)
-    except OSError:
-        return
-    try:
-        if os.fstat(descriptor).st_uid == os.getuid():
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(folder, ignore_errors=True)
-    except BlockingIOError:
-        return
-    finally:
-        os.close(descriptor)
 
 
 def _conversion_of_dataset(data: bytes) -> object:

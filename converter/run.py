@@ -2,25 +2,22 @@
 
 source     open the files, local or remote; read the metadata  open_source.py, lerobot_v*.py -> source.py
 plan       choose episodes, cut them into shards by size       plan.py
-prepare    lock the destination, refuse what is not ours       destination.py, remote_destination.py
+prepare    hold the destination, refuse what is not ours       open_destination.py -> destination.py
 convert    one idempotent task per shard, in processes         pool.py -> shard.py -> episode.py
            or on a Ray cluster                                 ray_engine.py -> shard.py
-publish    index, then dataset.json, last of all               shards.manifest
+publish    index, then dataset.json, last of all               destination.py
 report     what was done, and what random frames will cost     report.py
 
 Parts of a conversion can run apart, in jobs of their own: `convert` with `shards` ends after its shards,
 and `finalize` checks and publishes all.
-
-To object storage the same runs in a folder for a while; each shard is sent, seen to be there, and removed here.
 """
 
 import hashlib
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -33,15 +30,15 @@ from roboshard.common.interrupts import check, interruptible
 from roboshard.common.progress import Progress
 from roboshard.common.selection import parse_episodes, select_episodes
 from roboshard.converter.config import ConvertConfig, parse_part
-from roboshard.converter.destination import locked, prepare, write_skipped
+from roboshard.converter.destination import Destination
 from roboshard.converter.encoder import library_versions
 from roboshard.converter.encoding import Encoding, encoded_features
+from roboshard.converter.open_destination import open_destination
 from roboshard.converter.open_source import check_capacity, open_source, read_source
 from roboshard.converter.plan import plan_shards, shuffle_episodes
 from roboshard.converter.pool import default_workers, run_tasks
 from roboshard.converter.ray_engine import run_on_ray
 from roboshard.converter.reencode import plan_encoding
-from roboshard.converter.remote_destination import RemoteDestination, work_folder
 from roboshard.converter.report import ConversionReport, make_report, random_frame_costs
 from roboshard.converter.shard import (
     OnEpisode,
@@ -53,7 +50,6 @@ from roboshard.converter.shard import (
 from roboshard.converter.source import Source, SourceMeta
 from roboshard.converter.source_files import SourceFiles
 from roboshard.shards.documents import Finding
-from roboshard.shards.manifest import write_dataset
 from roboshard.shards.names import shard_name
 from roboshard.shards.schema import FORMAT_VERSION, Conversion, Provenance, SourceInfo
 
@@ -107,15 +103,12 @@ def convert(config: ConvertConfig) -> ConversionReport:
         raise OptionError("video_report: `convert` writes; `survey_videos` reports")
     plan = make_plan(config)
     with closing(plan.source.meta.files):
-        if not storage.is_local(config.destination):
-            return _convert_remotely(plan, config)
-        destination = _local_destination(config, plan.source.meta)
+        destination = _destination(plan, config)
         part = None if config.shards is None else _numbers(plan, config)
-        with locked(destination, shared=part is not None):
-            prepare(destination, plan.provenance.conversion.id, part)
+        with destination.prepared(part):
             results = _run(convert_shard, plan, config, destination)
             if part is not None:
-                return make_report(results, destination, plan.video, plan.findings)
+                return make_report(results, destination.shown, plan.video, plan.findings)
             return _publish(plan, results, destination)
 
 
@@ -135,12 +128,8 @@ def finalize(config: ConvertConfig) -> ConversionReport:
         )
     plan = make_plan(config)
     with closing(plan.source.meta.files):
-        if not storage.is_local(config.destination):
-            with _remotely(plan, config) as (work, remote):
-                return _publish(plan, _finished_shards(plan, config, work, remote), work, remote)
-        destination = _local_destination(config, plan.source.meta)
-        with locked(destination):
-            prepare(destination, plan.provenance.conversion.id)
+        destination = _destination(plan, config)
+        with destination.prepared(None):
             return _publish(plan, _finished_shards(plan, config, destination), destination)
 
 
@@ -220,55 +209,29 @@ def _provenance(
     )
 
 
-def _convert_remotely(plan: ConversionPlan, config: ConvertConfig) -> ConversionReport:
-    with _remotely(plan, config) as (work, remote):
-        results = _run(convert_shard, plan, config, work, remote)
-        if config.shards is not None:
-            return make_report(
-                results, storage.redacted(remote.target.url), plan.video, plan.findings
-            )
-        return _publish(plan, results, work, remote)
-
-
-@contextmanager
-def _remotely(
-    plan: ConversionPlan, config: ConvertConfig
-) -> Iterator[tuple[Path, RemoteDestination]]:
-    """The prepared destination, and a folder for what is on its way there."""
-    remote = RemoteDestination(config.destination, plan.provenance.conversion.id, len(plan.shards))
-    with work_folder(config.scratch) as work:
-        remote.prepare()
-        yield work, remote
-
-
-def _local_destination(config: ConvertConfig, meta: SourceMeta) -> Path:
-    storage.store_of(config.destination)
-    destination = storage.local_path(config.destination).resolve()
-    source = meta.files.folder and meta.files.folder.resolve()
-    if source and (
-        destination == source or source in destination.parents or destination in source.parents
-    ):
-        raise OptionError(
-            f"{destination}: must not be the source folder, nor inside it or around it"
-        )
-    return destination
+def _destination(plan: ConversionPlan, config: ConvertConfig) -> Destination:
+    return open_destination(
+        config.destination,
+        plan.provenance.conversion.id,
+        len(plan.shards),
+        source=plan.source.meta.files.folder,
+        scratch=config.scratch,
+    )
 
 
 def _specs(
-    plan: ConversionPlan, config: ConvertConfig, destination: Path, remote: RemoteDestination | None
+    plan: ConversionPlan, config: ConvertConfig, destination: Destination
 ) -> Iterator[ShardSpec]:
     for number in _numbers(plan, config):
         shard = plan.shards[number]
         yield ShardSpec(
-            number=number,
-            destination=destination,
+            place=destination.place(number),
             source=plan.source.meta,
             episodes=tuple(plan.source.episodes(plan.episodes[shard].tolist())),
             provenance=plan.provenance,
             tolerance_s=config.tolerance_s,
             encoding=plan.encoding,
             skip_errors=config.on_error == "skip",
-            remote=remote.place(number) if remote else None,
         )
 
 
@@ -282,8 +245,7 @@ def _run(
     task: Callable[[ShardSpec, OnEpisode], Result],
     plan: ConversionPlan,
     config: ConvertConfig,
-    destination: Path,
-    remote: RemoteDestination | None = None,
+    destination: Destination,
 ) -> list[Result]:
     """Run a task for every shard on the engine that was chosen; results in the shards' order."""
     numbers = _numbers(plan, config)
@@ -292,7 +254,7 @@ def _run(
         if numbers
         else plan.sizes[:0]
     )
-    specs = _specs(plan, config, destination, remote)
+    specs = _specs(plan, config, destination)
     with Progress(
         "converting", items=len(sizes), what="episodes", num_bytes=int(sizes.sum())
     ) as progress:
@@ -304,12 +266,9 @@ def _run(
 
 
 def _finished_shards(
-    plan: ConversionPlan,
-    config: ConvertConfig,
-    destination: Path,
-    remote: RemoteDestination | None = None,
+    plan: ConversionPlan, config: ConvertConfig, destination: Destination
 ) -> list[ShardResult]:
-    found = _run(finished_shard, plan, config, destination, remote)
+    found = _run(finished_shard, plan, config, destination)
     missing = [shard_name(number) for number, result in enumerate(found) if result is None]
     if missing:
         named = ", ".join(missing[:SHOWN_MISSING]) + (", …" if len(missing) > SHOWN_MISSING else "")
@@ -322,24 +281,17 @@ def _finished_shards(
 
 
 def _publish(
-    plan: ConversionPlan,
-    results: list[ShardResult],
-    destination: Path,
-    remote: RemoteDestination | None = None,
+    plan: ConversionPlan, results: list[ShardResult], destination: Destination
 ) -> ConversionReport:
-    skipped = tuple(episode for result in results for episode in result.skipped)
+    skipped = [episode for result in results for episode in result.skipped]
     manifests = [result.manifest for result in results if result.manifest is not None]
-    write_skipped(destination, skipped)
-    if remote:
-        remote.publish_report(destination)
-    where = storage.redacted(remote.target.url) if remote else destination
+    destination.publish_skipped([(episode.episode_index, episode.reason) for episode in skipped])
     if not manifests:
         raise SourceError(
-            f"{plan.source.meta.files.where()}: no episode could be converted; see skipped.json in {where}"
+            f"{plan.source.meta.files.where()}: no episode could be converted; see skipped.json in "
+            f"{destination.shown}"
         )
     check()
-    write_dataset(destination, plan.provenance, manifests)
-    if remote:
-        remote.publish(destination)
-    costs = random_frame_costs(remote.target.url if remote else str(destination))
-    return replace(make_report(results, where, plan.video, plan.findings), random_frame_costs=costs)
+    destination.publish(plan.provenance, manifests)
+    report = make_report(results, destination.shown, plan.video, plan.findings)
+    return replace(report, random_frame_costs=random_frame_costs(destination.root))

@@ -3,21 +3,19 @@
 Idempotent and free of shared state, so that any engine can run it, on any machine, as often as it likes.
 """
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import IO
 
 from roboshard import storage
 from roboshard.common import interrupts
 from roboshard.common.errors import RoboshardError, StorageError
+from roboshard.converter.destination import Place, files_of
 from roboshard.converter.encoding import Encoding
 from roboshard.converter.episode import EpisodeReader
-from roboshard.converter.remote_destination import RemotePlace
 from roboshard.converter.source import Episode, SourceMeta
 from roboshard.shards.manifest import shard_problems
-from roboshard.shards.names import shard_manifest_name, shard_name
+from roboshard.shards.names import shard_manifest_name
 from roboshard.shards.schema import (
     MAX_MANIFEST_BYTES,
     Provenance,
@@ -38,9 +36,8 @@ def ignore(_num_bytes: int) -> None:
 class ShardSpec:
     """All that a worker needs to know to make one shard."""
 
-    number: int
-    destination: Path
-    """The dataset's folder, or the one in which shards wait to be sent."""
+    place: Place
+    """Where the shard goes."""
     source: SourceMeta
     episodes: tuple[Episode, ...]
     provenance: Provenance
@@ -48,8 +45,6 @@ class ShardSpec:
     encoding: Encoding | None
     """Of the cameras that are not copied; None: all are."""
     skip_errors: bool
-    remote: RemotePlace | None = None
-    """Where to send the shard; None: it stays in `destination`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,9 +67,7 @@ class ShardResult:
 
 
 def convert_shard(spec: ShardSpec, on_episode: OnEpisode = ignore) -> ShardResult:
-    """Write the shard and then its manifest, each atomically; or find that both are there already.
-
-    With a remote place both are sent there, and only the manifest stays here.
+    """Write the shard and then its manifest, each atomically, and deliver them; or find that both are there already.
 
     Args:
         spec: what to write, and where.
@@ -87,15 +80,13 @@ def convert_shard(spec: ShardSpec, on_episode: OnEpisode = ignore) -> ShardResul
     result = _finished(spec, on_episode)
     if result is None:
         result = _write_shard(spec, on_episode)
-        if spec.remote is not None:
-            spec.remote.send(spec.destination, shard_name(spec.number), result.manifest)
+        spec.place.deliver(result.manifest)
     return result
 
 
 def remove_unfinished(spec: ShardSpec, process: int) -> None:
     """Remove what a process that was killed at a shard had written of it."""
-    name = shard_name(spec.number)
-    paths = (spec.destination / name, spec.destination / shard_manifest_name(name))
+    paths = [spec.place.folder / name for name in files_of(spec.place.shard)]
     storage.remove_temporaries_of(process, paths)
 
 
@@ -105,7 +96,7 @@ def finished_shard(spec: ShardSpec, on_episode: OnEpisode = ignore) -> ShardResu
     None: there is still something to do. Writes nothing.
     """
     result = _finished(spec, on_episode)
-    if result is not None or not spec.skip_errors or _is_there(spec):
+    if result is not None or not spec.skip_errors or spec.place.exists():
         return result
     with EpisodeReader(spec.source, spec.tolerance_s, spec.encoding) as reader:
         skipped = []
@@ -118,20 +109,10 @@ def finished_shard(spec: ShardSpec, on_episode: OnEpisode = ignore) -> ShardResu
     return ShardResult(manifest=None, skipped=tuple(skipped), reused=True)
 
 
-def _is_there(spec: ShardSpec) -> bool:
-    """Whether there is anything of the shard."""
-    names = (shard_name(spec.number), shard_manifest_name(shard_name(spec.number)))
-    if spec.remote is not None:
-        return any(name in spec.remote.there for name in names)
-    return any((spec.destination / name).exists() for name in names)
-
-
 def _finished(spec: ShardSpec, on_episode: OnEpisode) -> ShardResult | None:
     """The shard as an earlier run left it, if it is this conversion's, whole and undamaged."""
-    name = shard_name(spec.number)
-    there = (
-        _files_here(spec.destination, name) if spec.remote is None else spec.remote.finished(name)
-    )
+    name = spec.place.shard
+    there = spec.place.finished()
     if there is None:
         return None
     data, size, sha256 = there
@@ -157,15 +138,6 @@ def _finished(spec: ShardSpec, on_episode: OnEpisode) -> ShardResult | None:
     return ShardResult(manifest=manifest, skipped=reasons, reused=True)
 
 
-def _files_here(folder: Path, name: str) -> tuple[bytes, int, str] | None:
-    """(manifest file, size of the shard, its SHA-256); None where one of them is missing or not readable."""
-    try:
-        data = storage.read_all(str(folder / shard_manifest_name(name)), MAX_MANIFEST_BYTES)
-        return data, *_hash_file(str(folder / name))
-    except RoboshardError:
-        return None
-
-
 def _why_unreadable(reader: EpisodeReader, episode: Episode) -> SkippedEpisode | None:
     try:
         reader.read(episode, None)
@@ -176,16 +148,8 @@ def _why_unreadable(reader: EpisodeReader, episode: Episode) -> SkippedEpisode |
     return None
 
 
-def _hash_file(url: str) -> tuple[int, str]:
-    size, digest = storage.size(url), hashlib.sha256()
-    for chunk in storage.read_range_chunks(url, 0, size):
-        interrupts.check()
-        digest.update(chunk)
-    return size, digest.hexdigest()
-
-
 def _write_shard(spec: ShardSpec, on_episode: OnEpisode) -> ShardResult:
-    name = shard_name(spec.number)
+    name = spec.place.shard
     manifests: list[ShardManifest] = []
     skipped: list[SkippedEpisode] = []
 
@@ -212,16 +176,16 @@ def _write_shard(spec: ShardSpec, on_episode: OnEpisode) -> ShardResult:
             raise _EmptyShardError
         manifests.append(writer.finish())
 
-    target = spec.destination / name
-    manifest_path = spec.destination / shard_manifest_name(name)
+    target = spec.place.folder / name
+    manifest_path = spec.place.folder / shard_manifest_name(name)
     # A manifest never stands beside a shard that it does not describe.
-    storage.remove_file(manifest_path, below=spec.destination)
+    storage.remove_file(manifest_path, below=spec.place.folder)
     try:
-        storage.write_atomic(target, write, below=spec.destination)
+        storage.write_atomic(target, write, below=spec.place.folder)
     except _EmptyShardError:
-        storage.remove_file(target, below=spec.destination)
+        storage.remove_file(target, below=spec.place.folder)
         return ShardResult(manifest=None, skipped=tuple(skipped), reused=False)
-    storage.write_bytes(manifest_path, document_bytes(manifests[0]), below=spec.destination)
+    storage.write_bytes(manifest_path, document_bytes(manifests[0]), below=spec.place.folder)
     return ShardResult(manifest=manifests[0], skipped=tuple(skipped), reused=False)
 
 

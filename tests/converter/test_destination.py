@@ -14,7 +14,7 @@ from support.lerobot_source import Camera, Source, build
 from support.slowly import slowly
 
 from roboshard.converter import ConversionReport
-from roboshard.converter.destination import locked
+from roboshard.converter.local_destination import locked
 from roboshard.shards import OptionError, StorageError
 
 Run = Callable[..., ConversionReport]
@@ -105,7 +105,7 @@ def test_damaged_shards_are_written_again(
 WRITING = """
 import sys
 from pathlib import Path
-from roboshard.converter.destination import locked
+from roboshard.converter.local_destination import locked
 with locked(Path(sys.argv[1])):
     print(flush=True)
     input()

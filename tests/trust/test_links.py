@@ -11,7 +11,7 @@ import pytest
 
 from roboshard import storage
 from roboshard.converter import ConvertConfig, convert, scratch
-from roboshard.converter.remote_destination import WORK_PREFIX, work_folder
+from roboshard.converter.work_folder import WORK_PREFIX, work_folder
 from roboshard.exporter import ExportConfig, export
 from roboshard.inspector import VerifyConfig, verify
 from roboshard.publisher import UploadConfig, upload
