@@ -107,7 +107,10 @@ def _turned(frame: av.VideoFrame, turns: int) -> av.VideoFrame:
     for plane, samples in zip(turned.planes, planes, strict=True):
         _samples(plane)[:] = samples
     for name in _COLOR:
-        setattr(turned, name, getattr(frame, name))
+        if hasattr(
+            frame, name
+        ):  # PyAV 15 shows two of them; the encoder is told all by `Clip.like`
+            setattr(turned, name, getattr(frame, name))
     return turned
 
 

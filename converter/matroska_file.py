@@ -8,22 +8,15 @@ from typing import Any
 
 import av
 import numpy as np
-from av.packet import PktSideDataT
 
 from roboshard.common.errors import SourceError
 from roboshard.converter.copying import CannotHoldError, SliceCopy, check_parameters
 from roboshard.converter.packets import IntArray, Packets
+from roboshard.converter.side_data import beside
 from roboshard.shards.matroska import NS_PER_S, block_of, read_matroska, rounded_ticks
 from roboshard.shards.matroska_track import Coding, Stream, codings, track_entry
 from roboshard.shards.matroska_writer import FINE_NS, MILLISECOND_NS, MatroskaWriter
 
-_BESIDE_PACKETS: tuple[tuple[PktSideDataT, str], ...] = (
-    ("matroska_block_additional", "opacity"),
-    ("palette", "a palette"),
-    ("new_extradata", "new codec parameters"),
-    ("param_change", "new codec parameters"),
-)
-"""What decoders may be given beside a packet, and a block does not hold."""
 _COMPARED = "rgb48le"
 """A pixel format that holds the levels of any other one, up to rounding that is always the same."""
 
@@ -36,7 +29,8 @@ def matroska_copy(source: Any, packets: Packets) -> SliceCopy:
     Raises:
         CannotHoldError: A Matroska file cannot hold them exactly.
     """
-    _check_nothing_beside(packets)
+    if (what := beside(packets.coded, source)) is not None:
+        raise CannotHoldError(f"a Matroska slice cannot hold what its packets come with: {what}")
     time_base, start = Fraction(source.time_base), int(packets.pts.min())
     scale_ns = _scale_of(packets.pts - start, time_base)
     ticks = rounded_ticks(packets.pts - start, time_base, scale_ns)
@@ -64,14 +58,6 @@ def matroska_copy(source: Any, packets: Packets) -> SliceCopy:
     raise CannotHoldError(
         "; ".join(reasons) or f"a Matroska slice cannot hold its codec: {stream.codec}"
     )
-
-
-def _check_nothing_beside(packets: Packets) -> None:
-    for kind, what in _BESIDE_PACKETS:
-        if any(packet.has_sidedata(kind) for packet in packets.coded):
-            raise CannotHoldError(
-                f"a Matroska slice cannot hold what its packets come with: {what}"
-            )
 
 
 def _scale_of(ticks: IntArray, time_base: Fraction) -> int:

@@ -22,6 +22,8 @@ _MAGIC = {
 }
 _KINDS = "MP4, MOV, Matroska, WebM, AVI, MPEG-TS, MPEG-PS, FLV, Ogg or ASF"
 _TS_PACKET, _TS_SYNC = 188, b"\x47"
+OPENS_FLV = int(av.__version__.split(".")[0]) >= 16
+"""PyAV 15 ends the process where it is given options for one."""
 _ALONE = {"protocol_whitelist": "file", "enable_drefs": "0", "use_absolute_path": "0"}
 """Options of FFmpeg: no demuxer opens what its file names."""
 
@@ -44,6 +46,8 @@ def open_video(path: Path) -> tuple[Any, Any]:
     demuxer = _demuxer_of(path)
     if demuxer is None:
         raise SourceError(f"no readable video stream: it is no {_KINDS} file")
+    if demuxer == "flv" and not OPENS_FLV:
+        raise SourceError("an FLV file needs av 16 or newer: install it, or bring an MP4 file")
     try:
         # a title in Latin-1 is no reason to fail
         container = av.open(

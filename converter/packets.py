@@ -21,8 +21,9 @@ class Packets:
     """Flagged so in the file, and safe: decoding can start here."""
     is_hidden: BoolArray
     """An edit list hides it: it is decoded and not shown."""
-    is_foreign: BoolArray
-    """Begins another sample description of the file, or comes first where the demuxer was sent to."""
+    headers: list[bytes | None]
+    """Codec parameters that a packet comes with, where it begins another sample description of the file, or is the
+    first of one after the demuxer was sent there."""
     coded: "list[av.Packet[Any]]"
     """As demuxed. Their times change when they are muxed; their payload, which is never copied, does not."""
 
@@ -36,7 +37,7 @@ class Packets:
             dts=self.dts[positions],
             is_keyframe=self.is_keyframe[positions],
             is_hidden=self.is_hidden[positions],
-            is_foreign=self.is_foreign[positions],
+            headers=[self.headers[i] for i in positions.tolist()],
             coded=[self.coded[i] for i in positions.tolist()],
         )
 

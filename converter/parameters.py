@@ -17,6 +17,7 @@ from roboshard.common.errors import SourceError
 from roboshard.converter.open_video import open_video
 from roboshard.converter.packets import Packets
 from roboshard.converter.parameter_sets import LENGTH_AT, ParameterSets
+from roboshard.converter.side_data import NewParameters
 
 _SAME_IN_A_SLICE = ("width", "height", "pix_fmt")
 _REMEDY = "convert it with --video reencode, and --size if pictures are of several sizes"
@@ -33,9 +34,10 @@ class Parameters:
         self._header = ParameterSets.of_header(
             self._codec, bytes(stream.codec_context.extradata or b"")
         )
-        self._coming: Iterator[Any] | None = None
+        self._coming: Iterator[tuple[Any, bytes | None]] | None = None
         self._container: Any = None
         self._next: Any = None
+        self._header_of_next: bytes | None = None
         self._sets = self._header
         self._probed: dict[bytes, tuple[Any, Any]] = {}
 
@@ -54,18 +56,18 @@ class Parameters:
             av.FFmpegError: The packets cannot be looked at.
         """
         if self._header is None:
-            if packets.is_foreign[1:].any():
+            if any(header is not None for header in packets.headers[1:]):
                 raise SourceError(
                     f"its decoder configuration changes within the episode: {_REMEDY}"
                 )
             return self._stream
         sets = self._before(int(packets.dts[0])).copy()
         if self._next is not None:
-            _describe(sets, self._next)  # the same packet, read from the file's start on
+            _describe(sets, self._header_of_next)  # the same packet, read from the file's start on
         sets.see(memoryview(packets.coded[0]))
         at_start, changes = sets.copy(), list[int]()
         for i, packet in enumerate(packets.coded[1:], start=1):
-            if packets.is_foreign[i] and _describe(sets, packet):
+            if _describe(sets, packets.headers[i]):
                 raise SourceError(
                     f"its decoder configuration changes within the episode, in the file's header: {_REMEDY}"
                 )
@@ -117,20 +119,29 @@ class Parameters:
         if self._coming is None or self._next is None or self._next.dts > dts:
             self._stop()
             self._container, stream = open_video(self._path)
+            new_parameters = NewParameters(self._path, self._container, stream)
             no_parse: Any = Flags.no_parse
             self._container.flags |= no_parse.value
             packets = self._container.demux(stream)
-            self._coming = (each for each in packets if each.size and each.dts is not None)
-            self._next, self._sets = next(self._coming, None), self._header
+            self._coming = (
+                (each, new_parameters.of(each))
+                for each in packets
+                if each.size and each.dts is not None
+            )
+            self._step()
             self._sets = self._header and self._header.copy()
         sets = self._sets
         if sets is None:
             raise SourceError("its header cannot be read")
         while self._next is not None and self._next.dts < dts:
-            _describe(sets, self._next)
+            _describe(sets, self._header_of_next)
             sets.see(memoryview(self._next))
-            self._next = next(self._coming, None)
+            self._step()
         return sets
+
+    def _step(self) -> None:
+        none = (None, None)
+        self._next, self._header_of_next = next(self._coming, none) if self._coming else none
 
     def _stop(self) -> None:
         self._coming = self._next = None
@@ -139,11 +150,11 @@ class Parameters:
             self._container = None
 
 
-def _describe(sets: ParameterSets, packet: Any) -> bool:
-    """Let a decoder see a sample description that begins with a packet: whether that changes anything."""
-    if not packet.has_sidedata("new_extradata"):
+def _describe(sets: ParameterSets, header: bytes | None) -> bool:
+    """Let a decoder see the header that a packet comes with, if any: whether that changes anything."""
+    if header is None:
         return False
-    described = ParameterSets.of_header(sets.codec, bytes(packet.get_sidedata("new_extradata")))
+    described = ParameterSets.of_header(sets.codec, header)
     units = described.by_name.values() if described else ()
     new = [sets.apply(unit) for unit in units]
     return any(new)

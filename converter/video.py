@@ -26,6 +26,7 @@ from roboshard.converter.keyframes import (
 from roboshard.converter.open_video import open_video, rotation_of
 from roboshard.converter.packets import IntArray, Packets, lowest_later
 from roboshard.converter.parameters import Parameters
+from roboshard.converter.side_data import NewParameters
 from roboshard.converter.slice_file import VideoSlice, copied_slice
 
 
@@ -63,6 +64,7 @@ class VideoFile:
         self._codec = str(context.codec.canonical_name)
         self._extradata = bytes(context.extradata or b"")
         self._parameters = Parameters(self._path, self._stream)
+        self._new_parameters = NewParameters(self._path, self._container, self._stream)
         self._reads_frame_types = self._codec == "av1" and has_av1_frame_types(self._extradata)
         if (
             self._reads_frame_types
@@ -101,7 +103,7 @@ class VideoFile:
         """
         stream = self._parameters.of(packets)
         yield stream
-        if stream is self._stream and "mp4" in self._container.format.name:
+        if stream is self._stream and self._container.format.name.startswith("mov"):
             with suppress(av.FFmpegError, ValueError):
                 yield self._parameters.probed(packets)
 
@@ -158,7 +160,8 @@ class VideoFile:
             seek_to = max(seek_to, self._first_dts)  # its demuxer refuses to go further back
         self._container.seek(seek_to, stream=self._stream, backward=True, any_frame=False)
         coded: list[av.Packet[Any]] = []
-        facts: list[tuple[int, int, bool, bool, bool]] = []
+        facts: list[tuple[int, int, bool, bool]] = []
+        headers: list[bytes | None] = []
         num_later = 0
         for packet in self._container.demux(self._stream):
             if packet.size == 0:
@@ -175,16 +178,16 @@ class VideoFile:
                 is_keyframe = is_av1_keyframe(memoryview(packet), is_keyframe)
             if is_keyframe and self._codec == "h264":
                 is_keyframe = is_h264_random_access(memoryview(packet), self._extradata)
-            is_foreign = bool(packet.has_sidedata("new_extradata"))
-            facts.append((pts, dts, is_keyframe, packet.is_discard, is_foreign))
+            facts.append((pts, dts, is_keyframe, packet.is_discard))
+            headers.append(self._new_parameters.of(packet))
             coded.append(packet)
-        columns = np.array(facts, dtype=np.int64).reshape(-1, 5).T
+        columns = np.array(facts, dtype=np.int64).reshape(-1, 4).T
         return Packets(
             pts=columns[0],
             dts=columns[1] if self._has_decode_times else decode_times(columns[0]),
             is_keyframe=columns[2] != 0,
             is_hidden=columns[3] != 0,
-            is_foreign=columns[4] != 0,
+            headers=headers,
             coded=coded,
         )
 
@@ -220,7 +223,7 @@ class VideoFile:
         packets = window.take(
             start + np.flatnonzero(window.pts[start : end + 1] >= window.pts[start])
         )
-        if packets.is_foreign[0]:
+        if packets.headers[0] is not None:
             # A muxer would begin another sample description with it.
             alone: av.Packet[Any] = av.Packet(bytes(packets.coded[0]))
             alone.time_base, alone.pts = self._time_base, packets.coded[0].pts

@@ -9,7 +9,7 @@ from typing import Any
 
 import av
 import numpy as np
-from av.video.reformatter import ColorRange, Colorspace
+from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 from numpy.typing import NDArray
 
 from roboshard.loader.decoding.torchcodec_module import torchcodec
@@ -75,7 +75,11 @@ def reformatted(frame: av.VideoFrame, name: str, quarter_turns: int = 0) -> NDAr
             told |= {"src_colorspace": Colorspace.ITU709}
         elif colorspace not in _KNOWN:
             told |= {"src_colorspace": _ALIKE.get(colorspace, int(Colorspace.ITU601))}
-    pixels = frame.reformat(format="rgb24", **told)
+        if _MAJOR < 16:
+            source = told.get("src_colorspace", colorspace)
+            told["dst_colorspace"] = _OTHER.get(source, Colorspace.ITU709)
+    # One of its own: that of the frame may be left as an earlier call has set it.
+    pixels = VideoReformatter().reformat(frame, format="rgb24", **told)
     return np.ascontiguousarray(np.rot90(pixels.to_ndarray(), quarter_turns))
 
 
@@ -85,7 +89,10 @@ _KNOWN = (1, 2, 4, 5, 6, 7, 9)
 """Matrices, as FFmpeg's `AVColorSpace` numbers them, that libswscale knows; it takes others for BT.601."""
 _ALIKE = {10: 9}
 """BT.2020 with constant luminance, which it takes for that without."""
-_ONE_THREAD = {"threads": 1} if int(av.__version__.split(".")[0]) >= 17 else {}
+_MAJOR = int(av.__version__.split(".")[0])
+_OTHER = {Colorspace.ITU709: Colorspace.ITU601}
+"""PyAV 15 tells libswscale matrix and range only where the target's differ, which RGB does not have."""
+_ONE_THREAD = {"threads": 1} if _MAJOR >= 17 else {}
 """For PyAV's conversions, which since version 17 start threads of their own for each picture."""
 
 

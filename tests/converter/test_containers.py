@@ -24,7 +24,13 @@ from roboshard.shards.slices import read_slice
 
 B_FRAMES = {"x264-params": "b-adapt=0:scenecut=0"}
 QUIET = {"x265-params": "log-level=none:b-adapt=0:scenecut=0:open-gop=1", "color_range": "tv"}
+FFV1 = (
+    Video(encoder="ffv1", pix_fmt="yuv420p10le"),
+    Video(encoder="ffv1", pix_fmt="bgr0", extension="avi"),
+)
+MP4_HOLDS_FFV1 = av.library_versions["libavformat"] >= (62,)
 IN_MATROSKA = (
+    *(() if MP4_HOLDS_FFV1 else FFV1),
     Video(encoder="libvpx", extension="webm", gop=5),
     Video(encoder="libvpx", extension="webm", gop=100),
     Video(encoder="libx264", gop=6, bframes=2, options=B_FRAMES | {"color_range": "tv"}),
@@ -50,8 +56,7 @@ IN_MP4 = (
     Video(encoder="libx265", pix_fmt="yuv420p10le", gop=6, bframes=2, options=QUIET),
     Video(encoder="mpeg4", gop=6, bframes=2),
     Video(encoder="libvpx-vp9", extension="webm", gop=5),
-    Video(encoder="ffv1", pix_fmt="yuv420p10le"),
-    Video(encoder="ffv1", pix_fmt="bgr0", extension="avi"),
+    *(FFV1 if MP4_HOLDS_FFV1 else ()),
     Video(encoder="mjpeg", pix_fmt="yuvj422p", extension="mov"),
     Video(encoder="mpeg4", extension="avi", gop=5),
 )

@@ -12,6 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from support.broken_source import BrokenSource
 from support.lerobot_source import Camera, Source, build
+from support.mp4_boxes import turn
 from torchcodec.decoders import VideoDecoder  # type: ignore[attr-defined]
 
 from roboshard.converter import ConversionReport, ReencodeConfig
@@ -73,12 +74,12 @@ def test_each_turn_is_torchcodecs(tmp_path: Path, run: Run, degrees: int) -> Non
     with av.open(str(path)) as source, av.open(str(turned), "w") as target:
         stream = source.streams.video[0]
         copy = target.add_stream_from_template(stream, opaque=True)
-        copy.set_display_rotation(degrees)
         for packet in source.demux(stream):
             if packet.size:
                 packet.stream = copy
                 target.mux(packet)
     turned.replace(path)
+    turn(path, degrees)
     decoder = VideoDecoder(str(path))
     expected = np.stack([decoder.get_frame_at(i).data.numpy() for i in range(7)])
     assert expected.shape[2:] == ((96, 64)[:: 1 if degrees % 180 else -1])

@@ -15,6 +15,8 @@ import pyarrow.parquet as pq
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
+from .mp4_boxes import turn
+
 TOP = "observation.images.top"
 LENGTHS = (6, 5, 7)
 FPS = 10
@@ -62,8 +64,6 @@ def write(path: Path, video: Video, *, count: int, fps: int) -> None:
         assert isinstance(stream, VideoStream)
         stream.height, stream.width = video.size
         stream.pix_fmt = video.pix_fmt
-        if video.rotation:
-            stream.set_display_rotation(video.rotation)
         stream.codec_context.thread_count = 1
         stream.codec_context.gop_size = video.gop
         stream.codec_context.max_b_frames = video.bframes
@@ -74,6 +74,8 @@ def write(path: Path, video: Video, *, count: int, fps: int) -> None:
             frame.pts, frame.time_base = number, Fraction(1, fps)
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
+    if video.rotation:
+        turn(path, video.rotation)
 
 
 def build(root: Path, video: Video, *, fps: int = FPS) -> Path:
