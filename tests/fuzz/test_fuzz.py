@@ -12,7 +12,7 @@ KNOWN: dict[str, tuple[int, ...]] = {
     "sources": (380, 943, 6532, 7857),
     "images": (447,),
     "manifests": (514,),
-    "mp4": (27,),
+    "mp4": (27, 7593),
 }
 """Seeds that once found something, kept for ever."""
 LEAST_REFUSED = {"sources": 2}

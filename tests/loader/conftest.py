@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 import time
 from pathlib import Path
 
@@ -27,6 +28,9 @@ def no_threads_before() -> None:
     Where such a loader raised an error, a frame of its traceback may keep it until the garbage
     collector comes by.
     """
+    for name in ("last_exc", "last_value", "last_traceback"):  # of a test that failed
+        if hasattr(sys, name):
+            delattr(sys, name)
     gc.collect()
     until = time.monotonic() + 10
     while threads_left() and time.monotonic() < until:
