@@ -13,9 +13,11 @@ from support.broken_source import BrokenSource
 from support.lerobot_source import Camera, Source, build
 from support.slowly import slowly
 
-from roboshard.converter import ConversionReport
-from roboshard.converter.local_destination import locked
-from roboshard.shards import OptionError, StorageError
+from roboshard.converter import ConversionReport, local_destination
+from roboshard.converter.local_destination import LocalPlace, locked
+from roboshard.converter.remote_destination import RemotePlace
+from roboshard.shards import OptionError, ShardedDataset, StorageError
+from roboshard.shards.names import shard_name
 
 Run = Callable[..., ConversionReport]
 ReadTree = Callable[[Path], dict[str, str]]
@@ -173,3 +175,41 @@ def test_a_full_disk_is_an_error_and_leaves_nothing(tmp_path: Path, workers: str
     assert ended.returncode == 1
     assert re.search(r"shards/shard-00000\d.tar: cannot be written: File too large", ended.stderr)
     assert sorted(path.name for path in (tmp_path / "shards").rglob("*")) == ["shards"]
+
+
+# -- On the machines of a cluster ------------------------------------------------------------------------------------
+
+
+def test_a_machine_that_does_not_see_the_folder_is_told_before_it_writes(tmp_path: Path) -> None:
+    place = LocalPlace(tmp_path / "elsewhere", shard_name(0))
+    with (
+        pytest.raises(OptionError, match="not every node of the cluster sees this folder"),
+        place.on_node(),
+    ):
+        pytest.fail("began")
+    assert not place.folder.exists()
+
+
+@pytest.mark.parametrize("there", [None, b"cut"])
+def test_a_shard_that_another_machine_wrote_must_be_seen_whole(
+    tmp_path: Path, pusht_shards: Path, there: bytes | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local_destination, "SEEN_WITHIN_S", 0)
+    dataset = ShardedDataset.open(str(pusht_shards))
+    manifest = dataset.shard_manifest(dataset.manifest.shards[0])
+    LocalPlace(pusht_shards, shard_name(0)).check_seen(manifest)
+    place = LocalPlace(tmp_path, shard_name(0))
+    if there is not None:
+        (tmp_path / shard_name(0)).parent.mkdir()
+        (tmp_path / shard_name(0)).write_bytes(there)
+    with pytest.raises(OptionError, match="not every node of the cluster sees this folder"):
+        place.check_seen(manifest)
+
+
+def test_on_another_machine_shards_wait_in_a_folder_of_its_own(tmp_path: Path) -> None:
+    place = RemotePlace(tmp_path / "gone", shard_name(0), "memory://x", "id", {})
+    with place.on_node() as here:
+        assert here.folder.is_dir()
+        assert here.folder.parent == tmp_path
+        assert (here.shard, here.url, here.there) == (place.shard, place.url, place.there)
+    assert not here.folder.exists()

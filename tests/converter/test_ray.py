@@ -41,7 +41,7 @@ sys.stdin.read()
 
 CONVERT = """
 import sys
-from roboshard.cli.convert import main
+from roboshard.cli.main import convert_to_shards as main
 sys.argv = ["convert-to-shards", *sys.argv[1:]]
 main()
 """
