@@ -20,7 +20,7 @@ from report import print_result
 from roboshard.loader.config import FrameOrder, OrderConfig
 from roboshard.loader.order.plan import Episodes, EpochPlan, Slots
 
-SLOTS = Slots(rank_slots=64, worker_slots=8, global_batch_size=64 * 64)
+SLOTS = Slots(rank_slots=64, global_batch_size=64 * 64)
 
 
 @dataclass(frozen=True)

@@ -111,7 +111,7 @@ def walk(
         storage_rank=numbers,
         shard=numbers * 0,
     )
-    slots = Slots(rank_slots=1, worker_slots=1, global_batch_size=options.batch_size)
+    slots = Slots(rank_slots=1, global_batch_size=options.batch_size)
     plan = EpochPlan(episodes, OrderConfig(frame_order=order, pool_episodes=pool), slots, epoch=0)
     draws = [plan.step(step, [0]) for step in range(plan.num_steps)]
     episode = np.concatenate([draw.positions for draw in draws])

@@ -3,8 +3,8 @@
     python examples/train_ddp.py                                     # one process
     torchrun --nproc-per-node 4 examples/train_ddp.py --steps 400    # four, on one machine
 
-Run it again and it continues from its checkpoint, with any world size that divides --max-world-size: the global
-batches are the ones that the first run would have had.
+Run it again and it continues from its checkpoint, with any world size that divides --max-world-size, and any number
+of workers: the global batches are the ones that the first run would have had.
 """
 
 import json
@@ -45,6 +45,8 @@ class Options:
     checkpoint_every: int = 50
     max_world_size: int = 8
     """Every number of processes that divides this sees the same global batches."""
+    num_workers: int = 0
+    """Processes that load for each of them; whatever their number, the batches are the same."""
     log_batches: bool = False
     """Write which samples each step had, per rank."""
 
@@ -122,6 +124,7 @@ def main() -> None:
         batch_size=options.batch_size // world_size,
         cache_dir=options.cache_dir,
         max_world_size=options.max_world_size,
+        num_workers=options.num_workers,
         delta_timestamps={"action": [i / 10 for i in range(HORIZON)]},
     )
     torch.manual_seed(0)  # the same initial weights on every rank

@@ -106,8 +106,6 @@ class SplitConfig:
     """R: world sizes that divide it see the same global batches."""
     num_workers: int = 0
     """Worker processes; 0: decode in this process."""
-    max_workers: int = 1
-    """K: numbers of workers that divide it see the same global batches."""
 
     def __post_init__(self) -> None:
         _check(
@@ -122,10 +120,6 @@ class SplitConfig:
         _check(
             self.max_world_size >= 1 and self.max_world_size % self.world_size == 0,
             f"max_world_size {self.max_world_size} must be a multiple of the world size {self.world_size}",
-        )
-        _check(
-            self.max_workers >= 1 and self.max_workers % max(1, self.num_workers) == 0,
-            f"max_workers {self.max_workers} must be a multiple of num_workers {self.num_workers}",
         )
         _check(
             self.global_batch_size % self.max_world_size == 0,

@@ -72,11 +72,7 @@ class LoadJob:
     def slots(self) -> Slots:
         """The shape of the plan."""
         split = self.config.split
-        return Slots(
-            rank_slots=split.max_world_size,
-            worker_slots=split.max_workers if self.config.order.shuffle else 1,
-            global_batch_size=split.global_batch_size,
-        )
+        return Slots(rank_slots=split.max_world_size, global_batch_size=split.global_batch_size)
 
     def plan(self, epoch: int) -> Plan:
         """The order of an epoch."""

@@ -232,7 +232,6 @@ class Loader:
             step=step,
             global_batch_size=slots.global_batch_size,
             rank_slots=slots.rank_slots,
-            worker_slots=slots.worker_slots,
             shuffle=order.shuffle,
             pool_episodes=order.pool_episodes,
             episode_order=order.episode_order,

@@ -52,13 +52,13 @@ def make_loader(  # noqa: PLR0913 - keyword-only, grouped behind
     rank: int | None = None,
     world_size: int | None = None,
     max_world_size: int | None = None,
-    max_workers: int | None = None,
     drop_last: bool = False,
     cache_dir: str | os.PathLike[str] | None = None,
     cache_bytes: int = 100 * 10**9,
     retry_seconds: float = 120.0,
     on_error: OnError = "raise",
     on_missing: OnMissing = "error",
+    max_workers: int | None = None,
 ) -> Loader:
     """Load training batches from a roboshard dataset.
 
@@ -96,7 +96,6 @@ def make_loader(  # noqa: PLR0913 - keyword-only, grouped behind
         rank: the data-parallel rank; None: torch.distributed's, else the launcher's RANK, else 0.
         world_size: the number of data-parallel ranks, given together with `rank`.
         max_world_size: R: every world size that divides it sees the same global batches; None: world_size.
-        max_workers: K: every number of workers that divides it sees the same global batches; None: num_workers.
         drop_last: leave out the last, incomplete step; False: pad it where ranks need it.
         cache_dir: folder of this machine that keeps what was read of remote shards, shared by its ranks and workers;
             None: nothing is kept. Bytes are found by content, so one folder serves any number of datasets.
@@ -108,6 +107,7 @@ def make_loader(  # noqa: PLR0913 - keyword-only, grouped behind
             mixture: "error"; "drop" leaves them out, as MultiLeRobotDataset does; "fill" puts zeros
             there (False, "", black), and a mask `<key>_is_missing` in all samples, (n,), or (n, T)
             where single rows of a window may lack their value.
+        max_workers: deprecated, and without effect: any number of workers sees the same batches.
 
     Raises:
         OptionError: an argument that cannot be used with this dataset.
@@ -115,6 +115,12 @@ def make_loader(  # noqa: PLR0913 - keyword-only, grouped behind
     """
     if on_missing not in ("error", "drop", "fill"):  # samples by number have one choice more
         raise OptionError(f"on_missing must be 'error' or 'drop' or 'fill', not {on_missing!r}")
+    if max_workers is not None:
+        warnings.warn(
+            "max_workers has no effect any more, leave it out: any number of workers sees the same batches",
+            DeprecationWarning,
+            stacklevel=2,
+        )
     found_rank, found_world = resolve_rank(rank, world_size)
     config = LoaderConfig(
         order=OrderConfig(
@@ -145,7 +151,6 @@ def make_loader(  # noqa: PLR0913 - keyword-only, grouped behind
             world_size=found_world,
             max_world_size=found_world if max_world_size is None else max_world_size,
             num_workers=num_workers,
-            max_workers=max(1, num_workers) if max_workers is None else max_workers,
         ),
         read=ReadConfig(
             decode_threads=decode_threads,

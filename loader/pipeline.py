@@ -14,17 +14,19 @@ Each stage takes an iterator and gives one. WebDataset's DataPipeline joins them
 the others once, so that the first batches of an epoch are decoded beside the last ones of the one before.
 """
 
+import itertools
 from collections.abc import Collection, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from roboshard.common.errors import RoboshardError
+from roboshard.loader import topology
 from roboshard.loader.batches.batch import single_samples
 from roboshard.loader.batches.decode_ahead import Again, decode_video
 from roboshard.loader.batches.images import transform_images
 from roboshard.loader.config import LoaderConfig
 from roboshard.loader.episodes.fetch import fetch_episodes
-from roboshard.loader.epochs import EpochPart, own_turn
+from roboshard.loader.epochs import EpochPart
 from roboshard.loader.job import LoadJob, Plan
 from roboshard.loader.order.plan import Draw
 from roboshard.loader.resources import Resources, return_freed_memory
@@ -92,7 +94,7 @@ def draw_epoch(plan: Plan, first_step: int, config: LoaderConfig) -> Stages[Draw
     return (
         Stages(lambda: plan_steps(plan, first_step))
         .then(lambda steps: split_by_node(steps, config))
-        .then(lambda steps: split_by_worker(steps, plan, first_step))
+        .then(split_by_worker)
         .then(lambda steps: draw_samples(steps, plan))
     )
 
@@ -111,12 +113,13 @@ def split_by_node(steps: Iterable[int], config: LoaderConfig) -> Iterator[NodeSt
         yield NodeStep(step, slots)
 
 
-def split_by_worker(steps: Iterable[NodeStep], plan: Plan, first_step: int) -> Iterator[NodeStep]:
-    """A worker serves the steps of its worker slots."""
-    turn, num_workers = own_turn(plan, first_step)
-    for step in steps:
-        if plan.worker_slot(step.step) % num_workers == turn:
-            yield step
+def split_by_worker(steps: Iterable[NodeStep]) -> Iterator[NodeStep]:
+    """Yield every N-th step: the workers take turns, worker 0 first, as torch's DataLoader asks them.
+
+    Workers decide nothing about the order: what a step holds is the same whoever serves it.
+    """
+    worker, num_workers = topology.worker()
+    yield from itertools.islice(steps, worker, None, num_workers)
 
 
 def draw_samples(steps: Iterable[NodeStep], plan: Plan) -> Iterator[Draw]:

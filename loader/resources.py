@@ -105,9 +105,8 @@ def _reading(job: LoadJob) -> tuple[int, int]:
 def _resident_episodes(job: LoadJob) -> int:
     """Episodes to keep: the pools of this process's lanes, and one more each for the pool that follows."""
     split = job.config.split
-    lanes = job.slots.worker_slots // max(1, split.num_workers if job.config.order.shuffle else 1)
-    per_lane = [max(1, job.config.order.pool_episodes // job.slots.worker_slots)]
+    per_lane = [job.config.order.pool_episodes]
     if job.schedule is not None:
-        per_lane = pool_sizes(job.config.order, job.slots, job.schedule)
-    rank_slots = split.max_world_size // split.world_size
-    return rank_slots * max(1, lanes) * sum(size + 1 for size in per_lane)
+        per_lane = pool_sizes(job.config.order, job.schedule)
+    lanes = split.max_world_size // split.world_size
+    return lanes * sum(size + 1 for size in per_lane)

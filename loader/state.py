@@ -1,11 +1,12 @@
 """Where a loader stands, as a small dict: the same for every rank, checked before it is used."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from roboshard.common.errors import OptionError
 
-STATE_VERSION = 1
+STATE_VERSION = 2
+"""1: with worker slots, each of which had lanes of its own. With one of them the order is the same."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +24,6 @@ class LoaderState:
     """Steps of the epoch that the user has received."""
     global_batch_size: int
     rank_slots: int
-    worker_slots: int
     shuffle: bool
     pool_episodes: int
     episode_order: str
@@ -51,6 +51,7 @@ def check_state(state: dict[str, Any], current: LoaderState, num_steps: int) -> 
     Raises:
         OptionError: every field that differs, and what would do.
     """
+    state = _without_worker_slots(state)
     names = type(current).__dataclass_fields__
     if set(state) != set(names):
         missing, unknown = sorted(set(names) - set(state)), sorted(set(state) - set(names))
@@ -58,6 +59,8 @@ def check_state(state: dict[str, Any], current: LoaderState, num_steps: int) -> 
             f"not a loader state of this release: fields missing {missing}, unknown {unknown}"
         )
     given = type(current)(**state)
+    if not (given.shuffle or current.shuffle):  # in dataset order nothing is pooled
+        given = replace(given, pool_episodes=current.pool_episodes)
     problems = [
         f"{name} is {getattr(current, name)!r} now and {getattr(given, name)!r} in the state"
         for name in names
@@ -69,9 +72,28 @@ def check_state(state: dict[str, Any], current: LoaderState, num_steps: int) -> 
         problems.append(f"step {given.step!r} is outside the epoch's 0..{num_steps}")
     if problems:
         remedy = (
-            f"world sizes that divide {given.rank_slots} and numbers of workers that divide {given.worker_slots} "
-            f"will do, with max_world_size={given.rank_slots}, max_workers={given.worker_slots} and "
+            f"any number of workers and world sizes that divide {given.rank_slots} will do, with "
+            f"max_world_size={given.rank_slots}, pool_episodes={given.pool_episodes} and "
             f"batch_size x world_size = {given.global_batch_size}"
         )
         raise OptionError("\n  - ".join(["the state does not fit this loader:", *problems, remedy]))
     return given
+
+
+def _without_worker_slots(state: dict[str, Any]) -> dict[str, Any]:
+    """Return a state of version 1 as one of version 2; any other one as it is.
+
+    Raises:
+        OptionError: It was saved with several worker slots, whose order there is no more.
+    """
+    if state.get("version") != 1 or "worker_slots" not in state:
+        return state
+    slots = state["worker_slots"]
+    if slots != 1:
+        raise OptionError(
+            f"the state was saved by a release whose order depended on max_workers, which was {slots}: "
+            "that order is no more, since workers share one pool now. Its epoch cannot be resumed in the "
+            "middle; begin it anew, or the next one, with set_epoch"
+        )
+    kept = {name: value for name, value in state.items() if name != "worker_slots"}
+    return kept | {"version": STATE_VERSION}

@@ -15,7 +15,7 @@ from roboshard.loader.config import OrderConfig
 from roboshard.loader.order.plan import Episodes, EpochPlan, Slots
 
 LENGTHS = np.array([9, 14, 7, 11, 8, 13, 10, 12, 6, 9])
-SLOTS = Slots(rank_slots=2, worker_slots=2, global_batch_size=8)
+SLOTS = Slots(rank_slots=2, global_batch_size=8)
 ORDER = OrderConfig(seed=1, pool_episodes=4)
 COLOURS = mpl.colormaps["tab10"]
 
@@ -25,7 +25,7 @@ def main() -> None:
     mpl.use("agg")
     plan = EpochPlan(_episodes(), ORDER, SLOTS, epoch=0)
     figure, axes = plt.subplots(
-        3, 1, figsize=(13, 7.4), height_ratios=[1.1, 4.2, 5], constrained_layout=True
+        3, 1, figsize=(13, 6.2), height_ratios=[1.1, 2.4, 5], constrained_layout=True
     )
     draw_tape(axes[0], plan)
     draw_lanes(axes[1], plan)
@@ -48,7 +48,7 @@ def draw_tape(axis: Axes, plan: EpochPlan) -> None:
     """Episodes in the epoch's order, end to end, cut into lanes."""
     unmixed = EpochPlan(_episodes(), OrderConfig(seed=1, pool_episodes=1), SLOTS, epoch=0)
     place = 0
-    for lane in range(4):
+    for lane in range(SLOTS.rank_slots):
         start, stop = plan.lane_bounds(lane)
         episodes, _ = unmixed.lane_samples(lane, np.arange(stop - start))
         for episode in episodes:
@@ -68,25 +68,24 @@ def draw_tape(axis: Axes, plan: EpochPlan) -> None:
 def draw_lanes(axis: Axes, plan: EpochPlan) -> None:
     """What each lane emits, in order; brackets show steps, hatching what is left over."""
     size = SLOTS.per_rank_slot
-    for lane in range(4):
+    for lane in range(SLOTS.rank_slots):
         start, stop = plan.lane_bounds(lane)
         episodes, rows = plan.lane_samples(lane, np.arange(stop - start))
-        y = (3 - lane) * 1.3
+        y = (SLOTS.rank_slots - 1 - lane) * 1.3
         for place, (episode, row) in enumerate(zip(episodes, rows, strict=True)):
-            left_over = place >= plan.num_full_lane_steps * size
+            left_over = place >= plan.num_full_steps * size
             _cell(axis, place, y, int(episode), str(row), hatched=left_over)
-        for step in range(plan.num_full_lane_steps):
-            number = step * SLOTS.worker_slots + lane % SLOTS.worker_slots
+        for step in range(plan.num_full_steps):
             axis.add_patch(Rectangle((step * size, y), size, 0.86, fill=False, linewidth=1.8))
-            axis.text(step * size + size / 2, y + 0.9, f"step {number}", ha="center", fontsize=7.5)
-        label = f"lane {lane}\nrank slot {lane // 2}, worker slot {lane % 2}"
+            axis.text(step * size + size / 2, y + 0.9, f"step {step}", ha="center", fontsize=7.5)
+        label = f"lane {lane}\n(rank slot {lane})"
         axis.text(-0.4, y + 0.4, label, ha="right", va="center", fontsize=8)
     longest = plan.lane_bounds(1)[0]
     _finish(
         axis,
         longest + 1,
-        5.0,
-        "lanes: pools of two episodes, mixed (numbers are rows); hatched: left over",
+        2.4,
+        "lanes: pools of four episodes, mixed (numbers are rows); hatched: left over",
     )
 
 

@@ -3,7 +3,7 @@
     stream      endless, B places a step; schedule.py says which dataset each place takes
     samples     a dataset's places are numbered; number n is of its own epoch n div F, where F are its frames
     tape        each epoch of each dataset has a tape of its own (plan.py), with a seed of its own
-    lanes       the tape is cut into R x K lanes, each as long as what the steps of that lane draw of the epoch
+    lanes       the tape is cut into R lanes, each as long as what the steps of that lane draw of the epoch
 
 So each dataset's samples n F .. (n + 1) F - 1 are each of its frames once, in its own order, while a rank reads only
 the episodes of its lanes. Nothing is simulated and nothing ends: all steps are full, and a mixture's epoch is a
@@ -49,12 +49,9 @@ class MixturePlan:
         self._orders = [_order_of(order, number) for number in range(len(episodes))]
         self._num_frames = [int(those.num_rows.sum()) for those in episodes]
         self._counts = LaneCounts(
-            schedule,
-            rank_slots=slots.rank_slots,
-            worker_slots=slots.worker_slots,
-            per_rank_slot=slots.per_rank_slot,
+            schedule, rank_slots=slots.rank_slots, per_rank_slot=slots.per_rank_slot
         )
-        self._pool_sizes = pool_sizes(order, slots, schedule)
+        self._pool_sizes = pool_sizes(order, schedule)
         self._tapes: dict[tuple[int, int], tuple[Tape, IntArray, IntArray]] = {}
 
     @property
@@ -70,15 +67,6 @@ class MixturePlan:
             for number, frames in enumerate(self._num_frames)
         ]
         return max(places) // self._slots.global_batch_size + 1
-
-    @property
-    def num_worker_slots(self) -> int:
-        """K."""
-        return self._slots.worker_slots
-
-    def worker_slot(self, step: int) -> int:
-        """k: the worker slot that serves a step."""
-        return (self._epoch * self.num_steps + step) % self._slots.worker_slots
 
     def drawn(self, epoch: int, step: int) -> list[tuple[int, int]]:
         """(own epoch, samples drawn of it) of each dataset before a step of any epoch."""
@@ -102,14 +90,8 @@ class MixturePlan:
             raise IndexError(f"step {step} of an epoch of {self.num_steps}")
         size = self._slots.per_rank_slot
         first = (self._epoch * self.num_steps + step) * self._slots.global_batch_size
-        lanes = np.asarray(
-            rank_slots, dtype=np.int64
-        ) * self._slots.worker_slots + self.worker_slot(step)
-        places = (
-            first
-            + np.asarray(rank_slots, dtype=np.int64)[:, None] * size
-            + np.arange(size, dtype=np.int64)
-        )
+        lanes = np.asarray(rank_slots, dtype=np.int64)
+        places = first + lanes[:, None] * size + np.arange(size, dtype=np.int64)
         positions, rows = np.empty_like(places), np.empty_like(places)
         datasets = self._schedule.dataset(places)
         for dataset in np.unique(datasets).tolist():
@@ -148,10 +130,9 @@ class MixturePlan:
         return self._tapes[dataset, epoch]
 
 
-def pool_sizes(order: OrderConfig, slots: Slots, schedule: Schedule) -> list[int]:
-    """Episodes of each dataset that a lane mixes: its share of `pool_episodes`."""
-    episodes = order.pool_episodes // slots.worker_slots
-    return [max(1, episodes * part // schedule.period) for part in schedule.parts]
+def pool_sizes(order: OrderConfig, schedule: Schedule) -> list[int]:
+    """Return how many episodes of each dataset a lane mixes: its share of `pool_episodes`."""
+    return [max(1, order.pool_episodes * part // schedule.period) for part in schedule.parts]
 
 
 def _order_of(order: OrderConfig, dataset: int) -> OrderConfig:

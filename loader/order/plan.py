@@ -1,10 +1,12 @@
 """The order of an epoch as arithmetic: which samples each step takes, for any step, at once.
 
     tape        episodes in a keyed random order, their frames laid end to end
-    lanes       the tape cut into R x K pieces of equal length; lane r*K + k is worker slot k of rank slot r
+    lanes       the tape cut into R pieces of equal length, one for each rank slot
     pools       in a lane, each run of P episodes: its frames are mixed (frame_order.py)
-    steps       step t takes the next B/R samples of lane (r, t mod K) for every rank slot r
-    leftover    what the lanes have left after their full steps, in lane order, makes the last few steps
+    steps       step t takes the next B/R samples of every lane
+    leftover    what the lanes have left after their full steps, in lane order, makes one last step
+
+Workers are no part of it: any number of them can share out the steps.
 
 Nothing is simulated and nothing is stored but arrays over episodes. See docs/order.md.
 """
@@ -43,12 +45,10 @@ class Episodes:
 
 @dataclass(frozen=True, kw_only=True)
 class Slots:
-    """The shape of the plan. It stays the same when world size or number of workers change."""
+    """The shape of the plan. It stays the same when the world size changes."""
 
     rank_slots: int
     """R."""
-    worker_slots: int
-    """K."""
     global_batch_size: int
     """B, a multiple of R."""
 
@@ -131,8 +131,7 @@ class EpochPlan:
         """Lay out epoch number `epoch` (from 0)."""
         self._order = order
         self._slots = slots
-        pool_size = max(1, order.pool_episodes // slots.worker_slots)
-        self._tape = Tape(episodes, order, epoch, pool_size)
+        self._tape = Tape(episodes, order, epoch, order.pool_episodes)
 
     @property
     def num_frames(self) -> int:
@@ -140,38 +139,25 @@ class EpochPlan:
         return self._tape.num_frames
 
     @cached_property
-    def num_full_lane_steps(self) -> int:
-        """S: full steps that every lane has."""
-        return self.num_frames // self._num_lanes // self._slots.per_rank_slot
+    def num_full_steps(self) -> int:
+        """S: steps for which every lane has samples."""
+        return self.num_frames // self._slots.global_batch_size
 
     @property
     def num_left_over(self) -> int:
-        """Frames that the lanes have left after their full steps; fewer than K steps' worth."""
-        return (
-            self.num_frames - self.num_full_lane_steps * self._num_lanes * self._slots.per_rank_slot
-        )
+        """Frames that the lanes have left after the full steps; fewer than a step takes."""
+        return self.num_frames - self.num_full_steps * self._slots.global_batch_size
 
     @property
     def num_steps(self) -> int:
         """Steps of the epoch, the same for every rank."""
-        full, rest = divmod(self.num_left_over, self._slots.global_batch_size)
-        last = 1 if rest and not self._order.drop_last else 0
-        return self.num_full_lane_steps * self._slots.worker_slots + full + last
+        last = 1 if self.num_left_over and not self._order.drop_last else 0
+        return self.num_full_steps + last
 
     @property
     def num_padded(self) -> int:
         """Samples of the last step that repeat others so that all ranks have as many; over all ranks."""
-        rest = self.num_left_over % self._slots.global_batch_size
-        return 0 if self._order.drop_last or not rest else -rest % self._slots.rank_slots
-
-    @property
-    def num_worker_slots(self) -> int:
-        """K."""
-        return self._slots.worker_slots
-
-    def worker_slot(self, step: int) -> int:
-        """k: the worker slot that serves a step."""
-        return step % self._slots.worker_slots
+        return 0 if self._order.drop_last else -self.num_left_over % self._slots.rank_slots
 
     def step(self, step: int, rank_slots: Sequence[int]) -> Draw:
         """The samples that these rank slots contribute to a step, slot by slot.
@@ -181,20 +167,12 @@ class EpochPlan:
         """
         if not 0 <= step < self.num_steps:
             raise IndexError(f"step {step} of an epoch of {self.num_steps}")
-        lane_step, worker_slot = divmod(step, self._slots.worker_slots)
-        if lane_step < self.num_full_lane_steps:
+        if step < self.num_full_steps:
             size = self._slots.per_rank_slot
-            within = np.arange(lane_step * size, (lane_step + 1) * size, dtype=np.int64)
-            parts = [
-                self.lane_samples(slot * self._slots.worker_slots + worker_slot, within)
-                for slot in rank_slots
-            ]
+            within = np.arange(step * size, (step + 1) * size, dtype=np.int64)
+            parts = [self.lane_samples(slot, within) for slot in rank_slots]
         else:
-            leftover_step = step - self.num_full_lane_steps * self._slots.worker_slots
-            parts = [
-                self._left_over(self._leftover_positions(leftover_step, slot))
-                for slot in rank_slots
-            ]
+            parts = [self._left_over(self._leftover_places(slot)) for slot in rank_slots]
         return Draw(
             step=step,
             positions=np.concatenate([positions for positions, _ in parts]),
@@ -203,30 +181,21 @@ class EpochPlan:
 
     def lane_bounds(self, lane: int) -> tuple[int, int]:
         """First tape position of a lane, and the one after its last."""
-        return lane * self.num_frames // self._num_lanes, (
-            lane + 1
-        ) * self.num_frames // self._num_lanes
+        lanes = self._slots.rank_slots
+        return lane * self.num_frames // lanes, (lane + 1) * self.num_frames // lanes
 
     def lane_samples(self, lane: int, within: IntArray) -> tuple[IntArray, IntArray]:
         """(episode positions, rows) of the samples that a lane emits at places `within` (0 is its first)."""
         return self._tape.samples(lane, self.lane_bounds(lane), within)
 
-    @property
-    def _num_lanes(self) -> int:
-        return self._slots.rank_slots * self._slots.worker_slots
-
-    def _leftover_positions(self, leftover_step: int, rank_slot: int) -> IntArray:
-        """Places in the leftover tape that a rank slot takes; the last step may repeat its own samples."""
-        batch, slots = self._slots.global_batch_size, self._slots.rank_slots
-        begin = leftover_step * batch
-        available = min(batch, self.num_left_over - begin)
-        size = -(-available // slots)
-        return (
-            begin + np.arange(rank_slot * size, (rank_slot + 1) * size, dtype=np.int64) % available
-        )
+    def _leftover_places(self, rank_slot: int) -> IntArray:
+        """Places in the leftover tape that a rank slot takes; the step may repeat its own samples."""
+        size = -(-self.num_left_over // self._slots.rank_slots)
+        first = rank_slot * size
+        return np.arange(first, first + size, dtype=np.int64) % self.num_left_over
 
     def _left_over(self, places: IntArray) -> tuple[IntArray, IntArray]:
-        per_lane = self.num_full_lane_steps * self._slots.per_rank_slot
+        per_lane = self.num_full_steps * self._slots.per_rank_slot
         lanes = np.searchsorted(self._leftover_starts, places, side="right") - 1
         positions, rows = np.empty_like(places), np.empty_like(places)
         for lane in np.unique(lanes).tolist():
@@ -238,9 +207,10 @@ class EpochPlan:
     @cached_property
     def _leftover_starts(self) -> IntArray:
         """Where each lane's leftover begins in the leftover tape; one more entry than lanes."""
-        lanes = np.arange(self._num_lanes + 1, dtype=np.int64)
-        taken = lanes * self.num_full_lane_steps * self._slots.per_rank_slot
-        bounds = [lane * self.num_frames // self._num_lanes for lane in range(self._num_lanes + 1)]
+        slots = self._slots.rank_slots
+        lanes = np.arange(slots + 1, dtype=np.int64)
+        taken = lanes * self.num_full_steps * self._slots.per_rank_slot
+        bounds = [lane * self.num_frames // slots for lane in range(slots + 1)]
         return np.asarray(bounds, dtype=np.int64) - taken
 
 

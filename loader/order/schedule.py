@@ -81,39 +81,31 @@ class Schedule:
 class LaneCounts:
     """How many samples of each dataset every lane has drawn before any place of the stream, at once.
 
-    Steps are B places each, and rank slot r takes the places r B/R .. (r+1) B/R - 1 of them: of step t for lane
-    (r, t mod K). From step to step of a lane the place within the period moves on by K B; the residues that it goes
-    through are a cycle, and sums along the cycles are all that is stored.
+    Steps are B places each, and rank slot r takes the places r B/R .. (r+1) B/R - 1 of them, for its lane. From step
+    to step the place within the period moves on by B; the residues that it goes through are a cycle, and sums along
+    the cycles are all that is stored.
     """
 
-    def __init__(
-        self, schedule: Schedule, *, rank_slots: int, worker_slots: int, per_rank_slot: int
-    ) -> None:
-        """For R rank slots, K worker slots and B/R samples of each rank slot in a step."""
+    def __init__(self, schedule: Schedule, *, rank_slots: int, per_rank_slot: int) -> None:
+        """Prepare for R rank slots and B/R samples of each of them in a step."""
         self._schedule = schedule
-        self._worker_slots = worker_slots
         self._size = per_rank_slot
         self._batch = rank_slots * per_rank_slot
-        self._lanes = np.arange(rank_slots * worker_slots, dtype=np.int64)
+        self._first_places = np.arange(rank_slots, dtype=np.int64) * per_rank_slot
 
     def before(self, dataset: int, place: int) -> IntArray:
-        """(R K,) samples of `dataset` that each lane draws at places before `place`."""
-        rank_slots, worker_slots = np.divmod(self._lanes, self._worker_slots)
+        """Return how many samples of `dataset` each lane draws at places before `place`: (R,)."""
         step, offset = divmod(place, self._batch)
-        full = np.maximum(0, -(-(step - worker_slots) // self._worker_slots))
-        begun = np.where(
-            step % self._worker_slots == worker_slots, offset - rank_slots * self._size, 0
-        )
-        first = step * self._batch + rank_slots * self._size
-        partial = self._between(dataset, first, first + np.clip(begun, 0, self._size))
-        start = (worker_slots * self._batch + rank_slots * self._size) % self._schedule.period
-        return self._along(dataset, start, full) + partial
+        first = step * self._batch + self._first_places
+        begun = np.clip(offset - self._first_places, 0, self._size)
+        partial = self._between(dataset, first, first + begun)
+        return self._along(dataset, self._first_places % self._schedule.period, step) + partial
 
     def _between(self, dataset: int, first: IntArray, last: IntArray) -> IntArray:
         return self._schedule.before(dataset, last) - self._schedule.before(dataset, first)
 
-    def _along(self, dataset: int, start: IntArray, steps: IntArray) -> IntArray:
-        """Samples in so many steps of lanes whose first step begins at these residues."""
+    def _along(self, dataset: int, start: IntArray, steps: int) -> IntArray:
+        """Return the samples in so many steps of lanes whose first step begins at these residues."""
         cycle, turn = start % len(self._cycles), self._turn[start]
         sums = self._sums[dataset]
         length = self._cycles.shape[1]
@@ -124,10 +116,10 @@ class LaneCounts:
     def _cycles(self) -> IntArray:
         """(cycles, length) residues in the order in which lanes go through them."""
         period = self._schedule.period
-        stride = self._worker_slots * self._batch
-        num_cycles = int(np.gcd(stride, period))
+        num_cycles = int(np.gcd(self._batch, period))
         turns = np.arange(period // num_cycles, dtype=np.int64)
-        return (np.arange(num_cycles, dtype=np.int64)[:, None] + turns * (stride % period)) % period
+        moved = turns * (self._batch % period)
+        return (np.arange(num_cycles, dtype=np.int64)[:, None] + moved) % period
 
     @cached_property
     def _turn(self) -> IntArray:

@@ -39,7 +39,7 @@ START_METHOD = "spawn"  # decoders, file systems and thread pools do not survive
 
 
 class WorkerPool:
-    """torch DataLoader workers. Each serves its worker slots' steps; torch collects them in order of steps."""
+    """torch DataLoader workers. They serve the steps in turn; torch collects them in order."""
 
     def __init__(self, job: LoadJob) -> None:
         """Processes start with the first epoch."""

@@ -319,7 +319,7 @@ def test_the_look_ahead_is_bounded_by_steps_and_bytes() -> None:
 @pytest.mark.slow
 @every_order
 def test_workers_give_what_threads_give(shards: Path, order: dict[str, Any]) -> None:
-    options = order | {"batch_size": 16, "delta_timestamps": WINDOWS, "max_workers": 2}
+    options = order | {"batch_size": 16, "delta_timestamps": WINDOWS}
     loader = load(shards, num_workers=2, **options)
     alone = load(shards, **options)
     for _ in range(2):
@@ -359,7 +359,7 @@ def test_what_the_user_lets_go_of_is_held_by_nobody(
     shards: Path, num_workers: int, batch_size: int | None
 ) -> None:
     """Or each stage would keep a batch's memory from being used again, until it has made the next one."""
-    loader = load(shards, num_workers=num_workers, batch_size=batch_size, max_workers=2)
+    loader = load(shards, num_workers=num_workers, batch_size=batch_size)
     batches = iter(loader)
     for _ in range(4):
         batch = next(batches)
@@ -560,7 +560,7 @@ def test_a_slice_that_cannot_be_decoded_is_an_error_at_the_step_that_needs_it(
 
     forgery.put_members(number, at, cut)
     root = Path(forgery.seal())
-    options: dict[str, Any] = {"shuffle": False, "batch_size": 6, "max_workers": 1}
+    options: dict[str, Any] = {"shuffle": False, "batch_size": 6}
     loader = load(root, num_workers=num_workers and 1, **options)
     found: list[Batch] = []
     with pytest.raises(FormatError, match=rf"episode 4, camera '{WRIST}': cannot be decoded"):
@@ -752,7 +752,7 @@ def test_transforms_may_do_as_they_like(
 def test_transforms_in_workers(
     shards: Path, transform: Callable[[torch.Tensor], torch.Tensor]
 ) -> None:
-    options: dict[str, Any] = {"batch_size": 16, "image_transforms": transform, "max_workers": 2}
+    options: dict[str, Any] = {"batch_size": 16, "image_transforms": transform}
     loader = load(shards, num_workers=2, **options)
     assert_same(list(loader), load(shards, **options))
     loader.close()
@@ -898,7 +898,7 @@ def test_workers_do_not_decode_on_a_gpu(shards: Path, monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("num_workers", TWO_WORKERS_SLOWLY)
 def test_the_cpu_is_a_device(shards: Path, num_workers: int) -> None:
-    options: dict[str, Any] = {"max_workers": 2, "batch_size": 16}
+    options: dict[str, Any] = {"batch_size": 16}
     loader = load(
         shards,
         device="cpu",

@@ -26,7 +26,9 @@ DEADLINE_S = 150.0
 Batches = dict[int, list[int]]
 
 
-def start(output: Path, shards: Path, processes: int) -> subprocess.Popen[bytes]:
+def start(
+    output: Path, shards: Path, processes: int, num_workers: int = 0
+) -> subprocess.Popen[bytes]:
     """The example under torchrun."""
     arguments = [
         "--shards",
@@ -44,6 +46,8 @@ def start(output: Path, shards: Path, processes: int) -> subprocess.Popen[bytes]
         str(EVERY),
         "--max-world-size",
         "8",
+        "--num-workers",
+        str(num_workers),
     ]
     torchrun = [
         sys.executable,
@@ -124,14 +128,19 @@ def test_every_frame_comes_once_per_epoch_over_all_ranks(uninterrupted: Batches)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("processes", [2, 8])
-def test_a_killed_run_goes_on_with_another_number_of_processes(
-    processes: int, killed: Path, uninterrupted: Batches, pusht_shards: Path, tmp_path: Path
+@pytest.mark.parametrize(("processes", "num_workers"), [(2, 0), (8, 0), (1, 3), (2, 2)])
+def test_a_killed_run_goes_on_with_other_numbers_of_processes_and_workers(
+    processes: int,
+    num_workers: int,
+    killed: Path,
+    uninterrupted: Batches,
+    pusht_shards: Path,
+    tmp_path: Path,
 ) -> None:
     output = tmp_path / "resumed"
     output.mkdir()
     shutil.copy(killed / "checkpoint.pt", output)
-    finish(start(output, pusht_shards, processes))
+    finish(start(output, pusht_shards, processes, num_workers))
     resumed = batches(output)
     assert min(resumed) in range(2 * EVERY + 1, STEPS, EVERY)  # the step after a checkpoint
     assert resumed == {step: uninterrupted[step] for step in range(min(resumed), STEPS + 1)}

@@ -42,9 +42,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 
 def setup_of(root: Path, shape: str, **options: Any) -> Setup:
     values = SHAPES[shape]
-    return Setup(
-        **values | {"root": str(root), "max_workers": 2, "options": values["options"] | options}
-    )
+    return Setup(**values | {"root": str(root), "options": values["options"] | options})
 
 
 def decoding_setup(root: Path, **options: Any) -> Setup:
@@ -53,7 +51,6 @@ def decoding_setup(root: Path, **options: Any) -> Setup:
         root=str(root),
         global_batch_size=48,
         max_world_size=2,
-        max_workers=4,
         options={"episodes": SOME_EPISODES} | options,
     )
 
@@ -211,17 +208,17 @@ def test_loading_inside_the_loop_is_refused_and_after_it_is_not(pusht_shards: Pa
 
 
 def test_a_refused_state_changes_nothing_and_every_difference_is_named(pusht_shards: Path) -> None:
-    state = state_after(pusht_shards, 3, max_world_size=4, max_workers=2)
+    state = state_after(pusht_shards, 3, max_world_size=4)
     loader = loader_of(pusht_shards, seed=1, drop_last=True, batch_size=4)
     loader.set_epoch(3)
     with pytest.raises(
-        OptionError, match=r"(?s)seed.*global_batch_size.*rank_slots.*worker_slots.*drop_last"
+        OptionError, match=r"(?s)seed.*global_batch_size.*rank_slots.*drop_last"
     ) as why:
         loader.load_state_dict(state)
-    assert "world sizes that divide 4 and numbers of workers that divide 2 will do" in str(
+    assert "any number of workers and world sizes that divide 4 will do" in str(why.value)
+    assert "with max_world_size=4, pool_episodes=32 and batch_size x world_size = 48" in str(
         why.value
     )
-    assert "with max_world_size=4, max_workers=2 and batch_size x world_size = 48" in str(why.value)
     assert (loader.epoch, loader.state_dict()["step"]) == (3, 0)
 
 
@@ -232,7 +229,6 @@ def test_a_refused_state_changes_nothing_and_every_difference_is_named(pusht_sha
             {"rank": 0, "world_size": 3, "max_world_size": 8, "batch_size": 16},
             "multiple of the world size 3",
         ),
-        ({"num_workers": 3, "max_workers": 4}, "multiple of num_workers 3"),
         ({"batch_size": 12, "max_world_size": 8}, "must be a multiple of max_world_size 8"),
         ({"rank": 2, "world_size": 2}, "rank must be in"),
         ({"rank": 0}, "both rank and world_size"),
@@ -331,12 +327,11 @@ def test_state_at_is_the_state_of_that_step_over_three_epochs(pusht_shards: Path
 @pytest.mark.filterwarnings("ignore:the loader has no batch")
 def test_length_is_exact_on_every_rank(pusht_shards: Path, shuffle: bool, drop_last: bool) -> None:
     frames = 644 - 14 * 3
-    for batch, slots, workers in ((24, 4, 2), (4, 4, 4), (46, 2, 1), (600, 4, 2), (2000, 4, 4)):
+    for batch, slots in ((24, 4), (4, 4), (46, 2), (600, 4), (2000, 4)):
         setup = Setup(
             root=str(pusht_shards),
             global_batch_size=batch,
             max_world_size=slots,
-            max_workers=workers,
             options={"shuffle": shuffle, "drop_last": drop_last, "drop_n_last_frames": 3}
             | ROWS_ONLY,
         )

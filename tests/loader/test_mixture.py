@@ -54,7 +54,6 @@ def setup_of(roots: Roots, **options: Any) -> Setup:
         root=mixture_of(roots),
         global_batch_size=12,
         max_world_size=2,
-        max_workers=2,
         options={"cameras": [TOP], "seed": 3} | options,
     )
 

@@ -20,7 +20,7 @@ from roboshard.loader.config import EpisodeOrder, FrameOrder, LoaderConfig, Orde
 from roboshard.loader.epochs import num_own_steps
 from roboshard.loader.order.frame_order import sweep
 from roboshard.loader.order.plan import Draw, Episodes, EpochPlan, Slots
-from roboshard.loader.pipeline import split_by_node, split_by_worker
+from roboshard.loader.pipeline import draw_epoch, split_by_node
 
 Frame = tuple[int, int]  # position of the episode, row
 
@@ -94,7 +94,6 @@ def divisors(number: int) -> list[int]:
 def setups(draw: st.DrawFn, *, shuffle: bool | None = None) -> Setup:
     slots = Slots(
         rank_slots=(ranks := draw(st.sampled_from([1, 2, 3, 4, 6]))),
-        worker_slots=draw(st.sampled_from([1, 2, 3, 4, 6])),
         global_batch_size=ranks * draw(st.integers(1, 6)),
     )
     order = OrderConfig(
@@ -165,22 +164,24 @@ def config_of(setup: Setup, rank: int, world_size: int) -> LoaderConfig:
 
 @SHARED
 @given(setups(), st.data())
-def test_workers_share_the_steps_so_that_taking_turns_gives_them_in_order(
+def test_any_number_of_workers_of_any_world_size_gives_the_same_steps_in_turn(
     setup: Setup, data: st.DataObject
 ) -> None:
-    plan, config = setup.plan, config_of(setup, 0, 1)
+    plan = setup.plan
     first = data.draw(st.integers(0, plan.num_steps), label="resumed at")
-    for num_workers in divisors(setup.slots.worker_slots):
-        shares = []
-        for worker in range(num_workers):
-            with patch.object(topology, "worker", return_value=(worker, num_workers)):
-                nodes = split_by_node(range(first, plan.num_steps), config)
-                shares.append([node.step for node in split_by_worker(nodes, plan, first)])
-                assert num_own_steps(plan, first) == len(shares[-1])
-        in_turn = [step for turn in zip_longest(*shares) for step in turn if step is not None]
-        assert in_turn == list(range(first, plan.num_steps))
-        for steps in shares:
-            assert len({plan.worker_slot(step) % num_workers for step in steps}) <= 1
+    world_size = data.draw(st.sampled_from(divisors(setup.slots.rank_slots)), label="ranks")
+    for num_workers in (0, 1, 2, 3, 7, 16):
+        ranks = []
+        for rank in range(world_size):
+            config, shares = config_of(setup, rank, world_size), []
+            for worker in range(max(1, num_workers)):
+                with patch.object(topology, "worker", return_value=(worker, max(1, num_workers))):
+                    shares.append(list(draw_epoch(plan, first, config).run()))
+                    assert num_own_steps(plan, first) == len(shares[-1])
+            # torch's DataLoader asks worker 0 first, then 1, 2, ...
+            ranks.append([draw for turn in zip_longest(*shares) for draw in turn if draw])
+        steps = [list(chain(*map(frames_of, shares))) for shares in zip(*ranks, strict=True)]
+        assert steps == all_steps(setup, plan)[first:]
 
 
 @SHARED
@@ -197,34 +198,33 @@ def test_a_step_is_the_same_whenever_it_is_asked_for(setup: Setup, random: Any) 
 @SHARED
 @given(setups(shuffle=True))
 def test_lanes_are_equal_and_mix_no_more_episodes_than_a_pool_holds(setup: Setup) -> None:
-    num_lanes = setup.slots.rank_slots * setup.slots.worker_slots
-    lanes = [lane_frames(setup, lane) for lane in range(num_lanes)]
+    lanes = [lane_frames(setup, lane) for lane in setup.every_slot]
     assert sorted(chain(*lanes)) == setup.frames
     assert max(map(len, lanes)) - min(map(len, lanes)) <= 1
-    pool = max(1, setup.order.pool_episodes // setup.slots.worker_slots)
     for lane in lanes:
         first = {position: i for i, (position, _) in reversed(list(enumerate(lane)))}
         last = {position: i for i, (position, _) in enumerate(lane)}
         for i in range(len(lane)):
-            assert sum(first[position] <= i <= last[position] for position in first) <= pool
+            assert sum(first[position] <= i <= last[position] for position in first) <= (
+                setup.order.pool_episodes
+            )
 
 
 @SHARED
 @given(setups(shuffle=True))
 def test_full_steps_take_the_next_samples_of_their_lanes(setup: Setup) -> None:
     plan, slots = setup.plan, setup.slots
-    for step in range(plan.num_full_lane_steps * slots.worker_slots):
-        turn, worker_slot = divmod(step, slots.worker_slots)
-        for rank_slot in setup.every_slot:
-            lane = lane_frames(setup, rank_slot * slots.worker_slots + worker_slot)
-            expected = lane[turn * slots.per_rank_slot : (turn + 1) * slots.per_rank_slot]
+    lanes = [lane_frames(setup, lane) for lane in setup.every_slot]
+    for step in range(plan.num_full_steps):
+        for rank_slot, lane in enumerate(lanes):
+            expected = lane[step * slots.per_rank_slot : (step + 1) * slots.per_rank_slot]
             assert frames_of(plan.step(step, [rank_slot])) == expected
-    assert plan.num_left_over < slots.worker_slots * slots.global_batch_size
+    assert plan.num_left_over < slots.global_batch_size
 
 
 @given(setups(shuffle=False))
-def test_without_shuffling_one_rank_and_worker_see_dataset_order(setup: Setup) -> None:
-    one = replace(setup, slots=replace(setup.slots, rank_slots=1, worker_slots=1))
+def test_without_shuffling_one_rank_sees_dataset_order(setup: Setup) -> None:
+    one = replace(setup, slots=replace(setup.slots, rank_slots=1))
     drawn = list(chain(*all_steps(one)))
     assert drawn == setup.frames[: len(drawn)]
 
@@ -255,7 +255,7 @@ def test_seeds_and_epochs_give_different_orders(setup: Setup, seed: int) -> None
 @given(setups(shuffle=True))
 def test_shard_order_reads_one_shard_after_the_other_as_it_is_stored(setup: Setup) -> None:
     order = replace(setup.order, episode_order="shard", pool_episodes=1, drop_last=False)
-    slots = Slots(rank_slots=1, worker_slots=1, global_batch_size=1)
+    slots = Slots(rank_slots=1, global_batch_size=1)
     drawn = chain(*all_steps(replace(setup, order=order, slots=slots)))
     episodes = [position // 2 for position in dict.fromkeys(position for position, _ in drawn)]
     shards = setup.episodes.shard[episodes]
@@ -267,32 +267,32 @@ def test_shard_order_reads_one_shard_after_the_other_as_it_is_stored(setup: Setu
         )
 
 
-PINNED: dict[tuple[EpisodeOrder, FrameOrder, int, int], list[list[Frame]]] = {
-    ("global", "uniform", 1, 1): [
+PINNED: dict[tuple[EpisodeOrder, FrameOrder, int], list[list[Frame]]] = {
+    ("global", "uniform", 1): [
         [(8, 2), (6, 1), (0, 2), (0, 1)],
         [(4, 0), (0, 0), (4, 2), (8, 1)],
         [(4, 1), (8, 0), (6, 0), (4, 3)],
         [(2, 0)],
     ],
-    ("global", "uniform", 2, 2): [
-        [(6, 1), (8, 0), (0, 1), (0, 2)],
-        [(0, 0), (8, 1), (2, 0), (4, 3)],
-        [(6, 0), (8, 2), (4, 0), (4, 2)],
-        [(4, 1), (4, 1)],
+    ("global", "uniform", 2): [
+        [(8, 2), (6, 1), (4, 0), (4, 2)],
+        [(0, 0), (8, 1), (2, 0), (0, 1)],
+        [(8, 0), (6, 0), (0, 2), (4, 1)],
+        [(4, 3), (4, 3)],
     ],
-    ("shard", "uniform", 1, 1): [
+    ("shard", "uniform", 1): [
         [(8, 0), (0, 0), (6, 0), (8, 2)],
         [(6, 1), (8, 1), (0, 2), (0, 1)],
         [(2, 0), (4, 1), (4, 3), (4, 2)],
         [(4, 0)],
     ],
-    ("global", "sweep", 1, 1): [
+    ("global", "sweep", 1): [
         [(4, 0), (4, 1), (0, 1), (8, 0)],
         [(6, 1), (8, 1), (8, 2), (0, 2)],
         [(0, 0), (6, 0), (4, 2), (4, 3)],
         [(2, 0)],
     ],
-    ("shard", "sweep", 2, 1): [
+    ("shard", "sweep", 2): [
         [(8, 1), (0, 0), (4, 3), (4, 0)],
         [(0, 1), (0, 2), (6, 1), (6, 0)],
         [(8, 0), (2, 0), (4, 1), (4, 2)],
@@ -301,20 +301,18 @@ PINNED: dict[tuple[EpisodeOrder, FrameOrder, int, int], list[list[Frame]]] = {
 }
 
 
-@pytest.mark.parametrize(
-    ("episode_order", "frame_order", "rank_slots", "worker_slots"), list(PINNED)
-)
+@pytest.mark.parametrize(("episode_order", "frame_order", "rank_slots"), list(PINNED))
 def test_orders_never_change(
-    episode_order: EpisodeOrder, frame_order: FrameOrder, rank_slots: int, worker_slots: int
+    episode_order: EpisodeOrder, frame_order: FrameOrder, rank_slots: int
 ) -> None:
     order = OrderConfig(
         seed=7, pool_episodes=4, episode_order=episode_order, frame_order=frame_order
     )
-    slots = Slots(rank_slots=rank_slots, worker_slots=worker_slots, global_batch_size=4)
+    slots = Slots(rank_slots=rank_slots, global_batch_size=4)
     found = all_steps(
         Setup(episodes_of((3, 1, 4, 2, 3), shards=(0, 0, 1, 1, 2)), order, slots, epoch=2)
     )
-    assert found == PINNED[episode_order, frame_order, rank_slots, worker_slots]
+    assert found == PINNED[episode_order, frame_order, rank_slots]
 
 
 # -- Size ------------------------------------------------------------------------------------------------------
@@ -328,7 +326,7 @@ def test_a_million_episodes_of_a_million_frames(
     num = 10**6
     order = OrderConfig(episode_order=episode_order, frame_order=frame_order)
     episodes = episodes_of(np.full(num, 10**6).tolist(), shards=(np.arange(num) // 100).tolist())
-    setup = Setup(episodes, order, Slots(rank_slots=16, worker_slots=8, global_batch_size=1024))
+    setup = Setup(episodes, order, Slots(rank_slots=16, global_batch_size=1024))
     plan = setup.plan
     assert plan.num_frames == 10**12
     assert plan.num_steps == -(-(10**12) // 1024)

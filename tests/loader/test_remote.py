@@ -147,8 +147,8 @@ def test_workers_read_the_hub_by_the_environment(
 ) -> None:
     this_hub.fault("status", r"\.tar", times=2, code=503)
     this_hub.fault("truncate", r"^/cdn/.*\.tar", times=2, after_bytes=5000)
-    loader = small_loader(hub_roots[0], num_workers=2, max_workers=2)
-    assert digests(loader) == local(max_workers=2)
+    loader = small_loader(hub_roots[0], num_workers=2)
+    assert digests(loader) == local()
     assert not this_hub.token_leaks
     assert not this_hub.armed
 
@@ -179,7 +179,7 @@ def test_workers_give_the_local_batches_from_everywhere(
     frame_order: str,
 ) -> None:
     root = {"http": http.url, "bucket": hub_roots[0], "dataset": hub_roots[1], "s3": s3_root}[which]
-    options = {"episode_order": episode_order, "frame_order": frame_order, "max_workers": 2}
+    options = {"episode_order": episode_order, "frame_order": frame_order}
     assert digests(small_loader(root, num_workers=2, **options)) == local(**options)
 
 
@@ -502,9 +502,9 @@ def test_faults_in_workers(
     message: str | None,
 ) -> None:
     # Their first wait is not shortened: a read in many pieces takes its time.
-    options = FEW | {"num_workers": 2, "max_workers": 2, "retry_seconds": 0.5 if message else 10}
+    options = FEW | {"num_workers": 2, "retry_seconds": 0.5 if message else 10}
     loader = small_loader(http.url, **options)
-    expected = local(**FEW, max_workers=2)
+    expected = local(**FEW)
     arguments = {"seconds": 0.2} if kind == "refuse" else args
     if args.get("code") != 429:
         http.fault(kind, r"\.tar", **arguments)

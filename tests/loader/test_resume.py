@@ -191,7 +191,6 @@ DIFFERENT: list[tuple[dict[str, Any], str]] = [
     ({"episode_order": "shard"}, "episode_order is 'shard' now and 'global' in the state"),
     ({"frame_order": "sweep"}, "frame_order is 'sweep' now and 'uniform' in the state"),
     ({"drop_last": True}, "drop_last is True now and False in the state"),
-    ({"max_workers": 2}, "worker_slots is 2 now and 1 in the state"),
     ({"batch_size": 8, "rank": 0, "world_size": 2}, "rank_slots is 2 now and 1 in the state"),
     ({"episodes": range(5)}, "selection is '"),
     ({"drop_n_first_frames": 1}, "selection is '"),
@@ -210,9 +209,7 @@ def test_a_state_of_another_order_is_refused_with_the_reason(
         OptionError, match=f"the state does not fit this loader:(.|\n)*{reason}"
     ) as error:
         loader.load_state_dict(state)
-    assert "world sizes that divide 1 and numbers of workers that divide 1 will do" in str(
-        error.value
-    )
+    assert "any number of workers and world sizes that divide 1 will do" in str(error.value)
     assert loader.state_dict()["step"] == 0
 
 
@@ -220,7 +217,7 @@ def test_a_state_of_another_order_is_refused_with_the_reason(
     ("change", "reason"),
     [
         ({"fingerprint": "0" * 64}, "fingerprint is '"),
-        ({"version": 99}, "version is 1 now and 99 in the state"),
+        ({"version": 99}, "version is 2 now and 99 in the state"),
         ({"epoch": -1}, "epoch -1 is not an epoch"),
         ({"epoch": "2"}, "epoch '2' is not an epoch"),
         ({"step": 10_000}, r"step 10000 is outside the epoch's 0\.\.41"),
@@ -235,6 +232,47 @@ def test_a_state_that_was_tampered_with_is_refused(
     loader = rows(pusht_shards)
     with pytest.raises(OptionError, match=reason):
         loader.load_state_dict(loader.state_dict() | change)
+
+
+STATES = json.loads((Path(__file__).parents[1] / "data/states/0.1.0.json").read_text())
+
+
+def fitting(root: Path, name: str) -> tuple[Loader, dict[str, Any]]:
+    """A loader for a state that a released version saved, and that state."""
+    urls = [(str(root), 0.7), (str(root), 0.3)] if name.startswith("mixture") else str(root)
+    loader = make_loader(urls, batch_size=16, cameras=[], **STATES[name]["options"])
+    # Shards depend on the versions of the libraries that write them, and orders do not.
+    return loader, STATES[name]["state"] | {"fingerprint": loader.state_dict()["fingerprint"]}
+
+
+@pytest.mark.parametrize("name", ["uniform", "sweep", "dataset_order", "mixture"])
+def test_a_state_of_a_released_version_resumes(pusht_shards: Path, name: str) -> None:
+    loader, state = fitting(pusht_shards, name)
+    loader.load_state_dict(state)
+    following = []
+    for batch, _ in zip(loader, range(3), strict=False):
+        datasets = [batch["dataset_index"].tolist()] if "dataset_index" in batch else []
+        following.append([batch["index"].tolist(), *datasets])
+    assert following == STATES[name]["next_batches"]
+
+
+@pytest.mark.parametrize("name", ["worker_slots", "mixture_worker_slots"])
+def test_a_state_with_several_worker_slots_is_refused_with_the_reason(
+    pusht_shards: Path, name: str
+) -> None:
+    loader, state = fitting(pusht_shards, name)
+    slots = state["worker_slots"]
+    with pytest.raises(OptionError, match=rf"max_workers, which was {slots}: .* with set_epoch"):
+        loader.load_state_dict(state)
+    assert loader.state_dict()["step"] == 0
+
+
+def test_in_dataset_order_the_pool_does_not_matter(pusht_shards: Path) -> None:
+    loader = rows(pusht_shards, shuffle=False, pool_episodes=7)
+    loader.load_state_dict(
+        rows(pusht_shards, shuffle=False).state_at(3, world_size=1, batch_size=16)
+    )
+    assert next(iter(loader))["index"].tolist() == list(range(48, 64))
 
 
 def test_a_state_loaded_while_iterating_is_refused(pusht_shards: Path) -> None:
@@ -295,9 +333,35 @@ def test_a_run_continues_with_another_world_size(pusht_shards: Path) -> None:
     assert found == whole
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+@pytest.mark.parametrize("num_workers", [slowly(1), 2, slowly(3), slowly(7)])
+def test_any_number_of_workers_goes_on_from_a_state_of_any_other(
+    pusht_shards: Path, num_workers: int
+) -> None:
+    alone = rows(pusht_shards, max_world_size=4, batch_size=20)
+    whole, following = order_of(alone), order_of(alone)
+    loader = rows(pusht_shards, num_workers=num_workers, max_world_size=4, batch_size=20)
+    assert take(loader, 5) == whole[:5]
+    for step in (3, 9, len(whole) - 1):
+        loader.load_state_dict(alone.state_at(step, world_size=1, batch_size=20))
+        assert order_of(loader) == whole[step:]
+        assert take(loader, 2) == following[:2]
+    loader.load_state_dict(alone.state_at(9, world_size=1, batch_size=20))
+    take(loader, 4)
+    alone.load_state_dict(loader.state_dict())
+    loader.close()
+    assert order_of(alone) == whole[13:]
+
+
+def test_max_workers_is_taken_with_a_warning(pusht_shards: Path) -> None:
+    with pytest.warns(DeprecationWarning, match="any number of workers sees the same batches"):
+        loader = rows(pusht_shards, max_workers=4)
+    assert order_of(loader) == order_of(rows(pusht_shards))
+
+
 def test_workers_give_the_same_stream_and_continue_from_any_state(pusht_shards: Path) -> None:
     """One pool of two processes serves whole epochs, an abandoned one, and a resumed one."""
-    options: dict[str, Any] = {"max_workers": 2, "batch_size": 20, "cameras": None}
+    options: dict[str, Any] = {"batch_size": 20, "cameras": None}
     alone, loader = rows(pusht_shards, **options), rows(pusht_shards, num_workers=2, **options)
     for epoch in range(2):
         for one, other in zip(alone, loader, strict=True):

@@ -150,9 +150,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def load(root: Path, **options: Any) -> Loader:
-    return make_loader(
-        str(root), **({"batch_size": 5, "seed": 3, "pool_episodes": 2, "max_workers": 2} | options)
-    )
+    return make_loader(str(root), **({"batch_size": 5, "seed": 3, "pool_episodes": 2} | options))
 
 
 def alone(root: Path, epoch: int, **options: Any) -> Iterator[Batch]:
@@ -182,7 +180,7 @@ def test_epochs_are_the_same_as_each_loaded_by_itself(
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
 def test_workers_that_some_epochs_have_no_step_for(shards: Path) -> None:
     """Four workers, three steps, resumed so that the others are served first."""
-    options: dict[str, Any] = {"batch_size": 16, "max_workers": 4, "drop_last": False}
+    options: dict[str, Any] = {"batch_size": 16, "drop_last": False}
     loader = load(shards, num_workers=4, **options)
     assert len(loader) == 3
     state = loader.state_dict() | {"step": 2}

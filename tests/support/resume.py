@@ -39,7 +39,6 @@ class Setup:
     """Dataset or mixture."""
     global_batch_size: int
     max_world_size: int = 1
-    max_workers: int = 1
     options: dict[str, Any] = field(default_factory=dict)
     """More keywords of `make_loader`."""
 
@@ -52,7 +51,6 @@ class Setup:
             world_size=topology.world_size,
             num_workers=topology.num_workers,
             max_world_size=self.max_world_size,
-            max_workers=self.max_workers,
             **self.options,
         )
 
