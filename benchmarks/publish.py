@@ -46,6 +46,7 @@ def render_blocks() -> dict[str, str]:
         "consumer": consumer_table,
         "steady": steady_table,
         "plan_scale": plan_table,
+        "shuffle_quality": shuffle_table,
         "resume_cost": resume_table,
         "remote": remote_table,
         "profile_loading": profile_table,
@@ -255,6 +256,40 @@ def plan_table(result: Result) -> str:
             "| frame_order | built in | memory to build | any step of 64 samples, median | p99 |",
             "|---|---|---|---|---|",
             *rows,
+            provenance(result),
+        ]
+    )
+
+
+def shuffle_table(result: Result) -> str:
+    """The default order beside a true shuffle; what is the same for all numbers of workers is one row."""
+    grouped: dict[tuple[Any, ...], list[str]] = {}
+    for row in result["settings"]:
+        if row["is_default"]:
+            numbers = (
+                f"{row['distinct_episodes_over_true_shuffle']:.2f}",
+                f"{row['neighbour_distance_over_true_shuffle']:.2f}",
+                f"{row['mean_abs_autocorrelation']} ({row['mean_abs_autocorrelation_of_true_shuffle']})",
+            )
+            key = (row["order"], row["ranks"], row["pool"], *numbers)
+            grouped.setdefault(key, []).append(str(row["workers"]))
+    columns = (
+        "frame_order",
+        "ranks",
+        "workers of each",
+        "pool",
+        "distinct episodes in a global batch, of a true shuffle's",
+        "distance of neighbours, of a true shuffle's",
+        "autocorrelation (true shuffle's)",
+    )
+    return "\n".join(
+        [
+            f"| {' | '.join(columns)} |",
+            f"|{'---|' * len(columns)}",
+            *(
+                f"| `{order}` | {ranks} | {', '.join(workers)} | {pool:,} | {' | '.join(numbers)} |"
+                for (order, ranks, pool, *numbers), workers in grouped.items()
+            ),
             provenance(result),
         ]
     )

@@ -28,8 +28,8 @@ class OrderConfig:
 
     shuffle: bool = True
     seed: int = 0
-    pool_episodes: int = 32
-    """Episodes whose frames are mixed with each other, per rank."""
+    pool_episodes: int = 64
+    """Episodes whose frames are mixed with each other, per rank slot."""
     episode_order: EpisodeOrder = "global"
     frame_order: FrameOrder = "uniform"
     drop_last: bool = False

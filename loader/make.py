@@ -22,6 +22,7 @@ from roboshard.loader.config import (
 from roboshard.loader.job import make_job
 from roboshard.loader.loader import Loader
 from roboshard.loader.mixture_job import Mixture, is_mixture, make_mixture_job
+from roboshard.loader.order.pools import default_pool
 from roboshard.loader.topology import resolve_rank
 from roboshard.shards.locate import Urls
 
@@ -36,7 +37,7 @@ def make_loader(  # noqa: PLR0913 - keyword-only, grouped behind
     drop_n_last_frames: int = 0,
     shuffle: bool = True,
     seed: int = 0,
-    pool_episodes: int = 32,
+    pool_episodes: int | None = None,
     episode_order: EpisodeOrder = "global",
     frame_order: FrameOrder = "uniform",
     image_transforms: ImageTransform | None = None,
@@ -76,7 +77,9 @@ def make_loader(  # noqa: PLR0913 - keyword-only, grouped behind
         drop_n_last_frames: the same for the last ones.
         shuffle: False: dataset order.
         seed: of the order.
-        pool_episodes: episodes whose frames are mixed with each other, per rank; they are held in memory.
+        pool_episodes: episodes whose frames are mixed with each other, per rank slot (`max_world_size`);
+            None: so many that batches are about as mixed as a true shuffle's, 64 at least and 1,024 over
+            all rank slots; 64 for "sweep".
         episode_order: "global": any episode may follow any other; "shard": shard by shard, read in sequence.
         frame_order: "uniform": a pool's frames in a random permutation; "sweep": its episodes all played forward
             from random phases, chunks of them mixed: frames are decoded in order, not again from a keyframe each.
@@ -122,11 +125,25 @@ def make_loader(  # noqa: PLR0913 - keyword-only, grouped behind
             stacklevel=2,
         )
     found_rank, found_world = resolve_rank(rank, world_size)
+    split = SplitConfig(
+        batch_size=batch_size,
+        rank=found_rank,
+        world_size=found_world,
+        max_world_size=found_world if max_world_size is None else max_world_size,
+        num_workers=num_workers,
+    )
+    pool = pool_episodes
+    if pool is None:
+        pool = default_pool(
+            frame_order,
+            rank_slots=split.max_world_size,
+            global_batch_size=split.global_batch_size,
+        )
     config = LoaderConfig(
         order=OrderConfig(
             shuffle=shuffle,
             seed=seed,
-            pool_episodes=pool_episodes,
+            pool_episodes=pool,
             episode_order=episode_order,
             frame_order=frame_order,
             drop_last=drop_last,
@@ -145,13 +162,7 @@ def make_loader(  # noqa: PLR0913 - keyword-only, grouped behind
             image_size=image_size,
             on_missing=on_missing,
         ),
-        split=SplitConfig(
-            batch_size=batch_size,
-            rank=found_rank,
-            world_size=found_world,
-            max_world_size=found_world if max_world_size is None else max_world_size,
-            num_workers=num_workers,
-        ),
+        split=split,
         read=ReadConfig(
             decode_threads=decode_threads,
             decode_device=decode_device,

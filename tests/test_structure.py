@@ -343,7 +343,7 @@ def signature(function: Callable[..., Any]) -> str:
 def test_signatures() -> None:
     assert signature(make_loader) == (
         "(urls, *, batch_size=64, delta_timestamps=None, episodes=None, drop_n_first_frames=0, drop_n_last_frames=0, "
-        "shuffle=True, seed=0, pool_episodes=32, episode_order='global', frame_order='uniform', "
+        "shuffle=True, seed=0, pool_episodes=None, episode_order='global', frame_order='uniform', "
         "image_transforms=None, return_uint8=True, image_size=None, tolerance_s=0.0001, cameras=None, num_workers=0, "
         "decode_threads=None, decode_device='cpu', device=None, pin_memory=None, rank=None, world_size=None, "
         "max_world_size=None, drop_last=False, cache_dir=None, cache_bytes=100000000000, "

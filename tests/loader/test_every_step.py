@@ -216,7 +216,7 @@ def test_a_refused_state_changes_nothing_and_every_difference_is_named(pusht_sha
     ) as why:
         loader.load_state_dict(state)
     assert "any number of workers and world sizes that divide 4 will do" in str(why.value)
-    assert "with max_world_size=4, pool_episodes=32 and batch_size x world_size = 48" in str(
+    assert "with max_world_size=4, pool_episodes=256 and batch_size x world_size = 48" in str(
         why.value
     )
     assert (loader.epoch, loader.state_dict()["step"]) == (3, 0)
