@@ -22,12 +22,13 @@ def check_frames(
     """Decode the frames of some rows of a camera; their shape and time must be those of the record."""
     from roboshard.loader.decoding.decode import decode_frames, open_decoder  # noqa: PLC0415 - brings torch
     from roboshard.loader.decoding.settings import PictureSettings  # noqa: PLC0415
+    from roboshard.loader.decoding.slice_bytes import InMemory  # noqa: PLC0415
 
     settings = PictureSettings()
     shown = camera.frames()
     frames = sorted({int(shown[row]) for row in rows})
     try:
-        decoder = open_decoder(data, camera, settings, "frames", depth_scale(spec))
+        decoder = open_decoder(InMemory(data), camera, settings, "frames", depth_scale(spec))
         for frame in frames:  # one by one, so that an error says which
             for _ in decode_frames(decoder, camera, [frame], settings, f"frame {frame}"):
                 pass

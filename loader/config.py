@@ -149,6 +149,8 @@ class ReadConfig:
     """Folder that keeps bytes of remote shards, shared by all ranks and workers of a machine; None: none does."""
     cache_bytes: int = 100 * 10**9
     """It never holds more than this."""
+    memory_bytes: int = 2 << 30
+    """Of episodes in memory, over all workers of a rank."""
     retry_s: float = 120.0
     """How long a remote read is tried again, in seconds without a new byte, before it is an error."""
     on_error: OnError = "raise"
@@ -158,6 +160,10 @@ class ReadConfig:
         _check(
             self.decode_threads is None or self.decode_threads >= 1,
             "decode_threads must be at least 1",
+        )
+        _check(
+            self.memory_bytes >= 1 << 16,
+            f"memory_bytes must be at least {1 << 16}, not {self.memory_bytes}",
         )
         _check(self.retry_s >= 0, f"retry_seconds must not be negative: {self.retry_s}")
         _check_choice("on_error", self.on_error, ("raise", "skip"))

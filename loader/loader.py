@@ -9,12 +9,20 @@ from typing import Any
 
 from roboshard.common.errors import OptionError
 from roboshard.loader import topology
+from roboshard.loader.cursor import LaneCursor, lane_cursors
 from roboshard.loader.job import LoadJob
 from roboshard.loader.meta import DatasetMeta
 from roboshard.loader.order.plan import Episodes, EpochPlan
 from roboshard.loader.running.runner import EpochRunner
+from roboshard.loader.running.scratch import ScratchFolder
 from roboshard.loader.samples.rows import Batch
-from roboshard.loader.state import STATE_VERSION, LoaderState, MixtureState, check_state
+from roboshard.loader.state import (
+    STATE_VERSION,
+    LoaderState,
+    MixtureState,
+    check_state,
+    nearest_state,
+)
 from roboshard.loader.stats import LoaderStats
 from roboshard.shards.gop import COSTLY
 
@@ -25,9 +33,13 @@ WARN_AFTER = 256
 class Loader:
     """Iterates over one epoch at a time. An iteration that reaches its end moves the loader on to the next epoch."""
 
-    def __init__(self, job: LoadJob) -> None:
-        """Plan the first epoch; nothing is read, and no process started, before iteration."""
+    def __init__(self, job: LoadJob, scratch: ScratchFolder | None = None) -> None:
+        """Plan the first epoch; nothing is read, and no process started, before iteration.
+
+        `scratch` is what the job's datasets are read through, and is removed with the loader.
+        """
         self._job = job
+        self._scratch = scratch
         self._runner = EpochRunner(job)
         self._plan, self._planned_epoch = self._runner.plan(0), 0
         self._epoch = 0
@@ -37,6 +49,10 @@ class Loader:
         self._iterations = 0  # begun so far
         self._running: int | None = None  # which of them is running
         self._warned = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the scratch folder to this one: a copy does not remove it."""
+        return vars(self) | {"_scratch": None}
 
     @property
     def meta(self) -> DatasetMeta:
@@ -113,10 +129,25 @@ class Loader:
         epoch, received = divmod(step, max(1, len(self)))
         return self._state(epoch, received).as_dict()
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def cursor(self) -> list[LaneCursor]:
+        """Return the sample that comes next in each lane of this rank: its shard, episode and frame."""
+        epoch, step = (
+            (self._epoch, self._received) if self._received < len(self) else (self._epoch + 1, 0)
+        )
+        split = self._job.config.split
+        share = split.max_world_size // split.world_size
+        slots = range(split.rank * share, (split.rank + 1) * share) if len(self) else range(0)
+        return lane_cursors(self._runner.plan(epoch), step, slots, self._job.sources)
+
+    def load_state_dict(self, state: dict[str, Any], *, strict: bool = True) -> None:
         """Begin the next iteration after the step where the state was taken. Used once.
 
         After the last step of an epoch that is the first step of the next.
+
+        Args:
+            state: What `state_dict` returned, here or elsewhere.
+            strict: False: go on near the place of a state of the same data whose order or batches are others, and
+                warn of what is repeated or left out.
 
         Raises:
             OptionError: a state of another dataset, order, or shape of the plan, each difference named; or an
@@ -126,7 +157,7 @@ class Loader:
             raise OptionError(
                 "load_state_dict during an iteration comes too late: load before `iter(loader)`"
             )
-        given = check_state(state, self._state(0, 0), len(self))
+        given = self._checked(state) if strict else self._checked_or_nearest(state)
         if given != self._state(given.epoch, given.step):  # what a mixture had drawn
             raise OptionError(
                 "the state is not whole: its `drawn` is not what its epoch and step say"
@@ -136,6 +167,17 @@ class Loader:
         if given.step and given.step == len(self):
             self._loaded_end = given.epoch
             self._epoch, self._received, self._resume_at = given.epoch + 1, 0, 0
+
+    def _checked(self, state: dict[str, Any]) -> LoaderState:
+        return check_state(state, self._state(0, 0), len(self))
+
+    def _checked_or_nearest(self, state: dict[str, Any]) -> LoaderState:
+        try:
+            return self._checked(state)
+        except OptionError:
+            nearest, told = nearest_state(state, self._state(0, 0), len(self))
+        warnings.warn(told, UserWarning, stacklevel=3)
+        return self._state(nearest.epoch, nearest.step)
 
     def close(self) -> None:
         """Stop threads and worker processes, and an iteration that is running; a later one starts them again.

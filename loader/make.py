@@ -23,6 +23,7 @@ from roboshard.loader.job import make_job
 from roboshard.loader.loader import Loader
 from roboshard.loader.mixture_job import Mixture, is_mixture, make_mixture_job
 from roboshard.loader.order.pools import default_pool
+from roboshard.loader.running.scratch import with_scratch
 from roboshard.loader.topology import resolve_rank
 from roboshard.shards.locate import Urls
 
@@ -54,6 +55,7 @@ def make_loader(  # noqa: PLR0913 - keyword-only, grouped behind
     world_size: int | None = None,
     max_world_size: int | None = None,
     drop_last: bool = False,
+    memory_bytes: int | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
     cache_bytes: int = 100 * 10**9,
     retry_seconds: float = 120.0,
@@ -100,6 +102,8 @@ def make_loader(  # noqa: PLR0913 - keyword-only, grouped behind
         world_size: the number of data-parallel ranks, given together with `rank`.
         max_world_size: R: every world size that divides it sees the same global batches; None: world_size.
         drop_last: leave out the last, incomplete step; False: pad it where ranks need it.
+        memory_bytes: of episodes and open decoders in memory, over all workers of this rank; None: 2 GiB. What does
+            not fit is read again from where it lies; batches are the same.
         cache_dir: folder of this machine that keeps what was read of remote shards, shared by its ranks and workers;
             None: nothing is kept. Bytes are found by content, so one folder serves any number of datasets.
         cache_bytes: that folder never holds more.
@@ -170,12 +174,13 @@ def make_loader(  # noqa: PLR0913 - keyword-only, grouped behind
             pin_memory=pin_memory,
             cache_dir=None if cache_dir is None else os.fspath(cache_dir),
             cache_bytes=cache_bytes,
+            memory_bytes=ReadConfig.memory_bytes if memory_bytes is None else memory_bytes,
             retry_s=retry_seconds,
             on_error=on_error,
         ),
     )
     job = make_mixture_job(urls, config) if is_mixture(urls) else make_job(cast(Urls, urls), config)
-    loader = Loader(job)
+    loader = Loader(*with_scratch(job))
     if len(loader) == 0:
         warnings.warn(
             f"the loader has no batch: {config.split.global_batch_size} samples a step (batch_size x world_size) are "

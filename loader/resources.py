@@ -9,6 +9,7 @@ from roboshard import storage
 from roboshard.loader import topology
 from roboshard.loader.batches.buffers import Buffers
 from roboshard.loader.batches.decode_threads import DecodeThreads
+from roboshard.loader.decoding.kept import KeptDecoders
 from roboshard.loader.decoding.settings import PictureSettings
 from roboshard.loader.episodes.fetch import EpisodePool
 from roboshard.loader.episodes.read_ahead import ReadAhead
@@ -20,6 +21,11 @@ from roboshard.loader.stats import Counter
 LOCAL_READING = (2, 128 << 20)
 """Threads that read ahead in each process, and bytes that they read ahead, over all workers of a rank."""
 REMOTE_READING = (16, 512 << 20)
+
+KEPT_FRACTION = 0.5
+"""Of the memory that episodes may take: decoders that stay open between two visits of their slices."""
+READING_FRACTION = 0.25
+"""Of the same: what is read ahead at the most, beside the rest."""
 
 MAX_LOOK_BACK = 32
 """Pictures kept of each slice for the windows of coming steps; of wider windows none are."""
@@ -37,6 +43,8 @@ class Resources:
         self.buffers = buffers
         self.counter = counter
         dataset = job.dataset if job.schedule is None else ConcatDataset(job.sources)
+        memory = job.config.read.memory_bytes // max(1, config.split.num_workers)
+        kept = int(memory * KEPT_FRACTION)
         self.reads = ReadAhead(dataset, job.cameras, *_reading(job), counter)
         self.pool = EpisodePool(
             sources=job.sources,
@@ -45,8 +53,10 @@ class Resources:
                 image_size=sample.image_size,
                 device=config.read.decode_device,
                 look_back=_look_back(job),
+                kept=KeptDecoders(kept),
             ),
-            capacity=_resident_episodes(job),
+            most=_resident_episodes(job),
+            max_bytes=memory - kept,
             on_error=config.read.on_error,
             counter=counter,
         )
@@ -99,7 +109,8 @@ def _reading(job: LoadJob) -> tuple[int, int]:
     """(threads, bytes) that read ahead in this process."""
     is_local = all(storage.is_local(source.dataset.root) for source in job.sources)
     threads, num_bytes = LOCAL_READING if is_local else REMOTE_READING
-    return threads, num_bytes // max(1, job.config.split.num_workers)
+    most = min(num_bytes, int(job.config.read.memory_bytes * READING_FRACTION))
+    return threads, most // max(1, job.config.split.num_workers)
 
 
 def _resident_episodes(job: LoadJob) -> int:

@@ -9,6 +9,12 @@ STATE_VERSION = 2
 """1: with worker slots, each of which had lanes of its own. With one of them the order is the same."""
 
 
+OF_THE_PLACE = ("epoch", "step", "drawn")
+OF_THE_DATA = ("fingerprint", "selection", "weights")
+OF_THE_BATCHES = ("global_batch_size", "drop_last")
+"""Fields on which the order of a dataset's samples within a lane does not depend."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class LoaderState:
     """Position in the order, and all that the order depends on."""
@@ -51,21 +57,8 @@ def check_state(state: dict[str, Any], current: LoaderState, num_steps: int) -> 
     Raises:
         OptionError: every field that differs, and what would do.
     """
-    state = _without_worker_slots(state)
-    names = type(current).__dataclass_fields__
-    if set(state) != set(names):
-        missing, unknown = sorted(set(names) - set(state)), sorted(set(state) - set(names))
-        raise OptionError(
-            f"not a loader state of this release: fields missing {missing}, unknown {unknown}"
-        )
-    given = type(current)(**state)
-    if not (given.shuffle or current.shuffle):  # in dataset order nothing is pooled
-        given = replace(given, pool_episodes=current.pool_episodes)
-    problems = [
-        f"{name} is {getattr(current, name)!r} now and {getattr(given, name)!r} in the state"
-        for name in names
-        if name not in ("epoch", "step", "drawn") and getattr(given, name) != getattr(current, name)
-    ]
+    given = _parsed(_without_worker_slots(state), current)
+    problems = list(_differences(given, current).values())
     if not (isinstance(given.epoch, int) and given.epoch >= 0):
         problems.append(f"epoch {given.epoch!r} is not an epoch")
     if not (isinstance(given.step, int) and 0 <= given.step <= num_steps):
@@ -80,6 +73,79 @@ def check_state(state: dict[str, Any], current: LoaderState, num_steps: int) -> 
     return given
 
 
+def nearest_state(
+    state: dict[str, Any], current: LoaderState, num_steps: int
+) -> tuple[LoaderState, str]:
+    """Return the state of this loader that is nearest to one that does not fit, and what becomes of samples.
+
+    As many samples of the epoch count as received as the other loader had received.
+
+    Args:
+        state: A state of the same data in another order or in other batches.
+        current: This loader's state.
+        num_steps: Steps of its epochs.
+
+    Raises:
+        OptionError: A state of other data; or no state at all.
+    """
+    if state.get("version") not in (1, STATE_VERSION):
+        raise OptionError(
+            f"a state of version {state.get('version')!r}, which this release does not know"
+        )
+    slots = state.get("worker_slots", 1)
+    kept = {name: value for name, value in state.items() if name != "worker_slots"}
+    given = _parsed(kept | {"version": STATE_VERSION}, current)
+    differences = _differences(given, current)
+    others = [differences[name] for name in OF_THE_DATA if name in differences]
+    if others:
+        raise OptionError("\n  - ".join(["the state is of other data:", *others]))
+    numbers = (given.epoch, given.step, given.global_batch_size)
+    if not all(isinstance(number, int) and number >= 0 for number in numbers):
+        raise OptionError(f"the state is at step {given.step!r} of epoch {given.epoch!r}")
+    size = current.global_batch_size
+    received = given.step * given.global_batch_size
+    step = min(num_steps, (2 * received + size) // (2 * size))
+    same = () if isinstance(current, MixtureState) else OF_THE_BATCHES
+    orders = [text for name, text in differences.items() if name not in same]
+    if slots != 1:
+        orders.append(f"max_workers was {slots}")
+    moved = step * size - received
+    told = f"{abs(moved)} samples are {'left out of it' if moved > 0 else 'repeated'}"
+    if orders:
+        share = min(1.0, step / max(1, num_steps))
+        told = (
+            f"its order is another one ({'; '.join(orders)}), so about {share:.0%} of the samples that are left "
+            "of it have been received, and as many never will be in it"
+        )
+    return replace(current, epoch=given.epoch, step=step), (
+        f"the state does not fit this loader, which goes on at step {step} of {num_steps} of epoch {given.epoch}: "
+        + told
+    )
+
+
+def _parsed(state: dict[str, Any], current: LoaderState) -> LoaderState:
+    """Return a state of the kind of this loader's; raise OptionError for other fields than it has."""
+    names = type(current).__dataclass_fields__
+    if set(state) != set(names):
+        missing, unknown = sorted(set(names) - set(state)), sorted(set(state) - set(names))
+        raise OptionError(
+            f"not a loader state of this release: fields missing {missing}, unknown {unknown}"
+        )
+    given = type(current)(**state)
+    if not (given.shuffle or current.shuffle):  # in dataset order nothing is pooled
+        given = replace(given, pool_episodes=current.pool_episodes)
+    return given
+
+
+def _differences(given: LoaderState, current: LoaderState) -> dict[str, str]:
+    """Return what differs but the place: field -> both values in words."""
+    return {
+        name: f"{name} is {getattr(current, name)!r} now and {getattr(given, name)!r} in the state"
+        for name in type(current).__dataclass_fields__
+        if name not in OF_THE_PLACE and getattr(given, name) != getattr(current, name)
+    }
+
+
 def _without_worker_slots(state: dict[str, Any]) -> dict[str, Any]:
     """Return a state of version 1 as one of version 2; any other one as it is.
 
@@ -92,8 +158,8 @@ def _without_worker_slots(state: dict[str, Any]) -> dict[str, Any]:
     if slots != 1:
         raise OptionError(
             f"the state was saved by a release whose order depended on max_workers, which was {slots}: "
-            "that order is no more, since workers share one pool now. Its epoch cannot be resumed in the "
-            "middle; begin it anew, or the next one, with set_epoch"
+            "that order is no more, since workers share one pool now. Go on near its place with "
+            "load_state_dict(state, strict=False), or begin an epoch anew with set_epoch"
         )
     kept = {name: value for name, value in state.items() if name != "worker_slots"}
     return kept | {"version": STATE_VERSION}

@@ -33,6 +33,10 @@ class LoaderStats:
     episodes_read: int = 0
     episode_hits: int = 0
     """Times that a step found an episode it needs in memory."""
+    episodes_evicted: int = 0
+    """Dropped from memory while they might still be needed, because `memory_bytes` were taken."""
+    episodes_read_again: int = 0
+    """Of those read, the ones that had been dropped so."""
     frames_used: int = 0
     """Video frames in samples, repeats included."""
     frames_requested: int = 0
@@ -44,7 +48,7 @@ class LoaderStats:
     steps_ahead: int = field(default=0, metadata=GAUGE)
     """Steps that are being decoded, or wait for the user."""
     resident_bytes: int = field(default=0, metadata=GAUGE)
-    """Compressed episodes in memory."""
+    """Episodes in memory: rows, tables of where packets lie, and video that lies in no local file."""
 
     @property
     def frames_decoded_per_frame_used(self) -> float:

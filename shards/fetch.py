@@ -11,6 +11,7 @@ from roboshard.shards.ranges import ByteRange, coalesce
 from roboshard.shards.sample import Piece
 from roboshard.shards.schema import ShardEntry
 from roboshard.storage.cache import CacheKey, DiskCache, object_of
+from roboshard.storage.stored import StoredRange
 
 MAX_READ = 16 << 20
 """Bytes of one read of several pieces. Object stores are at their best from 8 to 64 MiB."""
@@ -85,6 +86,16 @@ class ShardReads:
         if not fetched:
             self._on_read(len(data), "cache")
         return memoryview(data)
+
+    def stored(self, piece: Piece) -> StoredRange | None:
+        """Return where a piece that was read lies in a local file, if it does; a cache may remove its own."""
+        if self._is_local:
+            path = str(storage.local_path(self._url))
+            return StoredRange(path, piece.range.offset, piece.range.length)
+        if self._cache is None or not self._is_cached(piece):
+            return None
+        entry = self._cache.path(self._key(piece), piece.range.length)
+        return StoredRange(str(entry), 0, piece.range.length)
 
     def _verified(self, piece: Piece, where: str) -> memoryview:
         data = self._from_block(piece.range)

@@ -152,7 +152,9 @@ class ShardedDataset:
     ) -> EpisodeData | RoboshardError:
         source = sources[read.shard]
         try:
-            return assemble(read, lambda piece: source.get(piece, read.where), self.camera_keys)
+            return assemble(
+                read, lambda piece: source.get(piece, read.where), source.stored, self.camera_keys
+            )
         except RoboshardError as error:
             return error
 

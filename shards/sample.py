@@ -1,7 +1,7 @@
 """One episode in a shard: which bytes of it are wanted, and what they are, once read and verified."""
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from crc32c import crc32c
 
@@ -10,6 +10,7 @@ from roboshard.shards.names import RECORD_SUFFIX, ROWS_SUFFIX, matroska_suffix, 
 from roboshard.shards.ranges import ByteRange
 from roboshard.shards.schema import MAX_RECORD_BYTES, EpisodeRecord, MemberEntry, SampleEntry, parse
 from roboshard.shards.writer import crc_text
+from roboshard.storage.stored import StoredRange
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +26,8 @@ class EpisodeData:
     """Camera key -> its slice, of the cameras asked for."""
     num_bytes: int
     """Of all members read."""
+    stored: dict[str, StoredRange] = field(default_factory=dict)
+    """Camera key -> where its slice lies in a local file; without those that lie in none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +60,8 @@ class Piece:
 
 ReadPiece = Callable[[Piece], memoryview]
 """Gives the verified bytes of a piece."""
+StoredPiece = Callable[[Piece], StoredRange | None]
+"""Says where a piece that was read lies in a local file; None: in none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,8 +109,10 @@ def plan_sample(
     )
 
 
-def assemble(read: SampleRead, read_piece: ReadPiece, all_cameras: Collection[str]) -> EpisodeData:
-    """The episode, from the bytes that `read_piece` gives.
+def assemble(
+    read: SampleRead, read_piece: ReadPiece, stored: StoredPiece, all_cameras: Collection[str]
+) -> EpisodeData:
+    """The episode, from the bytes that `read_piece` gives, and `stored` says where they lie.
 
     Raises:
         DamageError, FormatError: naming shard, episode and, where it can be known, member.
@@ -131,7 +138,21 @@ def assemble(read: SampleRead, read_piece: ReadPiece, all_cameras: Collection[st
         rows=payloads[members[ROWS_SUFFIX].name],
         videos=videos,
         num_bytes=sum(len(payload) for payload in payloads.values()),
+        stored=_stored(read, {camera.key: members[camera.member] for camera in chosen}, stored),
     )
+
+
+def _stored(
+    read: SampleRead, slices: Mapping[str, MemberEntry], stored: StoredPiece
+) -> dict[str, StoredRange]:
+    found = {}
+    for piece in read.pieces:
+        mine = {key: member for key, member in slices.items() if member in piece.members}
+        place = stored(piece) if mine else None
+        if place is not None:
+            for key, member in mine.items():
+                found[key] = place.part(member.offset - piece.range.offset, member.size)
+    return found
 
 
 def _piece_of(member: MemberEntry) -> Piece:

@@ -64,6 +64,8 @@ class SlicePackets:
     """Where the packets lie."""
     tables: SampleTables
     """Offsets are those in `payload`."""
+    is_whole: bool = True
+    """The payload is the slice itself, not something made of it."""
 
 
 def read_slice(data: memoryview, camera: CameraRecord) -> SlicePackets:
@@ -100,7 +102,7 @@ def _read_matroska(data: memoryview, camera: CameraRecord) -> SlicePackets:
     if np.any(np.abs(file.tables.pts[file.tables.as_shown] - expected) > MAX_ROUNDING_TICKS):
         raise FormatError("its frames are shown at other times than its record says")
     payload, tables = file.packets(data)
-    return SlicePackets(payload=payload, tables=tables)
+    return SlicePackets(payload=payload, tables=tables, is_whole=payload is data)
 
 
 def open_slice(data: memoryview, camera: CameraRecord) -> Any:

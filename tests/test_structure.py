@@ -346,8 +346,8 @@ def test_signatures() -> None:
         "shuffle=True, seed=0, pool_episodes=None, episode_order='global', frame_order='uniform', "
         "image_transforms=None, return_uint8=True, image_size=None, tolerance_s=0.0001, cameras=None, num_workers=0, "
         "decode_threads=None, decode_device='cpu', device=None, pin_memory=None, rank=None, world_size=None, "
-        "max_world_size=None, drop_last=False, cache_dir=None, cache_bytes=100000000000, "
-        "retry_seconds=120.0, on_error='raise', on_missing='error', max_workers=None)"
+        "max_world_size=None, drop_last=False, memory_bytes=None, cache_dir=None, "
+        "cache_bytes=100000000000, retry_seconds=120.0, on_error='raise', on_missing='error', max_workers=None)"
     )
     assert signature(convert) == signature(finalize) == signature(make_plan) == "(config)"
     assert signature(rebuild) == "(root, *, partial_dataset=False)"
@@ -375,7 +375,8 @@ def test_what_a_loader_can_do() -> None:
         "set_epoch": "(self, epoch)",
         "state_dict": "(self)",
         "state_at": "(self, step, *, world_size, batch_size)",
-        "load_state_dict": "(self, state)",
+        "cursor": "(self)",
+        "load_state_dict": "(self, state, *, strict=True)",
         "close": "(self)",
     }
     assert {"__iter__", "__len__"} <= set(vars(Loader))
@@ -414,7 +415,9 @@ def test_what_a_loader_can_do() -> None:
         "cached_bytes_read",
         "decode_seconds",
         "episode_hits",
+        "episodes_evicted",
         "episodes_read",
+        "episodes_read_again",
         "fetch_seconds",
         "frames_decoded",
         "frames_requested",

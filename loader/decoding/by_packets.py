@@ -10,7 +10,6 @@ from array import array
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from itertools import zip_longest
 
 import av
@@ -19,13 +18,18 @@ from numpy.typing import NDArray
 
 from roboshard.common.errors import FormatError
 from roboshard.loader.decoding.codec import FORGETTING, Codec, Kind
+from roboshard.loader.decoding.kept import FRAMES_HELD
 from roboshard.loader.decoding.parameter_sets import NO_SETS, Start, starts_of_gops
 from roboshard.loader.decoding.pictures import Picture
 from roboshard.loader.decoding.settings import PictureSettings
+from roboshard.loader.decoding.slice_bytes import InMemory, SliceBytes
 from roboshard.shards.gop import mean_random_cost
 from roboshard.shards.mp4 import IntArray, SampleTables
 from roboshard.shards.schema import CameraRecord
 from roboshard.shards.slices import SlicePackets
+
+READ_AT_ONCE = 1 << 16
+"""Bytes that are read of a GOP in one go, unless a packet is larger."""
 
 CHEAP_TO_BEGIN = 2.0
 """Frames decoded for one picked at random, up to which each visit of a slice begins at a keyframe: to go on with the
@@ -40,7 +44,7 @@ class PacketDecoder:
 
     def __init__(
         self,
-        data: memoryview,
+        data: SliceBytes,
         packets: SlicePackets,
         camera: CameraRecord,
         settings: PictureSettings,
@@ -50,14 +54,17 @@ class PacketDecoder:
 
         Args:
             data: The slice.
-            packets: What `read_slice` read of it.
+            packets: What `read_slice` read of it; of them only the tables are kept.
             camera: Its record.
             settings: What is wanted.
             picture: Makes a picture of a decoded frame.
         """
         tables = packets.tables
-        self._open = partial(Codec, data, camera)
-        self._payload, self._settings, self._make = packets.payload, settings, picture
+        self._slice, self._camera = data, camera
+        self._settings, self._make = settings, picture
+        self._payload = data if packets.is_whole else InMemory(packets.payload)
+        self._window, self._window_begin = memoryview(b""), 0
+        """What was read of the payload last, and where that begins."""
         self._begin, self._end = _numbers(tables.offsets), _numbers(tables.ends)
         self._packet_of = _numbers(tables.as_shown)
         """Frame -> its packet."""
@@ -90,6 +97,17 @@ class PacketDecoder:
         """The frame that it gave last, unless its codec has gone to another slice since."""
         return None if self._codec is None else self._next_frame - 1
 
+    @property
+    def held_bytes(self) -> int:
+        """About what it holds open between two visits; 0: nothing."""
+        camera = self._camera
+        return 0 if self._codec is None else FRAMES_HELD * camera.width * camera.height * 3 // 2
+
+    def let_go(self) -> None:
+        """Close what is open; the next frame begins at a keyframe."""
+        self._codec = None
+        self._ready.clear()
+
     def frames(self, indices: Sequence[int]) -> Iterator[Picture]:
         """Give frames by ascending index. After an error the next ones begin anew.
 
@@ -103,6 +121,7 @@ class PacketDecoder:
                 self._codec = None  # of what it is now nothing is known
                 raise
             yield picture
+        self._window = memoryview(b"")
         self._let_go()
 
     def _picture(self, index: int, following: int | None) -> Picture:
@@ -128,9 +147,9 @@ class PacketDecoder:
         if self._codec is not None:
             self._codec.reset()
         elif kind is None:
-            self._codec = self._open()
+            self._codec = self._new_codec()
         else:
-            self._codec = self._settings.codecs.take(kind, self._open)
+            self._codec = self._settings.codecs.take(kind, self._new_codec)
         self._kind, self._gop = kind, gop
         self._ready.clear()
         self._next_frame = self._gops.frame(gop)
@@ -143,6 +162,9 @@ class PacketDecoder:
         self._lead = start.sets if start.is_led else b""
         self._is_drained = False
         return self._codec
+
+    def _new_codec(self) -> Codec:
+        return Codec(self._slice.whole(), self._camera)
 
     def _decoded(self, codec: Codec, index: int, goes_on: bool) -> av.VideoFrame:
         """Feed packets until the frame is there. If the codec is not to go on, it need not see further ones."""
@@ -167,11 +189,24 @@ class PacketDecoder:
 
     def _feed(self, codec: Codec) -> None:
         at = self._next_packet
-        data: memoryview | bytes = self._payload[self._begin[at] : self._end[at]]
+        data: memoryview | bytes = self._packet(at)
         if self._lead:
             data, self._lead = self._lead + bytes(data), b""
         self._ready.extend(codec.feed(data, self._frame_of[at], at))
         self._next_packet += 1
+
+    def _packet(self, at: int) -> memoryview:
+        """Return a packet; where it is to be read, with those that follow it in its GOP."""
+        begin, end = self._begin[at], self._end[at]
+        first = self._window_begin
+        if not first <= begin <= end <= first + len(self._window):
+            stop = end
+            for following in range(at + 1, self._end_packet):
+                if not stop <= self._end[following] <= begin + READ_AT_ONCE:
+                    break
+                stop = self._end[following]
+            self._window, self._window_begin, first = self._payload.part(begin, stop), begin, begin
+        return self._window[begin - first : end - first]
 
     def _drain(self, codec: Codec) -> None:
         self._is_drained = True

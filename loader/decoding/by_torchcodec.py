@@ -1,14 +1,17 @@
 """Decoding by torchcodec, on GPUs."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 
 from roboshard.common.errors import FormatError
+from roboshard.loader.decoding.kept import FRAMES_HELD
 from roboshard.loader.decoding.parameter_sets import starts_of_gops
 from roboshard.loader.decoding.pictures import Picture
 from roboshard.loader.decoding.settings import PictureSettings
+from roboshard.loader.decoding.slice_bytes import SliceBytes
 from roboshard.loader.decoding.torchcodec_module import torchcodec
 from roboshard.shards.gop import decode_cost
 from roboshard.shards.schema import CameraRecord
@@ -25,26 +28,27 @@ class TorchcodecDecoder:
     streams that reorder further than their keyframes are apart; and it takes every keyframe for a safe one.
     """
 
-    def __init__(self, data: memoryview, camera: CameraRecord, settings: PictureSettings) -> None:
-        """Open a slice, which `read_slice` has read and `seeks_right` allows."""
-        self._decoder = torchcodec().VideoDecoder(
-            _as_tensor(data),
-            dimension_order="NHWC",
-            num_ffmpeg_threads=1,
-            seek_mode="exact",
-            device=settings.device,
-        )
-        if len(self._decoder) != camera.num_frames:
-            raise FormatError(
-                f"{len(self._decoder)} frames in the slice, {camera.num_frames} in its record"
-            )
-        self._camera = camera
+    def __init__(self, data: SliceBytes, camera: CameraRecord, settings: PictureSettings) -> None:
+        """Prepare for a slice, which `read_slice` has read and `seeks_right` allows."""
+        self._slice, self._camera, self._device = data, camera, settings.device
+        self._decoder: Any = None
         self._tick = camera.time_base[0] / camera.time_base[1]
         self._times = [tick * self._tick for tick in camera.ticks().tolist()]
         self.last_frame: int | None = None
         """The frame that it gave last."""
         self.num_decoded = 0
         """Frames decoded so far, as `shards.gop.decode_cost` counts them."""
+
+    @property
+    def held_bytes(self) -> int:
+        """About what it holds open between two visits, the slice and memory of the GPU; 0: nothing."""
+        pictures = FRAMES_HELD * self._camera.width * self._camera.height * 3 // 2
+        return 0 if self._decoder is None else pictures
+
+    def let_go(self) -> None:
+        """Close the decoder; the next frame begins at a keyframe."""
+        self._decoder = None
+        self.last_frame = None
 
     def frames(self, indices: Sequence[int]) -> Iterator[Picture]:
         """Frames by ascending index: (H, W, 3) uint8, on the GPU where one decodes.
@@ -59,10 +63,26 @@ class TorchcodecDecoder:
                 yield picture
 
     def _chunk(self, indices: Sequence[int]) -> Iterator[Picture]:
+        if self._decoder is None:
+            self._decoder = self._opened()
         found = self._decoder.get_frames_at(list(indices))
         if not self._are_of(found.pts_seconds.tolist(), indices):
             raise FormatError(f"other frames came than {indices[0]} to {indices[-1]}")
         return iter(found.data.numpy() if found.data.is_cpu else found.data)
+
+    def _opened(self) -> Any:
+        decoder = torchcodec().VideoDecoder(
+            _as_tensor(self._slice.whole()),
+            dimension_order="NHWC",
+            num_ffmpeg_threads=1,
+            seek_mode="exact",
+            device=self._device,
+        )
+        if len(decoder) != self._camera.num_frames:
+            raise FormatError(
+                f"{len(decoder)} frames in the slice, {self._camera.num_frames} in its record"
+            )
+        return decoder
 
     def _are_of(self, times: Sequence[float], indices: Sequence[int]) -> bool:
         pairs = zip(times, indices, strict=True)

@@ -21,9 +21,11 @@ from roboshard.common.errors import FormatError
 from roboshard.loader.decoding.by_packets import PacketDecoder
 from roboshard.loader.decoding.by_torchcodec import TorchcodecDecoder, seeks_right
 from roboshard.loader.decoding.depth import depth_pixels
+from roboshard.loader.decoding.kept import Keeps
 from roboshard.loader.decoding.pictures import Picture, made, resized
 from roboshard.loader.decoding.rgb import picture_of
 from roboshard.loader.decoding.settings import PictureSettings
+from roboshard.loader.decoding.slice_bytes import SliceBytes
 from roboshard.loader.decoding.torchcodec_module import torchcodec
 from roboshard.shards.features import DepthScale
 from roboshard.shards.schema import CameraRecord
@@ -33,7 +35,7 @@ FAILURES = (RuntimeError, ValueError, IndexError, av.FFmpegError)
 """What decoders raise."""
 
 
-class FrameDecoder(Protocol):
+class FrameDecoder(Keeps, Protocol):
     """Random access to the frames of one slice. Used by one thread at a time."""
 
     @property
@@ -52,7 +54,7 @@ class FrameDecoder(Protocol):
 
 
 def open_decoder(
-    data: memoryview,
+    data: SliceBytes,
     camera: CameraRecord,
     settings: PictureSettings,
     where: str,
@@ -71,7 +73,8 @@ def open_decoder(
         FormatError: The slice is not a file as the format has it, or not what its record says.
     """
     with _naming(where):
-        packets = read_slice(data, camera)
+        whole = data.whole()
+        packets = read_slice(whole, camera)
         if depth is None and decodes_on_gpu(settings) and seeks_right(packets, camera):
             return TorchcodecDecoder(data, camera, settings)
         on_cpu = PacketDecoder(data, packets, camera, settings, _picture_maker(packets, depth))
@@ -107,6 +110,15 @@ class Moved:
         """Frames decoded so far."""
         return self._decoder.num_decoded
 
+    @property
+    def held_bytes(self) -> int:
+        """About what it holds open between two visits; 0: nothing."""
+        return self._decoder.held_bytes
+
+    def let_go(self) -> None:
+        """Close what is open; the next frame begins at a keyframe."""
+        self._decoder.let_go()
+
     def frames(self, indices: Sequence[int]) -> Iterator[Picture]:
         """Frames by ascending index, as tensors (H, W, C) on the GPU."""
         for picture in self._decoder.frames(indices):
@@ -123,13 +135,17 @@ def decode_frames(
     """Pictures (H, W, C) by ascending index, each to be used before the next. Raises FormatError naming `where`."""
     size = (camera.height, camera.width)
     allowed = {size, size[::-1]}  # a display matrix turns
-    with _naming(where):
-        for picture in decoder.frames(indices):
-            if picture.shape[:2] not in allowed:
-                raise ValueError(
-                    f"frames of {tuple(picture.shape[:2])} pixels where its record says {size}"
-                )
-            yield resized(picture, settings.image_size)
+    settings.kept.take(decoder)
+    try:
+        with _naming(where):
+            for picture in decoder.frames(indices):
+                if picture.shape[:2] not in allowed:
+                    raise ValueError(
+                        f"frames of {tuple(picture.shape[:2])} pixels where its record says {size}"
+                    )
+                yield resized(picture, settings.image_size)
+    finally:
+        settings.kept.give_back(decoder)
 
 
 @contextmanager

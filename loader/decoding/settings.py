@@ -2,8 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 from roboshard.loader.decoding.codec import Codecs
+from roboshard.loader.decoding.kept import KeptDecoders
+
+MAX_KEPT_BYTES = 1 << 30
+"""Of decoders that are kept open, where nobody says how many."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,5 +21,7 @@ class PictureSettings:
     """Where video is decoded."""
     look_back: Mapping[str, int] = field(default_factory=dict)
     """Camera -> how many frames before its last one a slice will be asked for again, where that is known."""
+    kept: KeptDecoders = field(default_factory=partial(KeptDecoders, MAX_KEPT_BYTES))
+    """Decoders that stay where they are in their slices."""
     codecs: Codecs = field(default_factory=Codecs)
     """Shared by the slices of a process."""

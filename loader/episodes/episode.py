@@ -1,7 +1,7 @@
 """An episode in memory: its rows as arrays, its cameras as videos."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from roboshard.common.errors import FormatError
 from roboshard.loader.decoding.pictures import Picture, resized
 from roboshard.loader.decoding.settings import PictureSettings
+from roboshard.loader.decoding.slice_bytes import InMemory, SliceBytes
 from roboshard.loader.episodes.columns import Column, TensorColumn, empty_column, make_column
 from roboshard.loader.episodes.images import ImageFiles, make_images
 from roboshard.loader.episodes.video import Video
@@ -28,6 +29,7 @@ from roboshard.shards.features import (
 from roboshard.shards.missing import Mask
 from roboshard.shards.reader import EpisodeData
 from roboshard.shards.rows import decode_rows
+from roboshard.storage.stored import StoredRange
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,23 +50,32 @@ class Membership:
 
 PLAIN = Membership()
 
+SliceOpener = Callable[[str, StoredRange, str], SliceBytes]
+"""(camera, where its slice lies, its name in errors) -> its bytes, read when they are wanted."""
+
 
 class Episode:
     """Rows and video of one episode, ready to make samples from."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - keyword-only but for what every episode has
         self,
         data: EpisodeData,
         features: Features,
         tasks: Sequence[str | None],
         settings: PictureSettings,
+        *,
         membership: Membership = PLAIN,
+        slices: SliceOpener | None = None,
     ) -> None:
-        """Parse the rows of a fetched episode. Raises FormatError naming shard, episode and feature."""
+        """Parse the rows of a fetched episode, of which nothing else is kept but what lies in no file.
+
+        `slices` opens those that lie in a file. Raises FormatError naming shard, episode and feature.
+        """
         self.length = data.record.length
         self.position = -1
         """Among the episodes of all datasets; set by who reads it."""
-        self.num_bytes = data.num_bytes
+        self.last_row = data.record.length - 1
+        """The last row that is used as a sample; set by who reads it."""
         self.membership = membership
         self._where = data.where
         dtypes = {
@@ -106,7 +117,7 @@ class Episode:
             )
         self._videos = {
             camera.key: Video(
-                data.videos[camera.key],
+                self._slice(data, camera.key, slices),
                 camera,
                 settings,
                 f"{data.where}, camera {camera.key!r}",
@@ -115,6 +126,14 @@ class Episode:
             for camera in data.record.cameras
             if camera.key in data.videos
         }
+        self.held_bytes = table.nbytes + sum(video.held_bytes for video in self._videos.values())
+        """About the memory that it takes, open decoders apart."""
+
+    def _slice(self, data: EpisodeData, key: str, slices: SliceOpener | None) -> SliceBytes:
+        stored = data.stored.get(key)
+        if stored is None or slices is None:
+            return InMemory(data.videos[key])
+        return slices(key, stored, f"{data.where}, camera {key!r}")
 
     def missing(self, key: str) -> Mask | None:
         """Return which rows (rows,) have no value of a feature; None: none, or it is not in the rows."""

@@ -4,22 +4,26 @@ import itertools
 import time
 import warnings
 from bisect import bisect_right
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
+from roboshard import storage
 from roboshard.common.errors import RoboshardError, StorageError
 from roboshard.loader.config import OnError
 from roboshard.loader.decoding.settings import PictureSettings
+from roboshard.loader.decoding.slice_bytes import InFile, SliceBytes
 from roboshard.loader.episodes.episode import Episode
 from roboshard.loader.episodes.read_ahead import ReadAhead
+from roboshard.loader.episodes.resident import ResidentEpisodes
 from roboshard.loader.order.plan import Draw
 from roboshard.loader.sources import Source
 from roboshard.loader.stats import Counter
+from roboshard.storage.stored import OpenFiles, StoredRange
 
 DRAWS_AT_ONCE = 8
 """Steps whose episodes are wanted together, so that neighbours in a shard are found."""
@@ -41,15 +45,8 @@ class DrawnStep:
     """What it was drawn as, for where it has to be made again."""
 
 
-class _Resident(NamedTuple):
-    """An episode in memory, and the last of its rows that may be used."""
-
-    episode: Episode
-    last_row: int
-
-
 class EpisodePool:
-    """The episodes in memory, least recently used first, at most `capacity` beside those of the current step."""
+    """The episodes that steps need: read when they are not in memory, and replaced where they may be."""
 
     def __init__(  # noqa: PLR0913 - keyword-only
         self,
@@ -57,18 +54,20 @@ class EpisodePool:
         sources: Sequence[Source],
         reads: ReadAhead,
         pictures: PictureSettings,
-        capacity: int,
+        most: int,
+        max_bytes: int,
         on_error: OnError,
         counter: Counter,
     ) -> None:
+        """Hold `most` episodes of `max_bytes` in all, beside those of the current step."""
         self._sources = sources
         self._first = [source.first for source in sources]
         self._reads = reads
         self._pictures = pictures
-        self._capacity = capacity
         self._on_error = on_error
         self._counter = counter
-        self._resident: OrderedDict[int, _Resident] = OrderedDict()
+        self._resident = ResidentEpisodes(most, max_bytes, counter)
+        self._files = OpenFiles()
         self._damaged: set[int] = set()  # positions
         self._told: set[int] = set()
         """Positions of episodes with frames that cannot be decoded, of which users were told."""
@@ -78,8 +77,13 @@ class EpisodePool:
         drawn = np.concatenate([draw.positions for draw in draws])
         positions, first_drawn = np.unique(drawn, return_index=True)
         in_order = positions[np.argsort(first_drawn)].tolist()
-        known = self._resident.keys() | self._damaged  # the damaged are never taken again
-        self._reads.want([position for position in in_order if position not in known])
+        self._reads.want(
+            [
+                position
+                for position in in_order  # the damaged are never taken again
+                if position not in self._resident and position not in self._damaged
+            ]
+        )
 
     @property
     def substitutes(self) -> bool:
@@ -96,15 +100,11 @@ class EpisodePool:
         """
         positions, episode_of = np.unique(draw.positions, return_inverse=True)
         needed = [self._unspoiled(position, spoiled) for position in positions.tolist()]
-        while len(self._resident) > max(self._capacity, len(needed)):
-            self._resident.popitem(last=False)
-        self._counter.set(
-            resident_bytes=sum(resident.episode.num_bytes for resident in self._resident.values())
-        )
+        self._resident.shrink(len(needed))
         # A substitute can be shorter than the episode that it stands in for.
-        last_rows = np.asarray([resident.last_row for resident in needed], dtype=np.int64)
+        last_rows = np.asarray([episode.last_row for episode in needed], dtype=np.int64)
         return DrawnStep(
-            episodes=[resident.episode for resident in needed],
+            episodes=needed,
             episode_of=episode_of,
             rows=np.minimum(draw.rows, last_rows[episode_of]),
             draw=draw,
@@ -118,29 +118,30 @@ class EpisodePool:
             self._counter.add(substituted_episodes=len(new))
             _warn(error)
 
-    def _unspoiled(self, position: int, spoiled: Collection[int]) -> _Resident:
+    def _unspoiled(self, position: int, spoiled: Collection[int]) -> Episode:
         """The episode at `position`, or the next one in use of its dataset that is not spoiled."""
-        resident = self._get(position)
-        if resident.episode.position not in spoiled:
-            return resident
+        episode = self._get(position)
+        if episode.position not in spoiled:
+            return episode
         used = self._source(position).episodes.position
         place = int(np.searchsorted(used, position))
         for candidate in np.roll(used, -place)[1:].tolist():
             if candidate not in spoiled and candidate not in self._damaged:
-                resident = self._get(candidate)
-                if resident.episode.position not in spoiled:
-                    return resident
+                episode = self._get(candidate)
+                if episode.position not in spoiled:
+                    return episode
         raise RoboshardError("no episode can be decoded that might take its place")
 
-    def _get(self, position: int) -> _Resident:
-        if position in self._resident:
+    def _get(self, position: int) -> Episode:
+        episode = self._resident.get(position)
+        if episode is not None:
             self._counter.add(episode_hits=1)
-        else:
-            self._resident[position] = self._read_or_substitute(position)
-        self._resident.move_to_end(position)
-        return self._resident[position]
+            return episode
+        episode = self._read_or_substitute(position)
+        self._resident.add(position, episode)
+        return episode
 
-    def _read_or_substitute(self, position: int) -> _Resident:
+    def _read_or_substitute(self, position: int) -> Episode:
         """The episode at `position`, or with on_error="skip" the next one in use of its dataset that can be read."""
         source = self._source(position)
         used = source.episodes.position
@@ -153,7 +154,7 @@ class EpisodePool:
             if int(used[candidate]) in self._damaged:
                 continue
             try:
-                resident = self._read(source, candidate)
+                episode = self._read(source, candidate)
             except (
                 StorageError
             ):  # an outage is no damage: it would be met again at every other episode
@@ -164,19 +165,36 @@ class EpisodePool:
                 _warn(error)
                 continue
             self._counter.add(substituted_episodes=int(offset > 0))
-            return resident
+            return episode
         raise failure or RoboshardError("no episode can be read")
 
-    def _read(self, source: Source, place: int) -> _Resident:
+    def _read(self, source: Source, place: int) -> Episode:
         episodes = source.episodes
         position = int(episodes.position[place])
         data = self._reads.take(position)
         self._counter.add(episodes_read=1)
-        episode = Episode(data, source.features, source.tasks, self._pictures, source.membership)
+        episode = Episode(
+            data,
+            source.features,
+            source.tasks,
+            self._pictures,
+            membership=source.membership,
+            slices=partial(
+                self._open_slice, position, is_local=storage.is_local(source.dataset.root)
+            ),
+        )
         episode.position = position
+        episode.last_row = int(episodes.first_row[place] + episodes.num_rows[place]) - 1
         if self._on_error == "skip":  # another episode can take its place now, and no longer
             episode.check_images()
-        return _Resident(episode, int(episodes.first_row[place] + episodes.num_rows[place]) - 1)
+        return episode
+
+    def _open_slice(
+        self, position: int, key: str, stored: StoredRange, where: str, *, is_local: bool
+    ) -> SliceBytes:
+        """Return a slice that is read where it lies; a disk cache may remove it, and then it is fetched again."""
+        again = None if is_local else partial(self._reads.read_again, position, key)
+        return InFile(self._files, stored, where, again)
 
     def _source(self, position: int) -> Source:
         return self._sources[bisect_right(self._first, position) - 1]

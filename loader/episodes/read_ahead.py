@@ -12,6 +12,7 @@ from concurrent.futures import CancelledError, Future, InvalidStateError
 from contextlib import suppress
 from typing import Literal, NamedTuple
 
+from roboshard.common.errors import RoboshardError
 from roboshard.loader.sources import ConcatDataset
 from roboshard.loader.stats import Counter
 from roboshard.shards.fetch import MAX_GAP, MAX_READ
@@ -91,6 +92,13 @@ class ReadAhead:
             del self._coming[position]
             self._coming_bytes -= request.num_bytes
             del request  # its error's traceback holds this frame, and all that the callers' hold
+
+    def read_again(self, position: int, camera: str) -> memoryview:
+        """Return a slice that was read before; for any thread. Raises what `take` raises."""
+        (outcome,) = self._dataset.read_episodes([position], self._cameras, self._count)
+        if isinstance(outcome, RoboshardError):
+            raise outcome
+        return outcome.videos[camera]
 
     def stop(self) -> None:
         """Nothing more is begun, and nobody waits any longer. May be called from any thread."""

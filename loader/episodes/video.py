@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from roboshard.loader.decoding.decode import FrameDecoder, decode_frames, open_decoder
 from roboshard.loader.decoding.pictures import Picture
 from roboshard.loader.decoding.settings import PictureSettings
+from roboshard.loader.decoding.slice_bytes import SliceBytes
 from roboshard.loader.episodes.recent import RecentPictures
 from roboshard.shards.features import DepthScale
 from roboshard.shards.gop import mean_random_cost
@@ -18,12 +19,16 @@ CHEAP_TO_GO_BACK = 4.0
 """Frames decoded for one picked at random, up to which pictures that are needed again are decoded again."""
 
 
+BYTES_A_FRAME = 64
+"""Of the tables that say where its packet lies, which row shows it, and which GOP it is of."""
+
+
 class Video:
     """A slice that is decoded when pictures of it are asked for. `pictures` is for one thread at a time."""
 
     def __init__(
         self,
-        data: memoryview,
+        data: SliceBytes,
         camera: CameraRecord,
         settings: PictureSettings,
         where: str,
@@ -40,6 +45,11 @@ class Video:
         self._frame_of_row = camera.frames()
         self._decoder: FrameDecoder | None = None
         self._recent = self._memory()
+
+    @property
+    def held_bytes(self) -> int:
+        """About the memory that the slice takes in all, an open decoder apart."""
+        return self._data.num_bytes + BYTES_A_FRAME * self._camera.num_frames
 
     @property
     def num_decoded(self) -> int:

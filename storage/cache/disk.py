@@ -146,6 +146,11 @@ class DiskCache:
             return True
         return False
 
+    def path(self, key: CacheKey, length: int) -> Path:
+        """Return the file of an entry, which begins with its bytes; the cache may remove it at any time."""
+        name = files.entry_name(key, length)
+        return self.folder / files.HOME / files.bucket_name(name) / name
+
     # -- Looking ---------------------------------------------------------------------------------------------------
 
     def _open(self) -> None:

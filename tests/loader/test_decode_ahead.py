@@ -509,8 +509,8 @@ def test_a_decoder_goes_on_from_where_it_stands(
     episodes: list[Episode] = []
 
     class Kept(Episode):
-        def __init__(self, *arguments: Any) -> None:
-            super().__init__(*arguments)
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
             episodes.append(self)
 
     monkeypatch.setattr(fetch, "Episode", Kept)

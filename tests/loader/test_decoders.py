@@ -28,6 +28,7 @@ from roboshard.loader.decoding.decode import decode_frames, open_decoder
 from roboshard.loader.decoding.pictures import Picture, copy_picture
 from roboshard.loader.decoding.rgb import RgbConverter
 from roboshard.loader.decoding.settings import PictureSettings
+from roboshard.loader.decoding.slice_bytes import InMemory
 from roboshard.shards import FormatError, ShardedDataset
 from roboshard.shards.gop import decode_cost, last_keyframe, mean_random_cost
 from roboshard.shards.schema import CameraRecord
@@ -121,7 +122,7 @@ def looks(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[int, str], Sli
 
 
 def open_slice(slot: Slice, settings: PictureSettings | None = None) -> PacketDecoder:
-    decoder = open_decoder(slot.data, slot.camera, settings or PictureSettings(), "here")
+    decoder = open_decoder(InMemory(slot.data), slot.camera, settings or PictureSettings(), "here")
     assert isinstance(decoder, PacketDecoder)
     return decoder
 
@@ -361,5 +362,5 @@ def test_a_slice_that_is_not_what_its_record_says_is_refused(
 
 def decode_first(data: memoryview, camera: CameraRecord) -> None:
     wanted = PictureSettings()
-    decoder = open_decoder(data, camera, wanted, "here")
+    decoder = open_decoder(InMemory(data), camera, wanted, "here")
     list(decode_frames(decoder, camera, [0], wanted, "here"))

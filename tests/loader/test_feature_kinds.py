@@ -29,6 +29,7 @@ from roboshard.loader.decoding.colors import reformatted
 from roboshard.loader.decoding.decode import open_decoder
 from roboshard.loader.decoding.depth import millimetres
 from roboshard.loader.decoding.settings import PictureSettings
+from roboshard.loader.decoding.slice_bytes import InMemory
 from roboshard.loader.meta import DatasetMeta
 from roboshard.loader.samples.rows import PictureKey, WindowedStep
 from roboshard.shards import FormatError, OptionError, ShardedDataset
@@ -385,7 +386,9 @@ def test_open_depth_decoders_have_no_threads_of_their_own(distant: tuple[Built, 
     (camera,) = data.record.cameras
     before = len(list(TASKS.iterdir()))
     settings, scale = PictureSettings(), DepthScale()
-    decoders = [open_decoder(data.videos[key], camera, settings, "here", scale) for _ in range(8)]
+    decoders = [
+        open_decoder(InMemory(data.videos[key]), camera, settings, "here", scale) for _ in range(8)
+    ]
     assert all(next(decoder.frames([3])).shape == (64, 70, 1) for decoder in decoders)
     assert len(list(TASKS.iterdir())) < before + len(decoders)
 

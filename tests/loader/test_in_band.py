@@ -17,6 +17,7 @@ from roboshard.loader.decoding.by_packets import PacketDecoder
 from roboshard.loader.decoding.decode import open_decoder
 from roboshard.loader.decoding.pictures import Picture, copy_picture
 from roboshard.loader.decoding.settings import PictureSettings
+from roboshard.loader.decoding.slice_bytes import InMemory
 
 Planes = NDArray[np.uint8]
 
@@ -60,7 +61,7 @@ def slots() -> dict[str, list[Slot]]:
 
 
 def frames_of(slot: Slot, wanted: PictureSettings) -> PacketDecoder:
-    decoder: Any = open_decoder(slot.data, slot.camera, wanted, "here")
+    decoder: Any = open_decoder(InMemory(slot.data), slot.camera, wanted, "here")
     assert isinstance(decoder, PacketDecoder)
     decoder._make = lambda frame: frame.to_ndarray()
     return decoder
@@ -129,10 +130,10 @@ def test_torchcodec_serves_only_slices_in_which_it_needs_no_sets_from_before(
 ) -> None:
     slot = slots[codec][list(MIXES).index(mix)]
     wanted, frames = PictureSettings(), range(slot.camera.num_frames)
-    by_packets = open_decoder(slot.data, slot.camera, wanted, "here")
+    by_packets = open_decoder(InMemory(slot.data), slot.camera, wanted, "here")
     expected = [rgb(picture) for picture in by_packets.frames(frames)]
     decode_with("torchcodec", monkeypatch)
-    decoder = open_decoder(slot.data, slot.camera, wanted, "here")
+    decoder = open_decoder(InMemory(slot.data), slot.camera, wanted, "here")
     for frame in [*frames[::-1], *frames]:
         (found,) = (rgb(picture) for picture in decoder.frames([frame]))
         assert np.array_equal(found, expected[frame]), frame

@@ -297,8 +297,8 @@ def test_no_more_episodes_stay_in_memory_than_the_pools(
     alive: weakref.WeakSet[Episode] = weakref.WeakSet()
 
     class Counted(Episode):
-        def __init__(self, *arguments: Any) -> None:
-            super().__init__(*arguments)
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
             alive.add(self)
 
     monkeypatch.setattr(fetch, "Episode", Counted)

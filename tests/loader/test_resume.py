@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from support.slowly import slowly
@@ -265,6 +266,83 @@ def test_a_state_with_several_worker_slots_is_refused_with_the_reason(
     with pytest.raises(OptionError, match=rf"max_workers, which was {slots}: .* with set_epoch"):
         loader.load_state_dict(state)
     assert loader.state_dict()["step"] == 0
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "step", "told"),
+    [
+        (8, 14, "at step 14 of 81 of epoch 1: 0 samples are repeated"),
+        (32, 4, "at step 4 of 21 of epoch 1: 16 samples are left out of it"),
+        (50, 2, "at step 2 of 13 of epoch 1: 12 samples are repeated"),
+    ],
+)
+def test_a_state_of_other_batches_goes_on_at_the_nearest_step(
+    pusht_shards: Path, batch_size: int, step: int, told: str
+) -> None:
+    state = rows(pusht_shards).state_at(41 + 7, world_size=1, batch_size=16)
+    loader = rows(pusht_shards, batch_size=batch_size)
+    with pytest.raises(OptionError, match="global_batch_size"):
+        loader.load_state_dict(state)
+    with pytest.warns(UserWarning, match=told):
+        loader.load_state_dict(state, strict=False)
+    assert (loader.epoch, loader.state_dict()["step"]) == (1, step)
+    reference = rows(pusht_shards)
+    reference.set_epoch(1)
+    assert flat(order_of(loader)) == flat(order_of(reference))[step * batch_size :]
+
+
+@pytest.mark.parametrize("name", ["uniform", "worker_slots", "mixture", "mixture_worker_slots"])
+def test_a_state_of_another_order_goes_on_as_far_into_its_epoch(
+    pusht_shards: Path, name: str
+) -> None:
+    _, state = fitting(pusht_shards, name)
+    urls = [(str(pusht_shards), 0.7), (str(pusht_shards), 0.3)]
+    where: Any = urls if name.startswith("mixture") else str(pusht_shards)
+    loader = make_loader(where, batch_size=8, cameras=[])
+    with pytest.warns(
+        UserWarning, match=rf"at step {2 * state['step']} of .* order is another one"
+    ):
+        loader.load_state_dict(state, strict=False)
+    assert loader.state_dict()["step"] == 2 * state["step"]
+    expected = make_loader(where, batch_size=8, cameras=[])
+    assert next(iter(loader))["index"].tolist() == order_of(expected)[2 * state["step"]]
+
+
+def test_a_state_that_fits_is_loaded_without_a_word_and_one_of_other_data_never(
+    pusht_shards: Path,
+) -> None:
+    loader = rows(pusht_shards)
+    state = loader.state_at(5, world_size=1, batch_size=16)
+    loader.load_state_dict(state, strict=False)
+    assert loader.state_dict() == state
+    for change in ({"fingerprint": "0" * 64}, {"version": 99}, {"step": "2"}, {"steps": 3}):
+        with pytest.raises(OptionError):
+            loader.load_state_dict(state | change, strict=False)
+    with pytest.raises(OptionError, match="other data"):
+        rows(pusht_shards, episodes=range(5)).load_state_dict(state, strict=False)
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_the_cursor_is_the_first_sample_of_each_lane_of_the_next_step(
+    pusht_shards: Path, world_size: int
+) -> None:
+    options: dict[str, Any] = {"batch_size": 12 // world_size, "max_world_size": 4}
+    options |= {"rank": world_size - 1, "world_size": world_size, "drop_last": True}
+    loader = rows(pusht_shards, **options)
+    index = ShardedDataset.open(str(pusht_shards)).index
+    for _ in range(2):
+        cursor = loader.cursor()
+        for batch in loader:
+            first = batch["index"][::3].tolist()
+            for lane, sample in zip(cursor, first, strict=True):
+                place = int(np.flatnonzero(index.episode_index == lane.episode_index)[0])
+                assert sample == int(index.length[:place].sum()) + lane.frame
+                assert lane.offset == int(index.offset[place])
+                assert lane.shard.endswith(f"shards/shard-{int(index.shard[place]):06d}.tar")
+            slots = [lane.rank_slot for lane in cursor]
+            assert slots == list(range(4))[(world_size - 1) * 2 :]
+            cursor = loader.cursor()
+        assert cursor == loader.cursor(), "after the last step, the next epoch's first one"
 
 
 def test_in_dataset_order_the_pool_does_not_matter(pusht_shards: Path) -> None:

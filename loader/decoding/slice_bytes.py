@@ -1,0 +1,85 @@
+"""The bytes of a slice, read where they lie when packets of it are wanted."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+from roboshard.common.errors import StorageError
+from roboshard.storage.stored import OpenFiles, StoredRange
+
+
+class SliceBytes(Protocol):
+    """The bytes of a slice. For any number of threads."""
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes that it holds in memory."""
+
+    def whole(self) -> memoryview:
+        """Return all of them."""
+
+    def part(self, begin: int, end: int) -> memoryview:
+        """Return the bytes from `begin` to `end`."""
+
+
+class InMemory:
+    """A slice that is held in memory."""
+
+    def __init__(self, data: memoryview) -> None:
+        """Hold the bytes."""
+        self._data = data
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes that it holds in memory."""
+        return len(self._data)
+
+    def whole(self) -> memoryview:
+        """Return all of them."""
+        return self._data
+
+    def part(self, begin: int, end: int) -> memoryview:
+        """Return the bytes from `begin` to `end`."""
+        return self._data[begin:end]
+
+
+class InFile:
+    """A slice that lies in a local file, and was verified there."""
+
+    num_bytes = 0
+
+    def __init__(
+        self,
+        files: OpenFiles,
+        stored: StoredRange,
+        where: str,
+        again: Callable[[], memoryview] | None,
+    ) -> None:
+        """Nothing is read yet.
+
+        Args:
+            files: What reads.
+            stored: Where the slice lies.
+            where: Names the slice in errors.
+            again: Fetches the slice anew where the file is no more, as a disk cache may remove its own; None: that
+                is an error.
+        """
+        self._files, self._stored, self._where, self._again = files, stored, where, again
+
+    def whole(self) -> memoryview:
+        """Return all of them."""
+        return self.part(0, self._stored.length)
+
+    def part(self, begin: int, end: int) -> memoryview:
+        """Return the bytes from `begin` to `end`.
+
+        Raises:
+            StorageError: The file cannot be read any more, or is shorter than it was.
+        """
+        try:
+            return memoryview(self._files.read(self._stored, begin, end))
+        except (OSError, EOFError) as error:
+            if self._again is not None:
+                return self._again()[begin:end]
+            raise StorageError(
+                f"{self._where}: cannot be read any more: {error}; the dataset was changed while it is loaded"
+            ) from error

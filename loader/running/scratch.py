@@ -1,0 +1,94 @@
+"""A folder of a loader for bytes of remote shards, where the user names none: shared by the workers of its rank.
+
+It goes with the loader. Of a process that was killed it stays, and the next loader of the same user removes it.
+"""
+
+import fcntl
+import os
+import shutil
+import stat
+import tempfile
+import weakref
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+from roboshard.common.errors import OptionError
+from roboshard.loader.job import LoadJob
+from roboshard.storage import is_local
+from roboshard.storage.cache import DiskCache
+
+PREFIX = "roboshard-scratch-"
+LOCK = "lock"
+CACHE = "cache"
+SHARE_OF_THE_DISK = 0.8
+"""Of what is free on it."""
+
+
+class ScratchFolder:
+    """A temporary folder that is removed when nobody holds this any more, and at the end of the process."""
+
+    def __init__(self) -> None:
+        """Make it, and remove those of processes that were killed.
+
+        Raises:
+            OSError: There is no place for temporary files.
+        """
+        parent = Path(tempfile.gettempdir())
+        _remove_left_over(parent)
+        folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
+        lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        self.cache = folder / CACHE
+        """Where bytes are kept."""
+        self.max_bytes = int(shutil.disk_usage(folder).free * SHARE_OF_THE_DISK)
+        """Of them."""
+        self.close = weakref.finalize(self, _remove, folder, lock, os.getpid())
+        """Remove it now."""
+
+
+def with_scratch(job: LoadJob) -> tuple[LoadJob, ScratchFolder | None]:
+    """Give remote datasets without a cache a scratch folder, if there are any; it goes with whoever holds it.
+
+    Where none can be made, what is read of them stays in memory.
+    """
+    datasets = [source.dataset for source in job.sources]
+    lacking = [not (is_local(it.root) or it.settings.cache) for it in datasets]
+    if not any(lacking):
+        return job, None
+    try:
+        scratch = ScratchFolder()
+        cache = DiskCache(scratch.cache, min(scratch.max_bytes, job.config.read.cache_bytes))
+    except (OSError, OptionError):
+        return job, None
+    sources = tuple(
+        replace(
+            source,
+            dataset=replace(source.dataset, settings=replace(source.dataset.settings, cache=cache)),
+        )
+        if lacks
+        else source
+        for source, lacks in zip(job.sources, lacking, strict=True)
+    )
+    return replace(job, sources=sources), scratch
+
+
+def _remove(folder: Path, lock: int, process: int) -> None:
+    if os.getpid() == process:  # a fork does not own it
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
+
+
+def _remove_left_over(parent: Path) -> None:
+    """Remove folders whose process has ended: the kernel has let go of their locks."""
+    for folder in parent.glob(f"{PREFIX}*"):
+        with suppress(OSError):
+            found = folder.lstat()
+            if found.st_uid != os.getuid() or not stat.S_ISDIR(found.st_mode):
+                continue
+            lock = os.open(folder / LOCK, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)
+            finally:
+                os.close(lock)

@@ -1,0 +1,91 @@
+"""Bytes that lie in a local file, and files that stay open to read them: a shard, or an entry of the disk cache."""
+
+import errno
+import os
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from threading import Lock
+
+MAX_OPEN_FILES = 64
+"""Of a process; a system lets it have 1,024, sockets and pipes among them."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRange:
+    """Some bytes of a local file, which were verified once."""
+
+    path: str
+    offset: int
+    length: int
+
+    def part(self, begin: int, length: int) -> "StoredRange":
+        """Return the range of `length` of these bytes, from `begin` on."""
+        return StoredRange(self.path, self.offset + begin, length)
+
+
+class OpenFiles:
+    """The files that were read last, open for reading; any number of threads may read at once."""
+
+    def __init__(self, most: int = MAX_OPEN_FILES) -> None:
+        """Nothing is opened before the first read; `most` files stay open."""
+        self._most = most
+        self._lock = Lock()
+        self._files: OrderedDict[str, _File] = OrderedDict()
+        self._known: dict[str, tuple[int, int, int, int]] = {}
+        """Path -> which file it was when it was opened first."""
+
+    def read(self, stored: StoredRange, begin: int, end: int) -> bytes:
+        """Return the bytes from `begin` to `end` of a range.
+
+        Raises:
+            OSError: The file is not there any more, another one is in its place, or it cannot be read.
+            EOFError: It is shorter than it was.
+        """
+        file = self._opened(stored.path)  # held here: another thread may drop it meanwhile
+        descriptor = file.descriptor
+        length, offset = end - begin, stored.offset + begin
+        data = os.pread(descriptor, length, offset)
+        while len(data) < length:
+            more = os.pread(descriptor, length - len(data), offset + len(data))
+            if not more:
+                raise EOFError(f"it ends at offset {offset + len(data)}")
+            data += more
+        return data
+
+    def close(self) -> None:
+        """Close the files; another read opens its own again."""
+        with self._lock:
+            self._files.clear()
+
+    def _opened(self, path: str) -> "_File":
+        with self._lock:
+            file = self._files.get(path)
+            if file is not None:
+                self._files.move_to_end(path)
+                return file
+        file = _File(path)
+        with self._lock:
+            if self._known.setdefault(path, file.identity) != file.identity:
+                del self._known[path]
+                raise OSError(errno.ESTALE, "another file is in its place", path)
+            self._files[path] = file
+            while len(self._files) > self._most:
+                self._files.popitem(last=False)
+        return file
+
+
+class _File:
+    """An open file, closed when nobody reads it any more."""
+
+    def __init__(self, path: str) -> None:
+        """Open it. A FIFO does not make this wait."""
+        self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        found = os.fstat(self.descriptor)
+        self.identity = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:
+        """Close it; as a program ends, modules may be gone before this is."""
+        descriptor = vars(self).pop("descriptor", None)  # None: it could not be opened
+        if descriptor is not None:
+            close(descriptor)

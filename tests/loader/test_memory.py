@@ -1,0 +1,240 @@
+"""Memory has a budget, whatever the pool: what does not fit is read again where it lies, for the same batches."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.batches import assert_same
+from support.lerobot_source import Camera, Source, build
+from support.remote_loading import digests, small_loader
+from support.servers.range_server import RangeServer
+from support.slowly import slowly
+
+from roboshard.converter import ConvertConfig, convert
+from roboshard.loader import Loader, make_loader
+from roboshard.loader.decoding.kept import KeptDecoders
+from roboshard.loader.running.scratch import PREFIX, ScratchFolder
+from roboshard.shards import ShardedDataset, StorageError
+from roboshard.storage.stored import OpenFiles, StoredRange
+
+pytest_plugins = ["support.servers.fixtures"]
+
+TOP = "observation.images.top"
+TINY = 1 << 16
+LENGTHS = (40, 31, 52, 45, 38, 60, 33, 41)
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Episodes whose keyframes are far apart, so that decoders stay open in a sweep."""
+    folder = tmp_path_factory.mktemp("memory")
+    cameras = (Camera(key=TOP, gop=30, size=(32, 48)),)
+    build(folder / "source", Source(lengths=LENGTHS, cameras=cameras))
+    convert(
+        ConvertConfig(source=str(folder / "source"), destination=str(folder / "shards"), workers=1)
+    )
+    return folder / "shards"
+
+
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The system's folder for temporary files."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
+
+
+def load(root: Path | str, **options: Any) -> Loader:
+    return make_loader(str(root), **({"batch_size": 8, "seed": 3} | options))
+
+
+# -- The budget ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:.* frames are decoded for every frame used")
+@pytest.mark.parametrize("num_workers", [0, slowly(2)])
+@pytest.mark.parametrize("frame_order", ["uniform", "sweep"])
+def test_a_tiny_budget_gives_the_same_batches(
+    shards: Path, frame_order: str, num_workers: int
+) -> None:
+    options: dict[str, Any] = {"frame_order": frame_order}
+    loader = load(shards, memory_bytes=TINY, num_workers=num_workers, **options)
+    most = 0
+    for one, other in zip(loader, load(shards, **options), strict=True):
+        assert_same([one], [other])
+        most = max(most, loader.stats().resident_bytes)
+    stats = loader.stats()
+    loader.close()
+    assert 0 < most <= TINY * max(1, num_workers)  # what a step needs stays in any case
+    assert stats.episodes_evicted > 0
+    assert 0 < stats.episodes_read_again < stats.episodes_read
+
+
+def test_what_fits_is_read_once(shards: Path) -> None:
+    loader = load(shards)
+    list(loader)
+    stats = loader.stats()
+    assert stats.episodes_read == len(LENGTHS)
+    assert stats.episodes_evicted == stats.episodes_read_again == 0
+
+
+def test_video_stays_in_its_file(shards: Path) -> None:
+    loader = load(shards, pool_episodes=len(LENGTHS))
+    most = max(loader.stats().resident_bytes for _ in loader)
+    rows = sum(LENGTHS) * 200
+    assert 0 < most < rows < ShardedDataset.open(str(shards)).index.size.sum() / 2
+
+
+def test_a_shard_that_is_replaced_while_it_is_loaded_is_an_error(
+    shards: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "shards"
+    shutil.copytree(shards, root)
+    loader = load(root, batch_size=1, pool_episodes=len(LENGTHS))
+    batches = iter(loader)
+    for _ in range(sum(LENGTHS) // 2):  # all episodes have been read
+        next(batches)
+    (shard,) = (root / "shards").glob("*.tar")
+    os.truncate(shard, 1000)
+    with pytest.raises(StorageError, match=rf"(?s){shard.name}, episode .* camera .* was changed"):
+        list(batches)
+
+
+class Decoder:
+    """Holds what it is told to."""
+
+    def __init__(self, held_bytes: int) -> None:
+        self.held_bytes = held_bytes
+
+    def let_go(self) -> None:
+        self.held_bytes = 0
+
+
+def test_decoders_that_were_used_longest_ago_are_let_go_of() -> None:
+    kept, decoders = KeptDecoders(30), [Decoder(10) for _ in range(5)]
+    for decoder in (*decoders[:3], decoders[0]):
+        kept.take(decoder)
+        kept.give_back(decoder)
+    in_use = decoders[1]
+    kept.take(in_use)
+    for decoder in decoders[3:]:
+        kept.give_back(decoder)
+    assert [decoder.held_bytes for decoder in decoders] == [10, 10, 0, 10, 10]
+    assert kept.num_bytes == 30
+    kept.give_back(in_use)
+    assert [decoder.held_bytes for decoder in decoders] == [0, 10, 0, 10, 10]
+
+
+def test_what_a_decoder_held_that_is_no_more_is_free_again() -> None:
+    kept, left = KeptDecoders(20), Decoder(10)
+    kept.give_back(Decoder(20))
+    kept.give_back(left)
+    kept.give_back(again := Decoder(10))
+    assert (left.held_bytes, again.held_bytes, kept.num_bytes) == (10, 10, 20)
+
+
+# -- Files -----------------------------------------------------------------------------------------------------
+
+
+def test_files_stay_open_up_to_a_number_and_are_known_again(tmp_path: Path) -> None:
+    files = OpenFiles(most=2)
+    stored = []
+    for number in range(4):
+        path = tmp_path / str(number)
+        path.write_bytes(bytes([number]) * 10)
+        stored.append(StoredRange(str(path), 2, 6))
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(2):
+        for number, place in enumerate(stored):
+            assert files.read(place, 1, 5) == bytes([number]) * 4
+    assert len(os.listdir("/proc/self/fd")) == before + 2
+    other = tmp_path / "other"
+    other.write_bytes(bytes(10))
+    other.replace(stored[0].path)
+    with pytest.raises(OSError, match="another file is in its place"):
+        files.read(stored[0], 0, 1)
+    with pytest.raises(EOFError, match="ends at offset 10"):
+        files.read(stored[3], 0, 12)
+    files.close()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+# -- Remote shards ---------------------------------------------------------------------------------------------
+
+
+def data_bytes(server: RangeServer) -> int:
+    """Asked of shards."""
+    total = 0
+    for request in server.requests:
+        if request.path.endswith(".tar") and request.range:
+            first, last = request.range.removeprefix("bytes=").split("-")
+            total += int(last) + 1 - int(first)
+    return total
+
+
+@pytest.fixture
+def http(range_server: RangeServer, arm_shards: Path) -> RangeServer:
+    range_server.serve(arm_shards)
+    return range_server
+
+
+@pytest.mark.parametrize("num_workers", [0, slowly(3)])
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+def test_each_byte_comes_once_over_the_network_and_its_folder_goes_with_the_loader(
+    http: RangeServer, arm_shards: Path, temporary: Path, num_workers: int
+) -> None:
+    options: dict[str, Any] = {"memory_bytes": TINY, "num_workers": num_workers}
+    options |= {"pool_episodes": 64}
+    loader = small_loader(http.url, **options)
+    expected = small_loader(str(arm_shards), pool_episodes=64)
+    needed = int(ShardedDataset.open(str(arm_shards)).index.size.sum())
+    for _ in range(2):
+        assert digests(loader) == digests(expected)
+    assert needed <= data_bytes(http) <= 1.1 * needed
+    stats = loader.stats()
+    assert stats.episodes_read_again > 0
+    assert stats.cached_bytes_read > 0
+    assert len(list(temporary.glob(f"{PREFIX}*"))) == 1
+    loader.close()
+    del loader
+    assert not list(temporary.glob(f"{PREFIX}*"))
+
+
+def test_what_a_cache_has_removed_is_fetched_again(
+    http: RangeServer, arm_shards: Path, tmp_path: Path
+) -> None:
+    cache = tmp_path / "cache"
+    loader = small_loader(http.url, cache_dir=cache, pool_episodes=64)
+    found = []
+    for batch in loader:
+        found += digests([batch])
+        for entry in (cache / "roboshard-cache").glob("???/*[0-9]"):  # not what is being written
+            entry.unlink(missing_ok=True)
+    assert found == digests(small_loader(str(arm_shards), pool_episodes=64))
+
+
+def test_the_folder_of_a_process_that_was_killed_is_removed_by_the_next_one(
+    temporary: Path,
+) -> None:
+    program = (
+        "import os, signal, sys, tempfile; tempfile.tempdir = sys.argv[1];"
+        "from roboshard.loader.running.scratch import ScratchFolder; kept = ScratchFolder();"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    subprocess.run([sys.executable, "-c", program, str(temporary)], check=False)
+    (left,) = temporary.glob(f"{PREFIX}*")
+    mine = ScratchFolder()
+    other = ScratchFolder()
+    assert not left.exists()
+    assert len(list(temporary.glob(f"{PREFIX}*"))) == 2, "those in use stay"
+    mine.close()
+    other.close()
+    assert not list(temporary.iterdir())
