@@ -15,6 +15,7 @@ from roboshard.loader.decoding.settings import PictureSettings
 from roboshard.loader.decoding.slice_bytes import InMemory, SliceBytes
 from roboshard.loader.episodes.columns import Column, TensorColumn, empty_column, make_column
 from roboshard.loader.episodes.images import ImageFiles, make_images
+from roboshard.loader.episodes.spill import SpillStore
 from roboshard.loader.episodes.video import Video
 from roboshard.shards.features import (
     ROW_DTYPES,
@@ -66,10 +67,12 @@ class Episode:
         *,
         membership: Membership = PLAIN,
         slices: SliceOpener | None = None,
+        spill: SpillStore | None = None,
     ) -> None:
         """Parse the rows of a fetched episode, of which nothing else is kept but what lies in no file.
 
-        `slices` opens those that lie in a file. Raises FormatError naming shard, episode and feature.
+        `slices` opens those that lie in a file; images of the rows go to `spill`. Raises FormatError naming
+        shard, episode and feature.
         """
         self.length = data.record.length
         self.position = -1
@@ -126,7 +129,9 @@ class Episode:
             for camera in data.record.cameras
             if camera.key in data.videos
         }
-        self.held_bytes = table.nbytes + sum(video.held_bytes for video in self._videos.values())
+        spilled = 0 if spill is None else sum(own.keep_in(spill) for own in self._images.values())
+        videos = sum(video.held_bytes for video in self._videos.values())
+        self.held_bytes = max(0, table.nbytes - spilled) + videos
         """About the memory that it takes, open decoders apart."""
 
     def _slice(self, data: EpisodeData, key: str, slices: SliceOpener | None) -> SliceBytes:

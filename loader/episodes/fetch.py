@@ -20,6 +20,7 @@ from roboshard.loader.decoding.slice_bytes import InFile, SliceBytes
 from roboshard.loader.episodes.episode import Episode
 from roboshard.loader.episodes.read_ahead import ReadAhead
 from roboshard.loader.episodes.resident import ResidentEpisodes
+from roboshard.loader.episodes.spill import SpillStore
 from roboshard.loader.order.plan import Draw
 from roboshard.loader.sources import Source
 from roboshard.loader.stats import Counter
@@ -68,6 +69,7 @@ class EpisodePool:
         self._counter = counter
         self._resident = ResidentEpisodes(most, max_bytes, counter)
         self._files = OpenFiles()
+        self._spill = SpillStore()
         self._damaged: set[int] = set()  # positions
         self._told: set[int] = set()
         """Positions of episodes with frames that cannot be decoded, of which users were told."""
@@ -182,6 +184,7 @@ class EpisodePool:
             slices=partial(
                 self._open_slice, position, is_local=storage.is_local(source.dataset.root)
             ),
+            spill=self._spill,
         )
         episode.position = position
         episode.last_row = int(episodes.first_row[place] + episodes.num_rows[place]) - 1

@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from roboshard.common.errors import FormatError
 from roboshard.loader.episodes.columns import stored, unreadable
+from roboshard.loader.episodes.spill import SpillStore
 from roboshard.shards.features import Spec, depth_factor, is_depth, picture_shape
 from roboshard.shards.images import Pixels, check_image, most_pixels, read_image
 from roboshard.shards.missing import Mask, missing_rows
@@ -29,6 +30,12 @@ class ImageFiles:
         self._lock = Lock()
         self.missing = missing
         """(rows,) Which rows have no image; None: all have one."""
+
+    def keep_in(self, store: SpillStore) -> int:
+        """Keep large files in a store instead of memory, and return how many bytes that freed."""
+        before = self._files
+        self._files = store.keep(before)
+        return 0 if self._files is before else sum(len(file or b"") for file in before)
 
     def pixels(self, row: int) -> Pixels:
         """Return the picture of a row.

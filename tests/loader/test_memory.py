@@ -9,7 +9,9 @@ import sys
 import tempfile
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
+import numpy as np
 import pytest
 from support.batches import assert_same
 from support.lerobot_source import Camera, Source, build
@@ -20,6 +22,8 @@ from support.slowly import slowly
 from roboshard.converter import ConvertConfig, convert
 from roboshard.loader import Loader, make_loader
 from roboshard.loader.decoding.kept import KeptDecoders
+from roboshard.loader.episodes import spill
+from roboshard.loader.episodes.spill import SpillStore
 from roboshard.loader.running.scratch import PREFIX, ScratchFolder
 from roboshard.shards import ShardedDataset, StorageError
 from roboshard.storage.stored import OpenFiles, StoredRange
@@ -238,3 +242,42 @@ def test_the_folder_of_a_process_that_was_killed_is_removed_by_the_next_one(
     mine.close()
     other.close()
     assert not list(temporary.iterdir())
+
+
+# -- Images of rows --------------------------------------------------------------------------------------------
+
+
+def test_a_store_gives_back_what_it_was_given_and_uses_its_room_again() -> None:
+    store, random = SpillStore(), np.random.default_rng(0)
+
+    def files(number: int) -> list[bytes | None]:
+        return [None if row % 7 == 3 else random.bytes(9000 + 100 * number) for row in range(20)]
+
+    given = [files(number) for number in range(6)]
+    kept = [store.keep(own) for own in given]
+    length = store.num_bytes
+    for _ in range(5):
+        del given[1:4], kept[1:4]
+        given += [files(number) for number in (3, 1, 2)]
+        kept += [store.keep(own) for own in given[3:]]
+        assert [list(own) for own in kept] == given
+    assert length > 0
+    assert store.num_bytes < 2 * length
+    few: list[bytes | None] = [b"few", None]
+    assert store.keep(few) is few
+
+
+def test_images_of_rows_are_no_memory_of_a_pool(tmp_path: Path) -> None:
+    still = "observation.images.still"
+    source = Source(lengths=(20, 20, 20), image_keys=(still,), cameras=())
+    build(tmp_path / "source", source)
+    root = str(tmp_path / "shards")
+    convert(ConvertConfig(source=str(tmp_path / "source"), destination=root, workers=1))
+    with patch.object(spill, "SMALL_BYTES", 0):
+        loader = load(root, pool_episodes=3)
+        most = max(loader.stats().resident_bytes for _ in loader)
+        spilled = list(load(root, memory_bytes=TINY))
+    with patch.object(spill, "SMALL_BYTES", 1 << 40):
+        held = load(root, pool_episodes=3)
+        assert 2 * most < max(held.stats().resident_bytes for _ in held)
+        assert_same(spilled, load(root))
