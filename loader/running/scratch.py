@@ -36,9 +36,7 @@ class ScratchFolder:
         """
         parent = Path(tempfile.gettempdir())
         _remove_left_over(parent)
-        folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
-        lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        folder, lock = _locked_folder(parent)
         self.cache = folder / CACHE
         """Where bytes are kept."""
         self.max_bytes = int(shutil.disk_usage(folder).free * SHARE_OF_THE_DISK)
@@ -71,6 +69,17 @@ def with_scratch(job: LoadJob) -> tuple[LoadJob, ScratchFolder | None]:
         for source, lacks in zip(job.sources, lacking, strict=True)
     )
     return replace(job, sources=sources), scratch
+
+
+def _locked_folder(parent: Path) -> tuple[Path, int]:
+    """A new folder, and the lock of it, which says that its process lives."""
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
+        lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if os.fstat(lock).st_nlink:
+            return folder, lock
+        os.close(lock)  # another loader found it before it was locked, and has removed it
 
 
 def _remove(folder: Path, lock: int, process: int) -> None:

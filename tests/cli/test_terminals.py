@@ -30,7 +30,12 @@ def shell(
 
 
 @pytest.mark.parametrize(
-    "environment", [{"PYTHONIOENCODING": "ascii"}, {"PYTHONIOENCODING": "latin-1"}], ids=str
+    "environment",
+    [
+        {"PYTHONIOENCODING": "ascii"},
+        pytest.param({"PYTHONIOENCODING": "latin-1"}, marks=pytest.mark.slow),
+    ],
+    ids=str,
 )
 def test_every_command_prints_what_the_terminal_can_show(
     pusht_source: Path, pusht_shards: Path, tmp_path: Path, environment: dict[str, str]
@@ -98,7 +103,14 @@ def test_a_full_disk_behind_the_output_is_an_error(pusht_shards: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("environment", [{}, {"NO_COLOR": "1"}, {"TERM": "dumb"}], ids=str)
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {},
+        *(pytest.param(it, marks=pytest.mark.slow) for it in ({"NO_COLOR": "1"}, {"TERM": "dumb"})),
+    ],
+    ids=str,
+)
 def test_logs_hold_no_control_sequences(
     pusht_source: Path, pusht_shards: Path, tmp_path: Path, environment: dict[str, str]
 ) -> None:

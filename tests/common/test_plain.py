@@ -6,6 +6,7 @@ import io
 import json
 import re
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -30,24 +31,22 @@ HOSTILE = (
 UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 
+WITH_CONSOLES = (
+    *("run", "convert", "upload", "verify", "inspect"),
+    *("preview", "export", "rebuild", "doctor", "findings", "main"),
+)
+
+
 @pytest.fixture
 def terminal(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
     """What both streams of a command show on a terminal without colours: then rich itself sends no escape."""
     shown = io.StringIO()
+    # Imported before any is patched: they import the consoles by name, and would keep patched ones.
+    modules = [import_module(f"roboshard.cli.{module}") for module in WITH_CONSOLES]
     for name in ("out", "err"):
         console = Console(file=shown, highlight=False, width=200, color_system=None)
-        for module in (
-            "run",
-            "convert",
-            "upload",
-            "verify",
-            "inspect",
-            "preview",
-            "export",
-            "rebuild",
-            "main",
-        ):
-            monkeypatch.setattr(f"roboshard.cli.{module}.{name}", console, raising=False)
+        for module in modules:
+            monkeypatch.setattr(module, name, console, raising=False)
     assert run.out.file is shown
     return shown
 
