@@ -10,7 +10,7 @@ from pathlib import Path
 
 from roboshard.common import interrupts
 from roboshard.common.errors import StorageError
-from roboshard.storage.locks import lock
+from roboshard.storage.held_folder import make_held_folder
 
 WORK_PREFIX = "roboshard-shards-"
 
@@ -24,11 +24,7 @@ def work_folder(base: str | None) -> Iterator[Path]:
     root = Path(base or tempfile.gettempdir())
     try:
         root.mkdir(parents=True, exist_ok=True)
-        for left in root.glob(f"{WORK_PREFIX}*"):
-            _remove_unless_held(left)
-        folder = Path(tempfile.mkdtemp(prefix=WORK_PREFIX, dir=root))
-        descriptor = os.open(folder, os.O_RDONLY)
-        lock(descriptor, shared=True)
+        folder, descriptor = make_held_folder(root, WORK_PREFIX)
     except OSError as error:
         raise StorageError(
             f"{root}: no folder for shards can be made there: {error.strerror}"
@@ -39,16 +35,4 @@ def work_folder(base: str | None) -> Iterator[Path]:
             yield folder
     finally:
         remove()
-        os.close(descriptor)
-
-
-def _remove_unless_held(folder: Path) -> None:
-    try:
-        descriptor = os.open(folder, os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY)
-    except OSError:
-        return
-    try:
-        if os.fstat(descriptor).st_uid == os.getuid() and lock(descriptor, wait=False):
-            shutil.rmtree(folder, ignore_errors=True)
-    finally:
         os.close(descriptor)

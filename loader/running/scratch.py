@@ -3,13 +3,10 @@
 It goes with the loader. Of a process that was killed it stays, and the next loader of the same user removes it.
 """
 
-import fcntl
 import os
 import shutil
-import stat
 import tempfile
 import weakref
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,9 +14,9 @@ from roboshard.common.errors import OptionError
 from roboshard.loader.job import LoadJob
 from roboshard.storage import is_local
 from roboshard.storage.cache import DiskCache
+from roboshard.storage.held_folder import make_held_folder
 
 PREFIX = "roboshard-scratch-"
-LOCK = "lock"
 CACHE = "cache"
 SHARE_OF_THE_DISK = 0.8
 """Of what is free on it."""
@@ -34,14 +31,12 @@ class ScratchFolder:
         Raises:
             OSError: There is no place for temporary files.
         """
-        parent = Path(tempfile.gettempdir())
-        _remove_left_over(parent)
-        folder, lock = _locked_folder(parent)
+        folder, descriptor = make_held_folder(Path(tempfile.gettempdir()), PREFIX)
         self.cache = folder / CACHE
         """Where bytes are kept."""
         self.max_bytes = int(shutil.disk_usage(folder).free * SHARE_OF_THE_DISK)
         """Of them."""
-        self.close = weakref.finalize(self, _remove, folder, lock, os.getpid())
+        self.close = weakref.finalize(self, _remove, folder, descriptor, os.getpid())
         """Remove it now."""
 
 
@@ -71,33 +66,7 @@ def with_scratch(job: LoadJob) -> tuple[LoadJob, ScratchFolder | None]:
     return replace(job, sources=sources), scratch
 
 
-def _locked_folder(parent: Path) -> tuple[Path, int]:
-    """A new folder, and the lock of it, which says that its process lives."""
-    while True:
-        folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
-        lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if os.fstat(lock).st_nlink:
-            return folder, lock
-        os.close(lock)  # another loader found it before it was locked, and has removed it
-
-
-def _remove(folder: Path, lock: int, process: int) -> None:
+def _remove(folder: Path, descriptor: int, process: int) -> None:
     if os.getpid() == process:  # a fork does not own it
         shutil.rmtree(folder, ignore_errors=True)
-        os.close(lock)
-
-
-def _remove_left_over(parent: Path) -> None:
-    """Remove folders whose process has ended: the kernel has let go of their locks."""
-    for folder in parent.glob(f"{PREFIX}*"):
-        with suppress(OSError):
-            found = folder.lstat()
-            if found.st_uid != os.getuid() or not stat.S_ISDIR(found.st_mode):
-                continue
-            lock = os.open(folder / LOCK, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(folder, ignore_errors=True)
-            finally:
-                os.close(lock)
+        os.close(descriptor)
