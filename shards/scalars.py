@@ -7,6 +7,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from roboshard.shards.features import FLOAT_DTYPES, SCALAR_DTYPES
+from roboshard.shards.missing import is_list
 
 
 def scalars(column: pa.ChunkedArray) -> NDArray[Any] | None:
@@ -15,7 +16,7 @@ def scalars(column: pa.ChunkedArray) -> NDArray[Any] | None:
     Whole numbers stay such; where there are rows without a value, they are NaN among float64. A list of one
     number is a number, as in datasets that store features of shape (1,) so.
     """
-    while _is_list(column.type):
+    while is_list(column.type):
         column = _without_lists(column)
         if column is None:
             return None
@@ -33,7 +34,7 @@ def scalars(column: pa.ChunkedArray) -> NDArray[Any] | None:
 
 def is_number_type(kind: pa.DataType) -> bool:
     """Whether `scalars` may find numbers in a column of this type."""
-    while _is_list(kind):
+    while is_list(kind):
         kind = kind.value_type
     return bool(
         pa.types.is_integer(kind)
@@ -71,13 +72,15 @@ def as_declared(values: NDArray[Any], dtype: str) -> NDArray[Any]:
 
 def value_problem(column: pa.ChunkedArray, dtype: str) -> str | None:
     """Return why values cannot be loaded as a feature of numbers or strings; None: they can. Nulls are no problem."""
-    while _is_list(column.type) and dtype != "string":
-        column = pa.chunked_array([column.combine_chunks().flatten()])
     kind = column.type
     if dtype == "string":
         return f"strings are stored as {kind}" if pa.types.is_nested(kind) else None
+    while is_list(kind):
+        kind = kind.value_type
     if pa.types.is_null(kind) or _is_safe(kind, dtype):
         return None
+    while is_list(column.type):
+        column = pa.chunked_array([column.combine_chunks().flatten()])
     try:
         as_declared(column.drop_null().to_numpy(), dtype)
     except ValueError as error:
@@ -99,12 +102,6 @@ def _fit_int64(values: NDArray[Any]) -> NDArray[np.bool_]:
     wide = values.astype(np.float64)
     in_range = (wide >= -(2.0**63)) & (wide < 2.0**63)  # false for NaN
     return np.asarray(in_range & (wide == np.trunc(wide)))
-
-
-def _is_list(kind: pa.DataType) -> bool:
-    return bool(
-        pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-    )
 
 
 def _without_lists(column: pa.ChunkedArray) -> pa.ChunkedArray | None:

@@ -18,6 +18,7 @@ from roboshard.storage.api import WritableStore
 from roboshard.storage.content import StoredFile, Upload
 from roboshard.storage.files import TEMPORARY_SUFFIX, remove_file, write_atomic
 from roboshard.storage.retry import READING, AttemptError, RetryPolicy, explained
+from roboshard.storage.stored import read_up_to
 from roboshard.storage.urls import local_path, redacted
 
 
@@ -54,14 +55,10 @@ class LocalStore(WritableStore):
                 raise DamageError(
                     f"{url}: ends {length - available} bytes before offset {offset + length}"
                 )
-            chunks = []
-            while length > 0:
-                chunk = os.pread(descriptor, length, offset)
-                if not chunk:
-                    raise DamageError(f"{url}: ended at offset {offset} while it was read")
-                chunks.append(chunk)
-                offset, length = offset + len(chunk), length - len(chunk)
-        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+            data = read_up_to(descriptor, offset, length)
+        if len(data) < length:
+            raise DamageError(f"{url}: ended at offset {offset + len(data)} while it was read")
+        return data
 
     def files(self, *, policy: RetryPolicy = READING) -> dict[str, StoredFile]:  # noqa: ARG002
         """Every regular file under the folder; a link to one counts, hidden files do not."""

@@ -24,6 +24,18 @@ class StoredRange:
         return StoredRange(self.path, self.offset + begin, length)
 
 
+def read_up_to(descriptor: int, offset: int, length: int) -> bytes:
+    """Return `length` bytes of an open file from `offset`, fewer only where it ends before.
+
+    One call of the system may bring fewer than there are.
+    """
+    chunks = []
+    while length > 0 and (chunk := os.pread(descriptor, length, offset)):
+        chunks.append(chunk)
+        offset, length = offset + len(chunk), length - len(chunk)
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
 class OpenFiles:
     """The files that were read last, open for reading; any number of threads may read at once."""
 
@@ -45,12 +57,9 @@ class OpenFiles:
         file = self._opened(stored.path)  # held here: another thread may drop it meanwhile
         descriptor = file.descriptor
         length, offset = end - begin, stored.offset + begin
-        data = os.pread(descriptor, length, offset)
-        while len(data) < length:
-            more = os.pread(descriptor, length - len(data), offset + len(data))
-            if not more:
-                raise EOFError(f"it ends at offset {offset + len(data)}")
-            data += more
+        data = read_up_to(descriptor, offset, length)
+        if len(data) < length:
+            raise EOFError(f"it ends at offset {offset + len(data)}")
         return data
 
     def close(self) -> None:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from roboshard.common.errors import FormatError
 from roboshard.loader.decoding.codec import FORGETTING, Codec, Kind
-from roboshard.loader.decoding.kept import FRAMES_HELD
+from roboshard.loader.decoding.kept import bytes_held
 from roboshard.loader.decoding.parameter_sets import NO_SETS, Start, starts_of_gops
 from roboshard.loader.decoding.pictures import Picture
 from roboshard.loader.decoding.settings import PictureSettings
@@ -100,8 +100,7 @@ class PacketDecoder:
     @property
     def held_bytes(self) -> int:
         """About what it holds open between two visits; 0: nothing."""
-        camera = self._camera
-        return 0 if self._codec is None else FRAMES_HELD * camera.width * camera.height * 3 // 2
+        return 0 if self._codec is None else bytes_held(self._camera)
 
     def let_go(self) -> None:
         """Close what is open; the next frame begins at a keyframe."""

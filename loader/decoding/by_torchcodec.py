@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from roboshard.common.errors import FormatError
-from roboshard.loader.decoding.kept import FRAMES_HELD
+from roboshard.loader.decoding.kept import bytes_held
 from roboshard.loader.decoding.parameter_sets import starts_of_gops
 from roboshard.loader.decoding.pictures import Picture
 from roboshard.loader.decoding.settings import PictureSettings
@@ -41,9 +41,8 @@ class TorchcodecDecoder:
 
     @property
     def held_bytes(self) -> int:
-        """About what it holds open between two visits, the slice and memory of the GPU; 0: nothing."""
-        pictures = FRAMES_HELD * self._camera.width * self._camera.height * 3 // 2
-        return 0 if self._decoder is None else pictures
+        """About what its pictures take between two visits, the slice itself apart; 0: nothing."""
+        return 0 if self._decoder is None else bytes_held(self._camera)
 
     def let_go(self) -> None:
         """Close the decoder; the next frame begins at a keyframe."""

@@ -5,8 +5,15 @@ from collections import OrderedDict
 from threading import Lock
 from typing import Protocol
 
+from roboshard.shards.schema import CameraRecord
+
 FRAMES_HELD = 12
 """Pictures that an open decoder is counted as: those that others refer to, and those in flight."""
+
+
+def bytes_held(camera: CameraRecord) -> int:
+    """Return about what the pictures take that an open decoder of a camera's slice holds."""
+    return FRAMES_HELD * camera.width * camera.height * 3 // 2  # 8 bits, 4:2:0
 
 
 class Keeps(Protocol):

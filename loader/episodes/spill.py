@@ -9,6 +9,8 @@ from itertools import accumulate
 from threading import Lock
 from typing import overload
 
+from roboshard.storage.stored import read_up_to
+
 SMALL_BYTES = 1 << 16
 """Of the images of an episode: fewer are not worth a file."""
 
@@ -37,7 +39,7 @@ class SpilledFiles(Sequence[bytes | None]):
         if not self._is_there[row]:
             return None
         begin, end = self._ends[row], self._ends[row + 1]
-        data = os.pread(self._descriptor, end - begin, begin)
+        data = read_up_to(self._descriptor, begin, end - begin)
         if len(data) != end - begin:
             raise OSError("a temporary file of this process is shorter than it was")
         return data
