@@ -134,11 +134,17 @@ class ReadAhead:
 
     def _work(self) -> None:
         while (task := self._tasks.get()) is not None and not self._closed:
-            try:
-                self._read(task)
-            except BaseException as error:  # noqa: BLE001 - of whatever kind, it is the takers'
-                for request in task:
-                    _settle(request.future, error)
+            self._carry_out(task)
+            # A thread that waits holds nothing: an error of this task holds its taker's frames, and
+            # with them whoever would end the thread.
+            del task
+
+    def _carry_out(self, task: Sequence[_Request]) -> None:
+        try:
+            self._read(task)
+        except BaseException as error:  # noqa: BLE001 - of whatever kind, it is the takers'
+            for request in task:
+                _settle(request.future, error)
 
     def _read(self, task: Sequence[_Request]) -> None:
         """Read neighbours and hand each one over as it comes."""

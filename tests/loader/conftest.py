@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -14,8 +13,6 @@ from support.batches import threads_left
 from support.lerobot_source import Camera, Source, build
 
 from roboshard.converter import ConvertConfig, convert
-from roboshard.loader import Loader
-from roboshard.loader.map_style import MapDataset
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -26,7 +23,7 @@ def one_torch_thread() -> None:
 
 @pytest.fixture
 def no_threads_before() -> None:
-    """For tests that count threads: those of loaders that earlier tests had do not count.
+    """For tests that count threads: none is there of loaders that earlier tests had.
 
     Where such a loader raised an error, a frame of its traceback may keep it until the garbage
     collector comes by.
@@ -35,16 +32,10 @@ def no_threads_before() -> None:
         if hasattr(sys, name):
             delattr(sys, name)
     gc.collect()
-    if threads_left():  # hypothesis holds on to what its last example had
-        for each in gc.get_objects():
-            if type(each) in (Loader, MapDataset):  # isinstance asks lazy modules too
-                each.close()
-    until = time.monotonic() + 5
+    until = time.monotonic() + 10
     while threads_left() and time.monotonic() < until:
         time.sleep(0.05)
-    for thread in threading.enumerate():
-        if thread.name.startswith("roboshard-"):
-            thread.name = f"earlier-{thread.name}"
+    assert not threads_left(), "a loader of an earlier test is still there"
 
 
 @pytest.fixture(scope="session")

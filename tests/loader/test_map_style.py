@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import multiprocessing
 import pickle
+import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,10 +13,11 @@ from typing import Any
 
 import pytest
 import torch
+from support.batches import threads_left
 from torch.utils.data import DataLoader
 
 from roboshard.loader import MapDataset, make_loader, open_dataset
-from roboshard.shards import OptionError
+from roboshard.shards import DamageError, OptionError
 
 pytestmark = pytest.mark.usefixtures("no_threads_before")
 
@@ -145,6 +147,25 @@ def test_a_copy_and_a_closed_dataset_start_anew(dataset: MapDataset, samples: li
         thread.name for thread in threading.enumerate() if thread.name.startswith("roboshard")
     ]
     assert_same(dataset[5], samples[5])
+
+
+def test_a_dataset_that_raised_an_error_goes_with_its_threads(
+    pusht_shards: Path, tmp_path: Path
+) -> None:
+    """An error holds the frames that it came through, and they the dataset: nothing else may."""
+    root = tmp_path / "damaged"
+    shutil.copytree(pusht_shards, root)
+    for shard in root.glob("shards/*.tar"):
+        shard.write_bytes(bytes(len(shard.read_bytes())))
+
+    def fail() -> None:
+        dataset = open_dataset(str(root))
+        with pytest.raises(DamageError):
+            dataset[0]
+
+    fail()
+    gc.collect()
+    assert not threads_left()
 
 
 def test_it_may_be_used_in_a_child_after_a_fork(dataset: MapDataset, samples: list[Sample]) -> None:
