@@ -66,7 +66,7 @@ class Destination(Protocol):
 
     @property
     def shown(self) -> Path | str:
-        """The same for reports and messages, without credentials."""
+        """The destination's folder or URL for reports and messages, without credentials."""
 
     def prepared(self, part: range | None) -> AbstractContextManager[None]:
         """Hold the place until the end; withdraw dataset.json.

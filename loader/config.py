@@ -150,7 +150,7 @@ class ReadConfig:
     cache_bytes: int = 100 * 10**9
     """It never holds more than this."""
     memory_bytes: int = 2 << 30
-    """Of episodes in memory, over all workers of a rank."""
+    """Bytes that episodes may take in memory, over all workers of a rank."""
     retry_s: float = 120.0
     """How long a remote read is tried again, in seconds without a new byte, before it is an error."""
     on_error: OnError = "raise"

@@ -23,9 +23,9 @@ LOCAL_READING = (2, 128 << 20)
 REMOTE_READING = (16, 512 << 20)
 
 KEPT_FRACTION = 0.5
-"""Of the memory that episodes may take: decoders that stay open between two visits of their slices."""
+"""Share of `memory_bytes` for decoders that stay open between two visits of their slices."""
 READING_FRACTION = 0.25
-"""Of the same: what is read ahead at the most, beside the rest."""
+"""Share of `memory_bytes` that is read ahead at the most, beside the rest."""
 
 MAX_LOOK_BACK = 32
 """Pictures kept of each slice for the windows of coming steps; of wider windows none are."""

@@ -36,7 +36,7 @@ class LoaderStats:
     episodes_evicted: int = 0
     """Dropped from memory while they might still be needed, because `memory_bytes` were taken."""
     episodes_read_again: int = 0
-    """Of those read, the ones that had been dropped so."""
+    """Episodes read that had been dropped for lack of room before."""
     frames_used: int = 0
     """Video frames in samples, repeats included."""
     frames_requested: int = 0

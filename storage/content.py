@@ -34,7 +34,7 @@ class Upload:
     content: Content
     """A local file, or bytes."""
     sha256: str | None = None
-    """Of the content, where the caller has taken it."""
+    """SHA-256 of the content, where the caller has computed it."""
 
     @property
     def size(self) -> int:

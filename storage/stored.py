@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from threading import Lock
 
 MAX_OPEN_FILES = 64
-"""Of a process; a system lets it have 1,024, sockets and pipes among them."""
+"""Files that a process keeps open; a system lets it have 1,024, sockets and pipes among them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from roboshard.loader.decoding.codec import Codecs
 from roboshard.loader.decoding.kept import KeptDecoders
 
 MAX_KEPT_BYTES = 1 << 30
-"""Of decoders that are kept open, where nobody says how many."""
+"""Bytes that open decoders may take where nobody says how many."""
 
 
 @dataclass(frozen=True, kw_only=True)

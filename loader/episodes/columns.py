@@ -47,7 +47,7 @@ class TensorColumn:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of all values, the rows first."""
+        """Shape of all values, the rows first."""
         return self._values.shape
 
     def take(self, rows: NDArray[np.int64]) -> NDArray[Any]:

@@ -24,7 +24,7 @@ class ResidentEpisodes:
         self._held: OrderedDict[int, Episode] = OrderedDict()
         self._num_bytes = 0
         self._in_use: WeakValueDictionary[int, Episode] = WeakValueDictionary()
-        """Those that were dropped, by their positions, as long as coming steps hold them."""
+        """Episodes that were dropped, by their positions, as long as coming steps hold them."""
         self._dropped: set[int] = set()
         """Positions of those that there was no room for: read again, they count as such."""
 

@@ -12,7 +12,7 @@ from typing import overload
 from roboshard.storage.stored import read_up_to
 
 SMALL_BYTES = 1 << 16
-"""Of the images of an episode: fewer are not worth a file."""
+"""Bytes of an episode's images below which a file is not worth it."""
 
 
 class SpilledFiles(Sequence[bytes | None]):
@@ -55,7 +55,7 @@ class SpillStore:
         self._free: list[tuple[int, int]] = []
         """(offset, length) of what may be written over, by offset; no two of them touch."""
         self._released: deque[tuple[int, int]] = deque()
-        """The same of what was released since."""
+        """(offset, length) of what was released since, in any order."""
         self._end = 0
 
     @property

@@ -19,7 +19,7 @@ from roboshard.storage.held_folder import make_held_folder
 PREFIX = "roboshard-scratch-"
 CACHE = "cache"
 SHARE_OF_THE_DISK = 0.8
-"""Of what is free on it."""
+"""Share of what is free on a disk that a scratch folder may fill."""
 
 
 class ScratchFolder:
@@ -35,9 +35,9 @@ class ScratchFolder:
         self.cache = folder / CACHE
         """Where bytes are kept."""
         self.max_bytes = int(shutil.disk_usage(folder).free * SHARE_OF_THE_DISK)
-        """Of them."""
+        """How many bytes `cache` may hold."""
         self.close = weakref.finalize(self, _remove, folder, descriptor, os.getpid())
-        """Remove it now."""
+        """Remove the folder now; at the latest it goes with this object."""
 
 
 def with_scratch(job: LoadJob) -> tuple[LoadJob, ScratchFolder | None]:
