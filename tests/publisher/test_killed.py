@@ -92,10 +92,12 @@ def test_each_moment_once(pusht_shards: Path, other_shards: Path, local_hub: Loc
 def test_a_repository_whose_upload_is_killed(pusht_shards: Path, local_hub: LocalHub) -> None:
     repository = f"me/killed-{hashlib.sha1(b'repository').hexdigest()[:6]}"
     command = ("upload-shards", pusht_shards, f"hf://datasets/{repository}", "--no-card")
+    local_hub.configure(latency_s=0.5)  # the commit is seen here before its reply is there
     process = start(*command, **local_hub.environment)
     assert kill_when(
         process, lambda: any("/commit/" in request.path for request in local_hub.requests)
     )
+    local_hub.configure(latency_s=0)
     finish(start(*command, **local_hub.environment))
     there = {path: entry["size"] for path, entry in local_hub.dataset_files(repository).items()}
     assert there == {path: (pusht_shards / path).stat().st_size for path in hashes(pusht_shards)}
