@@ -70,7 +70,7 @@ def frames_at(stream: Any, packets: Packets, times: IntArray) -> Iterator[av.Vid
             frame = early.pop(int(times[given]))
             if frame.is_corrupt:
                 raise SourceError(
-                    f"the frame at {float(times[given] * stream.time_base):.6f} s is damaged"
+                    f"the frame at {float(times[given] * packets.time_base):.6f} s is damaged"
                 )
             yield frame
             given += 1
@@ -78,7 +78,7 @@ def frames_at(stream: Any, packets: Packets, times: IntArray) -> Iterator[av.Vid
             break
     if given < len(times):
         raise SourceError(
-            f"the frame at {float(times[given] * stream.time_base):.6f} s cannot be decoded"
+            f"the frame at {float(times[given] * packets.time_base):.6f} s cannot be decoded"
         )
 
 

@@ -1,5 +1,10 @@
 """Where decoding can start, by the first bits of a packet; apart from any video library."""
 
+from collections.abc import Iterator
+
+_AV1_FRAME_HEADERS = (3, 6)
+"""Kinds of units that begin with a frame's header: a frame header, and a frame; AV1 6.2.2."""
+
 
 def is_h264_random_access(data: memoryview, extradata: bytes) -> bool:
     """Whether a packet that is flagged as a keyframe is an IDR picture.
@@ -32,26 +37,35 @@ def has_av1_frame_types(extradata: bytes) -> bool:
 
 def is_av1_keyframe(data: memoryview, flagged: bool) -> bool:
     """Whether the frame that a packet shows is a key frame, as FFmpeg's parser finds it; AV1 5.3.2, 5.9.2."""
-    position = 0
     try:
-        while position < len(data):
-            header = data[position]
-            kind, extended = header >> 3 & 15, header >> 2 & 1
-            enhancement = extended and data[position + 1] >> 3 & 3
-            position += 1 + extended
-            size = len(data) - position
-            if header & 2:
-                size, position = _leb128(data, position)
-            if (
-                kind in (3, 6) and not enhancement
-            ):  # a frame's header; show_existing_frame, frame_type, show_frame
-                begin = data[position] >> 4
+        for kind, start, _ in av1_units(data):
+            if kind in _AV1_FRAME_HEADERS:
+                begin = data[start] >> 4  # show_existing_frame, frame_type, show_frame
                 if begin & 0b1001:
                     return begin == 0b0001
-            position += size
     except IndexError:
         pass  # cut short: decoders will say so
     return flagged
+
+
+def av1_units(packet: memoryview) -> Iterator[tuple[int, int, int]]:
+    """Yield (kind, start, end) of the open bitstream units of a packet, but for those of enhancement layers; AV1 5.3.
+
+    Raises:
+        IndexError: The packet is cut short.
+    """
+    position = 0
+    while position < len(packet):
+        header = packet[position]
+        extended = header >> 2 & 1
+        is_enhancement = extended and packet[position + 1] >> 3 & 3
+        position += 1 + extended
+        size = len(packet) - position
+        if header & 2:
+            size, position = _leb128(packet, position)
+        if not is_enhancement:
+            yield header >> 3 & 15, position, position + size
+        position += size
 
 
 def _leb128(data: memoryview, position: int) -> tuple[int, int]:

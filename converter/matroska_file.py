@@ -1,9 +1,8 @@
 """A slice as a Matroska file: packets written block by block, and read back by FFmpeg."""
 
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from fractions import Fraction
-from itertools import chain
 from typing import Any
 
 import av
@@ -12,6 +11,7 @@ import numpy as np
 from roboshard.common.errors import SourceError
 from roboshard.converter.copying import CannotHoldError, SliceCopy, check_parameters
 from roboshard.converter.packets import IntArray, Packets
+from roboshard.converter.pictures import decoded, decoder_of
 from roboshard.converter.side_data import beside
 from roboshard.shards.matroska import NS_PER_S, block_of, read_matroska, rounded_ticks
 from roboshard.shards.matroska_track import Coding, Stream, codings, track_entry
@@ -31,7 +31,7 @@ def matroska_copy(source: Any, packets: Packets) -> SliceCopy:
     """
     if (what := beside(packets.coded, source)) is not None:
         raise CannotHoldError(f"a Matroska slice cannot hold what its packets come with: {what}")
-    time_base, start = Fraction(source.time_base), int(packets.pts.min())
+    time_base, start = packets.time_base, int(packets.pts.min())
     scale_ns = _scale_of(packets.pts - start, time_base)
     ticks = rounded_ticks(packets.pts - start, time_base, scale_ns)
     if len(np.unique(ticks)) != len(ticks):
@@ -133,33 +133,14 @@ def _check_copied(
     )
     if not same:
         raise SourceError("the copied packets do not read back as they are in the source")
-    if first != _first_picture(_decoder(source), packets.coded):
+    if first != _first_picture(decoder_of(source), packets.coded):
         raise SourceError("its first picture would be another one in a Matroska slice")
 
 
 def _first_picture(decoder: Any, packets: Iterable[Any]) -> tuple[object, ...] | None:
     """Return what a decoder makes of the first packets; None: nothing."""
-    frame = next(_decoded(decoder, packets), None)
+    frame = next(decoded(decoder, packets), None)
     if frame is None:
         return None
     levels = frame.reformat(format=_COMPARED).to_ndarray()
     return frame.format.name, frame.width, frame.height, levels.tobytes()
-
-
-def _decoded(decoder: Any, packets: Iterable[Any]) -> Iterator[av.VideoFrame]:
-    decoder.thread_count = 1
-    for packet in chain(packets, (None,)):
-        yield from decoder.decode(packet)
-
-
-def _decoder(source: Any) -> Any:
-    """Return a decoder for the packets of a stream, whose own one must not learn from them."""
-    theirs = source.codec_context
-    decoder: Any = av.CodecContext.create(theirs.codec.name, "r")
-    decoder.extradata = theirs.extradata
-    decoder.codec_tag = theirs.codec_tag
-    decoder.width, decoder.height = theirs.width, theirs.height
-    decoder.bits_per_coded_sample = theirs.bits_per_coded_sample
-    if theirs.pix_fmt:
-        decoder.pix_fmt = theirs.pix_fmt
-    return decoder

@@ -21,15 +21,14 @@ def mp4_copy(source: Any, packets: Packets) -> SliceCopy:
         SourceError: The file does not hold what was put into it.
         av.FFmpegError: The file cannot be read back.
     """
-    time_base = Fraction(source.time_base)
     _check_framing(source.codec_context)
     try:
         data = _mux(source, packets)
     except av.FFmpegError as error:
         raise CannotHoldError(f"an MP4 slice cannot hold it: {error.strerror}") from error
-    copy_time_base = _check_copied(data, packets, time_base)
+    copy_time_base = _check_copied(data, packets)
     _check_stream(data, source, copy_time_base)
-    scale = time_base / copy_time_base
+    scale = packets.time_base / copy_time_base
     start = int(packets.dts[0])
     return SliceCopy(data=data, time_base=copy_time_base, start=start, factor=scale.numerator)
 
@@ -43,7 +42,7 @@ def _check_framing(context: Any) -> None:
 
 def _mux(source: Any, packets: Packets) -> bytes:
     buffer = io.BytesIO()
-    time_base, start = Fraction(source.time_base), packets.dts[0]
+    time_base, start = packets.time_base, packets.dts[0]
     # Without an edit list: readers disagree on what one hides. Times then start at the decoder's delay.
     options = {"fflags": "+bitexact", "use_editlist": "0"}
     with av.open(buffer, "w", format="mp4", options=options) as output:
@@ -78,7 +77,7 @@ def _without_flags(coded: "av.Packet[Any]", time_base: Fraction) -> "av.Packet[A
     return packet
 
 
-def _check_copied(data: bytes, packets: Packets, time_base: Fraction) -> Fraction:
+def _check_copied(data: bytes, packets: Packets) -> Fraction:
     """Return the time base of a file that holds exactly these packets: payloads, times, keyframes.
 
     Its tables say all that a demuxer would.
@@ -87,9 +86,9 @@ def _check_copied(data: bytes, packets: Packets, time_base: Fraction) -> Fractio
         tables = read_sample_tables(data)
     except ValueError as error:
         raise SourceError(f"the slice does not read back: {error}") from error
-    scale = time_base * tables.timescale
+    scale = packets.time_base * tables.timescale
     if scale.denominator != 1:
-        raise CannotHoldError(f"an MP4 slice cannot hold its time base of {time_base} s")
+        raise CannotHoldError(f"an MP4 slice cannot hold its time base of {packets.time_base} s")
     payload = b"".join(packets.coded)
     sizes = np.array([packet.size for packet in packets.coded], dtype=np.int64)
     start, first = packets.dts[0], int(tables.offsets[0])

@@ -1,6 +1,7 @@
 """Coded pictures of a video as arrays and packets."""
 
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 import av
@@ -13,8 +14,10 @@ BoolArray = NDArray[np.bool_]
 
 @dataclass(frozen=True, kw_only=True)
 class Packets:
-    """Coded pictures in decode order, times in ticks of their stream's time base; each of shape (num_packets,)."""
+    """Coded pictures in decode order, times in ticks; each array of shape (num_packets,)."""
 
+    time_base: Fraction
+    """Seconds per tick, of the source that the packets were demuxed from."""
     pts: IntArray
     dts: IntArray
     is_keyframe: BoolArray
@@ -33,6 +36,7 @@ class Packets:
     def take(self, positions: IntArray) -> "Packets":
         """Some of them."""
         return Packets(
+            time_base=self.time_base,
             pts=self.pts[positions],
             dts=self.dts[positions],
             is_keyframe=self.is_keyframe[positions],

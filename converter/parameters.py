@@ -17,23 +17,25 @@ from roboshard.common.errors import SourceError
 from roboshard.converter.open_video import open_video
 from roboshard.converter.packets import Packets
 from roboshard.converter.parameter_sets import LENGTH_AT, ParameterSets
+from roboshard.converter.pictures import REMEDY, PictureParameters
 from roboshard.converter.side_data import NewParameters
 
 _SAME_IN_A_SLICE = ("width", "height", "pix_fmt")
-_REMEDY = "convert it with --video reencode, and --size if pictures are of several sizes"
 
 
 class Parameters:
     """Finds the parameters of slices of one file. Episodes are cheapest in the order in which they lie there."""
 
-    def __init__(self, path: Path, stream: Any) -> None:
-        """`stream` is the file's video stream, opened elsewhere, which serves slices that need nothing else."""
+    def __init__(self, path: Path, stream: Any, first: Any) -> None:
+        """`stream` is the file's video stream, opened elsewhere, which serves slices that need nothing else; `first`
+        is its first packet."""
         self._path = path
         self._stream = stream
         self._codec = str(stream.codec_context.codec.canonical_name)
         self._header = ParameterSets.of_header(
             self._codec, bytes(stream.codec_context.extradata or b"")
         )
+        self._pictures = PictureParameters(stream, first)
         self._coming: Iterator[tuple[Any, bytes | None]] | None = None
         self._container: Any = None
         self._next: Any = None
@@ -44,39 +46,48 @@ class Parameters:
     def close(self) -> None:
         """Close what was opened."""
         self._stop()
+        self._pictures.close()
         for container, _ in self._probed.values():
             container.close()
         self._probed.clear()
 
-    def of(self, packets: Packets) -> Any:
+    def of(self, packets: Packets, *, to_copy: bool = True) -> Any:
         """Return a stream whose parameters are those of the slice that these packets make.
+
+        Args:
+            packets: Those of the slice, in decode order.
+            to_copy: They become a file. Otherwise a decoder goes through them, and sees what changes.
 
         Raises:
             SourceError: They change within the slice so that a copy cannot keep them.
             av.FFmpegError: The packets cannot be looked at.
         """
         if self._header is None:
-            if any(header is not None for header in packets.headers[1:]):
-                raise SourceError(
-                    f"its decoder configuration changes within the episode: {_REMEDY}"
-                )
-            return self._stream
+            if to_copy and any(header is not None for header in packets.headers[1:]):
+                raise SourceError(f"its decoder configuration changes within the episode: {REMEDY}")
+            return self._pictures.of(packets, to_copy=to_copy)
         sets = self._before(int(packets.dts[0])).copy()
         if self._next is not None:
             _describe(sets, self._header_of_next)  # the same packet, read from the file's start on
         sets.see(memoryview(packets.coded[0]))
-        at_start, changes = sets.copy(), list[int]()
-        for i, packet in enumerate(packets.coded[1:], start=1):
-            if _describe(sets, packets.headers[i]):
-                raise SourceError(
-                    f"its decoder configuration changes within the episode, in the file's header: {_REMEDY}"
-                )
-            if sets.see(memoryview(packet)):
-                changes.append(i)
-                self._check_change(at_start, packets.coded[0], sets, packet)
+        at_start = sets.copy()
+        changes = to_copy and self._change(sets, packets)
         if not changes and at_start.by_name == self._header.by_name:
             return self._stream
         return self._with_sets(at_start, packets.coded if changes else packets.coded[:1])
+
+    def _change(self, sets: ParameterSets, packets: Packets) -> bool:
+        """Whether packets after the first one bring new sets. Raises SourceError where a copy cannot have them."""
+        at_start, changes = sets.copy(), False
+        for packet, header in zip(packets.coded[1:], packets.headers[1:], strict=True):
+            if _describe(sets, header):
+                raise SourceError(
+                    f"its decoder configuration changes within the episode, in the file's header: {REMEDY}"
+                )
+            if sets.see(memoryview(packet)):
+                changes = True
+                self._check_change(at_start, packets.coded[0], sets, packet)
+        return changes
 
     def probed(self, packets: Packets) -> Any:
         """Return a stream with the file's own header, and otherwise what FFmpeg makes of these packets alone."""
@@ -94,7 +105,7 @@ class Parameters:
             if getattr(one, name) != getattr(other, name):
                 raise SourceError(
                     f"its {name} changes within the episode, from {getattr(one, name)} to {getattr(other, name)}: "
-                    f"{_REMEDY}"
+                    f"{REMEDY}"
                 )
 
     def _with_sets(self, sets: ParameterSets, coded: list[Any]) -> Any:

@@ -4,7 +4,7 @@ They are the frames that a copy would show, and are shown when those are: rows k
 a row shows is there once. Nothing else is.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -34,30 +34,20 @@ def reencode(
     Raises:
         SourceError: a row without a frame within tolerance, or a frame that cannot be decoded or encoded.
     """
-    context = video.stream.codec_context
-    reason = why_copied({}, context.pix_fmt)
-    if reason is not None:
-        raise SourceError(
-            f"{reason}, unlike in other files of this camera: leave the camera out of --cameras"
-        )
-    height, width = video.shown_size
-    size = encoding.size or (height, width)
-    if size[0] > height or size[1] > width:
-        raise SourceError(
-            f"its pictures are smaller than in other files of this camera, {height} {width} (height, width), and not "
-            f"enlarged to {size[0]} {size[1]}: choose a smaller --size"
-        )
     try:
         packets, shown = video.select(rows)
+        stream = video.decodable_stream(packets, of_one_size=encoding.size is None)
+        size = encoding.size or video.shown_size(stream)
         times, frames = np.unique(shown, return_inverse=True)
         clip = Clip(
             ticks=times - times[0],
             time_base=video.time_base,
             fps=rows.fps,
-            like=context,
+            like=stream.codec_context,
             turns=video.turns,
         )
-        data = encode(frames_at(video.stream_of(packets), packets, times), clip, encoding)
+        frames_shown = frames_at(stream, packets, times)
+        data = encode(_checked(frames_shown, size, video.turns), clip, encoding)
         ticks, keyframes, time_base = _read_back(data, clip, encoding)
     except (av.FFmpegError, ValueError) as error:
         if isinstance(error, RoboshardError):
@@ -79,6 +69,25 @@ def reencode(
         rows=row_runs(frames.tolist()),
     )
     return VideoSlice(data=data, camera=camera)
+
+
+def _checked(
+    frames: Iterator[av.VideoFrame], size: tuple[int, int], turns: int
+) -> Iterator[av.VideoFrame]:
+    """Pass on frames that can be encoded at this size. Raises SourceError at one that cannot."""
+    for frame in frames:
+        reason = why_copied({}, frame.format.name)
+        if reason is not None:
+            raise SourceError(
+                f"{reason}, unlike in other files of this camera: leave the camera out of --cameras"
+            )
+        height, width = (frame.width, frame.height) if turns % 2 else (frame.height, frame.width)
+        if size[0] > height or size[1] > width:
+            raise SourceError(
+                f"its pictures are smaller than in other files or episodes of this camera, {height} {width} "
+                f"(height, width), and not enlarged to {size[0]} {size[1]}: choose a smaller --size"
+            )
+        yield frame
 
 
 def _read_back(data: bytes, clip: Clip, encoding: Encoding) -> tuple[IntArray, IntArray, Fraction]:
@@ -178,7 +187,7 @@ def _look_at(
                     ) from error
                 continue
             context = video.stream.codec_context
-            found = context.pix_fmt, video.shown_size
+            found = context.pix_fmt, video.shown_size()
             video.close()
             return found
         raise OptionError("no episode is chosen")

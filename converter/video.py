@@ -63,7 +63,7 @@ class VideoFile:
         self._first_dts = first_dts
         self._codec = str(context.codec.canonical_name)
         self._extradata = bytes(context.extradata or b"")
-        self._parameters = Parameters(self._path, self._stream)
+        self._parameters = Parameters(self._path, self._stream, first)
         self._new_parameters = NewParameters(self._path, self._container, self._stream)
         self._reads_frame_types = self._codec == "av1" and has_av1_frame_types(self._extradata)
         if (
@@ -107,9 +107,19 @@ class VideoFile:
             with suppress(av.FFmpegError, ValueError):
                 yield self._parameters.probed(packets)
 
-    def stream_of(self, packets: Packets) -> Any:
-        """A stream with the codec parameters of selected packets, which may not be those of the file's start."""
-        return self._parameters.of(packets)
+    def decodable_stream(self, packets: Packets, *, of_one_size: bool) -> Any:
+        """Return a stream whose decoder can begin with selected packets.
+
+        Its codec parameters are those in force there, which may not be those of the file's start.
+
+        Args:
+            packets: As `select` returns them.
+            of_one_size: Pictures must not change within them. Otherwise whoever decodes sees to that.
+
+        Raises:
+            SourceError: They change all the same.
+        """
+        return self._parameters.of(packets, to_copy=of_one_size)
 
     @property
     def time_base(self) -> Fraction:
@@ -121,10 +131,9 @@ class VideoFile:
         """Quarter turns, counterclockwise, by which its pictures are turned before they are shown: 0 to 3."""
         return rotation_of(self._path)
 
-    @property
-    def shown_size(self) -> tuple[int, int]:
-        """(height, width) of its pictures as they are shown."""
-        context = self._stream.codec_context
+    def shown_size(self, stream: Any = None) -> tuple[int, int]:
+        """(height, width) of pictures as they are shown: of a stream of some packets, or of the file's first ones."""
+        context = (self._stream if stream is None else stream).codec_context
         size = (context.height, context.width)
         return size[::-1] if self.turns % 2 else size
 
@@ -183,6 +192,7 @@ class VideoFile:
             coded.append(packet)
         columns = np.array(facts, dtype=np.int64).reshape(-1, 4).T
         return Packets(
+            time_base=self._time_base,
             pts=columns[0],
             dts=columns[1] if self._has_decode_times else decode_times(columns[0]),
             is_keyframe=columns[2] != 0,

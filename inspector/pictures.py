@@ -107,15 +107,13 @@ def compare_pictures(camera: CameraRecord, data: bytes, original: Original, plac
     video, encoding = original.video, original.encoding
     packets, shown = video.select(original.rows)
     times, first_rows = np.unique(shown, return_index=True)
+    stream = video.decodable_stream(packets, of_one_size=encoding.size is None)
     if distances(camera.keyframes, camera.num_frames).max() > encoding.gop:
         place.report(
             f"keyframes are more than {encoding.gop} frames apart, the conversion's gop",
             CONVERT_AGAIN,
         )
-    theirs = (
-        _luma(fitted(frame, encoding.size))
-        for frame in frames_at(video.stream_of(packets), packets, times)
-    )
+    theirs = (_luma(fitted(frame, encoding.size)) for frame in frames_at(stream, packets, times))
     ours = _Slice(data, camera)
     frames, keyframes, findings = camera.frames(), set(camera.keyframes), Findings()
     before: Luma | None = None
