@@ -123,12 +123,13 @@ def _check_copied(
         check_parameters(source, copy, "a Matroska", expected)
         found = [packet for packet in container.demux(copy) if packet.size]
         first = _first_picture(copy.codec_context, found)
+    keyframes = set(np.flatnonzero(packets.is_keyframe).tolist())
     payloads = [bytes(packet) for packet in packets.coded]
-    same = (
+    same = (  # FFmpeg takes some pictures for keyframes that are none (H.263), but misses none
         [bytes(packet) for packet in found] == payloads
         and [file.packet(data, i) for i in range(len(packets))] == payloads
         and [packet.pts for packet in found] == ticks.tolist() == file.tables.pts.tolist()
-        and [packet.is_keyframe for packet in found] == packets.is_keyframe.tolist()
+        and keyframes <= {i for i, packet in enumerate(found) if packet.is_keyframe}
         and np.array_equal(file.tables.is_sync, packets.is_keyframe)
     )
     if not same:

@@ -7,6 +7,7 @@ Apart from any video library.
 
 from collections.abc import Callable, Iterator
 
+from roboshard.converter.bits import Bits
 from roboshard.converter.keyframes import av1_units
 
 _AV1_SEQUENCE_HEADER = 1
@@ -39,7 +40,7 @@ def _vp8(packet: memoryview, _: bytes | None) -> bytes | None:
 
 def _vp9(packet: memoryview, before: bytes | None) -> bytes | None:
     """VP9 bitstream specification 6.2, 7.2: key frames say it, and others where they have a size of their own."""
-    bits = _Bits(packet)
+    bits = Bits(packet)
     bits.read(2)
     profile = bits.read(1) | bits.read(1) << 1
     if profile == 3:
@@ -64,7 +65,7 @@ def _vp9(packet: memoryview, before: bytes | None) -> bytes | None:
     return None if before is None else before[:-_VP9_SIZE_BYTES] + _vp9_size(bits)
 
 
-def _vp9_samples(bits: "_Bits", profile: int) -> int:
+def _vp9_samples(bits: Bits, profile: int) -> int:
     """color_config(), as one number."""
     deep = bits.read(1) if profile >= 2 else 0
     space = bits.read(3)
@@ -74,7 +75,7 @@ def _vp9_samples(bits: "_Bits", profile: int) -> int:
     return deep << 7 | space << 4 | full << 3 | subsampling
 
 
-def _vp9_size(bits: "_Bits") -> bytes:
+def _vp9_size(bits: Bits) -> bytes:
     """frame_size(): width and height, less one."""
     return bits.read(32).to_bytes(_VP9_SIZE_BYTES, "big")
 
@@ -139,21 +140,6 @@ def _field(packet: memoryview, start: int, end: int) -> bytes:
     if end > len(packet):
         raise IndexError(end)
     return bytes(packet[start:end])
-
-
-class _Bits:
-    """The first bits of a packet, one after the other. Raises IndexError after the last."""
-
-    def __init__(self, packet: memoryview, num_bytes: int = 32) -> None:
-        self._left = 8 * min(len(packet), num_bytes)
-        self._value = int.from_bytes(packet[:num_bytes], "big")
-
-    def read(self, count: int) -> int:
-        """The next bits as a number."""
-        self._left -= count
-        if self._left < 0:
-            raise IndexError("it ends before that")
-        return self._value >> self._left & (1 << count) - 1
 
 
 _READERS: dict[str, Callable[[memoryview, bytes | None], bytes | None]] = {

@@ -21,7 +21,7 @@ from roboshard.converter.decode_times import MAX_REORDERED, decode_times
 from roboshard.converter.keyframes import (
     has_av1_frame_types,
     is_av1_keyframe,
-    is_h264_random_access,
+    keyframe_check,
 )
 from roboshard.converter.open_video import open_video, rotation_of
 from roboshard.converter.packets import IntArray, Packets, lowest_later
@@ -63,6 +63,7 @@ class VideoFile:
         self._first_dts = first_dts
         self._codec = str(context.codec.canonical_name)
         self._extradata = bytes(context.extradata or b"")
+        self._check_keyframe = keyframe_check(self._codec, self._extradata)
         self._parameters = Parameters(self._path, self._stream, first)
         self._new_parameters = NewParameters(self._path, self._container, self._stream)
         self._reads_frame_types = self._codec == "av1" and has_av1_frame_types(self._extradata)
@@ -185,8 +186,8 @@ class VideoFile:
             is_keyframe = packet.is_keyframe
             if self._reads_frame_types:
                 is_keyframe = is_av1_keyframe(memoryview(packet), is_keyframe)
-            if is_keyframe and self._codec == "h264":
-                is_keyframe = is_h264_random_access(memoryview(packet), self._extradata)
+            if is_keyframe and self._check_keyframe is not None:
+                is_keyframe = self._check_keyframe(memoryview(packet))
             facts.append((pts, dts, is_keyframe, packet.is_discard))
             headers.append(self._new_parameters.of(packet))
             coded.append(packet)

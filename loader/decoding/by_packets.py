@@ -70,6 +70,7 @@ class PacketDecoder:
         """Frame -> its packet."""
         self._frame_of = _numbers(np.argsort(tables.as_shown))
         """Packet -> its frame, which decoders pass on as its time: two packets may have one time."""
+        self._is_keyframe = tables.is_sync.tobytes()
         self._gops = Gops(packets, camera)
         self._keeps_codec = mean_random_cost(camera.keyframes, camera.num_frames) > CHEAP_TO_BEGIN
         self._codec: Codec | None = None
@@ -191,7 +192,8 @@ class PacketDecoder:
         data: memoryview | bytes = self._packet(at)
         if self._lead:
             data, self._lead = self._lead + bytes(data), b""
-        self._ready.extend(codec.feed(data, self._frame_of[at], at))
+        is_keyframe = self._is_keyframe[at] != 0
+        self._ready.extend(codec.feed(data, self._frame_of[at], at, is_keyframe=is_keyframe))
         self._next_packet += 1
 
     def _packet(self, at: int) -> memoryview:

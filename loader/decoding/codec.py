@@ -32,10 +32,14 @@ class Codec:
             self._context: Any = container.streams.video[0].codec_context
         self._context.thread_count = 1  # FFmpeg starts one per CPU otherwise
 
-    def feed(self, data: memoryview | bytes, pts: int, dts: int) -> list[VideoFrame]:
+    def feed(
+        self, data: memoryview | bytes, pts: int, dts: int, *, is_keyframe: bool
+    ) -> list[VideoFrame]:
         """Decode a packet; the frames that are complete, in the order in which they are shown."""
         packet: Any = av.Packet(cast(bytes, data))  # any buffer will do
         packet.pts, packet.dts = pts, dts
+        # A PNG picture that is not said to be a keyframe is taken for a difference to the last one.
+        packet.is_keyframe = is_keyframe
         frames: list[VideoFrame] = self._context.decode(packet)
         return frames
 

@@ -43,6 +43,7 @@ IN_MATROSKA = (
     Video(encoder="rawvideo", pix_fmt="rgb24", extension="mov"),
     Video(encoder="rawvideo", pix_fmt="uyvy422", extension="avi"),
     Video(encoder="utvideo", extension="avi"),
+    Video(encoder="h263p", extension="avi", gop=4),
     Video(
         encoder="dnxhd",
         pix_fmt="yuv422p",
@@ -59,6 +60,7 @@ IN_MP4 = (
     *(FFV1 if MP4_HOLDS_FFV1 else ()),
     Video(encoder="mjpeg", pix_fmt="yuvj422p", extension="mov"),
     Video(encoder="mpeg4", extension="avi", gop=5),
+    Video(encoder="png", pix_fmt="rgb24", extension="mov"),
 )
 """Of the sources in other containers, those that an MP4 slice holds all the same."""
 
