@@ -166,8 +166,8 @@ class VideoFile:
 
     def _read_window(self, seek_to: int, last: int) -> Packets:
         """Packets in decode order from the keyframe before `seek_to` until none can show a frame up to `last`."""
-        if self._container.format.name == "avi":
-            seek_to = max(seek_to, self._first_dts)  # its demuxer refuses to go further back
+        if self._container.format.name in ("avi", "flv"):
+            seek_to = max(seek_to, self._first_dts)  # their demuxers refuse to go further back
         self._container.seek(seek_to, stream=self._stream, backward=True, any_frame=False)
         coded: list[av.Packet[Any]] = []
         facts: list[tuple[int, int, bool, bool]] = []
