@@ -22,11 +22,6 @@ PARENT_POLL_S = 0.5
 Result = TypeVar("Result")
 
 
-def default_workers() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def run_tasks(
     task: Callable[[ShardSpec, OnEpisode], Result],
     specs: Iterable[ShardSpec],

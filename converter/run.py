@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from roboshard import storage
 from roboshard.common import jsonio
+from roboshard.common.cores import usable_cores
 from roboshard.common.errors import MissingError, OptionError, SourceError
 from roboshard.common.interrupts import check, interruptible
 from roboshard.common.progress import Progress
@@ -36,7 +37,7 @@ from roboshard.converter.encoding import Encoding, encoded_features
 from roboshard.converter.open_destination import open_destination
 from roboshard.converter.open_source import check_capacity, open_source, read_source
 from roboshard.converter.plan import plan_shards, shuffle_episodes
-from roboshard.converter.pool import default_workers, run_tasks
+from roboshard.converter.pool import run_tasks
 from roboshard.converter.ray_engine import run_on_ray
 from roboshard.converter.reencode import plan_encoding
 from roboshard.converter.report import ConversionReport, make_report, random_frame_costs
@@ -261,7 +262,7 @@ def _run(
         episode_done = partial(progress.add, items=1)
         if config.engine == "ray":
             return run_on_ray(task, specs, config, episode_done)
-        workers = min(config.workers or default_workers(), len(numbers))
+        workers = min(config.workers or usable_cores(), len(numbers))
         return run_tasks(task, specs, workers, episode_done)
 
 

@@ -94,7 +94,8 @@ def make_loader(  # noqa: PLR0913 - keyword-only, grouped behind
         tolerance_s: how far an offset may be from a whole number of frames.
         cameras: video features to decode; None: all, []: none.
         num_workers: worker processes; 0: this process, with threads.
-        decode_threads: threads that decode, per process; None: as many as keep the cores busy.
+        decode_threads: threads that decode, per process; None: as many as the rank has cores, of those that
+            it shares with the other ranks of its node.
         decode_device: "cuda": decode video on the GPU (NVDEC), where batches then are; rows stay on the CPU.
         device: copy batches to this device, beside whatever else runs on it; None: they stay where they were made.
         pin_memory: pictures in page-locked memory, for fast copies to a GPU; None: if there is one.

@@ -1,10 +1,12 @@
 """Which rank and which worker this process is. The environment is read here and nowhere else."""
 
 import os
+from collections.abc import Callable
 
 import torch.distributed
 import torch.utils.data
 
+from roboshard.common.cores import bound_cores, cpu_quota, usable_cores
 from roboshard.common.errors import OptionError
 
 LAUNCHER_VARIABLES = (
@@ -62,8 +64,42 @@ def in_worker() -> bool:
 
 
 def default_threads(num_workers: int) -> int:
-    """Decoding threads of one process: the cores it may use, shared out over the workers."""
-    cores = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
-    return max(1, cores // max(1, num_workers))
+    """Return the decoding threads of one process: its rank's share of the node's cores, shared out over its workers.
+
+    Args:
+        num_workers: Of the rank; 0: it loads by itself.
+    """
+    return max(1, _own_cores() // max(1, num_workers))
+
+
+def _own_cores() -> int:
+    """Cores for this rank. Ranks that a launcher has bound to cores of their own share them with nobody."""
+    for name, cores_of_node in _LOCAL_RANKS.items():
+        ranks = os.environ.get(name, "").partition("(")[0]  # SLURM: 8(x4) for four nodes of 8
+        if ranks.isdecimal() and int(ranks) > 1:
+            quota = cpu_quota()
+            together = cores_of_node() if quota is None else min(cores_of_node(), quota)
+            return max(1, min(usable_cores(), int(together) // int(ranks)))
+    return usable_cores()
+
+
+def _cores_of_parent() -> int:
+    """torchrun's own, which its ranks share; it may bind them to fewer each (--numa-binding)."""
+    try:
+        return max(bound_cores(), bound_cores(os.getppid()))
+    except OSError:
+        return bound_cores()
+
+
+def _cores_of_slurm() -> int:
+    """Those of the job on this node: `srun` may bind each task to some of them."""
+    cores = os.environ.get("SLURM_CPUS_ON_NODE", "")
+    return int(cores) if cores.isdecimal() else os.cpu_count() or 1
+
+
+_LOCAL_RANKS: dict[str, Callable[[], int]] = {
+    "LOCAL_WORLD_SIZE": _cores_of_parent,  # torchrun, accelerate, deepspeed
+    "SLURM_STEP_TASKS_PER_NODE": _cores_of_slurm,  # srun
+    "OMPI_COMM_WORLD_LOCAL_SIZE": lambda: os.cpu_count() or 1,  # mpirun
+}
+"""Variables of launchers that say how many ranks a node has, and how many cores these have together."""

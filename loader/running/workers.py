@@ -126,12 +126,14 @@ class WorkerPool:
         for queue in (*iterator._index_queues, iterator._worker_result_queue):
             queue.cancel_join_thread()
             queue.close()
+        _join_feeders(iterator)
 
     def close(self) -> None:
         """Stop the processes, also under an iterator that somebody still holds; torch has no public way to."""
         iterator, self._loader._iterator = self._loader._iterator, None
         if isinstance(iterator, _MultiProcessingDataLoaderIter):
             iterator._shutdown_workers()
+            _join_feeders(iterator)
 
     def _processes(self) -> Sequence[BaseProcess]:
         iterator = self._loader._iterator
@@ -173,6 +175,18 @@ class _InWorker:
     def _begin(self, epoch: int, first_step: int, goes_on: bool) -> Generator[Batch, None, None]:
         own = Resources(self._job, self._sender, self._counter)
         return load(self._job, epochs_from(self._plan_of, epoch, first_step, goes_on), own)
+
+
+def _join_feeders(iterator: _MultiProcessingDataLoaderIter) -> None:
+    """Wait for the threads that fill the queues of an iterator, which have been told to end.
+
+    Each frees its queue's semaphore if it holds it last. A process that ends meanwhile has removed
+    the semaphore and not said so, and multiprocessing warns of a leak.
+    """
+    for queue in iterator._index_queues:
+        feeder = vars(queue)["_thread"]
+        if feeder is not None:
+            feeder.join(DEATH_TAKES_S)
 
 
 def _close(pool: weakref.ref[WorkerPool]) -> None:

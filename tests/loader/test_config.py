@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import torch.distributed
 from support.lerobot_source import Source, build
 
 from roboshard.converter import ConvertConfig, convert
-from roboshard.loader import make_loader
+from roboshard.loader import make_loader, topology
 from roboshard.loader.topology import default_threads, resolve_rank
 from roboshard.shards import MissingError, OptionError, ShardedDataset, StorageError
 
@@ -28,7 +29,7 @@ LAUNCHERS = [
 
 @pytest.fixture(autouse=True)
 def no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in chain(*LAUNCHERS):
+    for name in (*chain(*LAUNCHERS), *topology._LOCAL_RANKS, "SLURM_CPUS_ON_NODE"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -236,3 +237,48 @@ def test_decoding_threads_are_the_cores_shared_out_over_the_workers() -> None:
     assert cores >= 1
     assert default_threads(1) == cores
     assert default_threads(10_000) == 1
+
+
+@pytest.fixture
+def cores(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Be a process bound to so many cores, below one bound to so many, on a machine of so many."""
+
+    def be(own: int, parent: int, machine: int, quota: float | None = None) -> None:
+        monkeypatch.setattr(topology, "usable_cores", lambda: min(own, int(quota or own)))
+        monkeypatch.setattr(topology, "bound_cores", lambda process=0: parent if process else own)
+        monkeypatch.setattr(topology, "cpu_quota", lambda: quota)
+        monkeypatch.setattr("os.cpu_count", lambda: machine)
+
+    return be
+
+
+@pytest.mark.parametrize(
+    ("variables", "bound", "expected"),
+    [
+        ({}, (96, 96, 96), 96),
+        ({"LOCAL_WORLD_SIZE": "1"}, (96, 96, 96), 96),
+        ({"LOCAL_WORLD_SIZE": "8"}, (96, 96, 96), 12),
+        ({"LOCAL_WORLD_SIZE": "8"}, (32, 32, 128), 4),  # a job on some of the node's cores
+        ({"LOCAL_WORLD_SIZE": "8"}, (48, 96, 96), 12),  # ranks bound to half of the node
+        ({"LOCAL_WORLD_SIZE": "8"}, (96, 96, 96, 16.0), 2),  # a container
+        ({"LOCAL_WORLD_SIZE": "8"}, (4, 4, 4), 1),
+        ({"SLURM_STEP_TASKS_PER_NODE": "8(x4)", "SLURM_CPUS_ON_NODE": "64"}, (64, 96, 96), 8),
+        ({"SLURM_STEP_TASKS_PER_NODE": "4", "SLURM_CPUS_ON_NODE": "64"}, (6, 96, 96), 6),
+        ({"SLURM_STEP_TASKS_PER_NODE": "1", "LOCAL_WORLD_SIZE": "8"}, (64, 64, 64), 8),
+        ({"OMPI_COMM_WORLD_LOCAL_SIZE": "4"}, (64, 64, 64), 16),
+        ({"OMPI_COMM_WORLD_LOCAL_SIZE": "4"}, (1, 64, 64), 1),  # mpirun binds to one core each
+        ({"LOCAL_WORLD_SIZE": "many"}, (8, 8, 8), 8),
+    ],
+)
+def test_ranks_of_a_node_share_its_cores(
+    monkeypatch: pytest.MonkeyPatch,
+    cores: Callable[..., None],
+    variables: dict[str, str],
+    bound: tuple[int, ...],
+    expected: int,
+) -> None:
+    cores(*bound)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert default_threads(0) == expected
+    assert default_threads(2) == max(1, expected // 2)
