@@ -14,6 +14,7 @@ from typing import Any, Generic, TypeVar, cast
 
 from roboshard.common import interrupts
 from roboshard.common.errors import RoboshardError
+from roboshard.common.processes import without_main
 from roboshard.converter.shard import OnEpisode, ShardSpec, remove_unfinished
 from roboshard.converter.work_folder import work_folder
 
@@ -53,7 +54,7 @@ def run_tasks(
     team: list[_Worker[Result]] = []
     with work_folder(None) as temporary:
         try:
-            with interrupts.signals_for_the_parent():
+            with interrupts.signals_for_the_parent(), without_main():
                 team.extend(_Worker(task, temporary) for _ in range(workers))
             return _run(team, specs, on_episode)
         finally:
@@ -136,9 +137,8 @@ def _run(
 
 def _died() -> RoboshardError:
     return RoboshardError(
-        "a conversion worker died (killed, or out of memory: fewer --workers need less; or a script "
-        "that does not guard its call with `if __name__ == '__main__'`). Finished shards are kept; "
-        "run the same command again to continue"
+        "a conversion worker died (killed, or out of memory: fewer --workers need less). Finished "
+        "shards are kept; run the same command again to continue"
     )
 
 

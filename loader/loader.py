@@ -5,7 +5,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from functools import cached_property
-from typing import Any
+from typing import Any, NoReturn
 
 from roboshard.common.errors import OptionError
 from roboshard.loader import topology
@@ -86,6 +86,13 @@ class Loader:
     def __len__(self) -> int:
         """Steps per epoch: the same on every rank and in every epoch."""
         return self._plan.num_steps
+
+    def __getitem__(self, _: object) -> NoReturn:
+        """Refuse to be the dataset of a `torch.utils.data.DataLoader`, which asks for samples by number."""
+        raise TypeError(
+            "a loader is iterated over: `for batch in loader`, without a DataLoader around it; it has batches and "
+            "workers of its own (batch_size=, num_workers=). Samples by number are what open_dataset gives"
+        )
 
     def set_epoch(self, epoch: int) -> None:
         """Iterate over this epoch (from 0) next. A loaded state of the same epoch keeps its step.

@@ -10,16 +10,19 @@ from functools import lru_cache
 from multiprocessing import get_context
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
+from multiprocessing.reduction import ForkingPickler
 from multiprocessing.util import get_temp_dir
 from threading import current_thread, main_thread
 from types import FrameType
 from typing import Any
 
+import cloudpickle
 import torch.utils.data
 from torch.utils.data._utils import signal_handling
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from roboshard.common import interrupts
+from roboshard.common.processes import without_main
 from roboshard.loader import topology
 from roboshard.loader.batches.decode_ahead import LOOK_AHEAD_STEPS
 from roboshard.loader.epochs import epochs_from, num_own_steps
@@ -99,7 +102,7 @@ class WorkerPool:
         return interrupts.run_aside(self._start, START_TAKES_S)
 
     def _start(self) -> Iterator[tuple[Batch, int, LoaderStats]]:
-        with interrupts.signals_for_the_parent():
+        with interrupts.signals_for_the_parent(), without_main():
             batches = iter(self._loader)
         try:
             interrupts.check()
@@ -149,9 +152,21 @@ class _StepDataset(torch.utils.data.IterableDataset[tuple[Message, int, LoaderSt
         self._ring = ring
         self._here: _InWorker | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        # By value what the user's program defines, a lambda too: a worker does not import it.
+        return vars(self) | {"_job": cloudpickle.dumps(self._job)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _job=cloudpickle.loads(state["_job"]))
+
     def __iter__(self) -> Iterator[tuple[Message, int, LoaderStats]]:
         here = self._here = self._here or _InWorker(self._job, self._ring)
-        yield from here.messages(*self._place)
+        try:
+            yield from here.messages(*self._place)
+        except Exception as error:
+            if _can_be_sent(type(error)):
+                raise
+            raise RuntimeError(f"{type(error).__qualname__}: {error}") from error
 
 
 class _InWorker:
@@ -187,6 +202,15 @@ def _join_feeders(iterator: _MultiProcessingDataLoaderIter) -> None:
         feeder = vars(queue)["_thread"]
         if feeder is not None:
             feeder.join(DEATH_TAKES_S)
+
+
+def _can_be_sent(kind: type[Exception]) -> bool:
+    """Whether the parent can have an error of this type, that of a class which pickle finds by its name."""
+    try:
+        ForkingPickler.dumps(kind)
+    except Exception:  # noqa: BLE001 - whatever the class does when it is pickled
+        return False
+    return True
 
 
 def _close(pool: weakref.ref[WorkerPool]) -> None:

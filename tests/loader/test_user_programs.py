@@ -1,0 +1,97 @@
+"""Programs as people write them: no guard around their main part, functions of their own, standard input."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support.lerobot_source import Camera, Source, build
+from torch.utils.data import DataLoader
+
+from roboshard.loader import make_loader
+
+LOADS = """
+import sys
+
+import torch
+
+from roboshard.loader import make_loader
+
+
+class Inverted(torch.nn.Module):
+    def forward(self, picture):
+        return 255 - picture
+
+
+class Refused(Exception):
+    pass
+
+
+def refuse(picture):
+    raise Refused("no picture is good enough")
+
+
+def keys_and_sums(**options):
+    loader = make_loader(sys.argv[1], batch_size=4, seed=1, **options)
+    found = [(batch["index"].tolist(), int(batch["observation.image"].sum())) for batch in loader]
+    loader.close()
+    return found
+
+
+factor = 2
+for transform in (Inverted(), lambda picture: picture // factor):
+    expected = keys_and_sums(image_transforms=transform)
+    assert keys_and_sums(image_transforms=transform, num_workers=1) == expected
+try:
+    keys_and_sums(image_transforms=refuse, num_workers=1)
+except RuntimeError as error:
+    assert "Refused: no picture is good enough" in str(error), error
+else:
+    raise AssertionError("it was not raised")
+print("whole")
+"""
+CONVERTS = """
+import sys
+
+from roboshard.converter import ConvertConfig, convert
+
+config = ConvertConfig(source=sys.argv[1], destination=sys.argv[2], shard_size="64KB", workers=2)
+print(convert(config).shards)
+"""
+
+
+def said_by(program: Path | None, text: str, *args: Path) -> str:
+    """Run a program, from its file or from standard input, to its good end."""
+    command = [sys.executable, "-" if program is None else str(program), *map(str, args)]
+    if program is not None:
+        program.write_text(text)
+    done = subprocess.run(
+        command, input=text, capture_output=True, text=True, timeout=200, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.mark.parametrize("way", ["file", "standard input"])
+def test_workers_do_not_run_the_program_again(pusht_shards: Path, tmp_path: Path, way: str) -> None:
+    """And have what it defines: classes, functions, a lambda with what it refers to."""
+    program = tmp_path / "program.py" if way == "file" else None
+    assert said_by(program, LOADS, pusht_shards) == "whole\n"
+
+
+def test_a_conversion_needs_no_guard_either(tmp_path: Path) -> None:
+    cameras = (Camera(key="observation.images.top"),)
+    build(tmp_path / "source", Source(lengths=(5, 5, 5), cameras=cameras, state_dim=160))
+    args = tmp_path / "source", tmp_path / "shards"
+    assert said_by(tmp_path / "program.py", CONVERTS, *args) == "3\n"
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_data_loader_around_the_loader_is_told_what_to_do_instead(
+    pusht_shards: Path, num_workers: int
+) -> None:
+    around = DataLoader(make_loader(str(pusht_shards)), batch_size=None, num_workers=num_workers)
+    with pytest.raises(TypeError, match=r"for batch in loader.*num_workers.*open_dataset"):
+        next(iter(around))
