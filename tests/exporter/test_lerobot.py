@@ -51,7 +51,7 @@ Stored = dict[str, tuple[Path, Path]]
 def _readable(
     stored: Stored, lerobot: LeRobot, further: Mapping[str, int] | None = None
 ) -> list[str]:
-    """Arguments for lerobot_samples.py: where samples are stored, and the dataset that gives them and so many more."""
+    """Arguments for lerobot_samples.py: where samples are stored, the dataset to read, and so many more."""
     unknown = SINCE_0_6 if lerobot.version == "0.4.4" else ()
     return [
         f"{folder}={root}={(further or {}).get(folder.name, 0)}"
