@@ -1,10 +1,10 @@
 """LeRobot dataset in, shards out. `run.py` shows the whole chain."""
 
 from roboshard.converter.config import ConvertConfig, ReencodeConfig
-from roboshard.converter.findings import FindingGroup
 from roboshard.converter.report import ConversionReport
 from roboshard.converter.run import ConversionPlan, convert, finalize, make_plan
 from roboshard.converter.shard import SkippedEpisode
+from roboshard.converter.source.findings import FindingGroup
 from roboshard.converter.survey import survey_videos
 
 __all__ = [

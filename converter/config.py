@@ -9,7 +9,7 @@ from tyro.conf import Positional, arg
 
 from roboshard.common.errors import OptionError
 from roboshard.common.selection import parse_episodes
-from roboshard.converter.encoding import Codec
+from roboshard.converter.reencoding.settings import Codec
 
 MIN_SHARD_SIZE = 64_000
 MAX_SHARD_SIZE = 1 << 40

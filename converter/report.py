@@ -6,8 +6,8 @@ from pathlib import Path
 
 from roboshard.common.errors import StorageError
 from roboshard.common.selection import spread
-from roboshard.converter.findings import FindingGroup, grouped
 from roboshard.converter.shard import ShardResult, SkippedEpisode
+from roboshard.converter.source.findings import FindingGroup, grouped
 from roboshard.shards.cameras import EPISODES_LOOKED_AT, summarize_cameras
 from roboshard.shards.documents import Finding
 from roboshard.shards.reader import ShardedDataset

@@ -31,15 +31,14 @@ from roboshard.common.interrupts import check, interruptible
 from roboshard.common.progress import Progress
 from roboshard.common.selection import parse_episodes, select_episodes
 from roboshard.converter.config import ConvertConfig, parse_part
-from roboshard.converter.destination import Destination
-from roboshard.converter.encoder import library_versions
-from roboshard.converter.encoding import Encoding, encoded_features
-from roboshard.converter.open_destination import open_destination
-from roboshard.converter.open_source import check_capacity, open_source, read_source
+from roboshard.converter.destination.api import Destination
+from roboshard.converter.destination.opening import open_destination
+from roboshard.converter.engines.processes import run_tasks
+from roboshard.converter.engines.ray import run_on_ray
 from roboshard.converter.plan import plan_shards, shuffle_episodes
-from roboshard.converter.pool import run_tasks
-from roboshard.converter.ray_engine import run_on_ray
-from roboshard.converter.reencode import plan_encoding
+from roboshard.converter.reencoding.encoder import library_versions
+from roboshard.converter.reencoding.reencode import plan_encoding
+from roboshard.converter.reencoding.settings import Encoding, encoded_features
 from roboshard.converter.report import ConversionReport, make_report, random_frame_costs
 from roboshard.converter.shard import (
     OnEpisode,
@@ -48,8 +47,9 @@ from roboshard.converter.shard import (
     convert_shard,
     finished_shard,
 )
-from roboshard.converter.source import Source, SourceMeta
-from roboshard.converter.source_files import SourceFiles
+from roboshard.converter.source.api import Source, SourceMeta
+from roboshard.converter.source.files import SourceFiles
+from roboshard.converter.source.opening import check_capacity, open_source, read_source
 from roboshard.shards.documents import Finding
 from roboshard.shards.names import shard_name
 from roboshard.shards.schema import FORMAT_VERSION, Conversion, Provenance, SourceInfo

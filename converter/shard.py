@@ -10,10 +10,10 @@ from typing import IO
 from roboshard import storage
 from roboshard.common import interrupts
 from roboshard.common.errors import RoboshardError, StorageError
-from roboshard.converter.destination import Place, files_of
-from roboshard.converter.encoding import Encoding
-from roboshard.converter.episode import EpisodeReader
-from roboshard.converter.source import Episode, SourceMeta
+from roboshard.converter.destination.api import Place, files_of
+from roboshard.converter.episode.reader import EpisodeReader
+from roboshard.converter.reencoding.settings import Encoding
+from roboshard.converter.source.api import Episode, SourceMeta
 from roboshard.shards.manifest import shard_problems
 from roboshard.shards.names import shard_manifest_name
 from roboshard.shards.schema import (

@@ -21,8 +21,8 @@ from roboshard.shards.documents import Finding
 from roboshard.shards.schema import EpisodeRecord
 
 if TYPE_CHECKING:  # imported when a source is opened: the converter is another part
-    from roboshard.converter.findings import FindingGroup
-    from roboshard.converter.source import Source
+    from roboshard.converter.source.api import Source
+    from roboshard.converter.source.findings import FindingGroup
 
 OnEpisode = Callable[[int, int], None]
 """Told after each episode: how many were looked at, of how many."""
@@ -122,8 +122,8 @@ def diagnose(config: DoctorConfig, on_episode: OnEpisode | None = None) -> Diagn
         []
     """
     from roboshard.converter.config import ConvertConfig  # noqa: PLC0415 - another part
-    from roboshard.converter.findings import grouped  # noqa: PLC0415
     from roboshard.converter.run import make_plan  # noqa: PLC0415
+    from roboshard.converter.source.findings import grouped  # noqa: PLC0415
 
     as_converted = ConvertConfig(
         source=config.source,
@@ -175,7 +175,7 @@ class _Look:
 
     def at(self, indices: Sequence[int], on_episode: OnEpisode | None) -> Iterator[Finding]:
         """Look at episodes one after the other, and yield what is odd in them."""
-        from roboshard.converter.episode import EpisodeReader  # noqa: PLC0415 - another part
+        from roboshard.converter.episode.reader import EpisodeReader  # noqa: PLC0415 - another part
 
         with EpisodeReader(self._source.meta, self._config.tolerance_s) as reader:
             for number, index in enumerate(indices, start=1):

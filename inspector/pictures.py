@@ -102,7 +102,7 @@ def compare_pictures(camera: CameraRecord, data: bytes, original: Original, plac
     Raises:
         SourceError: the source cannot be decoded.
     """
-    from roboshard.converter.encoder import fitted, frames_at  # noqa: PLC0415 - decodes as a conversion does
+    from roboshard.converter.reencoding.encoder import fitted, frames_at  # noqa: PLC0415 - decodes as a conversion does
 
     video, encoding = original.video, original.encoding
     packets, shown = video.select(original.rows)

@@ -65,7 +65,7 @@ class SourceComparison:
 
     def check_dataset(self, place: Place) -> None:
         """Features, tasks, stats and info: dataset.json against the source's metadata."""
-        from roboshard.converter.encoding import encoded_features  # noqa: PLC0415 - with the converter
+        from roboshard.converter.reencoding.settings import encoded_features  # noqa: PLC0415 - with the converter
 
         meta, manifest = self._plan.source.meta, self._manifest
         features = (
@@ -91,7 +91,7 @@ class SourceComparison:
 
     def _encoding_of(self, manifest: DatasetManifest) -> Any:
         """How cameras were encoded again; None: none was, or that cannot be told."""
-        from roboshard.converter.encoding import Encoding  # noqa: PLC0415 - with the converter
+        from roboshard.converter.reencoding.settings import Encoding  # noqa: PLC0415 - with the converter
 
         try:
             encoding = Encoding.of_json(manifest.conversion.options.get("video"))
@@ -120,7 +120,7 @@ class _Reader:
     def __init__(
         self, source: Any, manifest: DatasetManifest, encoding: Any, indices: frozenset[int]
     ) -> None:
-        from roboshard.converter.episode import EpisodeReader  # noqa: PLC0415 - with the rest of the converter
+        from roboshard.converter.episode.reader import EpisodeReader  # noqa: PLC0415 - with the rest of the converter
 
         self._source, self._manifest, self._encoding, self._indices = (
             source,
@@ -144,7 +144,7 @@ class _Reader:
         if record.episode_index not in self._indices:
             place.report("the source has no such episode", CONVERT_AGAIN)
             return
-        from roboshard.converter.row_findings import timestamps_of  # noqa: PLC0415 - with the converter
+        from roboshard.converter.episode.row_findings import timestamps_of  # noqa: PLC0415 - with the converter
 
         try:
             episode = self._source.episodes([record.episode_index])[0]
@@ -190,9 +190,9 @@ class _Reader:
     def _check_video(
         self, camera: CameraRecord, data: bytes, span: Any, times: NDArray[np.float32], place: Place
     ) -> None:
-        from roboshard.converter.alignment import RowTimes, match_frames  # noqa: PLC0415 - with the converter
-        from roboshard.converter.episode import span_of  # noqa: PLC0415 - with the converter
-        from roboshard.converter.open_video import open_video  # noqa: PLC0415 - with the converter
+        from roboshard.converter.episode.reader import span_of  # noqa: PLC0415 - with the converter
+        from roboshard.converter.video.alignment import RowTimes, match_frames  # noqa: PLC0415 - with the converter
+        from roboshard.converter.video.opening import open_video  # noqa: PLC0415 - with the converter
 
         span, _ = span_of(span, times, self._manifest.fps, span.path)
         rows = RowTimes(
@@ -239,7 +239,7 @@ class _Reader:
 
     def _in_force(self, camera: CameraRecord, path: str, rows: Any) -> dict[str, Any]:
         """The codec parameters that a copy has; none where there can be no copy."""
-        from roboshard.converter.video import VideoFile  # noqa: PLC0415 - with the converter
+        from roboshard.converter.video.video_file import VideoFile  # noqa: PLC0415 - with the converter
 
         try:
             with closing(VideoFile(self._episodes.path(path))) as video:
@@ -252,7 +252,7 @@ class _Reader:
     def _check_pictures(
         self, camera: CameraRecord, data: bytes, path: str, rows: Any, place: Place
     ) -> None:
-        from roboshard.converter.video import VideoFile  # noqa: PLC0415 - with the converter
+        from roboshard.converter.video.video_file import VideoFile  # noqa: PLC0415 - with the converter
 
         try:
             with closing(VideoFile(self._episodes.path(path))) as video:

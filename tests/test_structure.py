@@ -64,7 +64,7 @@ WHEN_NEEDED = {
 STAGES = ("order", "decoding", "episodes", "samples", "batches", "running")
 """Folders of the loader, in the order in which data flows through them: none knows of one after it."""
 MAX_LINES = 350
-ENCODER = ROOT / "converter/encoder.py"
+ENCODER = ROOT / "converter/reencoding/encoder.py"
 FILES = sorted(path for part in PARTS for path in (ROOT / part).rglob("*.py"))
 
 every_file = pytest.mark.parametrize(

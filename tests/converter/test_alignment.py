@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from roboshard.converter.alignment import (
+from roboshard.converter.video.alignment import (
     MAX_DRIFT_FRAMES,
     RowTimes,
     match_frames,

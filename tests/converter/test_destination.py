@@ -13,9 +13,10 @@ from support.broken_source import BrokenSource
 from support.lerobot_source import Camera, Source, build
 from support.slowly import slowly
 
-from roboshard.converter import ConversionReport, local_destination
-from roboshard.converter.local_destination import LocalPlace, locked
-from roboshard.converter.remote_destination import RemotePlace
+from roboshard.converter import ConversionReport
+from roboshard.converter.destination import local as local_destination
+from roboshard.converter.destination.local import LocalPlace, locked
+from roboshard.converter.destination.remote import RemotePlace
 from roboshard.shards import OptionError, ShardedDataset, StorageError
 from roboshard.shards.names import shard_name
 
@@ -107,7 +108,7 @@ def test_damaged_shards_are_written_again(
 WRITING = """
 import sys
 from pathlib import Path
-from roboshard.converter.local_destination import locked
+from roboshard.converter.destination.local import locked
 with locked(Path(sys.argv[1])):
     print(flush=True)
     input()

@@ -15,7 +15,7 @@ import pytest
 from support.lerobot_source import Camera, Source, build, render
 
 from roboshard.converter import ConversionReport
-from roboshard.converter.keyframes import keyframe_check
+from roboshard.converter.video.keyframes import keyframe_check
 from roboshard.loader import open_dataset
 from roboshard.shards import ShardedDataset
 

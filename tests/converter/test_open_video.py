@@ -17,8 +17,8 @@ from support.lerobot_source import Camera, Source, build
 from torchcodec.decoders import VideoDecoder  # type: ignore[attr-defined]
 
 from roboshard.converter import ConvertConfig, convert
-from roboshard.converter.open_video import OPENS_FLV, open_video, rotation_of
-from roboshard.converter.video import VideoFile
+from roboshard.converter.video.opening import OPENS_FLV, open_video, rotation_of
+from roboshard.converter.video.video_file import VideoFile
 from roboshard.inspector import VerifyConfig, verify
 from roboshard.loader import open_dataset
 from roboshard.shards import SourceError

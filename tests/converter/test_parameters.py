@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from support.lerobot_source import Built, Camera, Color, Source, build, render
 from support.mp4_boxes import join_as_two_descriptions
 
-from roboshard.converter import ConversionReport, side_data
+from roboshard.converter import ConversionReport
+from roboshard.converter.video import side_data
 from roboshard.exporter import ExportConfig, export
 from roboshard.inspector import VerifyConfig, verify
 from roboshard.shards import ShardedDataset, SourceError

@@ -15,7 +15,7 @@ import pytest
 from support.lerobot_source import Built, Camera, Source, build, render
 
 from roboshard.converter import ConversionReport, ReencodeConfig
-from roboshard.converter.picture_headers import picture_header
+from roboshard.converter.video.picture_headers import picture_header
 from roboshard.inspector import VerifyConfig, verify
 from roboshard.loader import open_dataset
 from roboshard.shards import ShardedDataset, SourceError

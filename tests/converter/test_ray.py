@@ -21,7 +21,7 @@ import pytest
 from support.broken_source import BrokenSource
 from support.lerobot_source import Camera, Source, build
 
-import roboshard.converter.ray_engine as engine
+import roboshard.converter.engines.ray as engine
 from roboshard.converter import ConversionReport
 from roboshard.shards import OptionError, RoboshardError, SourceError
 

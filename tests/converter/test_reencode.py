@@ -31,14 +31,20 @@ from roboshard.converter import (
     ConversionReport,
     ConvertConfig,
     ReencodeConfig,
-    encoder,
     make_plan,
     survey_videos,
 )
-from roboshard.converter import reencode as converter_reencode
-from roboshard.converter.encoder import UNTAGGED, Clip, check_encoder, encode, library_versions
-from roboshard.converter.encoding import Encoding, encoded_features
-from roboshard.converter.video import VideoFile
+from roboshard.converter.reencoding import encoder
+from roboshard.converter.reencoding import reencode as converter_reencode
+from roboshard.converter.reencoding.encoder import (
+    UNTAGGED,
+    Clip,
+    check_encoder,
+    encode,
+    library_versions,
+)
+from roboshard.converter.reencoding.settings import Encoding, encoded_features
+from roboshard.converter.video.video_file import VideoFile
 from roboshard.loader import make_loader
 from roboshard.shards import OptionError, ShardedDataset, SourceError, StorageError, rebuild
 from roboshard.shards.mp4 import read_sample_tables

@@ -27,7 +27,7 @@ from support.servers.hub import LocalHub
 from support.servers.s3 import S3Server
 
 from roboshard.converter import ConversionReport, ConvertConfig, ReencodeConfig, make_plan
-from roboshard.converter.scratch import PREFIX, Scratch, remove_leftovers
+from roboshard.converter.source.scratch import PREFIX, Scratch, remove_leftovers
 from roboshard.shards import MissingError, OptionError, StorageError
 
 pytest_plugins = ["support.servers.fixtures"]
@@ -249,7 +249,7 @@ def test_large_files_come_in_several_pieces(
     hub: LocalHub, robot: Path, whole: dict[str, str], tmp_path: Path, run: Run, tree: ReadTree
 ) -> None:
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("roboshard.converter.remote_files.READ_BYTES", 3000)
+        patched.setattr("roboshard.converter.source.remote_files.READ_BYTES", 3000)
         run(BUCKET, tmp_path / "shards")
     assert tree(tmp_path / "shards") == whole
     sizes = {path: (robot / path).stat().st_size for path in files_of(robot)}

@@ -10,12 +10,12 @@ import av
 import numpy as np
 import pytest
 
-from roboshard.converter import mp4_file, slice_file
-from roboshard.converter.alignment import RowTimes
-from roboshard.converter.keyframes import has_av1_frame_types, is_av1_keyframe
-from roboshard.converter.packets import Packets
-from roboshard.converter.slice_file import VideoSlice
-from roboshard.converter.video import VideoFile
+from roboshard.converter.video import mp4_file, slice_file
+from roboshard.converter.video.alignment import RowTimes
+from roboshard.converter.video.keyframes import has_av1_frame_types, is_av1_keyframe
+from roboshard.converter.video.packets import Packets
+from roboshard.converter.video.slice_file import VideoSlice
+from roboshard.converter.video.video_file import VideoFile
 from roboshard.shards import SourceError
 from roboshard.shards.mp4 import read_sample_tables
 

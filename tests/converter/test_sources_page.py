@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from roboshard.converter.findings import READ_AS, bounded, finding
+from roboshard.converter.source.findings import READ_AS, bounded, finding
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/sources.md").read_text(encoding="utf-8")

@@ -19,11 +19,11 @@ from support.lerobot_source import Camera, Source, build
 
 from roboshard.common.jsonio import dump
 from roboshard.converter import ConvertConfig, ReencodeConfig, convert
-from roboshard.converter.alignment import RowTimes
-from roboshard.converter.encoder import UNTAGGED, Clip, encode
-from roboshard.converter.encoding import Encoding
-from roboshard.converter.reencode import reencode
-from roboshard.converter.video import VideoFile
+from roboshard.converter.reencoding.encoder import UNTAGGED, Clip, encode
+from roboshard.converter.reencoding.reencode import reencode
+from roboshard.converter.reencoding.settings import Encoding
+from roboshard.converter.video.alignment import RowTimes
+from roboshard.converter.video.video_file import VideoFile
 from roboshard.inspector import Problem, VerifyConfig, verify
 from roboshard.inspector.pictures import Original, compare_pictures
 from roboshard.inspector.problems import Place, Problems

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from roboshard import storage
-from roboshard.converter import ConvertConfig, convert, scratch
+from roboshard.converter import ConvertConfig, convert
+from roboshard.converter.source import scratch
 from roboshard.converter.work_folder import WORK_PREFIX, work_folder
 from roboshard.exporter import ExportConfig, export
 from roboshard.inspector import VerifyConfig, verify

@@ -1,0 +1,1 @@
+"""Where the shards of a conversion go: a folder, or object storage."""

@@ -1,0 +1,1 @@
+"""One episode, read whole: its rows, its images, and what each camera shows in them."""

@@ -1,0 +1,1 @@
+"""LeRobot datasets as a conversion sees them: files, local or remote, and what their metadata says."""

@@ -1,0 +1,132 @@
+"""What every source looks like to the rest of the converter, whatever LeRobot version wrote it."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from roboshard.common.jsonio import Json
+from roboshard.converter.source.files import SourceFiles
+from roboshard.shards.documents import Finding
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoSpan:
+    """Where one camera's frames of an episode lie."""
+
+    path: str
+    """Video file, relative to the source's root."""
+    from_s: float
+    """Time of the episode's first frame in the file, in seconds."""
+    to_s: float
+    """Time of the episode's end in the file, in seconds; infinite: the file's own end."""
+    limit_s: float = math.inf
+    """Where other frames begin that are another episode's, in seconds: no frame of this one is there."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowPiece:
+    """Neighbouring rows of a data file."""
+
+    path: str
+    """Relative to the source's root."""
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Episode:
+    """One episode of a source: what its metadata says of it, which the rows have the last word on."""
+
+    index: int
+    length: int | None
+    """Rows; None: the metadata does not say."""
+    tasks: tuple[str, ...] | None
+    """None: the metadata does not say."""
+    rows_path: str | None
+    """Parquet file with its rows, relative to the source's root; None: the metadata does not say."""
+    first_row: int | None
+    """`index` of its first row in the whole dataset; None: the metadata does not say."""
+    pieces: tuple[RowPiece, ...] | None = None
+    """Its rows as they were found in the data files; None: nobody has looked yet."""
+    videos: Mapping[str, VideoSpan]
+    """By camera key."""
+    metadata_path: str
+    """File with its row of meta/episodes, relative to the source's root; empty: it has none."""
+    metadata_row: int
+    """Which row of that file."""
+    metadata: Mapping[str, Json] | None = None
+    """The row itself; None: the file is parquet, and the row is read when it is needed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskTable:
+    """The tasks of a dataset, by position."""
+
+    path: str
+    """The file that lists them, relative to the source's root."""
+    texts: tuple[str | None, ...]
+    """None: there is no text."""
+    gaps: frozenset[int] = frozenset()
+    """Positions that no line of the file has: a row that names one has no task."""
+    columns: Mapping[str, list[Json]] = field(default_factory=dict)
+    """What else the file says of each task."""
+    wraps: bool = False
+    """A negative task_index counts from the end, as LeRobot v3 looks tasks up."""
+
+    @property
+    def null_positions(self) -> list[int]:
+        """Where there is no text."""
+        return [i for i, text in enumerate(self.texts) if text is None]
+
+    @property
+    def plain_texts(self) -> list[str]:
+        """The texts; empty ones where there is none."""
+        return [text or "" for text in self.texts]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceMeta:
+    """What a source says of itself; small enough to send to every worker."""
+
+    files: SourceFiles
+    name: str
+    revision: str | None
+    fingerprint: str
+    """SHA-256 over the metadata files and the names and sizes of all others."""
+    codebase_version: str
+    fps: float
+    features: dict[str, dict[str, Json]]
+    tasks: TaskTable
+    """A row's task is the one at `task_index`."""
+    info: dict[str, Json]
+    stats: dict[str, Json] | None
+    camera_keys: tuple[str, ...]
+    data_depth: int | None
+    """Folders that data files lie below, data/ included; None: any number."""
+    findings: tuple[Finding, ...] = ()
+    """What is odd in the metadata."""
+    counted: Mapping[str, int] = field(default_factory=dict)
+    """total_episodes and total_frames, where info.json's are wrong."""
+
+
+class Source(Protocol):
+    """A LeRobot dataset to convert."""
+
+    meta: SourceMeta
+
+    @property
+    def episode_indices(self) -> NDArray[np.int64]:
+        """Indices of all episodes, ascending."""
+
+    def episodes(self, indices: Sequence[int]) -> list[Episode]:
+        """The episodes with these indices, in this order."""
+
+    def estimated_bytes(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        """About how many bytes each of these episodes will take in a shard; what shards are planned by."""
+
+    def most_needed_at_once(self, indices: NDArray[np.int64]) -> tuple[int, int]:
+        """(bytes of the files that the neediest of these episodes lies in, its index)."""

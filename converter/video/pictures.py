@@ -1,0 +1,162 @@
+"""The pictures of a slice, where its packets say of what size and samples they are, and the file's header does not.
+
+A file joined from several recordings has the header of the first one.
+"""
+
+import io
+from collections.abc import Iterator
+from fractions import Fraction
+from itertools import chain
+from typing import Any
+
+import av
+
+from roboshard.common.errors import SourceError
+from roboshard.converter.video.packets import Packets
+from roboshard.converter.video.picture_headers import picture_header
+
+Picture = tuple[int, int, str]
+"""(width, height, pixel format)."""
+_CONTAINERS = ("mp4", "mov", "matroska")
+"""What tells FFmpeg of pictures: the first that holds their codec."""
+_WITH_START_CODES = ("h264", "hevc")
+"""Codecs that packets speak of themselves only between start codes, which the first two would take out."""
+REMEDY = "convert it with --video reencode, and --size if pictures are of several sizes"
+
+
+class PictureParameters:
+    """Finds streams whose parameters are those of the pictures of slices of one file."""
+
+    def __init__(self, stream: Any, first: Any) -> None:
+        """`stream` is the file's video stream, opened elsewhere, and `first` its first packet."""
+        self._stream = stream
+        self._codec = str(stream.codec_context.codec.canonical_name)
+        self._at_start = picture_header(self._codec, memoryview(first), None)
+        self._pictures: dict[bytes, Picture | None] = {}
+        self._opened: dict[bytes, tuple[Any, Any]] = {}
+
+    def close(self) -> None:
+        """Close what was opened."""
+        for container, _ in self._opened.values():
+            container.close()
+        self._opened.clear()
+
+    def of(self, packets: Packets, *, to_copy: bool) -> Any:
+        """Return a stream whose parameters are those of the pictures that these packets make.
+
+        Args:
+            packets: Those of a slice, in decode order.
+            to_copy: They become a file. Otherwise a decoder goes through them, and sees what changes.
+
+        Raises:
+            SourceError: Pictures change within a slice that is copied: batches would not fit together.
+        """
+        coded = packets.coded
+        begun = picture_header(self._codec, memoryview(coded[0]), None)
+        if to_copy:
+            self._check_changes(begun, coded)
+        if begun is None:
+            return self._stream
+        if begun not in self._opened:
+            picture = self._picture(begun, coded[0])
+            if picture is None or self._are_told(picture, is_first=begun == self._at_start):
+                return self._stream
+            self._opened[begun] = _described(self._stream, picture, bytes(coded[0]))
+        return self._opened[begun][1]
+
+    def _are_told(self, picture: Picture, *, is_first: bool) -> bool:
+        """Whether the file's stream has the parameters of pictures; of the first ones it has the samples."""
+        context = self._stream.codec_context
+        width, height, pix_fmt = picture
+        return (context.width, context.height) == (width, height) and (
+            is_first or context.pix_fmt == pix_fmt
+        )
+
+    def _check_changes(self, header: bytes | None, coded: list[Any]) -> None:
+        last = coded[0]
+        for packet in coded[1:]:
+            told = picture_header(self._codec, memoryview(packet), header)
+            if told is not None and told != header:
+                if header is not None:
+                    self._check_change(header, last, told, packet)
+                header, last = told, packet
+
+    def _check_change(self, before: bytes, first: Any, after: bytes, packet: Any) -> None:
+        one, other = self._picture(before, first), self._picture(after, packet)
+        if one is None or other is None:
+            raise SourceError(f"its pictures change within the episode: {REMEDY}")
+        if one != other:
+            raise SourceError(
+                f"its pictures change within the episode, from {_said(one)} to {_said(other)}: {REMEDY}"
+            )
+
+    def _picture(self, header: bytes, packet: Any) -> Picture | None:
+        """Return what a packet decodes to by itself; None: nothing."""
+        if header not in self._pictures:
+            decoder = decoder_of(self._stream)
+            try:
+                frame = next(decoded(decoder, [av.Packet(bytes(packet))]), None)
+            except av.FFmpegError:
+                frame = None
+            self._pictures[header] = (
+                None if frame is None else (frame.width, frame.height, frame.format.name)
+            )
+        return self._pictures[header]
+
+
+def decoded(decoder: Any, packets: Any) -> Iterator[av.VideoFrame]:
+    """Yield what a decoder makes of packets, to the last picture."""
+    decoder.thread_count = 1
+    for packet in chain(packets, (None,)):
+        yield from decoder.decode(packet)
+
+
+def decoder_of(stream: Any) -> Any:
+    """Return a decoder for the packets of a stream, whose own one must not learn from them."""
+    theirs = stream.codec_context
+    decoder: Any = av.CodecContext.create(theirs.codec.name, "r")
+    decoder.extradata = theirs.extradata
+    decoder.codec_tag = theirs.codec_tag
+    decoder.width, decoder.height = theirs.width, theirs.height
+    decoder.bits_per_coded_sample = theirs.bits_per_coded_sample
+    if theirs.pix_fmt:
+        decoder.pix_fmt = theirs.pix_fmt
+    return decoder
+
+
+def _said(picture: Picture) -> str:
+    width, height, pix_fmt = picture
+    return f"{width} x {height} ({pix_fmt})"
+
+
+def _described(stream: Any, picture: Picture, packet: bytes) -> tuple[Any, Any]:
+    """(container, its stream) with the parameters of a stream but for its pictures."""
+    is_framed = stream.codec_context.codec.canonical_name not in _WITH_START_CODES
+    for container in _CONTAINERS if is_framed else ("mpegts",):
+        try:
+            data = _muxed(stream, picture, packet, container)
+        except (av.FFmpegError, ValueError):
+            continue  # it does not hold the codec
+        opened = av.open(io.BytesIO(data), "r", format=container)
+        return opened, opened.streams.video[0]
+    raise SourceError(
+        f"its pictures are other ones than its header says, {_said(picture)}: {REMEDY}"
+    )
+
+
+def _muxed(template: Any, picture: Picture, data: bytes, container: str) -> bytes:
+    buffer, time_base = io.BytesIO(), Fraction(template.time_base)
+    with av.open(buffer, "w", format=container, options={"fflags": "+bitexact"}) as output:
+        stream: Any = output.add_stream_from_template(template, opaque=True)
+        stream.time_base = time_base
+        context = stream.codec_context
+        context.width, context.height, context.pix_fmt = picture
+        if context.codec.canonical_name == "av1":
+            context.extradata = (
+                b""  # it has the other pictures' sequence header; one is made of the packet
+            )
+        packet: Any = av.Packet(data)
+        packet.time_base, packet.pts, packet.dts, packet.duration = time_base, 0, 0, 1
+        packet.is_keyframe, packet.stream = True, stream
+        output.mux(packet)
+    return buffer.getvalue()
