@@ -1,6 +1,7 @@
 """LeRobot dataset in, shards out. `run.py` shows the whole chain."""
 
-from roboshard.converter.config import ConvertConfig, ReencodeConfig
+from roboshard.converter.config import ConvertConfig
+from roboshard.converter.reencoding.settings import ReencodeConfig
 from roboshard.converter.report import ConversionReport
 from roboshard.converter.run import ConversionPlan, convert, finalize, make_plan
 from roboshard.converter.shard import SkippedEpisode

@@ -9,49 +9,16 @@ from tyro.conf import Positional, arg
 
 from roboshard.common.errors import OptionError
 from roboshard.common.selection import parse_episodes
-from roboshard.converter.reencoding.settings import Codec
+from roboshard.converter.reencoding.settings import ReencodeConfig
 
 MIN_SHARD_SIZE = 64_000
 MAX_SHARD_SIZE = 1 << 40
 MAX_SCRATCH_SIZE = 1 << 50
+REENCODE_DEFAULTS = ReencodeConfig()
 
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*", re.IGNORECASE)
 _PART = re.compile(r"(\d{1,9})/([1-9]\d{0,8})", re.ASCII)
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReencodeConfig:
-    """With --video reencode. Flags and keys of a config file have these names alone, as in --gop 2."""
-
-    codec: Codec = "libsvtav1"
-    """Encoder. The default is LeRobot's own, AV1; libx264 makes H.264, libx265 H.265."""
-    gop: int = 2
-    """Frames from keyframe to keyframe; a random frame costs about half of them to decode."""
-    crf: int = 30
-    """Quality: lower is better, and larger."""
-    size: Annotated[tuple[int, int] | None, arg(metavar="HEIGHT WIDTH")] = None
-    """Height and width in pixels, no larger than the source's; default: the source's."""
-    cameras: str | None = None
-    """Which cameras, as in "observation.images.top,observation.images.wrist"; the others are copied. Default: all
-    that is YUV of 8 bits and not depth."""
-
-    def __post_init__(self) -> None:
-        if self.gop < 1:
-            raise OptionError(f"gop is a number of frames and must be at least 1, not {self.gop}")
-        if self.crf < 0:
-            raise OptionError(f"crf must not be negative: {self.crf}")
-        if self.size is not None and (
-            len(self.size) != 2 or min(self.size) < 2 or any(n % 2 for n in self.size)
-        ):
-            raise OptionError(f"size is HEIGHT WIDTH in pixels, both even, not {self.size}")
-
-    @property
-    def camera_keys(self) -> tuple[str, ...] | None:
-        """The cameras that are named; None: those that can be."""
-        return (
-            None if self.cameras is None else tuple(key.strip() for key in self.cameras.split(","))
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +55,7 @@ class ConvertConfig:
     video: Literal["copy", "reencode"] = "copy"
     """Copy video packet by packet, lossless; or encode it again, which costs quality and time: for keyframes that are
     far apart, or for smaller pictures. Depth is always copied."""
-    reencode: Annotated[ReencodeConfig, arg(name="")] = ReencodeConfig()
+    reencode: Annotated[ReencodeConfig, arg(name="")] = REENCODE_DEFAULTS
     scratch: str | None = None
     """Folder for what is downloaded of a remote source, and for shards on their way to a remote destination; removed
     at the end. Default: the system's for such."""
@@ -109,7 +76,7 @@ class ConvertConfig:
         if self.address is not None and self.engine != "ray":
             raise OptionError("address is that of a Ray cluster: it needs engine ray")
         parse_part(self.shards)
-        if self.video == "copy" and self.reencode != ReencodeConfig():
+        if self.video == "copy" and self.reencode != REENCODE_DEFAULTS:
             raise OptionError(
                 "codec, gop, crf, size and cameras say how to encode again: they need video reencode"
             )

@@ -1,12 +1,15 @@
 """A conversion from start to end: the file to read first.
 
-source     open the files, local or remote; read the metadata  open_source.py, lerobot_v*.py -> source.py
+source     open the files, local or remote; read the metadata  source/opening.py, lerobot_v*.py -> api.py
 plan       choose episodes, cut them into shards by size       plan.py
-prepare    hold the destination, refuse what is not ours       open_destination.py -> destination.py
-convert    one idempotent task per shard, in processes         pool.py -> shard.py -> episode.py
-           or on a Ray cluster                                 ray_engine.py -> shard.py
-publish    index, then dataset.json, last of all               destination.py
+prepare    hold the destination, refuse what is not ours       destination/opening.py -> api.py
+convert    one idempotent task per shard, in processes         engines/processes.py -> shard.py -> episode/reader.py
+           or on a Ray cluster                                 engines/ray.py -> shard.py
+publish    index, then dataset.json, last of all               destination/api.py
 report     what was done, and what random frames will cost     report.py
+
+An episode is its rows (episode/rows.py, images.py) and a slice of each camera's video (video/), copied packet by
+packet or encoded again (reencoding/).
 
 Parts of a conversion can run apart, in jobs of their own: `convert` with `shards` ends after its shards,
 and `finalize` checks and publishes all.

@@ -63,6 +63,22 @@ WHEN_NEEDED = {
 """Files that import another part when they come to it, and not before."""
 STAGES = ("order", "decoding", "episodes", "samples", "batches", "running")
 """Folders of the loader, in the order in which data flows through them: none knows of one after it."""
+CHAIN = (
+    "work_folder",
+    "source",
+    "video",
+    "reencoding",
+    "config",
+    "episode",
+    "destination",
+    "shard",
+    "engines",
+    "plan",
+    "report",
+    "run",
+    "survey",
+)
+"""Folders and files of the converter: none knows of one after it."""
 MAX_LINES = 350
 ENCODER = ROOT / "converter/reencoding/encoder.py"
 FILES = sorted(path for part in PARTS for path in (ROOT / part).rglob("*.py"))
@@ -103,6 +119,26 @@ def test_parts_import_only_what_they_may(path: Path) -> None:
     assert {name[0] for name in names}.isdisjoint({*PARTS, "tests", "benchmarks", "examples"})
 
 
+def test_no_file_imports_itself_by_way_of_others() -> None:
+    names = {module_of(path): path for path in FILES}
+    needs = {
+        name: {
+            module
+            for full in imported(path)
+            if (module := full if full in names else full.rpartition(".")[0]) in names
+        }
+        for name, path in names.items()
+    }
+    while ends := {name for name, needed in needs.items() if not needed & needs.keys()}:
+        needs = {name: needed for name, needed in needs.items() if name not in ends}
+    assert not needs, f"in a circle, or in need of one: {sorted(needs)}"
+
+
+def module_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(["roboshard", *parts]).removesuffix(".__init__")
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_no_stage_of_the_loader_knows_of_a_later_one(stage: str) -> None:
     later = {f"roboshard.loader.{name}" for name in STAGES[STAGES.index(stage) + 1 :]}
@@ -110,6 +146,25 @@ def test_no_stage_of_the_loader_knows_of_a_later_one(stage: str) -> None:
     assert len(files) > 1
     for path in files:
         assert {".".join(name.split(".")[:3]) for name in imported(path)}.isdisjoint(later), path
+
+
+@pytest.mark.parametrize("link", CHAIN)
+def test_no_part_of_the_converter_knows_of_a_later_one(link: str) -> None:
+    later = {f"roboshard.converter.{name}" for name in CHAIN[CHAIN.index(link) + 1 :]}
+    for path in (p for p in FILES if link_of(p) == link):
+        assert {".".join(name.split(".")[:3]) for name in imported(path)}.isdisjoint(later), path
+
+
+def test_every_file_of_the_converter_has_its_place_in_the_chain() -> None:
+    links = {link_of(path) for path in FILES if path.is_relative_to(ROOT / "converter")}
+    assert links == {*CHAIN, "__init__"}
+
+
+def link_of(path: Path) -> str | None:
+    """The folder or file of the converter that a path is in."""
+    if not path.is_relative_to(ROOT / "converter"):
+        return None
+    return path.relative_to(ROOT / "converter").parts[0].removesuffix(".py")
 
 
 def test_the_order_is_arithmetic() -> None:

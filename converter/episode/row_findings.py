@@ -12,7 +12,7 @@ from roboshard.converter.episode.rows import EpisodeRows
 from roboshard.converter.source.api import Episode, SourceMeta, TaskTable
 from roboshard.converter.source.findings import finding
 from roboshard.shards.documents import Finding
-from roboshard.shards.features import DTYPES, SCALAR_DTYPES, Features
+from roboshard.shards.features import SCALAR_DTYPES
 from roboshard.shards.missing import missing_values
 from roboshard.shards.scalars import is_number_type, scalars, value_problem
 
@@ -122,17 +122,6 @@ def _check_values(rows: EpisodeRows, source: SourceMeta) -> None:
             raise SourceError(
                 f"{rows.where}: feature {key!r}: {problem}; correct its dtype in meta/info.json, or its rows"
             )
-
-
-def unknown_dtypes(features: Features) -> list[Finding]:
-    """Features of kinds that no loader of this release knows."""
-    return [
-        finding(
-            "dtype-unknown", f"meta/info.json, feature {key!r}", f"dtype {spec.get('dtype')!r:.60}"
-        )
-        for key, spec in features.items()
-        if spec.get("dtype") not in DTYPES
-    ]
 
 
 def _of_columns(rows: EpisodeRows, source: SourceMeta) -> Iterator[Finding]:

@@ -12,9 +12,8 @@ import av
 import numpy as np
 
 from roboshard.common.errors import OptionError, RoboshardError, SourceError, StorageError
-from roboshard.converter.config import ReencodeConfig
 from roboshard.converter.reencoding.encoder import Clip, check_encoder, encode, frames_at
-from roboshard.converter.reencoding.settings import CODEC_NAMES, PIX_FMT, Encoding
+from roboshard.converter.reencoding.settings import CODEC_NAMES, PIX_FMT, Encoding, ReencodeConfig
 from roboshard.converter.source.api import Episode, Source, SourceMeta
 from roboshard.converter.video.alignment import RowTimes, pts_runs, row_runs
 from roboshard.converter.video.packets import IntArray

@@ -1,11 +1,14 @@
-"""How cameras are encoded again, and what that changes in a dataset's features; apart from any video library."""
+"""How cameras are encoded again, and what that changes in a dataset's features; needs no video library."""
 
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from dataclasses import asdict, dataclass
-from typing import Literal, Self, get_args
+from typing import Annotated, Literal, Self, get_args
+
+from tyro.conf import arg
 
 from roboshard.common import jsonio
+from roboshard.common.errors import OptionError
 
 Codec = Literal["libsvtav1", "libx264", "libx265"]
 CODEC_NAMES: dict[Codec, str] = {"libsvtav1": "av1", "libx264": "h264", "libx265": "hevc"}
@@ -14,6 +17,40 @@ PRESETS: dict[Codec, int | str] = {"libsvtav1": 8, "libx264": "medium", "libx265
 """SVT-AV1's faster ones, LeRobot's 12 among them, take pictures with little motion whole from their neighbours."""
 PIX_FMT = "yuv420p"
 """What all three encoders write and all decoders read."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReencodeConfig:
+    """With --video reencode. Flags and keys of a config file have these names alone, as in --gop 2."""
+
+    codec: Codec = "libsvtav1"
+    """Encoder. The default is LeRobot's own, AV1; libx264 makes H.264, libx265 H.265."""
+    gop: int = 2
+    """Frames from keyframe to keyframe; a random frame costs about half of them to decode."""
+    crf: int = 30
+    """Quality: lower is better, and larger."""
+    size: Annotated[tuple[int, int] | None, arg(metavar="HEIGHT WIDTH")] = None
+    """Height and width in pixels, no larger than the source's; default: the source's."""
+    cameras: str | None = None
+    """Which cameras, as in "observation.images.top,observation.images.wrist"; the others are copied. Default: all
+    that is YUV of 8 bits and not depth."""
+
+    def __post_init__(self) -> None:
+        if self.gop < 1:
+            raise OptionError(f"gop is a number of frames and must be at least 1, not {self.gop}")
+        if self.crf < 0:
+            raise OptionError(f"crf must not be negative: {self.crf}")
+        if self.size is not None and (
+            len(self.size) != 2 or min(self.size) < 2 or any(n % 2 for n in self.size)
+        ):
+            raise OptionError(f"size is HEIGHT WIDTH in pixels, both even, not {self.size}")
+
+    @property
+    def camera_keys(self) -> tuple[str, ...] | None:
+        """The cameras that are named; None: those that can be."""
+        return (
+            None if self.cameras is None else tuple(key.strip() for key in self.cameras.split(","))
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from roboshard.common.errors import FormatError, MissingError, SourceError
 from roboshard.converter.source.files import MAX_POINTER_BYTES, SourceFiles, refuse_pointer
 from roboshard.converter.source.findings import finding
 from roboshard.shards.documents import Finding
-from roboshard.shards.features import keys_of
+from roboshard.shards.features import DTYPES, Features, keys_of
 from roboshard.shards.names import DATASET_MANIFEST
 
 INFO, STATS = "meta/info.json", "meta/stats.json"
@@ -147,3 +147,14 @@ def fingerprint_of(files: SourceFiles, others: Iterable[str]) -> str:
         with suppress(OSError):  # an error where a chosen episode needs it
             digest.update(f"{name} {files.size(name)}\n".encode())
     return digest.hexdigest()
+
+
+def unknown_dtypes(features: Features) -> list[Finding]:
+    """Features of kinds that no loader of this release knows."""
+    return [
+        finding(
+            "dtype-unknown", f"meta/info.json, feature {key!r}", f"dtype {spec.get('dtype')!r:.60}"
+        )
+        for key, spec in features.items()
+        if spec.get("dtype") not in DTYPES
+    ]

@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roboshard.common.errors import SourceError
-from roboshard.converter.episode.row_findings import unknown_dtypes
 from roboshard.converter.source.api import Episode, SourceMeta, VideoSpan
 from roboshard.converter.source.files import SourceFiles
 from roboshard.converter.source.findings import finding
@@ -27,6 +26,7 @@ from roboshard.converter.source.lerobot_common import (
     fingerprint_of,
     read_stats,
     size_of,
+    unknown_dtypes,
 )
 from roboshard.converter.source.lerobot_v21_stats import flat_stats, read_episode_stats
 from roboshard.converter.source.row_hints import Listed, Report, RowHints

@@ -14,7 +14,6 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from roboshard.converter.episode.row_findings import unknown_dtypes
 from roboshard.converter.source.api import Episode, SourceMeta, VideoSpan
 from roboshard.converter.source.files import SourceFiles
 from roboshard.converter.source.findings import finding
@@ -25,6 +24,7 @@ from roboshard.converter.source.lerobot_common import (
     fingerprint_of,
     read_stats,
     size_of,
+    unknown_dtypes,
     with_data_path,
 )
 from roboshard.converter.source.lerobot_v3_episodes import MAX_SECONDS, read_episodes, read_table
