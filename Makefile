@@ -59,7 +59,7 @@ test-old-hub: setup
 	PYTHONPATH=tests $(BIN)/python -m support.beside .peers/old_hub tests/old_hub_requirements.txt
 	.peers/old_hub/bin/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile -m 'not slow and $(IN_PLACE)' \
 	  -W 'ignore:hf_xet:DeprecationWarning' \
-	  tests/publisher tests/storage tests/converter/test_remote_sources.py tests/loader/test_remote.py
+	  tests/tools/upload tests/storage tests/converter/test_convert_remote.py tests/converter/test_remote_sources.py tests/loader/test_remote.py
 
 # Needs HF_TOKEN with write access; makes private repositories in your account and removes them.
 test-live: setup

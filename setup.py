@@ -2,18 +2,7 @@
 
 from setuptools import find_packages, setup
 
-PARTS = (
-    "common",
-    "storage",
-    "shards",
-    "converter",
-    "loader",
-    "publisher",
-    "inspector",
-    "viewer",
-    "exporter",
-    "cli",
-)
+PARTS = ("common", "storage", "shards", "converter", "loader", "tools", "cli")
 
 FOLDERS = find_packages(include=[name for part in PARTS for name in (part, f"{part}.*")])
 setup(packages=[f"roboshard.{folder}" for folder in FOLDERS])

@@ -9,8 +9,8 @@ from rich.table import Table
 from roboshard.cli.findings import show_findings
 from roboshard.cli.run import err, out
 from roboshard.common.plain import as_markup
-from roboshard.inspector import Diagnosis, DoctorConfig, diagnose
 from roboshard.shards import RoboshardError
+from roboshard.tools.doctor import Diagnosis, DoctorConfig, diagnose
 
 SHOWN_REFUSALS = 100
 

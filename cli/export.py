@@ -7,7 +7,7 @@ from rich.progress import Progress
 
 from roboshard.cli.run import err, out
 from roboshard.common.plain import as_markup
-from roboshard.exporter import ExportConfig, export
+from roboshard.tools.export import ExportConfig, export
 
 
 def export_command(arguments: Sequence[str]) -> None:

@@ -12,7 +12,7 @@ from rich.table import Table
 from roboshard.cli.cameras import camera_cells
 from roboshard.cli.run import out
 from roboshard.common.plain import as_markup
-from roboshard.inspector import Summary, summarize
+from roboshard.tools.inspect import Summary, summarize
 
 BAR_WIDTH = 40
 SHOWN_TASKS = 20

@@ -7,7 +7,7 @@ from rich.progress import Progress
 
 from roboshard.cli.run import err, out
 from roboshard.common.plain import as_markup
-from roboshard.viewer import PreviewConfig, preview
+from roboshard.tools.preview import PreviewConfig, preview
 
 
 def preview_command(arguments: Sequence[str]) -> None:

@@ -8,8 +8,8 @@ from rich.table import Table
 
 from roboshard.cli.run import err, out
 from roboshard.common.plain import as_markup
-from roboshard.publisher import UploadConfig, UploadPlan, UploadReport, make_plan, upload
 from roboshard.storage import redacted
+from roboshard.tools.upload import UploadConfig, UploadPlan, UploadReport, make_plan, upload
 
 SHOWN_FILES = 20
 

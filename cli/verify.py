@@ -8,8 +8,8 @@ from rich.table import Table
 
 from roboshard.cli.run import err, out
 from roboshard.common.plain import as_markup
-from roboshard.inspector import VerifyConfig, VerifyReport, verify
 from roboshard.shards import RoboshardError
+from roboshard.tools.verify import VerifyConfig, VerifyReport, verify
 
 SHOWN_PROBLEMS = 100
 

@@ -15,7 +15,7 @@ import torch
 
 from roboshard.converter import ConvertConfig, convert
 from roboshard.loader import make_loader
-from roboshard.publisher import UploadConfig, upload
+from roboshard.tools.upload import UploadConfig, upload
 
 pytestmark = pytest.mark.skipif(
     os.environ.get("ROBOSHARD_LIVE") != "1", reason="run by `make test-live`"

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import ast
 import inspect
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+import tomllib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import pytest
 
 import roboshard.converter
-import roboshard.exporter
-import roboshard.inspector
 import roboshard.loader
-import roboshard.publisher
 import roboshard.shards
-import roboshard.viewer
+import roboshard.tools.doctor
+import roboshard.tools.export
+import roboshard.tools.inspect
+import roboshard.tools.preview
+import roboshard.tools.upload
+import roboshard.tools.verify
 from roboshard.common import errors
 from roboshard.converter import (
     ConversionReport,
@@ -36,29 +41,34 @@ from roboshard.shards import ShardedDataset, rebuild
 
 ROOT = Path(__file__).parents[1]
 BASE = {"common", "storage", "shards"}
+TOOLS = ("doctor", "export", "inspect", "preview", "upload", "verify")
 MAY_IMPORT = {
     "common": {"common"},
     "storage": {"common", "storage"},
     "shards": BASE,
     "converter": BASE | {"converter"},
     "loader": BASE | {"loader"},
-    "publisher": BASE | {"publisher"},
-    "inspector": BASE | {"inspector"},
-    "viewer": BASE | {"viewer", "loader"},
-    "exporter": BASE | {"exporter"},
-    "cli": BASE | {"cli", "converter", "exporter", "inspector", "loader", "publisher", "viewer"},
+    "tools": set(),
+    "tools.doctor": BASE | {"tools.doctor", "tools.verify"},
+    "tools.export": BASE | {"tools.export"},
+    "tools.inspect": BASE | {"tools.inspect"},
+    "tools.preview": BASE | {"tools.preview", "loader"},
+    "tools.upload": BASE | {"tools.upload"},
+    "tools.verify": BASE | {"tools.verify"},
+    "cli": BASE | {"cli", "converter"} | {f"tools.{name}" for name in TOOLS},
 }
-PARTS = tuple(MAY_IMPORT)
+"""Every part, a tool one of its own, and what its files may import."""
+PARTS = ("common", "storage", "shards", "converter", "loader", "tools", "cli")
 WHEN_NEEDED = {
-    ROOT / "publisher/preview.py": {
+    ROOT / "tools/upload/preview.py": {
         "loader"
     },  # decodes frames for the sample picture of a dataset card
-    ROOT / "inspector/doctor.py": {"converter"},  # reads sources as a conversion does
-    ROOT / "inspector/frames.py": {"loader"},  # verify --frames decodes as a loader would
-    ROOT / "inspector/pictures.py": {
+    ROOT / "tools/doctor/run.py": {"converter"},  # reads sources as a conversion does
+    ROOT / "tools/verify/frames.py": {"loader"},  # verify --frames decodes as a loader would
+    ROOT / "tools/verify/pictures.py": {
         "converter"
     },  # verify --against decodes sources as a conversion does
-    ROOT / "inspector/source.py": {"converter"},  # verify --against reads sources
+    ROOT / "tools/verify/source.py": {"converter"},  # verify --against reads sources
 }
 """Files that import another part when they come to it, and not before."""
 STAGES = ("order", "decoding", "episodes", "samples", "batches", "running")
@@ -109,14 +119,52 @@ def test_every_part_has_files() -> None:
     assert {path.relative_to(ROOT).parts[0] for path in FILES} == set(PARTS)
 
 
+def test_every_part_is_installed_and_type_checked() -> None:
+    """setup.py takes the packages below its parts: folders without an __init__.py are left out."""
+    found = [node for node in tree(ROOT / "setup.py").body if isinstance(node, ast.Assign)]
+    parts = {
+        node.targets[0].id: node.value for node in found if isinstance(node.targets[0], ast.Name)
+    }
+    assert ast.literal_eval(parts["PARTS"]) == PARTS
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert project["tool"]["mypy"]["packages"] == [f"roboshard.{part}" for part in PARTS]
+    assert all((path.parent / "__init__.py").exists() for path in FILES)
+    assert all((ROOT / part / "py.typed").exists() for part in PARTS)
+
+
+@pytest.mark.slow
+def test_a_wheel_holds_every_file_of_every_part(tmp_path: Path) -> None:
+    pytest.importorskip("setuptools", minversion="77")
+    tree, out = tmp_path / "tree", tmp_path / "out"
+    for name in (*PARTS, "setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(ROOT / name, tree / name)
+    build = "import sys; from setuptools.build_meta import build_wheel; build_wheel(sys.argv[1])"
+    out.mkdir()
+    subprocess.run(
+        [sys.executable, "-c", build, str(out)], cwd=tree, check=True, capture_output=True
+    )
+    (wheel,) = out.glob("*.whl")
+    held = {name for name in ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    kept = [path for part in PARTS for path in (ROOT / part).rglob("*") if path.is_file()]
+    kept = [path for path in kept if "__pycache__" not in path.parts]
+    assert held == {f"roboshard/{path.relative_to(ROOT)}" for path in kept}
+
+
 @every_file
 def test_parts_import_only_what_they_may(path: Path) -> None:
-    part = path.relative_to(ROOT).parts[0]
     names = [name.split(".") for name in imported(path)]
-    assert {name[1] for name in names if name[0] == "roboshard"} <= MAY_IMPORT[
-        part
-    ] | WHEN_NEEDED.get(path, set())
+    needed = {part_of(name[1:]) for name in names if name[0] == "roboshard"}
+    part = part_of(path.relative_to(ROOT).with_suffix("").parts)
+    assert needed <= MAY_IMPORT[part] | WHEN_NEEDED.get(path, set())
     assert {name[0] for name in names}.isdisjoint({*PARTS, "tests", "benchmarks", "examples"})
+
+
+def part_of(names: Sequence[str]) -> str:
+    """The key of `MAY_IMPORT` for a module below the root: its folder, or the tool that it is of."""
+    return ".".join(names[:2]) if names[0] == "tools" and names[1] in TOOLS else names[0]
 
 
 def test_no_file_imports_itself_by_way_of_others() -> None:
@@ -231,15 +279,15 @@ def imported_from_anywhere(path: Path) -> Iterator[str]:
             {"ray", "torch", "torchcodec", "webdataset", "roboshard.loader", "roboshard.cli"},
         ),
         (
-            "roboshard.publisher",
+            "roboshard.tools.upload",
             {"torch", "torchcodec", "webdataset", "av", "roboshard.loader", "roboshard.converter"},
         ),
         (
-            "roboshard.inspector",
+            "roboshard.tools.verify",
             {"torch", "torchcodec", "webdataset", "roboshard.loader", "roboshard.converter"},
         ),
         (
-            "roboshard.exporter",
+            "roboshard.tools.export",
             {
                 "torch",
                 "torchcodec",
@@ -249,7 +297,12 @@ def imported_from_anywhere(path: Path) -> Iterator[str]:
                 "roboshard.cli",
             },
         ),
-        ("roboshard.viewer", {"torch", "matplotlib", "rerun", "roboshard.loader", "roboshard.cli"}),
+        ("roboshard.tools.doctor", {"torch", "roboshard.loader", "roboshard.converter"}),
+        ("roboshard.tools.inspect", {"torch", "av", "roboshard.loader", "roboshard.converter"}),
+        (
+            "roboshard.tools.preview",
+            {"torch", "matplotlib", "rerun", "roboshard.loader", "roboshard.cli"},
+        ),
         (
             "roboshard.cli.main",
             {
@@ -358,33 +411,25 @@ def test_public_names() -> None:
         "make_loader",
         "open_dataset",
     ]
-    assert sorted(roboshard.publisher.__all__) == [
+    assert sorted(roboshard.tools.upload.__all__) == [
         "UploadConfig",
         "UploadPlan",
         "UploadReport",
         "make_plan",
         "upload",
     ]
-    assert sorted(roboshard.inspector.__all__) == [
-        "Diagnosis",
-        "DoctorConfig",
+    assert sorted(roboshard.tools.verify.__all__) == [
         "Problem",
-        "Summary",
         "VerifyConfig",
         "VerifyReport",
-        "diagnose",
-        "summarize",
         "verify",
     ]
-    assert sorted(roboshard.viewer.__all__) == ["PreviewConfig", "PreviewReport", "preview"]
-    parts = (
-        roboshard.shards,
-        roboshard.converter,
-        roboshard.loader,
-        roboshard.publisher,
-        roboshard.inspector,
-    )
-    for package in (*parts, roboshard.viewer):
+    assert sorted(roboshard.tools.doctor.__all__) == ["Diagnosis", "DoctorConfig", "diagnose"]
+    assert sorted(roboshard.tools.inspect.__all__) == ["Summary", "summarize"]
+    assert sorted(roboshard.tools.export.__all__) == ["ExportConfig", "ExportReport", "export"]
+    assert sorted(roboshard.tools.preview.__all__) == ["PreviewConfig", "PreviewReport", "preview"]
+    tools = [getattr(roboshard.tools, name) for name in TOOLS]
+    for package in (roboshard.shards, roboshard.converter, roboshard.loader, *tools):
         assert all(getattr(package, name) is not None for name in package.__all__)
 
 
@@ -514,15 +559,15 @@ def test_conversion_options_and_report() -> None:
 
 
 def test_upload_options_and_report() -> None:
-    assert signature(roboshard.publisher.UploadConfig) == (
+    assert signature(roboshard.tools.upload.UploadConfig) == (
         "(*, source, destination, jobs=4, private=False, replace=False, card=True, dry_run=False)"
     )
     assert (
-        signature(roboshard.publisher.upload)
-        == signature(roboshard.publisher.make_plan)
+        signature(roboshard.tools.upload.upload)
+        == signature(roboshard.tools.upload.make_plan)
         == "(config)"
     )
-    assert [field.name for field in fields(roboshard.publisher.UploadReport)] == [
+    assert [field.name for field in fields(roboshard.tools.upload.UploadReport)] == [
         "destination",
         "files_sent",
         "bytes_sent",
@@ -534,8 +579,10 @@ def test_upload_options_and_report() -> None:
 
 
 def test_export_options_and_report() -> None:
-    assert signature(roboshard.exporter.ExportConfig) == "(*, source, destination, episodes=None)"
-    assert [field.name for field in fields(roboshard.exporter.ExportReport)] == [
+    assert (
+        signature(roboshard.tools.export.ExportConfig) == "(*, source, destination, episodes=None)"
+    )
+    assert [field.name for field in fields(roboshard.tools.export.ExportReport)] == [
         "destination",
         "episodes",
         "frames",
@@ -546,11 +593,11 @@ def test_export_options_and_report() -> None:
 
 
 def test_preview_options_and_report() -> None:
-    assert signature(roboshard.viewer.PreviewConfig) == (
+    assert signature(roboshard.tools.preview.PreviewConfig) == (
         "(*, url, episode=None, cameras=None, frames=8, output=None, rerun=None)"
     )
-    assert signature(roboshard.viewer.preview) == "(config, on_progress=None)"
-    assert [field.name for field in fields(roboshard.viewer.PreviewReport)] == [
+    assert signature(roboshard.tools.preview.preview) == "(config, on_progress=None)"
+    assert [field.name for field in fields(roboshard.tools.preview.PreviewReport)] == [
         "dataset",
         "episode_index",
         "length",

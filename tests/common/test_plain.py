@@ -21,7 +21,7 @@ from support.lerobot_source import Camera, Source, build
 from roboshard.cli import run
 from roboshard.cli.main import dispatch
 from roboshard.common.plain import MAX_PRINTED, as_markup, plain
-from roboshard.publisher.card import make_card
+from roboshard.tools.upload.card import make_card
 
 CLIPBOARD = "\x1b]52;c;aGFja2Vk\x07"
 HOSTILE = (
@@ -185,8 +185,8 @@ def test_the_card_holds_no_markup_of_the_datasets(hostile: Path) -> None:
     [HOSTILE, "$", "$$", "$\\frac{$", "a$b$c", "\\", "{", "\n", "\x00", "مرحبا", "x" * 10**5],
 )
 def test_a_sheet_is_drawn_whatever_the_texts_are(text: str) -> None:
-    sheet = pytest.importorskip("roboshard.viewer.sheet")
-    content = pytest.importorskip("roboshard.viewer.content")
+    sheet = pytest.importorskip("roboshard.tools.preview.sheet")
+    content = pytest.importorskip("roboshard.tools.preview.content")
     rows = {
         "frame_index": range(3),
         "timestamp": [0.0, 0.1, 0.2],

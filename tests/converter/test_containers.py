@@ -16,11 +16,11 @@ from support.containers import LENGTHS, TOP, Video, build
 from support.encode import sequential_rgb
 
 from roboshard.converter import ConvertConfig, convert
-from roboshard.exporter import ExportConfig, export
-from roboshard.inspector import VerifyConfig, verify
 from roboshard.loader import open_dataset
 from roboshard.shards import ShardedDataset, SourceError, rebuild
 from roboshard.shards.slices import read_slice
+from roboshard.tools.export import ExportConfig, export
+from roboshard.tools.verify import VerifyConfig, verify
 
 B_FRAMES = {"x264-params": "b-adapt=0:scenecut=0"}
 QUIET = {"x265-params": "log-level=none:b-adapt=0:scenecut=0:open-gop=1", "color_range": "tv"}

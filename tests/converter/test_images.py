@@ -17,10 +17,10 @@ from support.missing_values import DATA, rewrite_rows
 
 from roboshard.common.errors import FormatError, MissingError, SourceError
 from roboshard.converter import ConvertConfig, convert
-from roboshard.exporter import ExportConfig, export
-from roboshard.inspector import VerifyConfig, verify
 from roboshard.loader import make_loader, open_dataset
 from roboshard.shards import ShardedDataset
+from roboshard.tools.export import ExportConfig, export
+from roboshard.tools.verify import VerifyConfig, verify
 
 CASE = read_case("image_some_missing")
 STRUCT = pa.struct({"bytes": pa.binary(), "path": pa.string()})

@@ -18,10 +18,10 @@ from support.lerobot_source import Built, Camera, Source, build
 from support.row_reading import check_samples, read_samples
 
 from roboshard.converter import ConversionReport
-from roboshard.exporter import ExportConfig, export
-from roboshard.inspector import VerifyConfig, verify
 from roboshard.loader import open_dataset
 from roboshard.shards import MissingError, ShardedDataset, SourceError
+from roboshard.tools.export import ExportConfig, export
+from roboshard.tools.verify import VerifyConfig, verify
 
 TOP = "observation.images.top"
 TO = f"videos/{TOP}/to_timestamp"

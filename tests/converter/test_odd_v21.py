@@ -15,9 +15,9 @@ from support.lerobot_v21_source import read_lines, write_lines, write_v21
 from support.row_reading import check_samples, read_samples
 
 from roboshard.converter import ConversionReport
-from roboshard.inspector import VerifyConfig, verify
 from roboshard.loader import open_dataset
 from roboshard.shards import ShardedDataset, SourceError
+from roboshard.tools.verify import VerifyConfig, verify
 
 Run = Callable[..., ConversionReport]
 Break = Callable[[BrokenSource], object]

@@ -19,9 +19,9 @@ from torchcodec.decoders import VideoDecoder  # type: ignore[attr-defined]
 from roboshard.converter import ConvertConfig, convert
 from roboshard.converter.video.opening import OPENS_FLV, open_video, rotation_of
 from roboshard.converter.video.video_file import VideoFile
-from roboshard.inspector import VerifyConfig, verify
 from roboshard.loader import open_dataset
 from roboshard.shards import SourceError
+from roboshard.tools.verify import VerifyConfig, verify
 
 TOP = "observation.images.top"
 

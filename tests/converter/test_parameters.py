@@ -19,9 +19,9 @@ from support.mp4_boxes import join_as_two_descriptions
 
 from roboshard.converter import ConversionReport
 from roboshard.converter.video import side_data
-from roboshard.exporter import ExportConfig, export
-from roboshard.inspector import VerifyConfig, verify
 from roboshard.shards import ShardedDataset, SourceError
+from roboshard.tools.export import ExportConfig, export
+from roboshard.tools.verify import VerifyConfig, verify
 
 TOP = "observation.images.top"
 SIZE = (64, 96)

@@ -16,9 +16,9 @@ from support.lerobot_source import Built, Camera, Source, build, render
 
 from roboshard.converter import ConversionReport, ReencodeConfig
 from roboshard.converter.video.picture_headers import picture_header
-from roboshard.inspector import VerifyConfig, verify
 from roboshard.loader import open_dataset
 from roboshard.shards import ShardedDataset, SourceError
+from roboshard.tools.verify import VerifyConfig, verify
 
 TOP = "observation.images.top"
 SMALL, LARGE = (64, 96), (128, 160)

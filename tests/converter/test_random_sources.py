@@ -22,9 +22,9 @@ from support.lerobot_v21_source import read_lines, write_lines, write_v21
 from support.row_reading import check_samples, read_samples
 
 from roboshard.converter import ConvertConfig, convert
-from roboshard.exporter import ExportConfig, export
-from roboshard.inspector import VerifyConfig, verify
 from roboshard.loader import open_dataset
+from roboshard.tools.export import ExportConfig, export
+from roboshard.tools.verify import VerifyConfig, verify
 
 TOP = "top"
 LENGTHS = (4, 3, 6, 2, 5)

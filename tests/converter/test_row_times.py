@@ -13,9 +13,9 @@ import pytest
 from support.lerobot_source import Built, Camera, Source, build, read_stamp
 
 from roboshard.converter import ConversionReport, ReencodeConfig
-from roboshard.exporter import ExportConfig, export
-from roboshard.inspector import VerifyConfig, verify
 from roboshard.loader import open_dataset
+from roboshard.tools.export import ExportConfig, export
+from roboshard.tools.verify import VerifyConfig, verify
 
 TOP = "observation.images.top"
 Run = Callable[..., ConversionReport]

@@ -16,9 +16,9 @@ from support.mp4_boxes import turn
 from torchcodec.decoders import VideoDecoder  # type: ignore[attr-defined]
 
 from roboshard.converter import ConversionReport, ReencodeConfig
-from roboshard.inspector import VerifyConfig, verify
 from roboshard.loader import open_dataset
 from roboshard.shards import OptionError
+from roboshard.tools.verify import VerifyConfig, verify
 
 TOP = "observation.images.top"
 CASE = Path(__file__).parents[1] / "data/cases/reencode_rotated/src"

@@ -20,7 +20,6 @@ from support import language, tables
 from support.lerobot_source import EVERY_KIND, Built, Source, build
 
 from roboshard.converter import ConvertConfig, convert
-from roboshard.inspector import VerifyConfig, verify
 from roboshard.loader import make_loader, open_dataset
 from roboshard.loader.batches.buffers import ReusedBuffers
 from roboshard.loader.batches.pending import PendingStep
@@ -35,6 +34,7 @@ from roboshard.loader.samples.rows import PictureKey, WindowedStep
 from roboshard.shards import FormatError, OptionError, ShardedDataset
 from roboshard.shards.features import DepthScale
 from roboshard.shards.rows import decode_rows
+from roboshard.tools.verify import VerifyConfig, verify
 
 STILL = EVERY_KIND.image_keys[0]
 METRES, MILLIMETRES, NO_UNIT = EVERY_KIND.depth_images

@@ -22,12 +22,13 @@ from support.damage import Forgery
 
 from roboshard.common.errors import FormatError, RoboshardError
 from roboshard.converter import ConvertConfig, convert
-from roboshard.exporter import ExportConfig, export
-from roboshard.inspector import VerifyConfig, summarize, verify
 from roboshard.loader import make_loader, open_dataset
 from roboshard.shards import ShardedDataset
 from roboshard.shards.features import ROW_NUMBERS, DepthScale, spec_problems
 from roboshard.shards.rows import EPISODE_METADATA
+from roboshard.tools.export import ExportConfig, export
+from roboshard.tools.inspect import summarize
+from roboshard.tools.verify import VerifyConfig, verify
 
 Json = Any
 

@@ -20,11 +20,11 @@ from support.decoders import DECODERS, decode_with
 from support.lerobot_source import Camera, Source, build
 
 from roboshard.converter import ConvertConfig, convert
-from roboshard.exporter import ExportConfig, export
-from roboshard.inspector import VerifyConfig, verify
 from roboshard.loader import make_loader
 from roboshard.shards import FormatError, RoboshardError, ShardedDataset
 from roboshard.shards.mp4 import MAX_SAMPLES, read_sample_tables
+from roboshard.tools.export import ExportConfig, export
+from roboshard.tools.verify import VerifyConfig, verify
 
 TOP = "observation.images.top"
 LENGTHS = (6, 5, 7)

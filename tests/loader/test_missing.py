@@ -19,10 +19,11 @@ from support.missing_values import ADDED, COUNT, COUNTED, REWARD, build_missing,
 
 from roboshard.common.errors import FormatError, MissingError, OptionError
 from roboshard.converter import ConvertConfig, convert
-from roboshard.inspector import VerifyConfig, summarize, verify
 from roboshard.loader import make_loader, open_dataset
 from roboshard.shards import rebuild
 from roboshard.shards.manifest import load_dataset_manifest
+from roboshard.tools.inspect import summarize
+from roboshard.tools.verify import VerifyConfig, verify
 
 LENGTHS = (6, 5, 7)
 ROW_OF = {"reward": REWARD, "count": COUNT}

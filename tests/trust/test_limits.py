@@ -19,11 +19,11 @@ from support.damage import Forgery
 
 from roboshard.common import jsonio
 from roboshard.converter import ConvertConfig, convert
-from roboshard.inspector import VerifyConfig, shard, verify
 from roboshard.loader.episode_table import EpisodeTable
 from roboshard.shards import FormatError, OptionError, ShardedDataset, SourceError
 from roboshard.shards.parquet_limits import check_decoded, check_source, decoded_limit
 from roboshard.shards.rows import decode_rows
+from roboshard.tools.verify import VerifyConfig, shard, verify
 
 MEGABYTES, SECONDS = 1000, 20
 """What reading any of these may take, Python and its libraries included."""

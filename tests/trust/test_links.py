@@ -13,13 +13,13 @@ from roboshard import storage
 from roboshard.converter import ConvertConfig, convert
 from roboshard.converter.source import scratch
 from roboshard.converter.work_folder import WORK_PREFIX, work_folder
-from roboshard.exporter import ExportConfig, export
-from roboshard.inspector import VerifyConfig, verify
-from roboshard.publisher import UploadConfig, upload
 from roboshard.shards import OptionError, StorageError, rebuild
 from roboshard.storage.content import Upload
 from roboshard.storage.files import TEMPORARY_SUFFIX
 from roboshard.storage.local import LocalStore
+from roboshard.tools.export import ExportConfig, export
+from roboshard.tools.upload import UploadConfig, upload
+from roboshard.tools.verify import VerifyConfig, verify
 
 THESIS = "do not lose me"
 

@@ -15,8 +15,8 @@ from support.fuzz import FAMILIES, Bases
 
 WATCHED = """
 import os, sys, threading
-import roboshard.loader, roboshard.inspector
-from roboshard.inspector import VerifyConfig, verify
+import roboshard.loader, roboshard.tools.verify
+from roboshard.tools.verify import VerifyConfig, verify
 from roboshard.loader import open_dataset
 from roboshard.shards import RoboshardError
 from support.fuzz import samples
