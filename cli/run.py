@@ -4,8 +4,10 @@ from collections.abc import Callable, Sequence
 
 from rich.console import Console
 
+from roboshard.cli.progress import Bar
 from roboshard.cli.terminal import EXIT_OUTPUT_CLOSED
 from roboshard.common.plain import as_markup
+from roboshard.common.progress import shown_on
 from roboshard.shards import OptionError, RoboshardError
 from roboshard.storage import redacted
 
@@ -27,7 +29,8 @@ err = _Console(stderr=True, highlight=False)
 def run_command(command: Callable[[Sequence[str]], None], arguments: Sequence[str]) -> int:
     """Run a command and return the process's exit code."""
     try:
-        command(arguments)
+        with shown_on(Bar):
+            command(arguments)
     except BrokenPipeError:  # nobody reads what is printed any more, as after `| head`
         return EXIT_OUTPUT_CLOSED
     except OptionError as error:

@@ -31,7 +31,7 @@ from roboshard.common import jsonio
 from roboshard.common.cores import usable_cores
 from roboshard.common.errors import MissingError, OptionError, SourceError
 from roboshard.common.interrupts import check, interruptible
-from roboshard.common.progress import Progress
+from roboshard.common.progress import progress_of
 from roboshard.common.selection import parse_episodes, select_episodes
 from roboshard.converter.config import ConvertConfig, parse_part
 from roboshard.converter.destination.api import Destination
@@ -259,7 +259,7 @@ def _run(
         else plan.sizes[:0]
     )
     specs = _specs(plan, config, destination)
-    with Progress(
+    with progress_of(
         "converting", items=len(sizes), what="episodes", num_bytes=int(sizes.sum())
     ) as progress:
         episode_done = partial(progress.add, items=1)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from roboshard.common import interrupts
 from roboshard.common.errors import OptionError
-from roboshard.common.progress import Progress
+from roboshard.common.progress import Progress, progress_of
 from roboshard.shards.names import DATASET_MANIFEST
 from roboshard.storage import Upload, WritableStore
 from roboshard.tools.upload.config import UploadConfig
@@ -58,7 +58,7 @@ def upload(config: UploadConfig) -> UploadReport:
     if plan.withdraw:
         target.remove([DATASET_MANIFEST])
     target.remove(plan.remove)
-    with Progress(
+    with progress_of(
         "sending", items=len(uploads), what="files", num_bytes=_num_bytes(uploads)
     ) as progress:
         _send_shards(plan, config.jobs, progress)

@@ -29,7 +29,7 @@ from roboshard.common.errors import (
     RoboshardError,
     StorageError,
 )
-from roboshard.common.progress import Progress
+from roboshard.common.progress import progress_of
 from roboshard.shards.index import MAX_INDEX_BYTES
 from roboshard.shards.locate import locate
 from roboshard.shards.manifest import load_dataset_manifest, load_index
@@ -278,7 +278,7 @@ def _check_shards(
     ]
     num_bytes = int(sum(part * task.entry.size for part, task in zip(share, tasks, strict=True)))
     with (
-        Progress("verifying", items=len(tasks), what="shards", num_bytes=num_bytes) as progress,
+        progress_of("verifying", items=len(tasks), what="shards", num_bytes=num_bytes) as progress,
         interrupts.thread_pool(jobs, "verify") as threads,
     ):
         futures = [threads.submit(check, task) for task in tasks]
