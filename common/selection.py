@@ -54,3 +54,11 @@ def spread(length: int, count: int) -> list[int]:
         np.linspace(0, length - 1, min(count, length)).round().astype(np.int64).tolist()
     )
     return places
+
+
+def positions_of(wanted: NDArray[np.int64], indices: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return where each wanted index is among `indices`, which ascend; -1: it is not there."""
+    if not indices.size:
+        return np.full(len(wanted), -1, dtype=np.int64)
+    found = np.searchsorted(indices, wanted).clip(max=len(indices) - 1)
+    return np.where(indices[found] == wanted, found, -1)

@@ -21,6 +21,12 @@ def last_keyframe(keyframes: Sequence[int], frame: int) -> int:
     return keyframes[max(0, bisect_right(keyframes, frame) - 1)]
 
 
+def lowest_later(ticks: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return for each packet, in decode order, the lowest time of those after it; the last has none."""
+    later = np.append(ticks[1:], np.iinfo(np.int64).max)
+    return np.minimum.accumulate(later[::-1])[::-1]
+
+
 def mean_random_cost(keyframes: Sequence[int], num_frames: int) -> float:
     """Frames decoded for one frame picked at random: from the keyframe before it up to itself.
 

@@ -11,6 +11,7 @@ from roboshard.common.errors import FormatError, OptionError
 
 DATASET_MANIFEST = "dataset.json"
 EPISODE_INDEX = "episodes.parquet"
+SKIPPED_REPORT = "skipped.json"
 SHARD_FOLDER = "shards"
 RECORD_SUFFIX = "json"
 ROWS_SUFFIX = "parquet"

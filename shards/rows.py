@@ -29,6 +29,12 @@ EXTENSION_NAME, EXTENSION_METADATA = b"ARROW:extension:name", b"ARROW:extension:
 """As Arrow's format names them, in the metadata of a field."""
 
 
+def source_metadata(table: pa.Table) -> dict[bytes, bytes]:
+    """Return the metadata of a table's schema without what shards add to it."""
+    found = table.schema.metadata or {}
+    return {k: v for k, v in found.items() if k not in (EPISODE_METADATA, PROVENANCE_METADATA)}
+
+
 def encode_rows(
     table: pa.Table, episode: dict[str, jsonio.Json], provenance: Provenance | None
 ) -> bytes:

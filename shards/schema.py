@@ -334,3 +334,13 @@ def check_version(version: object, what: str) -> None:
 def document_bytes(document: Document) -> bytes:
     """The JSON that the format writes for a document."""
     return jsonio.dump(document.model_dump(mode="json"))
+
+
+def conversion_named(manifest: bytes, what: str) -> str | None:
+    """Return the id of the conversion that a shard's manifest or dataset.json names; None: it cannot be read."""
+    try:
+        named = jsonio.load(manifest, what, MAX_MANIFEST_BYTES).get("conversion")
+    except FormatError:
+        return None
+    named = named.get("id") if isinstance(named, dict) else named
+    return named if isinstance(named, str) else None

@@ -49,6 +49,20 @@ DECODERS = {
 }
 """Codecs that a record may name, as FFmpeg names them, and FFmpeg's decoders of each."""
 
+CODEC_PARAMETERS = (
+    "width",
+    "height",
+    "pix_fmt",
+    "profile",
+    "color_range",
+    "color_primaries",
+    "color_trc",
+    "colorspace",
+    "sample_aspect_ratio",
+    "extradata",
+)
+"""What a decoder is told of a stream before its first packet, as PyAV names it."""
+
 MAX_ROUNDING_TICKS = 1.0
 """By how much a block's time may differ from its record's: Matroska counts in ticks of its own."""
 

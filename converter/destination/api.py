@@ -12,10 +12,9 @@ from typing import Protocol, Self
 
 from roboshard import storage
 from roboshard.common import jsonio
-from roboshard.shards.names import shard_manifest_name
+from roboshard.shards.names import SKIPPED_REPORT, shard_manifest_name
 from roboshard.shards.schema import Provenance, ShardManifest
 
-SKIPPED_REPORT = "skipped.json"
 SeenShard = tuple[bytes, int, str]
 """A shard as it is there: its manifest's bytes, its size, its SHA-256."""
 

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from roboshard import storage
-from roboshard.common import interrupts, jsonio
+from roboshard.common import interrupts
 from roboshard.common.errors import OptionError, RoboshardError, StorageError
 from roboshard.converter.destination.api import SeenShard, files_of, write_skipped
 from roboshard.shards.manifest import load_dataset_manifest, write_dataset
@@ -22,7 +22,7 @@ from roboshard.shards.names import (
     shard_name,
 )
 from roboshard.shards.rebuild import rebuild_shard
-from roboshard.shards.schema import MAX_MANIFEST_BYTES, Provenance, ShardManifest
+from roboshard.shards.schema import MAX_MANIFEST_BYTES, Provenance, ShardManifest, conversion_named
 from roboshard.storage.locks import lock
 
 SEEN_WITHIN_S = 30.0
@@ -194,11 +194,10 @@ def _is_ours(root: Path, name: str, conversion: str) -> bool:
         return False
 
 
-def _conversion_of(path: Path) -> object:
+def _conversion_of(path: Path) -> str | None:
     """The conversion a shard manifest names; None where there is no readable one."""
     try:
-        data = storage.read_all(str(path), MAX_MANIFEST_BYTES)
-        return jsonio.load(data, str(path), MAX_MANIFEST_BYTES).get("conversion")
+        return conversion_named(storage.read_all(str(path), MAX_MANIFEST_BYTES), str(path))
     except RoboshardError:
         return None
 

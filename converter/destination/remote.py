@@ -19,13 +19,14 @@ from pathlib import Path
 
 from roboshard.common import interrupts, jsonio
 from roboshard.common.errors import FormatError, OptionError
-from roboshard.converter.destination.api import SKIPPED_REPORT, SeenShard, files_of, write_skipped
+from roboshard.converter.destination.api import SeenShard, files_of, write_skipped
 from roboshard.converter.work_folder import work_folder
 from roboshard.shards.manifest import write_dataset
 from roboshard.shards.names import (
     DATASET_MANIFEST,
     EPISODE_INDEX,
     SHARD_FOLDER,
+    SKIPPED_REPORT,
     is_shard_name,
     shard_manifest_name,
     shard_name,
@@ -34,6 +35,7 @@ from roboshard.shards.schema import (
     MAX_MANIFEST_BYTES,
     Provenance,
     ShardManifest,
+    conversion_named,
     document_bytes,
 )
 from roboshard.storage import StoredFile, Upload, WritableStore, redacted, writable_store
@@ -176,7 +178,7 @@ class RemoteDestination:
                 raise foreign(self.root, path)
         if DATASET_MANIFEST in self._there:
             data = self._target.read_all(DATASET_MANIFEST, MAX_MANIFEST_BYTES)
-            if _conversion_of_dataset(data) != self._conversion:
+            if conversion_named(data, DATASET_MANIFEST) != self._conversion:
                 raise OptionError(
                     f"{redacted(self.root)}: holds another dataset. Choose another place, or remove this "
                     "one first"
@@ -219,11 +221,3 @@ def foreign(url: str, path: str) -> OptionError:
         f"{redacted(url)}: holds shards of another conversion (another source, other options or other library "
         f"versions: {path}). Choose another place, or remove them first"
     )
-
-
-def _conversion_of_dataset(data: bytes) -> object:
-    try:
-        conversion = jsonio.load(data, DATASET_MANIFEST, MAX_MANIFEST_BYTES).get("conversion")
-    except FormatError:
-        return None
-    return conversion.get("id") if isinstance(conversion, dict) else None

@@ -8,11 +8,13 @@ Findings of the metadata are in `SourceMeta.findings`. Those of an episode go in
 into the shard's manifest: so a conversion that was killed and continued lists what an uninterrupted one does.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from roboshard.shards.documents import Finding
 
+Report = Callable[[Finding], None]
+"""Is told what is odd."""
 SHOWN_PLACES = 3
 MAX_FINDINGS = 64
 """Of one episode; what is more is counted in a last one."""

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from roboshard.common import jsonio
 from roboshard.common.errors import SourceError
+from roboshard.common.selection import positions_of
 from roboshard.converter.source.files import SourceFiles, refuse_pointer
-from roboshard.converter.source.findings import finding
-from roboshard.shards.documents import Finding
+from roboshard.converter.source.findings import Report, finding
 from roboshard.shards.names import MAX_EPISODES
 
 MAX_LINE_BYTES = (
@@ -69,7 +69,7 @@ class EpisodeLines:
         files: SourceFiles,
         path: str,
         use: Callable[[Line], None],
-        report: Callable[[Finding], None],
+        report: Report,
     ) -> "EpisodeLines":
         """Read the whole file, and `use` each line once; of two lines of an episode the last one counts."""
         places: dict[int, tuple[int, int, int, int]] = {}
@@ -111,10 +111,7 @@ class EpisodeLines:
 
     def positions(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
         """Where these episodes are among `indices`; -1: they are not."""
-        if not self.indices.size:
-            return np.full(len(indices), -1, dtype=np.int64)
-        found = np.searchsorted(self.indices, indices).clip(max=len(self.indices) - 1)
-        return np.where(self.indices[found] == indices, found, -1)
+        return positions_of(indices, self.indices)
 
     def sizes_of(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
         """Bytes of these episodes' lines."""

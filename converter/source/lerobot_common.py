@@ -10,7 +10,7 @@ from typing import Any
 from roboshard.common import jsonio
 from roboshard.common.errors import FormatError, MissingError, SourceError
 from roboshard.converter.source.files import MAX_POINTER_BYTES, SourceFiles, refuse_pointer
-from roboshard.converter.source.findings import finding
+from roboshard.converter.source.findings import Report, finding
 from roboshard.shards.documents import Finding
 from roboshard.shards.features import DTYPES, Features, keys_of
 from roboshard.shards.names import DATASET_MANIFEST
@@ -84,7 +84,7 @@ def camera_keys(info: dict[str, Any]) -> tuple[str, ...]:
     return keys_of(info["features"], "video")
 
 
-def read_stats(files: SourceFiles, report: Callable[[Finding], None]) -> dict[str, Any] | None:
+def read_stats(files: SourceFiles, report: Report) -> dict[str, Any] | None:
     """meta/stats.json; None: there is none, or none that can be read, which `report` is told."""
     if STATS not in files.metadata():
         return None
@@ -100,7 +100,7 @@ def _read(files: SourceFiles, path: str) -> bytes:
     return files.metadata_path(path).read_bytes()
 
 
-def with_data_path(info: dict[str, Any], report: Callable[[Finding], None]) -> dict[str, Any]:
+def with_data_path(info: dict[str, Any], report: Report) -> dict[str, Any]:
     """info.json with a path template for data files; LeRobot v3 reads those that lie where its own would be."""
     if isinstance(info.get("data_path"), str):
         return info

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from roboshard.common.errors import SourceError
 from roboshard.converter.source.api import Episode, SourceMeta, VideoSpan
 from roboshard.converter.source.files import SourceFiles
-from roboshard.converter.source.findings import finding
+from roboshard.converter.source.findings import Report, finding
 from roboshard.converter.source.json_lines import EpisodeLines, Line
 from roboshard.converter.source.lerobot_common import (
     INFO,
@@ -29,7 +29,7 @@ from roboshard.converter.source.lerobot_common import (
     unknown_dtypes,
 )
 from roboshard.converter.source.lerobot_v21_stats import flat_stats, read_episode_stats
-from roboshard.converter.source.row_hints import Listed, Report, RowHints
+from roboshard.converter.source.row_hints import Listed, RowHints
 from roboshard.converter.source.tasks import read_task_lines
 from roboshard.shards.documents import Finding
 from roboshard.shards.schema import MAX_FRAMES

@@ -1,6 +1,5 @@
 """Statistics of a whole dataset from those of its episodes: LeRobot's own arithmetic, in the same order."""
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -8,9 +7,8 @@ from numpy.typing import NDArray
 
 from roboshard.common.errors import SourceError
 from roboshard.converter.source.files import SourceFiles
-from roboshard.converter.source.findings import finding
+from roboshard.converter.source.findings import Report, finding
 from roboshard.converter.source.json_lines import EpisodeLines, Line
-from roboshard.shards.documents import Finding
 
 NAMES = ("min", "max", "mean", "std", "count")
 MAX_COUNT = 1 << 40  # of values in an episode
@@ -23,7 +21,7 @@ def read_episode_stats(
     files: SourceFiles,
     path: str,
     episodes: NDArray[np.int64],
-    report: Callable[[Finding], None],
+    report: Report,
 ) -> tuple[EpisodeLines, dict[str, Any]]:
     """(where the lines of episodes_stats.jsonl lie, statistics of the dataset, taken together from them).
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from roboshard.converter.source.api import Episode, SourceMeta, VideoSpan
 from roboshard.converter.source.files import SourceFiles
-from roboshard.converter.source.findings import finding
+from roboshard.converter.source.findings import Report, finding
 from roboshard.converter.source.lerobot_common import (
     TAR_OVERHEAD,
     camera_keys,
@@ -28,7 +28,7 @@ from roboshard.converter.source.lerobot_common import (
     with_data_path,
 )
 from roboshard.converter.source.lerobot_v3_episodes import MAX_SECONDS, read_episodes, read_table
-from roboshard.converter.source.row_hints import Listed, Report, RowHints
+from roboshard.converter.source.row_hints import Listed, RowHints
 from roboshard.converter.source.tasks import read_task_table
 from roboshard.shards.documents import Finding
 

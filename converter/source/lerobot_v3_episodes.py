@@ -9,8 +9,7 @@ import pyarrow.parquet as pq
 
 from roboshard.common.errors import MissingError, SourceError
 from roboshard.converter.source.files import SourceFiles, refuse_pointer
-from roboshard.converter.source.findings import finding
-from roboshard.shards.documents import Finding
+from roboshard.converter.source.findings import Report, finding
 from roboshard.shards.names import MAX_EPISODES
 from roboshard.shards.parquet_limits import check_source
 
@@ -27,8 +26,6 @@ HINTS = {
 """What the rows say too."""
 VIDEO = {"chunk_index": pa.int64(), "file_index": pa.int64(), "from_timestamp": pa.float64()}
 """What nothing else says of a camera."""
-
-Report = Callable[[Finding], None]
 
 
 def read_episodes(files: SourceFiles, camera_keys: Sequence[str], report: Report) -> pa.Table:

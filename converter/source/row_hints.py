@@ -1,6 +1,6 @@
 """What a source's metadata says of where rows lie and how many there are, and whether that can be so."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,15 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roboshard.common.errors import SourceError
+from roboshard.common.selection import positions_of
 from roboshard.converter.source.api import RowPiece
 from roboshard.converter.source.data_files import DATA_FOLDER, RowMap, data_paths, map_rows
 from roboshard.converter.source.files import SourceFiles
-from roboshard.converter.source.findings import finding
+from roboshard.converter.source.findings import Report, finding
 from roboshard.shards.documents import Finding
 
 SHOWN = 5
-
-Report = Callable[[Finding], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,10 +86,7 @@ class RowHints:
 
     def positions(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
         """Where these episodes are among those that are listed; -1: they are not."""
-        if not self.indices.size:
-            return np.full(len(indices), -1, dtype=np.int64)
-        found = np.searchsorted(self.indices, indices).clip(max=len(self.indices) - 1)
-        return np.where(self.indices[found] == indices, found, -1)
+        return positions_of(indices, self.indices)
 
     def check(self, info: dict[str, Any], report: Report) -> dict[str, int]:
         """Hold the metadata against itself and against the names of the data files; ask those where it is wrong.

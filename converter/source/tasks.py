@@ -9,15 +9,13 @@ from roboshard.common.errors import SourceError
 from roboshard.common.jsonio import Json
 from roboshard.converter.source.api import TaskTable
 from roboshard.converter.source.files import SourceFiles
-from roboshard.converter.source.findings import finding
+from roboshard.converter.source.findings import Report, finding
 from roboshard.converter.source.json_lines import read_lines
 from roboshard.converter.source.plain import plain_row, without_nanoseconds
-from roboshard.shards.documents import Finding
 
 PARQUET, LINES = "meta/tasks.parquet", "meta/tasks.jsonl"
 MAX_TASKS = 10**6
 
-Report = Callable[[Finding], None]
 ReadTable = Callable[[SourceFiles, str], pa.Table]
 
 

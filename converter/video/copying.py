@@ -5,21 +5,7 @@ from fractions import Fraction
 from typing import Any
 
 from roboshard.common.errors import SourceError
-
-PARAMETERS = (
-    "name",
-    "width",
-    "height",
-    "pix_fmt",
-    "profile",
-    "color_range",
-    "color_primaries",
-    "color_trc",
-    "colorspace",
-    "sample_aspect_ratio",
-    "extradata",
-)
-"""What a decoder is told of a stream before its first packet, as PyAV names it."""
+from roboshard.shards.slices import CODEC_PARAMETERS
 
 
 class CannotHoldError(SourceError):
@@ -43,7 +29,7 @@ def check_parameters(
     source: Any, copy: Any, container: str, expected: dict[str, object] | None = None
 ) -> None:
     """Raise CannotHoldError unless the stream `copy` has the parameters of `source`, or those that are expected."""
-    for name in PARAMETERS:
+    for name in ("name", *CODEC_PARAMETERS):
         ours = getattr(copy.codec_context, name)
         theirs = (expected or {}).get(name, getattr(source.codec_context, name))
         if theirs != ours:

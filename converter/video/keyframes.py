@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 from roboshard.converter.video.bits import Bits
+from roboshard.shards.nal_units import length_size_of, type_of, units_of
 
 _AV1_FRAME_HEADERS = (3, 6)
 """Kinds of units that begin with a frame's header: a frame header, and a frame; AV1 6.2.2."""
@@ -23,11 +24,11 @@ def keyframe_check(codec: str, extradata: bytes) -> Callable[[memoryview], bool]
         A function of a packet's payload, which is true where the packet does not tell; None: packets
         of this codec do not, or each one is a keyframe.
     """
-    if codec in _PARAMETERS:
-        at, size, kinds = _PARAMETERS[codec]
-        if extradata[:1] != b"\1" or len(extradata) < size:
+    if codec in _RANDOM_ACCESS:
+        least, kinds = _RANDOM_ACCESS[codec]
+        length_size = length_size_of(codec, extradata)
+        if length_size is None or len(extradata) < least:
             return None
-        length_size = (extradata[at] & 3) + 1
         return partial(_has_unit, length_size=length_size, codec=codec, kinds=kinds)
     read = _PICTURE_TYPES.get(codec)
     return None if read is None else partial(_is_intra, read)
@@ -35,14 +36,7 @@ def keyframe_check(codec: str, extradata: bytes) -> Callable[[memoryview], bool]
 
 def _has_unit(packet: memoryview, *, length_size: int, codec: str, kinds: frozenset[int]) -> bool:
     """Whether one of the NAL units of a packet is of these types."""
-    position = 0
-    while position + length_size < len(packet):
-        size = int.from_bytes(packet[position : position + length_size], "big")
-        first = packet[position + length_size]
-        if (first & 31 if codec == "h264" else first >> 1 & 63) in kinds:
-            return True
-        position += length_size + size
-    return False
+    return any(type_of(codec, unit) in kinds for unit in units_of(packet, length_size))
 
 
 def _is_intra(read: Callable[[memoryview], bool], packet: memoryview) -> bool:
@@ -100,12 +94,12 @@ def _after(packet: memoryview, start_code: bytes) -> bytes:
     return data[position + len(start_code) :][:4]
 
 
-_PARAMETERS = {
-    # where the length of lengths stands, how long the record is at least, and units of keyframes
-    "h264": (4, 7, frozenset((5,))),
-    "hevc": (21, 23, frozenset(range(16, 22))),
+_RANDOM_ACCESS = {
+    # how long a configuration record is at least (ISO/IEC 14496-15), and types of units of keyframes
+    "h264": (7, frozenset((5,))),
+    "hevc": (23, frozenset(range(16, 22))),
 }
-"""Of the configuration records of ISO/IEC 14496-15.
+"""Where decoding can start.
 
 H.264: IDR pictures only. Recovery points are flagged too; from the start of a gradual refresh, frames decode wrong
 for a while, and from that of an open GOP FFmpeg may lose the last frame of the file. HEVC: IRAP pictures."""

@@ -44,9 +44,3 @@ class Packets:
             headers=[self.headers[i] for i in positions.tolist()],
             coded=[self.coded[i] for i in positions.tolist()],
         )
-
-
-def lowest_later(ticks: IntArray) -> IntArray:
-    """Of each packet the lowest time of those after it; the highest there is after the last."""
-    later = np.append(ticks[1:], np.iinfo(np.int64).max)
-    return np.minimum.accumulate(later[::-1])[::-1]

@@ -7,6 +7,8 @@ file joined from several encodes is like that. Apart from any video library.
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from roboshard.shards.nal_units import length_size_of, type_of, units_of
+
 Name = tuple[int, int]
 """(type, number) of a parameter set."""
 _START_CODE = b"\0\0\0\1"
@@ -14,8 +16,6 @@ _KINDS = {"h264": (7, 13, 8), "hevc": (32, 33, 34)}
 """Types of parameter sets, each before those that refer to it."""
 _CONFIGURATION = {"h264": 6, "hevc": 23}
 """Where the sets begin in a configuration record, or the count of those in front (ISO/IEC 14496-15)."""
-LENGTH_AT = {"h264": 4, "hevc": 21}
-"""Which byte of a configuration record says, in its last two bits, how long a NAL unit's length is, less one."""
 
 
 @dataclass
@@ -30,10 +30,10 @@ class ParameterSets:
     @classmethod
     def of_header(cls, codec: str, extradata: bytes) -> "ParameterSets | None":
         """Those of a configuration record; None: the header is none of H.264 or HEVC, or is damaged."""
-        at = LENGTH_AT.get(codec)
-        if at is None or extradata[:1] != b"\1" or len(extradata) <= _CONFIGURATION[codec]:
+        length_size = length_size_of(codec, extradata)
+        if length_size is None or len(extradata) <= _CONFIGURATION[codec]:
             return None
-        sets = cls(codec=codec, length_size=(extradata[at] & 3) + 1)
+        sets = cls(codec=codec, length_size=length_size)
         try:
             for unit in _configured(codec, extradata):
                 sets.apply(unit)
@@ -48,33 +48,18 @@ class ParameterSets:
     def see(self, packet: memoryview) -> bool:
         """Let the decoder see a packet: whether its sets change anything."""
         changed = False
-        for unit in self.units(packet):
-            if self.kind(unit) in _KINDS[self.codec]:
+        for unit in units_of(packet, self.length_size):
+            if type_of(self.codec, unit) in _KINDS[self.codec]:
                 changed |= self.apply(bytes(unit))
         return changed
 
     def apply(self, unit: bytes) -> bool:
         """Let the decoder see a set: whether it is new."""
-        name = (kind := self.kind(unit), self._number(kind, unit))
+        name = (kind := type_of(self.codec, unit), self._number(kind, unit))
         if kind not in _KINDS[self.codec] or self.by_name.get(name) == unit:
             return False
         self.by_name[name] = unit
         return True
-
-    def units(self, packet: memoryview) -> Iterator[memoryview]:
-        """The NAL units of a packet."""
-        position, end = 0, len(packet)
-        while position + self.length_size < end:
-            size = int.from_bytes(packet[position : position + self.length_size], "big")
-            position += self.length_size
-            yield packet[position : position + size]
-            position += size
-
-    def kind(self, unit: bytes | memoryview) -> int:
-        """A NAL unit's type; -1 of an empty one."""
-        if not len(unit):
-            return -1
-        return unit[0] & 31 if self.codec == "h264" else unit[0] >> 1 & 63
 
     def annex_b(self) -> bytes:
         """All of them, those first that others refer to, each after a start code."""
@@ -84,7 +69,7 @@ class ParameterSets:
 
     def as_annex_b(self, packet: memoryview) -> bytes:
         """A packet with start codes for lengths."""
-        return b"".join(_START_CODE + bytes(unit) for unit in self.units(packet))
+        return b"".join(_START_CODE + bytes(unit) for unit in units_of(packet, self.length_size))
 
     def _number(self, kind: int, unit: bytes) -> int:
         """What the set is referred to by (H.264 7.3.2; H.265 7.3.2)."""

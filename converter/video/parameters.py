@@ -16,9 +16,10 @@ from av.container import Flags
 from roboshard.common.errors import SourceError
 from roboshard.converter.video.opening import open_video
 from roboshard.converter.video.packets import Packets
-from roboshard.converter.video.parameter_sets import LENGTH_AT, ParameterSets
+from roboshard.converter.video.parameter_sets import ParameterSets
 from roboshard.converter.video.pictures import REMEDY, PictureParameters
 from roboshard.converter.video.side_data import NewParameters
+from roboshard.shards.nal_units import LENGTH_AT
 
 _SAME_IN_A_SLICE = ("width", "height", "pix_fmt")
 

@@ -24,10 +24,11 @@ from roboshard.converter.video.keyframes import (
     keyframe_check,
 )
 from roboshard.converter.video.opening import open_video, rotation_of
-from roboshard.converter.video.packets import IntArray, Packets, lowest_later
+from roboshard.converter.video.packets import IntArray, Packets
 from roboshard.converter.video.parameters import Parameters
 from roboshard.converter.video.side_data import NewParameters
 from roboshard.converter.video.slice_file import VideoSlice, copied_slice
+from roboshard.shards.gop import lowest_later
 
 
 class VideoFile:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roboshard.shards.mp4 import SampleTables
+from roboshard.shards.nal_units import length_size_of
 
 MAX_UNITS = 4096
 """NAL units of a packet."""
@@ -62,7 +63,7 @@ def starts_of_gops(
     """
     if codec == "av1":
         return _av1_starts(payload, tables, firsts)
-    length_size = _length_size(codec, tables.extradata)
+    length_size = length_size_of(codec, tables.extradata)
     if length_size is None:
         return None
     is_hevc = codec == "hevc"
@@ -78,14 +79,6 @@ def starts_of_gops(
         if is_hevc or unit[length_size] & 31 != _H264_SEI or _X264_BUILD in unit:
             units[packet].append(unit)
     return _nal_starts(units, firsts, _InForce(is_hevc, length_size)) if units else None
-
-
-def _length_size(codec: str, extradata: bytes) -> int | None:
-    """Bytes of a NAL unit's length (ISO/IEC 14496-15, 5.3.3.1 and 8.3.3.1); None: it has none of them."""
-    place = {"h264": 4, "hevc": 21}.get(codec)
-    if place is None or extradata[:1] != b"\1" or len(extradata) <= place:
-        return None
-    return (extradata[place] & 3) + 1
 
 
 def _units(

@@ -10,11 +10,9 @@ from numpy.typing import NDArray
 
 from roboshard.common.errors import FormatError, SourceError
 from roboshard.shards.reader import EpisodeData
-from roboshard.shards.rows import EPISODE_METADATA, PROVENANCE_METADATA, decode_rows
+from roboshard.shards.rows import decode_rows, source_metadata
 from roboshard.shards.scalars import scalars
 from roboshard.tools.export.layout import FilePlace, Limits
-
-OURS = (EPISODE_METADATA, PROVENANCE_METADATA)
 
 
 class TableFiles:
@@ -77,10 +75,7 @@ def rows_of(episode: EpisodeData) -> pa.Table:
         values = scalars(table.column(name))
         if values is None or not np.all(np.isfinite(values)):
             raise FormatError(f"{episode.where}: {name} is not a number in every row")
-    metadata = {
-        key: value for key, value in (table.schema.metadata or {}).items() if key not in OURS
-    }
-    return table.replace_schema_metadata(metadata or None)
+    return table.replace_schema_metadata(source_metadata(table) or None)
 
 
 def numbered(table: pa.Table, episode_index: int, first_row: int) -> pa.Table:

@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roboshard.common.errors import SourceError
-from roboshard.shards.schema import CameraRecord
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
@@ -34,11 +33,6 @@ class Span:
 def seconds(ticks: IntArray, tick: float) -> FloatArray:
     """Times in seconds."""
     return np.asarray(ticks * tick, dtype=np.float64)
-
-
-def frames_of_rows(camera: CameraRecord) -> IntArray:
-    """(rows,) the frame of the slice that each row shows."""
-    return np.concatenate([np.arange(first, first + count) for _, first, count in camera.rows])
 
 
 def period_of(pts: IntArray, nominal: float) -> float:

@@ -16,9 +16,10 @@ from av.container import Flags
 from crc32c import crc32c
 
 from roboshard.common.errors import FormatError, SourceError
+from roboshard.shards.nal_units import length_size_of, type_of, units_of
 from roboshard.shards.names import is_matroska
 from roboshard.shards.schema import CameraRecord
-from roboshard.shards.slices import open_slice
+from roboshard.shards.slices import CODEC_PARAMETERS, open_slice
 from roboshard.tools.export.layout import VIDEO_PATH, FilePlace, Limits
 from roboshard.tools.export.matroska import MatroskaVideoFile, coded_blocks
 from roboshard.tools.export.timing import (
@@ -27,7 +28,6 @@ from roboshard.tools.export.timing import (
     IntArray,
     Span,
     evened,
-    frames_of_rows,
     is_even,
     period_of,
     seconds,
@@ -35,8 +35,6 @@ from roboshard.tools.export.timing import (
     start_of,
 )
 
-_PICTURE = ("name", "profile", "pix_fmt", "width", "height", "sample_aspect_ratio", "extradata")
-_COLOR = ("color_range", "color_primaries", "color_trc", "colorspace")
 _INTRA = {"cfhd", "dnxhd", "dvvideo", "ffvhuff", "huffyuv", "jpeg2000", "magicyuv", "prores"}
 _INTRA |= {"mjpeg", "png", "rawvideo", "utvideo", "v210"}
 _INDEPENDENT = {"h264", "av1", "vp8", "vp9", "mpeg4", "ffv1"} | _INTRA
@@ -240,7 +238,7 @@ class VideoFiles:
         self, found: "_Slice", camera: CameraRecord, timestamps: FloatArray
     ) -> tuple[FilePlace, Span]:
         coded = found.coded
-        frames, shown = frames_of_rows(camera), coded.shown
+        frames, shown = camera.frames(), coded.shown
         if len(shown) != camera.num_frames:
             raise SourceError(
                 f"its slice holds {len(shown)} frames where the record says {camera.num_frames}"
@@ -296,7 +294,7 @@ def configuration_of(stream: Any) -> tuple[Any, ...]:
     context = stream.codec_context
     return (
         Fraction(stream.time_base or 1),
-        *(getattr(context, name) for name in _PICTURE + _COLOR),
+        *(getattr(context, name) for name in ("name", *CODEC_PARAMETERS)),
     )
 
 
@@ -311,13 +309,8 @@ def is_hevc_idr(data: memoryview, extradata: bytes) -> bool:
     After a CRA picture that is not a stream's first, pictures are numbered on from those before it, with which
     they would be confused (H.265 8.1.3, 8.3.1; ISO/IEC 14496-15 8.3.3.1 for the length of a NAL unit's size).
     """
-    if extradata[:1] != b"\1" or len(extradata) < 23:
+    length_size = length_size_of("hevc", extradata)
+    if length_size is None or len(extradata) < 23:
         return False
-    length_size, position = (extradata[21] & 3) + 1, 0
-    while position + length_size < len(data):
-        size = int.from_bytes(data[position : position + length_size], "big")
-        kind = data[position + length_size] >> 1 & 63
-        if kind < 32:  # a picture's
-            return kind in (19, 20)
-        position += length_size + size
-    return False
+    kinds = (type_of("hevc", unit) for unit in units_of(data, length_size))
+    return next((kind for kind in kinds if 0 <= kind < 32), -1) in (19, 20)  # of its first picture

@@ -15,7 +15,13 @@ from roboshard.common import interrupts, jsonio
 from roboshard.common.errors import DamageError, MissingError, OptionError, RoboshardError
 from roboshard.shards.manifest import load_dataset_manifest, load_shard_manifest
 from roboshard.shards.names import DATASET_MANIFEST, is_shard_name, shard_manifest_name
-from roboshard.shards.schema import MAX_MANIFEST_BYTES, DatasetManifest, FileEntry, ShardEntry
+from roboshard.shards.schema import (
+    MAX_MANIFEST_BYTES,
+    DatasetManifest,
+    FileEntry,
+    ShardEntry,
+    conversion_named,
+)
 from roboshard.storage import StoredFile, Upload, WritableStore, writable_store
 from roboshard.tools.upload.card import CARD, PREVIEW, is_ours, make_card
 from roboshard.tools.upload.config import UploadConfig
@@ -231,12 +237,9 @@ def _refuse_foreign_shards(
 def conversion_of(target: WritableStore, manifest: str) -> str | None:
     """Which conversion a shard manifest at a target names; None where it is missing or not readable."""
     try:
-        value = jsonio.load(
-            target.read_all(manifest, MAX_MANIFEST_BYTES), manifest, MAX_MANIFEST_BYTES
-        ).get("conversion")
+        return conversion_named(target.read_all(manifest, MAX_MANIFEST_BYTES), manifest)
     except RoboshardError:
         return None
-    return value if isinstance(value, str) else None
 
 
 def _named(data: bytes, new: DatasetManifest) -> str:

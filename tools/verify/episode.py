@@ -1,9 +1,11 @@
 """What one episode holds: record, rows and slices against each other, the manifest and the dataset."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
+import pyarrow as pa
 
 from roboshard.common.errors import RoboshardError
 from roboshard.shards.features import keys_of
@@ -15,7 +17,6 @@ from roboshard.tools.verify.layout import Sample
 from roboshard.tools.verify.problems import CONVERT_AGAIN, Place, some
 from roboshard.tools.verify.rows import check_metadata, check_rows, numbers
 from roboshard.tools.verify.slices import check_slice
-from roboshard.tools.verify.source import SourceReader
 from roboshard.tools.verify.values import check_values
 
 DEFAULT_TOLERANCE_S = 1e-4
@@ -39,8 +40,7 @@ class Expected:
     @property
     def tolerance_s(self) -> float:
         """That the conversion was made with."""
-        value = self.manifest.conversion.options.get("tolerance_s")
-        return float(value) if isinstance(value, int | float) else DEFAULT_TOLERANCE_S
+        return tolerance_of(self.manifest)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +53,26 @@ class Contents:
     """Names of members that are not what was written."""
     is_first: bool
     """Of its shard."""
+
+
+class SourceReader(Protocol):
+    """Compares episodes with the source; for one thread."""
+
+    def check(
+        self,
+        record: EpisodeRecord,
+        rows_file: memoryview | None,
+        rows: pa.Table | None,
+        videos: Mapping[str, memoryview],
+        place: Place,
+    ) -> None:
+        """Report at `place` what differs."""
+
+
+def tolerance_of(manifest: DatasetManifest) -> float:
+    """Return the tolerance in seconds that the conversion was made with."""
+    value = manifest.conversion.options.get("tolerance_s")
+    return float(value) if isinstance(value, int | float) else DEFAULT_TOLERANCE_S
 
 
 def check_episode(

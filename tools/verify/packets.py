@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from roboshard.shards.mp4 import SampleTables, read_sample_tables
 from roboshard.shards.names import is_matroska
 from roboshard.shards.schema import CameraRecord
-from roboshard.shards.slices import open_container, read_slice
+from roboshard.shards.slices import CODEC_PARAMETERS, open_container, read_slice
 from roboshard.tools.verify.problems import CONVERT_AGAIN, Place, some
 
 IntArray = NDArray[np.int64]
@@ -31,23 +31,9 @@ class Clock:
     """Ticks of the source per tick of the slice."""
 
 
-PARAMETERS = (
-    "width",
-    "height",
-    "pix_fmt",
-    "profile",
-    "color_range",
-    "color_primaries",
-    "color_trc",
-    "colorspace",
-    "sample_aspect_ratio",
-    "extradata",
-)
-
-
 def parameters_of(stream: Any) -> dict[str, Any]:
     """What a decoder is told of a stream before its first packet."""
-    return {name: getattr(stream.codec_context, name) for name in PARAMETERS}
+    return {name: getattr(stream.codec_context, name) for name in CODEC_PARAMETERS}
 
 
 class SourcePackets:

@@ -3,13 +3,16 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
 
 import av
 import numpy as np
 from numpy.typing import NDArray
 
 from roboshard.common.errors import FormatError
+from roboshard.converter.reencoding.encoder import fitted, frames_at
+from roboshard.converter.reencoding.settings import Encoding
+from roboshard.converter.video.alignment import RowTimes
+from roboshard.converter.video.video_file import VideoFile
 from roboshard.shards.gop import distances
 from roboshard.shards.schema import CameraRecord
 from roboshard.shards.slices import open_slice
@@ -88,12 +91,9 @@ class Findings:
 class Original:
     """An episode in the source, of one camera."""
 
-    video: Any
-    """`VideoFile` of the converter."""
-    rows: Any
-    """`RowTimes` in that file."""
-    encoding: Any
-    """`Encoding` of the conversion."""
+    video: VideoFile
+    rows: RowTimes
+    encoding: Encoding
 
 
 def compare_pictures(camera: CameraRecord, data: bytes, original: Original, place: Place) -> None:
@@ -102,8 +102,6 @@ def compare_pictures(camera: CameraRecord, data: bytes, original: Original, plac
     Raises:
         SourceError: the source cannot be decoded.
     """
-    from roboshard.converter.reencoding.encoder import fitted, frames_at  # noqa: PLC0415 - decodes as a conversion does
-
     video, encoding = original.video, original.encoding
     packets, shown = video.select(original.rows)
     times, first_rows = np.unique(shown, return_index=True)

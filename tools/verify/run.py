@@ -17,6 +17,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator
 from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -37,6 +38,7 @@ from roboshard.shards.names import (
     DATASET_MANIFEST,
     EPISODE_INDEX,
     SHARD_FOLDER,
+    SKIPPED_REPORT,
     is_shard_name,
     shard_manifest_name,
 )
@@ -55,9 +57,9 @@ from roboshard.tools.verify.problems import (
 )
 from roboshard.tools.verify.rows import provenance_fields
 from roboshard.tools.verify.shard import Checked, Dataset, ShardCheck, ShardTask
-from roboshard.tools.verify.source import SourceComparison
 
-SKIPPED_REPORT = "skipped.json"
+if TYPE_CHECKING:
+    from roboshard.tools.verify.source import SourceComparison
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,6 +129,8 @@ def _verify(config: VerifyConfig) -> VerifyReport:
     if config.against is None:
         checked = _check_shards(tasks, dataset, None, config.jobs)
     else:
+        from roboshard.tools.verify.source import SourceComparison  # noqa: PLC0415 - brings the converter
+
         with closing(SourceComparison(config.against, manifest)) as source:
             source.check_dataset(Place(problems=problems, file=DATASET_MANIFEST))
             checked = _check_shards(tasks, dataset, source, config.jobs if source.is_local else 1)
@@ -263,7 +267,7 @@ def _draw(counts: list[int], config: VerifyConfig) -> defaultdict[int, set[int]]
 
 
 def _check_shards(
-    tasks: list[ShardTask], dataset: Dataset, source: SourceComparison | None, jobs: int
+    tasks: list[ShardTask], dataset: Dataset, source: "SourceComparison | None", jobs: int
 ) -> list[Checked]:
     def check(task: ShardTask) -> Checked:
         with source.reader() if source else nullcontext() as reader:
@@ -295,7 +299,7 @@ def _check_shards(
 def _check_complete(
     root: str,
     manifest: DatasetManifest,
-    source: SourceComparison,
+    source: "SourceComparison",
     checked: list[Checked],
     problems: Problems,
 ) -> None:

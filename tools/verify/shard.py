@@ -10,7 +10,7 @@ from roboshard.common.errors import DamageError, MissingError, RoboshardError
 from roboshard.shards.manifest import load_shard_manifest, shard_problems
 from roboshard.shards.schema import MAX_MANIFEST_BYTES, ShardEntry, ShardManifest, parse
 from roboshard.tools.verify.checksums import check_bytes
-from roboshard.tools.verify.episode import Contents, Expected, check_episode
+from roboshard.tools.verify.episode import Contents, Expected, SourceReader, check_episode
 from roboshard.tools.verify.index import IndexRows
 from roboshard.tools.verify.layout import Sample, layout_of_manifest, layout_of_tar
 from roboshard.tools.verify.problems import (
@@ -21,7 +21,6 @@ from roboshard.tools.verify.problems import (
     Place,
     Problems,
 )
-from roboshard.tools.verify.source import SourceReader
 
 READ_BYTES = 16 << 20
 

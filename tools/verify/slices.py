@@ -7,13 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roboshard.common.errors import FormatError
+from roboshard.shards.gop import lowest_later
 from roboshard.shards.mp4 import SampleTables, read_sample_tables
 from roboshard.shards.names import is_matroska
 from roboshard.shards.schema import CameraRecord
 from roboshard.shards.slices import open_container, read_slice
 from roboshard.tools.verify.problems import CONVERT_AGAIN, Place, some
-
-IntArray = NDArray[np.int64]
 
 
 def check_slice(
@@ -72,19 +71,12 @@ def _check_matroska(camera: CameraRecord, data: bytes, place: Place) -> bool:
 
 
 def _check_keyframes(camera: CameraRecord, tables: SampleTables, place: Place) -> None:
-    safe = _safe_keyframes(tables.pts, tables.is_sync)[tables.as_shown]
+    safe = (tables.is_sync & (tables.pts < lowest_later(tables.pts)))[tables.as_shown]
     unsafe = sorted(set(camera.keyframes) - set(np.flatnonzero(safe).tolist()))
     if unsafe:
         place.report(
             f"decoding cannot start at frame {some(unsafe)}, which the record says", CONVERT_AGAIN
         )
-
-
-def _safe_keyframes(pts: IntArray, is_sync: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Of packets in decode order: keyframes that no later packet precedes in time."""
-    later = np.append(pts[1:], np.iinfo(np.int64).max)
-    safe: NDArray[np.bool_] = is_sync & (pts < np.minimum.accumulate(later[::-1])[::-1])
-    return safe
 
 
 def _check_stream(camera: CameraRecord, data: bytes, place: Place) -> bool:

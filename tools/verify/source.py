@@ -1,12 +1,12 @@
 """Comparing with the source: every row, every video packet, or the pictures of what was encoded again.
 
-What is compared is read anew, not converted again.
+What is compared is read anew, not converted again. Imported where a source is given: it brings the converter.
 """
 
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from fractions import Fraction
-from typing import Any, Protocol
+from typing import Any
 
 import av
 import numpy as np
@@ -15,12 +15,20 @@ from numpy.typing import NDArray
 
 from roboshard.common import jsonio
 from roboshard.common.errors import RoboshardError
+from roboshard.converter import ConvertConfig, make_plan
+from roboshard.converter.episode.reader import EpisodeReader, span_of
+from roboshard.converter.episode.row_findings import timestamps_of
+from roboshard.converter.reencoding.settings import Encoding, encoded_features
+from roboshard.converter.source.api import Episode, Source, VideoSpan
+from roboshard.converter.video.alignment import RowTimes, match_frames
+from roboshard.converter.video.opening import open_video
+from roboshard.converter.video.video_file import VideoFile
 from roboshard.shards.names import sample_key
 from roboshard.shards.rows import read_episode_row
 from roboshard.shards.schema import CameraRecord, DatasetManifest, EpisodeRecord
-from roboshard.shards.slices import open_container
+from roboshard.shards.slices import CODEC_PARAMETERS, open_container
+from roboshard.tools.verify.episode import SourceReader, tolerance_of
 from roboshard.tools.verify.packets import (
-    PARAMETERS,
     Clock,
     SourcePackets,
     compare_parameters,
@@ -32,27 +40,11 @@ from roboshard.tools.verify.problems import CONVERT_AGAIN, Place, some
 from roboshard.tools.verify.tables import compare_tables
 
 
-class SourceReader(Protocol):
-    """Compares episodes with the source; for one thread."""
-
-    def check(
-        self,
-        record: EpisodeRecord,
-        rows_file: memoryview | None,
-        rows: pa.Table | None,
-        videos: Mapping[str, memoryview],
-        place: Place,
-    ) -> None:
-        """Report at `place` what differs."""
-
-
 class SourceComparison:
     """A LeRobot dataset that shards are compared with."""
 
     def __init__(self, source: str, manifest: DatasetManifest) -> None:
         """Open it. Raises MissingError, SourceError, StorageError as a conversion would."""
-        from roboshard.converter import ConvertConfig, make_plan  # noqa: PLC0415 - reads sources of all versions
-
         self._plan = make_plan(ConvertConfig(source=source, destination="verify", dry_run=True))
         self._manifest = manifest
         self._encoding = self._encoding_of(manifest)
@@ -65,8 +57,6 @@ class SourceComparison:
 
     def check_dataset(self, place: Place) -> None:
         """Features, tasks, stats and info: dataset.json against the source's metadata."""
-        from roboshard.converter.reencoding.settings import encoded_features  # noqa: PLC0415 - with the converter
-
         meta, manifest = self._plan.source.meta, self._manifest
         features = (
             meta.features
@@ -89,10 +79,8 @@ class SourceComparison:
             if jsonio.canonical(there) != jsonio.canonical(here):
                 place.report(f"{name} differ from the source's", CONVERT_AGAIN)
 
-    def _encoding_of(self, manifest: DatasetManifest) -> Any:
+    def _encoding_of(self, manifest: DatasetManifest) -> Encoding | None:
         """How cameras were encoded again; None: none was, or that cannot be told."""
-        from roboshard.converter.reencoding.settings import Encoding  # noqa: PLC0415 - with the converter
-
         try:
             encoding = Encoding.of_json(manifest.conversion.options.get("video"))
         except ValueError:
@@ -118,17 +106,15 @@ class SourceComparison:
 
 class _Reader:
     def __init__(
-        self, source: Any, manifest: DatasetManifest, encoding: Any, indices: frozenset[int]
+        self,
+        source: Source,
+        manifest: DatasetManifest,
+        encoding: Encoding | None,
+        indices: frozenset[int],
     ) -> None:
-        from roboshard.converter.episode.reader import EpisodeReader  # noqa: PLC0415 - with the rest of the converter
-
-        self._source, self._manifest, self._encoding, self._indices = (
-            source,
-            manifest,
-            encoding,
-            indices,
-        )
-        self._episodes = EpisodeReader(source.meta, tolerance_s=_tolerance(manifest))
+        self._source, self._manifest, self._indices = source, manifest, indices
+        self._encodings = {} if encoding is None else dict.fromkeys(encoding.cameras, encoding)
+        self._episodes = EpisodeReader(source.meta, tolerance_s=tolerance_of(manifest))
 
     def close(self) -> None:
         self._episodes.close()
@@ -144,8 +130,6 @@ class _Reader:
         if record.episode_index not in self._indices:
             place.report("the source has no such episode", CONVERT_AGAIN)
             return
-        from roboshard.converter.episode.row_findings import timestamps_of  # noqa: PLC0415 - with the converter
-
         try:
             episode = self._source.episodes([record.episode_index])[0]
             found, tasks, findings = self._episodes.rows(episode)
@@ -173,7 +157,7 @@ class _Reader:
                     camera, bytes(videos[camera.key]), episode.videos[camera.key], times, inner
                 )
 
-    def _check_row_of_metadata(self, episode: Any, rows_file: memoryview, place: Place) -> None:
+    def _check_row_of_metadata(self, episode: Episode, rows_file: memoryview, place: Place) -> None:
         there = jsonio.load(jsonio.dump(self._episodes.metadata_row(episode)), "metadata", 1 << 30)
         here = read_episode_row(rows_file, "rows")
         if jsonio.canonical(there) != jsonio.canonical(here):
@@ -188,19 +172,20 @@ class _Reader:
             )
 
     def _check_video(
-        self, camera: CameraRecord, data: bytes, span: Any, times: NDArray[np.float32], place: Place
+        self,
+        camera: CameraRecord,
+        data: bytes,
+        span: VideoSpan,
+        times: NDArray[np.float32],
+        place: Place,
     ) -> None:
-        from roboshard.converter.episode.reader import span_of  # noqa: PLC0415 - with the converter
-        from roboshard.converter.video.alignment import RowTimes, match_frames  # noqa: PLC0415 - with the converter
-        from roboshard.converter.video.opening import open_video  # noqa: PLC0415 - with the converter
-
         span, _ = span_of(span, times, self._manifest.fps, span.path)
         rows = RowTimes(
             from_s=span.from_s,
             to_s=span.to_s,
             timestamps=times,
             fps=self._manifest.fps,
-            tolerance_s=_tolerance(self._manifest),
+            tolerance_s=tolerance_of(self._manifest),
         )
         ticks, frames = camera.ticks(), camera.frames()
         lead = float(ticks[frames.min()] - ticks[0]) * camera.time_base[0] / camera.time_base[1]
@@ -228,7 +213,7 @@ class _Reader:
                 f"{wrong.size} rows show another frame than in the source, first row {wrong[0]}",
                 CONVERT_AGAIN,
             )
-        if self._encoding is None or camera.key not in self._encoding.cameras:
+        if camera.key not in self._encodings:
             clock = Clock(source_tick=int(shown[0]), slice_tick=int(mapped[0]), scale=scale)
             compare_payloads(camera, data, packets, clock, place)
             compare_parameters(
@@ -237,31 +222,22 @@ class _Reader:
         elif len(frames) == len(shown):
             self._check_pictures(camera, data, span.path, rows, place)
 
-    def _in_force(self, camera: CameraRecord, path: str, rows: Any) -> dict[str, Any]:
+    def _in_force(self, camera: CameraRecord, path: str, rows: RowTimes) -> dict[str, Any]:
         """The codec parameters that a copy has; none where there can be no copy."""
-        from roboshard.converter.video.video_file import VideoFile  # noqa: PLC0415 - with the converter
-
         try:
             with closing(VideoFile(self._episodes.path(path))) as video:
                 copy = video.cut(rows, key=camera.key, member=camera.member)
             with open_container(memoryview(copy.data), copy.camera) as container:
                 return parameters_of(container.streams.video[0])
         except (RoboshardError, av.FFmpegError):
-            return dict.fromkeys(PARAMETERS)
+            return dict.fromkeys(CODEC_PARAMETERS)
 
     def _check_pictures(
-        self, camera: CameraRecord, data: bytes, path: str, rows: Any, place: Place
+        self, camera: CameraRecord, data: bytes, path: str, rows: RowTimes, place: Place
     ) -> None:
-        from roboshard.converter.video.video_file import VideoFile  # noqa: PLC0415 - with the converter
-
         try:
             with closing(VideoFile(self._episodes.path(path))) as video:
-                original = Original(video=video, rows=rows, encoding=self._encoding)
+                original = Original(video=video, rows=rows, encoding=self._encodings[camera.key])
                 compare_pictures(camera, data, original, place)
         except (RoboshardError, av.FFmpegError) as error:
             place.report(f"{path} of the source cannot be decoded: {error}", "look at the source")
-
-
-def _tolerance(manifest: DatasetManifest) -> float:
-    tolerance = manifest.conversion.options.get("tolerance_s")
-    return float(tolerance) if isinstance(tolerance, int | float) else 1e-4

@@ -4,9 +4,7 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 
-from roboshard.shards.rows import EPISODE_METADATA, PROVENANCE_METADATA
-
-OURS = (EPISODE_METADATA, PROVENANCE_METADATA)
+from roboshard.shards.rows import source_metadata
 
 
 def compare_tables(here: pa.Table, source: pa.Table) -> Iterator[str]:
@@ -26,10 +24,7 @@ def compare_tables(here: pa.Table, source: pa.Table) -> Iterator[str]:
             yield from _compare_columns(
                 name, here.column(i).combine_chunks(), source.column(i).combine_chunks()
             )
-    metadata = {
-        key: value for key, value in (here.schema.metadata or {}).items() if key not in OURS
-    }
-    if metadata != (source.schema.metadata or {}):
+    if source_metadata(here) != (source.schema.metadata or {}):
         yield "the schema's metadata differs from the source's"
 
 
