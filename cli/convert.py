@@ -161,7 +161,7 @@ def _take_config_flag(arguments: list[str]) -> tuple[Path | None, list[str]]:
 
 
 def _show_plan(plan: ConversionPlan, config: ConvertConfig) -> None:
-    out.print(as_markup(f"{plan.source.meta.name} → {config.destination}"), soft_wrap=True)
+    out.print(as_markup(f"{plan.source.meta.files.name} → {config.destination}"), soft_wrap=True)
     table = Table("shard", "episodes", "about")
     for number, shard in enumerate(plan.shards[:SHOWN_SHARDS]):
         table.add_row(

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 from rich.console import Console
 
-from roboshard.cli.progress import Bar
+from roboshard.cli.progress import bar
 from roboshard.cli.terminal import EXIT_OUTPUT_CLOSED
 from roboshard.common.plain import as_markup
 from roboshard.common.progress import shown_on
@@ -29,7 +29,7 @@ err = _Console(stderr=True, highlight=False)
 def run_command(command: Callable[[Sequence[str]], None], arguments: Sequence[str]) -> int:
     """Run a command and return the process's exit code."""
     try:
-        with shown_on(Bar):
+        with shown_on(bar):
             command(arguments)
     except BrokenPipeError:  # nobody reads what is printed any more, as after `| head`
         return EXIT_OUTPUT_CLOSED

@@ -87,7 +87,9 @@ class ConversionPlan:
     def video(self) -> str | None:
         """Which cameras are encoded again and how, and which are copied; None: all are."""
         return (
-            None if self.encoding is None else self.encoding.described(self.source.meta.camera_keys)
+            None
+            if self.encoding is None
+            else self.encoding.description(self.source.meta.camera_keys)
         )
 
 
@@ -186,13 +188,13 @@ def _provenance(
         options["video"] = encoding.as_json()
         versions |= library_versions()
     revision = (
-        [] if meta.revision is None else [meta.revision]
+        [] if meta.files.revision is None else [meta.files.revision]
     )  # it is in the shards, so it decides their bytes
-    identity = jsonio.canonical([meta.fingerprint, meta.name, options, versions, *revision])
+    identity = jsonio.canonical([meta.fingerprint, meta.files.name, options, versions, *revision])
     return Provenance(
         source=SourceInfo(
-            name=meta.name,
-            revision=meta.revision,
+            name=meta.files.name,
+            revision=meta.files.revision,
             codebase_version=meta.codebase_version,
             fingerprint=meta.fingerprint,
         ),

@@ -10,7 +10,7 @@ from typing import IO
 from roboshard import storage
 from roboshard.common import interrupts
 from roboshard.common.errors import RoboshardError, StorageError
-from roboshard.converter.destination.api import Place, files_of
+from roboshard.converter.destination.api import ShardPlace, files_of
 from roboshard.converter.episode.reader import EpisodeReader
 from roboshard.converter.reencoding.settings import Encoding
 from roboshard.converter.source.api import Episode, SourceMeta
@@ -36,7 +36,7 @@ def ignore(_num_bytes: int) -> None:
 class ShardSpec:
     """All that a worker needs to know to make one shard."""
 
-    place: Place
+    place: ShardPlace
     """Where the shard goes."""
     source: SourceMeta
     episodes: tuple[Episode, ...]

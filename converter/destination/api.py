@@ -19,7 +19,7 @@ SeenShard = tuple[bytes, int, str]
 """A shard as it is there: its manifest's bytes, its size, its SHA-256."""
 
 
-class Place(Protocol):
+class ShardPlace(Protocol):
     """Where one shard goes. Small enough to be sent to a worker."""
 
     @property
@@ -77,7 +77,7 @@ class Destination(Protocol):
             OptionError: another conversion's shards or dataset are there, or it is writing now.
         """
 
-    def place(self, number: int) -> Place:
+    def place(self, number: int) -> ShardPlace:
         """Where this shard goes."""
 
     def publish_skipped(self, skipped: Sequence[tuple[int, str]]) -> None:

@@ -82,7 +82,7 @@ class RemotePlace:
         data, manifest = self._read(shard_manifest_name(shard), MAX_MANIFEST_BYTES)
         owner = manifest.get("conversion") or receipt.get("conversion")
         if owner != self.conversion:
-            raise foreign(self.url, shard)
+            raise other_conversion_error(self.url, shard)
         file = self.there.get(shard)
         if file is None or not manifest:
             return None
@@ -175,7 +175,7 @@ class RemoteDestination:
         for path in sorted(self._there):
             shard = f"{path.removesuffix('.json')}.tar" if path.endswith(".json") else path
             if is_shard_name(shard) and path not in mine:
-                raise foreign(self.root, path)
+                raise other_conversion_error(self.root, path)
         if DATASET_MANIFEST in self._there:
             data = self._target.read_all(DATASET_MANIFEST, MAX_MANIFEST_BYTES)
             if conversion_named(data, DATASET_MANIFEST) != self._conversion:
@@ -215,8 +215,8 @@ class RemoteDestination:
         self._target.remove(sorted(receipts & set(self._target.files())))
 
 
-def foreign(url: str, path: str) -> OptionError:
-    """Somebody else's shard is there."""
+def other_conversion_error(url: str, path: str) -> OptionError:
+    """Return the error that somebody else's shard is there."""
     return OptionError(
         f"{redacted(url)}: holds shards of another conversion (another source, other options or other library "
         f"versions: {path}). Choose another place, or remove them first"

@@ -4,7 +4,6 @@ from collections import OrderedDict
 from collections.abc import Set
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 import numpy as np
@@ -48,12 +47,7 @@ class EpisodeReader:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -173,7 +167,7 @@ class _Hold:
     def __call__(self, paths: Set[str]) -> None:
         """Hold these files too."""
         self._files |= paths
-        self._held.only(self._files)
+        self._held.hold(self._files)
 
     def path(self, path: str) -> Path:
         """The local file behind one that is held."""

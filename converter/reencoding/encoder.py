@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from roboshard.common import interrupts
 from roboshard.common.errors import OptionError, SourceError
-from roboshard.converter.reencoding.settings import CODEC_NAMES, PIX_FMT, PRESETS, Codec, Encoding
+from roboshard.converter.reencoding.settings import CODEC_NAMES, PIX_FMT, PRESETS, Encoder, Encoding
 from roboshard.converter.video.opening import quarter_turns
 from roboshard.converter.video.packets import IntArray, Packets
 
@@ -207,7 +207,7 @@ def _options(encoding: Encoding) -> dict[str, str]:
         "g": str(encoding.gop),
     }
     keyframes = f"keyint={encoding.gop}:min-keyint={encoding.gop}:scenecut=0:open-gop=0:bframes=0"
-    special: dict[Codec, dict[str, str]] = {
+    special: dict[Encoder, dict[str, str]] = {
         # tf: its temporal filter would blend the pictures beside a keyframe into it
         "libsvtav1": {"svtav1-params": "lp=1:enable-tf=0"},
         "libx264": {"x264-params": f"{keyframes}:threads=1:cpu-independent=1"},
@@ -230,7 +230,7 @@ def _be_patient() -> None:
             continue  # it has ended
 
 
-def why_refused(codec: Codec, size: tuple[int, int]) -> str | None:
+def why_refused(codec: Encoder, size: tuple[int, int]) -> str | None:
     """Why this encoder is not given pictures of this height and width; None: it is."""
     pictures = f"codec {codec} does not take pictures of height {size[0]} and width {size[1]}"
     if codec != "libsvtav1" and any(pixels % 2 for pixels in size):

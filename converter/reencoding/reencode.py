@@ -175,7 +175,7 @@ def _look_at(
         for number, episode in enumerate(episodes, start=1):
             path = episode.videos[key].path
             try:
-                held.only({path})
+                held.hold({path})
                 video = VideoFile(held.path(path))
             except StorageError:  # says nothing of the video
                 raise

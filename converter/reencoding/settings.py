@@ -10,10 +10,10 @@ from tyro.conf import arg
 from roboshard.common import jsonio
 from roboshard.common.errors import OptionError
 
-Codec = Literal["libsvtav1", "libx264", "libx265"]
-CODEC_NAMES: dict[Codec, str] = {"libsvtav1": "av1", "libx264": "h264", "libx265": "hevc"}
+Encoder = Literal["libsvtav1", "libx264", "libx265"]
+CODEC_NAMES: dict[Encoder, str] = {"libsvtav1": "av1", "libx264": "h264", "libx265": "hevc"}
 """Encoder -> what it makes, as FFmpeg and LeRobot name it."""
-PRESETS: dict[Codec, int | str] = {"libsvtav1": 8, "libx264": "medium", "libx265": "veryfast"}
+PRESETS: dict[Encoder, int | str] = {"libsvtav1": 8, "libx264": "medium", "libx265": "veryfast"}
 """SVT-AV1's faster ones, LeRobot's 12 among them, take pictures with little motion whole from their neighbours."""
 PIX_FMT = "yuv420p"
 """What all three encoders write and all decoders read."""
@@ -23,7 +23,7 @@ PIX_FMT = "yuv420p"
 class ReencodeConfig:
     """With --video reencode. Flags and keys of a config file have these names alone, as in --gop 2."""
 
-    codec: Codec = "libsvtav1"
+    codec: Encoder = "libsvtav1"
     """Encoder. The default is LeRobot's own, AV1; libx264 makes H.264, libx265 H.265."""
     gop: int = 2
     """Frames from keyframe to keyframe; a random frame costs about half of them to decode."""
@@ -57,7 +57,7 @@ class ReencodeConfig:
 class Encoding:
     """What becomes of the cameras that are not copied."""
 
-    codec: Codec
+    codec: Encoder
     gop: int
     """Frames from keyframe to keyframe."""
     crf: int
@@ -75,7 +75,7 @@ class Encoding:
             "cameras": [*self.cameras],
         }
 
-    def described(self, cameras: Iterable[str]) -> str:
+    def description(self, cameras: Iterable[str]) -> str:
         """Which of these cameras are encoded again, and how, and which are copied."""
         size = [] if self.size is None else [f"size {self.size[0]} {self.size[1]}"]
         how = ", ".join([self.codec, f"gop {self.gop}", f"crf {self.crf}", *size])
@@ -91,7 +91,7 @@ class Encoding:
             return None
         try:
             codec, size = value["codec"], value["size"]
-            if value["mode"] != "reencode" or codec not in get_args(Codec):
+            if value["mode"] != "reencode" or codec not in get_args(Encoder):
                 raise ValueError(f"unknown mode or codec: {value}")
             return cls(
                 codec=codec,

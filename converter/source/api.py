@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from roboshard.common.jsonio import Json
 from roboshard.converter.source.files import SourceFiles
 from roboshard.shards.documents import Finding
+from roboshard.shards.features import keys_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,24 +94,39 @@ class SourceMeta:
     """What a source says of itself; small enough to send to every worker."""
 
     files: SourceFiles
-    name: str
-    revision: str | None
+    info: dict[str, Json]
     fingerprint: str
     """SHA-256 over the metadata files and the names and sizes of all others."""
-    codebase_version: str
-    fps: float
-    features: dict[str, dict[str, Json]]
     tasks: TaskTable
     """A row's task is the one at `task_index`."""
-    info: dict[str, Json]
     stats: dict[str, Json] | None
-    camera_keys: tuple[str, ...]
     data_depth: int | None
     """Folders that data files lie below, data/ included; None: any number."""
     findings: tuple[Finding, ...] = ()
     """What is odd in the metadata."""
     counted: Mapping[str, int] = field(default_factory=dict)
     """total_episodes and total_frames, where info.json's are wrong."""
+
+    @property
+    def codebase_version(self) -> str:
+        """LeRobot's version of the format."""
+        return str(self.info["codebase_version"])
+
+    @property
+    def fps(self) -> float:
+        """Rows per second."""
+        return float(self.info["fps"])
+
+    @property
+    def features(self) -> dict[str, dict[str, Json]]:
+        """What the dataset says of its features, by key."""
+        features: dict[str, dict[str, Json]] = self.info["features"]
+        return features
+
+    @property
+    def camera_keys(self) -> tuple[str, ...]:
+        """Features that are stored as video, in order."""
+        return keys_of(self.features, "video")
 
 
 class Source(Protocol):

@@ -17,14 +17,14 @@ _METADATA = (".json", ".jsonl", ".parquet")
 class HeldFiles(Protocol):
     """The files that one reader works with. They stay where they are as long as it holds them."""
 
-    def only(self, paths: Collection[str]) -> None:
-        """Hold these from now on, and let go of all others; may wait for room, and download."""
+    def hold(self, paths: Collection[str]) -> None:
+        """Hold these from now on, and release all others; may wait for room, and download."""
 
     def path(self, path: str) -> Path:
         """The local file behind a path that is held. A path that the source does not have leads nowhere."""
 
     def close(self) -> None:
-        """Let go of all."""
+        """Release all."""
 
 
 class SourceFiles(Protocol):
@@ -64,8 +64,8 @@ class SourceFiles(Protocol):
     def read_range(self, path: str, offset: int, length: int) -> bytes:
         """A part of a file, which need not be held. Raises MissingError, StorageError."""
 
-    def held(self, let_go: Callable[[str], None]) -> HeldFiles:
-        """Files for one reader, which closes a file that it has open when `let_go` is called with its path."""
+    def held(self, on_release: Callable[[str], None]) -> HeldFiles:
+        """Files for one reader, which closes a file that it has open when `on_release` is called with its path."""
 
     def close(self) -> None:
         """Remove what was downloaded. No file may be in use any more."""
@@ -146,7 +146,7 @@ class LocalFiles:
         """A part of a file."""
         return storage.read_range(str(self.folder / path), offset, length)
 
-    def held(self, let_go: Callable[[str], None]) -> HeldFiles:  # noqa: ARG002 - files of a folder stay
+    def held(self, on_release: Callable[[str], None]) -> HeldFiles:  # noqa: ARG002 - files of a folder stay
         """The files themselves."""
         return _Folder(self.folder)
 
@@ -160,7 +160,7 @@ class _Folder:
 
     folder: Path
 
-    def only(self, paths: Collection[str]) -> None:
+    def hold(self, paths: Collection[str]) -> None:
         pass
 
     def path(self, path: str) -> Path:

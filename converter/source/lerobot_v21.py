@@ -73,16 +73,10 @@ class LeRobotV21Source:
         stats = self._read_stats(found.append)
         self.meta = SourceMeta(
             files=files,
-            name=files.name,
-            revision=files.revision,
             fingerprint=fingerprint_of(files, {*paths, *self._hints.all_paths}),
-            codebase_version=str(info["codebase_version"]),
-            fps=float(info["fps"]),
-            features=info["features"],
             tasks=tasks,
             info=info,
             stats=stats,
-            camera_keys=self._keys,
             data_depth=None,
             counted=counted,
             findings=(*found, *unknown_dtypes(info["features"])),

@@ -65,16 +65,10 @@ class LeRobotV3Source:
         videos = (path for paths in self._video_paths.values() for path in paths.tolist())
         self.meta = SourceMeta(
             files=files,
-            name=files.name,
-            revision=files.revision,
             fingerprint=fingerprint_of(files, (*self._hints.all_paths, *videos)),
-            codebase_version=str(info["codebase_version"]),
-            fps=float(info["fps"]),
-            features=info["features"],
             tasks=read_task_table(files, read_table, found.append),
             info=info,
             stats=read_stats(files, found.append),
-            camera_keys=self._keys,
             data_depth=DATA_DEPTH,
             counted=counted,
             findings=(*found, *unknown_dtypes(info["features"])),

@@ -91,9 +91,9 @@ class RemoteFiles:
             storage.join(self.url, path), offset, length, total=self.size(path)
         )
 
-    def held(self, let_go: Callable[[str], None]) -> HeldFiles:
+    def held(self, on_release: Callable[[str], None]) -> HeldFiles:
         """Local copies for one reader."""
-        return _HeldCopies(self, let_go)
+        return _HeldCopies(self, on_release)
 
     def close(self) -> None:
         """Remove the local copies."""
@@ -144,14 +144,14 @@ class RemoteFiles:
 class _HeldCopies:
     """Copies of a remote source's files that one reader holds."""
 
-    def __init__(self, files: RemoteFiles, let_go: Callable[[str], None]) -> None:
+    def __init__(self, files: RemoteFiles, on_release: Callable[[str], None]) -> None:
         self._files = files
         self._scratch = files.scratch
-        self._let_go = let_go
+        self._on_release = on_release
         self._held: dict[str, int] = {}
 
-    def only(self, paths: Collection[str]) -> None:
-        """Hold these from now on, and let go of all others; waits for room, and downloads."""
+    def hold(self, paths: Collection[str]) -> None:
+        """Hold these from now on, and release all others; waits for room, and downloads."""
         sizes = {path: size for path in paths if (size := self._files.size(path)) is not None}
         self._release(self._held.keys() - sizes.keys())
         while self._held.keys() != sizes.keys():
@@ -170,7 +170,7 @@ class _HeldCopies:
         return self._scratch.file_path(path)
 
     def close(self) -> None:
-        """Let go of all."""
+        """Release all."""
         self._release(list(self._held))
 
     def _fill(self, taken: Taken) -> None:
@@ -189,7 +189,7 @@ class _HeldCopies:
 
     def _release(self, paths: Collection[str]) -> None:
         for path in paths:
-            self._let_go(path)  # closed before it may be removed: an open file takes room
+            self._on_release(path)  # closed before it may be removed: an open file takes room
             os.close(self._held.pop(path))
 
 

@@ -107,10 +107,10 @@ class Scratch:
                         taken.parts[path] = _create_part(self._part_path(path), sizes[path])
                     return taken
             except BaseException:
-                taken.let_go()
+                taken.release()
                 self._drop_parts(taken)
                 raise
-        taken.let_go()
+        taken.release()
         return None
 
     def finish(self, path: str, descriptor: int) -> None:
@@ -187,8 +187,8 @@ class Taken:
         self.parts: dict[str, int] = {}
         self.is_complete = True
 
-    def let_go(self) -> None:
-        """Of those that are there."""
+    def release(self) -> None:
+        """Unlock the files that are there."""
         for descriptor in self.files.values():
             os.close(descriptor)
         self.files.clear()

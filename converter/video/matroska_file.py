@@ -9,10 +9,10 @@ import av
 import numpy as np
 
 from roboshard.common.errors import SourceError
-from roboshard.converter.video.copying import CannotHoldError, SliceCopy, check_parameters
 from roboshard.converter.video.packets import IntArray, Packets
 from roboshard.converter.video.pictures import decoded, decoder_of
-from roboshard.converter.video.side_data import beside
+from roboshard.converter.video.side_data import side_data_of
+from roboshard.converter.video.slice_copy import CannotHoldError, SliceCopy, check_parameters
 from roboshard.shards.matroska import NS_PER_S, block_of, read_matroska, rounded_ticks
 from roboshard.shards.matroska_track import Coding, Stream, codings, track_entry
 from roboshard.shards.matroska_writer import FINE_NS, MILLISECOND_NS, MatroskaWriter
@@ -29,7 +29,7 @@ def matroska_copy(source: Any, packets: Packets) -> SliceCopy:
     Raises:
         CannotHoldError: A Matroska file cannot hold them exactly.
     """
-    if (what := beside(packets.coded, source)) is not None:
+    if (what := side_data_of(packets.coded, source)) is not None:
         raise CannotHoldError(f"a Matroska slice cannot hold what its packets come with: {what}")
     time_base, start = packets.time_base, int(packets.pts.min())
     scale_ns = _scale_of(packets.pts - start, time_base)

@@ -8,8 +8,8 @@ import av
 import numpy as np
 
 from roboshard.common.errors import SourceError
-from roboshard.converter.video.copying import CannotHoldError, SliceCopy, check_parameters
 from roboshard.converter.video.packets import Packets
+from roboshard.converter.video.slice_copy import CannotHoldError, SliceCopy, check_parameters
 from roboshard.shards.mp4 import read_sample_tables
 
 

@@ -46,7 +46,7 @@ class NewParameters:
         return self._descriptions.headers[number]
 
 
-def beside(packets: list[Any], stream: Any) -> str | None:
+def side_data_of(packets: list[Any], stream: Any) -> str | None:
     """Return what packets of a stream come with, other than their payload; None: nothing."""
     if _IS_SHOWN:
         found = (kind for kind in _BESIDE for each in packets if each.has_sidedata(kind))

@@ -11,10 +11,10 @@ import numpy as np
 
 from roboshard.common.errors import SourceError
 from roboshard.converter.video.alignment import pts_runs, row_runs
-from roboshard.converter.video.copying import CannotHoldError, SliceCopy
 from roboshard.converter.video.matroska_file import matroska_copy
 from roboshard.converter.video.mp4_file import mp4_copy
 from roboshard.converter.video.packets import BoolArray, IntArray, Packets
+from roboshard.converter.video.slice_copy import CannotHoldError, SliceCopy
 from roboshard.shards.gop import lowest_later
 from roboshard.shards.names import matroska_suffix
 from roboshard.shards.schema import CameraRecord

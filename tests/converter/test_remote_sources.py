@@ -384,7 +384,7 @@ def test_what_was_used_last_is_removed_last(tmp_path: Path) -> None:
         time.sleep(0.01)
     again = ours.take({"a": 30})
     assert again is not None
-    again.let_go()
+    again.release()
     assert ours.take({"d": 40}) is not None
     assert [ours.file_path(name).exists() for name in "abc"] == [True, False, True]
     ours.remove()

@@ -15,7 +15,7 @@ from roboshard.storage import locks
 
 
 @contextmanager
-def appearing(destination: Path) -> Iterator[Path]:
+def whole_or_not_at_all(destination: Path) -> Iterator[Path]:
     """A folder to write to, empty; it becomes `destination` if nothing is raised, and is removed otherwise.
 
     What a killed run left is removed when the next one starts.

@@ -40,7 +40,7 @@ _VIDEO_TYPES = {
 
 
 @contextmanager
-def usable(what: str) -> Iterator[None]:
+def as_format_errors(what: str) -> Iterator[None]:
     """Metadata of a source is whatever somebody wrote: make errors of it FormatErrors that name it."""
     try:
         yield

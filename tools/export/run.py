@@ -25,9 +25,16 @@ from roboshard.shards.rows import read_episode_row
 from roboshard.shards.scalars import scalars
 from roboshard.shards.schema import DatasetManifest
 from roboshard.tools.export.config import ExportConfig
-from roboshard.tools.export.destination import appearing
+from roboshard.tools.export.destination import whole_or_not_at_all
 from roboshard.tools.export.layout import DATA_PATH, MATROSKA_VIDEO_PATH, VIDEO_PATH, Limits
-from roboshard.tools.export.meta import EpisodeRows, Row, info_of, usable, write_json, write_tasks
+from roboshard.tools.export.meta import (
+    EpisodeRows,
+    Row,
+    as_format_errors,
+    info_of,
+    write_json,
+    write_tasks,
+)
 from roboshard.tools.export.rows import TableFiles, numbered, rows_of, timestamps_of
 from roboshard.tools.export.statistics import Statistics, renumbered
 from roboshard.tools.export.video import VideoFiles
@@ -64,7 +71,7 @@ def export(config: ExportConfig, on_episode: OnEpisode | None = None) -> ExportR
         dataset.index.episode_index, select_episodes(dataset.index.episode_index, ranges)
     )
     destination = storage.local_path(config.destination).resolve()
-    with appearing(destination) as folder:
+    with whole_or_not_at_all(destination) as folder:
         writer = _Writer(
             dataset, folder, is_whole=len(positions) == _total_episodes(dataset.manifest)
         )
@@ -102,7 +109,7 @@ class _Writer:
         table = rows_of(episode)
         kept = read_episode_row(episode.rows, episode.where)
         if not self._is_whole:
-            with usable(f"{episode.where}: its row of meta/episodes"):
+            with as_format_errors(f"{episode.where}: its row of meta/episodes"):
                 table, kept = self._renumber(table, kept)
         place = self._rows.place_for(table)
         self._rows.write(table)
@@ -124,7 +131,7 @@ class _Writer:
             if not name.startswith(("data/", "videos/", "meta/"))
         }
         row = {name: row.get(name, value) for name, value in (row | others).items()}
-        with usable(f"{episode.where}: its row of meta/episodes"):
+        with as_format_errors(f"{episode.where}: its row of meta/episodes"):
             self._metadata.add(row)
             self._statistics.add(row)
         self._episodes += 1
@@ -135,7 +142,7 @@ class _Writer:
         self._rows.close()
         for videos in self._videos.values():
             videos.close()
-        with usable("the rows of meta/episodes"):
+        with as_format_errors("the rows of meta/episodes"):
             self._metadata.write(self._limits)
         meta = self._folder / "meta"
         info = info_of(
@@ -149,7 +156,7 @@ class _Writer:
         is_v3 = self._source.source.codebase_version.startswith("v3.")
         stats = self._source.stats if self._is_whole else None
         if stats is None and not (self._is_whole and is_v3):
-            with usable("the statistics of the episodes"):
+            with as_format_errors("the statistics of the episodes"):
                 stats = self._statistics.result() or None
         if stats is not None:
             write_json(meta / "stats.json", stats)

@@ -48,7 +48,7 @@ def is_even(pts: IntArray, period: float) -> bool:
     return bool(np.max(np.abs(pts - expected)) <= MAX_UNEVEN * period)
 
 
-def evened(shown: IntArray, first: int, last: int, period: float) -> IntArray:
+def evenly_spaced(shown: IntArray, first: int, last: int, period: float) -> IntArray:
     """Times of all frames, those before `first` and after `last`, which no row shows, at even distances.
 
     They are there because others are decoded with their help; with frames missing among them, for want of which

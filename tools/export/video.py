@@ -27,7 +27,7 @@ from roboshard.tools.export.timing import (
     FloatArray,
     IntArray,
     Span,
-    evened,
+    evenly_spaced,
     is_even,
     period_of,
     seconds,
@@ -91,7 +91,7 @@ class Coded:
         return replace(self, pts=pts)
 
 
-class VideoFile:
+class Mp4VideoFile:
     """One MP4 file while it is written."""
 
     def __init__(self, path: Path, template: Any, period: float, delay: int) -> None:
@@ -171,7 +171,7 @@ class VideoFiles:
         self._fps = fps
         self._limits = limits
         self._number = -1
-        self._file: VideoFile | MatroskaVideoFile | None = None
+        self._file: Mp4VideoFile | MatroskaVideoFile | None = None
         self._may_share = False
         self.has_matroska = False
         """One of the files is a Matroska file."""
@@ -220,7 +220,7 @@ class VideoFiles:
             stands_alone=_stands_alone(
                 context.codec.canonical_name, coded.packets[0], bytes(context.extradata or b"")
             ),
-            begin=lambda path, period, delay: VideoFile(path, stream, period, delay),
+            begin=lambda path, period, delay: Mp4VideoFile(path, stream, period, delay),
         )
 
     def _matroska(self, data: memoryview, camera: CameraRecord) -> "_Slice":
@@ -246,7 +246,7 @@ class VideoFiles:
         tick = float(coded.time_base)
         first, last = int(frames.min()), int(frames.max())
         period = period_of(shown[first : last + 1], 1 / self._fps / tick)
-        shown = evened(shown, first, last, period)
+        shown = evenly_spaced(shown, first, last, period)
         found = replace(found, coded=coded.shown_at(shown))
         _, distance = start_of(seconds(shown, tick), frames, timestamps, self._fps)
         is_regular = is_even(shown, period) and distance <= MAX_UNEVEN * period * tick
@@ -264,7 +264,7 @@ class VideoFiles:
         file.append(found.coded, found.num_bytes)
         return self._limits.place(self._number), span
 
-    def _takes(self, file: "VideoFile | MatroskaVideoFile", found: "_Slice") -> bool:
+    def _takes(self, file: "Mp4VideoFile | MatroskaVideoFile", found: "_Slice") -> bool:
         return (
             self._may_share
             and found.stands_alone
@@ -285,7 +285,7 @@ class _Slice:
     configuration: tuple[object, ...]
     stands_alone: bool
     """Its first picture starts a sequence of its own, wherever it lies in a file."""
-    begin: "Callable[[Path, float, int], VideoFile | MatroskaVideoFile]"
+    begin: "Callable[[Path, float, int], Mp4VideoFile | MatroskaVideoFile]"
     """Make a new file for it: of a path, ticks from frame to frame, and the decoder's delay."""
 
 

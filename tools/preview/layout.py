@@ -24,7 +24,7 @@ FOOT = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class Rectangle:
     """A rectangle."""
 
     left: float
@@ -42,9 +42,9 @@ class Layout:
     """The middle of the line with the frames' times."""
     gap: float
     """Between frames."""
-    strips: tuple[Place, ...]
+    strips: tuple[Rectangle, ...]
     """Of each camera, from the top down."""
-    panels: tuple[Place, ...]
+    panels: tuple[Rectangle, ...]
     """Of each feature with curves, below."""
 
 
@@ -68,14 +68,14 @@ def make_layout(
     for height, width in shapes:
         wanted = (STRIP_WIDTH / columns - GAP) * height / width
         strips.append(
-            Place(
+            Rectangle(
                 left=LEFT, top=top, width=STRIP_WIDTH, height=min(max(wanted, MIN_STRIP), MAX_STRIP)
             )
         )
         top += strips[-1].height + GAP
     for panel in panels:
         top += PANEL_GAP
-        placed.append(Place(left=LEFT, top=top, width=STRIP_WIDTH, height=panel))
+        placed.append(Rectangle(left=LEFT, top=top, width=STRIP_WIDTH, height=panel))
         top += panel
     return Layout(
         height=top + (FOOT if panels else GAP * 2),

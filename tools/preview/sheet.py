@@ -27,7 +27,7 @@ from roboshard.tools.preview.layout import (
     STRIP_WIDTH,
     WIDTH,
     Layout,
-    Place,
+    Rectangle,
     make_layout,
     panel_height,
 )
@@ -145,14 +145,14 @@ class _Page:
                 align="center",
             )
 
-    def strip(self, place: Place, key: str, frames: Sequence[Picture]) -> None:
+    def strip(self, place: Rectangle, key: str, frames: Sequence[Picture]) -> None:
         """The frames of a camera, and its name."""
         depth = depth_range(frames) if frames[0].ndim == 2 else None
         cell = STRIP_WIDTH / len(frames)
         width = cell - self._layout.gap
         for i, frame in enumerate(frames):
             axis = self._axes(
-                Place(
+                Rectangle(
                     left=LEFT + i * cell + self._layout.gap / 2,
                     top=place.top,
                     width=width,
@@ -180,7 +180,13 @@ class _Page:
             self._side(top + 0.15 * i, line, size=7, colour=GREY)
 
     def panel(
-        self, place: Place, content: Content, curves: Curves, rows: Sequence[int], *, is_last: bool
+        self,
+        place: Rectangle,
+        content: Content,
+        curves: Curves,
+        rows: Sequence[int],
+        *,
+        is_last: bool,
     ) -> None:
         """The curves of a feature, and their names."""
         axis = self._axes(place)
@@ -222,7 +228,7 @@ class _Page:
         )
         return buffer.getvalue()
 
-    def _axes(self, place: Place) -> Axes:
+    def _axes(self, place: Rectangle) -> Axes:
         height = self._layout.height
         bottom = height - place.top - place.height
         return self._figure.add_axes(
@@ -248,7 +254,7 @@ class _Page:
             Line2D([left / WIDTH, (left + 0.17) / WIDTH], [y, y], color=colour, linewidth=1.5)
         )
 
-    def _name(self, place: Place, key: str) -> float:
+    def _name(self, place: Rectangle, key: str) -> float:
         """A feature's name at the side: the last part large, what is before it small; where the next line stands."""
         before, dot, last = key.rpartition(".")
         top = place.top + 0.1

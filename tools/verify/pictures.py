@@ -34,7 +34,7 @@ enough."""
 _WORST_MSE = 255**2 / 10 ** (MIN_PSNR / 10)
 
 
-class Findings:
+class PictureDifferences:
     """What rows show, as it is found out, in order of rows."""
 
     def __init__(self) -> None:
@@ -113,7 +113,7 @@ def compare_pictures(camera: CameraRecord, data: bytes, original: Original, plac
         )
     theirs = (_luma(fitted(frame, encoding.size)) for frame in frames_at(stream, packets, times))
     ours = _Slice(data, camera)
-    frames, keyframes, findings = camera.frames(), set(camera.keyframes), Findings()
+    frames, keyframes, differences = camera.frames(), set(camera.keyframes), PictureDifferences()
     before: Luma | None = None
     own: Luma | None = next(theirs)
     for row, after in zip(first_rows.tolist(), chain(theirs, [None]), strict=True):
@@ -128,9 +128,9 @@ def compare_pictures(camera: CameraRecord, data: bytes, original: Original, plac
                 f"its pictures are {here.shape} (height, width), not {size}", CONVERT_AGAIN
             )
             break
-        findings.judge(row, here, (before, own, after), is_keyframe=frames[row] in keyframes)
+        differences.judge(row, here, (before, own, after), is_keyframe=frames[row] in keyframes)
         before, own = own, after
-    findings.report(place)
+    differences.report(place)
 
 
 class _Slice:

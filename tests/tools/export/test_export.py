@@ -27,7 +27,7 @@ from roboshard.shards import OptionError, ShardedDataset, SourceError
 from roboshard.tools.export import ExportConfig, ExportReport, export, run
 from roboshard.tools.export.layout import Limits
 from roboshard.tools.export.statistics import Statistics
-from roboshard.tools.export.timing import evened, period_of, span_of, start_of
+from roboshard.tools.export.timing import evenly_spaced, period_of, span_of, start_of
 from roboshard.tools.export.video import is_hevc_idr
 
 pytest_plugins = ["support.servers.fixtures"]
@@ -315,7 +315,7 @@ def test_rows_without_a_frame_of_their_own_do_not_move_the_others() -> None:
 
 def test_frames_that_no_row_shows_follow_evenly() -> None:
     shown = np.array([0, 900, 1000, 1100, 1200, 1900])
-    assert evened(shown, 1, 4, 100.0).tolist() == [800, 900, 1000, 1100, 1200, 1300]
+    assert evenly_spaced(shown, 1, 4, 100.0).tolist() == [800, 900, 1000, 1100, 1200, 1300]
     assert period_of(np.array([0, 33, 67, 100]), float(Fraction(1000, 30))) == pytest.approx(
         100 / 3
     )
