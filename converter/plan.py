@@ -1,29 +1,130 @@
-"""Which episodes go into which shard: pure arithmetic over indices and estimated sizes."""
+"""What a conversion will do: which episodes go into which shards, how encoded, under which id."""
+
+import hashlib
+from dataclasses import dataclass
+from importlib.metadata import version
 
 import numpy as np
 from numpy.typing import NDArray
 
-from roboshard.common.permute import derive_key, permute
+from roboshard.common import jsonio
+from roboshard.common.interrupts import interruptible
+from roboshard.common.selection import parse_episodes, select_episodes
+from roboshard.converter.config import ConvertConfig
+from roboshard.converter.partition import plan_shards, shuffle_episodes
+from roboshard.converter.reencoding.encoder import library_versions
+from roboshard.converter.reencoding.reencode import plan_encoding
+from roboshard.converter.reencoding.settings import Encoding, encoded_features
+from roboshard.converter.source.api import Source, SourceMeta
+from roboshard.converter.source.files import SourceFiles
+from roboshard.converter.source.opening import check_capacity, open_source, read_source
+from roboshard.shards.documents import Finding
+from roboshard.shards.schema import FORMAT_VERSION, Conversion, Provenance, SourceInfo
+
+BYTE_DECIDING_LIBRARIES = ("roboshard", "av", "pyarrow")
 
 
-def shuffle_episodes(indices: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
-    """The same indices in a random order that the seed fixes."""
-    positions = np.arange(len(indices), dtype=np.int64)
-    return indices[permute(positions, len(indices), derive_key("convert", seed))]
+@dataclass(frozen=True, kw_only=True)
+class ConversionPlan:
+    """What a conversion will do."""
+
+    source: Source
+    episodes: NDArray[np.int64]
+    """Episode indices in shard order."""
+    sizes: NDArray[np.int64]
+    """Estimated bytes of each."""
+    shards: list[slice]
+    """Of `episodes`, per shard."""
+    encoding: Encoding | None
+    """Of the cameras whose video is not copied; None: all is."""
+    provenance: Provenance
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """What is odd in the source's metadata."""
+        return self.source.meta.findings
+
+    @property
+    def video(self) -> str | None:
+        """Which cameras are encoded again and how, and which are copied; None: all are."""
+        return (
+            None
+            if self.encoding is None
+            else self.encoding.description(self.source.meta.camera_keys)
+        )
 
 
-def plan_shards(sizes: NDArray[np.int64], target: int) -> list[slice]:
-    """Cut a sequence of episodes of these sizes into shards of about `target` bytes, at least one episode each.
+@interruptible
+def make_plan(config: ConvertConfig) -> ConversionPlan:
+    """Read the source's metadata and decide what goes where; writes nothing but a remote source's scratch folder."""
+    files = open_source(config.source, config.scratch, config.scratch_bytes)
+    try:
+        return _plan(config, files)
+    except BaseException:
+        files.close()
+        raise
 
-    A shard is closed when the next episode would take it past the target; an episode larger than the target
-    has a shard of its own.
-    """
-    shards, start, filled = [], 0, 0
-    for i, size in enumerate(sizes.tolist()):
-        if i > start and filled + size > target:
-            shards.append(slice(start, i))
-            start, filled = i, 0
-        filled += size
-    if start < len(sizes):
-        shards.append(slice(start, len(sizes)))
-    return shards
+
+def _plan(config: ConvertConfig, files: SourceFiles) -> ConversionPlan:
+    source = read_source(files)
+    ranges = None if config.episodes is None else parse_episodes(config.episodes)
+    episodes = select_episodes(source.episode_indices, ranges)
+    if config.shuffle_episodes is not None:
+        episodes = shuffle_episodes(episodes, config.shuffle_episodes)
+    sizes = source.estimated_bytes(episodes)
+    check_capacity(source, episodes)
+    shards = plan_shards(sizes, config.shard_bytes)
+    encoding = (
+        plan_encoding(source, episodes, config.reencode) if config.video == "reencode" else None
+    )
+    return ConversionPlan(
+        source=source,
+        episodes=episodes,
+        sizes=sizes,
+        shards=shards,
+        encoding=encoding,
+        provenance=_provenance(source.meta, config, encoding, len(shards)),
+    )
+
+
+def _provenance(
+    meta: SourceMeta, config: ConvertConfig, encoding: Encoding | None, num_shards: int
+) -> Provenance:
+    options: dict[str, jsonio.Json] = {
+        "shard_size": config.shard_bytes,
+        "episodes": config.episodes,
+        "shuffle_episodes": config.shuffle_episodes,
+        "tolerance_s": config.tolerance_s,
+    }
+    versions = {name: version(name) for name in BYTE_DECIDING_LIBRARIES} | {
+        "format": FORMAT_VERSION
+    }
+    if encoding is not None:
+        options["video"] = encoding.as_json()
+        versions |= library_versions()
+    revision = (
+        [] if meta.files.revision is None else [meta.files.revision]
+    )  # it is in the shards, so it decides their bytes
+    identity = jsonio.canonical([meta.fingerprint, meta.files.name, options, versions, *revision])
+    return Provenance(
+        source=SourceInfo(
+            name=meta.files.name,
+            revision=meta.files.revision,
+            codebase_version=meta.codebase_version,
+            fingerprint=meta.fingerprint,
+        ),
+        conversion=Conversion(
+            id=hashlib.sha256(identity).hexdigest(),
+            options=options,
+            versions=versions,
+            num_shards=num_shards,
+        ),
+        fps=meta.fps,
+        features=meta.features if encoding is None else encoded_features(meta.features, encoding),
+        tasks=meta.tasks.plain_texts,
+        info=meta.info,
+        stats=meta.stats,
+        null_tasks=meta.tasks.null_positions,
+        task_columns=dict(meta.tasks.columns),
+        counted=dict(meta.counted),
+    )

@@ -1,7 +1,7 @@
 """A conversion from start to end: the file to read first.
 
 source     open the files, local or remote; read the metadata  source/opening.py, lerobot_v*.py -> api.py
-plan       choose episodes, cut them into shards by size       plan.py
+plan       choose episodes, cut them into shards by size       plan.py -> partition.py
 prepare    hold the destination, refuse what is not ours       destination/opening.py -> api.py
 convert    one idempotent task per shard, in processes         engines/processes.py -> shard.py -> episode/reader.py
            or on a Ray cluster                                 engines/ray.py -> shard.py
@@ -15,33 +15,23 @@ Parts of a conversion can run apart, in jobs of their own: `convert` with `shard
 and `finalize` checks and publishes all.
 """
 
-import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from importlib.metadata import version
 from typing import TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
 from roboshard import storage
-from roboshard.common import jsonio
 from roboshard.common.cores import usable_cores
 from roboshard.common.errors import MissingError, OptionError, SourceError
 from roboshard.common.interrupts import check, interruptible
 from roboshard.common.progress import progress_of
-from roboshard.common.selection import parse_episodes, select_episodes
 from roboshard.converter.config import ConvertConfig, parse_part
 from roboshard.converter.destination.api import Destination
 from roboshard.converter.destination.opening import open_destination
 from roboshard.converter.engines.processes import run_tasks
 from roboshard.converter.engines.ray import run_on_ray
-from roboshard.converter.plan import plan_shards, shuffle_episodes
-from roboshard.converter.reencoding.encoder import library_versions
-from roboshard.converter.reencoding.reencode import plan_encoding
-from roboshard.converter.reencoding.settings import Encoding, encoded_features
+from roboshard.converter.plan import ConversionPlan, make_plan
 from roboshard.converter.report import ConversionReport, make_report, random_frame_costs
 from roboshard.converter.shard import (
     OnEpisode,
@@ -50,47 +40,11 @@ from roboshard.converter.shard import (
     convert_shard,
     finished_shard,
 )
-from roboshard.converter.source.api import Source, SourceMeta
-from roboshard.converter.source.files import SourceFiles
-from roboshard.converter.source.opening import check_capacity, open_source, read_source
-from roboshard.shards.documents import Finding
 from roboshard.shards.names import shard_name
-from roboshard.shards.schema import FORMAT_VERSION, Conversion, Provenance, SourceInfo
 
-BYTE_DECIDING_LIBRARIES = ("roboshard", "av", "pyarrow")
 SHOWN_MISSING = 10
 
 Result = TypeVar("Result")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ConversionPlan:
-    """What a conversion will do."""
-
-    source: Source
-    episodes: NDArray[np.int64]
-    """Episode indices in shard order."""
-    sizes: NDArray[np.int64]
-    """Estimated bytes of each."""
-    shards: list[slice]
-    """Of `episodes`, per shard."""
-    encoding: Encoding | None
-    """Of the cameras whose video is not copied; None: all is."""
-    provenance: Provenance
-
-    @property
-    def findings(self) -> tuple[Finding, ...]:
-        """What is odd in the source's metadata."""
-        return self.source.meta.findings
-
-    @property
-    def video(self) -> str | None:
-        """Which cameras are encoded again and how, and which are copied; None: all are."""
-        return (
-            None
-            if self.encoding is None
-            else self.encoding.description(self.source.meta.camera_keys)
-        )
 
 
 @interruptible
@@ -137,82 +91,6 @@ def finalize(config: ConvertConfig) -> ConversionReport:
         destination = _destination(plan, config)
         with destination.prepared(None):
             return _publish(plan, _finished_shards(plan, config, destination), destination)
-
-
-@interruptible
-def make_plan(config: ConvertConfig) -> ConversionPlan:
-    """Read the source's metadata and decide what goes where; writes nothing but a remote source's scratch folder."""
-    files = open_source(config.source, config.scratch, config.scratch_bytes)
-    try:
-        return _plan(config, files)
-    except BaseException:
-        files.close()
-        raise
-
-
-def _plan(config: ConvertConfig, files: SourceFiles) -> ConversionPlan:
-    source = read_source(files)
-    ranges = None if config.episodes is None else parse_episodes(config.episodes)
-    episodes = select_episodes(source.episode_indices, ranges)
-    if config.shuffle_episodes is not None:
-        episodes = shuffle_episodes(episodes, config.shuffle_episodes)
-    sizes = source.estimated_bytes(episodes)
-    check_capacity(source, episodes)
-    shards = plan_shards(sizes, config.shard_bytes)
-    encoding = (
-        plan_encoding(source, episodes, config.reencode) if config.video == "reencode" else None
-    )
-    return ConversionPlan(
-        source=source,
-        episodes=episodes,
-        sizes=sizes,
-        shards=shards,
-        encoding=encoding,
-        provenance=_provenance(source.meta, config, encoding, len(shards)),
-    )
-
-
-def _provenance(
-    meta: SourceMeta, config: ConvertConfig, encoding: Encoding | None, num_shards: int
-) -> Provenance:
-    options: dict[str, jsonio.Json] = {
-        "shard_size": config.shard_bytes,
-        "episodes": config.episodes,
-        "shuffle_episodes": config.shuffle_episodes,
-        "tolerance_s": config.tolerance_s,
-    }
-    versions = {name: version(name) for name in BYTE_DECIDING_LIBRARIES} | {
-        "format": FORMAT_VERSION
-    }
-    if encoding is not None:
-        options["video"] = encoding.as_json()
-        versions |= library_versions()
-    revision = (
-        [] if meta.files.revision is None else [meta.files.revision]
-    )  # it is in the shards, so it decides their bytes
-    identity = jsonio.canonical([meta.fingerprint, meta.files.name, options, versions, *revision])
-    return Provenance(
-        source=SourceInfo(
-            name=meta.files.name,
-            revision=meta.files.revision,
-            codebase_version=meta.codebase_version,
-            fingerprint=meta.fingerprint,
-        ),
-        conversion=Conversion(
-            id=hashlib.sha256(identity).hexdigest(),
-            options=options,
-            versions=versions,
-            num_shards=num_shards,
-        ),
-        fps=meta.fps,
-        features=meta.features if encoding is None else encoded_features(meta.features, encoding),
-        tasks=meta.tasks.plain_texts,
-        info=meta.info,
-        stats=meta.stats,
-        null_tasks=meta.tasks.null_positions,
-        task_columns=dict(meta.tasks.columns),
-        counted=dict(meta.counted),
-    )
 
 
 def _destination(plan: ConversionPlan, config: ConvertConfig) -> Destination:

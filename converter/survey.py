@@ -6,7 +6,7 @@ from contextlib import closing
 from roboshard.common.selection import spread
 from roboshard.converter.config import ConvertConfig
 from roboshard.converter.episode.reader import EpisodeReader
-from roboshard.converter.run import make_plan
+from roboshard.converter.plan import make_plan
 from roboshard.shards.cameras import EPISODES_LOOKED_AT, CameraSummary, summarize_cameras
 from roboshard.shards.schema import CameraRecord
 

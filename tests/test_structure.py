@@ -83,10 +83,11 @@ CHAIN = (
     "destination",
     "shard",
     "engines",
+    "partition",
     "plan",
+    "survey",
     "report",
     "run",
-    "survey",
 )
 """Folders and files of the converter: none knows of one after it."""
 MAX_LINES = 350

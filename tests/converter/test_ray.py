@@ -239,7 +239,7 @@ def test_interrupted_it_cancels_what_runs_and_tidies_up(
 def test_a_node_with_other_versions_is_refused(
     cluster: str, source: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("roboshard.converter.run.version", lambda name: "0.0.1")
+    monkeypatch.setattr("roboshard.converter.plan.version", lambda name: "0.0.1")
     with pytest.raises(OptionError, match=r"a node of the cluster has av .* started with av 0.0.1"):
         run(source, tmp_path / "shards", engine="ray")
 

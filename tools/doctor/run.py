@@ -92,7 +92,7 @@ def diagnose(config: DoctorConfig, on_episode: OnEpisode | None = None) -> Diagn
         []
     """
     from roboshard.converter.config import ConvertConfig  # noqa: PLC0415 - another part
-    from roboshard.converter.run import make_plan  # noqa: PLC0415
+    from roboshard.converter.plan import make_plan  # noqa: PLC0415
     from roboshard.converter.source.findings import grouped  # noqa: PLC0415
 
     as_converted = ConvertConfig(

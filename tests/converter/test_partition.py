@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from roboshard.common.selection import select_episodes
-from roboshard.converter.plan import plan_shards, shuffle_episodes
+from roboshard.converter.partition import plan_shards, shuffle_episodes
 from roboshard.shards import OptionError
 
 SIZES = st.lists(st.integers(1, 20), max_size=80).map(lambda sizes: np.array(sizes, dtype=np.int64))
