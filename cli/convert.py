@@ -7,13 +7,13 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import tyro
 import yaml
 from rich.filesize import decimal
 from rich.table import Column, Table
 
 from roboshard.cli.cameras import camera_cells
 from roboshard.cli.findings import show_findings
+from roboshard.cli.options import parse_options
 from roboshard.cli.run import err, out
 from roboshard.common.plain import as_markup
 from roboshard.converter import (
@@ -69,13 +69,11 @@ def parse_config(
         [str(values.pop(name))] if name in values else [] for name in ("source", "destination")
     )
     given = [*_as_flags(values), *before, *rest, *after]
-    config: ConvertConfig = tyro.cli(
+    config = parse_options(
         ConvertConfig,
-        prog=prog,
-        description=f"{description} `--config FILE` reads options from a YAML, JSON or TOML file; they have the "
-        "flags' names.",
-        args=given,
-        config=(tyro.conf.FlagCreatePairsOff,),
+        prog,
+        given,
+        f"{description} `--config FILE` reads options from a YAML, JSON or TOML file; they have the flags' names.",
     )
     how = [f"--{field.name}" for field in fields(ReencodeConfig)]
     vain = [flag for flag in how if any(text.partition("=")[0] == flag for text in given)]

@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 
-import tyro
-from rich.progress import Progress
 from rich.table import Table
 
 from roboshard.cli.findings import show_findings
-from roboshard.cli.run import err, out
+from roboshard.cli.options import parse_options
+from roboshard.cli.progress import counter
+from roboshard.cli.run import out
 from roboshard.common.plain import as_markup
 from roboshard.shards import RoboshardError
 from roboshard.tools.doctor import Diagnosis, DoctorConfig, diagnose
@@ -18,20 +18,16 @@ SHOWN_REFUSALS = 100
 def doctor_command(arguments: Sequence[str]) -> None:
     """Parse and run; a source of which something would be refused is a command that failed."""
     wants_json = "--json" in arguments
-    config: DoctorConfig = tyro.cli(
+    config = parse_options(
         DoctorConfig,
-        prog="roboshard doctor",
-        description="Look at a LeRobot dataset as a conversion would, and write nothing: what is "
+        "roboshard doctor",
+        [argument for argument in arguments if argument != "--json"],
+        "Look at a LeRobot dataset as a conversion would, and write nothing: what is "
         "odd, how it will be read, what would be refused, and what to do about that. --json prints "
         "it for programs. Exits with 1 where something would be refused.",
-        args=[argument for argument in arguments if argument != "--json"],
-        config=(tyro.conf.FlagCreatePairsOff,),
     )
-    with Progress(console=err, transient=True) as progress:
-        task = progress.add_task("episodes", total=None)
-        diagnosis = diagnose(
-            config, lambda done, total: progress.update(task, completed=done, total=total)
-        )
+    with counter("episodes") as on_episode:
+        diagnosis = diagnose(config, on_episode)
     if wants_json:
         out.file.write(diagnosis.as_json() + "\n")
     else:

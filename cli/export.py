@@ -2,28 +2,23 @@
 
 from collections.abc import Sequence
 
-import tyro
-from rich.progress import Progress
-
-from roboshard.cli.run import err, out
+from roboshard.cli.options import parse_options
+from roboshard.cli.progress import counter
+from roboshard.cli.run import out
 from roboshard.common.plain import as_markup
 from roboshard.tools.export import ExportConfig, export
 
 
 def export_command(arguments: Sequence[str]) -> None:
     """Parse and run."""
-    config: ExportConfig = tyro.cli(
+    config = parse_options(
         ExportConfig,
-        prog="roboshard export",
-        description="Write a LeRobot v3 dataset from shards: the same rows, the same video packets.",
-        args=arguments,
-        config=(tyro.conf.FlagCreatePairsOff,),
+        "roboshard export",
+        arguments,
+        "Write a LeRobot v3 dataset from shards: the same rows, the same video packets.",
     )
-    with Progress(console=err, transient=True, disable=not err.is_terminal) as progress:
-        task = progress.add_task("episodes", total=None)
-        report = export(
-            config, lambda done, total: progress.update(task, completed=done, total=total)
-        )
+    with counter("episodes") as on_episode:
+        report = export(config, on_episode)
     again = ", numbered anew from 0" if report.renumbered else ""
     out.print(
         f"{report.episodes} episodes{again}, {report.frames} frames in {report.data_files} data files and "

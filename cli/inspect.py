@@ -10,6 +10,7 @@ from rich.filesize import decimal
 from rich.table import Table
 
 from roboshard.cli.cameras import camera_cells
+from roboshard.cli.options import parse_options
 from roboshard.cli.run import out
 from roboshard.common.plain import as_markup
 from roboshard.tools.inspect import Summary, summarize
@@ -30,11 +31,10 @@ class InspectOptions:
 
 def inspect_command(arguments: Sequence[str]) -> None:
     """Parse, read and print."""
-    options = tyro.cli(
+    options = parse_options(
         InspectOptions,
-        prog="roboshard inspect",
-        args=arguments,
-        config=(tyro.conf.FlagCreatePairsOff,),
+        "roboshard inspect",
+        arguments,
     )
     summary = summarize(options.url)
     if options.json:

@@ -2,9 +2,8 @@
 
 from collections.abc import Sequence
 
-import tyro
-from rich.progress import Progress
-
+from roboshard.cli.options import parse_options
+from roboshard.cli.progress import counter
 from roboshard.cli.run import err, out
 from roboshard.common.plain import as_markup
 from roboshard.tools.preview import PreviewConfig, preview
@@ -12,20 +11,15 @@ from roboshard.tools.preview import PreviewConfig, preview
 
 def preview_command(arguments: Sequence[str]) -> None:
     """Parse and run."""
-    config = tyro.cli(
+    config = parse_options(
         PreviewConfig,
-        prog="roboshard preview",
-        description="Draw an episode: frames of every camera, and below them state and action over time. "
+        "roboshard preview",
+        arguments,
+        "Draw an episode: frames of every camera, and below them state and action over time. "
         "Or write it as a recording for the Rerun viewer.",
-        args=arguments,
-        config=(tyro.conf.FlagCreatePairsOff,),
     )
-    hidden = config.rerun is None or not err.is_terminal
-    with Progress(console=err, transient=True, disable=hidden) as progress:
-        task = progress.add_task("frames", total=None)
-        report = preview(
-            config, lambda done, total: progress.update(task, completed=done, total=total)
-        )
+    with counter("frames", hidden=config.rerun is None) as on_progress:
+        report = preview(config, on_progress)
     for key, why in report.not_drawn.items():
         err.print(as_markup(f"not shown: {key} ({why})"), soft_wrap=True)
     for path in (report.output, report.rerun):

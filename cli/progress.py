@@ -1,7 +1,7 @@
 """The progress display of what takes long: items done, bytes, rate and time left."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -41,6 +41,16 @@ def bar(doing: str, items: int, what: str, num_bytes: int) -> Iterator["_Bar"]:
     with removed_at_exit(display.stop), display:
         yield shown
         shown.end()
+
+
+@contextmanager
+def counter(what: str, *, hidden: bool = False) -> Iterator[Callable[[int, int], None]]:
+    """Show on standard error how many of `what` are done, of how many, as the function is told that is yielded."""
+    console = Console(stderr=True)
+    hidden = hidden or not console.is_terminal
+    with Progress(console=console, transient=True, disable=hidden) as progress:
+        task = progress.add_task(what, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
 class _Bar:

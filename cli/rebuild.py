@@ -6,6 +6,7 @@ from pathlib import Path
 
 import tyro
 
+from roboshard.cli.options import parse_options
 from roboshard.cli.run import out
 from roboshard.common.plain import as_markup
 from roboshard.shards import rebuild
@@ -23,11 +24,10 @@ class RebuildOptions:
 
 def rebuild_command(arguments: Sequence[str]) -> None:
     """Parse and run."""
-    options = tyro.cli(
+    options = parse_options(
         RebuildOptions,
-        prog="roboshard rebuild",
-        args=arguments,
-        config=(tyro.conf.FlagCreatePairsOff,),
+        "roboshard rebuild",
+        arguments,
     )
     manifest = rebuild(options.root, partial_dataset=options.partial)
     out.print(

@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 
-import tyro
 from rich.filesize import decimal
 from rich.table import Table
 
+from roboshard.cli.options import parse_options
 from roboshard.cli.run import err, out
 from roboshard.common.plain import as_markup
+from roboshard.common.selection import some
 from roboshard.storage import redacted
 from roboshard.tools.upload import UploadConfig, UploadPlan, UploadReport, make_plan, upload
 
@@ -16,13 +17,12 @@ SHOWN_FILES = 20
 
 def upload_command(arguments: Sequence[str]) -> None:
     """Parse flags, then plan or send."""
-    config = tyro.cli(
+    config = parse_options(
         UploadConfig,
-        prog="upload-shards",
-        description="Publish a finished dataset. Only what is missing or different is sent; run it again to continue "
+        "upload-shards",
+        arguments,
+        "Publish a finished dataset. Only what is missing or different is sent; run it again to continue "
         "where it was interrupted.",
-        args=arguments,
-        config=(tyro.conf.FlagCreatePairsOff,),
     )
     if config.dry_run:
         _show_plan(make_plan(config))
@@ -69,8 +69,7 @@ def _show_rest(unlisted: Sequence[str], notes: Sequence[str]) -> None:
     for note in notes:
         err.print(as_markup(note), soft_wrap=True)
     if unlisted:
-        names = ", ".join(unlisted[:3]) + (", …" if len(unlisted) > 3 else "")
         err.print(
-            as_markup(f"left alone, not of this dataset: {len(unlisted)} files ({names})"),
+            as_markup(f"left alone, not of this dataset: {len(unlisted)} files ({some(unlisted)})"),
             soft_wrap=True,
         )

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-import tyro
 from rich.filesize import decimal
 from rich.table import Table
 
+from roboshard.cli.options import parse_options
 from roboshard.cli.run import err, out
 from roboshard.common.plain import as_markup
 from roboshard.shards import RoboshardError
@@ -16,13 +16,12 @@ SHOWN_PROBLEMS = 100
 
 def verify_command(arguments: Sequence[str]) -> None:
     """Parse and run; a dataset with problems is a command that failed."""
-    config = tyro.cli(
+    config = parse_options(
         VerifyConfig,
-        prog="roboshard verify",
-        description="Find everything that is wrong with a dataset: hashes, checksums, manifests, tars, rows, video. "
+        "roboshard verify",
+        arguments,
+        "Find everything that is wrong with a dataset: hashes, checksums, manifests, tars, rows, video. "
         "Exits with 1 where there is something.",
-        args=arguments,
-        config=(tyro.conf.FlagCreatePairsOff,),
     )
     report = verify(config)
     _show(report)

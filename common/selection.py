@@ -62,3 +62,8 @@ def positions_of(wanted: NDArray[np.int64], indices: NDArray[np.int64]) -> NDArr
         return np.full(len(wanted), -1, dtype=np.int64)
     found = np.searchsorted(indices, wanted).clip(max=len(indices) - 1)
     return np.where(indices[found] == wanted, found, -1)
+
+
+def some(values: Sequence[object], most: int = 3) -> str:
+    """Return the first few of some values, for messages."""
+    return ", ".join(map(str, values[:most])) + (", …" if len(values) > most else "")

@@ -26,6 +26,7 @@ from roboshard.common.cores import usable_cores
 from roboshard.common.errors import MissingError, OptionError, SourceError
 from roboshard.common.interrupts import check, interruptible
 from roboshard.common.progress import progress_of
+from roboshard.common.selection import some
 from roboshard.converter.config import ConvertConfig, parse_part
 from roboshard.converter.destination.api import Destination
 from roboshard.converter.destination.opening import open_destination
@@ -155,11 +156,10 @@ def _finished_shards(
     found = _run(finished_shard, plan, config, destination)
     missing = [shard_name(number) for number, result in enumerate(found) if result is None]
     if missing:
-        named = ", ".join(missing[:SHOWN_MISSING]) + (", …" if len(missing) > SHOWN_MISSING else "")
         raise MissingError(
             f"{storage.redacted(config.destination)}: {len(missing)} of {len(found)} shards are missing or not "
-            f"right: {named}. Run their parts again; or convert-to-shards without --shards, which makes what "
-            "is missing"
+            f"right: {some(missing, SHOWN_MISSING)}. Run their parts again; or convert-to-shards without --shards, "
+            "which makes what is missing"
         )
     return [result for result in found if result is not None]
 

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from roboshard.common.selection import some
 from roboshard.converter.source.api import Episode, SourceMeta, VideoSpan
 from roboshard.converter.source.files import SourceFiles
 from roboshard.converter.source.findings import Report, finding
@@ -248,8 +249,7 @@ class LeRobotV3Source:
         used = self._rows_paths == path
         for paths in self._video_paths.values():
             used = used | (paths == path)
-        indices = self._hints.indices[used].tolist()
-        return f"episode {', '.join(map(str, indices[:5]))}" + (", …" if len(indices) > 5 else "")
+        return f"episode {some(self._hints.indices[used].tolist(), 5)}"
 
     def _check_order(self, report: Report) -> None:
         first = [value for value in self._stated("dataset_from_index") if value is not None]

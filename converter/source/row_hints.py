@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roboshard.common.errors import SourceError
-from roboshard.common.selection import positions_of
+from roboshard.common.selection import positions_of, some
 from roboshard.converter.source.api import RowPiece
 from roboshard.converter.source.data_files import DATA_FOLDER, RowMap, data_paths, map_rows
 from roboshard.converter.source.files import SourceFiles
@@ -170,5 +170,4 @@ class RowHints:
 
 
 def _of_episodes(code: str, where: str, indices: Sequence[int], what: str) -> Finding:
-    shown = ", ".join(map(str, indices[:SHOWN])) + (", …" if len(indices) > SHOWN else "")
-    return finding(code, where, f"{what} episode {shown}")
+    return finding(code, where, f"{what} episode {some(indices, SHOWN)}")

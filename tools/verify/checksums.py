@@ -5,10 +5,11 @@ from collections.abc import Callable
 from crc32c import crc32c
 
 from roboshard.common.errors import RoboshardError
+from roboshard.common.selection import some
 from roboshard.shards.tar import END_OF_ARCHIVE, TarMember, member_header, scan
 from roboshard.shards.writer import crc_text
 from roboshard.tools.verify.layout import Member, Sample
-from roboshard.tools.verify.problems import CONVERT_AGAIN, COPY_AGAIN, Place, some
+from roboshard.tools.verify.problems import CONVERT_AGAIN, COPY_AGAIN, Place
 
 OwnerOf = Callable[[str], str | None]
 """The member of the same shard that a checksum belongs to."""

@@ -8,13 +8,14 @@ import numpy as np
 import pyarrow as pa
 
 from roboshard.common.errors import RoboshardError
+from roboshard.common.selection import some
 from roboshard.shards.features import keys_of
 from roboshard.shards.names import RECORD_SUFFIX, ROWS_SUFFIX
 from roboshard.shards.schema import MAX_RECORD_BYTES, DatasetManifest, EpisodeRecord, parse
 from roboshard.tools.verify.checksums import payload
 from roboshard.tools.verify.frames import check_frames, choose_rows
 from roboshard.tools.verify.layout import Sample
-from roboshard.tools.verify.problems import CONVERT_AGAIN, Place, some
+from roboshard.tools.verify.problems import CONVERT_AGAIN, Place
 from roboshard.tools.verify.rows import check_metadata, check_rows, numbers
 from roboshard.tools.verify.slices import check_slice
 from roboshard.tools.verify.values import check_values

@@ -7,10 +7,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from roboshard.common.errors import FormatError
+from roboshard.common.selection import some
 from roboshard.shards.index import INDEX_SCHEMA, read_index
 from roboshard.shards.schema import DatasetManifest
 from roboshard.tools.verify.layout import Sample
-from roboshard.tools.verify.problems import REBUILD, Place, some
+from roboshard.tools.verify.problems import REBUILD, Place
 
 
 class IndexRows:

@@ -10,11 +10,12 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
+from roboshard.common.selection import some
 from roboshard.shards.mp4 import SampleTables, read_sample_tables
 from roboshard.shards.names import is_matroska
 from roboshard.shards.schema import CameraRecord
 from roboshard.shards.slices import CODEC_PARAMETERS, open_container, read_slice
-from roboshard.tools.verify.problems import CONVERT_AGAIN, Place, some
+from roboshard.tools.verify.problems import CONVERT_AGAIN, Place
 
 IntArray = NDArray[np.int64]
 

@@ -1,6 +1,6 @@
 """Problems: what is wrong, where, and what to do about it. All are collected; none ends a verification."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from threading import Lock
 
@@ -83,8 +83,3 @@ class Place:
     def report_error(self, error: RoboshardError, remedy: str) -> None:
         """An error that a reader would meet is wrong here."""
         self.report(str(error), remedy)
-
-
-def some(values: Sequence[object], most: int = 3) -> str:
-    """The first few of some values, for messages."""
-    return ", ".join(map(str, values[:most])) + (", …" if len(values) > most else "")

@@ -31,6 +31,7 @@ from roboshard.common.errors import (
     StorageError,
 )
 from roboshard.common.progress import progress_of
+from roboshard.common.selection import some
 from roboshard.shards.index import MAX_INDEX_BYTES
 from roboshard.shards.locate import locate
 from roboshard.shards.manifest import load_dataset_manifest, load_index
@@ -53,7 +54,6 @@ from roboshard.tools.verify.problems import (
     Place,
     Problem,
     Problems,
-    some,
 )
 from roboshard.tools.verify.rows import provenance_fields
 from roboshard.tools.verify.shard import Checked, Dataset, ShardCheck, ShardTask

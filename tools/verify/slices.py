@@ -7,12 +7,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roboshard.common.errors import FormatError
+from roboshard.common.selection import some
 from roboshard.shards.gop import lowest_later
 from roboshard.shards.mp4 import SampleTables, read_sample_tables
 from roboshard.shards.names import is_matroska
 from roboshard.shards.schema import CameraRecord
 from roboshard.shards.slices import open_container, read_slice
-from roboshard.tools.verify.problems import CONVERT_AGAIN, Place, some
+from roboshard.tools.verify.problems import CONVERT_AGAIN, Place
 
 
 def check_slice(

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from roboshard.common import jsonio
 from roboshard.common.errors import RoboshardError
+from roboshard.common.selection import some
 from roboshard.converter import ConvertConfig, make_plan
 from roboshard.converter.episode.reader import EpisodeReader, span_of
 from roboshard.converter.episode.row_findings import timestamps_of
@@ -36,7 +37,7 @@ from roboshard.tools.verify.packets import (
     parameters_of,
 )
 from roboshard.tools.verify.pictures import Original, compare_pictures
-from roboshard.tools.verify.problems import CONVERT_AGAIN, Place, some
+from roboshard.tools.verify.problems import CONVERT_AGAIN, Place
 from roboshard.tools.verify.tables import compare_tables
 
 

@@ -5,10 +5,11 @@ from collections.abc import Collection
 import pyarrow as pa
 
 from roboshard.common.errors import FormatError
+from roboshard.common.selection import some
 from roboshard.shards.features import OBJECT_DTYPES, ROW_DTYPES, SCALAR_DTYPES, Features
 from roboshard.shards.images import check_image, most_pixels, read_image
 from roboshard.shards.missing import is_list, missing_values
-from roboshard.tools.verify.problems import CONVERT_AGAIN, REBUILD, Place, some
+from roboshard.tools.verify.problems import CONVERT_AGAIN, REBUILD, Place
 
 
 def check_values(
