@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from fractions import Fraction
 from itertools import chain
@@ -49,6 +50,12 @@ KINDS: dict[str, tuple[str, Setting, Setting]] = {
 
 
 def encode(path: Path, codec: str, setting: Setting, pix_fmt: str = "yuv420p") -> None:
+    # SVT-AV1, run as root, gives the calling thread real-time priority, which its children would inherit.
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(_encode, path, codec, setting, pix_fmt).result()
+
+
+def _encode(path: Path, codec: str, setting: Setting, pix_fmt: str) -> None:
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=10, options=setting)
         assert isinstance(stream, av.VideoStream)

@@ -241,7 +241,12 @@ def test_no_more_packets_are_decoded_than_counted_but_for_those_in_flight(
     streams: dict[tuple[int, str], Slice], camera: Camera, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fed, feed = itertools.count(), codec.Codec.feed
-    monkeypatch.setattr(codec.Codec, "feed", lambda *arguments: (next(fed), feed(*arguments))[1])
+
+    def counted(*arguments: Any, **options: Any) -> list[av.VideoFrame]:
+        next(fed)
+        return feed(*arguments, **options)
+
+    monkeypatch.setattr(codec.Codec, "feed", counted)
     slot = streams[0, camera.key]
     decoder, frames = open_slice(slot), range(0, slot.camera.num_frames, 3)
     for frame in frames:
@@ -303,10 +308,12 @@ def test_a_packet_that_cannot_be_decoded_is_an_error_for_the_frames_after_it_in_
     bad = int(tables.as_shown[7])
     payload = bytes(slot.data[tables.offsets[bad] : tables.ends[bad]])
 
-    def failing(self: codec.Codec, data: bytes, pts: int, dts: int) -> list[av.VideoFrame]:
+    def failing(
+        self: codec.Codec, data: bytes, *arguments: int, **options: bool
+    ) -> list[av.VideoFrame]:
         if bytes(data) == payload:
             raise av.error.InvalidDataError(1, "no such packet")
-        return feed(self, data, pts, dts)
+        return feed(self, data, *arguments, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(codec.Codec, "feed", failing)
     following = [keyframe for keyframe in slot.camera.keyframes if keyframe > 7]
@@ -332,8 +339,8 @@ def test_a_frame_that_never_comes_is_an_error(
 ) -> None:
     feed = codec.Codec.feed
 
-    def without_the_third(*arguments: Any) -> Iterator[Any]:
-        return (frame for frame in feed(*arguments) if frame.pts != 3)
+    def without_the_third(*arguments: Any, **options: Any) -> Iterator[Any]:
+        return (frame for frame in feed(*arguments, **options) if frame.pts != 3)
 
     monkeypatch.setattr(codec.Codec, "feed", without_the_third)
     slot = streams[0, "av1.far"]
