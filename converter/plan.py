@@ -56,7 +56,24 @@ class ConversionPlan:
 
 @interruptible
 def make_plan(config: ConvertConfig) -> ConversionPlan:
-    """Read the source's metadata and decide what goes where; writes nothing but a remote source's scratch folder."""
+    """Read the source's metadata and decide what goes where; writes nothing but a remote source's scratch folder.
+
+    Args:
+        config: the options of the conversion.
+
+    Returns:
+        What goes into which shard; close `plan.source.meta.files` after use.
+
+    Raises:
+        OptionError: Options that cannot be used, or episodes that there are not.
+        SourceError, MissingError, StorageError: The source is no LeRobot dataset, or cannot be read.
+
+    Example:
+        >>> plan = make_plan(ConvertConfig(source="my_dataset", destination="converted"))
+        >>> (len(plan.episodes), len(plan.shards), plan.video)
+        (14, 1, None)
+        >>> plan.source.meta.files.close()
+    """
     files = open_source(config.source, config.scratch, config.scratch_bytes)
     try:
         return _plan(config, files)

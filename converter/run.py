@@ -54,9 +54,21 @@ def convert(config: ConvertConfig) -> ConversionReport:
 
     With `config.shards` only that part's shards are written, and reported; `finalize` makes them a dataset.
 
+    Args:
+        config: the source, the destination, and how to convert.
+
+    Returns:
+        What was written, left out and found odd.
+
     Raises:
         OptionError: options that cannot be used, or a destination that holds something else.
         SourceError, MissingError: the source contradicts itself or cannot be copied exactly.
+
+    Example:
+        >>> config = ConvertConfig(source="my_dataset", destination="converted", workers=1)
+        >>> report = convert(config)
+        >>> (report.episodes, report.shards)
+        (14, 1)
     """
     if config.dry_run:
         raise OptionError("dry_run: `convert` writes; `make_plan` says what it would write")
@@ -79,9 +91,23 @@ def finalize(config: ConvertConfig) -> ConversionReport:
 
     The options are those of the parts. Every shard is read once to compare its hash.
 
+    Args:
+        config: the options of the parts, but for `shards`.
+
+    Returns:
+        What the whole dataset holds.
+
     Raises:
         MissingError: shards that are not there, or are not as their manifest says, by name.
         OptionError: options that cannot be used, or a destination that holds something else, or is being written to.
+
+    Example:
+        >>> for part in ("0/2", "1/2"):
+        ...     report = convert(
+        ...         ConvertConfig(source="my_dataset", destination="in_parts", shards=part, workers=1)
+        ...     )
+        >>> finalize(ConvertConfig(source="my_dataset", destination="in_parts", workers=1)).episodes
+        14
     """
     if config.shards is not None or config.dry_run or config.video_report:
         raise OptionError(

@@ -14,8 +14,19 @@ from roboshard.shards.schema import CameraRecord
 def survey_videos(config: ConvertConfig) -> list[CameraSummary]:
     """What each camera's video is like, over a few of the chosen episodes, from their packets: none is decoded.
 
+    Args:
+        config: the options of a conversion; nothing is written.
+
+    Returns:
+        One summary a camera.
+
     Raises:
         OptionError, SourceError, MissingError: as `convert` does for these episodes.
+
+    Example:
+        >>> config = ConvertConfig(source="my_dataset", destination="converted")
+        >>> [(each.key, each.codec, each.size) for each in survey_videos(config)]
+        [('observation.image', 'av1', '96x96')]
     """
     plan = make_plan(config)
     with closing(plan.source.meta.files):

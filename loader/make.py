@@ -117,9 +117,19 @@ def make_loader(  # noqa: PLR0913 - keyword-only, grouped behind
             where single rows of a window may lack their value.
         max_workers: deprecated, and without effect: any number of workers sees the same batches.
 
+    Returns:
+        A loader, to be iterated over once an epoch.
+
     Raises:
         OptionError: an argument that cannot be used with this dataset.
         MissingError, FormatError, VersionError, DamageError, StorageError: no usable dataset at `urls`.
+
+    Example:
+        >>> loader = make_loader("my_dataset_shards", batch_size=8, seed=1)
+        >>> batch = next(iter(loader))
+        >>> batch["observation.image"].shape, batch["observation.image"].dtype
+        (torch.Size([8, 3, 96, 96]), torch.uint8)
+        >>> loader.close()
     """
     if on_missing not in ("error", "drop", "fill"):  # samples by number have one choice more
         raise OptionError(f"on_missing must be 'error' or 'drop' or 'fill', not {on_missing!r}")

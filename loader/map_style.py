@@ -62,9 +62,20 @@ def open_dataset(  # noqa: PLR0913 - keyword-only, the same names as make_loader
     cost a read and a decode each. One more choice for values that rows lack is the default here:
     `on_missing="none"` gives None for them, as LeRobot does.
 
+    Args:
+        urls: the dataset's root, one shard, a brace pattern, or a list of shards.
+
+    Returns:
+        Samples by number, in dataset order.
+
     Raises:
         OptionError: an argument that cannot be used with this dataset.
         MissingError, FormatError, VersionError, DamageError, StorageError: no usable dataset at `urls`.
+
+    Example:
+        >>> dataset = open_dataset("my_dataset_shards", delta_timestamps={"action": [0.0, 0.1]})
+        >>> dataset[3]["action"].shape
+        torch.Size([2, 2])
     """
     config = LoaderConfig(
         order=OrderConfig(shuffle=False, pool_episodes=RESIDENT_EPISODES),

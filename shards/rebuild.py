@@ -55,9 +55,17 @@ def rebuild(root: Path, *, partial_dataset: bool = False) -> DatasetManifest:
         root: a local dataset folder.
         partial_dataset: accept that shards of the conversion are missing, and make a smaller dataset.
 
+    Returns:
+        What dataset.json says now.
+
     Raises:
         MissingError: no shards, or fewer than were written.
         FormatError, DamageError: a shard that is not in the format, with its name.
+
+    Example:
+        >>> from pathlib import Path
+        >>> rebuild(Path("my_dataset_shards")).total_episodes
+        14
     """
     names = sorted(
         name

@@ -1,7 +1,9 @@
 """The code in README and docs/ runs as it stands there."""
 
 import ast
+import doctest
 import importlib
+import inspect
 import os
 import re
 import shlex
@@ -10,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from support.servers import LocalHub
@@ -20,6 +23,10 @@ PAGES = [
     *sorted(str(path.relative_to(PROJECT)) for path in (PROJECT / "docs").glob("*.md")),
 ]
 BLOCK = re.compile(r"^```(python|sh)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+PUBLIC = (
+    *("converter", "loader", "shards"),
+    *(f"tools.{name}" for name in ("doctor", "export", "inspect", "preview", "upload", "verify")),
+)
 COMMANDS = ("convert-to-shards", "roboshard", "upload-shards")
 LINK = re.compile(r"\]\(([^)#]+)\)")
 
@@ -106,3 +113,37 @@ def test_pages_quote_what_the_benchmarks_printed(monkeypatch: pytest.MonkeyPatch
     for page in PAGES:
         text = (PROJECT / page).read_text()
         assert publish.fill(text, blocks) == text
+
+
+# -- Docstrings ------------------------------------------------------------------------------------------------------
+
+
+def public_functions() -> list[tuple[ModuleType, str]]:
+    modules = [importlib.import_module(f"roboshard.{name}") for name in PUBLIC]
+    return [
+        (module, name)
+        for module in modules
+        for name in module.__all__
+        if inspect.isfunction(getattr(module, name))
+    ]
+
+
+@pytest.mark.usefixtures("folder_of_a_reader")
+@pytest.mark.parametrize(
+    ("module", "name"), public_functions(), ids=lambda value: getattr(value, "__name__", value)
+)
+def test_public_functions_have_arguments_and_an_example_that_runs(
+    module: ModuleType, name: str
+) -> None:
+    function = getattr(module, name)
+    docstring = inspect.getdoc(function) or ""
+    for heading in ("Args:", "Returns:", "Raises:", "Example:"):
+        assert f"\n{heading}\n" in docstring, heading
+    if "my_dataset_shards" in docstring:
+        run_here(["convert-to-shards", "my_dataset", "my_dataset_shards"])
+    public = {each: getattr(module, each) for each in module.__all__}
+    example = doctest.DocTestParser().get_doctest(docstring, public, name, None, None)
+    assert example.examples
+    said: list[str] = []
+    doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(example, out=said.append)
+    assert not said, "".join(said)

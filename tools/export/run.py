@@ -60,10 +60,22 @@ class ExportReport:
 def export(config: ExportConfig, on_episode: OnEpisode | None = None) -> ExportReport:
     """Write a LeRobot v3 dataset from shards.
 
+    Args:
+        config: the shards, the destination, and which episodes.
+        on_episode: told of each episode that was written.
+
+    Returns:
+        What was written.
+
     Raises:
         OptionError: options that cannot be used, or a destination that is not empty.
         SourceError: an episode cannot be put back exactly; with its number and the camera.
         DamageError, FormatError, MissingError, StorageError: of the shards, as `ShardedDataset` raises them.
+
+    Example:
+        >>> config = ExportConfig(source="my_dataset_shards", destination="exported", episodes="0:3")
+        >>> export(config).episodes
+        3
     """
     dataset = ShardedDataset.open(config.source)
     ranges = None if config.episodes is None else parse_episodes(config.episodes)

@@ -50,7 +50,22 @@ class Summary:
 
 
 def summarize(url: str) -> Summary:
-    """Read manifests, index and a few records. Raises as opening the dataset for reading does."""
+    """Read manifests, index and a few records of a dataset.
+
+    Args:
+        url: the dataset's root or a shard of it.
+
+    Returns:
+        What the dataset holds.
+
+    Raises:
+        MissingError, FormatError, VersionError, DamageError, StorageError: No usable dataset is there.
+
+    Example:
+        >>> summary = summarize("my_dataset_shards")
+        >>> (summary.episodes, summary.fps)
+        (14, 10.0)
+    """
     dataset = ShardedDataset.open(url)
     manifest, index = dataset.manifest, dataset.index
     missing = manifest.missing

@@ -41,10 +41,21 @@ class PreviewReport:
 def preview(config: PreviewConfig, on_progress: OnProgress | None = None) -> PreviewReport:
     """Draw an episode, or record it for the Rerun viewer, or both. Each file appears whole or not at all.
 
+    Args:
+        config: the dataset, the episode, and what to draw.
+        on_progress: told how far it has come.
+
+    Returns:
+        What was drawn, and where it lies.
+
     Raises:
         OptionError: no such episode or camera; matplotlib or rerun-sdk is needed and not installed.
         MissingError, FormatError, VersionError, DamageError, StorageError: as opening and reading the dataset does;
             StorageError also where a file cannot be written.
+
+    Example:
+        >>> config = PreviewConfig(url="my_dataset_shards", episode=2, output="episode.png")
+        >>> report = preview(config)
     """
     wants_sheet = config.output is not None or config.rerun is None
     sheet = (

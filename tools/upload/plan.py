@@ -66,10 +66,21 @@ class UploadPlan:
 def make_plan(config: UploadConfig) -> UploadPlan:
     """Verify the source, look at the destination, and decide what to send.
 
+    Args:
+        config: the options of the upload.
+
+    Returns:
+        What would be sent and removed.
+
     Raises:
         OptionError: another dataset is there, or the destination cannot be written to.
         MissingError, DamageError, FormatError: the source is not a whole dataset.
         StorageError: the destination cannot be looked into.
+
+    Example:
+        >>> plan = make_plan(UploadConfig(source="my_dataset_shards", destination="planned"))
+        >>> len(plan.uploads) > 0
+        True
     """
     target = writable_store(config.destination)
     root, dataset = _open_source(config)

@@ -43,10 +43,21 @@ class UploadReport:
 def upload(config: UploadConfig) -> UploadReport:
     """Publish a finished local dataset. A killed run is continued by running it again.
 
+    Args:
+        config: the dataset, where it goes, and how.
+
+    Returns:
+        What was sent, what was there already, and what was removed.
+
     Raises:
         OptionError: options that cannot be used, or another dataset is there.
         MissingError, DamageError, FormatError: the source is not a whole, undamaged dataset.
         StorageError: the destination cannot be written; with URL, cause and remedy.
+
+    Example:
+        >>> config = UploadConfig(source="my_dataset_shards", destination="copy", card=False)
+        >>> upload(config).files_sent > 0, upload(config).files_sent
+        (True, 0)
     """
     if config.dry_run:
         raise OptionError("dry_run: `upload` sends; `make_plan` says what it would send")

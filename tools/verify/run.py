@@ -96,10 +96,20 @@ class VerifyReport:
 def verify(config: VerifyConfig) -> VerifyReport:
     """Find everything that is wrong with a dataset.
 
+    Args:
+        config: the dataset, how closely to look, and the source to compare it with.
+
+    Returns:
+        What is wrong; `report.ok` says whether anything is.
+
     Raises:
         OptionError: options that cannot be used.
         StorageError: the place cannot be reached at all.
         MissingError, SourceError: the source to compare with cannot be opened.
+
+    Example:
+        >>> verify(VerifyConfig(url="my_dataset_shards", against="my_dataset")).ok
+        True
     """
     report = _verify(config)
     if config.report is not None:
