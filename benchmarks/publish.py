@@ -17,6 +17,7 @@ from matplotlib import pyplot as plt
 from loading_cases import ORDERS
 from loading_chart import draw_loading, draw_matrix
 from loading_matrix import LIMIT, matrix_rows
+from shuffle_chart import draw_shuffle, shuffle_table
 
 PROJECT = Path(__file__).resolve().parent.parent
 RESULTS = PROJECT / "benchmarks" / "results"
@@ -34,6 +35,7 @@ def main() -> None:
     draw_conversion(load("conversion"), pictures / "conversion.png")
     draw_loading(load("loading"), pictures / "loading.png")
     draw_matrix(load("matrix"), pictures / "matrix.png")
+    draw_shuffle(load("shuffle_quality"), pictures / "shuffle.png")
 
 
 def render_blocks() -> dict[str, str]:
@@ -46,7 +48,7 @@ def render_blocks() -> dict[str, str]:
         "consumer": consumer_table,
         "steady": steady_table,
         "plan_scale": plan_table,
-        "shuffle_quality": shuffle_table,
+        "shuffle_quality": shuffle_quality_table,
         "resume_cost": resume_table,
         "remote": remote_table,
         "profile_loading": profile_table,
@@ -261,38 +263,9 @@ def plan_table(result: Result) -> str:
     )
 
 
-def shuffle_table(result: Result) -> str:
-    """The default order beside a true shuffle; what is the same for all numbers of workers is one row."""
-    grouped: dict[tuple[Any, ...], list[str]] = {}
-    for row in result["settings"]:
-        if row["is_default"]:
-            numbers = (
-                f"{row['distinct_episodes_over_true_shuffle']:.2f}",
-                f"{row['neighbour_distance_over_true_shuffle']:.2f}",
-                f"{row['mean_abs_autocorrelation']} ({row['mean_abs_autocorrelation_of_true_shuffle']})",
-            )
-            key = (row["order"], row["ranks"], row["pool"], *numbers)
-            grouped.setdefault(key, []).append(str(row["workers"]))
-    columns = (
-        "frame_order",
-        "ranks",
-        "workers of each",
-        "pool",
-        "distinct episodes in a global batch, of a true shuffle's",
-        "distance of neighbours, of a true shuffle's",
-        "autocorrelation (true shuffle's)",
-    )
-    return "\n".join(
-        [
-            f"| {' | '.join(columns)} |",
-            f"|{'---|' * len(columns)}",
-            *(
-                f"| `{order}` | {ranks} | {', '.join(workers)} | {pool:,} | {' | '.join(numbers)} |"
-                for (order, ranks, pool, *numbers), workers in grouped.items()
-            ),
-            provenance(result),
-        ]
-    )
+def shuffle_quality_table(result: Result) -> str:
+    """The default pools beside a true shuffle."""
+    return "\n".join([shuffle_table(result), provenance(result)])
 
 
 def resume_table(result: Result) -> str:
