@@ -135,8 +135,22 @@ def main() -> None:
     print_result("shuffle_quality", values, options.output)
     if options.chart:
         draw_shuffle(values, options.chart)
-    print(shuffle_table(values), file=sys.stderr)
+    print(shuffle_table(values), verdict(values), sep="\n\n", file=sys.stderr)
     sys.exit(0 if values["accepted"] else 1)
+
+
+def verdict(values: dict[str, Any]) -> str:
+    """Whether the default order is accepted, in words."""
+    shares = ", ".join(
+        f"{row['distinct_episodes_over_true_shuffle']:.2f} with {row['ranks']} ranks"
+        for row in values["settings"]
+        if row["is_default"] and row["order"] == OrderConfig.frame_order
+    )
+    return (
+        f"{'accepted' if values['accepted'] else 'NOT accepted'}: of a true shuffle's distinct "
+        f"episodes in a batch, default settings have {shares}; at least {ACCEPTED} are wanted, and "
+        f"the same samples with {', '.join(map(str, values['workers']))} workers"
+    )
 
 
 def is_accepted(rows: list[dict[str, Any]]) -> bool:
