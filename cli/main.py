@@ -17,6 +17,7 @@ COMMANDS = {
     "inspect": "what a dataset holds: counts, tasks, lengths, cameras, provenance",
     "preview": "an episode → a picture, or a recording for the Rerun viewer",
     "export": "shards → LeRobot v3 dataset",
+    "env": "versions, decoders, cores, ranks and GPUs, for reports of faults",
     "rebuild": "shards → manifests and index, where those are lost",
 }
 """Each is the function NAME_command of the file NAME.py beside this one."""

@@ -41,7 +41,7 @@ from roboshard.shards import ShardedDataset, rebuild
 
 ROOT = Path(__file__).parents[1]
 BASE = {"common", "storage", "shards"}
-TOOLS = ("doctor", "export", "inspect", "preview", "upload", "verify")
+TOOLS = ("doctor", "env", "export", "inspect", "preview", "upload", "verify")
 MAY_IMPORT = {
     "common": {"common"},
     "storage": {"common", "storage"},
@@ -50,6 +50,7 @@ MAY_IMPORT = {
     "loader": BASE | {"loader"},
     "tools": set(),
     "tools.doctor": BASE | {"tools.doctor", "tools.verify"},
+    "tools.env": BASE | {"tools.env"},
     "tools.export": BASE | {"tools.export"},
     "tools.inspect": BASE | {"tools.inspect"},
     "tools.preview": BASE | {"tools.preview", "loader"},
@@ -63,6 +64,7 @@ WHEN_NEEDED = {
     ROOT / "tools/upload/preview.py": {
         "loader"
     },  # decodes frames for the sample picture of a dataset card
+    ROOT / "tools/env/run.py": {"loader"},  # tells this process's rank, as a loader finds it
     ROOT / "tools/doctor/run.py": {"converter"},  # reads sources as a conversion does
     ROOT / "tools/verify/frames.py": {"loader"},  # verify --frames decodes as a loader would
     ROOT / "tools/verify/pictures.py": {
