@@ -344,9 +344,11 @@ def packets(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     seen: list[bytes] = []
     feed = codec.Codec.feed
 
-    def noted(self: codec.Codec, data: bytes, pts: int, dts: int) -> list[av.VideoFrame]:
+    def noted(
+        self: codec.Codec, data: bytes, *arguments: int, **options: bool
+    ) -> list[av.VideoFrame]:
         seen.append(bytes(data))
-        return feed(self, data, pts, dts)
+        return feed(self, data, *arguments, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(codec.Codec, "feed", noted)
     return seen
