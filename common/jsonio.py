@@ -40,10 +40,10 @@ def load(data: bytes | memoryview, what: str, max_bytes: int) -> dict[str, Json]
         raise FormatError(
             f"{what}: {len(data)} bytes of JSON, more than the {max_bytes} that are read"
         )
-    _check_counts(data, what)
+    check_counts(data, what)
     try:
         text = bytes(data).decode("utf-8")
-        value = json.loads(text, object_pairs_hook=_unique_keys)
+        value = _DECODER.decode(text)
         if "\\u" in text:  # the one way to half a surrogate pair, which is no text and has no UTF-8
             dump(value)
     except RecursionError:
@@ -56,8 +56,12 @@ def load(data: bytes | memoryview, what: str, max_bytes: int) -> dict[str, Json]
     return value
 
 
-def _check_counts(data: bytes | memoryview, what: str) -> None:
-    """Refuse what would become many objects, before there is any. Texts may hold such characters: they count too."""
+def check_counts(data: bytes | memoryview, what: str) -> None:
+    """Refuse what would become many objects, before there is any. Texts may hold such characters: they count too.
+
+    Raises:
+        FormatError: more than MAX_CONTAINERS objects and arrays, or MAX_VALUES values.
+    """
     whole = bytes(data)
     for number, most, named in (
         (whole.count(b"[") + whole.count(b"{"), MAX_CONTAINERS, "objects and arrays"),
@@ -73,6 +77,10 @@ def _unique_keys(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
         key = Counter(name for name, _ in pairs).most_common(1)[0][0]
         raise ValueError(f"key {key!r} occurs twice in one object")
     return result
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique_keys)
+"""Making one takes longer than to decode a small document."""
 
 
 def _check_depth(value: Json, what: str) -> None:

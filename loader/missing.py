@@ -18,22 +18,16 @@ MASK = "_is_missing"
 def lacking_values(dataset: ShardedDataset, episodes: Episodes, *, are_all: bool) -> dict[str, int]:
     """Return feature key -> rows without a value, over the chosen episodes.
 
-    dataset.json says it of whole shards. Where episodes were chosen, the manifests of those shards
-    say it of each.
+    dataset.json says it of whole shards. Where episodes were chosen, their entries in the manifests
+    of those shards say it of each.
     """
     manifest = dataset.manifest
-    used = np.unique(episodes.shard).tolist()
-    shards = [manifest.shards[number] for number in used if manifest.shards[number].missing]
+    lacking = np.asarray([bool(shard.missing) for shard in manifest.shards], dtype=np.bool_)
+    used = [number for number in np.unique(episodes.shard).tolist() if lacking[number]]
     features = manifest.features
-    if are_all or not shards:
-        return _of_rows(total([shard.missing for shard in shards]), features)
-    chosen = set(dataset.index.episode_index[episodes.position].tolist())
-    samples = [
-        sample
-        for shard in shards
-        for sample in dataset.shard_manifest(shard).samples
-        if sample.episode_index in chosen
-    ]
+    if are_all or not used:
+        return _of_rows(total([manifest.shards[number].missing for number in used]), features)
+    samples = map(dataset.sample, episodes.position[lacking[episodes.shard]].tolist())
     return _of_rows(total([sample.missing for sample in samples]), features)
 
 

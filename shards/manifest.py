@@ -8,6 +8,8 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
+from crc32c import crc32c
+
 from roboshard import storage
 from roboshard.common import jsonio
 from roboshard.common.errors import (
@@ -36,13 +38,15 @@ from roboshard.shards.schema import (
     SampleEntry,
     ShardEntry,
     ShardManifest,
+    check_version,
     document_bytes,
     newest,
     parse,
-    parse_value,
     validate,
+    validate_json,
 )
 from roboshard.shards.tar import BLOCK, padded
+from roboshard.storage.cache import CacheKey, DiskCache, object_of
 
 SOURCE_INFO = "meta/info.json"
 """What every LeRobot dataset has."""
@@ -123,8 +127,11 @@ def load_dataset_manifest(
     except MissingError:
         raise MissingError(f"{what}: no such file. {_what_instead(root, policy)}") from None
     value = jsonio.load(data, what, MAX_MANIFEST_BYTES)
-    manifest = parse_value(DatasetManifest, value, what)
-    if fingerprint(value) != manifest.fingerprint:
+    check_version(value.get("version"), what)
+    found, data = fingerprint(value), jsonio.dump(value)
+    del value  # of many shards it is larger than all that follows
+    manifest = validate_json(DatasetManifest, data, what)
+    if found != manifest.fingerprint:
         raise DamageError(
             f"{what}: damaged: its content does not have the fingerprint that it states"
         )
@@ -171,9 +178,62 @@ def load_shard_manifest(
     Raises:
         MissingError, DamageError, FormatError, VersionError: with the shard's name.
     """
-    remedy = "`roboshard rebuild` derives it from its shard"
-    data = _load_checked(root, shard.manifest, MAX_MANIFEST_BYTES, policy, remedy)
-    url = storage.redacted(storage.join(root, shard.manifest.name))
+    data = load_manifest_bytes(root, shard, policy=policy)
+    return parse_shard_manifest(
+        data, shard, storage.redacted(storage.join(root, shard.manifest.name))
+    )
+
+
+def load_manifest_bytes(
+    root: str,
+    shard: ShardEntry,
+    *,
+    policy: storage.RetryPolicy = storage.READING,
+    cache: DiskCache | None = None,
+) -> bytes:
+    """Return a shard's manifest, compared with its hash in dataset.json; a remote one is kept in `cache`.
+
+    Raises:
+        MissingError, DamageError, StorageError: with the manifest's name.
+    """
+
+    def load() -> bytes:
+        remedy = "`roboshard rebuild` derives it from its shard"
+        return _load_checked(root, shard.manifest, MAX_MANIFEST_BYTES, policy, remedy)
+
+    key = _cache_key(root, shard)
+    if cache is None or key is None:
+        return load()
+    data = cache.get(key, shard.manifest.size, load)
+    if hashlib.sha256(data).hexdigest() != shard.manifest.sha256:  # the cache knows no such hash
+        data = load()
+        cache.get(key._replace(crc32c=crc32c(data)), len(data), lambda: data)
+    return data
+
+
+def stored_manifest(root: str, shard: ShardEntry, cache: DiskCache | None) -> str | None:
+    """Return the local file that begins with a shard's manifest, once it was loaded; None: there is none."""
+    key = _cache_key(root, shard)
+    if key is None:
+        return storage.join(root, shard.manifest.name)
+    return None if cache is None else str(cache.path(key, shard.manifest.size))
+
+
+def _cache_key(root: str, shard: ShardEntry) -> CacheKey | None:
+    """What a remote shard's manifest is called in caches; None of a local one."""
+    url = storage.join(root, shard.manifest.name)
+    if storage.is_local(url) or not shard.manifest.size:
+        return None
+    place = object_of(storage.identity(url), shard.manifest.size, shard.manifest.sha256)
+    return CacheKey(place, 0, None)
+
+
+def parse_shard_manifest(data: bytes, shard: ShardEntry, url: str) -> ShardManifest:
+    """Parse a shard's manifest and check it against dataset.json and against itself; `url` names it in errors.
+
+    Raises:
+        FormatError, VersionError: with every problem.
+    """
     manifest = parse(ShardManifest, data, url, MAX_MANIFEST_BYTES)
     problems = shard_problems(manifest)
     if (manifest.shard, manifest.size, manifest.sha256) != (shard.name, shard.size, shard.sha256):
@@ -262,7 +322,7 @@ def shard_problems(manifest: ShardManifest) -> list[str]:
                 f"samples.{i}.offset: {sample.offset} where the sample before ends at {position}"
             )
         position = sample.offset + sample.size
-        problems += [f"samples.{i}.{problem}" for problem in _member_problems(sample)]
+        problems += [f"samples.{i}.{problem}" for problem in member_problems(sample)]
     if position != manifest.size:
         problems.append(f"samples end at {position}, the shard at {manifest.size}")
     if len({sample.key for sample in manifest.samples}) != len(manifest.samples):
@@ -270,7 +330,8 @@ def shard_problems(manifest: ShardManifest) -> list[str]:
     return problems
 
 
-def _member_problems(sample: SampleEntry) -> list[str]:
+def member_problems(sample: SampleEntry) -> list[str]:
+    """Return what contradicts itself in the members of a sample: they must lie in its range, one after the other."""
     problems, position = [], sample.offset
     for j, member in enumerate(sample.members):
         if not member.name.startswith(f"{sample.key}."):

@@ -1,24 +1,18 @@
 """Reading a dataset: manifests and index once, episodes by position, every byte checked before it is used."""
 
-import os
-from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from operator import attrgetter
-from threading import Lock
 
 import numpy as np
 
 from roboshard import storage
 from roboshard.common.errors import (
-    DamageError,
-    FormatError,
-    MissingError,
     OptionError,
     RoboshardError,
 )
+from roboshard.shards.entries import SampleEntries, check_shard_size
 from roboshard.shards.features import keys_of
 from roboshard.shards.fetch import OnRead, ReadSettings, ShardReads, ignore
 from roboshard.shards.index import MAX_INDEX_BYTES, EpisodeIndex, read_index
@@ -27,7 +21,6 @@ from roboshard.shards.manifest import load_dataset_manifest, load_index, load_sh
 from roboshard.shards.names import camera_suffixes
 from roboshard.shards.sample import EpisodeData, Piece, SampleRead, assemble, plan_sample
 from roboshard.shards.schema import DatasetManifest, SampleEntry, ShardEntry, ShardManifest
-from roboshard.shards.writer import crc_text
 
 __all__ = ["EpisodeData", "ReadSettings", "ShardedDataset"]
 
@@ -43,8 +36,8 @@ class ShardedDataset:
     settings: ReadSettings = field(default_factory=ReadSettings)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_shards", {})
-        object.__setattr__(self, "_locks", {})
+        entries = SampleEntries(self.root, self.manifest, self.index, self.settings)
+        object.__setattr__(self, "_entries", entries)
 
     @classmethod
     def open(cls, urls: Urls, settings: ReadSettings | None = None) -> "ShardedDataset":
@@ -127,16 +120,17 @@ class ShardedDataset:
             FormatError, MissingError, StorageError: the manifest contradicts the index, or cannot
                 be read.
         """
-        return self._sample_entry(self.manifest.shards[int(self.index.shard[position])], position)
+        entries: SampleEntries = self.__dict__["_entries"]
+        return entries.sample(position)
 
     def _planned(self, position: int, cameras: Sequence[str] | None) -> SampleRead | RoboshardError:
-        """Which bytes to read; the shard's manifest is read if it is not known yet."""
+        """Which bytes to read, as the entry of the episode in its shard's manifest says."""
         shard = int(self.index.shard[position])
         entry = self.manifest.shards[shard]
         where = storage.redacted(storage.join(self.root, entry.name))
         is_all = cameras is None or set(cameras) >= set(self.camera_keys)
         try:
-            sample = self._sample_entry(entry, position)
+            sample = self.sample(position)
             return plan_sample(
                 shard,
                 sample,
@@ -159,20 +153,7 @@ class ShardedDataset:
             return error
 
     def shard_manifest(self, shard: ShardEntry) -> ShardManifest:
-        """The manifest of a shard, read when first needed.
-
-        A local shard's size is checked then. Of others each read brings the size, which saves a request.
-        """
-        known: dict[str, ShardManifest] = self.__dict__["_shards"]
-        locks: dict[str, Lock] = self.__dict__["_locks"]
-        if shard.name not in known:
-            # Of several threads, one reads it. A fork may copy a lock that is held: a child has its own.
-            with locks.setdefault(f"{os.getpid()} {shard.name}", Lock()):
-                if shard.name not in known:
-                    known[shard.name] = self._load_shard_manifest(shard)
-        return known[shard.name]
-
-    def _load_shard_manifest(self, shard: ShardEntry) -> ShardManifest:
+        """The manifest of a shard, read, parsed and checked as a whole, as is a local shard's size; not kept."""
         manifest = load_shard_manifest(self.root, shard, policy=self.settings.policy)
         url = storage.join(self.root, shard.name)
         if storage.is_local(url):
@@ -180,53 +161,16 @@ class ShardedDataset:
         return manifest
 
     def __getstate__(self) -> dict[str, object]:
-        kept = {
+        return {
             "root": self.root,
             "manifest": self.manifest,
             "index": self.index,
             "settings": self.settings,
         }
-        return {**kept, "_shards": {}, "_locks": {}}
 
-    def _sample_entry(self, shard: ShardEntry, position: int) -> SampleEntry:
-        episode = int(self.index.episode_index[position])
-        manifest = self.shard_manifest(shard)
-        place = bisect_left(
-            manifest.samples, int(self.index.offset[position]), key=attrgetter("offset")
-        )
-        sample = manifest.samples[place] if place < len(manifest.samples) else None
-        expected = (
-            int(self.index.offset[position]),
-            episode,
-            int(self.index.length[position]),
-            int(self.index.size[position]),
-            crc_text(int(self.index.crc32c[position])),
-        )
-        if sample is None or _identity(sample) != expected:
-            what = storage.redacted(storage.join(self.root, shard.manifest.name))
-            raise FormatError(
-                f"{what}: does not hold episode {episode} where the index says; `roboshard rebuild` derives both "
-                "again"
-            )
-        return sample
-
-
-def _identity(sample: SampleEntry) -> tuple[int, int, int, int, str]:
-    return sample.offset, sample.episode_index, sample.length, sample.size, sample.crc32c
-
-
-def check_shard_size(url: str, expected: int) -> None:
-    """Raise MissingError or DamageError unless the shard at `url` is there with the size it had when written."""
-    try:
-        found = storage.size(url)
-    except MissingError:
-        raise MissingError(
-            f"{storage.redacted(url)}: missing, though dataset.json lists it; copy it again"
-        ) from None
-    if found != expected:
-        raise DamageError(
-            f"{storage.redacted(url)}: {found} bytes where dataset.json says {expected}: cut off or replaced"
-        )
+    def __setstate__(self, state: dict[str, object]) -> None:
+        self.__dict__.update(state)
+        self.__post_init__()
 
 
 def _only_shards(

@@ -298,8 +298,13 @@ def parse_value(cls: type[DocumentT], value: dict[str, jsonio.Json], what: str) 
 
 def validate(cls: type[DocumentT], value: dict[str, jsonio.Json], what: str) -> DocumentT:
     """Check a parsed JSON object. Raises FormatError with every problem and its place."""
+    return validate_json(cls, jsonio.dump(value), what)
+
+
+def validate_json(cls: type[DocumentT], data: bytes, what: str) -> DocumentT:
+    """`validate` of an object that was parsed and written again."""
     try:
-        return cls.model_validate_json(jsonio.dump(value))
+        return cls.model_validate_json(data)
     except ValidationError as error:
         problems = [
             f"{'.'.join(map(str, fault['loc'])) or '(document)'}: {fault['msg']}"

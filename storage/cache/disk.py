@@ -239,7 +239,8 @@ class DiskCache:
     # -- Writing ---------------------------------------------------------------------------------------------------
 
     def _store(self, claim: "_Claim", data: bytes | memoryview, key: CacheKey) -> None:
-        if crc32c(data) != key.crc32c:
+        checksum = crc32c(data)
+        if key.crc32c not in (None, checksum):
             return
         size = len(data) + TRAILER.size
         with files.opened_home(self.folder) as home, opened_account(home) as account:
@@ -255,7 +256,7 @@ class DiskCache:
             except OSError:
                 account.write(used)
                 raise
-        files.write_entry(claim.part, claim.name, data, key.crc32c)
+        files.write_entry(claim.part, claim.name, data, checksum)
         # Under the lock, or a scan that runs meanwhile could miss the file under both names.
         with files.opened_home(self.folder) as home, opened_account(home):
             os.rename(

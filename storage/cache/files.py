@@ -44,8 +44,11 @@ class CacheKey(NamedTuple):
     """64 hex digits that stand for the object: where it lies and which version of it. Never a claim alone."""
     offset: int
     """First byte in the object."""
-    crc32c: int
-    """Checksum of the bytes that are read. It is no part of an entry's name: it is what the entry is held against."""
+    crc32c: int | None
+    """Checksum of the bytes that are read. It is no part of an entry's name: it is what the entry is held against.
+
+    None: not known before; who asks holds the bytes against a hash that he knows.
+    """
 
 
 def object_of(place: str, size: int, version: str) -> str:
@@ -145,8 +148,8 @@ def _make_folder(name: str, parent: int | None) -> None:
 # -- Entries ---------------------------------------------------------------------------------------------------
 
 
-def read_entry(descriptor: int, name: str, length: int, expected: int) -> bytes | None:
-    """Return the bytes of an open entry; None unless they are whole and have the CRC32C that is `expected`.
+def read_entry(descriptor: int, name: str, length: int, expected: int | None) -> bytes | None:
+    """Return the bytes of an open entry; None unless they are whole and have the CRC32C that is `expected`, if any.
 
     The bytes are gone over once: the checksum of the trailer continues theirs.
 
@@ -160,7 +163,7 @@ def read_entry(descriptor: int, name: str, length: int, expected: int) -> bytes 
         return None
     data = _pread(descriptor, length, 0)
     checksum = crc32c(data)
-    if len(data) != length or checksum != expected:
+    if len(data) != length or expected not in (None, checksum):
         return None
     trailer = _pread(descriptor, TRAILER.size, length)
     return data if trailer == _trailer(name, checksum) else None
