@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from roboshard.shards.manifest import (
     load_shard_manifest,
     seal,
     shard_entry,
+    write_dataset,
 )
 from roboshard.shards.names import sample_key, shard_name
 from roboshard.shards.schema import (
@@ -233,3 +235,18 @@ def test_more_or_fewer_rows_than_episodes_are_refused() -> None:
 def test_a_dataset_of_no_episodes_has_an_empty_index() -> None:
     data = index_bytes([])
     assert len(read_index(data, sealed([], data), "x")) == 0
+
+
+def test_opening_many_shards_takes_little_more_memory_than_they_do(tmp_path: Path) -> None:
+    """The parsed JSON of dataset.json is gone before the objects are made of it."""
+    number = 3000
+    manifests = made([[(i, 1)] for i in range(number)])
+    write_dataset(tmp_path, PROVENANCE, manifests)
+    tracemalloc.start()
+    try:
+        found = load_dataset_manifest(str(tmp_path))
+        kept, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(found.shards) == number
+    assert peak < 1.5 * kept
