@@ -97,11 +97,18 @@ def as_stored(table: pa.Table) -> pa.Table:
     Whether Arrow shows a column as an extension type depends on what else the process has imported: Hugging Face
     `datasets` registers its arrays of two and more dimensions.
     """
+    if all(_is_as_stored(field) for field in table.schema):
+        return table
     stored = [
         _as_stored(field, column) for field, column in zip(table.schema, table.columns, strict=True)
     ]
     schema = pa.schema([field for field, _ in stored], table.schema.metadata)
     return pa.Table.from_arrays([column for _, column in stored], schema=schema)
+
+
+def _is_as_stored(field: pa.Field) -> bool:
+    """Whether a field is the same to every process."""
+    return field.metadata is None and not isinstance(field.type, pa.ExtensionType)
 
 
 def _as_stored(field: pa.Field, column: pa.ChunkedArray) -> tuple[pa.Field, pa.ChunkedArray]:

@@ -87,13 +87,14 @@ class Episode:
             if spec.get("dtype") in ROW_DTYPES
         }
         table = decode_rows(data.rows, data.where, data.record.length, list(dtypes))
+        stored = dict(zip(table.column_names, table.columns, strict=True))
         self.columns: dict[str, Column] = {}
         self._images: dict[str, ImageFiles] = {}
         for key, dtype in dtypes.items():
             where, spec = f"{data.where}, feature {key!r}", features[key]
             shape = shape_of(spec) or (1,)
-            is_stored = key in table.column_names
-            values = table.column(key) if is_stored else pa.chunked_array([pa.nulls(self.length)])
+            is_stored = key in stored
+            values = stored[key] if is_stored else pa.chunked_array([pa.nulls(self.length)])
             if dtype == "image":
                 self._images[key] = make_images(values, spec, where)
             else:

@@ -26,7 +26,7 @@ from roboshard.shards import (
     StorageError,
 )
 from roboshard.shards.names import member_name, sample_key
-from roboshard.shards.rows import decode_rows, read_episode_row
+from roboshard.shards.rows import as_stored, decode_rows, read_episode_row
 from roboshard.shards.schema import document_bytes
 
 IMAGE = "observation.image"
@@ -282,3 +282,14 @@ def test_shards_of_another_conversion_are_not_mixed_in(
         )
     with pytest.raises((DamageError, FormatError), match="shard-000000"):
         ShardedDataset.open(str(root)).read_episode(0)
+
+
+def test_rows_that_are_the_same_to_every_process_are_not_made_again(pusht: ShardedDataset) -> None:
+    episode = pusht.read_episode(0)
+    table = decode_rows(episode.rows, "x", episode.record.length)
+    assert as_stored(table) is table
+    described = table.schema.field(0).with_metadata({"b": "2", "a": "1"})
+    table = table.cast(table.schema.set(0, described))
+    again = as_stored(table)
+    assert again is not table
+    assert list(again.schema.field(0).metadata) == [b"a", b"b"]
