@@ -1,0 +1,95 @@
+"""What a sample costs with each number of worker processes, and what they do twice.
+
+    python benchmarks/worker_cost.py --shards DATASET
+
+Loads the same steps in a process of its own for each number of workers and each pool, and prints, between two steps
+in mid-epoch: CPU time of all processes for each sample; video frames decoded for each one used, which rise with the
+workers, because frames of a GOP are wanted by steps of different workers; and episodes read for each step, which rise
+with the workers too, because each reads what it needs.
+"""
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from report import print_result
+
+CONSUMER = """
+import itertools, json, sys
+import psutil
+from roboshard.loader import make_loader
+
+def cpu_seconds():
+    here = psutil.Process()
+    times = [process.cpu_times() for process in (here, *here.children(recursive=True))]
+    return sum(found.user + found.system for found in times)
+
+def main():
+    shards, num_workers, pool, batch_size, warm_up, steps = sys.argv[1], *map(int, sys.argv[2:])
+    loader = make_loader(shards, batch_size=batch_size, num_workers=num_workers,
+                         pool_episodes=pool or None)
+    batches = iter(loader)
+    for _ in itertools.islice(batches, warm_up):
+        pass
+    before, cpu = loader.stats(), cpu_seconds()
+    for _ in itertools.islice(batches, steps):
+        pass
+    after, cpu = loader.stats(), cpu_seconds() - cpu
+    used = after.frames_used - before.frames_used
+    print(json.dumps({
+        "cpu_ms_per_sample": round(1000 * cpu / (steps * batch_size), 4),
+        "frames_decoded_per_used": round((after.frames_decoded - before.frames_decoded) / used, 3),
+        "episodes_read_per_step": round((after.episodes_read - before.episodes_read) / steps, 2),
+    }))
+    loader.close()
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Cost of workers."""
+
+    shards: str
+    """A roboshard dataset."""
+    num_workers: tuple[int, ...] = (0, 1, 2, 4)
+    pools: tuple[int, ...] = (32, 0)
+    """Episodes in a pool; 0: the default."""
+    batch_size: int = 64
+    warm_up: int = 60
+    """Steps before the measured ones."""
+    steps: int = 200
+    rounds: int = 1
+    """Times that everything is measured, in turn."""
+    output: Path | None = None
+    """Write the JSON here too."""
+
+
+def main() -> None:
+    """Measure and print."""
+    options = tyro.cli(Options)
+    values: dict[str, Any] = {"batch_size": options.batch_size, "steps": options.steps}
+    for _ in range(options.rounds):
+        for pool in options.pools:
+            for num_workers in options.num_workers:
+                name = f"pool {pool or 'default'}, {num_workers} workers"
+                values.setdefault(name, []).append(consumed(options, num_workers, pool))
+    print_result("worker_cost", values, options.output)
+
+
+def consumed(options: Options, num_workers: int, pool: int) -> dict[str, float]:
+    """Measure one number of workers in a process of its own."""
+    numbers = [num_workers, pool, options.batch_size, options.warm_up, options.steps]
+    command = [sys.executable, "-W", "ignore", "-c", CONSUMER, options.shards, *map(str, numbers)]
+    return dict(json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout))
+
+
+if __name__ == "__main__":
+    main()
