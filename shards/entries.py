@@ -47,7 +47,9 @@ from roboshard.shards.schema import (
 from roboshard.shards.writer import crc_text
 
 KEPT_BYTES = 8 << 20
-"""Bytes of manifests that a process keeps, those used last; others are read again where they lie."""
+"""Bytes of manifests that a process keeps, those used last; others are read again where they lie.
+
+One that was parsed as a whole is kept all the same."""
 NUM_LOCKS = 64
 
 SAMPLES = b'"samples":['
@@ -228,7 +230,8 @@ class SampleEntries:
             self._held[number] = manifest
             self._held.move_to_end(number)
             self._held_bytes += sizes[number].manifest.size
-            while self._held_bytes > KEPT_BYTES:
+            is_parsed = isinstance(manifest, ShardManifest)  # again for each entry: seconds
+            while self._held_bytes > KEPT_BYTES and len(self._held) > is_parsed:
                 dropped, _ = self._held.popitem(last=False)
                 self._held_bytes -= sizes[dropped].manifest.size
 
