@@ -74,11 +74,9 @@ def said_by(program: Path | None, text: str, *args: Path) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("way", ["file", "standard input"])
-def test_workers_do_not_run_the_program_again(pusht_shards: Path, tmp_path: Path, way: str) -> None:
+def test_workers_do_not_run_the_program_again(pusht_shards: Path) -> None:
     """And have what it defines: classes, functions, a lambda with what it refers to."""
-    program = tmp_path / "program.py" if way == "file" else None
-    assert said_by(program, LOADS, pusht_shards) == "whole\n"
+    assert said_by(None, LOADS, pusht_shards) == "whole\n"
 
 
 def test_a_conversion_needs_no_guard_either(tmp_path: Path) -> None:
