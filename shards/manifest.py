@@ -42,7 +42,6 @@ from roboshard.shards.schema import (
     document_bytes,
     newest,
     parse,
-    validate,
     validate_json,
 )
 from roboshard.shards.tar import BLOCK, padded
@@ -88,7 +87,7 @@ def seal(
         "index": index.model_dump(mode="json"),
     }
     value["fingerprint"] = fingerprint(value)
-    return validate(DatasetManifest, value, DATASET_MANIFEST)
+    return validate_json(DatasetManifest, jsonio.dump(value), DATASET_MANIFEST)
 
 
 def write_dataset(

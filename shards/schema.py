@@ -293,16 +293,11 @@ def parse_value(cls: type[DocumentT], value: dict[str, jsonio.Json], what: str) 
     """`parse` of JSON that has been read already."""
     if "version" in cls.model_fields:
         check_version(value.get("version"), what)
-    return validate(cls, value, what)
-
-
-def validate(cls: type[DocumentT], value: dict[str, jsonio.Json], what: str) -> DocumentT:
-    """Check a parsed JSON object. Raises FormatError with every problem and its place."""
     return validate_json(cls, jsonio.dump(value), what)
 
 
 def validate_json(cls: type[DocumentT], data: bytes, what: str) -> DocumentT:
-    """`validate` of an object that was parsed and written again."""
+    """Check JSON as `jsonio.dump` writes it. Raises FormatError with every problem and its place."""
     try:
         return cls.model_validate_json(data)
     except ValidationError as error:

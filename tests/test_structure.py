@@ -20,6 +20,7 @@ import roboshard.converter
 import roboshard.loader
 import roboshard.shards
 import roboshard.tools.doctor
+import roboshard.tools.env
 import roboshard.tools.export
 import roboshard.tools.inspect
 import roboshard.tools.preview
@@ -428,6 +429,7 @@ def test_public_names() -> None:
         "verify",
     ]
     assert sorted(roboshard.tools.doctor.__all__) == ["Diagnosis", "DoctorConfig", "diagnose"]
+    assert sorted(roboshard.tools.env.__all__) == ["Environment", "describe"]
     assert sorted(roboshard.tools.inspect.__all__) == ["Summary", "summarize"]
     assert sorted(roboshard.tools.export.__all__) == ["ExportConfig", "ExportReport", "export"]
     assert sorted(roboshard.tools.preview.__all__) == ["PreviewConfig", "PreviewReport", "preview"]
