@@ -1,7 +1,7 @@
 """`roboshard env`: what a report of a fault should say of the machine."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from rich.filesize import decimal
@@ -52,7 +52,5 @@ def _show(environment: Environment) -> None:
     out.print(table)
 
 
-def _listed(
-    values: dict[str, str] | dict[str, float | None] | dict[str, int | str], by: str = ", "
-) -> str:
+def _listed(values: Mapping[str, object], by: str = ", ") -> str:
     return by.join(f"{name} {value}" for name, value in values.items() if value is not None)

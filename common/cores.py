@@ -14,7 +14,12 @@ def usable_cores() -> int:
     A container whose time is limited (`docker --cpus`, `limits.cpu` of Kubernetes) sees all cores of
     its machine; as many threads as those would be stopped for most of their time.
     """
-    cores, quota = bound_cores(), cpu_quota()
+    return limited(bound_cores())
+
+
+def limited(cores: int) -> int:
+    """Return how many of these cores the control groups of this process let it use at once, at least 1."""
+    quota = cpu_quota()
     return cores if quota is None else max(1, min(cores, int(quota)))
 
 

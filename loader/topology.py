@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch.distributed
 import torch.utils.data
 
-from roboshard.common.cores import bound_cores, cpu_quota, usable_cores
+from roboshard.common.cores import bound_cores, limited, usable_cores
 from roboshard.common.errors import OptionError
 
 LAUNCHER_VARIABLES = (
@@ -77,9 +77,7 @@ def _own_cores() -> int:
     for name, cores_of_node in _LOCAL_RANKS.items():
         ranks = os.environ.get(name, "").partition("(")[0]  # SLURM: 8(x4) for four nodes of 8
         if ranks.isdecimal() and int(ranks) > 1:
-            quota = cpu_quota()
-            together = cores_of_node() if quota is None else min(cores_of_node(), quota)
-            return max(1, min(usable_cores(), int(together) // int(ranks)))
+            return max(1, min(usable_cores(), limited(cores_of_node()) // int(ranks)))
     return usable_cores()
 
 

@@ -61,6 +61,8 @@ BETWEEN = b"},"
 ENDS = (b"}]}\n", b"}]}")
 """How a manifest ends."""
 MAX_HEAD_BYTES = 4096
+_UNTOLD = "an entry"
+"""Named in errors that nobody sees: the whole manifest is parsed then, whose errors name it."""
 
 
 class Found(NamedTuple):
@@ -148,9 +150,7 @@ class SampleEntries:
 
     def _entry(self, number: int, position: int) -> SampleEntry | None:
         """The entry at its place; None where anything about it is not as it must be."""
-        shard = self._manifest.shards[number]
-        data = self._bytes(number, position)
-        entry = parse_entry(data, storage.redacted(storage.join(self._root, shard.manifest.name)))
+        entry = parse_entry(self._bytes(number, position))
         is_right = (
             entry is not None
             and _identity(entry) == self._expected(position)
@@ -275,14 +275,13 @@ def find_entries(data: bytes, shard: ShardEntry, episodes: NDArray[np.int64]) ->
     """
     head, *pieces = data.split(BEGIN)
     last = BEGIN + pieces[-1] if pieces else b""
-    what = shard.manifest.name
     if not (
         _is_head(head, data, shard)
         and len(pieces) == len(episodes)
         and b"".join(piece[:DIGITS] for piece in pieces) == _digits(episodes)
         and all(piece.endswith(BETWEEN) for piece in pieces[:-1])
         and last.endswith(ENDS)
-        and parse_entry(last, what) is not None  # nothing follows the entries
+        and parse_entry(last) is not None  # nothing follows the entries
     ):
         return None
     sizes = np.fromiter((len(piece) for piece in pieces), np.int64, len(pieces)) + len(BEGIN)
@@ -298,8 +297,8 @@ def _is_head(head: bytes, data: bytes, shard: ShardEntry) -> bool:
     if len(head) > MAX_HEAD_BYTES or not head.endswith(SAMPLES):
         return False
     try:
-        jsonio.check_counts(data, shard.manifest.name)
-        found = parse(ShardManifest, head + b"]}", shard.manifest.name, MAX_HEAD_BYTES + 2)
+        jsonio.check_counts(data, _UNTOLD)
+        found = parse(ShardManifest, head + b"]}", _UNTOLD, MAX_HEAD_BYTES + 2)
     except FormatError:
         return False
     return (found.shard, found.size, found.sha256) == (shard.name, shard.size, shard.sha256)
@@ -310,16 +309,16 @@ def _digits(episodes: NDArray[np.int64]) -> bytes:
     return b"".join(b"%09d" % episode for episode in episodes.tolist())
 
 
-def parse_entry(data: bytes, what: str) -> SampleEntry | None:
+def parse_entry(data: bytes) -> SampleEntry | None:
     """Return the one entry in these bytes of a manifest, from its start to that of the next or to the end."""
     end = next((end for end in (BETWEEN, *ENDS) if data.endswith(end)), None)
     if end is None:
         return None
     alone = SAMPLES.join((b"{", data[: len(data) - len(end) + 1] + b"]}"))  # as deep as it was
     try:
-        value = jsonio.load(alone, what, MAX_MANIFEST_BYTES)
+        value = jsonio.load(alone, _UNTOLD, MAX_MANIFEST_BYTES)
         is_one = value.keys() == {"samples"} and len(value["samples"]) == 1
-        return parse_value(SampleEntry, value["samples"][0], what) if is_one else None
+        return parse_value(SampleEntry, value["samples"][0], _UNTOLD) if is_one else None
     except FormatError:
         return None
 

@@ -4,16 +4,14 @@ A file joined from several encodes has packets that need other parameter sets th
 from the file's start has seen them; a slice's own header must have them.
 """
 
-import io
 from collections.abc import Iterator
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import av
 from av.container import Flags
 
 from roboshard.common.errors import SourceError
+from roboshard.converter.video.described import DescribedStreams
 from roboshard.converter.video.opening import open_video
 from roboshard.converter.video.packets import Packets
 from roboshard.converter.video.parameter_sets import ParameterSets
@@ -36,21 +34,18 @@ class Parameters:
         self._header = ParameterSets.of_header(
             self._codec, bytes(stream.codec_context.extradata or b"")
         )
-        self._pictures = PictureParameters(stream, first)
+        self._described = DescribedStreams()
+        self._pictures = PictureParameters(stream, first, self._described)
         self._coming: Iterator[tuple[Any, bytes | None]] | None = None
         self._container: Any = None
         self._next: Any = None
         self._header_of_next: bytes | None = None
         self._sets = self._header
-        self._probed: dict[bytes, tuple[Any, Any]] = {}
 
     def close(self) -> None:
         """Close what was opened."""
         self._stop()
-        self._pictures.close()
-        for container, _ in self._probed.values():
-            container.close()
-        self._probed.clear()
+        self._described.close()
 
     def of(self, packets: Packets, *, to_copy: bool = True) -> Any:
         """Return a stream whose parameters are those of the slice that these packets make.
@@ -93,7 +88,7 @@ class Parameters:
     def probed(self, packets: Packets) -> Any:
         """Return a stream with the file's own header, and otherwise what FFmpeg makes of these packets alone."""
         header = bytes(self._stream.codec_context.extradata or b"")
-        return self._opened(_muxed(self._stream, header, [bytes(each) for each in packets.coded]))
+        return self._described.make(self._stream, packets.coded, header=header)
 
     def _check_change(
         self, before: ParameterSets, first: Any, after: ParameterSets, packet: Any
@@ -112,19 +107,13 @@ class Parameters:
     def _with_sets(self, sets: ParameterSets, coded: list[Any]) -> Any:
         # FFmpeg makes a header of sets and packets that have start codes.
         packet = sets.as_annex_b(memoryview(coded[0]))
-        stream = self._opened(_muxed(self._stream, sets.annex_b(), [packet]))
+        stream = self._described.make(self._stream, [packet], header=sets.annex_b())
         header = bytearray(stream.codec_context.extradata or b"")
         at = LENGTH_AT[self._codec]
         if len(header) <= at:
             raise SourceError("its parameter sets make no header")
         header[at] = header[at] & ~3 | (sets.length_size - 1)
-        return self._opened(_muxed(stream, bytes(header), [bytes(each) for each in coded]))
-
-    def _opened(self, data: bytes) -> Any:
-        if data not in self._probed:
-            container = av.open(io.BytesIO(data), "r", format="mp4")
-            self._probed[data] = container, container.streams.video[0]
-        return self._probed[data][1]
+        return self._described.make(stream, coded, header=bytes(header))
 
     def _before(self, dts: int) -> ParameterSets:
         """The sets that a decoder has seen which comes to the packet at `dts` from the file's start."""
@@ -170,19 +159,3 @@ def _describe(sets: ParameterSets, header: bytes | None) -> bool:
     units = described.by_name.values() if described else ()
     new = [sets.apply(unit) for unit in units]
     return any(new)
-
-
-def _muxed(template: Any, header: bytes, packets: list[bytes]) -> bytes:
-    """An MP4 file of these packets, with the parameters of a stream but for its header."""
-    buffer, time_base = io.BytesIO(), Fraction(template.time_base)
-    options = {"fflags": "+bitexact", "use_editlist": "0"}
-    with av.open(buffer, "w", format="mp4", options=options) as output:
-        stream: Any = output.add_stream_from_template(template, opaque=True)
-        stream.time_base = time_base
-        stream.codec_context.extradata = header
-        for number, data in enumerate(packets):
-            packet: Any = av.Packet(data)
-            packet.time_base, packet.pts, packet.dts, packet.duration = time_base, number, number, 1
-            packet.is_keyframe, packet.stream = number == 0, stream
-            output.mux(packet)
-    return buffer.getvalue()

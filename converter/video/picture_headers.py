@@ -118,7 +118,7 @@ def _h264(packet: memoryview, _: bytes | None) -> bytes | None:
 
 
 def _hevc(packet: memoryview, _: bytes | None) -> bytes | None:
-    """H.265, Annex B: likewise."""
+    """H.265, Annex B: the sequence parameter sets of a picture between start codes."""
     return b"".join(unit for unit in _units(packet) if unit[0] >> 1 & 63 == 33) or None
 
 

@@ -3,20 +3,18 @@
 A file joined from several recordings has the header of the first one.
 """
 
-import io
 from collections.abc import Iterator
-from fractions import Fraction
+from contextlib import suppress
 from itertools import chain
 from typing import Any
 
 import av
 
 from roboshard.common.errors import SourceError
+from roboshard.converter.video.described import DescribedStreams, Picture
 from roboshard.converter.video.packets import Packets
 from roboshard.converter.video.picture_headers import picture_header
 
-Picture = tuple[int, int, str]
-"""(width, height, pixel format)."""
 _CONTAINERS = ("mp4", "mov", "matroska")
 """What tells FFmpeg of pictures: the first that holds their codec."""
 _WITH_START_CODES = ("h264", "hevc")
@@ -27,19 +25,14 @@ REMEDY = "convert it with --video reencode, and --size if pictures are of severa
 class PictureParameters:
     """Finds streams whose parameters are those of the pictures of slices of one file."""
 
-    def __init__(self, stream: Any, first: Any) -> None:
-        """`stream` is the file's video stream, opened elsewhere, and `first` its first packet."""
-        self._stream = stream
+    def __init__(self, stream: Any, first: Any, described: DescribedStreams) -> None:
+        """`stream` is the file's video stream, `first` its first packet; `described` makes other streams."""
+        self._stream, self._described = stream, described
         self._codec = str(stream.codec_context.codec.canonical_name)
         self._at_start = picture_header(self._codec, memoryview(first), None)
         self._pictures: dict[bytes, Picture | None] = {}
-        self._opened: dict[bytes, tuple[Any, Any]] = {}
-
-    def close(self) -> None:
-        """Close what was opened."""
-        for container, _ in self._opened.values():
-            container.close()
-        self._opened.clear()
+        self._stream_of: dict[bytes, Any] = {}
+        """Picture header of a slice's first packet -> the stream of the slice."""
 
     def of(self, packets: Packets, *, to_copy: bool) -> Any:
         """Return a stream whose parameters are those of the pictures that these packets make.
@@ -57,12 +50,25 @@ class PictureParameters:
             self._check_changes(begun, coded)
         if begun is None:
             return self._stream
-        if begun not in self._opened:
+        if begun not in self._stream_of:
             picture = self._picture(begun, coded[0])
             if picture is None or self._are_told(picture, is_first=begun == self._at_start):
-                return self._stream
-            self._opened[begun] = _described(self._stream, picture, bytes(coded[0]))
-        return self._opened[begun][1]
+                self._stream_of[begun] = self._stream
+            else:
+                self._stream_of[begun] = self._made_for(picture, coded[0])
+        return self._stream_of[begun]
+
+    def _made_for(self, picture: Picture, packet: Any) -> Any:
+        # FFmpeg makes the header of AV1, which has that of the file's first sequence, of the packet.
+        header = b"" if self._codec == "av1" else None
+        for container in _CONTAINERS if self._codec not in _WITH_START_CODES else ("mpegts",):
+            with suppress(av.FFmpegError, ValueError):  # it does not hold the codec
+                return self._described.make(
+                    self._stream, [packet], container=container, header=header, picture=picture
+                )
+        raise SourceError(
+            f"its pictures are other ones than its header says, {_said(picture)}: {REMEDY}"
+        )
 
     def _are_told(self, picture: Picture, *, is_first: bool) -> bool:
         """Whether the file's stream has the parameters of pictures; of the first ones it has the samples."""
@@ -127,36 +133,3 @@ def decoder_of(stream: Any) -> Any:
 def _said(picture: Picture) -> str:
     width, height, pix_fmt = picture
     return f"{width} x {height} ({pix_fmt})"
-
-
-def _described(stream: Any, picture: Picture, packet: bytes) -> tuple[Any, Any]:
-    """(container, its stream) with the parameters of a stream but for its pictures."""
-    is_framed = stream.codec_context.codec.canonical_name not in _WITH_START_CODES
-    for container in _CONTAINERS if is_framed else ("mpegts",):
-        try:
-            data = _muxed(stream, picture, packet, container)
-        except (av.FFmpegError, ValueError):
-            continue  # it does not hold the codec
-        opened = av.open(io.BytesIO(data), "r", format=container)
-        return opened, opened.streams.video[0]
-    raise SourceError(
-        f"its pictures are other ones than its header says, {_said(picture)}: {REMEDY}"
-    )
-
-
-def _muxed(template: Any, picture: Picture, data: bytes, container: str) -> bytes:
-    buffer, time_base = io.BytesIO(), Fraction(template.time_base)
-    with av.open(buffer, "w", format=container, options={"fflags": "+bitexact"}) as output:
-        stream: Any = output.add_stream_from_template(template, opaque=True)
-        stream.time_base = time_base
-        context = stream.codec_context
-        context.width, context.height, context.pix_fmt = picture
-        if context.codec.canonical_name == "av1":
-            context.extradata = (
-                b""  # it has the other pictures' sequence header; one is made of the packet
-            )
-        packet: Any = av.Packet(data)
-        packet.time_base, packet.pts, packet.dts, packet.duration = time_base, 0, 0, 1
-        packet.is_keyframe, packet.stream = True, stream
-        output.mux(packet)
-    return buffer.getvalue()

@@ -246,7 +246,7 @@ def cores(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     def be(own: int, parent: int, machine: int, quota: float | None = None) -> None:
         monkeypatch.setattr(topology, "usable_cores", lambda: min(own, int(quota or own)))
         monkeypatch.setattr(topology, "bound_cores", lambda process=0: parent if process else own)
-        monkeypatch.setattr(topology, "cpu_quota", lambda: quota)
+        monkeypatch.setattr("roboshard.common.cores.cpu_quota", lambda: quota)
         monkeypatch.setattr("os.cpu_count", lambda: machine)
 
     return be

@@ -144,7 +144,7 @@ def test_texts_that_look_like_entries_are_texts(number: int) -> None:
     assert found is not None
     for i, sample in enumerate(manifest.samples):
         part = data[int(found.starts[i]) : int(found.starts[i + 1])]
-        assert entries.parse_entry(part, "x") == sample
+        assert entries.parse_entry(part) == sample
 
 
 def test_a_first_episode_costs_no_more_where_its_shard_has_thousands(
