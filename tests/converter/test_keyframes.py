@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 from support.lerobot_source import Camera, Source, build, render
+from support.recordings import record
 
 from roboshard.converter import ConversionReport
 from roboshard.converter.video.keyframes import keyframe_check
@@ -35,20 +33,6 @@ KINDS = {
 }
 
 
-def encode(path: Path, encoder: str) -> None:
-    with av.open(str(path), "w", format="mp4") as container:
-        stream = container.add_stream(encoder, rate=10, options=KINDS[encoder])
-        assert isinstance(stream, av.VideoStream)
-        (stream.height, stream.width), stream.pix_fmt = SIZE, "yuv420p"
-        stream.codec_context.thread_count = 1
-        for i in range(sum(LENGTHS)):
-            pixels = render(key=TOP, episode=0, frame=i, size=SIZE)
-            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(format="yuv420p")
-            frame.pts, frame.time_base = i, Fraction(1, 10)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
-
-
 @pytest.mark.parametrize("encoder", KINDS)
 def test_a_file_without_a_table_of_keyframes_is_read_right(
     tmp_path: Path, run: Run, encoder: str
@@ -57,10 +41,8 @@ def test_a_file_without_a_table_of_keyframes_is_read_right(
     camera = Camera(key=TOP, episodes_per_file=len(LENGTHS), size=SIZE)
     built = build(tmp_path / "source", Source(lengths=LENGTHS, cameras=(camera,)))
     path = built.clips[TOP, 0].path
-    os.environ.setdefault("SVT_LOG", "1")  # errors only; read from C, it has no other switch
-    # SVT-AV1, run as root, gives the calling thread real-time priority, which its children would inherit.
-    with ThreadPoolExecutor(1) as thread:
-        thread.submit(encode, path, encoder).result()
+    frames = [render(key=TOP, episode=0, frame=i, size=SIZE) for i in range(sum(LENGTHS))]
+    record(path, frames, encoder, KINDS[encoder])
     data = path.read_bytes()
     assert data.count(b"stss") == 1
     path.write_bytes(data.replace(b"stss", b"free"))

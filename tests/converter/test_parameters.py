@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from fractions import Fraction
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ import pytest
 from numpy.typing import NDArray
 from support.lerobot_source import Built, Camera, Color, Source, build, render
 from support.mp4_boxes import join_as_two_descriptions
+from support.recordings import join, record
 
 from roboshard.converter import ConversionReport
 from roboshard.converter.video import side_data
@@ -50,39 +49,8 @@ KINDS: dict[str, tuple[str, Setting, Setting]] = {
 
 
 def encode(path: Path, codec: str, setting: Setting, pix_fmt: str = "yuv420p") -> None:
-    # SVT-AV1, run as root, gives the calling thread real-time priority, which its children would inherit.
-    with ThreadPoolExecutor(1) as thread:
-        thread.submit(_encode, path, codec, setting, pix_fmt).result()
-
-
-def _encode(path: Path, codec: str, setting: Setting, pix_fmt: str) -> None:
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=10, options=setting)
-        assert isinstance(stream, av.VideoStream)
-        stream.height, stream.width, stream.pix_fmt = *SIZE, pix_fmt
-        stream.codec_context.thread_count = 1
-        for i in range(12):
-            pixels = render(key=TOP, episode=i // 6, frame=i % 6, size=SIZE)
-            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(format=pix_fmt)
-            frame.pts, frame.time_base = i, Fraction(1, 10)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
-
-
-def join(path: Path, parts: list[Path]) -> None:
-    """By FFmpeg's concat demuxer, as LeRobot does."""
-    playlist = path.with_suffix(".ffconcat")
-    playlist.write_text("ffconcat version 1.0\n" + "".join(f"file '{part}'\n" for part in parts))
-    with (
-        av.open(str(playlist), format="concat", options={"safe": "0"}) as source,
-        av.open(str(path), "w") as target,
-    ):
-        stream = source.streams.video[0]
-        copy = target.add_stream_from_template(stream, opaque=True)
-        for packet in source.demux(stream):
-            if packet.dts is not None:
-                packet.stream = copy
-                target.mux(packet)
+    frames = [render(key=TOP, episode=i // 6, frame=i % 6, size=SIZE) for i in range(12)]
+    record(path, frames, codec, setting, pix_fmt=pix_fmt)
 
 
 def in_order(file: Any) -> list[NDArray[Any]]:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from fractions import Fraction
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 from support.lerobot_source import Built, Camera, Source, build, render
+from support.recordings import join, record
 
 from roboshard.converter import ConversionReport, ReencodeConfig
 from roboshard.converter.video.picture_headers import picture_header
@@ -61,37 +58,6 @@ def pixels(number: int, size: tuple[int, int]) -> np.ndarray:
     return render(key=TOP, episode=0, frame=number, size=size)
 
 
-def encode(path: Path, kind: Kind, size: tuple[int, int]) -> None:
-    with av.open(str(path), "w", format=kind.container) as container:
-        stream = container.add_stream(kind.encoder, rate=10, options=dict(kind.options))
-        assert isinstance(stream, av.VideoStream)
-        (stream.height, stream.width), stream.pix_fmt = size, kind.pix_fmt
-        stream.codec_context.thread_count = 1
-        for i in range(NUM_FRAMES):
-            frame = av.VideoFrame.from_ndarray(pixels(i, size), format="rgb24")
-            frame = frame.reformat(format=kind.pix_fmt)
-            frame.pts, frame.time_base = i, Fraction(1, 10)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
-
-
-def join(path: Path, parts: list[Path], container: str, timescale: int | None = None) -> None:
-    """One file of the packets of several, by FFmpeg's concat demuxer."""
-    playlist = path.with_suffix(".ffconcat")
-    playlist.write_text("ffconcat version 1.0\n" + "".join(f"file '{part}'\n" for part in parts))
-    options = {} if timescale is None else {"video_track_timescale": str(timescale)}
-    with (
-        av.open(str(playlist), format="concat", options={"safe": "0"}) as source,
-        av.open(str(path), "w", format=container, options=options) as target,
-    ):
-        stream = source.streams.video[0]
-        copy = target.add_stream_from_template(stream, opaque=True)
-        for packet in source.demux(stream):
-            if packet.dts is not None:
-                packet.stream = copy
-                target.mux(packet)
-
-
 def source_of(
     folder: Path, kind: Kind, lengths: tuple[int, ...], timescale: int | None = None
 ) -> Built:
@@ -99,12 +65,11 @@ def source_of(
     camera = Camera(key=TOP, episodes_per_file=len(lengths), size=SMALL)
     built = build(folder / "source", Source(lengths=lengths, cameras=(camera,)))
     parts = [folder / "small", folder / "large"]
-    os.environ.setdefault("SVT_LOG", "1")  # errors only; read from C, it has no other switch
-    # SVT-AV1, run as root, gives the calling thread real-time priority, which its children would inherit.
-    with ThreadPoolExecutor(1) as thread:
-        for part, size in zip(parts, (SMALL, LARGE), strict=True):
-            thread.submit(encode, part, kind, size).result()
-    join(built.clips[TOP, 0].path, parts, kind.container, timescale)
+    for part, size in zip(parts, (SMALL, LARGE), strict=True):
+        frames = [pixels(number, size) for number in range(NUM_FRAMES)]
+        where = {"pix_fmt": kind.pix_fmt, "container": kind.container}
+        record(part, frames, kind.encoder, kind.options, **where)
+    join(built.clips[TOP, 0].path, parts, container=kind.container, timescale=timescale)
     return built
 
 
