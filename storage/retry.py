@@ -26,7 +26,8 @@ class RetryPolicy:
     """How long a remote read, or how often something else, is tried. All times in seconds.
 
     A read that makes no progress ends at the latest retry_s + connect_s + stall_s after its last new byte
-    (THROTTLED times retry_s where the server itself says how long to wait). A read of n bytes that does make
+    (THROTTLED times retry_s where the server itself says how long to wait), but never before it was
+    tried again once: a process may be frozen for as long as that. A read of n bytes that does make
     progress, however slowly, ends after THROTTLED * retry_s + n / bytes_per_s, or where its last
     attempt was kept waiting, within connect_s and stall_s, retry_s + n / bytes_per_s after that
     attempt's first bytes: what comes late is not slow.
@@ -115,7 +116,10 @@ class RetryBudget:
 
     def is_over(self, error: AttemptError) -> bool:
         """Whether this failure was the last one."""
-        return (error.tries is not None and self._doubted >= error.tries) or self._left(error) <= 0
+        if error.tries is not None and self._doubted >= error.tries:
+            return True
+        is_due_another = self.policy.attempts is None and self.policy.retry_s > 0
+        return self._left(error) <= 0 and not (is_due_another and self._fruitless == 1)
 
     def wait_s(self, error: AttemptError) -> float:
         """Full jitter, or what the server asked for and a little: not all shall come back at the same moment."""

@@ -462,6 +462,16 @@ def test_an_origin_is_scheme_host_and_port() -> None:
     assert redirects.origin("https://h/x") not in [redirects.origin(other) for other in others]
 
 
+def test_an_attempt_that_takes_longer_than_all_may_is_made_again(
+    range_server: RangeServer, url: str
+) -> None:
+    range_server.fault("stall", seconds=3.0)
+    assert read(url, RetryPolicy(stall_s=0.5, retry_s=0.1)) == WANTED
+    range_server.fault("stall", seconds=3.0)
+    with pytest.raises(StorageError, match="stalled"):
+        read(url, RetryPolicy(stall_s=0.5, retry_s=0))
+
+
 @pytest.mark.parametrize("kind", ["drop", "status", "redirect_loop", "gzip"])
 def test_no_error_holds_a_secret(range_server: RangeServer, url: str, kind: str) -> None:
     secret = url.replace("127", "hunter1:hunter2@127") + "?token=hunter3"
