@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from roboshard.common.errors import FormatError, OptionError
 from roboshard.loader.config import LoaderConfig, SampleConfig, SelectionConfig
-from roboshard.loader.episodes.episode import Membership
+from roboshard.loader.episodes.parsed import Membership
 from roboshard.loader.meta import DatasetMeta, meta_of
 from roboshard.loader.missing import choose_features, lacking_values
 from roboshard.loader.order.mixture import MixturePlan

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from roboshard import storage
 from roboshard.common.errors import OptionError
 from roboshard.loader.config import LoaderConfig, SampleConfig
-from roboshard.loader.episodes.episode import Membership
+from roboshard.loader.episodes.parsed import Membership
 from roboshard.loader.job import (
     LoadJob,
     check_depth,

@@ -13,6 +13,7 @@ from roboshard.loader.decoding.kept import KeptDecoders
 from roboshard.loader.decoding.settings import PictureSettings
 from roboshard.loader.episodes.fetch import EpisodePool
 from roboshard.loader.episodes.read_ahead import ReadAhead
+from roboshard.loader.episodes.shared import SharedEpisodes
 from roboshard.loader.job import LoadJob
 from roboshard.loader.order.mixture import pool_sizes
 from roboshard.loader.sources import ConcatDataset
@@ -27,6 +28,9 @@ KEPT_FRACTION = 0.5
 READING_FRACTION = 0.25
 """Share of `memory_bytes` that is read ahead at the most, beside the rest."""
 
+SHARED_FRACTION = 0.125
+"""Share of `memory_bytes` for rows that one worker has parsed, for the others."""
+
 MAX_LOOK_BACK = 32
 """Pictures kept of each slice for the windows of coming steps; of wider windows none are."""
 
@@ -37,13 +41,23 @@ EARLY_BYTES = 128 << 20
 class Resources:
     """What reads and decodes in this process: threads, and the episodes in memory."""
 
-    def __init__(self, job: LoadJob, buffers: Buffers, counter: Counter) -> None:
-        """Nothing is read before it is needed. Batches are made in `buffers`, and counted in `counter`."""
+    def __init__(
+        self,
+        job: LoadJob,
+        buffers: Buffers,
+        counter: Counter,
+        shared: SharedEpisodes | None = None,
+    ) -> None:
+        """Nothing is read before it is needed. Batches are made in `buffers`, and counted in `counter`.
+
+        `shared`: with the other workers of this rank, if there are any.
+        """
         config, sample = job.config, job.config.sample
         self.buffers = buffers
         self.counter = counter
         dataset = job.dataset if job.schedule is None else ConcatDataset(job.sources)
-        memory = job.config.read.memory_bytes // max(1, config.split.num_workers)
+        memory = config.read.memory_bytes - (0 if shared is None else shared_bytes(job))
+        memory //= max(1, config.split.num_workers)
         kept = int(memory * KEPT_FRACTION)
         self.reads = ReadAhead(dataset, job.cameras, *_reading(job), counter)
         self.pool = EpisodePool(
@@ -59,6 +73,7 @@ class Resources:
             max_bytes=memory - kept,
             on_error=config.read.on_error,
             counter=counter,
+            shared=shared,
         )
         self.threads = DecodeThreads(
             num_threads=config.read.decode_threads
@@ -75,6 +90,11 @@ class Resources:
         self.reads.close()
         self.threads.close()
         return_freed_memory()
+
+
+def shared_bytes(job: LoadJob) -> int:
+    """How much memory the workers of a rank share for episodes that one of them has read: at most."""
+    return int(job.config.read.memory_bytes * SHARED_FRACTION)
 
 
 def return_freed_memory() -> None:

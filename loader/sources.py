@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from roboshard.common.errors import RoboshardError
-from roboshard.loader.episodes.episode import PLAIN, Membership
+from roboshard.loader.episodes.parsed import PLAIN, Membership
 from roboshard.loader.order.plan import Episodes
 from roboshard.shards.features import Features
 from roboshard.shards.fetch import OnRead, ignore

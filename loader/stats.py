@@ -31,6 +31,8 @@ class LoaderStats:
     cached_bytes_read: int = 0
     """Out of it."""
     episodes_read: int = 0
+    episodes_shared: int = 0
+    """Episodes that a worker was given by another one of its rank, which had read them."""
     episode_hits: int = 0
     """Times that a step found an episode it needs in memory."""
     episodes_evicted: int = 0

@@ -7,6 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from threading import Lock
 
+Identity = tuple[int, int, int, int]
+"""Which file it is: device, inode, size, and when it was written."""
+
 MAX_OPEN_FILES = 64
 """Files that a process keeps open; a system lets it have 1,024, sockets and pipes among them."""
 
@@ -44,7 +47,7 @@ class OpenFiles:
         self._most = most
         self._lock = Lock()
         self._files: OrderedDict[str, _File] = OrderedDict()
-        self._known: dict[str, tuple[int, int, int, int]] = {}
+        self._known: dict[str, Identity] = {}
         """Path -> which file it was when it was opened first."""
 
     def read(self, stored: StoredRange, begin: int, end: int) -> bytes:
@@ -61,6 +64,15 @@ class OpenFiles:
         if len(data) < length:
             raise EOFError(f"it ends at offset {offset + len(data)}")
         return data
+
+    def identity(self, path: str) -> Identity:
+        """Return which file a path is. Raises OSError as `read` does."""
+        return self._opened(path).identity
+
+    def expect(self, path: str, identity: Identity) -> None:
+        """Take no other file for the one at `path` than this one, which another process has verified."""
+        with self._lock:
+            self._known.setdefault(path, identity)
 
     def close(self) -> None:
         """Close the files; another read opens its own again."""
@@ -91,7 +103,7 @@ class _File:
         """Open it. A FIFO does not make this wait."""
         self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         found = os.fstat(self.descriptor)
-        self.identity = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+        self.identity: Identity = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
 
     def __del__(self, close: Callable[[int], None] = os.close) -> None:
         """Close it; as a program ends, modules may be gone before this is."""

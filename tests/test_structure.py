@@ -523,6 +523,7 @@ def test_what_a_loader_can_do() -> None:
         "episodes_evicted",
         "episodes_read",
         "episodes_read_again",
+        "episodes_shared",
         "fetch_seconds",
         "frames_decoded",
         "frames_requested",

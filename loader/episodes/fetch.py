@@ -5,9 +5,11 @@ import time
 import warnings
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing.reduction import ForkingPickler
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,15 +18,17 @@ from roboshard import storage
 from roboshard.common.errors import RoboshardError, StorageError
 from roboshard.loader.config import OnError
 from roboshard.loader.decoding.settings import PictureSettings
-from roboshard.loader.decoding.slice_bytes import InFile, SliceBytes
+from roboshard.loader.decoding.slice_bytes import InFile, InMemory, SliceBytes
 from roboshard.loader.episodes.episode import Episode
+from roboshard.loader.episodes.parsed import ParsedEpisode, parse_episode
 from roboshard.loader.episodes.read_ahead import ReadAhead
 from roboshard.loader.episodes.resident import ResidentEpisodes
+from roboshard.loader.episodes.shared import SharedEpisodes
 from roboshard.loader.episodes.spill import SpillStore
 from roboshard.loader.order.plan import Draw
 from roboshard.loader.sources import Source
 from roboshard.loader.stats import Counter
-from roboshard.storage.stored import OpenFiles, StoredRange
+from roboshard.storage.stored import OpenFiles
 
 DRAWS_AT_ONCE = 8
 """Steps whose episodes are wanted together, so that neighbours in a shard are found."""
@@ -59,14 +63,19 @@ class EpisodePool:
         max_bytes: int,
         on_error: OnError,
         counter: Counter,
+        shared: SharedEpisodes | None = None,
     ) -> None:
-        """Hold `most` episodes of `max_bytes` in all, beside those of the current step."""
+        """Hold `most` episodes of `max_bytes` in all, beside those of the current step.
+
+        `shared`: what other workers have read, and are given what this one reads; None: there are none.
+        """
         self._sources = sources
         self._first = [source.first for source in sources]
         self._reads = reads
         self._pictures = pictures
         self._on_error = on_error
         self._counter = counter
+        self._shared = shared
         self._resident = ResidentEpisodes(most, max_bytes, counter)
         self._files = OpenFiles()
         self._spill = SpillStore()
@@ -84,6 +93,7 @@ class EpisodePool:
                 position
                 for position in in_order  # the damaged are never taken again
                 if position not in self._resident and position not in self._damaged
+                if self._shared is None or position not in self._shared
             ]
         )
 
@@ -173,17 +183,21 @@ class EpisodePool:
     def _read(self, source: Source, place: int) -> Episode:
         episodes = source.episodes
         position = int(episodes.position[place])
-        data = self._reads.take(position)
-        self._counter.add(episodes_read=1)
+        videos: Mapping[str, memoryview] = {}
+        parsed = self._shared_episode(position)
+        if parsed is None:
+            data = self._reads.take(position)
+            self._counter.add(episodes_read=1)
+            parsed = parse_episode(data, source.features, source.tasks, source.membership)
+            videos = data.videos
+            self._share(position, parsed)
         episode = Episode(
-            data,
+            parsed,
             source.features,
             source.tasks,
             self._pictures,
             membership=source.membership,
-            slices=partial(
-                self._open_slice, position, is_local=storage.is_local(source.dataset.root)
-            ),
+            slices=partial(self._open_slice, source, position, parsed, videos),
             spill=self._spill,
         )
         episode.position = position
@@ -192,12 +206,43 @@ class EpisodePool:
             episode.check_images()
         return episode
 
+    def _shared_episode(self, position: int) -> ParsedEpisode | None:
+        """An episode that another worker has read."""
+        kept = None if self._shared is None else self._shared.get(position)
+        if kept is None:
+            return None
+        self._counter.add(episodes_shared=1)
+        parsed, identities = ForkingPickler.loads(kept)  # by a process of this loader
+        for path, identity in identities.items():
+            self._files.expect(path, identity)
+        return cast(ParsedEpisode, parsed)
+
+    def _share(self, position: int, parsed: ParsedEpisode) -> None:
+        """Keep it for the other workers, if they can do with what lies in files."""
+        if self._shared is None or not parsed.is_whole:
+            return
+        try:
+            paths = {stored.path for stored in parsed.stored.values()}
+            identities = {path: self._files.identity(path) for path in paths}
+        except OSError:  # its file is no more: whoever wants a frame is told, or fetches it again
+            return
+        self._shared.put(position, bytes(ForkingPickler.dumps((parsed, identities))))
+
     def _open_slice(
-        self, position: int, key: str, stored: StoredRange, where: str, *, is_local: bool
+        self,
+        source: Source,
+        position: int,
+        parsed: ParsedEpisode,
+        videos: Mapping[str, memoryview],
+        key: str,
     ) -> SliceBytes:
         """Return a slice that is read where it lies; a disk cache may remove it, and then it is fetched again."""
+        stored = parsed.stored.get(key)
+        if stored is None:
+            return InMemory(videos[key])
+        is_local = storage.is_local(source.dataset.root)
         again = None if is_local else partial(self._reads.read_again, position, key)
-        return InFile(self._files, stored, where, again)
+        return InFile(self._files, stored, f"{parsed.where}, camera {key!r}", again)
 
     def _source(self, position: int) -> Source:
         return self._sources[bisect_right(self._first, position) - 1]

@@ -8,12 +8,10 @@ A segment has no name in the file system: when both processes are gone, however 
 
 import mmap
 import os
-import tempfile
 import time
 import uuid
 import weakref
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.reduction import DupFd
@@ -23,6 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from roboshard.common.memory_files import anonymous_file
 from roboshard.loader.batches.buffers import FITS, Buffer, lease_of, size_in_bytes
 
 BATCHES_HELD = 3
@@ -74,7 +73,7 @@ class _Segment:
     """Shared memory of the worker."""
 
     def __init__(self, num_bytes: int) -> None:
-        with _anonymous_file(num_bytes) as file:
+        with anonymous_file(num_bytes) as file:
             self.memory: Buffer = np.frombuffer(mmap.mmap(file.fileno(), num_bytes), dtype=np.uint8)
             self.handle: Any = DupFd(file.fileno())  # given to the parent once
         self.loan = _Loan()
@@ -243,23 +242,6 @@ def _fits(value: Any) -> bool:
     return (
         isinstance(value, torch.Tensor) and value.is_cpu and value.dtype != torch.bfloat16
     )  # which NumPy lacks
-
-
-def _anonymous_file(num_bytes: int) -> Any:
-    """A file in memory. Its space is reserved now: a lack of it is an error here, not a crash at first use."""
-    with ExitStack() as stack:
-        if hasattr(os, "memfd_create"):  # not in /dev/shm, which containers keep small
-            file = stack.enter_context(
-                open(os.memfd_create("roboshard", os.MFD_CLOEXEC), "r+b", buffering=0)
-            )
-        else:
-            file = stack.enter_context(tempfile.TemporaryFile(buffering=0))
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(file.fileno(), 0, num_bytes)
-        else:
-            file.truncate(num_bytes)
-        stack.pop_all()
-        return file
 
 
 def _map(descriptor: int, num_bytes: int) -> Buffer:

@@ -25,10 +25,11 @@ from roboshard.common import interrupts
 from roboshard.common.processes import without_main
 from roboshard.loader import topology
 from roboshard.loader.batches.decode_ahead import LOOK_AHEAD_STEPS
+from roboshard.loader.episodes.shared import SharedEpisodes
 from roboshard.loader.epochs import epochs_from, num_own_steps
 from roboshard.loader.job import LoadJob
 from roboshard.loader.pipeline import load
-from roboshard.loader.resources import Resources
+from roboshard.loader.resources import Resources, shared_bytes
 from roboshard.loader.running.ring import Message, RingPlan, RingReceiver, RingSender
 from roboshard.loader.running.stream import EpochStream
 from roboshard.loader.samples.rows import Batch
@@ -60,7 +61,7 @@ class WorkerPool:
         )
         self._receiver = RingReceiver(ring)
         self._loader = torch.utils.data.DataLoader(
-            _StepDataset(job, self._place, ring),
+            _StepDataset(job, self._place, ring, _shared(job)),
             batch_size=None,
             num_workers=job.config.split.num_workers,
             collate_fn=_as_it_is,
@@ -146,10 +147,13 @@ class WorkerPool:
 class _StepDataset(torch.utils.data.IterableDataset[tuple[Message, int, LoaderStats]]):
     """A worker's share of the steps."""
 
-    def __init__(self, job: LoadJob, place: Any, ring: RingPlan) -> None:
+    def __init__(
+        self, job: LoadJob, place: Any, ring: RingPlan, shared: SharedEpisodes | None
+    ) -> None:
         self._job = job
         self._place = place
         self._ring = ring
+        self._shared = shared
         self._here: _InWorker | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -160,7 +164,7 @@ class _StepDataset(torch.utils.data.IterableDataset[tuple[Message, int, LoaderSt
         vars(self).update(state, _job=cloudpickle.loads(state["_job"]))
 
     def __iter__(self) -> Iterator[tuple[Message, int, LoaderStats]]:
-        here = self._here = self._here or _InWorker(self._job, self._ring)
+        here = self._here = self._here or _InWorker(self._job, self._ring, self._shared)
         try:
             yield from here.messages(*self._place)
         except Exception as error:
@@ -172,8 +176,9 @@ class _StepDataset(torch.utils.data.IterableDataset[tuple[Message, int, LoaderSt
 class _InWorker:
     """What a worker keeps from epoch to epoch."""
 
-    def __init__(self, job: LoadJob, ring: RingPlan) -> None:
+    def __init__(self, job: LoadJob, ring: RingPlan, shared: SharedEpisodes | None) -> None:
         self._job = job
+        self._shared = shared
         self._plan_of = lru_cache(maxsize=2)(job.plan)
         self._worker, _ = topology.worker()
         self._sender = RingSender(ring, self._worker)
@@ -188,8 +193,13 @@ class _InWorker:
             yield self._sender.pack(batch), self._worker, self._counter.take()
 
     def _begin(self, epoch: int, first_step: int, goes_on: bool) -> Generator[Batch, None, None]:
-        own = Resources(self._job, self._sender, self._counter)
+        own = Resources(self._job, self._sender, self._counter, self._shared)
         return load(self._job, epochs_from(self._plan_of, epoch, first_step, goes_on), own)
+
+
+def _shared(job: LoadJob) -> SharedEpisodes | None:
+    """What workers share of what they have read. One alone has nobody to share it with."""
+    return SharedEpisodes(shared_bytes(job)) if job.config.split.num_workers > 1 else None
 
 
 def _join_feeders(iterator: _MultiProcessingDataLoaderIter) -> None:

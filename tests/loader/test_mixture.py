@@ -17,8 +17,8 @@ from support.slowly import slowly
 from roboshard.converter import ConvertConfig, convert
 from roboshard.loader import Loader, make_loader
 from roboshard.loader.episodes.columns import TensorColumn
-from roboshard.loader.episodes.episode import Membership
 from roboshard.loader.episodes.fetch import DrawnStep
+from roboshard.loader.episodes.parsed import Membership
 from roboshard.loader.samples.rows import delta_windows
 from roboshard.loader.stats import Counter
 from roboshard.shards import OptionError

@@ -1,0 +1,151 @@
+"""The rows of an episode as arrays, and what its record says of its cameras: all but the slices."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+
+from roboshard.common.errors import FormatError
+from roboshard.loader.episodes.columns import Column, TensorColumn, make_column
+from roboshard.loader.episodes.images import ImageFiles, make_images
+from roboshard.shards.features import ROW_DTYPES, ROW_NUMBERS, Features, shape_of
+from roboshard.shards.reader import EpisodeData
+from roboshard.shards.rows import decode_rows
+from roboshard.shards.schema import CameraRecord
+from roboshard.storage.stored import StoredRange
+
+
+@dataclass(frozen=True, kw_only=True)
+class Membership:
+    """What an episode must know of what it is loaded with: other datasets, values that rows may lack."""
+
+    dataset: int | None = None
+    """Which of the mixture's datasets it is of; None: there is but one dataset."""
+    missing: Features = field(default_factory=dict)
+    """Features of the mixture that its dataset lacks, and that are filled with zeros."""
+    optional: tuple[str, ...] = ()
+    """Features with a mask `<key>_is_missing`: some dataset of the mixture lacks them, or some row."""
+    nullable: tuple[str, ...] = ()
+    """Those of them whose values single rows may lack: masks of windows say it of each row."""
+    is_lenient: bool = False
+    """Rows may lack any value; one that does makes its feature a nullable one of the step."""
+
+
+PLAIN = Membership()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParsedEpisode:
+    """What is known of an episode once it was read, verified and parsed. Picklable."""
+
+    where: str
+    """Shard and episode, for messages."""
+    length: int
+    columns: Mapping[str, Column]
+    images: Mapping[str, ImageFiles]
+    cameras: tuple[CameraRecord, ...]
+    """Of the cameras that were read."""
+    stored: Mapping[str, StoredRange]
+    """Camera key -> where its slice lies in a local file; without those that lie in none."""
+    num_bytes: int
+    """Of the rows in memory."""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether an episode can be made of it without reading: nothing is left out but what lies in files."""
+        return not self.images and all(camera.key in self.stored for camera in self.cameras)
+
+
+def parse_episode(
+    data: EpisodeData, features: Features, tasks: Sequence[str | None], membership: Membership
+) -> ParsedEpisode:
+    """Return the rows of a fetched episode as arrays.
+
+    Args:
+        data: the episode.
+        features: of the dataset, by key: those that are loaded.
+        tasks: of the dataset, by index.
+        membership: says which values may be missing.
+
+    Raises:
+        FormatError: naming shard, episode and feature.
+    """
+    dtypes = {
+        key: str(spec.get("dtype"))
+        for key, spec in features.items()
+        if spec.get("dtype") in ROW_DTYPES
+    }
+    table = decode_rows(data.rows, data.where, data.record.length, list(dtypes))
+    stored = dict(zip(table.column_names, table.columns, strict=True))
+    columns: dict[str, Column] = {}
+    images: dict[str, ImageFiles] = {}
+    for key, dtype in dtypes.items():
+        where, spec = f"{data.where}, feature {key!r}", features[key]
+        is_stored = key in stored
+        values = stored[key] if is_stored else pa.chunked_array([pa.nulls(data.record.length)])
+        made: Column | ImageFiles
+        if dtype == "image":
+            made = images[key] = make_images(values, spec, where)
+        else:
+            made = columns[key] = make_column(values, dtype, where, shape_of(spec) or (1,))
+        if made.missing is not None and not (membership.is_lenient or key in membership.nullable):
+            raise _missing(key, where, int(made.missing.sum()), is_stored=is_stored)
+    _check_numbers(columns, data.where)
+    _check_tasks(columns, tasks, data)
+    unknown = [key for key in data.videos if key not in features]
+    if unknown:
+        raise FormatError(
+            f"{data.where}: has a camera that dataset.json does not know: {unknown[0]!r}"
+        )
+    return ParsedEpisode(
+        where=data.where,
+        length=data.record.length,
+        columns=columns,
+        images=images,
+        cameras=tuple(camera for camera in data.record.cameras if camera.key in data.videos),
+        stored=data.stored,
+        num_bytes=table.nbytes,
+    )
+
+
+def _missing(key: str, where: str, number: int, *, is_stored: bool) -> FormatError:
+    """Values are missing where nothing said that they would be."""
+    what = f"{number} rows have no value" if is_stored else f"its rows have no column {key!r}"
+    return FormatError(
+        f"{where}: {what}, which dataset.json does not say: `roboshard rebuild` writes it there, "
+        "and then on_missing= says what becomes of it"
+    )
+
+
+def _check_numbers(columns: Mapping[str, Column], where: str) -> None:
+    """Raise FormatError where a column that says which row it is does not hold one number in each."""
+    for key in ROW_NUMBERS:
+        column = columns.get(key)
+        if column is not None and not (
+            isinstance(column, TensorColumn) and math.prod(column.shape[1:]) == 1
+        ):
+            raise FormatError(f"{where}, feature {key!r}: its rows do not hold one number each")
+
+
+def _check_tasks(
+    columns: Mapping[str, Column], tasks: Sequence[str | None], data: EpisodeData
+) -> None:
+    """Raise FormatError for a row whose task is none of the dataset's."""
+    column, length = columns.get("task_index"), data.record.length
+    if column is None or not tasks:
+        return
+    indices = np.asarray(column.take(np.arange(length))).reshape(length)
+    if indices.dtype.kind == "f":
+        whole = indices.astype(np.int64)
+        indices = whole if np.array_equal(whole, indices) else indices
+    if indices.dtype.kind != "i":
+        raise FormatError(f"{data.where}: task_index is not a whole number in each row")
+    number = len(tasks)
+    wrong = np.flatnonzero((indices < -number) | (indices >= number))
+    if wrong.size:
+        row = int(wrong[0])
+        raise FormatError(
+            f"{data.where}: row {row} has task_index {indices[row]} of {number} tasks"
+        )
