@@ -54,6 +54,10 @@ class TensorColumn:
         """See `Column`."""
         return self._values[rows]
 
+    def take_all(self) -> NDArray[Any]:
+        """Return the values of all rows, (rows, ...), not copied."""
+        return self._values
+
 
 class RaggedColumn:
     """Lists whose shape differs from row to row."""

@@ -49,7 +49,12 @@ class Episode:
         self.last_row = parsed.length - 1
         """The last row that is used as a sample; set by who reads it."""
         self.membership = membership
-        self.columns = dict(parsed.columns)
+        self.table = parsed.table
+        """The values of most of its columns, side by side."""
+        self.columns = {
+            key: self.table.column(key) if column is None else column
+            for key, column in parsed.columns.items()
+        }
         self._images = parsed.images
         self._blanks: dict[str, Picture] = {}
         for key, spec in membership.missing.items():

@@ -10,6 +10,7 @@ import pyarrow as pa
 from roboshard.common.errors import FormatError
 from roboshard.loader.episodes.columns import Column, TensorColumn, make_column
 from roboshard.loader.episodes.images import ImageFiles, make_images
+from roboshard.loader.episodes.row_table import RowTable
 from roboshard.shards.features import ROW_DTYPES, ROW_NUMBERS, Features, shape_of
 from roboshard.shards.reader import EpisodeData
 from roboshard.shards.rows import decode_rows
@@ -43,7 +44,10 @@ class ParsedEpisode:
     where: str
     """Shard and episode, for messages."""
     length: int
-    columns: Mapping[str, Column]
+    table: RowTable
+    """The values of most columns."""
+    columns: Mapping[str, Column | None]
+    """By feature, in the dataset's order; None: its values lie in `table`."""
     images: Mapping[str, ImageFiles]
     cameras: tuple[CameraRecord, ...]
     """Of the cameras that were read."""
@@ -99,10 +103,12 @@ def parse_episode(
         raise FormatError(
             f"{data.where}: has a camera that dataset.json does not know: {unknown[0]!r}"
         )
+    rows = RowTable.of(columns, data.record.length)
     return ParsedEpisode(
         where=data.where,
         length=data.record.length,
-        columns=columns,
+        table=rows,
+        columns={key: None if key in rows.layout else it for key, it in columns.items()},
         images=images,
         cameras=tuple(camera for camera in data.record.cameras if camera.key in data.videos),
         stored=data.stored,

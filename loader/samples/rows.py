@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from roboshard.common.errors import FormatError
 from roboshard.loader.episodes.episode import Episode
 from roboshard.loader.episodes.fetch import DrawnStep
+from roboshard.loader.episodes.row_table import gather
 from roboshard.loader.order.plan import Draw
 from roboshard.loader.samples.windows import window
 from roboshard.loader.stats import Counter
@@ -75,9 +76,14 @@ def _windowed(step: DrawnStep, offsets: Offsets, pictures: Sequence[PictureKey])
         for key, frames in offsets.items()
     }
     rows_of = {key: rows for key, (rows, _) in windows.items()}
-    members = [np.flatnonzero(step.episode_of == number) for number in range(len(step.episodes))]
+    by_episode = np.argsort(step.episode_of, kind="stable")
+    ends = np.cumsum(np.bincount(step.episode_of, minlength=len(step.episodes)))
+    members = np.split(by_episode, ends[:-1])
+    side_by_side = _side_by_side(step, members, by_episode)
     values: Batch = {
-        key: _gather(key, step.episodes, members, rows_of.get(key, step.rows))
+        key: torch.from_numpy(side_by_side[key])
+        if key in side_by_side and key not in rows_of
+        else _gather(key, step.episodes, members, rows_of.get(key, step.rows))
         for key in step.episodes[0].columns
     }
     values |= {f"{key}_is_pad": torch.from_numpy(is_pad) for key, (_, is_pad) in windows.items()}
@@ -145,6 +151,19 @@ def _rows_missing(
         if missing is not None:
             lacks[inside] = missing[rows[inside]]
     return lacks
+
+
+def _side_by_side(
+    step: DrawnStep, members: Sequence[IntArray], by_episode: IntArray
+) -> dict[str, NDArray[Any]]:
+    """The features, without windows, whose values lie alike in the rows of all of the step's episodes."""
+    tables = [episode.table for episode in step.episodes]
+    layout = tables[0].layout
+    if not layout or any(table.layout is not layout for table in tables):
+        return {}
+    places = np.empty_like(by_episode)
+    places[by_episode] = np.arange(len(by_episode))
+    return gather(tables, [step.rows[inside] for inside in members], places)
 
 
 def _gather(

@@ -19,6 +19,7 @@ from roboshard.loader import Loader, make_loader
 from roboshard.loader.episodes.columns import TensorColumn
 from roboshard.loader.episodes.fetch import DrawnStep
 from roboshard.loader.episodes.parsed import Membership
+from roboshard.loader.episodes.row_table import RowTable
 from roboshard.loader.samples.rows import delta_windows
 from roboshard.loader.stats import Counter
 from roboshard.shards import OptionError
@@ -182,6 +183,7 @@ def test_a_feature_that_is_named_like_a_mask_stays_as_it_is() -> None:
         SimpleNamespace(
             length=3,
             columns={"action_is_pad": TensorColumn(flags)},
+            table=RowTable.of({}, len(flags)),
             membership=Membership(dataset=dataset, missing=missing, optional=("action",)),
             tasks=lambda rows: None,
         )
