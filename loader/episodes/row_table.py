@@ -70,7 +70,8 @@ class RowTable:
             for key, column in columns.items()
             if (values := _fitting(column)) is not None
         }
-        specs = tuple((key, it.dtype.str, it.shape[1:]) for key, it in fitting.items())
+        # Datasets of a mixture list their features in orders of their own.
+        specs = tuple(sorted((key, it.dtype.str, it.shape[1:]) for key, it in fitting.items()))
         layout = layout_of(specs)
         table = cls(specs, np.zeros((length, layout.num_bytes), dtype=np.uint8))
         for key, values in fitting.items():

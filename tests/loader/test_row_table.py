@@ -64,6 +64,12 @@ def test_columns_are_views_that_survive_the_way_to_another_process(kinds: Any, l
             assert held.flags.aligned
 
 
+def test_the_order_of_features_does_not_matter() -> None:
+    columns = columns_of([("float32", (3,)), ("int64", ()), ("bool", (1,))], 4, 0)
+    turned = dict(reversed(columns.items()))
+    assert RowTable.of(columns, 4).layout is RowTable.of(turned, 4).layout
+
+
 def test_what_is_no_number_of_each_row_stays_apart() -> None:
     def in_table(column: Column) -> bool:
         return bool(RowTable.of({"x": column}, 4).layout)
