@@ -55,8 +55,13 @@ def permute(positions: NDArray[np.int64], size: int, key: bytes) -> NDArray[np.i
 
 def random_integers(count: int, key: bytes) -> NDArray[np.uint64]:
     """(count,) integers over the whole 64-bit range, fixed by the key."""
+    return keyed_integers(np.arange(count, dtype=np.uint64), key)
+
+
+def keyed_integers(values: NDArray[np.uint64], key: bytes) -> NDArray[np.uint64]:
+    """Return an integer over the whole 64-bit range for each value, fixed by the value and the key."""
     first, second = np.frombuffer(key, dtype="<u8")[:2]
-    return _mix(_mix(np.arange(count, dtype=np.uint64) + first) + second)
+    return _mix(_mix(values + first) + second)
 
 
 def _encrypt(

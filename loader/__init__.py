@@ -4,6 +4,17 @@ from roboshard.loader.loader import Loader
 from roboshard.loader.make import make_loader
 from roboshard.loader.map_style import MapDataset, open_dataset
 from roboshard.loader.meta import DatasetMeta
+from roboshard.loader.part import Part
+from roboshard.loader.selection.information import EpisodeInfo
 from roboshard.loader.stats import LoaderStats
 
-__all__ = ["DatasetMeta", "Loader", "LoaderStats", "MapDataset", "make_loader", "open_dataset"]
+__all__ = [
+    "DatasetMeta",
+    "EpisodeInfo",
+    "Loader",
+    "LoaderStats",
+    "MapDataset",
+    "Part",
+    "make_loader",
+    "open_dataset",
+]

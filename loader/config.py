@@ -1,6 +1,5 @@
 """What a loader can be told, in groups: frozen, checked when made. `make_loader` takes the same names flat."""
 
-import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Literal
 import torch
 
 from roboshard.common.errors import OptionError
+from roboshard.loader.selection.config import SelectionConfig, are_indices
 from roboshard.shards.fetch import ReadSettings
 from roboshard.storage import RetryPolicy
 from roboshard.storage.cache import DiskCache
@@ -45,24 +45,6 @@ class OrderConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SelectionConfig:
-    """Which episodes and which of their frames are used."""
-
-    episodes: Sequence[int] | None = None
-    """Episode indices; None: all."""
-    drop_n_first_frames: int = 0
-    drop_n_last_frames: int = 0
-
-    def __post_init__(self) -> None:
-        _check(
-            self.episodes is None or _are_indices(self.episodes),
-            f"episodes must be a list of episode indices, as in [0, 1, 5] or range(10), not {self.episodes!r:.100}",
-        )
-        for name in ("drop_n_first_frames", "drop_n_last_frames"):
-            _check(getattr(self, name) >= 0, f"{name} must not be negative")
-
-
-@dataclass(frozen=True, kw_only=True)
 class SampleConfig:
     """What a sample holds."""
 
@@ -85,7 +67,7 @@ class SampleConfig:
     def __post_init__(self) -> None:
         size = self.image_size
         _check(
-            size is None or (_are_indices(size) and len(size) == 2 and min(size) >= 1),
+            size is None or (are_indices(size) and len(size) == 2 and min(size) >= 1),
             f"image_size must be (height, width) in pixels, not {size!r:.100}",
         )
         if size is not None:  # it may have come as an array
@@ -189,13 +171,6 @@ class LoaderConfig:
     sample: SampleConfig
     split: SplitConfig
     read: ReadConfig
-
-
-def _are_indices(values: Sequence[int]) -> bool:
-    try:
-        return all(operator.index(value) >= 0 and not isinstance(value, bool) for value in values)
-    except TypeError:
-        return False
 
 
 def _check(condition: bool, message: str) -> None:

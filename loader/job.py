@@ -1,6 +1,5 @@
 """From a configuration to what there is to load: every mistake is found here, before the first read of a shard."""
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -8,16 +7,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roboshard.common.errors import FormatError, OptionError
-from roboshard.loader.config import LoaderConfig, SampleConfig, SelectionConfig
+from roboshard.loader.config import LoaderConfig, SampleConfig
 from roboshard.loader.episodes.parsed import Membership
 from roboshard.loader.meta import DatasetMeta, meta_of
 from roboshard.loader.missing import choose_features, lacking_values
+from roboshard.loader.order.episodes import Episodes
 from roboshard.loader.order.mixture import MixturePlan
-from roboshard.loader.order.plan import Episodes, EpochPlan, Slots
+from roboshard.loader.order.plan import EpochPlan, EpochShape, Slots
 from roboshard.loader.order.schedule import Schedule
 from roboshard.loader.running.device import check_devices
 from roboshard.loader.samples.rows import PictureKey
 from roboshard.loader.samples.windows import frame_offsets
+from roboshard.loader.selection.config import SelectionConfig
+from roboshard.loader.selection.select import select
 from roboshard.loader.sources import Source
 from roboshard.shards.features import DTYPES, OBJECT_DTYPES, Features, depth_scale
 from roboshard.shards.locate import Urls
@@ -81,6 +83,16 @@ class LoadJob:
             return MixturePlan(episodes, self.config.order, self.slots, self.schedule, epoch)
         return EpochPlan(self.episodes, self.config.order, self.slots, epoch)
 
+    @property
+    def has_even_epochs(self) -> bool:
+        """Whether all epochs have as many steps: those of a mixture have, and of episodes without weights."""
+        return self.schedule is not None or self.episodes.repeats is None
+
+    def shape(self, epoch: int) -> EpochShape:
+        """How many steps an epoch of one dataset has, without its order."""
+        num_frames = self.episodes.num_frames(epoch)
+        return EpochShape(num_frames, self.config.order, self.slots)
+
 
 def make_job(urls: Urls, config: LoaderConfig, *, is_lenient: bool = False) -> LoadJob:
     """Open the dataset and hold the configuration against it. Raises what `make_loader` raises.
@@ -90,7 +102,7 @@ def make_job(urls: Urls, config: LoaderConfig, *, is_lenient: bool = False) -> L
     source = open_source(urls, config)
     manifest = source.dataset.manifest
     check_features(DatasetMeta(manifest))
-    lacking = missing_of(source, config)
+    lacking = missing_of(source)
     features = choose_features(manifest.features, lacking, config.sample.on_missing)
     meta = meta_of(manifest, features)
     chosen = chosen_cameras(meta, config.sample)
@@ -99,7 +111,7 @@ def make_job(urls: Urls, config: LoaderConfig, *, is_lenient: bool = False) -> L
     membership = Membership(optional=masked, nullable=masked, is_lenient=is_lenient)
     return LoadJob(
         sources=(replace(source, features=features, membership=membership),),
-        config=config,
+        config=replace(config, selection=SelectionConfig()),  # the source has what it says
         offsets=frame_offsets(config.sample.delta_timestamps, meta.fps, config.sample.tolerance_s),
         cameras=chosen,
         image_keys=meta.image_keys,
@@ -107,9 +119,9 @@ def make_job(urls: Urls, config: LoaderConfig, *, is_lenient: bool = False) -> L
     )
 
 
-def missing_of(source: Source, config: LoaderConfig) -> dict[str, int]:
+def missing_of(source: Source) -> dict[str, int]:
     """Return feature key -> rows without a value, over the chosen episodes of a source."""
-    are_all = config.selection.episodes is None
+    are_all = len(source.episodes) == len(source.dataset.index)
     return lacking_values(source.dataset, source.episodes, are_all=are_all)
 
 
@@ -122,9 +134,10 @@ def open_source(urls: Urls, config: LoaderConfig) -> Source:
     dataset = ShardedDataset.open(urls, settings)
     return Source(
         dataset=dataset,
-        episodes=_select(dataset, config.selection),
+        episodes=select(dataset, config.selection, config.order.seed),
         features=dataset.manifest.features,
         tasks=dataset.manifest.task_texts,
+        is_chosen=config.selection.chooses,
     )
 
 
@@ -176,42 +189,3 @@ def check_windows(meta: DatasetMeta, sample: SampleConfig, cameras: Sequence[str
             raise OptionError(
                 f"delta_timestamps: camera {key!r} is left out by cameras={list(cameras)}"
             )
-
-
-def _select(dataset: ShardedDataset, selection: SelectionConfig) -> Episodes:
-    """The chosen episodes with their usable rows; those that have none are left out with a warning."""
-    index = dataset.index
-    keep = np.ones(len(index), dtype=np.bool_)
-    if selection.episodes is not None:
-        wanted = np.unique(np.asarray(selection.episodes, dtype=np.int64))
-        unknown = np.setdiff1d(wanted, index.episode_index)
-        if unknown.size:
-            raise OptionError(
-                f"episodes: {unknown[:5].tolist()} are not in the dataset (or not in the chosen shards)"
-            )
-        keep = np.isin(index.episode_index, wanted)
-    num_rows = index.length - selection.drop_n_first_frames - selection.drop_n_last_frames
-    vanished = index.episode_index[keep & (num_rows < 1)]
-    if vanished.size:
-        warnings.warn(
-            f"{vanished.size} episodes have no frame left after drop_n_first_frames="
-            f"{selection.drop_n_first_frames} and drop_n_last_frames={selection.drop_n_last_frames}, among them "
-            f"{vanished[:5].tolist()}",
-            UserWarning,
-            stacklevel=5,
-        )
-    keep &= num_rows >= 1
-    if not np.any(keep):
-        raise OptionError(
-            "no frame is left: the choice of episodes and dropped frames leaves nothing to load"
-        )
-    position = np.flatnonzero(keep).astype(np.int64)
-    storage_rank = np.empty(len(index), dtype=np.int64)
-    storage_rank[np.lexsort((index.offset, index.shard))] = np.arange(len(index))
-    return Episodes(
-        position=position,
-        first_row=np.full(len(position), selection.drop_n_first_frames, dtype=np.int64),
-        num_rows=num_rows[keep],
-        storage_rank=storage_rank[keep],
-        shard=index.shard[keep],
-    )

@@ -10,9 +10,12 @@ from typing import Any, NoReturn
 from roboshard.common.errors import OptionError
 from roboshard.loader import topology
 from roboshard.loader.cursor import LaneCursor, lane_cursors
-from roboshard.loader.job import LoadJob
+from roboshard.loader.job import LoadJob, Plan
 from roboshard.loader.meta import DatasetMeta
-from roboshard.loader.order.plan import Episodes, EpochPlan
+from roboshard.loader.order.episodes import Episodes
+from roboshard.loader.order.mixture import MixturePlan
+from roboshard.loader.order.plan import EpochShape
+from roboshard.loader.order.repeats import MAX_DENOMINATOR
 from roboshard.loader.running.runner import EpochRunner
 from roboshard.loader.running.scratch import ScratchFolder
 from roboshard.loader.samples.rows import Batch
@@ -41,7 +44,7 @@ class Loader:
         self._job = job
         self._scratch = scratch
         self._runner = EpochRunner(job)
-        self._plan, self._planned_epoch = self._runner.plan(0), 0
+        self._plan = self._runner.plan(0)
         self._epoch = 0
         self._received = 0  # steps of the epoch that the user has
         self._resume_at = 0  # where the next iteration begins
@@ -76,16 +79,21 @@ class Loader:
 
     @property
     def num_padded(self) -> int:
-        """Samples of an epoch's last step that repeat others so that all ranks have as many; over all ranks."""
-        return self._plan.num_padded
+        """Samples of this epoch's last step that repeat others so that all ranks have as many; over all ranks."""
+        return self._shape(self._epoch).num_padded
+
+    @property
+    def num_episodes(self) -> int:
+        """Episodes that were chosen; in a mixture, of all its datasets."""
+        return sum(len(source.episodes) for source in self._job.sources)
 
     def stats(self) -> LoaderStats:
         """What the loader has done so far; workers' numbers come with their batches."""
         return self._runner.stats()
 
     def __len__(self) -> int:
-        """Steps per epoch: the same on every rank and in every epoch."""
-        return self._plan.num_steps
+        """Steps of this epoch: the same on every rank, and in every epoch unless `episode_weights` are fractions."""
+        return self._shape(self._epoch).num_steps
 
     def __getitem__(self, _: object) -> NoReturn:
         """Refuse to be the dataset of a `torch.utils.data.DataLoader`, which asks for samples by number."""
@@ -104,7 +112,8 @@ class Loader:
         if (
             epoch == self._loaded_end
         ):  # a trainer that counts epochs itself: of this one nothing is left
-            self._epoch, self._received, self._resume_at = epoch, len(self), len(self)
+            self._epoch = epoch
+            self._received = self._resume_at = len(self)
         elif epoch != self._epoch:
             self._epoch, self._received, self._resume_at = epoch, 0, 0
             self._running = None
@@ -133,8 +142,7 @@ class Loader:
             )
         if step < 0:
             raise OptionError(f"step must not be negative: {step}")
-        epoch, received = divmod(step, max(1, len(self)))
-        return self._state(epoch, received).as_dict()
+        return self._state(*self._place_after(step)).as_dict()
 
     def cursor(self) -> list[LaneCursor]:
         """Return the sample that comes next in each lane of this rank: its shard, episode and frame."""
@@ -171,18 +179,20 @@ class Loader:
             )
         self._epoch, self._received, self._resume_at = given.epoch, given.step, given.step
         self._loaded_end = None
-        if given.step and given.step == len(self):
+        if given.step and given.step == self._shape(given.epoch).num_steps:
             self._loaded_end = given.epoch
             self._epoch, self._received, self._resume_at = given.epoch + 1, 0, 0
 
     def _checked(self, state: dict[str, Any]) -> LoaderState:
-        return check_state(state, self._state(0, 0), len(self))
+        return check_state(state, self._state(0, 0), lambda epoch: self._shape(epoch).num_steps)
 
     def _checked_or_nearest(self, state: dict[str, Any]) -> LoaderState:
         try:
             return self._checked(state)
         except OptionError:
-            nearest, told = nearest_state(state, self._state(0, 0), len(self))
+            nearest, told = nearest_state(
+                state, self._state(0, 0), lambda epoch: self._shape(epoch).num_steps
+            )
         warnings.warn(told, UserWarning, stacklevel=3)
         return self._state(nearest.epoch, nearest.step)
 
@@ -244,8 +254,6 @@ class Loader:
                 )
 
     def _batches(self, first_step: int) -> Iterator[Batch]:
-        if self._planned_epoch != self._epoch:
-            self._plan, self._planned_epoch = self._runner.plan(self._epoch), self._epoch
         return self._runner.batches(self._epoch, first_step)
 
     def _warn_of_long_gops(self) -> None:
@@ -270,6 +278,20 @@ class Loader:
                 stacklevel=4,
             )
 
+    def _shape(self, epoch: int) -> EpochShape | Plan:
+        return self._plan if self._job.has_even_epochs else self._runner.shape(epoch)
+
+    def _place_after(self, steps: int) -> tuple[int, int]:
+        """(epoch, steps of it) after so many steps over all epochs."""
+        if self._job.has_even_epochs:
+            return divmod(steps, max(1, len(self)))
+        epoch, left, empty = 0, steps, 0
+        while left and left >= (length := self._shape(epoch).num_steps):
+            epoch, left, empty = epoch + 1, left - length, 0 if length else empty + 1
+            if empty > MAX_DENOMINATOR:  # each episode has come at least once
+                raise OptionError(f"step {steps} is never reached: epochs have less than a step")
+        return epoch, left
+
     def _state(self, epoch: int, step: int) -> LoaderState:
         order, slots, sources = self._job.config.order, self._job.slots, self._job.sources
         state = LoaderState(
@@ -287,7 +309,7 @@ class Loader:
             frame_order=order.frame_order,
             drop_last=order.drop_last,
         )
-        if isinstance(self._plan, EpochPlan):
+        if not isinstance(self._plan, MixturePlan):
             return state
         drawn = [
             {"epoch": own, "samples": samples} for own, samples in self._plan.drawn(epoch, step)
@@ -301,6 +323,12 @@ class Loader:
 
 def _selection_digest(episodes: Episodes) -> str:
     digest = hashlib.sha256()
-    for array in (episodes.position, episodes.first_row, episodes.num_rows):
+    arrays = [episodes.position, episodes.first_row, episodes.num_rows]
+    if episodes.kept is not None:
+        arrays += [episodes.kept.first_row, episodes.kept.start]
+    if episodes.repeats is not None:
+        repeats = episodes.repeats
+        arrays += [repeats.numerator, repeats.denominator, repeats.phase]
+    for array in arrays:
         digest.update(array.astype("<i8").tobytes())
     return digest.hexdigest()

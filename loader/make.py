@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import cast
 
 from roboshard.common.errors import OptionError
@@ -16,7 +16,6 @@ from roboshard.loader.config import (
     OrderConfig,
     ReadConfig,
     SampleConfig,
-    SelectionConfig,
     SplitConfig,
 )
 from roboshard.loader.job import make_job
@@ -24,6 +23,13 @@ from roboshard.loader.loader import Loader
 from roboshard.loader.mixture_job import Mixture, is_mixture, make_mixture_job
 from roboshard.loader.order.pools import default_pool
 from roboshard.loader.running.scratch import with_scratch
+from roboshard.loader.selection.config import (
+    EpisodePredicate,
+    EpisodeWeights,
+    KeepRanges,
+    SelectionConfig,
+    Split,
+)
 from roboshard.loader.topology import resolve_rank
 from roboshard.shards.locate import Urls
 
@@ -33,7 +39,12 @@ def make_loader(  # noqa: PLR0913 - keyword-only, grouped behind
     *,
     batch_size: int | None = 64,
     delta_timestamps: Mapping[str, Sequence[float]] | None = None,
-    episodes: Sequence[int] | None = None,
+    episodes: Sequence[int] | EpisodePredicate | None = None,
+    exclude_episodes: Sequence[int] | None = None,
+    tasks: Collection[str] | None = None,
+    split: Split | None = None,
+    keep_ranges: KeepRanges | None = None,
+    episode_weights: EpisodeWeights | None = None,
     drop_n_first_frames: int = 0,
     drop_n_last_frames: int = 0,
     shuffle: bool = True,
@@ -70,11 +81,22 @@ def make_loader(  # noqa: PLR0913 - keyword-only, grouped behind
 
     Args:
         urls: the dataset's root, one shard, a brace pattern, or a list of shards. Or a mixture: a list of pairs
-            (urls, weight), whose samples come in the proportion of the weights, each with its `dataset_index`.
+            (urls, weight) or of `Part`s, whose samples come in the proportion of the weights, each with its
+            `dataset_index`.
         batch_size: samples per rank and step; None: single samples, without a batch axis.
         delta_timestamps: feature key -> offsets in seconds; the feature gains an axis of that length and a mask
             `<key>_is_pad`, True where the window leaves the episode.
-        episodes: episode indices to use; None: all.
+        episodes: episode indices to use; or a function that is called once for each episode with its
+            `EpisodeInfo`, and returns whether it is used; None: all.
+        exclude_episodes: episode indices that are not used.
+        tasks: texts: only episodes with one of these tasks are used; None: with any.
+        split: ("train", 0.02) or ("val", 0.02): that side of a hold-out of this fraction of the episodes, drawn by
+            `seed`, or by a seed of its own as in ("val", 0.02, 7). An episode stays on its side when the
+            dataset grows.
+        keep_ranges: episode index -> [(first, stop), ...], the frames used as samples (windows still see all), stop
+            not included; or the path of a JSON or parquet file of them. Episodes that are not named are used whole.
+        episode_weights: episode index -> how often it comes in an epoch, or the name of a column of the source's
+            meta/episodes that says it: 2.0 twice, 0.5 every other epoch, 0 never. Epochs then differ in length.
         drop_n_first_frames: leave out the first frames of every episode as samples (windows still see them).
         drop_n_last_frames: the same for the last ones.
         shuffle: False: dataset order.
@@ -140,7 +162,7 @@ def make_loader(  # noqa: PLR0913 - keyword-only, grouped behind
             stacklevel=2,
         )
     found_rank, found_world = resolve_rank(rank, world_size)
-    split = SplitConfig(
+    shared_out = SplitConfig(
         batch_size=batch_size,
         rank=found_rank,
         world_size=found_world,
@@ -151,8 +173,8 @@ def make_loader(  # noqa: PLR0913 - keyword-only, grouped behind
     if pool is None:
         pool = default_pool(
             frame_order,
-            rank_slots=split.max_world_size,
-            global_batch_size=split.global_batch_size,
+            rank_slots=shared_out.max_world_size,
+            global_batch_size=shared_out.global_batch_size,
         )
     config = LoaderConfig(
         order=OrderConfig(
@@ -165,6 +187,11 @@ def make_loader(  # noqa: PLR0913 - keyword-only, grouped behind
         ),
         selection=SelectionConfig(
             episodes=episodes,
+            exclude_episodes=exclude_episodes,
+            tasks=tasks,
+            split=split,
+            keep_ranges=keep_ranges,
+            episode_weights=episode_weights,
             drop_n_first_frames=drop_n_first_frames,
             drop_n_last_frames=drop_n_last_frames,
         ),
@@ -177,7 +204,7 @@ def make_loader(  # noqa: PLR0913 - keyword-only, grouped behind
             image_size=image_size,
             on_missing=on_missing,
         ),
-        split=split,
+        split=shared_out,
         read=ReadConfig(
             decode_threads=decode_threads,
             decode_device=decode_device,
@@ -192,7 +219,7 @@ def make_loader(  # noqa: PLR0913 - keyword-only, grouped behind
     )
     job = make_mixture_job(urls, config) if is_mixture(urls) else make_job(cast(Urls, urls), config)
     loader = Loader(*with_scratch(job))
-    if len(loader) == 0:
+    if len(loader) == 0:  # the first epoch has as many episodes as any, where they have weights
         warnings.warn(
             f"the loader has no batch: {config.split.global_batch_size} samples a step (batch_size x world_size) are "
             "more than the frames chosen, and drop_last=True leaves out what is incomplete",

@@ -4,7 +4,7 @@ import operator
 import os
 import threading
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, overload
 
 import numpy as np
@@ -20,7 +20,6 @@ from roboshard.loader.config import (
     OrderConfig,
     ReadConfig,
     SampleConfig,
-    SelectionConfig,
     SplitConfig,
 )
 from roboshard.loader.episode_table import EpisodeTable
@@ -31,6 +30,7 @@ from roboshard.loader.mixture_job import is_mixture
 from roboshard.loader.order.plan import Draw
 from roboshard.loader.resources import Resources
 from roboshard.loader.samples.rows import Batch, delta_windows
+from roboshard.loader.selection.config import EpisodePredicate, SelectionConfig, Split
 from roboshard.loader.stats import Counter
 from roboshard.shards.locate import Urls
 
@@ -44,7 +44,10 @@ def open_dataset(  # noqa: PLR0913 - keyword-only, the same names as make_loader
     urls: Urls,
     *,
     delta_timestamps: Mapping[str, Sequence[float]] | None = None,
-    episodes: Sequence[int] | None = None,
+    episodes: Sequence[int] | EpisodePredicate | None = None,
+    exclude_episodes: Sequence[int] | None = None,
+    tasks: Collection[str] | None = None,
+    split: Split | None = None,
     image_transforms: ImageTransform | None = None,
     return_uint8: bool = True,
     image_size: tuple[int, int] | None = None,
@@ -60,7 +63,8 @@ def open_dataset(  # noqa: PLR0913 - keyword-only, the same names as make_loader
 
     Args are those of `make_loader`. For training that is faster: samples asked for at random here
     cost a read and a decode each. One more choice for values that rows lack is the default here:
-    `on_missing="none"` gives None for them, as LeRobot does.
+    `on_missing="none"` gives None for them, as LeRobot does. A `split` is that of a loader whose `seed` is 0, or
+    the one that it names.
 
     Args:
         urls: the dataset's root, one shard, a brace pattern, or a list of shards.
@@ -79,7 +83,9 @@ def open_dataset(  # noqa: PLR0913 - keyword-only, the same names as make_loader
     """
     config = LoaderConfig(
         order=OrderConfig(shuffle=False, pool_episodes=RESIDENT_EPISODES),
-        selection=SelectionConfig(episodes=episodes),
+        selection=SelectionConfig(
+            episodes=episodes, exclude_episodes=exclude_episodes, tasks=tasks, split=split
+        ),
         sample=SampleConfig(
             delta_timestamps=delta_timestamps or {},
             tolerance_s=tolerance_s,
@@ -129,9 +135,9 @@ class MapDataset(torch.utils.data.Dataset[Batch]):
 
     @property
     def episodes(self) -> list[int] | None:
-        """The `episodes` that were chosen, ascending; None: all."""
-        chosen = self._job.config.selection.episodes
-        return None if chosen is None else sorted(set(map(operator.index, chosen)))
+        """Indices of the episodes that were chosen, ascending; None: all."""
+        chosen: list[int] = self._meta.episodes.episode_index.tolist()
+        return chosen if self._job.sources[0].is_chosen else None
 
     @property
     def num_episodes(self) -> int:
@@ -194,7 +200,7 @@ class MapDataset(torch.utils.data.Dataset[Batch]):
         draw = Draw(
             step=0,
             positions=episodes.position[place],
-            rows=episodes.first_row[place] + wanted - self._starts[place],
+            rows=episodes.rows(place, wanted - self._starts[place]),
         )
         with self._lock:
             if (

@@ -6,7 +6,7 @@ import numpy as np
 
 from roboshard.common.errors import FormatError, OptionError
 from roboshard.loader.config import OnMissingByNumber
-from roboshard.loader.order.plan import Episodes
+from roboshard.loader.order.episodes import Episodes
 from roboshard.loader.samples.rows import Batch
 from roboshard.shards.features import ROW_DTYPES, Features
 from roboshard.shards.missing import total

@@ -1,6 +1,6 @@
 """From a mixture as users write it, `[(urls, weight), ...]`, to what there is to load of each dataset."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeGuard
 
@@ -23,7 +23,9 @@ from roboshard.loader.job import (
 from roboshard.loader.meta import DatasetMeta, MixtureMeta, merged_manifest
 from roboshard.loader.missing import choose_features
 from roboshard.loader.order.schedule import MAX_PERIOD, Schedule, shares
+from roboshard.loader.part import OF_ONE_DATASET, Part
 from roboshard.loader.samples.windows import frame_offsets
+from roboshard.loader.selection.config import SelectionConfig
 from roboshard.loader.sources import Source
 from roboshard.shards.features import (
     FLOAT_DTYPES,
@@ -36,7 +38,7 @@ from roboshard.shards.features import (
 )
 from roboshard.shards.locate import Urls
 
-Mixture = Sequence[tuple[Urls, float]]
+Mixture = Sequence[Part | tuple[Urls, float]]
 """Datasets and their weights, which need not add up to 1."""
 TASK: Spec = {"dtype": "string", "shape": [1], "names": None}
 
@@ -53,19 +55,17 @@ def make_mixture_job(mixture: Mixture, config: LoaderConfig) -> LoadJob:
         OptionError: weights, options or datasets that do not go together, with what to do.
         MissingError, FormatError, VersionError, DamageError, StorageError: a dataset that is not usable.
     """
-    parts = _parts(mixture)
-    if config.selection.episodes is not None:
-        raise OptionError(
-            "episodes= chooses from one dataset, and a mixture has several: leave it out"
-        )
-    sources = [open_source(urls, config) for urls, _ in mixture]
+    members = _members(mixture)
+    parts = _parts([member.weight for member in members])
+    _check_selection(config.selection)
+    sources = _open(members, config)
     metas = [DatasetMeta(source.dataset.manifest) for source in sources]
     for meta in metas:
         check_features(meta)
     where = [
         f"dataset {i} ({storage.redacted(source.dataset.root)})" for i, source in enumerate(sources)
     ]
-    lacking = [missing_of(source, config) for source in sources]
+    lacking = [missing_of(source) for source in sources]
     loaded = [
         choose_features(_loaded(meta, config.sample), gone, config.sample.on_missing, f"{name}: ")
         for meta, gone, name in zip(metas, lacking, where, strict=True)
@@ -83,7 +83,7 @@ def make_mixture_job(mixture: Mixture, config: LoaderConfig) -> LoadJob:
     optional = tuple(
         key for key in agreed if key in nullable or any(key not in features for features in loaded)
     )
-    members = [
+    memberships = [
         Membership(
             dataset=i,
             missing={key: spec for key, spec in agreed.items() if key not in own},
@@ -92,12 +92,12 @@ def make_mixture_job(mixture: Mixture, config: LoaderConfig) -> LoadJob:
         )
         for i, own in enumerate(loaded)
     ]
-    together = zip(sources, loaded, first, members, strict=False)
+    together = zip(sources, loaded, first, memberships, strict=False)
     return LoadJob(
         sources=tuple(
             _member(source, own, agreed, start, member) for source, own, start, member in together
         ),
-        config=config,
+        config=replace(config, selection=SelectionConfig()),  # the sources have what it says
         offsets=_offsets(metas, where, config.sample),
         cameras=cameras,
         image_keys=meta.image_keys,
@@ -107,7 +107,7 @@ def make_mixture_job(mixture: Mixture, config: LoaderConfig) -> LoadJob:
 
 
 def _is_weighted(entry: Any) -> bool:
-    return (
+    return isinstance(entry, Part) or (
         isinstance(entry, Sequence)
         and not isinstance(entry, str)
         and len(entry) == 2
@@ -115,12 +115,18 @@ def _is_weighted(entry: Any) -> bool:
     )
 
 
-def _parts(mixture: Mixture) -> tuple[int, ...]:
+def _members(mixture: Mixture) -> list[Part]:
     if not all(map(_is_weighted, mixture)):
         raise OptionError(
-            "a mixture is a list of pairs (urls, weight), each with a weight that is a number"
+            "a mixture is a list of pairs (urls, weight), each with a weight that is a number, or of Parts"
         )
-    weights = [float(weight) for _, weight in mixture]
+    return [entry if isinstance(entry, Part) else Part(*entry) for entry in mixture]
+
+
+def _parts(given: Sequence[float]) -> tuple[int, ...]:
+    if not all(isinstance(weight, int | float) for weight in given):
+        raise OptionError(f"the weights of a mixture must be numbers, not {list(given)!r:.200}")
+    weights = [float(weight) for weight in given]
     if not all(0 < weight < float("inf") for weight in weights):  # NaN is not
         raise OptionError(f"the weights of a mixture must be numbers greater than 0, not {weights}")
     parts = shares(weights)
@@ -129,6 +135,32 @@ def _parts(mixture: Mixture) -> tuple[int, ...]:
             f"weights {weights}: one is less than 1/{MAX_PERIOD} of all, which is never drawn; leave it out"
         )
     return parts
+
+
+def _check_selection(of_all: SelectionConfig) -> None:
+    """Raise OptionError for what is said of all parts, and names what one dataset has."""
+    given = [name for name in OF_ONE_DATASET if getattr(of_all, name) is not None]
+    if of_all.episodes is not None and not callable(of_all.episodes):
+        given.insert(0, "episodes")
+    if isinstance(of_all.episode_weights, Mapping):
+        given.append("episode_weights")
+    if given:
+        raise OptionError(
+            f"{given[0]}= chooses from one dataset, and a mixture has several: give it to its part, as in "
+            f"[Part(urls, weight, {given[0]}=...), ...]"
+        )
+
+
+def _open(members: Sequence[Part], config: LoaderConfig) -> list[Source]:
+    """Open the datasets, each with its own selection, and name the one that a wrong selection is of."""
+    sources = []
+    for number, part in enumerate(members):
+        own = replace(config, selection=part.selection(config.selection))
+        try:
+            sources.append(open_source(part.urls, own))
+        except OptionError as error:
+            raise OptionError(f"dataset {number}: {error}") from None
+    return sources
 
 
 def _loaded(meta: DatasetMeta, sample: SampleConfig) -> Features:

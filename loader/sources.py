@@ -10,7 +10,7 @@ import numpy as np
 
 from roboshard.common.errors import RoboshardError
 from roboshard.loader.episodes.parsed import PLAIN, Membership
-from roboshard.loader.order.plan import Episodes
+from roboshard.loader.order.episodes import Episodes
 from roboshard.shards.features import Features
 from roboshard.shards.fetch import OnRead, ignore
 from roboshard.shards.reader import EpisodeData, ShardedDataset
@@ -29,6 +29,8 @@ class Source:
     first: int = 0
     """Position of its first episode among those of all datasets."""
     membership: Membership = PLAIN
+    is_chosen: bool = False
+    """Whether some of the dataset's episodes were asked for."""
 
 
 class ConcatDataset:

@@ -1,5 +1,6 @@
 """Where a loader stands, as a small dict: the same for every rank, checked before it is used."""
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -51,8 +52,15 @@ class MixtureState(LoaderState):
     """Of each dataset its own epoch, and the samples drawn of that. It follows from the rest."""
 
 
-def check_state(state: dict[str, Any], current: LoaderState, num_steps: int) -> LoaderState:
+def check_state(
+    state: dict[str, Any], current: LoaderState, steps_of: Callable[[int], int]
+) -> LoaderState:
     """The state, if it fits the loader.
+
+    Args:
+        state: what a loader gave.
+        current: this loader's state.
+        steps_of: how many steps an epoch of this loader has.
 
     Raises:
         OptionError: every field that differs, and what would do.
@@ -61,8 +69,8 @@ def check_state(state: dict[str, Any], current: LoaderState, num_steps: int) -> 
     problems = list(_differences(given, current).values())
     if not (isinstance(given.epoch, int) and given.epoch >= 0):
         problems.append(f"epoch {given.epoch!r} is not an epoch")
-    if not (isinstance(given.step, int) and 0 <= given.step <= num_steps):
-        problems.append(f"step {given.step!r} is outside the epoch's 0..{num_steps}")
+    elif not (isinstance(given.step, int) and 0 <= given.step <= steps_of(given.epoch)):
+        problems.append(f"step {given.step!r} is outside the epoch's 0..{steps_of(given.epoch)}")
     if problems:
         remedy = (
             f"any number of workers and world sizes that divide {given.rank_slots} will do, with "
@@ -74,7 +82,7 @@ def check_state(state: dict[str, Any], current: LoaderState, num_steps: int) -> 
 
 
 def nearest_state(
-    state: dict[str, Any], current: LoaderState, num_steps: int
+    state: dict[str, Any], current: LoaderState, steps_of: Callable[[int], int]
 ) -> tuple[LoaderState, str]:
     """Return the state of this loader that is nearest to one that does not fit, and what becomes of samples.
 
@@ -83,7 +91,7 @@ def nearest_state(
     Args:
         state: A state of the same data in another order or in other batches.
         current: This loader's state.
-        num_steps: Steps of its epochs.
+        steps_of: How many steps an epoch of this loader has.
 
     Raises:
         OptionError: A state of other data; or no state at all.
@@ -104,6 +112,7 @@ def nearest_state(
         raise OptionError(f"the state is at step {given.step!r} of epoch {given.epoch!r}")
     size = current.global_batch_size
     received = given.step * given.global_batch_size
+    num_steps = steps_of(given.epoch)
     step = min(num_steps, (2 * received + size) // (2 * size))
     same = () if isinstance(current, MixtureState) else OF_THE_BATCHES
     orders = [text for name, text in differences.items() if name not in same]

@@ -409,9 +409,11 @@ def test_public_names() -> None:
     ]
     assert sorted(roboshard.loader.__all__) == [
         "DatasetMeta",
+        "EpisodeInfo",
         "Loader",
         "LoaderStats",
         "MapDataset",
+        "Part",
         "make_loader",
         "open_dataset",
     ]
@@ -447,7 +449,8 @@ def signature(function: Callable[..., Any]) -> str:
 
 def test_signatures() -> None:
     assert signature(make_loader) == (
-        "(urls, *, batch_size=64, delta_timestamps=None, episodes=None, drop_n_first_frames=0, drop_n_last_frames=0, "
+        "(urls, *, batch_size=64, delta_timestamps=None, episodes=None, exclude_episodes=None, tasks=None, "
+        "split=None, keep_ranges=None, episode_weights=None, drop_n_first_frames=0, drop_n_last_frames=0, "
         "shuffle=True, seed=0, pool_episodes=None, episode_order='global', frame_order='uniform', "
         "image_transforms=None, return_uint8=True, image_size=None, tolerance_s=0.0001, cameras=None, num_workers=0, "
         "decode_threads=None, decode_device='cpu', device=None, pin_memory=None, rank=None, world_size=None, "
@@ -476,6 +479,7 @@ def test_what_a_loader_can_do() -> None:
         "batch_size": "",
         "epoch": "",
         "num_padded": "",
+        "num_episodes": "",
         "stats": "(self)",
         "set_epoch": "(self, epoch)",
         "state_dict": "(self)",

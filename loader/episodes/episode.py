@@ -46,8 +46,6 @@ class Episode:
         self.length = parsed.length
         self.position = -1
         """Among the episodes of all datasets; set by who reads it."""
-        self.last_row = parsed.length - 1
-        """The last row that is used as a sample; set by who reads it."""
         self.membership = membership
         self.table = parsed.table
         """The values of most of its columns, side by side."""

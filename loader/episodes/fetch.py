@@ -113,14 +113,16 @@ class EpisodePool:
         positions, episode_of = np.unique(draw.positions, return_inverse=True)
         needed = [self._unspoiled(position, spoiled) for position in positions.tolist()]
         self._resident.shrink(len(needed))
-        # A substitute can be shorter than the episode that it stands in for.
-        last_rows = np.asarray([episode.last_row for episode in needed], dtype=np.int64)
-        return DrawnStep(
-            episodes=needed,
-            episode_of=episode_of,
-            rows=np.minimum(draw.rows, last_rows[episode_of]),
-            draw=draw,
-        )
+        rows = draw.rows.copy()
+        for number, (episode, position) in enumerate(zip(needed, positions.tolist(), strict=True)):
+            if episode.position != position:  # a substitute can be shorter, or use other rows
+                stood_in = episode_of == number
+                rows[stood_in] = self._nearest_used(episode.position, rows[stood_in])
+        return DrawnStep(episodes=needed, episode_of=episode_of, rows=rows, draw=draw)
+
+    def _nearest_used(self, position: int, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        episodes = self._source(position).episodes
+        return episodes.nearest_used(int(np.searchsorted(episodes.position, position)), rows)
 
     def tell(self, spoiled: Collection[int], error: RoboshardError) -> None:
         """Warn and count, once for each episode, that another one takes its place where it cannot be decoded."""
@@ -201,7 +203,6 @@ class EpisodePool:
             spill=self._spill,
         )
         episode.position = position
-        episode.last_row = int(episodes.first_row[place] + episodes.num_rows[place]) - 1
         if self._on_error == "skip":  # another episode can take its place now, and no longer
             episode.check_images()
         return episode

@@ -2,6 +2,7 @@
 
     stream      endless, B places a step; schedule.py says which dataset each place takes
     samples     a dataset's places are numbered; number n is of its own epoch n div F, where F are its frames
+                (own_epochs.py: where episodes have weights, its epochs differ in length)
     tape        each epoch of each dataset has a tape of its own (plan.py), with a seed of its own
     lanes       the tape is cut into R lanes, each as long as what the steps of that lane draw of the epoch
 
@@ -19,7 +20,9 @@ from numpy.typing import NDArray
 
 from roboshard.common.permute import derive_key
 from roboshard.loader.config import OrderConfig
-from roboshard.loader.order.plan import Draw, Episodes, Slots, Tape
+from roboshard.loader.order.episodes import Episodes
+from roboshard.loader.order.own_epochs import OwnEpochs
+from roboshard.loader.order.plan import Draw, Slots, Tape
 from roboshard.loader.order.schedule import LaneCounts, Schedule
 
 IntArray = NDArray[np.int64]
@@ -47,7 +50,7 @@ class MixturePlan:
         self._schedule = schedule
         self._epoch = epoch
         self._orders = [_order_of(order, number) for number in range(len(episodes))]
-        self._num_frames = [int(those.num_rows.sum()) for those in episodes]
+        self._own = [OwnEpochs(those) for those in episodes]
         self._counts = LaneCounts(
             schedule, rank_slots=slots.rank_slots, per_rank_slot=slots.per_rank_slot
         )
@@ -61,10 +64,12 @@ class MixturePlan:
 
     @cached_property
     def num_steps(self) -> int:
-        """Steps of an epoch: until every dataset has been through once, counted from the stream's beginning."""
+        """Steps of an epoch: until every dataset has been through once, counted from the stream's beginning.
+
+        Where episodes of a dataset have weights, once is an epoch of average length.
+        """
         places = [
-            self._schedule.place(number, frames - 1)
-            for number, frames in enumerate(self._num_frames)
+            self._schedule.place(number, own.average - 1) for number, own in enumerate(self._own)
         ]
         return max(places) // self._slots.global_batch_size + 1
 
@@ -73,12 +78,8 @@ class MixturePlan:
         place = np.asarray(
             (epoch * self.num_steps + step) * self._slots.global_batch_size, dtype=np.int64
         )
-        numbers = [
-            int(self._schedule.before(number, place)) for number in range(len(self._num_frames))
-        ]
-        return [
-            divmod(number, frames) for number, frames in zip(numbers, self._num_frames, strict=True)
-        ]
+        numbers = [int(self._schedule.before(number, place)) for number in range(len(self._own))]
+        return [own.place(number) for own, number in zip(self._own, numbers, strict=True)]
 
     def step(self, step: int, rank_slots: Sequence[int]) -> Draw:
         """The samples that these rank slots contribute to a step, slot by slot.
@@ -97,7 +98,7 @@ class MixturePlan:
         for dataset in np.unique(datasets).tolist():
             numbers = self._schedule.before(dataset, places)
             within = self._counts.before(dataset, first)[lanes, None] + numbers - numbers[:, :1]
-            epochs = numbers // self._num_frames[dataset]
+            epochs = self._own[dataset].epochs(numbers)
             for epoch in np.unique(epochs[datasets == dataset]).tolist():
                 tape, bounds, begun = self._tape(dataset, epoch)
                 for slot, lane in enumerate(lanes.tolist()):
@@ -112,9 +113,9 @@ class MixturePlan:
     def _tape(self, dataset: int, epoch: int) -> tuple[Tape, IntArray, IntArray]:
         """A tape, where its lanes begin (one more entry than lanes), and what lanes had drawn before it."""
         if (dataset, epoch) not in self._tapes:
-            frames = self._num_frames[dataset]
+            own = self._own[dataset]
             begun, ended = (
-                self._counts.before(dataset, self._schedule.place(dataset, number * frames))
+                self._counts.before(dataset, self._schedule.place(dataset, own.start(number)))
                 for number in (epoch, epoch + 1)
             )
             tape = Tape(

@@ -20,27 +20,10 @@ from numpy.typing import NDArray
 
 from roboshard.common.permute import derive_key, permute
 from roboshard.loader.config import OrderConfig
+from roboshard.loader.order.episodes import Episodes
 from roboshard.loader.order.frame_order import sweep, uniform
 
 IntArray = NDArray[np.int64]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Episodes:
-    """The frames of an epoch: arrays of shape (num_episodes,), in dataset order; every episode has a frame."""
-
-    position: IntArray
-    """Position in the dataset's episode index."""
-    first_row: IntArray
-    """First row used."""
-    num_rows: IntArray
-    """Rows used, at least one."""
-    storage_rank: IntArray
-    """Where the episode lies among all others, by shard and offset."""
-    shard: IntArray
-
-    def __len__(self) -> int:
-        return len(self.position)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +57,7 @@ class Tape:
 
     def __init__(self, episodes: Episodes, order: OrderConfig, epoch: int, pool_size: int) -> None:
         """Lay out epoch number `epoch` (from 0) for pools of `pool_size` episodes in each lane."""
-        self._episodes = episodes
+        self._episodes = episodes = episodes.in_epoch(epoch)
         self._order = order
         self._epoch = epoch
         self._pool_size = pool_size
@@ -101,7 +84,7 @@ class Tape:
             tape = self._mix_pools(lane, start, stop, tape)
         slot = np.searchsorted(self._starts, tape, side="right") - 1
         episode = self._tape[slot]
-        rows = self._episodes.first_row[episode] + tape - self._starts[slot]
+        rows = self._episodes.rows(episode, tape - self._starts[slot])
         return self._episodes.position[episode], rows
 
     def _mix_pools(self, lane: int, start: int, stop: int, tape: IntArray) -> IntArray:
@@ -124,21 +107,16 @@ class Tape:
         return mixed
 
 
-class EpochPlan:
-    """One epoch's order. Building it is O(episodes); asking for a step is O(log episodes) per sample."""
+class EpochShape:
+    """How many steps an epoch has, and what its last one holds: arithmetic on the number of its frames."""
 
-    def __init__(self, episodes: Episodes, order: OrderConfig, slots: Slots, epoch: int) -> None:
-        """Lay out epoch number `epoch` (from 0)."""
+    def __init__(self, num_frames: int, order: OrderConfig, slots: Slots) -> None:
+        self.num_frames = num_frames
+        """F: frames of the epoch, each drawn once for each time that its episode comes."""
         self._order = order
         self._slots = slots
-        self._tape = Tape(episodes, order, epoch, order.pool_episodes)
 
     @property
-    def num_frames(self) -> int:
-        """F: frames of the epoch, each drawn once."""
-        return self._tape.num_frames
-
-    @cached_property
     def num_full_steps(self) -> int:
         """S: steps for which every lane has samples."""
         return self.num_frames // self._slots.global_batch_size
@@ -158,6 +136,15 @@ class EpochPlan:
     def num_padded(self) -> int:
         """Samples of the last step that repeat others so that all ranks have as many; over all ranks."""
         return 0 if self._order.drop_last else -self.num_left_over % self._slots.rank_slots
+
+
+class EpochPlan(EpochShape):
+    """One epoch's order. Building it is O(episodes); asking for a step is O(log episodes) per sample."""
+
+    def __init__(self, episodes: Episodes, order: OrderConfig, slots: Slots, epoch: int) -> None:
+        """Lay out epoch number `epoch` (from 0)."""
+        self._tape = Tape(episodes, order, epoch, order.pool_episodes)
+        super().__init__(self._tape.num_frames, order, slots)
 
     def step(self, step: int, rank_slots: Sequence[int]) -> Draw:
         """The samples that these rank slots contribute to a step, slot by slot.

@@ -26,6 +26,10 @@ class EpochStream(Generic[T]):
 
         Whoever has been given all of them has had the epoch, though he may not ask whether there are more.
         """
+        if not number:  # nor has the generator gone on beyond it
+            self.close()
+            self._completed = epoch
+            return
         if self._items is None or (epoch, first_step) != (self._next_epoch, 0):
             self.close()
             self._goes_on = first_step == 0 and self._completed == epoch - 1

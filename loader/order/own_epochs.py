@@ -1,0 +1,61 @@
+"""Which epoch of its own each sample of a mixture's dataset is of, where epochs may differ in length."""
+
+from collections.abc import Callable
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from roboshard.loader.order.episodes import Episodes
+
+IntArray = NDArray[np.int64]
+KEPT_STARTS = 64
+"""Starts of epochs that are remembered: each is a sum over all episodes."""
+
+
+class OwnEpochs:
+    """The epochs of a dataset laid end to end. An epoch may be empty, where all weights are fractions."""
+
+    def __init__(self, episodes: Episodes) -> None:
+        """Count the frames of episodes that come as often as their weights say."""
+        repeats = episodes.repeats
+        self._num_frames = int(episodes.num_rows.sum())
+        self._is_even = repeats is None
+        self.average = self._num_frames
+        """Frames of an epoch, rounded up: over many epochs, and of each where there are no weights."""
+        if repeats is not None:
+            weights = repeats.numerator / repeats.denominator
+            self.average = max(1, int(np.ceil((episodes.num_rows * weights).sum())))
+        self.start: Callable[[int], int] = lru_cache(KEPT_STARTS)(episodes.frames_before)
+        """The number of an epoch's first sample."""
+
+    def epochs(self, numbers: IntArray) -> IntArray:
+        """Return the epochs that samples of these numbers are of."""
+        if self._is_even:
+            even: IntArray = numbers // self._num_frames
+            return even
+        first, last = self._epoch(int(numbers.min())), self._epoch(int(numbers.max()))
+        starts = np.asarray([self.start(epoch) for epoch in range(first, last + 1)])
+        found: IntArray = first + np.searchsorted(starts, numbers, side="right") - 1
+        return found
+
+    def place(self, number: int) -> tuple[int, int]:
+        """Return the epoch of a sample, and how many samples of it come before."""
+        epoch = self._epoch(number)
+        return epoch, number - self.start(epoch)
+
+    def _epoch(self, number: int) -> int:
+        """The last epoch that begins at or before a sample: by bisection, from where it would be on average."""
+        if self._is_even:
+            return number // self._num_frames
+        low = high = number // self.average
+        step = 1
+        while self.start(low) > number:
+            low, step = max(0, low - step), 2 * step
+        step = 1
+        while self.start(high) <= number:
+            high, step = high + step, 2 * step
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if self.start(middle) <= number else (low, middle)
+        return low

@@ -1,0 +1,123 @@
+"""What a user can say of which episodes and frames are used, checked as far as that needs no dataset."""
+
+import math
+import operator
+import os
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from roboshard.common.errors import OptionError
+from roboshard.loader.order.repeats import MAX_WEIGHT
+from roboshard.loader.selection.information import EpisodeInfo
+
+EpisodePredicate = Callable[[EpisodeInfo], bool]
+Side = Literal["train", "val"]
+Split = tuple[Side, float] | tuple[Side, float, int]
+"""A side of a hold-out, the fraction held out, and the seed of the split if it is not the order's."""
+KeepRanges = Mapping[int, Sequence[tuple[int, int]]] | str | os.PathLike[str]
+EpisodeWeights = Mapping[int, float] | str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectionConfig:
+    """Which episodes and which of their frames are used, and how often."""
+
+    episodes: Sequence[int] | EpisodePredicate | None = None
+    """Episode indices, or what says of each episode whether it is used; None: all."""
+    exclude_episodes: Sequence[int] | None = None
+    """Episode indices that are not used."""
+    tasks: Collection[str] | None = None
+    """Only episodes with one of these tasks; None: with any."""
+    split: Split | None = None
+    keep_ranges: KeepRanges | None = None
+    """Episode index -> (first, stop) rows used as samples, or a file of them; None: all."""
+    episode_weights: EpisodeWeights | None = None
+    """Episode index -> how often it comes in an epoch, or a column of the episodes' metadata; None: once."""
+    drop_n_first_frames: int = 0
+    drop_n_last_frames: int = 0
+
+    def __post_init__(self) -> None:
+        if not callable(self.episodes):
+            _check_indices("episodes", self.episodes)
+        _check_indices("exclude_episodes", self.exclude_episodes)
+        if self.tasks is not None and (
+            isinstance(self.tasks, str) or not all(isinstance(task, str) for task in self.tasks)
+        ):
+            raise OptionError(f"tasks must be a list of task texts, not {self.tasks!r:.100}")
+        _check_split(self.split)
+        if not isinstance(self.keep_ranges, Mapping | str | os.PathLike | None):
+            raise OptionError(
+                "keep_ranges must be a dict, episode index -> [(first, stop), ...], or the path of a "
+                f"file of them, not {self.keep_ranges!r:.100}"
+            )
+        _check_weights(self.episode_weights)
+        for name in ("drop_n_first_frames", "drop_n_last_frames"):
+            if getattr(self, name) < 0:
+                raise OptionError(f"{name} must not be negative")
+
+    @property
+    def chooses(self) -> bool:
+        """Whether some of the dataset's episodes are asked for."""
+        asked = (self.episodes, self.exclude_episodes, self.tasks, self.split)
+        return any(value is not None for value in asked)
+
+
+def are_indices(values: Any) -> bool:
+    """Whether these are whole numbers from 0 up."""
+    try:
+        return all(operator.index(value) >= 0 and not isinstance(value, bool) for value in values)
+    except TypeError:
+        return False
+
+
+def _check_indices(name: str, values: object) -> None:
+    if values is not None and not are_indices(values):
+        also = "; or a function that is told of an episode" if name == "episodes" else ""
+        raise OptionError(
+            f"{name} must be a list of episode indices, as in [0, 1, 5] or range(10), not {values!r:.100}{also}"
+        )
+
+
+def _check_split(split: object) -> None:
+    if split is None:
+        return
+    given = tuple(split) if isinstance(split, tuple | list) else ()
+    numbers = [value for value in given[1:] if isinstance(value, int | float)]
+    if not (
+        len(given) in (2, 3)
+        and given[0] in ("train", "val")
+        and len(numbers) == len(given) - 1
+        and 0 < numbers[0] < 1
+        and all(isinstance(seed, int) and 0 <= seed < 1 << 63 for seed in numbers[1:])
+    ):
+        raise OptionError(
+            'split must be ("train", 0.02) or ("val", 0.02): a side, and the fraction of episodes held out, '
+            f'more than 0 and less than 1; a seed may follow, as in ("val", 0.02, 7); not {split!r:.100}'
+        )
+
+
+def _check_weights(weights: object) -> None:
+    if weights is None or isinstance(weights, str):
+        return
+    if not isinstance(weights, Mapping):
+        raise OptionError(
+            "episode_weights must be a dict, episode index -> weight, or the name of a column of the "
+            f"episodes' metadata, not {weights!r:.100}"
+        )
+    for index, weight in weights.items():
+        check_weight(weight, f"episode_weights[{index!r:.40}]")
+
+
+def check_weight(weight: object, what: str) -> None:
+    """Raise OptionError for what is no weight of an episode."""
+    is_number = isinstance(weight, int | float | np.integer | np.floating) and not isinstance(
+        weight, bool
+    )
+    if not (is_number and math.isfinite(weight) and 0 <= weight <= MAX_WEIGHT):  # type: ignore[operator,arg-type]
+        raise OptionError(
+            f"{what} is {weight!r:.40}: a weight says how often an episode comes in an epoch, a number "
+            f"from 0 (never) to {MAX_WEIGHT}"
+        )
