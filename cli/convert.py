@@ -137,11 +137,11 @@ def _as_flags(values: dict[str, Any]) -> list[str]:
         if isinstance(value, bool):
             flags += [f"--{name.replace('_', '-')}"] * value
         elif isinstance(value, list):
-            texts = [str(item) for item in value]
-            flags += [
-                f"--{name.replace('_', '-')}",
-                *(texts if name == "size" else [",".join(texts)]),
-            ]
+            flag, texts = f"--{name.replace('_', '-')}", [str(item) for item in value]
+            if name == "tasks":  # a text may hold any character
+                flags += [part for text in texts for part in (flag, text)]
+            else:
+                flags += [flag, *(texts if name == "size" else [",".join(texts)])]
         elif value is not None:
             flags += [f"--{name.replace('_', '-')}", str(value)]
     return flags

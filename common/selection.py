@@ -1,7 +1,8 @@
 """Which episodes a command is to work on, as users write it: "0:100,205"; and a few of many."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from difflib import get_close_matches
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,11 +29,30 @@ def parse_episodes(text: str) -> list[range]:
 
 
 def select_episodes(
-    available: NDArray[np.int64], wanted: Sequence[range] | None
+    available: NDArray[np.int64],
+    wanted: Sequence[range] | None,
+    excluded: Sequence[range] | None = None,
 ) -> NDArray[np.int64]:
-    """The wanted episode indices, ascending, each once. Raises OptionError for those that do not exist."""
-    if wanted is None:
-        return available
+    """Return the wanted episode indices without the excluded ones, ascending, each once.
+
+    Args:
+        available: all indices, ascending.
+        wanted: which ones; None: all.
+        excluded: which not; None: none.
+
+    Raises:
+        OptionError: some of them do not exist, or none is left.
+    """
+    selected = available if wanted is None else _existing(available, wanted, "chosen")
+    if excluded is None:
+        return selected
+    left = np.setdiff1d(selected, _existing(available, excluded, "excluded"))
+    if not left.size:
+        raise OptionError("no episode is left: all that were chosen are excluded")
+    return left
+
+
+def _existing(available: NDArray[np.int64], wanted: Sequence[range], how: str) -> NDArray[np.int64]:
     end = int(available.max()) + 1
     known = [np.arange(r.start, min(r.stop, end)) for r in wanted]
     selected = np.unique(np.concatenate(known))
@@ -42,10 +62,22 @@ def select_episodes(
     ]
     if unknown:
         raise OptionError(
-            f"episode {min(unknown)} was chosen and does not exist; "
+            f"episode {min(unknown)} was {how} and does not exist; "
             f"the dataset has {available.size}, from {available.min()} to {available.max()}"
         )
     return selected
+
+
+def check_tasks(wanted: Collection[str], known: Sequence[str]) -> None:
+    """Raise OptionError, which names the most similar ones, for a task that no episode has."""
+    there = frozenset(known)
+    unknown = [task for task in wanted if task not in there]
+    if unknown:
+        near = get_close_matches(unknown[0], known, n=3, cutoff=0.3) or known[:3]
+        raise OptionError(
+            f"tasks: no episode has {unknown[0]!r:.200}; the dataset has {len(there)} tasks, such as "
+            + (some([f"{text!r:.200}" for text in near]) or "none")
+        )
 
 
 def spread(length: int, count: int) -> list[int]:

@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from tyro.conf import Positional, arg
+from tyro.conf import Positional, UseAppendAction, arg
 
 from roboshard.common.errors import OptionError
 from roboshard.common.selection import parse_episodes
@@ -46,6 +46,10 @@ class ConvertConfig:
     DESTINATION and options, makes a dataset of all parts."""
     episodes: str | None = None
     """Which episodes: "0:100,205" (half-open ranges and single indices); default: all."""
+    exclude_episodes: str | None = None
+    """Which episodes to leave out of those, written the same way."""
+    tasks: UseAppendAction[tuple[str, ...]] = ()
+    """Only episodes with this task, or with one of several; default: with any."""
     shuffle_episodes: int | None = None
     """Seed: spread the episodes over the shards in a random order, fixed by the seed."""
     on_error: Literal["fail", "skip"] = "fail"
@@ -86,8 +90,11 @@ class ConvertConfig:
             raise OptionError(
                 f"shuffle_episodes is a seed and must not be negative: {self.shuffle_episodes}"
             )
-        if self.episodes is not None:
-            parse_episodes(self.episodes)
+        if isinstance(self.tasks, str):
+            raise OptionError(f"tasks must be a list of task texts, not {self.tasks!r:.100}")
+        for chosen in (self.episodes, self.exclude_episodes):
+            if chosen is not None:
+                parse_episodes(chosen)
 
     @property
     def shard_bytes(self) -> int:

@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roboshard.common import jsonio
+from roboshard.common.errors import OptionError
 from roboshard.common.interrupts import interruptible
-from roboshard.common.selection import parse_episodes, select_episodes
+from roboshard.common.selection import check_tasks, parse_episodes, select_episodes
 from roboshard.converter.config import ConvertConfig
 from roboshard.converter.partition import plan_shards, shuffle_episodes
 from roboshard.converter.reencoding.encoder import library_versions
@@ -84,8 +85,7 @@ def make_plan(config: ConvertConfig) -> ConversionPlan:
 
 def _plan(config: ConvertConfig, files: SourceFiles) -> ConversionPlan:
     source = read_source(files)
-    ranges = None if config.episodes is None else parse_episodes(config.episodes)
-    episodes = select_episodes(source.episode_indices, ranges)
+    episodes = _chosen(source, config)
     if config.shuffle_episodes is not None:
         episodes = shuffle_episodes(episodes, config.shuffle_episodes)
     sizes = source.estimated_bytes(episodes)
@@ -104,6 +104,35 @@ def _plan(config: ConvertConfig, files: SourceFiles) -> ConversionPlan:
     )
 
 
+def _chosen(source: Source, config: ConvertConfig) -> NDArray[np.int64]:
+    """Return the indices of the chosen episodes, ascending."""
+    wanted, excluded = (
+        None if text is None else parse_episodes(text)
+        for text in (config.episodes, config.exclude_episodes)
+    )
+    episodes = select_episodes(source.episode_indices, wanted, excluded)
+    if not config.tasks:
+        return episodes
+    stated = [episode.tasks for episode in source.episodes(episodes.tolist())]
+    silent = [
+        index for index, tasks in zip(episodes.tolist(), stated, strict=True) if tasks is None
+    ]
+    if silent:
+        raise OptionError(
+            f"tasks: the metadata of episodes {silent[:5]} do not say which tasks they have: choose by their "
+            "indices (episodes, exclude_episodes)"
+        )
+    known = sorted({task for tasks in stated for task in tasks or ()})
+    check_tasks(config.tasks, known)
+    chosen = frozenset(config.tasks)
+    has_one = [not chosen.isdisjoint(tasks or ()) for tasks in stated]
+    if not any(has_one):
+        raise OptionError(
+            "no episode is left: none of those that were chosen has one of these tasks"
+        )
+    return episodes[np.asarray(has_one, dtype=np.bool_)]
+
+
 def _provenance(
     meta: SourceMeta, config: ConvertConfig, encoding: Encoding | None, num_shards: int
 ) -> Provenance:
@@ -113,6 +142,10 @@ def _provenance(
         "shuffle_episodes": config.shuffle_episodes,
         "tolerance_s": config.tolerance_s,
     }
+    if config.exclude_episodes is not None:
+        options["exclude_episodes"] = config.exclude_episodes
+    if config.tasks:
+        options["tasks"] = list(config.tasks)
     versions = {name: version(name) for name in BYTE_DECIDING_LIBRARIES} | {
         "format": FORMAT_VERSION
     }

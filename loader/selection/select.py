@@ -9,13 +9,12 @@ weights                                how often they come          weights.py
 import warnings
 from collections.abc import Collection, Sequence
 from dataclasses import replace
-from difflib import get_close_matches
 
 import numpy as np
 from numpy.typing import NDArray
 
 from roboshard.common.errors import OptionError
-from roboshard.common.selection import some
+from roboshard.common.selection import check_tasks
 from roboshard.loader.order.episodes import Episodes, KeptRanges
 from roboshard.loader.order.repeats import make_repeats
 from roboshard.loader.selection.config import EpisodePredicate, SelectionConfig
@@ -120,13 +119,7 @@ def _named(option: str, given: Sequence[int], index: IntArray) -> Mask:
 
 def _with_tasks(dataset: ShardedDataset, wanted: Collection[str]) -> Mask:
     tasks = read_episode_tasks(dataset)
-    unknown = [task for task in wanted if task not in tasks.texts]
-    if unknown:
-        near = get_close_matches(unknown[0], tasks.texts, n=3, cutoff=0.3) or tasks.texts[:3]
-        raise OptionError(
-            f"tasks: no episode has {unknown[0]!r:.200}; the dataset has {len(tasks.texts)} tasks, such as "
-            + (some([f"{text!r:.200}" for text in near]) or "none")
-        )
+    check_tasks(wanted, tasks.texts)
     return tasks.have_one_of(frozenset(wanted))
 
 

@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass
 from typing import Annotated
 
-from tyro.conf import Positional, arg
+from tyro.conf import Positional, UseAppendAction, arg
 
 from roboshard import storage
 from roboshard.common.errors import OptionError
@@ -22,6 +22,10 @@ class ExportConfig:
     episodes: str | None = None
     """Which episodes: "0:100,205" (half-open ranges and single indices); default: all. Fewer than the source had are
     numbered anew from 0, as LeRobot needs it, and their statistics are taken together anew."""
+    exclude_episodes: str | None = None
+    """Which episodes to leave out of those, written the same way."""
+    tasks: UseAppendAction[tuple[str, ...]] = ()
+    """Only episodes with this task, or with one of several; default: with any."""
 
     def __post_init__(self) -> None:
         for name in ("source", "destination"):
@@ -30,5 +34,8 @@ class ExportConfig:
             raise OptionError(
                 f"{storage.redacted(self.destination)}: an export is written to a local folder"
             )
-        if self.episodes is not None:
-            parse_episodes(self.episodes)
+        if isinstance(self.tasks, str):
+            raise OptionError(f"tasks must be a list of task texts, not {self.tasks!r:.100}")
+        for chosen in (self.episodes, self.exclude_episodes):
+            if chosen is not None:
+                parse_episodes(chosen)

@@ -15,11 +15,13 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from roboshard import storage
 from roboshard.common import interrupts
 from roboshard.common.errors import OptionError, SourceError
-from roboshard.common.selection import parse_episodes, select_episodes
+from roboshard.common.selection import check_tasks, parse_episodes, select_episodes
+from roboshard.shards.episode_tasks import read_episode_tasks
 from roboshard.shards.reader import EpisodeData, ShardedDataset
 from roboshard.shards.rows import read_episode_row
 from roboshard.shards.scalars import scalars
@@ -78,10 +80,7 @@ def export(config: ExportConfig, on_episode: OnEpisode | None = None) -> ExportR
         3
     """
     dataset = ShardedDataset.open(config.source)
-    ranges = None if config.episodes is None else parse_episodes(config.episodes)
-    positions = np.searchsorted(
-        dataset.index.episode_index, select_episodes(dataset.index.episode_index, ranges)
-    )
+    positions = _chosen(dataset, config)
     destination = storage.local_path(config.destination).resolve()
     with whole_or_not_at_all(destination) as folder:
         writer = _Writer(
@@ -96,6 +95,26 @@ def export(config: ExportConfig, on_episode: OnEpisode | None = None) -> ExportR
             return writer.finish(destination)
         finally:
             writer.close()
+
+
+def _chosen(dataset: ShardedDataset, config: ExportConfig) -> NDArray[np.int64]:
+    """Return the positions of the chosen episodes in the index."""
+    index = dataset.index.episode_index
+    wanted, excluded = (
+        None if text is None else parse_episodes(text)
+        for text in (config.episodes, config.exclude_episodes)
+    )
+    positions = np.searchsorted(index, select_episodes(index, wanted, excluded))
+    if not config.tasks:
+        return positions
+    tasks = read_episode_tasks(dataset)
+    check_tasks(config.tasks, tasks.texts)
+    positions = positions[tasks.have_one_of(frozenset(config.tasks))[positions]]
+    if not positions.size:
+        raise OptionError(
+            "no episode is left: none of those that were chosen has one of these tasks"
+        )
+    return positions
 
 
 class _Writer:

@@ -314,7 +314,8 @@ def _check_complete(
     problems: Problems,
 ) -> None:
     """Every episode of the source is here, unless some were chosen or skipped."""
-    if manifest.conversion.options.get("episodes") is not None:
+    options = manifest.conversion.options
+    if any(options.get(name) is not None for name in ("episodes", "exclude_episodes", "tasks")):
         return
     here = {episode for shard in checked for episode in shard.episodes}
     missing = [episode for episode in source.missing(here) if episode not in _skipped(root)]
