@@ -16,6 +16,7 @@ COMMANDS = {
     "verify": "everything that is wrong with a dataset",
     "inspect": "what a dataset holds: counts, tasks, lengths, cameras, provenance",
     "preview": "an episode → a picture, or a recording for the Rerun viewer",
+    "idle": "frames in which nothing moves, and a file that leaves them out of training",
     "export": "shards → LeRobot v3 dataset",
     "env": "versions, decoders, cores, ranks and GPUs, for reports of faults",
     "rebuild": "shards → manifests and index, where those are lost",

@@ -10,12 +10,11 @@ from typing import Any, NoReturn
 from roboshard.common.errors import OptionError
 from roboshard.loader import topology
 from roboshard.loader.cursor import LaneCursor, lane_cursors
-from roboshard.loader.job import LoadJob, Plan
+from roboshard.loader.epoch_lengths import EpochLengths
+from roboshard.loader.job import LoadJob
 from roboshard.loader.meta import DatasetMeta
 from roboshard.loader.order.episodes import Episodes
 from roboshard.loader.order.mixture import MixturePlan
-from roboshard.loader.order.plan import EpochShape
-from roboshard.loader.order.repeats import MAX_DENOMINATOR
 from roboshard.loader.running.runner import EpochRunner
 from roboshard.loader.running.scratch import ScratchFolder
 from roboshard.loader.samples.rows import Batch
@@ -45,6 +44,7 @@ class Loader:
         self._scratch = scratch
         self._runner = EpochRunner(job)
         self._plan = self._runner.plan(0)
+        self._lengths = EpochLengths(job, self._plan)
         self._epoch = 0
         self._received = 0  # steps of the epoch that the user has
         self._resume_at = 0  # where the next iteration begins
@@ -80,7 +80,7 @@ class Loader:
     @property
     def num_padded(self) -> int:
         """Samples of this epoch's last step that repeat others so that all ranks have as many; over all ranks."""
-        return self._shape(self._epoch).num_padded
+        return self._lengths.of(self._epoch).num_padded
 
     @property
     def num_episodes(self) -> int:
@@ -93,7 +93,7 @@ class Loader:
 
     def __len__(self) -> int:
         """Steps of this epoch: the same on every rank, and in every epoch unless `episode_weights` are fractions."""
-        return self._shape(self._epoch).num_steps
+        return self._lengths.steps(self._epoch)
 
     def __getitem__(self, _: object) -> NoReturn:
         """Refuse to be the dataset of a `torch.utils.data.DataLoader`, which asks for samples by number."""
@@ -142,16 +142,17 @@ class Loader:
             )
         if step < 0:
             raise OptionError(f"step must not be negative: {step}")
-        return self._state(*self._place_after(step)).as_dict()
+        return self._state(*self._lengths.place_after(step)).as_dict()
 
     def cursor(self) -> list[LaneCursor]:
         """Return the sample that comes next in each lane of this rank: its shard, episode and frame."""
-        epoch, step = (
-            (self._epoch, self._received) if self._received < len(self) else (self._epoch + 1, 0)
-        )
+        place = self._lengths.next_step(self._epoch, self._received)
+        if place is None:
+            return []
+        epoch, step = place
         split = self._job.config.split
         share = split.max_world_size // split.world_size
-        slots = range(split.rank * share, (split.rank + 1) * share) if len(self) else range(0)
+        slots = range(split.rank * share, (split.rank + 1) * share)
         return lane_cursors(self._runner.plan(epoch), step, slots, self._job.sources)
 
     def load_state_dict(self, state: dict[str, Any], *, strict: bool = True) -> None:
@@ -179,20 +180,18 @@ class Loader:
             )
         self._epoch, self._received, self._resume_at = given.epoch, given.step, given.step
         self._loaded_end = None
-        if given.step and given.step == self._shape(given.epoch).num_steps:
+        if given.step and given.step == self._lengths.steps(given.epoch):
             self._loaded_end = given.epoch
             self._epoch, self._received, self._resume_at = given.epoch + 1, 0, 0
 
     def _checked(self, state: dict[str, Any]) -> LoaderState:
-        return check_state(state, self._state(0, 0), lambda epoch: self._shape(epoch).num_steps)
+        return check_state(state, self._state(0, 0), self._lengths.steps)
 
     def _checked_or_nearest(self, state: dict[str, Any]) -> LoaderState:
         try:
             return self._checked(state)
         except OptionError:
-            nearest, told = nearest_state(
-                state, self._state(0, 0), lambda epoch: self._shape(epoch).num_steps
-            )
+            nearest, told = nearest_state(state, self._state(0, 0), self._lengths.steps)
         warnings.warn(told, UserWarning, stacklevel=3)
         return self._state(nearest.epoch, nearest.step)
 
@@ -277,20 +276,6 @@ class Loader:
                 UserWarning,
                 stacklevel=4,
             )
-
-    def _shape(self, epoch: int) -> EpochShape | Plan:
-        return self._plan if self._job.has_even_epochs else self._runner.shape(epoch)
-
-    def _place_after(self, steps: int) -> tuple[int, int]:
-        """(epoch, steps of it) after so many steps over all epochs."""
-        if self._job.has_even_epochs:
-            return divmod(steps, max(1, len(self)))
-        epoch, left, empty = 0, steps, 0
-        while left and left >= (length := self._shape(epoch).num_steps):
-            epoch, left, empty = epoch + 1, left - length, 0 if length else empty + 1
-            if empty > MAX_DENOMINATOR:  # each episode has come at least once
-                raise OptionError(f"step {steps} is never reached: epochs have less than a step")
-        return epoch, left
 
     def _state(self, epoch: int, step: int) -> LoaderState:
         order, slots, sources = self._job.config.order, self._job.slots, self._job.sources

@@ -45,6 +45,10 @@ TASK: Spec = {"dtype": "string", "shape": [1], "names": None}
 
 def is_mixture(urls: Urls | Mixture) -> TypeGuard[Mixture]:
     """Whether these are datasets with weights, not the URLs of one."""
+    if isinstance(urls, Part):
+        raise OptionError(
+            "a Part is one of a mixture: give a list of them, [Part(urls, weight), ...]"
+        )
     return not isinstance(urls, str) and isinstance(urls, Sequence) and any(map(_is_weighted, urls))
 
 

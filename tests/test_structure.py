@@ -22,6 +22,7 @@ import roboshard.shards
 import roboshard.tools.doctor
 import roboshard.tools.env
 import roboshard.tools.export
+import roboshard.tools.idle
 import roboshard.tools.inspect
 import roboshard.tools.preview
 import roboshard.tools.upload
@@ -42,7 +43,7 @@ from roboshard.shards import ShardedDataset, rebuild
 
 ROOT = Path(__file__).parents[1]
 BASE = {"common", "storage", "shards"}
-TOOLS = ("doctor", "env", "export", "inspect", "preview", "upload", "verify")
+TOOLS = ("doctor", "env", "export", "idle", "inspect", "preview", "upload", "verify")
 MAY_IMPORT = {
     "common": {"common"},
     "storage": {"common", "storage"},
@@ -53,6 +54,7 @@ MAY_IMPORT = {
     "tools.doctor": BASE | {"tools.doctor", "tools.verify"},
     "tools.env": BASE | {"tools.env"},
     "tools.export": BASE | {"tools.export"},
+    "tools.idle": BASE | {"tools.idle"},
     "tools.inspect": BASE | {"tools.inspect"},
     "tools.preview": BASE | {"tools.preview", "loader"},
     "tools.upload": BASE | {"tools.upload"},
@@ -302,6 +304,7 @@ def imported_from_anywhere(path: Path) -> Iterator[str]:
             },
         ),
         ("roboshard.tools.doctor", {"torch", "roboshard.loader", "roboshard.converter"}),
+        ("roboshard.tools.idle", {"torch", "av", "roboshard.loader", "roboshard.converter"}),
         ("roboshard.tools.inspect", {"torch", "av", "roboshard.loader", "roboshard.converter"}),
         (
             "roboshard.tools.preview",
@@ -432,6 +435,12 @@ def test_public_names() -> None:
     ]
     assert sorted(roboshard.tools.doctor.__all__) == ["Diagnosis", "DoctorConfig", "diagnose"]
     assert sorted(roboshard.tools.env.__all__) == ["Environment", "describe"]
+    assert sorted(roboshard.tools.idle.__all__) == [
+        "IdleConfig",
+        "IdleEpisode",
+        "IdleReport",
+        "find_idle",
+    ]
     assert sorted(roboshard.tools.inspect.__all__) == ["Summary", "summarize"]
     assert sorted(roboshard.tools.export.__all__) == ["ExportConfig", "ExportReport", "export"]
     assert sorted(roboshard.tools.preview.__all__) == ["PreviewConfig", "PreviewReport", "preview"]

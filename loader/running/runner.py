@@ -11,7 +11,6 @@ from typing import Any
 from roboshard.loader.batches.buffers import Buffers, DeviceBuffers, PinnedBuffers, ReusedBuffers
 from roboshard.loader.epochs import EpochPart, epochs_from, num_own_steps
 from roboshard.loader.job import LoadJob, Plan
-from roboshard.loader.order.plan import EpochShape
 from roboshard.loader.pipeline import load
 from roboshard.loader.resources import Resources
 from roboshard.loader.running.ahead import run_ahead
@@ -35,8 +34,6 @@ class EpochRunner:
         self.counter = Counter()
         self.plan: Callable[[int], Plan] = lru_cache(maxsize=2)(job.plan)
         """The plan of an epoch; of this one and of the next one, which is begun beside it."""
-        self.shape: Callable[[int], EpochShape] = lru_cache(maxsize=4)(job.shape)
-        """How many steps an epoch of one dataset has, which is quicker than its plan."""
         own = _InThreads(
             job=job,
             plan_of=self.plan,

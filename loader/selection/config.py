@@ -107,6 +107,10 @@ def _check_weights(weights: object) -> None:
             "episode_weights must be a dict, episode index -> weight, or the name of a column of the "
             f"episodes' metadata, not {weights!r:.100}"
         )
+    if not are_indices(weights):
+        raise OptionError(
+            f"episode_weights must have episode indices as keys, not {weights!r:.100}"
+        )
     for index, weight in weights.items():
         check_weight(weight, f"episode_weights[{index!r:.40}]")
 

@@ -7,7 +7,7 @@ weights                                how often they come          weights.py
 """
 
 import warnings
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -187,7 +187,7 @@ def _with_ranges(
 
 def _check_known(option: str, given: object, dataset: ShardedDataset) -> None:
     """Raise OptionError where a dict names episodes that there are not."""
-    if isinstance(given, dict):
+    if isinstance(given, Mapping):
         _known(option, np.unique(np.asarray([*given], dtype=np.int64)), dataset)
 
 

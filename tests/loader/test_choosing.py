@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 import time
 from collections import Counter
@@ -156,10 +157,9 @@ def test_some_shards_of_a_dataset(shards: Path) -> None:
 
 def test_a_chosen_dataset_can_be_copied_to_worker_processes(shards: Path) -> None:
     dataset = open_dataset(str(shards), cameras=[], episodes=lambda e: e["success"])
-    loader = torch.utils.data.DataLoader(
-        dataset, batch_size=None, num_workers=1, multiprocessing_context="spawn"
-    )
-    assert {int(sample["episode_index"]) for sample in loader} == {0, 2, 4, 6, 8}
+    copy = pickle.loads(pickle.dumps(dataset))  # without the function, which pickle cannot have
+    assert copy.episodes == [0, 2, 4, 6, 8]
+    assert [int(sample["episode_index"]) for sample in (copy[0], copy[-1])] == [0, 8]
 
 
 @pytest.mark.parametrize(
@@ -384,6 +384,12 @@ def test_epochs_of_which_some_are_empty(shards: Path) -> None:
     lengths = [(len(loader), len(frames(loader))) for _ in range(9)]
     assert sorted(lengths[:4]) == [(0, 0), (0, 0), (1, 7), (2, 12)]
     assert lengths[:5] == lengths[4:]
+    loader.set_epoch(lengths.index((0, 0)))
+    (cursor,) = loader.cursor()  # of the next epoch that has a step
+    assert (cursor.episode_index, cursor.frame) == next(
+        found for found in (frames(loader) for _ in range(4)) if found
+    )[0]
+    assert pickle.loads(pickle.dumps(loader)).state_dict() == loader.state_dict()
 
 
 def test_an_equal_weight_changes_nothing(shards: Path) -> None:
@@ -400,6 +406,7 @@ def test_an_equal_weight_changes_nothing(shards: Path) -> None:
         ({3: float("nan")}, r"episode_weights\[3\] is nan"),
         ({3: float("inf")}, r"episode_weights\[3\] is inf"),
         ({3: True}, "is True"),
+        ({"3": 1.0}, "must have episode indices as keys"),
         ({3: "2"}, "is '2'"),
         ({3: 1e-9}, "1e-09 of episode 3 is less than once in 65536 epochs: give it 0"),
         ({33: 1.0}, r"episode_weights: episodes \[33\] are not in the dataset, which has 10"),
@@ -447,7 +454,7 @@ def test_a_choice_resumes_with_worker_processes(shards: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("num_workers", [0, slowly(2)])
 def test_epochs_that_follow_each_other_differ_in_length(shards: Path, num_workers: int) -> None:
     """Some have fewer steps than there are workers, and some have none."""
     options: dict[str, Any] = {
@@ -603,6 +610,11 @@ def test_what_names_episodes_of_one_dataset_is_for_its_part(
     load(mixed(shards, **options))
 
 
+def test_a_part_stands_in_a_list(shards: Path) -> None:
+    with pytest.raises(OptionError, match="give a list of them"):
+        make_loader(Part(str(shards), 1))  # type: ignore[arg-type]
+
+
 def test_a_wrong_choice_names_its_dataset(shards: Path) -> None:
     assert "dataset 1: tasks: no episode has 'x'" in refused(
         [(str(shards), 1), Part(str(shards), 1, tasks=["x"])]
@@ -621,7 +633,7 @@ def test_a_mixture_of_choices_resumes_at_every_step(shards: Path) -> None:
     ]
     setup = Setup(
         root=parts,
-        global_batch_size=12,
+        global_batch_size=30,
         max_world_size=2,
         options={"cameras": [], "pool_episodes": 4},
     )
