@@ -201,8 +201,8 @@ def _known(option: str, named: IntArray, dataset: ShardedDataset) -> IntArray:
     unknown = np.setdiff1d(named, index)
     if unknown.size and len(index) == dataset.manifest.total_episodes:
         raise OptionError(
-            f"{option}: episodes {unknown[:5].tolist()} are not in the dataset, which has {len(index)}, from "
-            f"{index[0]} to {index[-1]}"
+            f"{option}: episodes {unknown[:5].tolist()} are not in the dataset, which has {len(index)}"
+            + (f", from {index[0]} to {index[-1]}" if len(index) else "")
         )
     return np.setdiff1d(named, unknown)
 

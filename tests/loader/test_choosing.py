@@ -6,6 +6,7 @@ import json
 import pickle
 import shutil
 import time
+import warnings
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.lerobot_source import Camera, Source, build
 from support.resume import Setup, Topology, check_resume_at_every_step
+from support.servers import RangeServer
 from support.slowly import slowly
 
 from roboshard.converter import ConvertConfig, convert
@@ -29,6 +31,8 @@ from roboshard.loader.selection.select import select
 from roboshard.loader.selection.split import held_out
 from roboshard.shards import OptionError, ShardedDataset
 from roboshard.shards.index import EpisodeIndex
+
+pytest_plugins = ["support.servers.fixtures"]
 
 TOP = "observation.images.top"
 LENGTHS = (12, 9, 15, 7, 11, 8, 10, 14, 6, 13)
@@ -669,3 +673,81 @@ def test_a_million_episodes_are_chosen_in_seconds(shards: Path) -> None:
     )
     assert time.process_time() - started < 20
     assert len(episodes) == pytest.approx(0.9 * 0.98 * count, rel=0.01)
+
+
+# -- Any choice --------------------------------------------------------------------------------------------------
+
+
+@given(st.data())
+@settings(deadline=None)
+def test_any_choice_of_episodes_frames_and_weights(shards: Path, data: st.DataObject) -> None:
+    """Frames and how often they come over four epochs, by the words of the options one after the other."""
+    some = st.sets(st.sampled_from(ALL), max_size=8)
+    wanted, excluded = data.draw(some), data.draw(st.sets(st.sampled_from(ALL), max_size=3))
+    drop_first, drop_last = data.draw(st.integers(0, 4)), data.draw(st.integers(0, 4))
+    weights = data.draw(
+        st.dictionaries(st.sampled_from(ALL), st.sampled_from([0, 0.25, 0.5, 1, 1.75, 2]))
+    )
+    ranges = {
+        episode: [
+            (cuts[i], cuts[i + 1])
+            for cuts in [sorted(data.draw(st.sets(st.integers(0, LENGTHS[episode]), max_size=6)))]
+            for i in range(0, len(cuts) - 1, 2)
+        ]
+        for episode in data.draw(some)
+    }
+    expected: Counter[tuple[int, int]] = Counter()
+    for episode in wanted - excluded:
+        for first, stop in ranges.get(episode, [(0, LENGTHS[episode])]):
+            for row in range(max(first, drop_first), min(stop, LENGTHS[episode] - drop_last)):
+                expected[episode, row] = int(4 * weights.get(episode, 1))
+    expected += Counter()  # without those that never come
+    selection = SelectionConfig(
+        episodes=lambda e: e.episode_index in wanted,
+        exclude_episodes=sorted(excluded),
+        keep_ranges=ranges,
+        episode_weights=weights,
+        drop_n_first_frames=drop_first,
+        drop_n_last_frames=drop_last,
+    )
+    dataset = ShardedDataset.open(str(shards))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of episodes that lose all their frames
+        if not expected:
+            with pytest.raises(OptionError, match="no frame is left"):
+                select(dataset, selection, 0)
+            return
+        episodes = select(dataset, selection, 0)
+    first = data.draw(st.integers(0, 10**6))
+    found: Counter[tuple[int, int]] = Counter()
+    for epoch in range(first, first + 4):
+        own = episodes.in_epoch(epoch)
+        for place in range(len(own)):
+            count = int(own.num_rows[place])
+            rows = own.rows(np.full(count, place), np.arange(count))
+            found.update((int(own.position[place]), row) for row in rows.tolist())
+    assert found == expected
+
+
+# -- Remote ------------------------------------------------------------------------------------------------------
+
+
+def test_a_remote_dataset_is_chosen_from_as_a_local_one(
+    shards: Path, range_server: RangeServer, tmp_path: Path
+) -> None:
+    shutil.copytree(shards, tmp_path / "shards")
+    ranges = {str(e): own for e, own in RANGES.items()}
+    (tmp_path / "ranges.json").write_text(json.dumps(ranges))
+
+    def choice(root: str, of_ranges: Any) -> list[tuple[int, int]]:
+        return frames(
+            load(
+                root,
+                episodes=lambda e: e["quality"] >= 1 and "push" not in e.tasks,
+                keep_ranges=of_ranges,
+                episode_weights="quality",
+            )
+        )
+
+    url = range_server.url
+    assert choice(f"{url}/shards", f"{url}/ranges.json") == choice(str(shards), RANGES)
