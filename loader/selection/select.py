@@ -17,9 +17,9 @@ from roboshard.common.errors import OptionError
 from roboshard.common.selection import check_tasks
 from roboshard.loader.order.episodes import Episodes, KeptRanges
 from roboshard.loader.order.repeats import make_repeats
-from roboshard.loader.selection.config import EpisodePredicate, SelectionConfig
+from roboshard.loader.selection.config import EpisodePredicate, KeepRanges, SelectionConfig
 from roboshard.loader.selection.information import EpisodeMetadata
-from roboshard.loader.selection.ranges import check_bounds, read_ranges
+from roboshard.loader.selection.ranges import NamedRanges, check_bounds, read_ranges
 from roboshard.loader.selection.split import held_out
 from roboshard.loader.selection.weights import weights_of
 from roboshard.shards.episode_tasks import read_episode_tasks
@@ -142,38 +142,48 @@ def _asked(predicate: EpisodePredicate, episodes: EpisodeMetadata) -> list[bool]
 def _with_ranges(
     whole: Episodes, dataset: ShardedDataset, selection: SelectionConfig
 ) -> tuple[Episodes, Mask]:
-    """The episodes with the rows that ranges leave of them, and which ones are named and have no range."""
+    """Return the episodes with the rows that ranges leave of them, and which are named and have no range."""
     is_emptied = np.zeros(len(whole), dtype=np.bool_)
     if selection.keep_ranges is None:
         return whole, is_emptied
     index = dataset.index
-    ranges = read_ranges(selection.keep_ranges, dataset.settings)
-    known = _known("keep_ranges", ranges.named, dataset)
-    is_here = np.isin(ranges.episode_index, known)
-    ranges = replace(
-        ranges,
-        named=known,
-        episode_index=ranges.episode_index[is_here],
-        first=ranges.first[is_here],
-        stop=ranges.stop[is_here],
-    )
-    check_bounds(ranges, index.episode_index, index.length)
+    ranges = _ranges_here(selection.keep_ranges, dataset)
     place = np.searchsorted(index.episode_index, ranges.episode_index)
-    is_named = np.isin(index.episode_index, known)
-    others = np.flatnonzero(~is_named)
+    is_named = np.isin(index.episode_index, ranges.named)
     is_emptied[is_named] = True
     is_emptied[place] = False
-    # All ranges by episode and row; an episode that is not named is one range.
+    # An episode that is not named is one range; then all ranges are by episode and row again.
+    others = np.flatnonzero(~is_named)
     episode = np.r_[place, others]
     order = np.argsort(episode, kind="stable")
     episode = episode[order]
     first = np.r_[ranges.first, np.zeros(len(others), dtype=np.int64)][order]
     stop = np.r_[ranges.stop, index.length[others]][order]
-    low = selection.drop_n_first_frames
-    first = np.maximum(first, low)
+    # Dropped frames are no part of any range.
+    first = np.maximum(first, selection.drop_n_first_frames)
     stop = np.minimum(stop, index.length[episode] - selection.drop_n_last_frames)
     has_rows = stop > first
-    episode, first, count = episode[has_rows], first[has_rows], (stop - first)[has_rows]
+    return _of_ranges(whole, episode[has_rows], first[has_rows], stop[has_rows]), is_emptied
+
+
+def _ranges_here(given: KeepRanges, dataset: ShardedDataset) -> NamedRanges:
+    """Read ranges, and leave out those of episodes that are in other shards than the chosen ones."""
+    ranges = read_ranges(given, dataset.settings)
+    known = _known("keep_ranges", ranges.named, dataset)
+    is_here = np.isin(ranges.episode_index, known)
+    ranges = NamedRanges(
+        named=known,
+        episode_index=ranges.episode_index[is_here],
+        first=ranges.first[is_here],
+        stop=ranges.stop[is_here],
+    )
+    check_bounds(ranges, dataset.index.episode_index, dataset.index.length)
+    return ranges
+
+
+def _of_ranges(whole: Episodes, episode: IntArray, first: IntArray, stop: IntArray) -> Episodes:
+    """Return the episodes with the rows of these ranges alone, which are in order of episode and row."""
+    count = stop - first
     num_rows = np.bincount(episode, count, minlength=len(whole)).astype(np.int64)
     first_row = np.zeros(len(whole), dtype=np.int64)
     first_row[episode[::-1]] = first[::-1]  # the first range of an episode is written last
@@ -182,7 +192,7 @@ def _with_ranges(
         start=np.cumsum(count) - count,
         episode_start=np.cumsum(num_rows) - num_rows,
     )
-    return replace(whole, first_row=first_row, num_rows=num_rows, kept=kept), is_emptied
+    return replace(whole, first_row=first_row, num_rows=num_rows, kept=kept)
 
 
 def _check_known(option: str, given: object, dataset: ShardedDataset) -> None:
@@ -209,11 +219,9 @@ def _known(option: str, named: IntArray, dataset: ShardedDataset) -> IntArray:
 
 def _in_words(selection: SelectionConfig) -> str:
     """What was asked for, in short."""
-    asked = {
-        name: getattr(selection, name)
-        for name in SelectionConfig.__dataclass_fields__
-        if getattr(selection, name)
-    }
+    values = {name: getattr(selection, name) for name in SelectionConfig.__dataclass_fields__}
+    asked = {name: value for name, value in values.items() if not isinstance(value, int | None)}
+    asked |= {name: value for name, value in values.items() if isinstance(value, int) and value}
     words = [f"{name}={value!r:.60}" for name, value in asked.items()]
     if selection.split is not None and selection.split[0] == "val":
         words.append("of few episodes a small fraction may hold out none: take a larger one")
