@@ -553,7 +553,7 @@ def test_what_a_loader_can_do() -> None:
 def test_conversion_options_and_report() -> None:
     assert signature(ConvertConfig) == (
         "(*, source, destination, shard_size='256MB', workers=None, engine='processes', address=None, "
-        "shards=None, episodes=None, shuffle_episodes=None, "
+        "shards=None, episodes=None, exclude_episodes=None, tasks=(), shuffle_episodes=None, "
         "on_error='fail', tolerance_s=0.0001, video='copy', "
         "reencode=ReencodeConfig(codec='libsvtav1', gop=2, crf=30, size=None, cameras=None), "
         "scratch=None, scratch_size='20GB', dry_run=False, video_report=False)"
@@ -599,7 +599,8 @@ def test_upload_options_and_report() -> None:
 
 def test_export_options_and_report() -> None:
     assert (
-        signature(roboshard.tools.export.ExportConfig) == "(*, source, destination, episodes=None)"
+        signature(roboshard.tools.export.ExportConfig)
+        == "(*, source, destination, episodes=None, exclude_episodes=None, tasks=())"
     )
     assert [field.name for field in fields(roboshard.tools.export.ExportReport)] == [
         "destination",
@@ -609,6 +610,14 @@ def test_export_options_and_report() -> None:
         "video_files",
         "renumbered",
     ]
+
+
+def test_idle_options_and_report() -> None:
+    assert signature(roboshard.tools.idle.IdleConfig) == (
+        "(*, url, feature=(), seconds=1.0, threshold=0.001, absolute=False, "
+        "output=PosixPath('keep_ranges.json'), dry_run=False)"
+    )
+    assert signature(roboshard.tools.idle.find_idle) == "(config, on_episode=None)"
 
 
 def test_preview_options_and_report() -> None:
