@@ -56,7 +56,7 @@ class Episodes:
         return len(self.position)
 
     def rows(self, episode: IntArray, within: IntArray) -> IntArray:
-        """Return rows: of episodes, given by their places in these arrays, the used frames number `within`."""
+        """Return the rows of used frames: number `within` of the episode at place `episode`, for each pair."""
         if self.kept is not None:
             return self.kept.rows(episode, within)
         rows: IntArray = self.first_row[episode] + within

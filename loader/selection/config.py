@@ -117,10 +117,10 @@ def _check_weights(weights: object) -> None:
 
 def check_weight(weight: object, what: str) -> None:
     """Raise OptionError for what is no weight of an episode."""
-    is_number = isinstance(weight, int | float | np.integer | np.floating) and not isinstance(
-        weight, bool
-    )
-    if not (is_number and math.isfinite(weight) and 0 <= weight <= MAX_WEIGHT):  # type: ignore[operator,arg-type]
+    number = math.nan
+    if isinstance(weight, int | float | np.integer | np.floating) and not isinstance(weight, bool):
+        number = float(weight)
+    if not 0 <= number <= MAX_WEIGHT:  # NaN is not
         raise OptionError(
             f"{what} is {weight!r:.40}: a weight says how often an episode comes in an epoch, a number "
             f"from 0 (never) to {MAX_WEIGHT}"
