@@ -1,9 +1,10 @@
 """What a loader can be told, in groups: frozen, checked when made. `make_loader` takes the same names flat."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -131,6 +132,10 @@ class ReadConfig:
     """Folder that keeps bytes of remote shards, shared by all ranks and workers of a machine; None: none does."""
     cache_bytes: int = 100 * 10**9
     """It never holds more than this."""
+    frame_cache: int | str | None = None
+    """Bytes of pictures that are kept for the epochs that follow, or "8GB"; None: none are."""
+    frame_cache_dir: str | None = None
+    """Folder that they are kept in; None: they are kept in memory that the node's ranks share."""
     memory_bytes: int = 2 << 30
     """Bytes that episodes may take in memory, over all workers of a rank."""
     retry_s: float = 120.0
@@ -146,6 +151,12 @@ class ReadConfig:
         _check(
             self.memory_bytes >= 1 << 16,
             f"memory_bytes must be at least {1 << 16}, not {self.memory_bytes}",
+        )
+        if self.frame_cache is not None:
+            object.__setattr__(self, "frame_cache", _num_bytes("frame_cache", self.frame_cache))
+        _check(
+            self.frame_cache is not None or self.frame_cache_dir is None,
+            'frame_cache_dir= needs frame_cache=, how much is kept there at the most, as in "50GB"',
         )
         _check(self.retry_s >= 0, f"retry_seconds must not be negative: {self.retry_s}")
         _check_choice("on_error", self.on_error, ("raise", "skip"))
@@ -171,6 +182,22 @@ class LoaderConfig:
     sample: SampleConfig
     split: SplitConfig
     read: ReadConfig
+
+
+SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?(?:([KMGT]?)(I?)B)?", re.IGNORECASE)
+
+
+def _num_bytes(name: str, size: Any) -> int:
+    """Bytes of a size such as 8_000_000_000, "8GB" or "8GiB"."""
+    match = SIZE.fullmatch(size.strip()) if isinstance(size, str) else None
+    if match is not None:
+        power = "BKMGT".index((match[2] or "b").upper())
+        size = int(float(match[1]) * (1024 if match[3] else 1000) ** power)
+    _check(
+        isinstance(size, int) and not isinstance(size, bool) and size > 0,
+        f'{name} must be a number of bytes, or a size such as "8GB" or "8GiB", not {size!r}',
+    )
+    return int(size)
 
 
 def _check(condition: bool, message: str) -> None:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from roboshard.common.errors import FormatError, OptionError
 from roboshard.loader.config import LoaderConfig, SampleConfig
 from roboshard.loader.episodes.parsed import Membership
+from roboshard.loader.frame_cache.frames import FrameCacheSpec
 from roboshard.loader.meta import DatasetMeta, meta_of
 from roboshard.loader.missing import choose_features, lacking_values
 from roboshard.loader.order.episodes import Episodes
@@ -43,6 +44,8 @@ class LoadJob:
     meta: DatasetMeta
     schedule: Schedule | None = None
     """Of a mixture."""
+    frame_cache: FrameCacheSpec | None = None
+    """Where pictures are kept for the epochs that follow; None: they are not."""
 
     @property
     def dataset(self) -> ShardedDataset:

@@ -17,6 +17,7 @@ from roboshard.loader.order.episodes import Episodes
 from roboshard.loader.order.mixture import MixturePlan
 from roboshard.loader.running.runner import EpochRunner
 from roboshard.loader.running.scratch import ScratchFolder
+from roboshard.loader.running.shared_frames import SharedFrames
 from roboshard.loader.samples.rows import Batch
 from roboshard.loader.state import (
     STATE_VERSION,
@@ -35,13 +36,20 @@ WARN_AFTER = 256
 class Loader:
     """Iterates over one epoch at a time. An iteration that reaches its end moves the loader on to the next epoch."""
 
-    def __init__(self, job: LoadJob, scratch: ScratchFolder | None = None) -> None:
+    def __init__(
+        self,
+        job: LoadJob,
+        scratch: ScratchFolder | None = None,
+        frames: SharedFrames | None = None,
+    ) -> None:
         """Plan the first epoch; nothing is read, and no process started, before iteration.
 
-        `scratch` is what the job's datasets are read through, and is removed with the loader.
+        `scratch` is what the job's datasets are read through, and is removed with the loader; so are
+        the `frames` that it keeps in memory, when no other process uses them.
         """
         self._job = job
         self._scratch = scratch
+        self._frames = frames
         self._runner = EpochRunner(job)
         self._plan = self._runner.plan(0)
         self._lengths = EpochLengths(job, self._plan)
@@ -55,7 +63,7 @@ class Loader:
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the scratch folder to this one: a copy does not remove it."""
-        return vars(self) | {"_scratch": None}
+        return vars(self) | {"_scratch": None, "_frames": None}
 
     @property
     def meta(self) -> DatasetMeta:

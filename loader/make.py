@@ -23,6 +23,7 @@ from roboshard.loader.loader import Loader
 from roboshard.loader.mixture_job import Mixture, is_mixture, make_mixture_job
 from roboshard.loader.order.pools import default_pool
 from roboshard.loader.running.scratch import with_scratch
+from roboshard.loader.running.shared_frames import with_frame_cache
 from roboshard.loader.selection.config import (
     EpisodePredicate,
     EpisodeWeights,
@@ -67,6 +68,8 @@ def make_loader(  # noqa: PLR0913 - keyword-only, grouped behind
     max_world_size: int | None = None,
     drop_last: bool = False,
     memory_bytes: int | None = None,
+    frame_cache: int | str | None = None,
+    frame_cache_dir: str | os.PathLike[str] | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
     cache_bytes: int = 100 * 10**9,
     retry_seconds: float = 120.0,
@@ -127,6 +130,10 @@ def make_loader(  # noqa: PLR0913 - keyword-only, grouped behind
         drop_last: leave out the last, incomplete step; False: pad it where ranks need it.
         memory_bytes: of episodes and open decoders in memory, over all workers of this rank; None: 2 GiB. What does
             not fit is read again from where it lies; batches are the same.
+        frame_cache: "8GB", or bytes: pictures are kept as they go into batches (after `image_size`), in
+            memory that the ranks and workers of a node share, and following epochs copy them instead of
+            decoding. What does not fit is decoded as before; batches are the same.
+        frame_cache_dir: keep them in this folder of a local disk instead, which outlives the run.
         cache_dir: folder of this machine that keeps what was read of remote shards, shared by its ranks and workers;
             None: nothing is kept. Bytes are found by content, so one folder serves any number of datasets.
         cache_bytes: that folder never holds more.
@@ -212,13 +219,16 @@ def make_loader(  # noqa: PLR0913 - keyword-only, grouped behind
             pin_memory=pin_memory,
             cache_dir=None if cache_dir is None else os.fspath(cache_dir),
             cache_bytes=cache_bytes,
+            frame_cache=frame_cache,
+            frame_cache_dir=None if frame_cache_dir is None else os.fspath(frame_cache_dir),
             memory_bytes=ReadConfig.memory_bytes if memory_bytes is None else memory_bytes,
             retry_s=retry_seconds,
             on_error=on_error,
         ),
     )
     job = make_mixture_job(urls, config) if is_mixture(urls) else make_job(cast(Urls, urls), config)
-    loader = Loader(*with_scratch(job))
+    job, frames = with_frame_cache(job)
+    loader = Loader(*with_scratch(job), frames)
     if len(loader) == 0:  # the first epoch has as many episodes as any, where they have weights
         warnings.warn(
             f"the loader has no batch: {config.split.global_batch_size} samples a step (batch_size x world_size) are "

@@ -14,6 +14,7 @@ from roboshard.loader.decoding.settings import PictureSettings
 from roboshard.loader.episodes.fetch import EpisodePool
 from roboshard.loader.episodes.read_ahead import ReadAhead
 from roboshard.loader.episodes.shared import SharedEpisodes
+from roboshard.loader.frame_cache.frames import FrameCache
 from roboshard.loader.job import LoadJob
 from roboshard.loader.order.mixture import pool_sizes
 from roboshard.loader.sources import ConcatDataset
@@ -47,10 +48,16 @@ class Resources:
         buffers: Buffers,
         counter: Counter,
         shared: SharedEpisodes | None = None,
+        cache: FrameCache | None = None,
     ) -> None:
-        """Nothing is read before it is needed. Batches are made in `buffers`, and counted in `counter`.
+        """Nothing is read before it is needed.
 
-        `shared`: with the other workers of this rank, if there are any.
+        Args:
+            job: What to load.
+            buffers: Where batches are made.
+            counter: What counts.
+            shared: With the other workers of this rank, if there are any.
+            cache: Pictures of earlier epochs; None: none are kept.
         """
         config, sample = job.config, job.config.sample
         self.buffers = buffers
@@ -83,6 +90,7 @@ class Resources:
             buffers=buffers,
             counter=counter,
             early_bytes=_early_bytes(job),
+            cache=cache,
         )
 
     def close(self) -> None:

@@ -45,6 +45,14 @@ class LoaderStats:
     """Video frames that decoders were asked for: those used, without repeats within the look-ahead."""
     frames_decoded: int = 0
     """Video frames that had to be decoded for them, those on the way from a keyframe included."""
+    frame_cache_hits: int = 0
+    """Pictures that the frame cache had: nothing was decoded for them."""
+    frame_cache_bytes_read: int = 0
+    """Of these pictures."""
+    frame_cache_bytes_written: int = 0
+    """Of pictures that were decoded and are kept for the epochs that follow."""
+    frame_cache_damaged: int = 0
+    """Pictures found in a folder whose bytes had changed since: they were decoded again."""
     substituted_episodes: int = 0
     """Damaged episodes replaced under on_error="skip"."""
     steps_ahead: int = field(default=0, metadata=GAUGE)

@@ -76,7 +76,7 @@ WHEN_NEEDED = {
     ROOT / "tools/verify/source.py": {"converter"},  # verify --against reads sources
 }
 """Files that import another part when they come to it, and not before."""
-STAGES = ("order", "decoding", "episodes", "samples", "batches", "running")
+STAGES = ("order", "decoding", "episodes", "samples", "frame_cache", "batches", "running")
 """Folders of the loader, in the order in which data flows through them: none knows of one after it."""
 CHAIN = (
     "work_folder",
@@ -463,8 +463,8 @@ def test_signatures() -> None:
         "shuffle=True, seed=0, pool_episodes=None, episode_order='global', frame_order='uniform', "
         "image_transforms=None, return_uint8=True, image_size=None, tolerance_s=0.0001, cameras=None, num_workers=0, "
         "decode_threads=None, decode_device='cpu', device=None, pin_memory=None, rank=None, world_size=None, "
-        "max_world_size=None, drop_last=False, memory_bytes=None, cache_dir=None, "
-        "cache_bytes=100000000000, retry_seconds=120.0, on_error='raise', on_missing='error', max_workers=None)"
+        "max_world_size=None, drop_last=False, memory_bytes=None, frame_cache=None, frame_cache_dir=None, "
+        "cache_dir=None, cache_bytes=100000000000, retry_seconds=120.0, on_error='raise', on_missing='error', max_workers=None)"
     )
     assert signature(convert) == signature(finalize) == signature(make_plan) == "(config)"
     assert signature(rebuild) == "(root, *, partial_dataset=False)"
@@ -538,6 +538,10 @@ def test_what_a_loader_can_do() -> None:
         "episodes_read_again",
         "episodes_shared",
         "fetch_seconds",
+        "frame_cache_bytes_read",
+        "frame_cache_bytes_written",
+        "frame_cache_damaged",
+        "frame_cache_hits",
         "frames_decoded",
         "frames_requested",
         "frames_used",

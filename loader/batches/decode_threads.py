@@ -1,23 +1,26 @@
 """Threads that decode the pictures of several steps straight into the memory of their batches.
 
 Steps are served in their order; of a slice what one of them needs is decoded together, in ascending order, and with
-it what others need of the same GOPs (wanted.py). A slice is served by one thread at a time.
+it what others need of the same GOPs (wanted.py). A slice is served by one thread at a time. What a frame cache has is
+copied out of it instead (copies.py); what it is to have is put there as it is decoded.
 """
 
 import time
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections import defaultdict, deque
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from threading import Condition
 
 from roboshard.common.errors import RoboshardError
 from roboshard.loader.batches.buffers import Buffers
+from roboshard.loader.batches.copies import Copy, IntArray, copies_of, others
 from roboshard.loader.batches.early import EarlyPictures
 from roboshard.loader.batches.pending import PendingStep
 from roboshard.loader.batches.turns import SHORT_TURNS
 from roboshard.loader.batches.wanted import PictureSource, Requests, Slice, Target, Wanted
 from roboshard.loader.decoding.pictures import Picture, lasting, made
+from roboshard.loader.frame_cache.frames import EpisodeRows, FrameCache
 from roboshard.loader.samples.rows import PictureKey, WindowedStep
 from roboshard.loader.stats import Counter
 
@@ -40,8 +43,14 @@ class DecodeThreads:
         buffers: Buffers,
         counter: Counter,
         early_bytes: int,
+        cache: FrameCache | None = None,
     ) -> None:
         """`early_bytes`: of pictures that are kept for steps that have not begun; 0: none are."""
+        self._cache = cache
+        self._copies: deque[Copy] = deque()
+        """What begun steps have in the frame cache."""
+        self._announced_copies: dict[PendingStep, list[Copy]] = {}
+        """What steps have there that have not begun."""
         self._pictures = pictures
         self._as_float = as_float
         self._buffers = buffers
@@ -65,9 +74,11 @@ class DecodeThreads:
     def announce(self, step: WindowedStep) -> PendingStep:
         """A step that will begin after those announced before it."""
         pending = PendingStep(step, self._pictures, self._as_float)
-        requests = _requests(step, pending)
+        copies = self._found(step, pending)
+        requests = _requests(step, pending, others(step, copies))
         with self._changed:
             self._waiting.announce(requests)
+            self._announced_copies[pending] = copies
         return pending
 
     def begin(self, pending: PendingStep) -> PendingStep:
@@ -81,6 +92,7 @@ class DecodeThreads:
                     for key, places in early.items()
                 }
             )
+            self._copies += self._announced_copies.pop(pending)
             self._start_serving()
         return pending
 
@@ -88,8 +100,10 @@ class DecodeThreads:
         """Decode the pictures of a step that was not announced, before those of all others."""
         pending = PendingStep(step, self._pictures, self._as_float)
         pending.begin()
+        copies = self._found(step, pending)
         with self._changed:
-            self._waiting.insert(_requests(step, pending))
+            self._copies.extendleft(copies)
+            self._waiting.insert(_requests(step, pending, others(step, copies)))
             self._start_serving()
         return pending
 
@@ -110,29 +124,30 @@ class DecodeThreads:
             SHORT_TURNS.end()
 
     def _start_serving(self) -> None:
-        """As many threads as there are slices that nobody serves; one task serves slice after slice."""
-        free = self._waiting.num_free(self._served)
+        """As many threads as there is to do for; one task serves slice after slice."""
+        free = len(self._copies) + self._waiting.num_free(self._served)
         for _ in range(min(free, self._num_threads - self._num_serving)):
             self._num_serving += 1
-            now: list[Slice] = []
+            now: list[Slice | Copy] = []
             self._executor.submit(self._serve, now).add_done_callback(partial(self._after, now))
 
-    def _serve(self, now: list[Slice]) -> None:
-        """Decode until there is nothing left to do; `now` holds the slice at hand."""
-        while (slot := self._next()) is not None:
-            now[:] = [slot]
-            requests = self._served[slot]
-            for frames in slot.source.ways(slot.key, sorted(requests)):
-                self._decode(slot, frames)
-                if self._stopped:
-                    return
+    def _serve(self, now: list[Slice | Copy]) -> None:
+        """Copy and decode until there is nothing left to do; `now` holds what is at hand."""
+        while (task := self._next()) is not None:
+            now[:] = [task]
+            if isinstance(task, Copy):
+                self._copy(task)
+            else:
+                self._serve_slice(task)
+            if self._stopped:
+                return
             now.clear()
-            with self._changed:
-                del self._served[slot]
 
-    def _next(self) -> Slice | None:
-        """The slice that is needed first of those that no other thread serves; None: there is none for now."""
+    def _next(self) -> Slice | Copy | None:
+        """What is to be done first of what no other thread does; None: there is nothing for now."""
         with self._changed:
+            if self._copies and not self._stopped:
+                return self._copies.popleft()
             taken = None if self._stopped else self._waiting.take(self._served, self._most_early())
             if taken is None:
                 self._num_serving -= 1
@@ -140,13 +155,67 @@ class DecodeThreads:
             slot, self._served[slot] = taken
             return slot
 
-    def _decode(self, slot: Slice, frames: Sequence[int]) -> None:
-        """Ascending frames, each to where it is wanted as it comes."""
+    def _found(self, step: WindowedStep, pending: PendingStep) -> list[Copy]:
+        """What the frame cache has of a step."""
+        return [] if self._cache is None else list(copies_of(pending, step, self._cache))
+
+    def _copy(self, copy: Copy) -> None:
+        """Copy pictures out of the frame cache; those that are damaged there are decoded."""
+        if self._cache is None:
+            return
+        started = time.perf_counter()
+        lacking = copy.run(self._cache, self._buffers)
+        number, store = copy.num_pictures - len(lacking), copy.found.store
+        self._counter.add(
+            decode_seconds=time.perf_counter() - started,
+            frames_used=number * copy.is_video,
+            frame_cache_hits=number,
+            frame_cache_bytes_read=number * store.spec.picture_bytes,
+        )
+        with self._changed:
+            copy.pending.left -= number
+            if len(lacking):
+                places = {copy.found.key: lacking}
+                self._waiting.insert(_requests(copy.step, copy.pending, places))
+                self._start_serving()
+            if not copy.pending.left:
+                self._changed.notify_all()
+
+    def _serve_slice(self, slot: Slice) -> None:
+        """Bring what is wanted of a slice, out of the frame cache or by decoding it."""
+        rows = None if self._cache is None else self._cache.rows(slot.source, slot.key)
+        requests = self._served[slot]
+        frames = sorted(requests)
+        if rows is not None:
+            known = rows.known(frames)
+            frames = [frame for frame in frames if frame not in known]
+            self._take_cached(slot, rows, known)
+        for way in slot.source.ways(slot.key, frames):
+            self._decode(slot, way, rows)
+            if self._stopped:
+                return
+        with self._changed:
+            del self._served[slot]
+
+    def _take_cached(self, slot: Slice, rows: EpisodeRows, known: dict[int, int]) -> None:
+        """Copy frames that have come to the frame cache since the steps that want them were drawn."""
+        visit = _Visit(slot, self._served[slot], rows)
+        for frame, picture in rows.pictures(known):
+            self._place(slot.key, picture, visit.requests[frame])
+            visit.served.append(frame)
+        self._settle(visit)
+
+    def _decode(self, slot: Slice, frames: Sequence[int], rows: EpisodeRows | None = None) -> None:
+        """Ascending frames, each to where it is wanted as it comes, and to the frame cache."""
         visit = _Visit(slot, self._served[slot])
+        if rows is not None:
+            frames = rows.with_passed(frames)
         try:
-            for frame, picture in self._decodable(slot, frames, visit):
-                self._place(slot.key, picture, visit.requests[frame])
-                visit.served.append(frame)
+            for frame, decoded in self._decodable(slot, frames, visit):
+                picture = decoded if rows is None else rows.keep(frame, decoded)
+                if frame in visit.requests:
+                    self._place(slot.key, picture, visit.requests[frame])
+                    visit.served.append(frame)
                 if len(visit.served) == SETTLED_AT_ONCE:
                     self._settle(visit)
                 if self._stopped:
@@ -169,7 +238,7 @@ class DecodeThreads:
                     raise
                 frame = next(iter(left))
                 del left[frame]
-                self._spoil(slot.source, visit.requests.pop(frame), error)
+                self._spoil(slot.source, visit.requests.pop(frame, ()), error)
 
     def _spoil(self, source: PictureSource, targets: Sequence[Target], error: Exception) -> None:
         with self._changed:
@@ -204,15 +273,18 @@ class DecodeThreads:
                 if not target.step.left:
                     self._changed.notify_all()
 
-    def _after(self, now: list[Slice], future: Future[None]) -> None:
+    def _after(self, now: list[Slice | Copy], future: Future[None]) -> None:
         """Tell the steps that need a slice what went wrong with it."""
         error = None if future.cancelled() else future.exception()
         if error is None:
             return
         with self._changed:
             self._num_serving -= 1
-            for slot in now:
-                for targets in self._served.pop(slot, {}).values():
+            for task in now:
+                if isinstance(task, Copy):
+                    task.pending.error = error
+                    continue
+                for targets in self._served.pop(task, {}).values():
                     for target in targets:
                         target.step.error = error
             self._changed.notify_all()
@@ -223,8 +295,10 @@ class DecodeThreads:
 class _Visit:
     """A slice while it is served, and what has not been settled of it."""
 
-    def __init__(self, slot: Slice, requests: Requests) -> None:
+    def __init__(self, slot: Slice, requests: Requests, cached: EpisodeRows | None = None) -> None:
+        """`cached`: where the pictures come from, if they are not decoded."""
         self.requests = requests
+        self._cached = cached
         self.served: list[int] = []
         """Frames."""
         self._slot = slot
@@ -238,19 +312,27 @@ class _Visit:
         found = {
             "decode_seconds": now - self._since,
             "frames_used": num_used * self._is_video,
-            "frames_requested": len(self.served) * self._is_video,
             "frames_decoded": decoded - self._decoded_before,
         }
+        if self._cached is None:
+            found["frames_requested"] = len(self.served) * self._is_video
+        else:
+            found["frame_cache_hits"] = num_used
+            found["frame_cache_bytes_read"] = num_used * self._cached.store.spec.picture_bytes
         self._since, self._decoded_before = now, decoded
         return found
 
 
-def _requests(step: WindowedStep, pending: PendingStep) -> dict[Slice, Requests]:
+def _requests(
+    step: WindowedStep, pending: PendingStep, wanted: Mapping[str, IntArray]
+) -> dict[Slice, Requests]:
+    """What is to be decoded of a step: key -> places."""
     requests: dict[Slice, Requests] = defaultdict(lambda: defaultdict(list))
     episode_of = step.episode_of.tolist()
-    for key, frames in step.frames.items():
-        per_sample = frames.shape[1]
-        for place, frame in enumerate(frames.ravel().tolist()):
+    for key, places in wanted.items():
+        per_sample = step.frames[key].shape[1]
+        frames = step.frames[key].ravel()[places].tolist()
+        for place, frame in zip(places.tolist(), frames, strict=True):
             slot = Slice(step.episodes[episode_of[place // per_sample]], key)
             requests[slot][frame].append(Target(pending, place))
     return requests

@@ -55,19 +55,26 @@ class PendingStep:
         return early
 
     def put(self, key: str, place: int, picture: Picture, buffers: Buffers) -> None:
-        """Copy a picture to its place. The first one of a key says how large they are, and of which kind."""
+        """Copy a picture to its place."""
+        copy_picture(picture, self.memory(key, picture, buffers)[place])
+
+    def memory(self, key: str, picture: Picture, buffers: Buffers) -> Any:
+        """Return the memory of a key's pictures, (n, H, W, C), for one that is to be put there.
+
+        The first one of a key says how large they are, and of which kind. Raises FormatError for
+        another one that cannot stand beside it.
+        """
         memory = self._memory.get(key)
         if memory is None:
             memory = self._lend(key, picture, buffers)
-        target = memory[place]
-        if target.shape != picture.shape:
-            check_shapes(key, {tuple(target.shape), tuple(picture.shape)})
-        if _is_whole(target) != _is_whole(picture):
+        if memory.shape[1:] != picture.shape:
+            check_shapes(key, {tuple(memory.shape[1:]), tuple(picture.shape)})
+        if _is_whole(memory) != _is_whole(picture):
             raise FormatError(
                 f"{key!r} has images of 32-bit whole numbers and others within one batch, which "
                 "cannot be stacked; use batch_size=None"
             )
-        copy_picture(picture, target)
+        return memory
 
     def _lend(self, key: str, picture: Picture, buffers: Buffers) -> Any:
         with self._lock:

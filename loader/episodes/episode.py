@@ -124,6 +124,16 @@ class Episode:
         video = self._videos.get(key)
         return rows if video is None else video.frames_of_rows(rows)
 
+    def rows_of_frame(self, key: str, frame: int) -> NDArray[np.int64]:
+        """Return the rows that show a frame of the camera's slice; of an image feature, the row itself."""
+        video = self._videos.get(key)
+        return np.asarray([frame]) if video is None else video.rows_of_frame(frame)
+
+    def passed(self, key: str, frames: Sequence[int]) -> Sequence[int]:
+        """Return ascending frames with those that are decoded on the way to them."""
+        video = self._videos.get(key)
+        return frames if video is None else video.passed(frames)
+
     def gop(self, key: str, frame: int) -> int:
         """Which GOP of its slice a frame is in; an image of the rows stands alone."""
         video = self._videos.get(key)

@@ -60,6 +60,24 @@ class Video:
         """Which frames of the slice these rows show."""
         return self._frame_of_row[rows]
 
+    def rows_of_frame(self, frame: int) -> NDArray[np.int64]:
+        """Return the rows that show a frame."""
+        return np.flatnonzero(self._frame_of_row == frame)
+
+    def passed(self, frames: Sequence[int]) -> list[int]:
+        """Return ascending frames with those between them and where a decoder begins for them."""
+        keyframes, last = self._camera.keyframes, self._last_frame()
+        passed: list[int] = []
+        for frame in frames:
+            gop = self.gop(frame)
+            begin = keyframes[gop - 1] if gop else frame
+            if begin <= last < frame:  # it goes on from there
+                begin = last + 1
+            if passed:
+                begin = max(begin, passed[-1] + 1)
+            passed += range(begin, frame + 1)
+        return passed
+
     def gop(self, frame: int) -> int:
         """Which GOP of the slice a frame is in."""
         return bisect_right(self._camera.keyframes, frame)

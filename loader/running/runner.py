@@ -4,17 +4,19 @@ import atexit
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache, partial
 from itertools import starmap
 from typing import Any
 
 from roboshard.loader.batches.buffers import Buffers, DeviceBuffers, PinnedBuffers, ReusedBuffers
 from roboshard.loader.epochs import EpochPart, epochs_from, num_own_steps
+from roboshard.loader.frame_cache.frames import FrameCache
 from roboshard.loader.job import LoadJob, Plan
 from roboshard.loader.pipeline import load
 from roboshard.loader.resources import Resources
 from roboshard.loader.running.ahead import run_ahead
 from roboshard.loader.running.device import Copies, decodes_on_gpu, pin_batch, should_pin
+from roboshard.loader.running.shared_frames import open_cache
 from roboshard.loader.running.stream import EpochStream
 from roboshard.loader.running.workers import WorkerPool
 from roboshard.loader.samples.rows import Batch
@@ -40,6 +42,7 @@ class EpochRunner:
             copies=self._copies,
             buffers=_buffers(job),
             counter=self.counter,
+            cache=cache(partial(open_cache, job, self.counter)),
         )
         self._stream = EpochStream(own.begin)
 
@@ -107,12 +110,14 @@ class _InThreads:
     copies: Copies
     buffers: Buffers
     counter: Counter
+    cache: Callable[[], FrameCache | None]
+    """Pictures of earlier epochs, opened when they are first needed."""
 
     def begin(
         self, epoch: int, first_step: int, goes_on: bool
     ) -> Generator[tuple[Batch, Any], None, None]:
         """Batches on their way to where they are wanted: see `EpochStream`."""
-        own = Resources(self.job, self.buffers, self.counter)
+        own = Resources(self.job, self.buffers, self.counter, cache=self.cache())
         batches = self._on_their_way(epochs_from(self.plan_of, epoch, first_step, goes_on), own)
         with closing(run_ahead(batches, own.reads.stop)) as coming:
             atexit.register(

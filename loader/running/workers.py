@@ -31,6 +31,7 @@ from roboshard.loader.job import LoadJob
 from roboshard.loader.pipeline import load
 from roboshard.loader.resources import Resources, shared_bytes
 from roboshard.loader.running.ring import Message, RingPlan, RingReceiver, RingSender
+from roboshard.loader.running.shared_frames import open_cache
 from roboshard.loader.running.stream import EpochStream
 from roboshard.loader.samples.rows import Batch
 from roboshard.loader.stats import Counter, LoaderStats
@@ -183,6 +184,7 @@ class _InWorker:
         self._worker, _ = topology.worker()
         self._sender = RingSender(ring, self._worker)
         self._counter = Counter()
+        self._cache = open_cache(job, self._counter)
         self._stream = EpochStream(self._begin)
 
     def messages(self, epoch: int, first_step: int) -> Iterator[tuple[Message, int, LoaderStats]]:
@@ -193,7 +195,7 @@ class _InWorker:
             yield self._sender.pack(batch), self._worker, self._counter.take()
 
     def _begin(self, epoch: int, first_step: int, goes_on: bool) -> Generator[Batch, None, None]:
-        own = Resources(self._job, self._sender, self._counter, self._shared)
+        own = Resources(self._job, self._sender, self._counter, self._shared, self._cache)
         return load(self._job, epochs_from(self._plan_of, epoch, first_step, goes_on), own)
 
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -49,6 +49,8 @@ class WindowedStep:
     """(n,) Which of the episodes each sample is of."""
     frames: Mapping[str, IntArray]
     """Picture key -> (n, T) frames of the episode's slice, T = 1 without a window."""
+    rows: Mapping[str, IntArray] = field(default_factory=dict)
+    """Picture key -> (n, T) rows of the episode that show them."""
     draw: Draw | None = None
     """What it was drawn as, for where it has to be made again."""
 
@@ -96,17 +98,14 @@ def _windowed(step: DrawnStep, offsets: Offsets, pictures: Sequence[PictureKey])
     if step.episodes[0].membership.dataset is not None:
         values["dataset_index"] = torch.from_numpy(dataset)
     _mark_missing(values, step, members, rows_of)
-    frames = {
-        picture.key: _frames(
-            step, members, picture.key, rows_of.get(picture.key, step.rows[:, None])
-        )
-        for picture in pictures
-    }
+    shown = {picture.key: rows_of.get(picture.key, step.rows[:, None]) for picture in pictures}
+    frames = {key: _frames(step, members, key, rows) for key, rows in shown.items()}
     return WindowedStep(
         values=values,
         episodes=step.episodes,
         episode_of=step.episode_of,
         frames=frames,
+        rows=shown,
         draw=step.draw,
     )
 

@@ -8,5 +8,6 @@ process    what one process knows of the caches that it has opened
 
 from roboshard.storage.cache.disk import MIN_BYTES, DiskCache
 from roboshard.storage.cache.files import CacheKey, object_of
+from roboshard.storage.cache.folder import claim_folder
 
-__all__ = ["MIN_BYTES", "CacheKey", "DiskCache", "object_of"]
+__all__ = ["MIN_BYTES", "CacheKey", "DiskCache", "claim_folder", "object_of"]
