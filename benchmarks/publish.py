@@ -49,6 +49,7 @@ def render_blocks() -> dict[str, str]:
         "steady": steady_table,
         "plan_scale": plan_table,
         "shuffle_quality": shuffle_quality_table,
+        "frame_cache": frame_cache_table,
         "resume_cost": resume_table,
         "remote": remote_table,
         "profile_loading": profile_table,
@@ -266,6 +267,34 @@ def plan_table(result: Result) -> str:
 def shuffle_quality_table(result: Result) -> str:
     """The default pools beside a true shuffle."""
     return "\n".join([shuffle_table(result), provenance(result)])
+
+
+def frame_cache_table(result: Result) -> str:
+    """Epochs out of a frame cache, beside decoding and copying."""
+    names = {
+        "decode": "decoding, as without it",
+        "frame_cache": "from the second epoch on",
+        "copy": "copy",
+    }
+    rates, ratios = result["frames_per_s"], result["ratios"]
+    rows = [f"| {label} | {rates[name]:,} |" for name, label in names.items()]
+    found = [
+        f"| {name} | {each['median']} | {each['least']} to {each['most']} |"
+        for name, each in ratios.items()
+    ]
+    return "\n".join(
+        [
+            "| | frames/s |",
+            "|---|---|",
+            *rows,
+            "",
+            "| ratio of frames/s, round by round | median | range |",
+            "|---|---|---|",
+            *found,
+            "",
+            provenance(result),
+        ]
+    )
 
 
 def resume_table(result: Result) -> str:
