@@ -18,6 +18,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.batches import assert_same
 from support.damage import Damage, Forgery, Kind, cheaply, damaged, files_of
 from support.decoders import DECODERS, decode_with
 from support.lerobot_source import Camera, Source, build
@@ -362,6 +363,19 @@ def test_what_cannot_be_decoded_is_substituted_whatever_came_before(
         torch.equal(batch[WRIST], same[WRIST])
         for batch, same in zip(resumed, found[3:], strict=True)
     )
+
+
+@pytest.mark.filterwarnings("ignore:on_error='skip':RuntimeWarning")
+def test_a_frame_cache_changes_nothing_of_what_is_substituted(
+    undecodable: Path, tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {"batch_size": 4, "on_error": "skip", "decode_threads": 2}
+    kept = {"frame_cache": "1GB", "frame_cache_dir": tmp_path / "kept"}
+    plain = make_loader(str(undecodable), **options)
+    cached = make_loader(str(undecodable), **kept, **options)
+    for _ in range(3):
+        assert_same(cached, list(plain))
+    assert cached.stats().frame_cache_hits
 
 
 def first_undecodable(root: Path) -> int:
