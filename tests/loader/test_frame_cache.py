@@ -159,6 +159,17 @@ def test_a_gop_is_decoded_once_and_not_again_for_its_other_frames(tmp_path: Path
     bare.close()
 
 
+def test_pictures_in_several_files(shards: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As datasets have them that are larger than a file may be."""
+    monkeypatch.setattr(store, "MOST_BYTES", 20 * 64 * 96 * 3)
+    loader = make_loader(shards, frame_cache="1GB", **OPTIONS)
+    assert_same(epochs(loader, 2), expected(shards))
+    spec = loader._job.frame_cache
+    assert spec is not None
+    assert len(list(spec.folder.rglob("pictures-002"))) >= 1
+    loader.close()
+
+
 def test_resuming_in_mid_epoch(shards: str) -> None:
     whole = expected(shards)
     loader = make_loader(shards, frame_cache="1GB", **OPTIONS)
