@@ -110,8 +110,9 @@ def picture_bytes(loader: Loader) -> int:
         {"frame_order": "sweep", "delta_timestamps": WINDOWS},
         {"shuffle": False, "drop_n_first_frames": 2},
         {"batch_size": None},
+        {"episode_weights": {0: 2.0, 3: 1.5}, "keep_ranges": {1: [(2, 5), (6, 8)]}},
     ],
-    ids=["uint8", "resized", "float32", "windows", "sweep", "in_order", "samples"],
+    ids=["uint8", "resized", "float32", "windows", "sweep", "in_order", "samples", "weights"],
 )
 def test_batches_are_the_same(shards: str, num_workers: int, options: dict[str, Any]) -> None:
     loader = make_loader(shards, frame_cache="1GB", num_workers=num_workers, **OPTIONS | options)
