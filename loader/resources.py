@@ -12,7 +12,7 @@ from roboshard.loader.batches.decode_threads import DecodeThreads
 from roboshard.loader.decoding.kept import KeptDecoders
 from roboshard.loader.decoding.settings import PictureSettings
 from roboshard.loader.episodes.fetch import EpisodePool
-from roboshard.loader.episodes.read_ahead import ReadAhead
+from roboshard.loader.episodes.prefetch import EpisodePrefetcher
 from roboshard.loader.episodes.shared import SharedEpisodes
 from roboshard.loader.frame_cache.frames import FrameCache
 from roboshard.loader.job import LoadJob
@@ -66,7 +66,7 @@ class Resources:
         memory = config.read.memory_bytes - (0 if shared is None else shared_bytes(job))
         memory //= max(1, config.split.num_workers)
         kept = int(memory * KEPT_FRACTION)
-        self.reads = ReadAhead(dataset, job.cameras, *_reading(job), counter)
+        self.reads = EpisodePrefetcher(dataset, job.cameras, *_reading(job), counter)
         self.pool = EpisodePool(
             sources=job.sources,
             reads=self.reads,

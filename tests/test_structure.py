@@ -70,7 +70,7 @@ WHEN_NEEDED = {
     ROOT / "tools/env/run.py": {"loader"},  # tells this process's rank, as a loader finds it
     ROOT / "tools/doctor/run.py": {"converter"},  # reads sources as a conversion does
     ROOT / "tools/verify/frames.py": {"loader"},  # verify --frames decodes as a loader would
-    ROOT / "tools/verify/pictures.py": {
+    ROOT / "tools/verify/reencoded.py": {
         "converter"
     },  # verify --against decodes sources as a conversion does
     ROOT / "tools/verify/source.py": {"converter"},  # verify --against reads sources

@@ -10,7 +10,7 @@ import numpy as np
 
 from roboshard.common.errors import SourceError
 from roboshard.converter.video.packets import IntArray, Packets
-from roboshard.converter.video.pictures import decoded, decoder_of
+from roboshard.converter.video.picture_changes import decoded, decoder_of
 from roboshard.converter.video.side_data import side_data_of
 from roboshard.converter.video.slice_copy import CannotHoldError, SliceCopy, check_parameters
 from roboshard.shards.matroska import NS_PER_S, block_of, read_matroska, rounded_ticks

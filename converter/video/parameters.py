@@ -15,7 +15,7 @@ from roboshard.converter.video.described import DescribedStreams
 from roboshard.converter.video.opening import open_video
 from roboshard.converter.video.packets import Packets
 from roboshard.converter.video.parameter_sets import ParameterSets
-from roboshard.converter.video.pictures import REMEDY, PictureParameters
+from roboshard.converter.video.picture_changes import REMEDY, PictureParameters
 from roboshard.converter.video.side_data import NewParameters
 from roboshard.shards.nal_units import LENGTH_AT
 

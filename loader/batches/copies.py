@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roboshard.loader.batches.buffers import Buffers
-from roboshard.loader.batches.pending import PendingStep
+from roboshard.loader.batches.pending_batch import PendingBatch
 from roboshard.loader.frame_cache.frames import Found, FrameCache, copy_found
 from roboshard.loader.samples.rows import WindowedStep
 
@@ -20,7 +20,7 @@ IntArray = NDArray[np.int64]
 class Copy(NamedTuple):
     """What one thread is to copy."""
 
-    pending: PendingStep
+    pending: PendingBatch
     step: WindowedStep
     """What the pending step was made of: for pictures that turn out to be damaged."""
     found: Found
@@ -45,7 +45,7 @@ class Copy(NamedTuple):
         return self.found.places[~good]
 
 
-def copies_of(pending: PendingStep, step: WindowedStep, cache: FrameCache) -> Iterator[Copy]:
+def copies_of(pending: PendingBatch, step: WindowedStep, cache: FrameCache) -> Iterator[Copy]:
     """Yield what there is to copy for a step, in parts for one thread each."""
     for found in cache.find(step):
         for begin in range(0, len(found.places), COPIED_AT_ONCE):

@@ -11,7 +11,7 @@ from typing import Any
 
 from roboshard.common.errors import RoboshardError
 from roboshard.loader.batches.decode_threads import DecodeThreads
-from roboshard.loader.batches.pending import PendingStep
+from roboshard.loader.batches.pending_batch import PendingBatch
 from roboshard.loader.order.plan import Draw
 from roboshard.loader.samples.rows import Batch, WindowedStep
 from roboshard.loader.stats import Counter
@@ -47,7 +47,7 @@ def decode_video(
         again: What makes a step again of which a frame cannot be decoded; None: that is an error.
     """
     announced = Announced(steps, threads)
-    begun: deque[PendingStep] = deque()
+    begun: deque[PendingBatch] = deque()
     most = look_ahead_steps(LOOK_AHEAD_BYTES)  # until the first batch shows how large one is
     try:
         while True:
@@ -65,7 +65,7 @@ def decode_video(
         threads.close()
 
 
-def _complete(pending: PendingStep, threads: DecodeThreads, again: Again | None) -> PendingStep:
+def _complete(pending: PendingBatch, threads: DecodeThreads, again: Again | None) -> PendingBatch:
     """The step, when it is complete, or one in its place that can be."""
     spoiled: set[Any] = set()
     while True:
@@ -84,11 +84,11 @@ class Announced:
     def __init__(self, steps: Iterable[WindowedStep], threads: DecodeThreads) -> None:
         self._coming = iter(steps)
         self._threads = threads
-        self._announced: deque[PendingStep] = deque()
+        self._announced: deque[PendingBatch] = deque()
         self._most_at_once = 1
         self._failure: RoboshardError | None = None
 
-    def next(self) -> PendingStep | None:
+    def next(self) -> PendingBatch | None:
         """The next step to begin; None: there is none any more."""
         return self._announced.popleft() if self._announced or self._draw() else None
 

@@ -1,8 +1,9 @@
 """Threads that decode the pictures of several steps straight into the memory of their batches.
 
-Steps are served in their order; of a slice what one of them needs is decoded together, in ascending order, and with
-it what others need of the same GOPs (wanted.py). A slice is served by one thread at a time. What a frame cache has is
-copied out of it instead (copies.py); what it is to have is put there as it is decoded.
+Steps are served in their order; of a slice what one of them needs is decoded together, in
+ascending order, and with it what others need of the same GOPs (request_queue.py). A slice is served
+by one thread at a time. What a frame cache has is copied out of it instead (copies.py); what it is
+to have is put there as it is decoded.
 """
 
 import time
@@ -15,10 +16,16 @@ from threading import Condition
 from roboshard.common.errors import RoboshardError
 from roboshard.loader.batches.buffers import Buffers
 from roboshard.loader.batches.copies import Copy, IntArray, copies_of, others
-from roboshard.loader.batches.early import EarlyPictures
-from roboshard.loader.batches.pending import PendingStep
-from roboshard.loader.batches.turns import SHORT_TURNS
-from roboshard.loader.batches.wanted import PictureSource, Requests, Slice, Target, Wanted
+from roboshard.loader.batches.kept_frames import KeptFrames
+from roboshard.loader.batches.pending_batch import PendingBatch
+from roboshard.loader.batches.request_queue import (
+    PictureSource,
+    RequestQueue,
+    Requests,
+    Slice,
+    Target,
+)
+from roboshard.loader.batches.switch_interval import SHORT_SWITCH_INTERVAL
 from roboshard.loader.decoding.pictures import Picture, lasting, made
 from roboshard.loader.frame_cache.frames import EpisodeRows, FrameCache
 from roboshard.loader.samples.rows import PictureKey, WindowedStep
@@ -49,7 +56,7 @@ class DecodeThreads:
         self._cache = cache
         self._copies: deque[Copy] = deque()
         """What begun steps have in the frame cache."""
-        self._announced_copies: dict[PendingStep, list[Copy]] = {}
+        self._announced_copies: dict[PendingBatch, list[Copy]] = {}
         """What steps have there that have not begun."""
         self._pictures = pictures
         self._as_float = as_float
@@ -58,22 +65,22 @@ class DecodeThreads:
         self._num_threads = num_threads
         self._executor = ThreadPoolExecutor(num_threads, thread_name_prefix="roboshard-decode")
         self._changed = Condition()
-        self._waiting = Wanted()
+        self._waiting = RequestQueue()
         self._served: dict[Slice, Requests] = {}
         self._num_serving = 0
         self._stopped = False
         self._early_bytes = early_bytes
         self._largest_early = 0
-        SHORT_TURNS.begin()
+        SHORT_SWITCH_INTERVAL.begin()
 
     @property
     def keeps_early(self) -> bool:
         """Whether it helps to announce steps long before they begin."""
         return self._early_bytes > 0
 
-    def announce(self, step: WindowedStep) -> PendingStep:
+    def announce(self, step: WindowedStep) -> PendingBatch:
         """A step that will begin after those announced before it."""
-        pending = PendingStep(step, self._pictures, self._as_float)
+        pending = PendingBatch(step, self._pictures, self._as_float)
         copies = self._found(step, pending)
         requests = _requests(step, pending, others(step, copies))
         with self._changed:
@@ -81,11 +88,11 @@ class DecodeThreads:
             self._announced_copies[pending] = copies
         return pending
 
-    def begin(self, pending: PendingStep) -> PendingStep:
+    def begin(self, pending: PendingBatch) -> PendingBatch:
         """Decode the pictures of the step that was announced first of those that have not begun."""
         with self._changed:
             early = pending.begin()
-            source = EarlyPictures(early)
+            source = KeptFrames(early)
             self._waiting.begin(
                 {
                     Slice(source, key): {place: [Target(pending, place)] for place in places}
@@ -96,9 +103,9 @@ class DecodeThreads:
             self._start_serving()
         return pending
 
-    def insert(self, step: WindowedStep) -> PendingStep:
+    def insert(self, step: WindowedStep) -> PendingBatch:
         """Decode the pictures of a step that was not announced, before those of all others."""
-        pending = PendingStep(step, self._pictures, self._as_float)
+        pending = PendingBatch(step, self._pictures, self._as_float)
         pending.begin()
         copies = self._found(step, pending)
         with self._changed:
@@ -107,7 +114,7 @@ class DecodeThreads:
             self._start_serving()
         return pending
 
-    def wait_for(self, pending: PendingStep) -> PendingStep:
+    def wait_for(self, pending: PendingBatch) -> PendingBatch:
         """The step, when it is complete. Raises what went wrong with one of its slices."""
         with self._changed:
             self._changed.wait_for(lambda: not pending.left or pending.error)
@@ -121,7 +128,7 @@ class DecodeThreads:
             was_stopped, self._stopped = self._stopped, True
         self._executor.shutdown(wait=True, cancel_futures=True)
         if not was_stopped:
-            SHORT_TURNS.end()
+            SHORT_SWITCH_INTERVAL.end()
 
     def _start_serving(self) -> None:
         """As many threads as there is to do for; one task serves slice after slice."""
@@ -155,7 +162,7 @@ class DecodeThreads:
             slot, self._served[slot] = taken
             return slot
 
-    def _found(self, step: WindowedStep, pending: PendingStep) -> list[Copy]:
+    def _found(self, step: WindowedStep, pending: PendingBatch) -> list[Copy]:
         """What the frame cache has of a step."""
         return [] if self._cache is None else list(copies_of(pending, step, self._cache))
 
@@ -324,7 +331,7 @@ class _Visit:
 
 
 def _requests(
-    step: WindowedStep, pending: PendingStep, wanted: Mapping[str, IntArray]
+    step: WindowedStep, pending: PendingBatch, wanted: Mapping[str, IntArray]
 ) -> dict[Slice, Requests]:
     """What is to be decoded of a step: key -> places."""
     requests: dict[Slice, Requests] = defaultdict(lambda: defaultdict(list))

@@ -7,13 +7,13 @@ import torch
 from numpy.typing import NDArray
 
 from roboshard.loader.decoding.resize import ResizedPicture, nearest, resize_in_floats
-from roboshard.loader.decoding.rgb import CodedPicture
+from roboshard.loader.decoding.rgb import DecodedFrame
 
 Picture = (
     NDArray[np.uint8]
     | NDArray[np.float32]
     | NDArray[np.int32]
-    | CodedPicture
+    | DecodedFrame
     | ResizedPicture
     | torch.Tensor
 )
@@ -41,10 +41,10 @@ def resized(picture: Picture, size: tuple[int, int] | None) -> Picture:
 
 def made(picture: Picture) -> Picture:
     """The same with its values there, for where they are needed more than once."""
-    return picture.pixels() if isinstance(picture, CodedPicture | ResizedPicture) else picture
+    return picture.pixels() if isinstance(picture, DecodedFrame | ResizedPicture) else picture
 
 
-def lasting(picture: Picture) -> "NDArray[Any] | CodedPicture | torch.Tensor":
+def lasting(picture: Picture) -> "NDArray[Any] | DecodedFrame | torch.Tensor":
     """The same in memory of its own, for longer than until its decoder is asked for the next one."""
     if isinstance(picture, ResizedPicture):
         return picture.pixels()
@@ -54,7 +54,7 @@ def lasting(picture: Picture) -> "NDArray[Any] | CodedPicture | torch.Tensor":
 def copy_picture(picture: Picture, target: Any) -> None:
     """A picture to an array or tensor of its shape, as levels of 0..1 where that has floating point."""
     is_scaled = is_brightness(picture) and target.dtype.itemsize > 1
-    if isinstance(picture, CodedPicture | ResizedPicture) and not is_scaled:
+    if isinstance(picture, DecodedFrame | ResizedPicture) and not is_scaled:
         picture.into(target)
         return
     target[...] = made(picture)

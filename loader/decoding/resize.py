@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from roboshard.loader.decoding.rgb import CodedPicture
+from roboshard.loader.decoding.rgb import DecodedFrame
 
 
 class ResizedPicture:
@@ -20,7 +20,7 @@ class ResizedPicture:
     dtype = np.dtype(np.uint8)
 
     def __init__(
-        self, picture: "CodedPicture | ResizedPicture | NDArray[Any]", size: tuple[int, int]
+        self, picture: "DecodedFrame | ResizedPicture | NDArray[Any]", size: tuple[int, int]
     ) -> None:
         """Of a picture (H, W, C); `size` is (H, W) too."""
         self.shape: tuple[int, int, int] = (*size, picture.shape[2])

@@ -140,7 +140,7 @@ Planes = Sequence[Plane]
 """Y, U, V; or what else the pixel format has."""
 
 
-class CodedPicture:
+class DecodedFrame:
     """A frame that is still as its codec left it: converted where it goes to, when it goes there.
 
     By whichever thread that is: each has converters of its own.
@@ -184,7 +184,7 @@ class CodedPicture:
         pixels = _converter(self._kind).pixels(self._planes)
         return np.ascontiguousarray(np.rot90(pixels, self._turns)) if self._turns else pixels
 
-    def copy(self) -> "CodedPicture":
+    def copy(self) -> "DecodedFrame":
         """The same in memory of its own: the frame's is its codec's, which keeps as much for good as is ever held."""
         same = copy(self)
         same._planes = [_OwnPlane(plane) for plane in self._planes]
@@ -236,10 +236,10 @@ def _implied_range(library: Any, context: int) -> int:
     return implied.value
 
 
-def picture_of(frame: av.VideoFrame, quarter_turns: int = 0) -> CodedPicture | NDArray[np.uint8]:
+def picture_of(frame: av.VideoFrame, quarter_turns: int = 0) -> DecodedFrame | NDArray[np.uint8]:
     """Return a frame's RGB, (H, W, 3), turned counterclockwise; in some formats only PyAV converts it."""
     try:
-        return CodedPicture(frame, quarter_turns)
+        return DecodedFrame(frame, quarter_turns)
     except ValueError:
         name = interpolation_for(frame.format.name, frame.height)
         return reformatted(frame, name, quarter_turns)

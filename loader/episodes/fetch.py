@@ -21,7 +21,7 @@ from roboshard.loader.decoding.settings import PictureSettings
 from roboshard.loader.decoding.slice_bytes import InFile, InMemory, SliceBytes
 from roboshard.loader.episodes.episode import Episode
 from roboshard.loader.episodes.parsed import ParsedEpisode, parse_episode
-from roboshard.loader.episodes.read_ahead import ReadAhead
+from roboshard.loader.episodes.prefetch import EpisodePrefetcher
 from roboshard.loader.episodes.resident import ResidentEpisodes
 from roboshard.loader.episodes.shared import SharedEpisodes
 from roboshard.loader.episodes.spill import SpillStore
@@ -57,7 +57,7 @@ class EpisodePool:
         self,
         *,
         sources: Sequence[Source],
-        reads: ReadAhead,
+        reads: EpisodePrefetcher,
         pictures: PictureSettings,
         most: int,
         max_bytes: int,
@@ -256,7 +256,7 @@ def _warn(error: RoboshardError) -> None:
 
 
 def fetch_episodes(
-    draws: Iterable[Draw], pool: EpisodePool, reads: ReadAhead, counter: Counter
+    draws: Iterable[Draw], pool: EpisodePool, reads: EpisodePrefetcher, counter: Counter
 ) -> Iterator[DrawnStep]:
     """Draw -> its samples, with their episodes in memory; those of the coming draws are read meanwhile."""
     remaining = iter(draws)

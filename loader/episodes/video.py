@@ -10,7 +10,7 @@ from roboshard.loader.decoding.decode import FrameDecoder, decode_frames, open_d
 from roboshard.loader.decoding.pictures import Picture
 from roboshard.loader.decoding.settings import PictureSettings
 from roboshard.loader.decoding.slice_bytes import SliceBytes
-from roboshard.loader.episodes.recent import RecentPictures
+from roboshard.loader.episodes.look_back import LookBackFrames
 from roboshard.shards.features import DepthScale
 from roboshard.shards.gop import mean_random_cost
 from roboshard.shards.schema import CameraRecord
@@ -104,7 +104,7 @@ class Video:
         )
 
     def _seen_or_decoded(
-        self, frames: Sequence[int], recent: RecentPictures
+        self, frames: Sequence[int], recent: LookBackFrames
     ) -> Iterator[tuple[int, Picture]]:
         kept = recent.kept(frames)
         for frame in kept:
@@ -133,13 +133,13 @@ class Video:
         last_frame = None if self._decoder is None else self._decoder.last_frame
         return -1 if last_frame is None else last_frame
 
-    def _memory(self) -> RecentPictures | None:
+    def _memory(self) -> LookBackFrames | None:
         """Only where going back is dear: where keyframes are near, memory is worth more than a few frames."""
         camera, settings = self._camera, self._settings
         look_back = settings.look_back.get(camera.key, 0)
         is_dear = mean_random_cost(camera.keyframes, camera.num_frames) > CHEAP_TO_GO_BACK
         return (
-            RecentPictures(look_back)
+            LookBackFrames(look_back)
             if look_back and is_dear and settings.device == "cpu"
             else None
         )

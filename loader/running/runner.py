@@ -14,7 +14,7 @@ from roboshard.loader.frame_cache.frames import FrameCache
 from roboshard.loader.job import LoadJob, Plan
 from roboshard.loader.pipeline import load
 from roboshard.loader.resources import Resources
-from roboshard.loader.running.ahead import run_ahead
+from roboshard.loader.running.background import run_in_background
 from roboshard.loader.running.device import Copies, decodes_on_gpu, pin_batch, should_pin
 from roboshard.loader.running.shared_frames import open_cache
 from roboshard.loader.running.stream import EpochStream
@@ -119,7 +119,7 @@ class _InThreads:
         """Batches on their way to where they are wanted: see `EpochStream`."""
         own = Resources(self.job, self.buffers, self.counter, cache=self.cache())
         batches = self._on_their_way(epochs_from(self.plan_of, epoch, first_step, goes_on), own)
-        with closing(run_ahead(batches, own.reads.stop)) as coming:
+        with closing(run_in_background(batches, own.reads.stop)) as coming:
             atexit.register(
                 coming.close
             )  # a program may end in mid-epoch: later there is nothing to end it with

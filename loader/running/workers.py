@@ -30,7 +30,12 @@ from roboshard.loader.epochs import epochs_from, num_own_steps
 from roboshard.loader.job import LoadJob
 from roboshard.loader.pipeline import load
 from roboshard.loader.resources import Resources, shared_bytes
-from roboshard.loader.running.ring import Message, RingPlan, RingReceiver, RingSender
+from roboshard.loader.running.segment_pool import (
+    Message,
+    SegmentPlan,
+    SegmentReceiver,
+    SegmentSender,
+)
 from roboshard.loader.running.shared_frames import open_cache
 from roboshard.loader.running.stream import EpochStream
 from roboshard.loader.samples.rows import Batch
@@ -51,7 +56,7 @@ class WorkerPool:
         self._place = get_context(START_METHOD).Array(
             "q", 2
         )  # epoch and first step, read when an epoch starts
-        ring = RingPlan.make(
+        ring = SegmentPlan.make(
             start_method=START_METHOD,
             num_workers=job.config.split.num_workers,
             num_keys=sum(
@@ -60,7 +65,7 @@ class WorkerPool:
             ),
             batches_ahead=PREFETCHED_PER_WORKER + LOOK_AHEAD_STEPS[1],
         )
-        self._receiver = RingReceiver(ring)
+        self._receiver = SegmentReceiver(ring)
         self._loader = torch.utils.data.DataLoader(
             _StepDataset(job, self._place, ring, _shared(job)),
             batch_size=None,
@@ -149,7 +154,7 @@ class _StepDataset(torch.utils.data.IterableDataset[tuple[Message, int, LoaderSt
     """A worker's share of the steps."""
 
     def __init__(
-        self, job: LoadJob, place: Any, ring: RingPlan, shared: SharedEpisodes | None
+        self, job: LoadJob, place: Any, ring: SegmentPlan, shared: SharedEpisodes | None
     ) -> None:
         self._job = job
         self._place = place
@@ -177,12 +182,12 @@ class _StepDataset(torch.utils.data.IterableDataset[tuple[Message, int, LoaderSt
 class _InWorker:
     """What a worker keeps from epoch to epoch."""
 
-    def __init__(self, job: LoadJob, ring: RingPlan, shared: SharedEpisodes | None) -> None:
+    def __init__(self, job: LoadJob, ring: SegmentPlan, shared: SharedEpisodes | None) -> None:
         self._job = job
         self._shared = shared
         self._plan_of = lru_cache(maxsize=2)(job.plan)
         self._worker, _ = topology.worker()
-        self._sender = RingSender(ring, self._worker)
+        self._sender = SegmentSender(ring, self._worker)
         self._counter = Counter()
         self._cache = open_cache(job, self._counter)
         self._stream = EpochStream(self._begin)

@@ -14,7 +14,7 @@ from torchcodec.decoders import VideoDecoder
 
 from roboshard.loader.decoding import colors
 from roboshard.loader.decoding.pictures import copy_picture
-from roboshard.loader.decoding.rgb import CodedPicture, picture_of
+from roboshard.loader.decoding.rgb import DecodedFrame, picture_of
 
 FORMATS = (
     *("yuv420p", "yuv422p", "yuv444p", "yuv440p", "yuv411p", "yuv410p", "nv12", "yuyv422"),
@@ -80,7 +80,7 @@ def as_here(video: bytes) -> tuple[NDArray[np.uint8], bool]:
         picture = picture_of(next(container.decode(video=0)))
     target = np.empty(picture.shape, dtype=np.uint8)
     copy_picture(picture, target)
-    return target, isinstance(picture, CodedPicture)
+    return target, isinstance(picture, DecodedFrame)
 
 
 @pytest.mark.parametrize("pixel_format", FORMATS)

@@ -39,8 +39,8 @@ from roboshard.loader.batches import decode_ahead
 from roboshard.loader.batches.buffers import ReusedBuffers
 from roboshard.loader.batches.decode_ahead import LOOK_AHEAD_STEPS, look_ahead_steps
 from roboshard.loader.batches.decode_threads import DecodeThreads
-from roboshard.loader.batches.pending import PendingStep
-from roboshard.loader.batches.wanted import Slice, Target
+from roboshard.loader.batches.pending_batch import PendingBatch
+from roboshard.loader.batches.request_queue import Slice, Target
 from roboshard.loader.decoding.resize import ResizedPicture
 from roboshard.loader.episodes import fetch
 from roboshard.loader.episodes.episode import Episode
@@ -217,14 +217,14 @@ EarlySizes = list[int]
 def early_pictures(monkeypatch: pytest.MonkeyPatch) -> EarlySizes:
     """Bytes of each picture that was kept for a step that had not begun."""
     sizes: EarlySizes = []
-    keep = PendingStep.keep
+    keep = PendingBatch.keep
 
-    def recorded(step: PendingStep, key: str, place: int, picture: Any) -> bool:
+    def recorded(step: PendingBatch, key: str, place: int, picture: Any) -> bool:
         is_kept = keep(step, key, place, picture)
         sizes.extend([picture.nbytes] * is_kept)
         return is_kept
 
-    monkeypatch.setattr(PendingStep, "keep", recorded)
+    monkeypatch.setattr(PendingBatch, "keep", recorded)
     return sizes
 
 
@@ -269,7 +269,7 @@ def test_what_is_kept_for_later_steps_is_bounded(
     held: list[int] = []
     begin = DecodeThreads.begin
 
-    def recorded(threads: DecodeThreads, step: PendingStep) -> PendingStep:
+    def recorded(threads: DecodeThreads, step: PendingBatch) -> PendingBatch:
         held.append(threads._waiting.num_early)
         return begin(threads, step)
 
@@ -464,7 +464,7 @@ def test_each_picture_goes_wherever_it_is_wanted_and_nowhere_else(
 ) -> None:
     """`wanted`: frame -> steps, once for each place."""
     sizes = Tally(itertools.chain.from_iterable(wanted.values()))
-    steps: dict[int, PendingStep] = {}
+    steps: dict[int, PendingBatch] = {}
     keys = [PictureKey(key="x", is_video=True, offsets=None)]
     for number, size in sizes.items():
         step = WindowedStep(
@@ -473,7 +473,7 @@ def test_each_picture_goes_wherever_it_is_wanted_and_nowhere_else(
             episode_of=np.zeros(size),
             frames={"x": np.zeros((size, 1), int)},
         )
-        steps[number] = PendingStep(step, keys, as_float=False)
+        steps[number] = PendingBatch(step, keys, as_float=False)
         steps[number].begin()
     requests: dict[int, list[Target]] = {frame: [] for frame in sorted(wanted)}
     expected: dict[int, list[int]] = {number: [] for number in steps}

@@ -22,7 +22,7 @@ from support.lerobot_source import EVERY_KIND, Built, Source, build
 from roboshard.converter import ConvertConfig, convert
 from roboshard.loader import make_loader, open_dataset
 from roboshard.loader.batches.buffers import ReusedBuffers
-from roboshard.loader.batches.pending import PendingStep
+from roboshard.loader.batches.pending_batch import PendingBatch
 from roboshard.loader.decoding import codec
 from roboshard.loader.decoding.colors import reformatted
 from roboshard.loader.decoding.decode import open_decoder
@@ -430,7 +430,7 @@ def test_pictures_are_put_into_their_batch_as_what_they_are(
     step = WindowedStep(
         values={}, episodes=(), episode_of=np.zeros(1, int), frames={"x": np.zeros((1, 1), int)}
     )
-    pending = PendingStep(step, [PictureKey(key="x", is_video=True, offsets=None)], as_float)
+    pending = PendingBatch(step, [PictureKey(key="x", is_video=True, offsets=None)], as_float)
     pending.put("x", 0, picture if on_gpu else picture.numpy(), ReusedBuffers())
     assert equal(pending.batch()["x"], expected.expand(1, picture.shape[-1], 2, 3))
 
@@ -442,7 +442,9 @@ def test_each_image_of_a_feature_is_taken_as_what_it_is(order: list[int]) -> Non
     step = WindowedStep(
         values={}, episodes=(), episode_of=np.zeros(2, int), frames={"x": np.zeros((2, 1), int)}
     )
-    pending = PendingStep(step, [PictureKey(key="x", is_video=False, offsets=None)], as_float=False)
+    pending = PendingBatch(
+        step, [PictureKey(key="x", is_video=False, offsets=None)], as_float=False
+    )
     for number in order:
         pending.put("x", number, images[number], ReusedBuffers())
     assert pending.batch()["x"][:, 0, 0, 0].tolist() == pytest.approx([0.2, 1234])

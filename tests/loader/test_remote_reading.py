@@ -28,7 +28,7 @@ from roboshard.loader import resources
 from roboshard.loader.batches import decode_ahead
 from roboshard.loader.episodes import fetch as episodes
 from roboshard.loader.episodes import read_ahead
-from roboshard.loader.episodes.read_ahead import ReadAhead
+from roboshard.loader.episodes.prefetch import EpisodePrefetcher
 from roboshard.loader.stats import Counter
 from roboshard.shards import DamageError, EpisodeData, ShardedDataset
 from roboshard.shards import fetch as shard_fetch
@@ -209,7 +209,7 @@ def test_any_budget_gives_the_same_batches_and_is_held(
     expected = digests(small_loader(str(arm_shards), cameras=[], **options))
     coming: list[tuple[int, int]] = []
 
-    class Watched(ReadAhead):
+    class Watched(EpisodePrefetcher):
         taking = False
 
         def want(self, positions: Sequence[int]) -> None:
@@ -227,7 +227,7 @@ def test_any_budget_gives_the_same_batches_and_is_held(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(resources, "LOCAL_READING", (threads, budget))
-        patch.setattr(resources, "ReadAhead", Watched)
+        patch.setattr(resources, "EpisodePrefetcher", Watched)
         assert digests(small_loader(str(arm_shards), cameras=[], **options)) == expected
     # What a step needs now is read whatever the budget (it may have left the memory since it was expected); beyond
     # that nothing is begun unless there is room.
@@ -267,8 +267,8 @@ class FakeDataset:
             yield DamageError(f"episode {position}") if position in self.failing else position
 
 
-def reading(dataset: FakeDataset, threads: int, max_bytes: int = 10_000) -> ReadAhead:
-    return ReadAhead(dataset, (), threads, max_bytes, Counter())  # type: ignore[arg-type]
+def reading(dataset: FakeDataset, threads: int, max_bytes: int = 10_000) -> EpisodePrefetcher:
+    return EpisodePrefetcher(dataset, (), threads, max_bytes, Counter())  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("threads", [1, 4])

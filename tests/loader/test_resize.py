@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from roboshard.loader.decoding.colors import reformatted
 from roboshard.loader.decoding.pictures import copy_picture, resized
 from roboshard.loader.decoding.resize import ResizedPicture, nearest, resize_in_floats
-from roboshard.loader.decoding.rgb import CodedPicture
+from roboshard.loader.decoding.rgb import DecodedFrame
 
 sides = st.integers(1, 70)
 sizes = st.tuples(sides, sides)
@@ -51,7 +51,7 @@ def test_a_coded_picture_becomes_what_torch_makes_of_its_pixels(
     had: tuple[int, int], wanted: tuple[int, int]
 ) -> None:
     frame = av.VideoFrame.from_ndarray(noise(*had), format="rgb24").reformat(format="yuv444p")
-    picture = resized(CodedPicture(frame), wanted)
+    picture = resized(DecodedFrame(frame), wanted)
     assert isinstance(picture, ResizedPicture)
     expected = by_torch(reformatted(frame, "BICUBIC"), wanted)
     memory = np.full((3, *wanted, 3), 77, dtype=np.uint8)

@@ -15,8 +15,8 @@ import numpy as np
 from roboshard import storage
 from roboshard.common.plain import plain
 from roboshard.tools.preview.content import Content, Curves
-from roboshard.tools.preview.pictures import Picture, depth_steps, encode_jpeg
 from roboshard.tools.preview.pipe import copied_from
+from roboshard.tools.preview.thumbnails import Picture, depth_steps, encode_jpeg
 
 rr: Any = import_module("rerun")
 """Not by an import statement: types must not depend on whether it is installed."""

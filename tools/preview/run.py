@@ -12,7 +12,7 @@ from roboshard.common.errors import OptionError
 from roboshard.common.selection import spread
 from roboshard.tools.preview.config import PreviewConfig
 from roboshard.tools.preview.content import Content, make_content
-from roboshard.tools.preview.pictures import Picture, as_picture
+from roboshard.tools.preview.thumbnails import Picture, as_picture
 
 if TYPE_CHECKING:
     from roboshard.loader import MapDataset

@@ -31,7 +31,7 @@ from roboshard.tools.preview.layout import (
     make_layout,
     panel_height,
 )
-from roboshard.tools.preview.pictures import Picture, depth_range
+from roboshard.tools.preview.thumbnails import Picture, depth_range
 
 DPI = 110
 BLACK, GREY, PALE = "0.1", "0.45", "0.88"

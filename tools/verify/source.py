@@ -36,8 +36,8 @@ from roboshard.tools.verify.packets import (
     compare_payloads,
     parameters_of,
 )
-from roboshard.tools.verify.pictures import Original, compare_pictures
 from roboshard.tools.verify.problems import CONVERT_AGAIN, Place
+from roboshard.tools.verify.reencoded import Original, compare_pictures
 from roboshard.tools.verify.tables import compare_tables
 
 

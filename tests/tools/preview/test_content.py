@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from roboshard.common.selection import spread
 from roboshard.tools.preview.content import Content, dimension_names, make_content
 from roboshard.tools.preview.layout import LEFT, STRIP_WIDTH, WIDTH, make_layout, panel_height
-from roboshard.tools.preview.pictures import as_picture, depth_range, depth_steps
+from roboshard.tools.preview.thumbnails import as_picture, depth_range, depth_steps
 
 SPEC = {"dtype": "float32", "shape": [2], "names": ["x", "y"]}
 

@@ -12,7 +12,7 @@ from roboshard.converter import ConvertConfig, convert
 from roboshard.loader import open_dataset
 from roboshard.tools.preview import PreviewConfig, preview
 from roboshard.tools.preview.content import make_content
-from roboshard.tools.preview.pictures import as_picture
+from roboshard.tools.preview.thumbnails import as_picture
 
 
 def test_an_episode_that_lacks_values_is_drawn(tmp_path: Path) -> None:

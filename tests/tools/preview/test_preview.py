@@ -24,8 +24,8 @@ from roboshard.shards import OptionError, StorageError
 from roboshard.tools.preview import PreviewConfig, preview
 from roboshard.tools.preview.content import Content, Curves
 from roboshard.tools.preview.layout import LEFT, STRIP_WIDTH, make_layout, panel_height
-from roboshard.tools.preview.pictures import Picture
 from roboshard.tools.preview.sheet import DPI, _legend_size, draw
+from roboshard.tools.preview.thumbnails import Picture
 
 pytest_plugins = ["support.servers.fixtures"]
 TOP = "observation.images.top"

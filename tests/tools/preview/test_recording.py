@@ -18,7 +18,7 @@ from roboshard.loader import open_dataset
 from roboshard.shards import DamageError, StorageError
 from roboshard.tools.preview import PreviewConfig, preview
 from roboshard.tools.preview.content import Content, Curves
-from roboshard.tools.preview.pictures import Picture
+from roboshard.tools.preview.thumbnails import Picture
 
 pytestmark = pytest.mark.rerun
 Columns = dict[str, list[Any]]

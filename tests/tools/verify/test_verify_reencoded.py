@@ -25,8 +25,8 @@ from roboshard.converter.reencoding.settings import Encoding
 from roboshard.converter.video.alignment import RowTimes
 from roboshard.converter.video.video_file import VideoFile
 from roboshard.tools.verify import Problem, VerifyConfig, verify
-from roboshard.tools.verify.pictures import Original, compare_pictures
 from roboshard.tools.verify.problems import Place, Problems
+from roboshard.tools.verify.reencoded import Original, compare_pictures
 
 TOP, WRIST = "observation.images.top", "observation.images.wrist"
 GOP = 3

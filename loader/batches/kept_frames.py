@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from roboshard.loader.decoding.pictures import Picture
 
 
-class EarlyPictures:
+class KeptFrames:
     """Of one step: the frame of a picture is its place in the step. Each is given once, and held no longer."""
 
     def __init__(self, pictures: dict[str, dict[int, Picture]]) -> None:

@@ -15,7 +15,7 @@ from support.slowly import slowly
 
 from roboshard.converter import ConvertConfig, convert
 from roboshard.loader import make_loader, resources
-from roboshard.loader.episodes.recent import RecentPictures
+from roboshard.loader.episodes.look_back import LookBackFrames
 
 CAMERA = "observation.images.top"
 LENGTHS = (60, 45, 60, 50)
@@ -105,7 +105,7 @@ def test_nothing_is_kept_where_steps_jump(distant_keyframes: Path) -> None:
 def test_what_is_found_is_what_was_kept_under_that_number(
     capacity: int, runs: list[list[int]]
 ) -> None:
-    recent, newest = RecentPictures(capacity), dict[int, int]()
+    recent, newest = LookBackFrames(capacity), dict[int, int]()
     for frames in runs:
         kept = recent.kept(range(31))
         assert kept == set(newest.values())

@@ -18,15 +18,15 @@ import torch.multiprocessing
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from support.ring_worker import LARGE, batch_of, send
+from support.segment_worker import LARGE, batch_of, send
 
-from roboshard.loader.running import ring
-from roboshard.loader.running.ring import (
+from roboshard.loader.running import segment_pool
+from roboshard.loader.running.segment_pool import (
     BATCHES_HELD,
     SMALL_BYTES,
-    RingPlan,
-    RingReceiver,
-    RingSender,
+    SegmentPlan,
+    SegmentReceiver,
+    SegmentSender,
 )
 
 SOON_S = 20
@@ -38,11 +38,11 @@ class Ring:
     """Both sides of it in this process."""
 
     def __init__(self, *, batches_ahead: int = 2) -> None:
-        self.plan = RingPlan.make(
+        self.plan = SegmentPlan.make(
             start_method="spawn", num_workers=2, num_keys=KEYS, batches_ahead=batches_ahead
         )
-        self.sender = RingSender(self.plan, 1)
-        self.receiver: RingReceiver | None = RingReceiver(self.plan)
+        self.sender = SegmentSender(self.plan, 1)
+        self.receiver: SegmentReceiver | None = SegmentReceiver(self.plan)
 
     def lend(
         self, value: int = 0, shape: tuple[int, ...] = LARGE, dtype: torch.dtype = torch.uint8
@@ -98,13 +98,13 @@ def pair() -> Ring:
 def mapped(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Sizes of all segments that the receiver mapped."""
     sizes: list[int] = []
-    map_segment = ring._map
+    map_segment = segment_pool._map
 
     def counted(descriptor: int, num_bytes: int) -> Any:
         sizes.append(num_bytes)
         return map_segment(descriptor, num_bytes)
 
-    monkeypatch.setattr(ring, "_map", counted)
+    monkeypatch.setattr(segment_pool, "_map", counted)
     return sizes
 
 
@@ -366,7 +366,7 @@ def test_a_message_goes_to_the_receiver_of_its_ring(pair: Ring) -> None:
 
 
 def test_workers_do_not_touch_each_others_segments(pair: Ring) -> None:
-    second = RingSender(pair.plan, 0)
+    second = SegmentSender(pair.plan, 0)
     held = []
     for number in range(5):
         held.append((pair.camera(number)["camera"], number))
@@ -484,8 +484,8 @@ def test_decoding_threads_lend_beside_a_user_who_keeps_some() -> None:
 def test_through_a_real_process(keeps: int, mapped: list[int]) -> None:
     num_batches = 40
     context = torch.multiprocessing.get_context("spawn")
-    plan = RingPlan.make(start_method="spawn", num_workers=1, num_keys=KEYS, batches_ahead=3)
-    receiver = RingReceiver(plan)
+    plan = SegmentPlan.make(start_method="spawn", num_workers=1, num_keys=KEYS, batches_ahead=3)
+    receiver = SegmentReceiver(plan)
     queue, finished = context.Queue(maxsize=2), context.Event()
     process = context.Process(
         target=send, args=(plan, 0, num_batches, queue, finished), daemon=True

@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
-from roboshard.loader.batches.pending import PendingStep
+from roboshard.loader.batches.pending_batch import PendingBatch
 from roboshard.loader.decoding.pictures import Picture
 
 
@@ -37,7 +37,7 @@ class Slice(NamedTuple):
 class Target(NamedTuple):
     """Where a picture is wanted."""
 
-    step: PendingStep
+    step: PendingBatch
     place: int
 
 
@@ -78,7 +78,7 @@ class _Step:
         return moved
 
 
-class Wanted:
+class RequestQueue:
     """Requests of steps, the most urgent step first.
 
     A slice is visited for what the most urgent step wants of it. A decoder passes through a GOP from its keyframe on:

@@ -10,8 +10,8 @@ from typing import Any, cast
 from hypothesis import given
 from hypothesis import strategies as st
 
-from roboshard.loader.batches.pending import PendingStep
-from roboshard.loader.batches.wanted import Requests, Slice, Target, Wanted
+from roboshard.loader.batches.pending_batch import PendingBatch
+from roboshard.loader.batches.request_queue import RequestQueue, Requests, Slice, Target
 from roboshard.loader.episodes.episode import Episode
 
 GOP = 3
@@ -38,7 +38,7 @@ def asked_for(step: Any, wanted: dict[int, list[int]]) -> dict[Slice, Requests]:
     for number, frames in wanted.items():
         for place, frame in enumerate(frames):
             of_slice = requests.setdefault(EVERY_SLICE[number], {})
-            of_slice.setdefault(frame, []).append(Target(cast(PendingStep, step), place))
+            of_slice.setdefault(frame, []).append(Target(cast(PendingBatch, step), place))
     return requests
 
 
@@ -58,7 +58,7 @@ steps_of = st.dictionaries(
 def test_everything_is_taken_once_and_the_most_urgent_first(
     steps: list[dict[int, list[int]]], most_early: int, data: st.DataObject
 ) -> None:
-    waiting, coming, left = Wanted(), list(enumerate(steps)), Tally[Want]()
+    waiting, coming, left = RequestQueue(), list(enumerate(steps)), Tally[Want]()
     announced: list[int] = []
     early = Tally[int]()
     """Announced step -> pictures that were taken for it."""
@@ -140,7 +140,7 @@ def gops_of(left: Tally[Want], step: int, slot: int) -> set[int]:
 
 
 def test_what_one_step_wants_of_a_slice_comes_together() -> None:
-    waiting = Wanted()
+    waiting = RequestQueue()
     waiting.announce(asked_for(SimpleNamespace(), {0: [9, 1, 1, 5]}))
     assert waiting.take(()) is None, "it has not begun"
     waiting.begin({})
@@ -158,7 +158,7 @@ def test_what_one_step_wants_of_a_slice_comes_together() -> None:
 
 
 def test_what_was_kept_for_a_step_comes_before_what_it_wants_else() -> None:
-    waiting = Wanted()
+    waiting = RequestQueue()
     step = SimpleNamespace()
     waiting.announce(asked_for(step, {0: [1, 2]}))
     waiting.begin(asked_for(step, {2: [7]}))
@@ -167,7 +167,7 @@ def test_what_was_kept_for_a_step_comes_before_what_it_wants_else() -> None:
 
 
 def test_a_step_of_which_all_was_taken_early_still_has_its_turn() -> None:
-    waiting = Wanted()
+    waiting = RequestQueue()
     for number in range(3):
         waiting.announce(asked_for(number, {0: [0]}))
     waiting.begin({})

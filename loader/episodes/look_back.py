@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from roboshard.loader.decoding.pictures import Picture, copy_picture
 
 
-class RecentPictures:
+class LookBackFrames:
     """The last `capacity` pictures of one slice, copied into memory that is used again. For one thread at a time."""
 
     def __init__(self, capacity: int) -> None:

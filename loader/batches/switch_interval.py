@@ -39,5 +39,5 @@ class ShortTurns:
                 self._before = None
 
 
-SHORT_TURNS = ShortTurns()
+SHORT_SWITCH_INTERVAL = ShortTurns()
 """Of this process."""

@@ -32,7 +32,7 @@ POLL_S = 0.001
 
 
 @dataclass(frozen=True, kw_only=True)
-class RingPlan:
+class SegmentPlan:
     """What both sides know of each other; picklable while a process is started."""
 
     token: str
@@ -44,7 +44,7 @@ class RingPlan:
     @classmethod
     def make(
         cls, *, start_method: str, num_workers: int, num_keys: int, batches_ahead: int
-    ) -> "RingPlan":
+    ) -> "SegmentPlan":
         """For batches of `num_keys` tensors, `batches_ahead` of which a worker may have made and not handed over."""
         segments = num_keys * (
             batches_ahead + BATCHES_HELD + 2
@@ -79,10 +79,10 @@ class _Segment:
         self.loan = _Loan()
 
 
-class RingSender:
+class SegmentSender:
     """The worker's side: `Buffers` in shared memory, and messages about them."""
 
-    def __init__(self, plan: RingPlan, worker: int) -> None:
+    def __init__(self, plan: SegmentPlan, worker: int) -> None:
         """Nothing is allocated before it is needed."""
         self._plan = plan
         self._worker = worker
@@ -166,10 +166,10 @@ class RingSender:
             self._plan.flags[self._flag(number)] = 0
 
 
-class RingReceiver:
+class SegmentReceiver:
     """The parent's side."""
 
-    def __init__(self, plan: RingPlan) -> None:
+    def __init__(self, plan: SegmentPlan) -> None:
         """Messages of `plan` are unpacked here while this exists."""
         self._plan = plan
         self._mapped: dict[tuple[int, int], Buffer] = {}
@@ -210,7 +210,7 @@ class RingReceiver:
         return tensor
 
 
-_RECEIVERS: "weakref.WeakValueDictionary[str, RingReceiver]" = weakref.WeakValueDictionary()
+_RECEIVERS: "weakref.WeakValueDictionary[str, SegmentReceiver]" = weakref.WeakValueDictionary()
 
 
 class Message:

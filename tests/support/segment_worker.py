@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from roboshard.loader.running.ring import RingPlan, RingSender
+from roboshard.loader.running.segment_pool import SegmentPlan, SegmentSender
 
 LARGE = (16, 64, 48, 3)
 """144 KiB of uint8: too much to travel in a message, and so is half of it."""
@@ -30,17 +30,17 @@ def batch_of(number: int) -> dict[str, Any]:
     }
 
 
-def send(plan: RingPlan, worker: int, num_batches: int, queue: Any, finished: Any) -> None:
+def send(plan: SegmentPlan, worker: int, num_batches: int, queue: Any, finished: Any) -> None:
     """Send `batch_of` each number, then the number of segments, and stay until told that all has arrived."""
     torch.set_num_threads(1)
-    sender = RingSender(plan, worker)
+    sender = SegmentSender(plan, worker)
     for number in range(num_batches):
         queue.put(packed(sender, batch_of(number)))
     queue.put(len(sender._segments))
     finished.wait()
 
 
-def packed(sender: RingSender, batch: dict[str, Any]) -> Any:
+def packed(sender: SegmentSender, batch: dict[str, Any]) -> Any:
     """A message; cameras are in shared memory from the start, as decoders put them there."""
     lent = {}
     for key in ("camera", "float camera"):

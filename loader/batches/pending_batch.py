@@ -14,7 +14,7 @@ from roboshard.loader.decoding.pictures import Picture, copy_picture, is_brightn
 from roboshard.loader.samples.rows import Batch, PictureKey, WindowedStep, check_shapes
 
 
-class PendingStep:
+class PendingBatch:
     """A step whose pictures are on their way. Before it has begun it takes no memory for its batch."""
 
     def __init__(self, step: WindowedStep, pictures: Sequence[PictureKey], as_float: bool) -> None:

@@ -32,7 +32,7 @@ class _Request(NamedTuple):
     future: Future[EpisodeData]
 
 
-class ReadAhead:
+class EpisodePrefetcher:
     """Episodes under way. `want` and `take` are for one thread."""
 
     def __init__(

@@ -10,7 +10,7 @@ from roboshard.common import interrupts
 T = TypeVar("T")
 
 
-def run_ahead(
+def run_in_background(
     items: Generator[T, None, None], stop: Callable[[], None]
 ) -> Generator[T, None, None]:
     """Yield the same items; the next one is made while the last one is used.
@@ -24,7 +24,9 @@ def run_ahead(
     """
     wanted: SimpleQueue[bool] = SimpleQueue()
     made: SimpleQueue[tuple[T | None, BaseException | None]] = SimpleQueue()
-    thread = Thread(target=_make, args=(items, wanted, made), name="roboshard-ahead", daemon=True)
+    thread = Thread(
+        target=_make, args=(items, wanted, made), name="roboshard-background", daemon=True
+    )
     thread.start()
     try:
         wanted.put(True)
