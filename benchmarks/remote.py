@@ -39,7 +39,10 @@ class Options:
     """Of one connection."""
     batch_size: int = 64
     pool_episodes: int = 4
-    """A quarter of a small dataset's episodes, so that there is something to read ahead."""
+    """A quarter of a small dataset's episodes, so that there is something to read ahead; 0: the default."""
+    num_workers: tuple[int, ...] = (0,)
+    count: bool = True
+    """Count what a whole epoch reads. Of a large dataset that takes long."""
     batches: int = 24
     runs: int = 5
     output: Path | None = None
@@ -59,7 +62,10 @@ def main() -> None:
         bytes_per_second=options.mb_per_s * 1e6,
     ) as server:
         for order in ("global", "shard"):
-            values[order] = counted(options, server, order) | raced(options, server.url, order)
+            values[order] = counted(options, server, order) if options.count else {}
+            for num_workers in options.num_workers:
+                name = order if not num_workers else f"{order}_workers_{num_workers}"
+                values.setdefault(name, {}).update(raced(options, server.url, order, num_workers))
     print_result("remote", values, options.output)
 
 
@@ -78,7 +84,7 @@ def counted(options: Options, server: RangeServer, order: EpisodeOrder) -> dict[
     }
 
 
-def raced(options: Options, url: str, order: EpisodeOrder) -> dict[str, Any]:
+def raced(options: Options, url: str, order: EpisodeOrder, num_workers: int) -> dict[str, Any]:
     """Throughput of both, in turn, and how long each takes to its first batch."""
     first: dict[str, list[float]] = {"local": [], "remote": []}
     speed: dict[str, list[float]] = {"local": [], "remote": []}
@@ -86,9 +92,11 @@ def raced(options: Options, url: str, order: EpisodeOrder) -> dict[str, Any]:
     for _ in range(options.runs):
         for name, root in roots.items():
             started = time.perf_counter()
-            next(iter(make(options, root, order)))
+            next(iter(make(options, root, order, num_workers)))
             first[name].append(time.perf_counter() - started)
-    batches = {name: endless(make(options, root, order)) for name, root in roots.items()}
+    batches = {
+        name: endless(make(options, root, order, num_workers)) for name, root in roots.items()
+    }
     for coming in batches.values():
         take(coming, options.batches)
     for _ in range(options.runs):
@@ -105,12 +113,13 @@ def raced(options: Options, url: str, order: EpisodeOrder) -> dict[str, Any]:
     return found | {"remote_over_local": round(statistics.median(ratios), 3)}
 
 
-def make(options: Options, root: str, order: EpisodeOrder) -> Loader:
+def make(options: Options, root: str, order: EpisodeOrder, num_workers: int = 0) -> Loader:
     """A loader that decodes as little as it can, so that reading shows."""
     return make_loader(
         root,
         batch_size=options.batch_size,
-        pool_episodes=options.pool_episodes,
+        pool_episodes=options.pool_episodes or None,
+        num_workers=num_workers,
         episode_order=order,
         frame_order="sweep",
         drop_last=True,

@@ -71,8 +71,13 @@ class ShardReads:
     def get(self, piece: Piece, where: str) -> memoryview:
         """The bytes of a piece, planned or not, verified. Raises DamageError, MissingError, StorageError."""
         cache = self._cache
-        if cache is None or self._block_of(piece.range) in self._read:
+        if cache is None:
             return self._verified(piece, where)
+        if self._block_of(piece.range) in self._read:
+            verified = self._verified(piece, where)
+            if not self._is_cached(piece):  # it came damaged with the first one, and then right
+                cache.keep(self._key(piece), verified)
+            return verified
         fetched = False
 
         def fetch() -> bytes:

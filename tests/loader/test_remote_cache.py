@@ -231,6 +231,21 @@ def test_damaged_files_of_the_cache_are_fetched_again(
     assert not http.requests
 
 
+def test_a_neighbour_that_came_damaged_is_kept_once_it_has_come_right(
+    http: RangeServer, arm_shards: Path, cache: Path
+) -> None:
+    settings = ReadSettings(cache=DiskCache(cache, 1 << 30))
+    dataset = ShardedDataset.open(http.url, settings)
+    first, second = np.flatnonzero(dataset.index.shard == 0)[:2].tolist()
+    http.fault("wrong_bytes", r"\.tar", 1, at=int(dataset.index.size[first]) + 100)
+    read = list(dataset.read_episodes([first, second]))
+    assert all(isinstance(episode, EpisodeData) and episode.stored for episode in read)
+    assert not http.armed
+    http.reset()
+    assert len(list(dataset.read_episodes([first, second]))) == 2
+    assert data_bytes(http) == 0
+
+
 def test_wrong_bytes_are_never_kept(http: RangeServer, arm_shards: Path, cache: Path) -> None:
     http.fault("wrong_bytes", r"\.tar", 1)
     expected = digests(small_loader(str(arm_shards)))

@@ -27,7 +27,7 @@ from support.servers import RangeServer
 from roboshard.loader import resources
 from roboshard.loader.batches import decode_ahead
 from roboshard.loader.episodes import fetch as episodes
-from roboshard.loader.episodes import read_ahead
+from roboshard.loader.episodes import prefetch
 from roboshard.loader.episodes.prefetch import EpisodePrefetcher
 from roboshard.loader.stats import Counter
 from roboshard.shards import DamageError, EpisodeData, ShardedDataset
@@ -50,7 +50,7 @@ def http(range_server: RangeServer, arm_shards: Path) -> RangeServer:
 
 @pytest.fixture
 def small_gap(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(read_ahead, "MAX_GAP", SMALL_GAP)
+    monkeypatch.setattr(prefetch, "MAX_GAP", SMALL_GAP)
     monkeypatch.setattr(shard_fetch, "MAX_GAP", SMALL_GAP)
 
 
@@ -332,7 +332,7 @@ def test_closing_leaves_no_thread_and_begins_nothing_more(spacing: int) -> None:
 
 
 def test_closing_does_not_wait_for_what_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(read_ahead, "CLOSE_S", 0.2)
+    monkeypatch.setattr(prefetch, "CLOSE_S", 0.2)
     dataset = FakeDataset()
     reads = reading(dataset, 3)
     dataset.hold.clear()
