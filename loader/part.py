@@ -30,7 +30,7 @@ class Part:
     """Its share of the samples, in proportion to the weights of the others."""
     _: KW_ONLY
     episodes: Sequence[int] | EpisodePredicate | None = None
-    """These and the following ones: as `make_loader` has them."""
+    """Which episodes are loaded, as `make_loader` has it; so are the options below."""
     exclude_episodes: Sequence[int] | None = None
     tasks: Collection[str] | None = None
     split: Split | None = None

@@ -71,13 +71,8 @@ class ShardReads:
     def get(self, piece: Piece, where: str) -> memoryview:
         """The bytes of a piece, planned or not, verified. Raises DamageError, MissingError, StorageError."""
         cache = self._cache
-        if cache is None:
+        if cache is None or self._block_of(piece.range) in self._read:
             return self._verified(piece, where)
-        if self._block_of(piece.range) in self._read:
-            verified = self._verified(piece, where)
-            if not self._is_cached(piece):  # it came damaged with the first one, and then right
-                cache.keep(self._key(piece), verified)
-            return verified
         fetched = False
 
         def fetch() -> bytes:
@@ -114,6 +109,8 @@ class ShardReads:
                 piece.range
             )  # a proxy's or a network's fault may not come twice
             piece.check(data, where)
+            if self._cache is not None:  # beside another one it was damaged, and not kept
+                self._cache.keep(self._key(piece), data)
         return data
 
     def _keep_others(self, cache: DiskCache, first: Piece) -> None:

@@ -50,11 +50,11 @@ class ParsedEpisode:
     """By feature, in the dataset's order; None: its values lie in `table`."""
     images: Mapping[str, ImageFiles]
     cameras: tuple[CameraRecord, ...]
-    """Of the cameras that were read."""
+    """Records of the cameras that were read."""
     stored: Mapping[str, StoredRange]
     """Camera key -> where its slice lies in a local file; without those that lie in none."""
     num_bytes: int
-    """Of the rows in memory."""
+    """Bytes that the rows take in memory."""
 
     @property
     def is_whole(self) -> bool:

@@ -27,7 +27,7 @@ class Field:
     offset: int
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
-    """Of one value."""
+    """Shape of one value."""
 
     @property
     def end(self) -> int:

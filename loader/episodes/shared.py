@@ -26,10 +26,13 @@ LARGEST = 1 / 16
 
 CURSOR = struct.Struct("<Q")
 """Bytes written so far: modulo the ring's size, where the next ones go."""
-ENTRY = struct.Struct("<QQIII")
-"""Position + 1, offset in the ring, length, CRC32C of the bytes, CRC32C of the entry before this."""
+ENTRY = struct.Struct("<QQII")
+"""Position + 1, offset in the ring, length, CRC32C of the bytes."""
+CHECKSUM = struct.Struct("<I")
+"""CRC32C of the entry before it."""
+ENTRY_BYTES = ENTRY.size + CHECKSUM.size
 TABLE_AT = 4096
-RING_AT = TABLE_AT + SLOTS * ENTRY.size
+RING_AT = TABLE_AT + SLOTS * ENTRY_BYTES
 
 
 class SharedEpisodes:
@@ -73,14 +76,16 @@ class SharedEpisodes:
             offset = cursor % self._size
             os.pwrite(self._descriptor, CURSOR.pack(cursor + len(data)), 0)
             os.pwrite(self._descriptor, data, RING_AT + offset)
-            entry = ENTRY.pack(position + 1, offset, len(data), crc32c(data), 0)[:-4]
-            os.pwrite(self._descriptor, entry + struct.pack("<I", crc32c(entry)), _place(position))
+            entry = ENTRY.pack(position + 1, offset, len(data), crc32c(data))
+            os.pwrite(self._descriptor, entry + CHECKSUM.pack(crc32c(entry)), _place(position))
 
     def _entry(self, position: int) -> tuple[int, int, int] | None:
         """Offset, length and checksum of an episode's bytes."""
-        packed = os.pread(self._descriptor, ENTRY.size, _place(position))
-        found, offset, length, checksum, own = ENTRY.unpack(packed)
-        if found != position + 1 or own != crc32c(packed[:-4]):
+        packed = os.pread(self._descriptor, ENTRY_BYTES, _place(position))
+        found, offset, length, checksum = ENTRY.unpack_from(packed)
+        if found != position + 1 or packed[ENTRY.size :] != CHECKSUM.pack(
+            crc32c(packed[: ENTRY.size])
+        ):
             return None
         return offset, length, checksum
 
@@ -101,4 +106,4 @@ class SharedEpisodes:
 
 
 def _place(position: int) -> int:
-    return TABLE_AT + position % SLOTS * ENTRY.size
+    return TABLE_AT + position % SLOTS * ENTRY_BYTES

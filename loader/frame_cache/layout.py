@@ -71,9 +71,9 @@ class Layout:
     kept: tuple[NDArray[np.bool_], ...]
     """Of each dataset, (episodes,): whether the pictures of an episode are kept."""
     num_bytes: int
-    """Of all pictures that are kept, with their marks."""
+    """Bytes of all pictures that are kept, with their marks."""
     all_bytes: int
-    """Of all pictures of the episodes that are loaded."""
+    """Bytes of all pictures of the episodes that are loaded."""
 
 
 def make_layout(

@@ -40,18 +40,18 @@ class EpisodeInfo:
         self._metadata = metadata
         self._position = position
         self.episode_index = episode_index
-        """Its number in the dataset."""
+        """The episode's number in the dataset."""
         self.length = length
-        """Its rows."""
+        """How many rows the episode has."""
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """Its tasks."""
+        """The tasks that the episode's metadata names."""
         return self._metadata.tasks.of(self._position)
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Names of the columns of its metadata."""
+        """Names of the columns of the episode's metadata."""
         return tuple(self._metadata.row(self._position))
 
     @property
