@@ -1,5 +1,6 @@
 """The pictures that a process finds in a frame cache, and those that it adds to it."""
 
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -48,6 +49,8 @@ class FrameCache:
         self._layout = spec.layout
         self._folder = spec.folder
         self._counter = counter
+        self._closing = threading.Lock()
+        """Held by the thread that ends writing, so that only one of them says so."""
         self._stores: dict[tuple[int, str], FrameStore] = {}
         failure: OSError | None = None
         for store in spec.layout.stores:
@@ -106,9 +109,12 @@ class FrameCache:
         try:
             self._counter.add(frame_cache_bytes_written=store.write(rows, pixels))
         except OSError as error:
-            for each in self._stores.values():
-                each.is_writable = False
-            self._warn("takes no more pictures: what is there is used", error)
+            with self._closing:
+                is_first = any(each.is_writable for each in self._stores.values())
+                for each in self._stores.values():
+                    each.is_writable = False
+            if is_first:
+                self._warn("takes no more pictures: what is there is used", error)
 
     def good(self, store: FrameStore, rows: IntArray) -> NDArray[np.bool_]:
         """Return which pictures are what was written; what is damaged is counted, and made again."""

@@ -8,10 +8,11 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import warnings
 from collections import namedtuple
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -455,6 +456,25 @@ def test_a_full_disk_is_a_warning(
     assert "takes no more pictures" in warning
     assert "No space left" in warning
     assert bool(loader.stats().frame_cache_bytes_read) == bool(num_written)
+    loader.close()
+
+
+def test_threads_that_find_the_disk_full_at_once_warn_once(
+    shards: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = threading.Barrier(OPTIONS["decode_threads"])
+
+    def full(_file: int, _data: Any, _offset: int) -> int:
+        with suppress(threading.BrokenBarrierError):
+            both.wait(30)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(store.os, "pwrite", full)
+    loader = make_loader(shards, frame_cache="1GB", **OPTIONS)
+    with pytest.warns(RuntimeWarning, match="takes no more pictures") as told:
+        assert_same(epochs(loader, 1), expected(shards, 1))
+    assert not both.broken, "two threads wrote at the same time"
+    assert len(told) == 1
     loader.close()
 
 
