@@ -3,6 +3,7 @@
 import hashlib
 import time
 import warnings
+import weakref
 from collections.abc import Iterator
 from functools import cached_property
 from typing import Any, NoReturn
@@ -48,9 +49,10 @@ class Loader:
         the `frames` that it keeps in memory, when no other process uses them.
         """
         self._job = job
-        self._scratch = scratch
-        self._frames = frames
         self._runner = EpochRunner(job)
+        # In this order, also where nobody calls `close`: what reads through a folder ends before it goes.
+        # At the end of the program each of the three ends by itself. Copies have none: they own none.
+        weakref.finalize(self, _let_go, self._runner, [scratch, frames]).atexit = False
         self._plan = self._runner.plan(0)
         self._lengths = EpochLengths(job, self._plan)
         self._epoch = 0
@@ -60,10 +62,6 @@ class Loader:
         self._iterations = 0  # begun so far
         self._running: int | None = None  # which of them is running
         self._warned = False
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave the scratch folder to this one: a copy does not remove it."""
-        return vars(self) | {"_scratch": None, "_frames": None}
 
     @property
     def meta(self) -> DatasetMeta:
@@ -312,6 +310,11 @@ class Loader:
     @cached_property
     def _selection_digests(self) -> str:
         return ",".join(_selection_digest(source.episodes) for source in self._job.sources)
+
+
+def _let_go(runner: EpochRunner, folders: list[ScratchFolder | SharedFrames | None]) -> None:
+    runner.close()
+    folders.clear()
 
 
 def _selection_digest(episodes: Episodes) -> str:

@@ -7,6 +7,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
+import time
+import warnings
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -209,6 +212,27 @@ def test_each_byte_comes_once_over_the_network_and_its_folder_goes_with_the_load
     assert len(list(temporary.glob(f"{PREFIX}*"))) == 1
     loader.close()
     del loader
+    assert not list(temporary.glob(f"{PREFIX}*"))
+
+
+@pytest.mark.parametrize("num_workers", [0, slowly(3)])
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+def test_a_loader_that_is_dropped_in_mid_epoch_ends_its_reads_before_its_folder_goes(
+    http: RangeServer, temporary: Path, num_workers: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    http.configure(latency_s=0.3, bytes_per_second=None)  # reads are under way when it goes
+    before = set(threading.enumerate())
+    loader = small_loader(http.url, num_workers=num_workers, pool_episodes=1)
+    batches = iter(loader)
+    next(batches)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        del batches, loader
+        left = {it.name for it in set(threading.enumerate()) - before if "roboshard" in it.name}
+        time.sleep(0.5)  # for whatever still reads
+    assert not told
+    assert "of no use" not in capfd.readouterr().err, "what a worker warns of"
+    assert not left
     assert not list(temporary.glob(f"{PREFIX}*"))
 
 
