@@ -6,7 +6,6 @@ import contextlib
 import json
 import math
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -17,13 +16,13 @@ from pathlib import Path
 
 import psutil
 import pytest
+from support.process_of_torchrun import PREFIX
 
 PROJECT = Path(__file__).parents[2]
 STEPS = 30  # more than an epoch of 21
 EVERY = 5
 BATCH = 32
 DEADLINE_S = 150.0
-OURS = re.compile(r'File ".*/(loader|storage|shards|common|examples)/\w+(/\w+)*\.py"')
 
 Batches = dict[int, list[int]]
 
@@ -31,11 +30,7 @@ Batches = dict[int, list[int]]
 def start(
     output: Path, shards: Path, processes: int, num_workers: int = 0
 ) -> subprocess.Popen[bytes]:
-    """The example under torchrun, which starts it again where a process of it aborts.
-
-    Beneath DDP the threads of gloo outlive `destroy_process_group` (torch 2.13), and on a busy
-    machine the interpreter's end can meet them: "terminate called without an active exception".
-    """
+    """The example under torchrun."""
     arguments = [
         "--shards",
         str(shards),
@@ -62,8 +57,7 @@ def start(
         "--standalone",
         "--nproc-per-node",
         str(processes),
-        "--max-restarts",
-        "1",
+        *PREFIX,
     ]
     output.mkdir(parents=True, exist_ok=True)
     with (output / "stderr.txt").open("wb") as errors:
@@ -76,14 +70,12 @@ def start(
 
 
 def finish(run: subprocess.Popen[bytes], output: Path) -> None:
-    """Wait for its end. Where a process failed, it was none of our code that ran in it."""
+    """Wait for its end."""
     try:
         status = run.wait(DEADLINE_S)
     finally:
         kill(run)
-    said = (output / "stderr.txt").read_text()
-    assert status == 0, said
-    assert "failed (exitcode" not in said or not OURS.search(said), said
+    assert status == 0, (output / "stderr.txt").read_text()
 
 
 def kill(run: subprocess.Popen[bytes]) -> None:

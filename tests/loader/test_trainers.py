@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.process_of_torchrun import PREFIX
 from support.slowly import slowly
 
 from roboshard.loader import Loader, make_loader
@@ -64,7 +65,7 @@ def run_under_accelerate(shards: Path, processes: int, tmp_path: Path) -> list[d
     script = tmp_path / "script.py"
     script.write_text(ACCELERATE)
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    prefix = [sys.executable, *torchrun] if processes > 1 else [sys.executable]
+    prefix = [sys.executable, *torchrun, *PREFIX] if processes > 1 else [sys.executable]
     done = subprocess.run(
         [*prefix, str(script), str(shards), str(tmp_path / "state")],
         capture_output=True,
