@@ -337,6 +337,7 @@ def test_files_have_the_columns_and_types_of_a_recorded_dataset(case: Built) -> 
     )
 
 
+@pytest.mark.slow
 def test_the_same_source_gives_the_same_bytes(tmp_path: Path) -> None:
     source = HARD_CASES["two_cameras_mixed_codecs"]
     first, second = (build(tmp_path / name, source).root for name in "ab")

@@ -328,6 +328,7 @@ def test_memory_is_freed_with_the_last_process(shards: str, memory: Path) -> Non
     assert not list(memory.iterdir())
 
 
+@pytest.mark.slow
 def test_what_a_killed_process_left_goes_with_the_next_loader(shards: str, memory: Path) -> None:
     told = {"shards": shards, "memory": str(memory), "frame_cache": "1GB"}
     with rank(**told, **OPTIONS) as process:
