@@ -1,10 +1,10 @@
 """What `make_loader` returns: an iterable of batches that knows its length, its place and its dataset."""
 
-import hashlib
 import time
 import warnings
 import weakref
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, NoReturn
 
@@ -14,12 +14,12 @@ from roboshard.loader.cursor import LaneCursor, lane_cursors
 from roboshard.loader.epoch_lengths import EpochLengths
 from roboshard.loader.job import LoadJob
 from roboshard.loader.meta import DatasetMeta
-from roboshard.loader.order.episodes import Episodes
 from roboshard.loader.order.mixture import MixturePlan
 from roboshard.loader.running.runner import EpochRunner
 from roboshard.loader.running.scratch import ScratchFolder
 from roboshard.loader.running.shared_frames import SharedFrames
 from roboshard.loader.samples.rows import Batch
+from roboshard.loader.selection.digest import selection_digest
 from roboshard.loader.state import (
     STATE_VERSION,
     LoaderState,
@@ -27,6 +27,7 @@ from roboshard.loader.state import (
     check_state,
     nearest_state,
 )
+from roboshard.loader.statistics.measure import MeasuredStatistics, Metas
 from roboshard.loader.stats import LoaderStats
 from roboshard.shards.gop import COSTLY
 
@@ -53,6 +54,7 @@ class Loader:
         # In this order, also where nobody calls `close`: what reads through a folder ends before it goes.
         # At the end of the program each of the three ends by itself. Copies have none: they own none.
         weakref.finalize(self, _let_go, self._runner, [scratch, frames]).atexit = False
+        self._measured = MeasuredStatistics(job)
         self._plan = self._runner.plan(0)
         self._lengths = EpochLengths(job, self._plan)
         self._epoch = 0
@@ -63,15 +65,22 @@ class Loader:
         self._running: int | None = None  # which of them is running
         self._warned = False
 
-    @property
+    @cached_property
     def meta(self) -> DatasetMeta:
-        """Features, stats, fps, tasks and camera keys of the dataset; of a mixture, see `MixtureMeta`."""
-        return self._job.meta
+        """Features, stats, fps, tasks and camera keys; of a mixture, see `MixtureMeta`.
 
-    @property
-    def metas(self) -> tuple[DatasetMeta, ...]:
-        """Of each dataset of a mixture, by `dataset_index`; of one dataset, its own."""
-        return tuple(DatasetMeta(source.dataset.manifest) for source in self._job.sources)
+        Statistics are those of the samples that are loaded. They are found when they are first asked for.
+        """
+        return replace(self._job.meta, _statistics=self._measured.of(self._measured.everything))
+
+    @cached_property
+    def metas(self) -> Metas:
+        """Of each dataset of a mixture, by `dataset_index`, and of each type of robot; of one dataset, its own.
+
+        Statistics are those of the samples that are loaded of it.
+        """
+        own = [DatasetMeta(source.dataset.manifest) for source in self._job.sources]
+        return Metas.of(own, self._job.meta.features, self._measured)
 
     @property
     def batch_size(self) -> int | None:
@@ -309,22 +318,9 @@ class Loader:
 
     @cached_property
     def _selection_digests(self) -> str:
-        return ",".join(_selection_digest(source.episodes) for source in self._job.sources)
+        return ",".join(selection_digest(source.episodes) for source in self._job.sources)
 
 
 def _let_go(runner: EpochRunner, folders: list[ScratchFolder | SharedFrames | None]) -> None:
     runner.close()
     folders.clear()
-
-
-def _selection_digest(episodes: Episodes) -> str:
-    digest = hashlib.sha256()
-    arrays = [episodes.position, episodes.first_row, episodes.num_rows]
-    if episodes.kept is not None:
-        arrays += [episodes.kept.first_row, episodes.kept.start]
-    if episodes.repeats is not None:
-        repeats = episodes.repeats
-        arrays += [repeats.numerator, repeats.denominator, repeats.phase]
-    for array in arrays:
-        digest.update(array.astype("<i8").tobytes())
-    return digest.hexdigest()

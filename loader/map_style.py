@@ -31,6 +31,7 @@ from roboshard.loader.order.plan import Draw
 from roboshard.loader.resources import Resources
 from roboshard.loader.samples.rows import Batch, delta_windows
 from roboshard.loader.selection.config import EpisodePredicate, SelectionConfig, Split
+from roboshard.loader.statistics.measure import DeclaredStatistics
 from roboshard.loader.stats import Counter
 from roboshard.shards.locate import Urls
 
@@ -119,7 +120,7 @@ class MapDataset(torch.utils.data.Dataset[Batch]):
         self._job = job
         chosen = job.dataset.index.episode_index[job.episodes.position]
         table = EpisodeTable(chosen, job.episodes.num_rows)
-        self._meta = MapMeta(job.meta.manifest, table)
+        self._meta = MapMeta(job.meta.manifest, table, _statistics=DeclaredStatistics(job))
         self._starts = np.concatenate([[0], np.cumsum(job.episodes.num_rows)]).astype(np.int64)
         self._lock = threading.Lock()
         self._own: _OneProcess | None = None

@@ -1,20 +1,30 @@
 """What a dataset says of itself, under the names that LeRobot policies and trainers use."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from roboshard.common.errors import FormatError, OptionError
 from roboshard.common.jsonio import Json
 from roboshard.loader.episode_table import EpisodeTable
 from roboshard.shards.features import Features, depth_factor, is_depth, keys_of
 from roboshard.shards.schema import DatasetManifest
+from roboshard.shards.statistics import FeatureStats, Stats
 
 MAX_FPS = 1e9
+
+
+class Statistics(Protocol):
+    """Statistics that are found when they are first asked for."""
+
+    def stats(self) -> Stats:
+        """Return feature key -> statistics, in the units of samples."""
+
+    def relative(self, action: str, state: str, exclude_joints: Sequence[str]) -> FeatureStats:
+        """Return the statistics of relative actions."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +32,9 @@ class DatasetMeta:
     """Metadata of a dataset."""
 
     manifest: DatasetManifest
+    _: KW_ONLY
+    _statistics: Statistics | None = field(default=None, repr=False, compare=False)
+    """What finds `stats`; None: they are those that the manifest has."""
 
     @property
     def fps(self) -> int | float:
@@ -42,21 +55,50 @@ class DatasetMeta:
         }
 
     @cached_property
-    def stats(self) -> dict[str, dict[str, NDArray[Any]]]:
-        """Feature key -> min, max, mean, std, count, … as arrays; empty where the source has none.
+    def stats(self) -> Stats:
+        """Feature key -> min, max, mean, std, count and quantiles (q01, q10, q50, q90, q99) as arrays.
 
-        Of depth cameras in millimetres, as samples are.
+        Of a loader those of its samples: exact ones of numbers, from the rows, and for pictures
+        what the source says. They are found when they are first asked for, and kept. Of an
+        `open_dataset` those of the source, and what they lack. Of depth cameras in millimetres.
+
+        Raises:
+            DamageError, FormatError, MissingError, StorageError: rows that cannot be read.
         """
-        stats = _arrays(self.manifest)
-        factors = {key: depth_factor(self.features[key]) for key in self.depth_keys if key in stats}
-        return stats | {
-            key: {
-                name: value if name == "count" else value * factor
-                for name, value in stats[key].items()
-            }
-            for key, factor in factors.items()
-            if factor != 1.0  # of integers it would make floats
-        }
+        return (
+            declared_stats(self.manifest) if self._statistics is None else self._statistics.stats()
+        )
+
+    def relative_stats(
+        self,
+        exclude_joints: Sequence[str] = (),
+        *,
+        action: str = "action",
+        state: str = "observation.state",
+    ) -> Stats:
+        """Return `stats` for a policy of relative actions, in which the state is taken from each action of a window.
+
+        Windows are those of the loader's `delta_timestamps`; what they have outside of the episode
+        is left out.
+
+        Args:
+            exclude_joints: numbers of the action that stay as they are: those whose name has one of
+                these in it, as LeRobot's `relative_exclude_joints`.
+            action: the feature that becomes relative.
+            state: the feature that is taken away.
+
+        Returns:
+            `stats`, with those of relative actions in the place of the action's.
+
+        Raises:
+            OptionError: there are no such features, or the state has fewer numbers than the action.
+            DamageError, FormatError, MissingError, StorageError: rows that cannot be read.
+        """
+        if self._statistics is None:
+            raise OptionError(
+                "relative actions have statistics in the `meta` of a loader or an open_dataset"
+            )
+        return self.stats | {action: self._statistics.relative(action, state, exclude_joints)}
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -127,16 +169,10 @@ class MapMeta(DatasetMeta):
 class MixtureMeta(DatasetMeta):
     """Metadata of a mixture: the features of its samples, all tasks, episodes and frames.
 
-    `stats` are those of the mixture's samples: min and max over all datasets, mean and std by weight. Quantiles of
-    a mixture do not follow from those of its datasets, and are left out.
+    `stats` are those of the mixture's samples, in which each dataset has its weight.
     """
 
     metas: Sequence[DatasetMeta]
-
-    @cached_property
-    def stats(self) -> dict[str, dict[str, NDArray[Any]]]:
-        """See above."""
-        return _arrays(self.manifest)
 
     @property
     def fps(self) -> int | float:
@@ -164,23 +200,31 @@ def meta_of(manifest: DatasetManifest, features: Features) -> DatasetMeta:
     return DatasetMeta(manifest.model_copy(update=loaded))
 
 
-def _arrays(manifest: DatasetManifest) -> dict[str, dict[str, NDArray[Any]]]:
-    """The statistics as arrays. Raises FormatError for what is none."""
-    arrays: dict[str, dict[str, NDArray[Any]]] = {}
+def declared_stats(manifest: DatasetManifest) -> Stats:
+    """Return the statistics that the source has, of depth cameras in millimetres.
+
+    Raises:
+        FormatError: what are no arrays.
+    """
+    stats: Stats = {}
     for key, values in (manifest.stats or {}).items():
         if not isinstance(values, dict):
             raise FormatError(f"stats of {key!r:.200} are {values!r:.60}, not an object")
+        factor = depth_factor(manifest.features.get(key, {}))
         try:
-            arrays[key] = {name: np.asarray(value) for name, value in values.items()}
+            arrays = {name: np.asarray(value) for name, value in values.items()}
         except (ValueError, OverflowError) as error:
             raise FormatError(f"stats of {key!r:.200} are not arrays: {error}") from None
-    return arrays
+        if factor != 1.0:  # of integers it would make floats
+            arrays = {
+                name: value if name == "count" else value * factor for name, value in arrays.items()
+            }
+        stats[key] = arrays
+    return stats
 
 
-def merged_manifest(
-    metas: Sequence[DatasetMeta], features: Features, parts: Sequence[int]
-) -> DatasetManifest:
-    """The first dataset's manifest with what is true of a mixture in these parts."""
+def merged_manifest(metas: Sequence[DatasetMeta], features: Features) -> DatasetManifest:
+    """The first dataset's manifest with what is true of a mixture."""
     episodes, frames = (
         sum(meta.total_episodes for meta in metas),
         sum(meta.total_frames for meta in metas),
@@ -196,39 +240,9 @@ def merged_manifest(
         update={
             "features": dict(features),
             "tasks": tasks,
-            "stats": {
-                key: _merged([meta.stats.get(key, {}) for meta in metas], parts) for key in features
-            },
+            "stats": None,  # they are found when they are asked for
             "info": metas[0].info | totals,
             "total_episodes": episodes,
             "total_frames": frames,
         }
     )
-
-
-def _merged(
-    stats: Sequence[Mapping[str, NDArray[Any]]], parts: Sequence[int]
-) -> dict[str, NDArray[Any]]:
-    """Statistics of a feature over the datasets that have them; {} where none has."""
-    known = [
-        (own, part)
-        for own, part in zip(stats, parts, strict=True)
-        if {"min", "max", "mean", "std"} <= own.keys()
-    ]
-    if not known:
-        return {}
-    shares = [part / sum(part for _, part in known) for _, part in known]
-    mean = sum(share * own["mean"] for (own, _), share in zip(known, shares, strict=True))
-    square = sum(
-        share * (own["std"] ** 2 + (own["mean"] - mean) ** 2)
-        for (own, _), share in zip(known, shares, strict=True)
-    )
-    merged = {
-        "min": np.minimum.reduce([own["min"] for own, _ in known]),
-        "max": np.maximum.reduce([own["max"] for own, _ in known]),
-        "mean": np.asarray(mean),
-        "std": np.sqrt(square),
-    }
-    if all("count" in own for own, _ in known):
-        merged["count"] = np.sum([own["count"] for own, _ in known], axis=0)
-    return merged

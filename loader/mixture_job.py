@@ -78,7 +78,7 @@ def make_mixture_job(mixture: Mixture, config: LoaderConfig) -> LoadJob:
     for own, name in zip(loaded, where, strict=True):
         check_depth({key: spec for key, spec in own.items() if key in agreed}, f"{name}: ")
     meta = MixtureMeta(
-        merged_manifest(metas, {key: agreed[key] for key in agreed if key != "task"}, parts), metas
+        merged_manifest(metas, {key: agreed[key] for key in agreed if key != "task"}), metas
     )
     cameras = chosen_cameras(meta, config.sample)
     check_windows(meta, config.sample, cameras)

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 
 import torch.distributed
 import torch.utils.data
@@ -61,6 +62,17 @@ def worker() -> tuple[int, int]:
 def in_worker() -> bool:
     """Whether this process is a worker of a torch DataLoader."""
     return torch.utils.data.get_worker_info() is not None
+
+
+def user_cache_folder() -> Path | None:
+    """Return the user's folder for what can be made again, as XDG names it; None: there is none."""
+    named = os.environ.get("XDG_CACHE_HOME", "")
+    if os.path.isabs(named):
+        return Path(named)
+    try:
+        return Path.home() / ".cache"
+    except RuntimeError:
+        return None
 
 
 def default_threads(num_workers: int) -> int:

@@ -507,6 +507,7 @@ def test_what_a_loader_can_do() -> None:
         "has_language_columns",
         "image_keys",
         "info",
+        "relative_stats",
         "robot_type",
         "stats",
         "tasks",

@@ -1,8 +1,6 @@
 """A search for idle frames, stage by stage: open the dataset, read rows, find standstills, write the ranges."""
 
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +14,7 @@ from roboshard.common import interrupts, jsonio
 from roboshard.common.errors import FormatError, OptionError, RoboshardError
 from roboshard.shards.features import SCALAR_DTYPES
 from roboshard.shards.missing import is_list
+from roboshard.shards.read_ahead import read_rows_ahead
 from roboshard.shards.reader import EpisodeData, ShardedDataset
 from roboshard.shards.rows import decode_rows
 from roboshard.shards.schema import DatasetManifest
@@ -23,9 +22,6 @@ from roboshard.tools.idle.config import IdleConfig
 from roboshard.tools.idle.motion import Ranges, kept_ranges
 
 DEFAULT_FEATURES = ("action", "observation.state")
-AT_ONCE = 8
-"""Episodes that a thread reads together."""
-THREADS = 4
 
 OnEpisode = Callable[[int, int], None]
 """Told after each episode: how many are done, of how many."""
@@ -94,8 +90,10 @@ def find_idle(config: IdleConfig, on_episode: OnEpisode | None = None) -> IdleRe
     )
     most_still = config.seconds * dataset.manifest.fps * (1 + 1e-9)
     idle, count = [], len(dataset.index)
-    for done, data in enumerate(_read(dataset), start=1):
+    for done, data in enumerate(read_rows_ahead(dataset, range(count)), start=1):
         interrupts.check()
+        if isinstance(data, RoboshardError):
+            raise data
         length, values = data.record.length, _values(data, features)
         if values.shape[1] != len(threshold) and len(threshold) != 1:
             raise FormatError(
@@ -144,31 +142,6 @@ def _threshold(manifest: DatasetManifest, feature: str, config: IdleConfig) -> N
             "--absolute --threshold 0.001"
         )
     return config.threshold * span
-
-
-def _read(dataset: ShardedDataset) -> Iterator[EpisodeData]:
-    """Yield all episodes without their videos, in order, the next ones read meanwhile."""
-    count = len(dataset.index)
-    groups = (range(first, min(first + AT_ONCE, count)) for first in range(0, count, AT_ONCE))
-
-    def read(positions: Sequence[int]) -> list[EpisodeData | RoboshardError]:
-        return list(dataset.read_episodes(positions, cameras=()))
-
-    with ThreadPoolExecutor(THREADS) as pool:
-        coming: deque[Future[list[EpisodeData | RoboshardError]]] = deque()
-        try:
-            while True:
-                while len(coming) < THREADS and (group := next(groups, None)) is not None:
-                    coming.append(pool.submit(read, group))
-                if not coming:
-                    return
-                for outcome in coming.popleft().result():
-                    if isinstance(outcome, RoboshardError):
-                        raise outcome
-                    yield outcome
-        finally:
-            for future in coming:
-                future.cancel()
 
 
 def _values(data: EpisodeData, features: Sequence[str]) -> NDArray[np.float64]:
