@@ -15,6 +15,7 @@ from roboshard.storage import RetryPolicy
 from roboshard.storage.cache import DiskCache
 
 ImageTransform = Callable[[torch.Tensor], torch.Tensor]
+BatchTransform = Callable[[dict[str, Any]], dict[str, Any]]
 EpisodeOrder = Literal["global", "shard"]
 FrameOrder = Literal["uniform", "sweep"]
 OnError = Literal["raise", "skip"]
@@ -57,6 +58,8 @@ class SampleConfig:
     """Video features to decode; None: all, empty: none."""
     image_transforms: ImageTransform | None = None
     """Called per sample and camera but depth with (C, H, W), or (T, C, H, W) under delta_timestamps."""
+    batch_transform: BatchTransform | None = None
+    """Called with each batch, after `image_transforms`; what it returns is the batch."""
     return_uint8: bool = True
     """Video frames as uint8 in 0..255; False: float32 in 0..1. Depth is float32 in millimetres."""
     image_size: tuple[int, int] | None = None
@@ -182,6 +185,13 @@ class LoaderConfig:
     sample: SampleConfig
     split: SplitConfig
     read: ReadConfig
+
+    def __post_init__(self) -> None:
+        _check(
+            self.sample.batch_transform is None or self.split.batch_size is not None,
+            "batch_transform= is for batches, and batch_size=None gives single samples: give batch_size=1, "
+            "or transform samples as they come",
+        )
 
 
 SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?(?:([KMGT]?)(I?)B)?", re.IGNORECASE)

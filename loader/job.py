@@ -74,6 +74,13 @@ class LoadJob:
         )
 
     @property
+    def has_transforms(self) -> bool:
+        """Whether the user makes something else of batches before they are handed out."""
+        sample = self.config.sample
+        has_images = sample.image_transforms is not None and bool(self.transformed)
+        return has_images or sample.batch_transform is not None
+
+    @property
     def slots(self) -> Slots:
         """The shape of the plan."""
         split = self.config.split

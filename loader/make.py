@@ -7,6 +7,7 @@ from typing import cast
 
 from roboshard.common.errors import OptionError
 from roboshard.loader.config import (
+    BatchTransform,
     EpisodeOrder,
     FrameOrder,
     ImageTransform,
@@ -54,6 +55,7 @@ def make_loader(  # noqa: PLR0913 - keyword-only, grouped behind
     episode_order: EpisodeOrder = "global",
     frame_order: FrameOrder = "uniform",
     image_transforms: ImageTransform | None = None,
+    batch_transform: BatchTransform | None = None,
     return_uint8: bool = True,
     image_size: tuple[int, int] | None = None,
     tolerance_s: float = 1e-4,
@@ -111,6 +113,11 @@ def make_loader(  # noqa: PLR0913 - keyword-only, grouped behind
         frame_order: "uniform": a pool's frames in a random permutation; "sweep": its episodes all played forward
             from random phases, chunks of them mixed: frames are decoded in order, not again from a keyframe each.
         image_transforms: called per sample and camera with (C, H, W), or (T, C, H, W) for windows; not for depth.
+            Random numbers that it draws from the global generators of torch, Python and NumPy depend on
+            seed, epoch and step alone: a resumed run has the same pictures.
+        batch_transform: called with each batch, after `image_transforms`, and returns the batch that the
+            loader gives: to tokenise, pack or augment, in the workers if there are some. Its random numbers
+            likewise.
         return_uint8: video as uint8 in 0..255; False: float32 in 0..1. Images from parquet are always float32, and
             depth is float32 in millimetres.
         image_size: (H, W): pictures are resized to it as they are decoded, bilinear with antialiasing: the pixels
@@ -207,6 +214,7 @@ def make_loader(  # noqa: PLR0913 - keyword-only, grouped behind
             tolerance_s=tolerance_s,
             cameras=cameras,
             image_transforms=image_transforms,
+            batch_transform=batch_transform,
             return_uint8=return_uint8,
             image_size=image_size,
             on_missing=on_missing,

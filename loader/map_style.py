@@ -241,14 +241,12 @@ class _OneProcess:
         if not pictures:
             return windowed.values
         decoded = own.threads.wait_for(own.threads.begin(own.threads.announce(windowed))).batch()
-        (batch,) = transform_images(
-            [decoded],
-            keys=job.transformed,
-            transform=job.config.sample.image_transforms,
-            buffers=self._buffers,
-            counter=counter,
+        transform = job.config.sample.image_transforms
+        if transform is None:
+            return decoded
+        return transform_images(
+            decoded, keys=job.transformed, transform=transform, buffers=self._buffers
         )
-        return batch
 
 
 class EpisodeView(Sequence[Batch]):

@@ -7,8 +7,8 @@
     fetch             those episodes, read ahead, verified, in memory      episodes/fetch.py
     windows           rows and delta windows of the step's samples         samples/rows.py
     decode            pictures of this step and the next ones, by threads  batches/decode_ahead.py, decoding/decode.py
-    images            the user's transform, if there is one                batches/images.py
     batch             as it is, or its samples one by one                  batches/batch.py
+    transforms        the user's, where the batch is handed out            running/transforms.py
 
 Each stage takes an iterator and gives one. WebDataset's DataPipeline joins them: the first four for each epoch anew,
 the others once, so that the first batches of an epoch are decoded beside the last ones of the one before.
@@ -23,7 +23,6 @@ from roboshard.common.errors import RoboshardError
 from roboshard.loader import topology
 from roboshard.loader.batches.batch import single_samples
 from roboshard.loader.batches.decode_ahead import Again, decode_video
-from roboshard.loader.batches.images import transform_images
 from roboshard.loader.config import LoaderConfig
 from roboshard.loader.episodes.fetch import fetch_episodes
 from roboshard.loader.epochs import EpochPart
@@ -45,22 +44,13 @@ class NodeStep:
 def load(job: LoadJob, epochs: Iterable[EpochPart], own: Resources) -> Generator[Batch, None, None]:
     """Yield the batches of this process in order, epoch after epoch. Close `own` at the end."""
     pictures, counter = job.pictures, own.counter
-    as_wanted = single_samples if job.config.split.batch_size is None else iter
+    are_single = job.config.split.batch_size is None and not job.has_transforms
     stages = (
         Stages(lambda: draw_epochs(epochs, job.config))
         .then(lambda draws: fetch_episodes(draws, own.pool, own.reads, counter))
         .then(lambda steps: delta_windows(steps, job.offsets, pictures, counter))
         .then(lambda steps: decode_video(steps, own.threads, counter, _again(job, own)))
-        .then(
-            lambda batches: transform_images(
-                batches,
-                keys=job.transformed,
-                transform=job.config.sample.image_transforms,
-                buffers=own.buffers,
-                counter=counter,
-            )
-        )
-        .then(as_wanted)
+        .then(single_samples if are_single else iter)
     )
     try:
         yield from stages.run()

@@ -1,8 +1,6 @@
-"""Stage: the user's transform of every picture."""
+"""The user's transform of every picture."""
 
-import time
-from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -10,37 +8,32 @@ import torch
 from roboshard.loader.batches.buffers import Buffers
 from roboshard.loader.config import ImageTransform
 from roboshard.loader.samples.rows import Batch, check_shapes
-from roboshard.loader.stats import Counter
 
 
 def transform_images(
-    batches: Iterable[Batch],
+    batch: Batch,
     *,
     keys: Sequence[str],
-    transform: ImageTransform | None,
+    transform: ImageTransform,
     buffers: Buffers,
-    counter: Counter,
-) -> Iterator[Batch]:
-    """Apply the transform per sample and camera, to (C, H, W) or (T, C, H, W); it may work in place."""
-    if transform is None:
-        return iter(batches)
-    return map(
-        partial(_transformed, keys=keys, transform=transform, buffers=buffers, counter=counter),
-        batches,
-    )
-
-
-def _transformed(
-    batch: Batch, keys: Sequence[str], transform: ImageTransform, buffers: Buffers, counter: Counter
+    on_sample: Callable[[int], None] | None = None,
 ) -> Batch:
-    started = time.perf_counter()
+    """Apply the transform per sample and camera, to (C, H, W) or (T, C, H, W); it may work in place.
+
+    Args:
+        batch: of several samples.
+        keys: of the pictures.
+        transform: the user's.
+        buffers: where results are put together.
+        on_sample: told the number of each sample before it is transformed.
+    """
     results: dict[str, list[torch.Tensor]] = {key: [] for key in keys}
-    for sample in zip(*(batch[key] for key in keys), strict=True):
+    for number, sample in enumerate(zip(*(batch[key] for key in keys), strict=True)):
+        if on_sample is not None:
+            on_sample(number)
         for key, picture in zip(keys, sample, strict=True):
             results[key].append(transform(picture))
-    changed = {key: _joined(key, batch[key], results[key], buffers) for key in keys}
-    counter.add(assembly_seconds=time.perf_counter() - started)
-    return batch | changed
+    return batch | {key: _joined(key, batch[key], results[key], buffers) for key in keys}
 
 
 def _joined(

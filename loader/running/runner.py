@@ -5,7 +5,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cache, lru_cache, partial
-from itertools import starmap
+from itertools import count, starmap
 from typing import Any
 
 from roboshard.loader.batches.buffers import Buffers, DeviceBuffers, PinnedBuffers, ReusedBuffers
@@ -18,6 +18,7 @@ from roboshard.loader.running.background import run_in_background
 from roboshard.loader.running.device import Copies, decodes_on_gpu, pin_batch, should_pin
 from roboshard.loader.running.shared_frames import open_cache
 from roboshard.loader.running.stream import EpochStream
+from roboshard.loader.running.transforms import Transforms
 from roboshard.loader.running.workers import WorkerPool
 from roboshard.loader.samples.rows import Batch
 from roboshard.loader.stats import Counter, LoaderStats
@@ -36,11 +37,13 @@ class EpochRunner:
         self.counter = Counter()
         self.plan: Callable[[int], Plan] = lru_cache(maxsize=2)(job.plan)
         """The plan of an epoch; of this one and of the next one, which is begun beside it."""
+        buffers = _buffers(job)
+        self._transforms = Transforms(job, buffers, self.counter) if job.has_transforms else None
         own = _InThreads(
             job=job,
             plan_of=self.plan,
-            copies=self._copies,
-            buffers=_buffers(job),
+            copies=self._copies if self._transforms is None else Copies(None),
+            buffers=buffers,
             counter=self.counter,
             cache=cache(partial(open_cache, job, self.counter)),
         )
@@ -58,8 +61,29 @@ class EpochRunner:
             arriving = self._stream.items(
                 epoch, first_step, num_own_steps(self.plan(epoch), first_step)
             )
+            if self._transforms is not None:
+                arriving = self._transformed(arriving, self._transforms, epoch, first_step)
         with closing(arriving):
             yield from starmap(self._copies.finish, arriving)
+
+    def _transformed(
+        self,
+        arriving: Generator[tuple[Batch, Any], None, None],
+        transforms: Transforms,
+        epoch: int,
+        first_step: int,
+    ) -> Generator[tuple[Batch, Any], None, None]:
+        """The batches after the user's transforms, on their way to where they are wanted.
+
+        In the thread that iterates, which can draw no random numbers meanwhile: see `TransformGenerators`.
+        """
+        steps = count(first_step)
+
+        def transformed(batch: Batch, _: Any) -> tuple[Batch, Any]:
+            return self._copies.begin(transforms(batch, epoch, next(steps)))
+
+        with closing(arriving):
+            yield from starmap(transformed, arriving)
 
     def stats(self) -> LoaderStats:
         """The numbers so far."""

@@ -7,6 +7,7 @@ import signal
 import weakref
 from collections.abc import Generator, Iterator, Sequence
 from functools import lru_cache
+from itertools import count
 from multiprocessing import get_context
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
@@ -38,6 +39,7 @@ from roboshard.loader.running.segment_pool import (
 )
 from roboshard.loader.running.shared_frames import open_cache
 from roboshard.loader.running.stream import EpochStream
+from roboshard.loader.running.transforms import Transforms
 from roboshard.loader.samples.rows import Batch
 from roboshard.loader.stats import Counter, LoaderStats
 
@@ -186,18 +188,28 @@ class _InWorker:
         self._job = job
         self._shared = shared
         self._plan_of = lru_cache(maxsize=2)(job.plan)
-        self._worker, _ = topology.worker()
+        self._worker, self._num_workers = topology.worker()
         self._sender = SegmentSender(ring, self._worker)
         self._counter = Counter()
         self._cache = open_cache(job, self._counter)
+        self._transforms = (
+            Transforms(job, self._sender, self._counter) if job.has_transforms else None
+        )
         self._stream = EpochStream(self._begin)
 
     def messages(self, epoch: int, first_step: int) -> Iterator[tuple[Message, int, LoaderStats]]:
         """This worker's batches of an epoch, packed; its number; and what it has done since the last one."""
-        for batch in self._stream.items(
+        batches = self._stream.items(
             epoch, first_step, num_own_steps(self._plan_of(epoch), first_step)
-        ):
-            yield self._sender.pack(batch), self._worker, self._counter.take()
+        )
+        steps = count(first_step + self._worker, self._num_workers)
+
+        def message(batch: Batch) -> tuple[Message, int, LoaderStats]:
+            if self._transforms is not None:
+                batch = self._transforms(batch, epoch, next(steps))
+            return self._sender.pack(batch), self._worker, self._counter.take()
+
+        yield from map(message, batches)
 
     def _begin(self, epoch: int, first_step: int, goes_on: bool) -> Generator[Batch, None, None]:
         own = Resources(self._job, self._sender, self._counter, self._shared, self._cache)
