@@ -17,6 +17,7 @@ COMMANDS = {
     "inspect": "what a dataset holds: counts, tasks, lengths, cameras, provenance",
     "preview": "an episode → a picture, or a recording for the Rerun viewer",
     "idle": "frames in which nothing moves, and a file that leaves them out of training",
+    "stats": "statistics of what would be trained on: mean, std, min, max and quantiles",
     "export": "shards → LeRobot v3 dataset",
     "env": "versions, decoders, cores, ranks and GPUs, for reports of faults",
     "rebuild": "shards → manifests and index, where those are lost",

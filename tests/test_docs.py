@@ -27,7 +27,17 @@ PUBLIC = (
     *("converter", "loader", "shards"),
     *(
         f"tools.{name}"
-        for name in ("doctor", "env", "export", "idle", "inspect", "preview", "upload", "verify")
+        for name in (
+            "doctor",
+            "env",
+            "export",
+            "idle",
+            "inspect",
+            "preview",
+            "stats",
+            "upload",
+            "verify",
+        )
     ),
 )
 COMMANDS = ("convert-to-shards", "roboshard", "upload-shards")

@@ -25,6 +25,7 @@ import roboshard.tools.export
 import roboshard.tools.idle
 import roboshard.tools.inspect
 import roboshard.tools.preview
+import roboshard.tools.stats
 import roboshard.tools.upload
 import roboshard.tools.verify
 from roboshard.common import errors
@@ -43,7 +44,7 @@ from roboshard.shards import ShardedDataset, rebuild
 
 ROOT = Path(__file__).parents[1]
 BASE = {"common", "storage", "shards"}
-TOOLS = ("doctor", "env", "export", "idle", "inspect", "preview", "upload", "verify")
+TOOLS = ("doctor", "env", "export", "idle", "inspect", "preview", "stats", "upload", "verify")
 MAY_IMPORT = {
     "common": {"common"},
     "storage": {"common", "storage"},
@@ -57,6 +58,7 @@ MAY_IMPORT = {
     "tools.idle": BASE | {"tools.idle"},
     "tools.inspect": BASE | {"tools.inspect"},
     "tools.preview": BASE | {"tools.preview", "loader"},
+    "tools.stats": BASE | {"tools.stats"},
     "tools.upload": BASE | {"tools.upload"},
     "tools.verify": BASE | {"tools.verify"},
     "cli": BASE | {"cli", "converter"} | {f"tools.{name}" for name in TOOLS},
@@ -68,6 +70,7 @@ WHEN_NEEDED = {
         "loader"
     },  # decodes frames for the sample picture of a dataset card
     ROOT / "tools/env/run.py": {"loader"},  # tells this process's rank, as a loader finds it
+    ROOT / "tools/stats/run.py": {"loader"},  # chooses and finds statistics as a loader does
     ROOT / "tools/doctor/run.py": {"converter"},  # reads sources as a conversion does
     ROOT / "tools/verify/frames.py": {"loader"},  # verify --frames decodes as a loader would
     ROOT / "tools/verify/reencoded.py": {
@@ -306,6 +309,7 @@ def imported_from_anywhere(path: Path) -> Iterator[str]:
         ("roboshard.tools.doctor", {"torch", "roboshard.loader", "roboshard.converter"}),
         ("roboshard.tools.idle", {"torch", "av", "roboshard.loader", "roboshard.converter"}),
         ("roboshard.tools.inspect", {"torch", "av", "roboshard.loader", "roboshard.converter"}),
+        ("roboshard.tools.stats", {"torch", "av", "roboshard.loader", "roboshard.converter"}),
         (
             "roboshard.tools.preview",
             {"torch", "matplotlib", "rerun", "roboshard.loader", "roboshard.cli"},
@@ -444,6 +448,7 @@ def test_public_names() -> None:
     assert sorted(roboshard.tools.inspect.__all__) == ["Summary", "summarize"]
     assert sorted(roboshard.tools.export.__all__) == ["ExportConfig", "ExportReport", "export"]
     assert sorted(roboshard.tools.preview.__all__) == ["PreviewConfig", "PreviewReport", "preview"]
+    assert sorted(roboshard.tools.stats.__all__) == ["StatsConfig", "StatsReport", "find_stats"]
     tools = [getattr(roboshard.tools, name) for name in TOOLS]
     for package in (roboshard.shards, roboshard.converter, roboshard.loader, *tools):
         assert all(getattr(package, name) is not None for name in package.__all__)

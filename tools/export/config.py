@@ -21,7 +21,7 @@ class ExportConfig:
     """Folder to write the LeRobot v3 dataset to. It must not exist, or be empty; it appears whole or not at all."""
     episodes: str | None = None
     """Which episodes: "0:100,205" (half-open ranges and single indices); default: all. Fewer than the source had are
-    numbered anew from 0, as LeRobot needs it, and their statistics are taken together anew."""
+    numbered anew from 0, as LeRobot needs it, and their statistics are found anew."""
     exclude_episodes: str | None = None
     """Which episodes to leave out of those, written the same way."""
     tasks: UseAppendAction[tuple[str, ...]] = ()

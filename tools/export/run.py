@@ -18,7 +18,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from roboshard import storage
-from roboshard.common import interrupts
+from roboshard.common import interrupts, jsonio
 from roboshard.common.errors import OptionError, SourceError
 from roboshard.common.selection import check_tasks, parse_episodes, select_episodes
 from roboshard.shards.episode_tasks import read_episode_tasks
@@ -38,7 +38,7 @@ from roboshard.tools.export.meta import (
     write_tasks,
 )
 from roboshard.tools.export.rows import TableFiles, numbered, rows_of, timestamps_of
-from roboshard.tools.export.statistics import Statistics, renumbered
+from roboshard.tools.export.statistics import Statistics, completed, lacks, renumbered
 from roboshard.tools.export.video import VideoFiles
 
 OnEpisode = Callable[[int, int], None]
@@ -84,7 +84,10 @@ def export(config: ExportConfig, on_episode: OnEpisode | None = None) -> ExportR
     destination = storage.local_path(config.destination).resolve()
     with whole_or_not_at_all(destination) as folder:
         writer = _Writer(
-            dataset, folder, is_whole=len(positions) == _total_episodes(dataset.manifest)
+            dataset,
+            folder,
+            num_rows=int(dataset.index.length[positions].sum()),
+            is_whole=len(positions) == _total_episodes(dataset.manifest),
         )
         try:
             for done, episode in enumerate(_read_ahead(dataset, positions.tolist()), start=1):
@@ -120,7 +123,9 @@ def _chosen(dataset: ShardedDataset, config: ExportConfig) -> NDArray[np.int64]:
 class _Writer:
     """A LeRobot dataset while it is written, episode by episode."""
 
-    def __init__(self, dataset: ShardedDataset, folder: Path, *, is_whole: bool) -> None:
+    def __init__(
+        self, dataset: ShardedDataset, folder: Path, *, num_rows: int, is_whole: bool
+    ) -> None:
         self._source = dataset.manifest
         self._folder = folder
         self._is_whole = is_whole
@@ -132,7 +137,9 @@ class _Writer:
             for key in dataset.camera_keys
         }
         self._metadata = EpisodeRows(folder, dataset.camera_keys)
-        self._statistics = Statistics()
+        self._statistics = (
+            None if self._holds_stats() else Statistics(dataset.manifest.features, num_rows)
+        )
         self._episodes = self._frames = 0
 
     def add(self, episode: EpisodeData) -> None:
@@ -164,7 +171,8 @@ class _Writer:
         row = {name: row.get(name, value) for name, value in (row | others).items()}
         with as_format_errors(f"{episode.where}: its row of meta/episodes"):
             self._metadata.add(row)
-            self._statistics.add(row)
+            if self._statistics is not None:
+                self._statistics.add(row, table)
         self._episodes += 1
         self._frames += table.num_rows
 
@@ -184,11 +192,7 @@ class _Writer:
             video_path=self._name_videos(),
         )
         write_json(meta / "info.json", info)
-        is_v3 = self._source.source.codebase_version.startswith("v3.")
-        stats = self._source.stats if self._is_whole else None
-        if stats is None and not (self._is_whole and is_v3):
-            with as_format_errors("the statistics of the episodes"):
-                stats = self._statistics.result() or None
+        stats = self._stats()
         if stats is not None:
             write_json(meta / "stats.json", stats)
         write_tasks(meta / "tasks.parquet", self._source.task_texts, self._source.task_columns)
@@ -200,6 +204,20 @@ class _Writer:
             video_files=sum(videos.count for videos in self._videos.values()),
             renumbered=not self._is_whole,
         )
+
+    def _holds_stats(self) -> bool:
+        """Whether the source's statistics are those of what is written: a v3 dataset comes back as it was."""
+        source = self._source
+        is_v3 = source.source.codebase_version.startswith("v3.")
+        return self._is_whole and (is_v3 or not lacks(source.stats or {}, source.features))
+
+    def _stats(self) -> dict[str, jsonio.Json] | None:
+        """Return the statistics of what was written; None: there are none."""
+        if self._statistics is None:
+            return self._source.stats
+        with as_format_errors("the statistics of the episodes"):
+            found = self._statistics.result()
+            return (completed(self._source.stats or {}, found) if self._is_whole else found) or None
 
     def _name_videos(self) -> str:
         """Return the template of the videos' paths, which are `.mkv` where one of them is a Matroska file."""

@@ -1,90 +1,94 @@
 """Statistics where the source's no longer hold: of fewer episodes, or of episodes that are numbered anew.
 
-Taken together from those of the episodes, as LeRobot's `aggregate_stats` does; quantiles by that are approximate.
+Those of numbers are found in the rows that are written. Those of pictures are the episodes' own, taken together.
 """
 
-from collections import defaultdict
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from roboshard.common import jsonio
+from roboshard.shards.collected import CollectedNumbers, collect_table
+from roboshard.shards.features import Features
+from roboshard.shards.statistics import (
+    NAMES,
+    OF_EPISODES,
+    FeatureStats,
+    Stats,
+    mixed,
+    number_keys,
+    row_stats,
+    usable,
+)
 
 Row = dict[str, jsonio.Json]
-PREFIX = "stats/"
 
 
 class Statistics:
     """Statistics of all episodes seen, feature by feature."""
 
-    def __init__(self) -> None:
-        """Of none."""
-        self._count: dict[str, NDArray[Any]] = {}
-        self._sums: dict[str, dict[str, NDArray[Any]]] = defaultdict(dict)
+    def __init__(self, features: Features, num_rows: int) -> None:
+        """Begin with no episode; all of them will have so many rows."""
+        self._features = features
+        self._dtypes = {key: str(features[key]["dtype"]) for key in number_keys(features)}
+        self._numbers = CollectedNumbers(num_rows)
+        self._others: dict[str, list[tuple[FeatureStats, float]]] = {}
 
-    def add(self, row: Row) -> None:
-        """Take in an episode's, by its row of meta/episodes."""
-        found: dict[str, dict[str, NDArray[Any]]] = defaultdict(dict)
-        for name, value in row.items():
-            if name.startswith(PREFIX) and value is not None:
-                key, _, what = name.removeprefix(PREFIX).rpartition("/")
-                found[key][what] = _numbers(value)
-        for key, values in found.items():
-            if self._fits(key, values):
-                self._add(key, values)
+    def add(self, row: Row, table: pa.Table) -> None:
+        """Take in an episode.
+
+        Args:
+            row: of meta/episodes.
+            table: its rows, as they are written.
+        """
+        collect_table(self._numbers, table, self._dtypes)
+        for key, values in row_stats(row).items():
+            own = usable(values) if key not in self._dtypes else None
+            if own is not None:
+                self._others.setdefault(key, []).append((own, float(table.num_rows)))
 
     def result(self) -> dict[str, jsonio.Json]:
-        """As in stats.json; empty where the episodes have none."""
-        return {key: self._of(key) for key in self._count}
+        """Return them as in stats.json; empty where there are none."""
+        found = {key: mixed(parts) for key, parts in self._others.items()} | self._numbers.stats()
+        return as_json({key: found[key] for key in (*self._features, *found) if key in found})
 
-    def _fits(self, key: str, values: dict[str, NDArray[Any]]) -> bool:
-        """Whether an episode's statistics of a feature can be taken together with the others'."""
-        names = {"mean", "std", "min", "max", "count"}
-        if not names <= values.keys() or not all(array.size for array in values.values()):
-            return False
-        shapes = {what: array.shape for what, array in values.items() if what != "count"}
-        before = self._sums.get(key, values)
-        known = {
-            what: array.shape for what, array in before.items() if what not in ("count", "std")
-        }
-        del shapes["std"]
-        if "squares" in known:
-            known.pop("squares")
-        return shapes == known and values["count"].reshape(-1)[0] > 0
 
-    def _add(self, key: str, values: dict[str, NDArray[Any]]) -> None:
-        count, sums = values.pop("count"), self._sums[key]
-        weight = count.reshape(-1)[0]
-        squares = values.pop("std") ** 2 + values["mean"] ** 2
-        self._count[key] = self._count.get(key, np.zeros_like(count)) + count
-        sums["squares"] = sums.get("squares", 0) + weight * squares
-        for what, value in values.items():
-            if what in ("min", "max"):
-                sums[what] = getattr(np, what + "imum")(sums.get(what, value), value)
-            else:
-                sums[what] = sums.get(what, 0) + weight * value
+def lacks(stats: Mapping[str, jsonio.Json], features: Features) -> bool:
+    """Whether statistics of features of numbers are missing."""
+    return any(not set(NAMES) <= _names(stats.get(key)) for key in number_keys(features))
 
-    def _of(self, key: str) -> jsonio.Json:
-        weight, sums = self._count[key].reshape(-1)[0], self._sums[key]
-        means = {what: value / weight for what, value in sums.items() if what not in ("min", "max")}
-        spread = np.sqrt(np.maximum(means.pop("squares") - means["mean"] ** 2, 0))
-        values = {"min": sums["min"], "max": sums["max"], "mean": means.pop("mean"), "std": spread}
-        result = {
-            what: value.tolist()
-            for what, value in (values | {"count": self._count[key]} | means).items()
-        }
-        result["count"] = self._count[key].astype(np.int64).tolist()
-        return result
+
+def completed(
+    stats: Mapping[str, jsonio.Json], found: Mapping[str, jsonio.Json]
+) -> dict[str, jsonio.Json]:
+    """Return the statistics of a source with those that it lacks and that were found."""
+    added = {
+        key: {**own, **(stats[key] if _names(stats.get(key)) else {})} for key, own in found.items()
+    }
+    return {**stats, **added}
+
+
+def as_json(stats: Stats) -> dict[str, jsonio.Json]:
+    """Return statistics as stats.json has them."""
+    return {
+        key: {name: values.tolist() for name, values in own.items()} for key, own in stats.items()
+    }
+
+
+def _names(values: jsonio.Json) -> set[str]:
+    return set(values) if isinstance(values, dict) else set()
 
 
 def renumbered(row: Row, key: str, by: int) -> Row:
     """An episode's row whose statistics of feature `key`, a whole number per row, are moved by a constant."""
     moved = {}
     for name, value in row.items():
-        feature, _, what = name.removeprefix(PREFIX).rpartition("/")
+        feature, _, what = name.removeprefix(OF_EPISODES).rpartition("/")
         if (
-            name.startswith(PREFIX)
+            name.startswith(OF_EPISODES)
             and feature == key
             and what not in ("std", "count")
             and value is not None
@@ -94,7 +98,7 @@ def renumbered(row: Row, key: str, by: int) -> Row:
     return row | moved
 
 
-def _numbers(value: jsonio.Json) -> NDArray[np.float64]:
+def _numbers(value: jsonio.Json) -> NDArray[Any]:
     """Numbers of a statistic; none where it is not made of them."""
     try:
         return np.asarray(value, dtype=np.float64)

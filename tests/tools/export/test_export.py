@@ -14,6 +14,7 @@ from typing import Any
 
 import av
 import numpy as np
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from support.lerobot_source import Camera, Source, build, read_stamp
@@ -87,6 +88,12 @@ def test_fewer_episodes_are_numbered_anew(
     actions = np.array(table.column("action").to_pylist())
     for name in ("mean", "std", "min", "max"):
         assert np.allclose(stats["action"][name], getattr(actions, name)(axis=0), rtol=1e-5)
+    for name, level in (("q01", 0.01), ("q50", 0.5), ("q99", 0.99)):
+        assert np.allclose(stats["action"][name], np.quantile(actions, level, axis=0), rtol=1e-6)
+    image = stats["observation.image"]
+    assert np.all(
+        np.diff([image[f"q{level}"] for level in ("01", "10", "50", "90", "99")], axis=0) >= 0
+    )
     assert stats["action"]["count"] == [sum(lengths)]
     assert stats["index"]["max"] == [sum(lengths) - 1]
     convert(
@@ -94,16 +101,33 @@ def test_fewer_episodes_are_numbered_anew(
     )
 
 
-def test_statistics_of_all_episodes_are_about_the_datasets_own(pusht_source: Path) -> None:
-    together = Statistics()
+def test_statistics_of_all_episodes_are_those_of_the_rows_and_about_the_datasets_own(
+    pusht_source: Path,
+) -> None:
+    expected = read_json(pusht_source / "meta/stats.json")
+    features = read_json(pusht_source / "meta/info.json")["features"]
+    rows = pq.read_table(pusht_source / "data")
+    together = Statistics(features, rows.num_rows)
     for row in episodes_of(pusht_source):
-        together.add(row)
-    found, expected = together.result(), read_json(pusht_source / "meta/stats.json")
+        own = rows.filter(pc.equal(rows["episode_index"], row["episode_index"]))
+        together.add(row, own)
+    found = together.result()
     assert found.keys() == expected.keys()
     for key, values in expected.items():
         assert found[key].keys() == values.keys()
         for name in ("mean", "std", "min", "max", "count"):
             assert np.allclose(found[key][name], values[name], rtol=1e-6), (key, name)
+        if features[key]["dtype"] != "video":
+            numbers = np.asarray(rows[key].to_pylist(), dtype=np.float64)
+            for name, level in (
+                ("q01", 0.01),
+                ("q10", 0.1),
+                ("q50", 0.5),
+                ("q90", 0.9),
+                ("q99", 0.99),
+            ):
+                exact = np.quantile(numbers, level, axis=0)
+                assert np.allclose(found[key][name], exact, rtol=1e-6), (key, name)
 
 
 def test_a_source_of_an_older_version_becomes_a_v3_dataset(tmp_path: Path) -> None:
@@ -130,9 +154,13 @@ def test_a_source_of_an_older_version_becomes_a_v3_dataset(tmp_path: Path) -> No
     for before, after in zip(episodes_of(built.root), episodes_of(tmp_path / "out"), strict=True):
         assert after["stats/action/mean"] == before["stats/action/mean"]
         assert after["tasks"] == before["tasks"]
+    before, after = (read_json(root / "meta/stats.json") for root in (built.root, tmp_path / "out"))
+    assert after.keys() == before.keys()
+    assert after["action"].keys() == before["action"].keys()  # version 2.1 has no quantiles
+    assert np.allclose(after["action"]["q99"], before["action"]["q99"], rtol=1e-6)
     assert (
-        read_json(tmp_path / "out/meta/stats.json").keys()
-        == read_json(built.root / "meta/stats.json").keys()
+        after["action"]["mean"]
+        == ShardedDataset.open(str(tmp_path / "shards")).manifest.stats["action"]["mean"]
     )
     convert(
         ConvertConfig(source=str(tmp_path / "out"), destination=str(tmp_path / "again"), workers=1)
