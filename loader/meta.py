@@ -23,6 +23,9 @@ class Statistics(Protocol):
     def stats(self) -> Stats:
         """Return feature key -> statistics, in the units of samples."""
 
+    def exact(self) -> Stats:
+        """Return those of the rows, whatever the source says of its numbers."""
+
     def relative(self, action: str, state: str, exclude_joints: Sequence[str]) -> FeatureStats:
         """Return the statistics of relative actions."""
 
@@ -59,14 +62,26 @@ class DatasetMeta:
         """Feature key -> min, max, mean, std, count and quantiles (q01, q10, q50, q90, q99) as arrays.
 
         Of a loader those of its samples: exact ones of numbers, from the rows, and for pictures
-        what the source says. They are found when they are first asked for, and kept. Of an
-        `open_dataset` those of the source, and what they lack. Of depth cameras in millimetres.
+        what the source says. They are found when they are first asked for, and kept. Where all of
+        one dataset is loaded, and of an `open_dataset`, they are those of the source, as in
+        LeRobot, and what these lack. Of depth cameras in millimetres.
 
         Raises:
             DamageError, FormatError, MissingError, StorageError: rows that cannot be read.
         """
         return (
             declared_stats(self.manifest) if self._statistics is None else self._statistics.stats()
+        )
+
+    @cached_property
+    def exact_stats(self) -> Stats:
+        """The same with all of numbers found in the rows, also where the source has statistics of its own.
+
+        Raises:
+            DamageError, FormatError, MissingError, StorageError: rows that cannot be read.
+        """
+        return (
+            declared_stats(self.manifest) if self._statistics is None else self._statistics.exact()
         )
 
     def relative_stats(

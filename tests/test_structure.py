@@ -508,6 +508,7 @@ def test_what_a_loader_can_do() -> None:
     assert set(public(DatasetMeta)) == {
         "camera_keys",
         "depth_keys",
+        "exact_stats",
         "features",
         "fps",
         "has_language_columns",

@@ -14,12 +14,18 @@ import numpy as np
 from roboshard import storage
 from roboshard.common import interrupts, jsonio
 from roboshard.loader.job import LoadJob
-from roboshard.loader.meta import DatasetMeta, MixtureMeta, declared_stats, merged_manifest
+from roboshard.loader.meta import (
+    DatasetMeta,
+    MixtureMeta,
+    Statistics,
+    declared_stats,
+    merged_manifest,
+)
 from roboshard.loader.selection.config import SelectionConfig
 from roboshard.loader.selection.digest import selection_digest
 from roboshard.loader.selection.select import select
 from roboshard.loader.sources import Source
-from roboshard.loader.statistics.collect import Collected, collect
+from roboshard.loader.statistics.collect import Collected, collect, takes_all
 from roboshard.loader.statistics.kept import kept
 from roboshard.loader.statistics.relative import (
     RelativeActions,
@@ -48,6 +54,7 @@ class MeasuredStatistics:
 
     def __init__(self, job: LoadJob) -> None:
         """Read nothing yet."""
+        self._job = job
         self._sources = job.sources
         self._offsets = job.offsets
         self._shares = (1,) if job.schedule is None else job.schedule.parts
@@ -68,8 +75,13 @@ class MeasuredStatistics:
         """All datasets."""
         return tuple(range(len(self._sources)))
 
-    def of(self, members: Members) -> "StatisticsOf":
-        """Return the statistics of some datasets: of all, of one, or of those of one robot."""
+    def of(self, members: Members) -> Statistics:
+        """Return the statistics of some datasets: of all, of one, or of those of one robot.
+
+        Of one dataset of which nothing was chosen they are the source's own, as in LeRobot.
+        """
+        if self._job.schedule is None and takes_all(self._sources[0]):
+            return DeclaredStatistics(self._job)
         return StatisticsOf(self, members)
 
     def stats(self, members: Members) -> Stats:
@@ -176,6 +188,10 @@ class StatisticsOf:
         """Return feature key -> statistics."""
         return self.measured.stats(self.members)
 
+    def exact(self) -> Stats:
+        """Return the same."""
+        return self.stats()
+
     def relative(self, action: str, state: str, exclude_joints: Sequence[str]) -> FeatureStats:
         """Return the statistics of relative actions."""
         relative = RelativeActions(action=action, state=state, exclude_joints=tuple(exclude_joints))
@@ -201,6 +217,10 @@ class DeclaredStatistics:
             key: own | declared.get(key, {}) for key, own in measured.items() if key in lacking
         }
 
+    def exact(self) -> Stats:
+        """Return statistics of all rows, whatever the source says."""
+        return self._of_rows(self.job.sources[0].features).stats()
+
     def relative(self, action: str, state: str, exclude_joints: Sequence[str]) -> FeatureStats:
         """Return the statistics of relative actions, of all rows."""
         return self._of_rows({action, state}).relative(action, state, exclude_joints)
@@ -210,7 +230,7 @@ class DeclaredStatistics:
         features = {key: spec for key, spec in source.features.items() if key in keys}
         everything = select(source.dataset, SelectionConfig(), 0)
         whole = replace(source, episodes=everything, features=features)
-        return MeasuredStatistics(replace(self.job, sources=(whole,))).of((0,))
+        return StatisticsOf(MeasuredStatistics(replace(self.job, sources=(whole,))), (0,))
 
 
 class Metas(tuple[DatasetMeta, ...]):

@@ -101,9 +101,27 @@ def whole(lengths: tuple[int, ...]) -> dict[int, NDArray[np.int64]]:
 def test_of_everything_they_are_numpys(data: dict[str, tuple[str, Rows]]) -> None:
     shards, rows = data["a"]
     loader = make_loader(shards)
-    check(loader.meta.stats, picked(rows, whole(LENGTHS["a"])))
-    assert loader.metas[0].stats == loader.meta.stats
+    check(loader.meta.exact_stats, picked(rows, whole(LENGTHS["a"])))
     assert "note" not in loader.meta.stats  # a text
+
+
+def test_of_everything_they_are_the_sources_where_it_has_them(
+    pusht_shards: Path, pusht_source: Path, reads: list[str]
+) -> None:
+    """As in LeRobot, though they are means of quantiles; what is chosen has its own."""
+    declared = json.loads((pusht_source / "meta/stats.json").read_text())
+    loader = make_loader(str(pusht_shards))
+    for meta in (loader.meta, loader.metas[0], loader.metas.by_robot_type["pusht"]):
+        found = {
+            key: {name: own.tolist() for name, own in it.items()} for key, it in meta.stats.items()
+        }
+        assert found == declared
+    assert not reads
+    exact = loader.meta.exact_stats["action"]["q50"]
+    assert len(reads) == 1
+    assert abs(exact[0] - declared["action"]["q50"][0]) > 100
+    chosen = make_loader(str(pusht_shards), episodes=range(13)).meta
+    assert abs(exact[0] - chosen.stats["action"]["q50"][0]) < 20
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -138,7 +156,9 @@ def test_of_any_selection_they_are_numpys(
         episode_weights={key: float(value) for key, value in weights.items()} or None,
     )
     count = sum(int((times > 0).sum()) for times in often.values())
-    check(loader.meta.stats, picked(rows, often), count)
+    check(loader.meta.exact_stats, picked(rows, often), count)
+    if count < sum(lengths) or weights.values() - {1}:
+        check(loader.meta.stats, picked(rows, often), count)
 
 
 @pytest.mark.parametrize(
@@ -297,9 +317,9 @@ def test_a_file_that_is_not_right_is_made_again(
     tmp_path: Path,
     spoil: Callable[[Path], object],
 ) -> None:
-    expected = make_loader(data["b"][0]).meta.stats
+    expected = make_loader(data["b"][0]).meta.exact_stats
     spoil(tmp_path / "cache/roboshard/statistics")
-    found = make_loader(data["b"][0]).meta.stats
+    found = make_loader(data["b"][0]).meta.exact_stats
     assert len(reads) == 2
     assert found["action"]["mean"].tolist() == expected["action"]["mean"].tolist()
 
@@ -312,7 +332,7 @@ def test_they_are_found_where_nothing_can_be_kept(
 ) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    assert make_loader(data["b"][0]).meta.stats["action"]["count"].tolist() == [33]
+    assert make_loader(data["b"][0]).meta.exact_stats["action"]["count"].tolist() == [33]
     assert len(reads) == 1
 
 
@@ -344,10 +364,10 @@ def test_damage_is_an_error_or_left_out(data: dict[str, tuple[str, Rows]], tmp_p
         file.seek(-1, 1)
         file.write(bytes([byte[0] ^ 1]))
     with pytest.raises(DamageError, match="ep-000000001"):
-        _ = make_loader(str(root)).meta.stats
+        _ = make_loader(str(root)).meta.exact_stats
     often = {episode: times for episode, times in whole(LENGTHS["a"]).items() if episode != 1}
     loader = make_loader(str(root), on_error="skip")
-    check(loader.meta.stats, picked(rows, often))
+    check(loader.meta.exact_stats, picked(rows, often))
     assert not kept_of(loader)  # the episode may be mended
 
 
@@ -514,7 +534,14 @@ def test_open_dataset_has_the_sources_and_what_they_lack(tmp_path: Path) -> None
         older.meta.stats["action"]["q99"], declared["action"]["q99"], rtol=1e-6
     )
     rows = rows_of(root, (3, 5, 2))
-    check(make_loader(str(tmp_path / "v21-shards")).meta.stats, picked(rows, whole((3, 5, 2))))
+    everything = picked(rows, whole((3, 5, 2)))
+    stats = make_loader(str(tmp_path / "v21-shards")).meta.stats
+    assert stats["action"]["std"].tolist() == manifest.stats["action"]["std"]
+    assert stats["action"].keys() == set(NAMES)
+    np.testing.assert_allclose(
+        stats["action"]["q01"], np.quantile(everything["action"], 0.01, axis=0)
+    )
+    check(make_loader(str(tmp_path / "v21-shards")).meta.exact_stats, everything)
     found = older.meta.relative_stats()
     check(found, {"action": relative(rows, whole((3, 5, 2)), [0], [True] * 4)})
 
@@ -530,7 +557,7 @@ def test_rows_without_a_value_are_left_out(tmp_path: Path) -> None:
     pq.write_table(table.set_column(at, "action", pa.array(column, kind)), path)
     convert(ConvertConfig(source=str(root), destination=str(tmp_path / "shards"), workers=1))
     loader = make_loader(str(tmp_path / "shards"), on_missing="fill")
-    check(loader.meta.stats, {"action": np.delete(values, [1, 5], axis=0)})
+    check(loader.meta.exact_stats, {"action": np.delete(values, [1, 5], axis=0)})
     assert "action" not in make_loader(str(tmp_path / "shards"), on_missing="drop").meta.stats
     found = loader.meta.relative_stats()["action"]
     states = np.asarray(table["observation.state"].to_pylist(), dtype=np.float64)

@@ -55,7 +55,7 @@ def lerobot_of(version: str, home: Path, *, training: bool = False) -> LeRobot:
         python, paths = _ENVIRONMENTS[version]()
     except (OSError, LookupError, subprocess.CalledProcessError) as error:
         pytest.skip(f"an environment with LeRobot {version} cannot be made here: {error}")
-    paths = [*paths] if training else [*paths, str(ROOT / "tests")]
+    paths = [str(ROOT / ".types"), *paths] if training else [*paths, str(ROOT / "tests")]
     variables = {
         **os.environ,
         "HF_HUB_OFFLINE": "1",

@@ -77,9 +77,9 @@ def find_stats(config: StatsConfig) -> StatsReport:
         on_missing="fill",
     )
     meta = loader.meta
-    stats = meta.stats
+    stats = exact = meta.exact_stats
     if config.relative_actions is not None:
-        stats = meta.relative_stats(config.exclude_joints)
+        stats = exact | {"action": meta.relative_stats(config.exclude_joints)["action"]}
     unknown = [key for key in config.feature if key not in stats]
     if unknown:
         raise OptionError(f"feature: there are no statistics of {unknown[0]!r}, but of {[*stats]}")
@@ -90,8 +90,8 @@ def find_stats(config: StatsConfig) -> StatsReport:
     return StatsReport(
         stats=chosen,
         episodes=loader.num_episodes,
-        rows=max((int(own["count"][0]) for own in meta.stats.values()), default=0),
-        differences=_differences(meta.stats, declared, [*chosen]) if is_whole else [],
+        rows=max((int(own["count"][0]) for own in exact.values()), default=0),
+        differences=_differences(exact, declared, [*chosen]) if is_whole else [],
     )
 
 
