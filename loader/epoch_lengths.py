@@ -30,6 +30,14 @@ class EpochLengths:
         """Return how many steps an epoch has."""
         return self.of(epoch).num_steps
 
+    def num_samples(self, epoch: int, step: int) -> int:
+        """Return how many samples a step has on each rank."""
+        shape, split = self.of(epoch), self._job.config.split
+        if isinstance(shape, EpochShape) and step >= shape.num_full_steps:
+            of_slot = -(-shape.num_left_over // split.max_world_size)
+            return of_slot * (split.max_world_size // split.world_size)
+        return split.batch_size or 1
+
     def place_after(self, steps: int) -> tuple[int, int]:
         """Return the epoch, and the steps of it, after so many steps over all epochs.
 

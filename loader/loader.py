@@ -253,9 +253,10 @@ class Loader:
             batch = next(batches, None)
             if batch is None:
                 return
-            num_samples = 1 if self.batch_size is None else len(next(iter(batch.values())))
             self._runner.counter.add(
-                wait_seconds=time.perf_counter() - started, batches=1, samples=num_samples
+                wait_seconds=time.perf_counter() - started,
+                batches=1,
+                samples=self._lengths.num_samples(self._epoch, self._received),
             )
             self._received += 1
             self._warn_of_long_gops()

@@ -171,7 +171,7 @@ def test_of_any_selection_they_are_numpys(
         {"drop_n_last_frames": 2, "drop_n_first_frames": 1, "episodes": [0, 3]},
         {"episode_weights": {0: 2.0, 1: 0.0, 3: 3.0}},
     ],
-    ids=str,
+    ids=["train", "val", "excluded", "function", "dropped frames", "weights"],
 )
 def test_they_are_those_of_the_samples_that_come(
     data: dict[str, tuple[str, Rows]], options: dict[str, Any]

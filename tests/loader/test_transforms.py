@@ -258,10 +258,15 @@ def test_in_workers_they_run_there(pusht_shards: Path) -> None:
 
 def test_what_a_batch_transform_makes_is_the_batch(pusht_shards: Path) -> None:
     def packed(batch: Batch) -> Batch:
-        return {"rows": [batch["index"].tolist()]}
+        return {"loss_weight": 0.5, "rows": [batch["index"].tolist()]}
 
-    loader = make_loader(str(pusht_shards), batch_size=100, batch_transform=packed, cameras=[])
-    assert sorted(index for batch in loader for index in batch["rows"][0]) == [*range(644)]
+    for options in ({}, {"rank": 1, "world_size": 2}, {"drop_last": True}):
+        loader = make_loader(
+            str(pusht_shards), batch_size=100, batch_transform=packed, cameras=[], **options
+        )
+        found = [index for batch in loader for index in batch["rows"][0]]
+        assert loader.stats().samples == len(found)
+        assert len(set(found)) == len(found)
 
 
 @pytest.mark.parametrize("wrong", [None, {}, [1]], ids=str)
