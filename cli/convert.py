@@ -170,8 +170,9 @@ def _show_plan(plan: ConversionPlan, config: ConvertConfig) -> None:
     out.print(table)
     if plan.video is not None:
         out.print(as_markup(plan.video), soft_wrap=True)
+    new = "" if plan.base is None else "new "
     out.print(
-        f"{len(plan.episodes)} episodes in {len(plan.shards)} shards, about {decimal(int(plan.sizes.sum()))}; "
+        f"{len(plan.episodes)} {new}episodes in {len(plan.shards)} shards, about {decimal(int(plan.sizes.sum()))}; "
         "nothing was written (--dry-run)",
         soft_wrap=True,
     )
@@ -195,9 +196,17 @@ def _show_videos(cameras: Sequence[CameraSummary]) -> None:
 
 def show_report(report: ConversionReport) -> None:
     """Print what a conversion did."""
+    if report.kept_episodes and not report.episodes:
+        out.print(
+            f"nothing new: {as_markup(str(report.destination))} has {report.kept_episodes} episodes as before",
+            soft_wrap=True,
+        )
+        _show_skipped(report)
+        return
     reused = f", {report.reused_shards} of them from an earlier run" if report.reused_shards else ""
     out.print(
-        f"{report.episodes} episodes, {report.frames} frames, {decimal(report.bytes_written)} in {report.shards} "
+        f"{report.episodes} {'new ' if report.kept_episodes else ''}episodes, {report.frames} frames, "
+        f"{decimal(report.bytes_written)} in {report.shards} "
         f"shards{reused} → {as_markup(str(report.destination))}",
         soft_wrap=True,
     )
@@ -211,6 +220,15 @@ def show_report(report: ConversionReport) -> None:
                 soft_wrap=True,
             )
     show_findings(report.findings)
+    if report.kept_episodes:
+        total = report.kept_episodes + report.episodes
+        out.print(
+            f"the dataset had {report.kept_episodes} episodes, and has {total} now", soft_wrap=True
+        )
+    _show_skipped(report)
+
+
+def _show_skipped(report: ConversionReport) -> None:
     if report.skipped:
         err.print(
             f"[bold yellow]{len(report.skipped)} episodes were left out[/]; "

@@ -44,6 +44,12 @@ class ConvertConfig:
     shards: str | None = None
     """Write only a part: "3/16" is part 3 of 16, counted from 0. `roboshard finalize`, with the same SOURCE,
     DESTINATION and options, makes a dataset of all parts."""
+    append: bool = False
+    """Add the episodes that DESTINATION does not have yet, as new shards; those that it has must be in SOURCE as they
+    were. Where there is no dataset yet, convert all."""
+    compare: Literal["video", "rows"] = "video"
+    """With --append, how closely the episodes that are there already are compared with SOURCE, if that has changed:
+    rows and video packets, for which all of SOURCE is read; or rows alone."""
     episodes: str | None = None
     """Which episodes: "0:100,205" (half-open ranges and single indices); default: all."""
     exclude_episodes: str | None = None
@@ -80,6 +86,8 @@ class ConvertConfig:
         if self.address is not None and self.engine != "ray":
             raise OptionError("address is that of a Ray cluster: it needs engine ray")
         parse_part(self.shards)
+        if self.compare != "video" and not self.append:
+            raise OptionError("compare says how closely to look at what is there: it needs append")
         if self.video == "copy" and self.reencode != REENCODE_DEFAULTS:
             raise OptionError(
                 "codec, gop, crf, size and cameras say how to encode again: they need video reencode"

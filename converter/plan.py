@@ -11,6 +11,7 @@ from roboshard.common import jsonio
 from roboshard.common.errors import OptionError
 from roboshard.common.interrupts import interruptible
 from roboshard.common.selection import check_tasks, parse_episodes, select_episodes
+from roboshard.converter.base import Base, check_fits, check_has_grown, read_base
 from roboshard.converter.config import ConvertConfig
 from roboshard.converter.partition import plan_shards, shuffle_episodes
 from roboshard.converter.reencoding.encoder import library_versions
@@ -39,6 +40,13 @@ class ConversionPlan:
     encoding: Encoding | None
     """Of the cameras whose video is not copied; None: all is."""
     provenance: Provenance
+    base: Base | None = None
+    """The dataset that these shards are added to; None: they are all of it."""
+
+    def provenance_from(self, first_shard: int) -> Provenance:
+        """The provenance where the first shard has this number."""
+        conversion = self.provenance.conversion.model_copy(update={"first_shard": first_shard})
+        return self.provenance.model_copy(update={"conversion": conversion})
 
     @property
     def findings(self) -> tuple[Finding, ...]:
@@ -85,7 +93,13 @@ def make_plan(config: ConvertConfig) -> ConversionPlan:
 
 def _plan(config: ConvertConfig, files: SourceFiles) -> ConversionPlan:
     source = read_source(files)
+    base = read_base(config.destination) if config.append else None
     episodes = _chosen(source, config)
+    if base is not None:
+        check_has_grown(source, base)
+        episodes = np.setdiff1d(episodes, base.episodes)
+        if not len(episodes):
+            return _nothing(source, config, base)
     if config.shuffle_episodes is not None:
         episodes = shuffle_episodes(episodes, config.shuffle_episodes)
     sizes = source.estimated_bytes(episodes)
@@ -94,13 +108,32 @@ def _plan(config: ConvertConfig, files: SourceFiles) -> ConversionPlan:
     encoding = (
         plan_encoding(source, episodes, config.reencode) if config.video == "reencode" else None
     )
+    provenance = _provenance(source.meta, config, encoding, len(shards), base)
+    if base is not None:
+        check_fits(provenance, base, files.where())
     return ConversionPlan(
         source=source,
         episodes=episodes,
         sizes=sizes,
         shards=shards,
         encoding=encoding,
-        provenance=_provenance(source.meta, config, encoding, len(shards)),
+        provenance=provenance,
+        base=base,
+    )
+
+
+def _nothing(source: Source, config: ConvertConfig, base: Base) -> ConversionPlan:
+    """The plan of a run that finds nothing to add."""
+    none = np.zeros(0, dtype=np.int64)
+    provenance = _provenance(source.meta, config, None, 0, base)
+    return ConversionPlan(
+        source=source,
+        episodes=none,
+        sizes=none,
+        shards=[],
+        encoding=None,
+        provenance=provenance,
+        base=base,
     )
 
 
@@ -134,7 +167,11 @@ def _chosen(source: Source, config: ConvertConfig) -> NDArray[np.int64]:
 
 
 def _provenance(
-    meta: SourceMeta, config: ConvertConfig, encoding: Encoding | None, num_shards: int
+    meta: SourceMeta,
+    config: ConvertConfig,
+    encoding: Encoding | None,
+    num_shards: int,
+    base: Base | None,
 ) -> Provenance:
     options: dict[str, jsonio.Json] = {
         "shard_size": config.shard_bytes,
@@ -155,7 +192,10 @@ def _provenance(
     revision = (
         [] if meta.files.revision is None else [meta.files.revision]
     )  # it is in the shards, so it decides their bytes
-    identity = jsonio.canonical([meta.fingerprint, meta.files.name, options, versions, *revision])
+    grows = [] if base is None else [{"grows": base.manifest.fingerprint}]
+    identity = jsonio.canonical(
+        [meta.fingerprint, meta.files.name, options, versions, *revision, *grows]
+    )
     return Provenance(
         source=SourceInfo(
             name=meta.files.name,
@@ -168,6 +208,7 @@ def _provenance(
             options=options,
             versions=versions,
             num_shards=num_shards,
+            grows=None if base is None else base.manifest.fingerprint,
         ),
         fps=meta.fps,
         features=meta.features if encoding is None else encoded_features(meta.features, encoding),

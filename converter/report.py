@@ -26,6 +26,8 @@ class ConversionReport:
     """Size of all shards."""
     reused_shards: int
     """Shards that an earlier run had finished."""
+    kept_episodes: int
+    """Episodes of a dataset that has grown which it had before; the numbers above do not count them."""
     skipped: tuple[SkippedEpisode, ...]
     video: str | None
     """Which cameras were encoded again and how, and which were copied; None: all were."""
@@ -41,7 +43,10 @@ def make_report(
     video: str | None,
     findings: Sequence[Finding],
 ) -> ConversionReport:
-    """Sum up what was made of shards, still without `random_frame_costs`; `findings` are those of the metadata."""
+    """Sum up what was made of shards; `findings` are those of the metadata.
+
+    Still without `random_frame_costs` and `kept_episodes`.
+    """
     manifests = [result.manifest for result in results if result.manifest is not None]
     samples = [sample for manifest in manifests for sample in manifest.samples]
     return ConversionReport(
@@ -51,6 +56,7 @@ def make_report(
         shards=len(manifests),
         bytes_written=sum(manifest.size for manifest in manifests),
         reused_shards=sum(result.reused for result in results),
+        kept_episodes=0,
         skipped=tuple(episode for result in results for episode in result.skipped),
         video=video,
         random_frame_costs={},

@@ -11,6 +11,9 @@ report     what was done, and what random frames will cost     report.py
 An episode is its rows (episode/rows.py, images.py) and a slice of each camera's video (video/), copied packet by
 packet or encoded again (reencoding/).
 
+A dataset that grows (`append`, base.py) is the same with the episodes that it lacks; before, those that it has are
+compared with the source (unchanged.py), and its dataset.json stays until the new one replaces it.
+
 Parts of a conversion can run apart, in jobs of their own: `convert` with `shards` ends after its shards,
 and `finalize` checks and publishes all.
 """
@@ -19,7 +22,6 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
-from typing import TypeVar
 
 from roboshard import storage
 from roboshard.common.cores import usable_cores
@@ -27,6 +29,7 @@ from roboshard.common.errors import MissingError, OptionError, SourceError
 from roboshard.common.interrupts import check, interruptible
 from roboshard.common.progress import progress_of
 from roboshard.common.selection import some
+from roboshard.converter.base import is_unchanged
 from roboshard.converter.config import ConvertConfig, parse_part
 from roboshard.converter.destination.api import Destination
 from roboshard.converter.destination.opening import open_destination
@@ -35,17 +38,15 @@ from roboshard.converter.engines.ray import run_on_ray
 from roboshard.converter.plan import ConversionPlan, make_plan
 from roboshard.converter.report import ConversionReport, make_report, random_frame_costs
 from roboshard.converter.shard import (
-    OnEpisode,
     ShardResult,
     ShardSpec,
     convert_shard,
     finished_shard,
 )
-from roboshard.shards.names import shard_name
+from roboshard.converter.task import OnEpisode, Result, Spec
+from roboshard.converter.unchanged import changed_episodes, kept_shards, refuse_changed
 
 SHOWN_MISSING = 10
-
-Result = TypeVar("Result")
 
 
 @interruptible
@@ -76,12 +77,13 @@ def convert(config: ConvertConfig) -> ConversionReport:
         raise OptionError("video_report: `convert` writes; `survey_videos` reports")
     plan = make_plan(config)
     with closing(plan.source.meta.files):
+        _check_unchanged(plan, config)
         destination = _destination(plan, config)
         part = None if config.shards is None else _numbers(plan, config)
         with destination.prepared(part):
             results = _run(convert_shard, plan, config, destination)
             if part is not None:
-                return make_report(results, destination.shown, plan.video, plan.findings)
+                return _report(plan, results, destination)
             return _publish(plan, results, destination)
 
 
@@ -115,6 +117,7 @@ def finalize(config: ConvertConfig) -> ConversionReport:
         )
     plan = make_plan(config)
     with closing(plan.source.meta.files):
+        _check_unchanged(plan, config)
         destination = _destination(plan, config)
         with destination.prepared(None):
             return _publish(plan, _finished_shards(plan, config, destination), destination)
@@ -123,23 +126,48 @@ def finalize(config: ConvertConfig) -> ConversionReport:
 def _destination(plan: ConversionPlan, config: ConvertConfig) -> Destination:
     return open_destination(
         config.destination,
-        plan.provenance.conversion.id,
-        len(plan.shards),
+        plan.provenance.conversion,
         source=plan.source.meta.files.folder,
         scratch=config.scratch,
+        base=plan.base,
     )
+
+
+def _check_unchanged(plan: ConversionPlan, config: ConvertConfig) -> None:
+    """See that the source still has all that the dataset has which is to grow; of a part, its share of that.
+
+    Raises:
+        OptionError: naming the episodes that changed.
+    """
+    base = plan.base
+    if base is None or is_unchanged(plan.source.meta, base):
+        return
+    numbers = _share(len(base.manifest.shards), config)
+    specs = kept_shards(plan, config, numbers)
+    sizes = [base.manifest.shards[number] for number in numbers]
+    with progress_of(
+        "comparing",
+        items=sum(shard.episodes for shard in sizes),
+        what="episodes",
+        num_bytes=sum(shard.size for shard in sizes),
+    ) as progress:
+        found = _on_engine(
+            changed_episodes, specs, config, len(numbers), partial(progress.add, items=1)
+        )
+    refuse_changed([episode for each in found for episode in each], plan)
 
 
 def _specs(
     plan: ConversionPlan, config: ConvertConfig, destination: Destination
 ) -> Iterator[ShardSpec]:
+    provenance = plan.provenance_from(destination.first_shard)
     for number in _numbers(plan, config):
         shard = plan.shards[number]
         yield ShardSpec(
             place=destination.place(number),
             source=plan.source.meta,
             episodes=tuple(plan.source.episodes(plan.episodes[shard].tolist())),
-            provenance=plan.provenance,
+            provenance=provenance,
             tolerance_s=config.tolerance_s,
             encoding=plan.encoding,
             skip_errors=config.on_error == "skip",
@@ -147,9 +175,14 @@ def _specs(
 
 
 def _numbers(plan: ConversionPlan, config: ConvertConfig) -> range:
-    """Of the shards that this run is about: neighbours, which lie in the same source files."""
+    """Of the shards that this run is about."""
+    return _share(len(plan.shards), config)
+
+
+def _share(count: int, config: ConvertConfig) -> range:
+    """This part's of so many shards: neighbours, which lie in the same source files."""
     part, parts = parse_part(config.shards)
-    return range(len(plan.shards) * part // parts, len(plan.shards) * (part + 1) // parts)
+    return range(count * part // parts, count * (part + 1) // parts)
 
 
 def _run(
@@ -160,27 +193,34 @@ def _run(
 ) -> list[Result]:
     """Run a task for every shard on the engine that was chosen; results in the shards' order."""
     numbers = _numbers(plan, config)
-    sizes = (
-        plan.sizes[plan.shards[numbers[0]].start : plan.shards[numbers[-1]].stop]
-        if numbers
-        else plan.sizes[:0]
-    )
+    if not numbers:
+        return []
+    sizes = plan.sizes[plan.shards[numbers[0]].start : plan.shards[numbers[-1]].stop]
     specs = _specs(plan, config, destination)
     with progress_of(
         "converting", items=len(sizes), what="episodes", num_bytes=int(sizes.sum())
     ) as progress:
-        episode_done = partial(progress.add, items=1)
-        if config.engine == "ray":
-            return run_on_ray(task, specs, config, episode_done)
-        workers = min(config.workers or usable_cores(), len(numbers))
-        return run_tasks(task, specs, workers, episode_done)
+        return _on_engine(task, specs, config, len(numbers), partial(progress.add, items=1))
+
+
+def _on_engine(
+    task: Callable[[Spec, OnEpisode], Result],
+    specs: Iterator[Spec],
+    config: ConvertConfig,
+    count: int,
+    on_episode: OnEpisode,
+) -> list[Result]:
+    if config.engine == "ray":
+        return run_on_ray(task, specs, config, on_episode)
+    workers = min(config.workers or usable_cores(), count)
+    return run_tasks(task, specs, workers, on_episode)
 
 
 def _finished_shards(
     plan: ConversionPlan, config: ConvertConfig, destination: Destination
 ) -> list[ShardResult]:
     found = _run(finished_shard, plan, config, destination)
-    missing = [shard_name(number) for number, result in enumerate(found) if result is None]
+    missing = [destination.place(i).shard for i, result in enumerate(found) if result is None]
     if missing:
         raise MissingError(
             f"{storage.redacted(config.destination)}: {len(missing)} of {len(found)} shards are missing or not "
@@ -195,13 +235,23 @@ def _publish(
 ) -> ConversionReport:
     skipped = [episode for result in results for episode in result.skipped]
     manifests = [result.manifest for result in results if result.manifest is not None]
-    destination.publish_skipped([(episode.episode_index, episode.reason) for episode in skipped])
-    if not manifests:
+    tried = frozenset(plan.episodes.tolist())
+    destination.publish_skipped([(each.episode_index, each.reason) for each in skipped], tried)
+    if plan.base is None and not manifests:
         raise SourceError(
             f"{plan.source.meta.files.where()}: no episode could be converted; see skipped.json in "
             f"{destination.shown}"
         )
     check()
-    destination.publish(plan.provenance, manifests)
-    report = make_report(results, destination.shown, plan.video, plan.findings)
+    if manifests:
+        destination.publish(plan.provenance_from(destination.first_shard), manifests)
+    report = _report(plan, results, destination)
     return replace(report, random_frame_costs=random_frame_costs(destination.root))
+
+
+def _report(
+    plan: ConversionPlan, results: list[ShardResult], destination: Destination
+) -> ConversionReport:
+    report = make_report(results, destination.shown, plan.video, plan.findings)
+    kept = 0 if plan.base is None else plan.base.manifest.total_episodes
+    return replace(report, kept_episodes=kept)

@@ -3,9 +3,10 @@
 Idempotent and free of shared state, so that any engine can run it, on any machine, as often as it likes.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import IO
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import IO, Self
 
 from roboshard import storage
 from roboshard.common import interrupts
@@ -14,8 +15,9 @@ from roboshard.converter.destination.api import ShardPlace, files_of
 from roboshard.converter.episode.reader import EpisodeReader
 from roboshard.converter.reencoding.settings import Encoding
 from roboshard.converter.source.api import Episode, SourceMeta
-from roboshard.shards.manifest import shard_problems
+from roboshard.converter.task import OnEpisode
 from roboshard.shards.names import shard_manifest_name
+from roboshard.shards.problems import shard_problems
 from roboshard.shards.schema import (
     MAX_MANIFEST_BYTES,
     Provenance,
@@ -24,8 +26,6 @@ from roboshard.shards.schema import (
     parse,
 )
 from roboshard.shards.writer import ShardWriter
-
-OnEpisode = Callable[[int], None]
 
 
 def ignore(_num_bytes: int) -> None:
@@ -45,6 +45,28 @@ class ShardSpec:
     encoding: Encoding | None
     """Of the cameras that are not copied; None: all are."""
     skip_errors: bool
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Of the libraries that decide bytes."""
+        versions = self.provenance.conversion.versions
+        return {name: text for name, text in versions.items() if name != "format"}
+
+    @contextmanager
+    def on_node(self) -> Iterator[Self]:
+        """The same for a task on another machine of a cluster; see `ShardPlace.on_node`."""
+        with self.place.on_node() as place:
+            yield replace(self, place=place)
+
+    def check_seen(self, result: object) -> None:
+        """See that a shard is there which another machine has written. Raises OptionError."""
+        if isinstance(result, ShardResult) and result.manifest is not None:
+            self.place.check_seen(result.manifest)
+
+    def remove_unfinished(self, process: int) -> None:
+        """Remove what a process that was killed at the shard had written of it."""
+        paths = [self.place.folder / name for name in files_of(self.place.shard)]
+        storage.remove_temporaries_of(process, paths)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,12 +104,6 @@ def convert_shard(spec: ShardSpec, on_episode: OnEpisode = ignore) -> ShardResul
         result = _write_shard(spec, on_episode)
         spec.place.deliver(result.manifest)
     return result
-
-
-def remove_unfinished(spec: ShardSpec, process: int) -> None:
-    """Remove what a process that was killed at a shard had written of it."""
-    paths = [spec.place.folder / name for name in files_of(spec.place.shard)]
-    storage.remove_temporaries_of(process, paths)
 
 
 def finished_shard(spec: ShardSpec, on_episode: OnEpisode = ignore) -> ShardResult | None:

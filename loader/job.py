@@ -25,6 +25,7 @@ from roboshard.loader.sources import Source
 from roboshard.shards.features import DTYPES, OBJECT_DTYPES, Features, depth_scale
 from roboshard.shards.locate import Urls
 from roboshard.shards.reader import ShardedDataset
+from roboshard.shards.snapshots import SnapshotName
 
 Plan = EpochPlan | MixturePlan
 
@@ -104,12 +105,18 @@ class LoadJob:
         return EpochShape(num_frames, self.config.order, self.slots)
 
 
-def make_job(urls: Urls, config: LoaderConfig, *, is_lenient: bool = False) -> LoadJob:
+def make_job(
+    urls: Urls,
+    config: LoaderConfig,
+    *,
+    snapshot: SnapshotName | None = None,
+    is_lenient: bool = False,
+) -> LoadJob:
     """Open the dataset and hold the configuration against it. Raises what `make_loader` raises.
 
     `is_lenient`: rows may lack values that dataset.json says nothing of.
     """
-    source = open_source(urls, config)
+    source = open_source(urls, config, snapshot)
     manifest = source.dataset.manifest
     check_features(DatasetMeta(manifest))
     lacking = missing_of(source)
@@ -135,13 +142,13 @@ def missing_of(source: Source) -> dict[str, int]:
     return lacking_values(source.dataset, source.episodes, are_all=are_all)
 
 
-def open_source(urls: Urls, config: LoaderConfig) -> Source:
-    """Open a dataset and choose its episodes."""
+def open_source(urls: Urls, config: LoaderConfig, snapshot: SnapshotName | None = None) -> Source:
+    """Open a dataset, or what it was before it grew, and choose its episodes."""
     check_devices(config)
     settings = config.read.settings
     if settings.cache is not None:
         settings.cache.open()
-    dataset = ShardedDataset.open(urls, settings)
+    dataset = ShardedDataset.open(urls, settings, snapshot)
     return Source(
         dataset=dataset,
         episodes=select(dataset, config.selection, config.order.seed),

@@ -12,6 +12,7 @@ from roboshard.common.errors import OptionError
 from roboshard.loader import topology
 from roboshard.loader.cursor import LaneCursor, lane_cursors
 from roboshard.loader.epoch_lengths import EpochLengths
+from roboshard.loader.growth import Recipe
 from roboshard.loader.job import LoadJob
 from roboshard.loader.meta import DatasetMeta
 from roboshard.loader.order.mixture import MixturePlan
@@ -26,6 +27,7 @@ from roboshard.loader.state import (
     MixtureState,
     check_state,
     nearest_state,
+    selection_digest,
 )
 from roboshard.loader.statistics.measure import MeasuredStatistics, Metas
 from roboshard.loader.stats import LoaderStats
@@ -43,17 +45,21 @@ class Loader:
         job: LoadJob,
         scratch: ScratchFolder | None = None,
         frames: SharedFrames | None = None,
+        recipe: Recipe | None = None,
     ) -> None:
         """Plan the first epoch; nothing is read, and no process started, before iteration.
 
         `scratch` is what the job's datasets are read through, and is removed with the loader; so are
-        the `frames` that it keeps in memory, when no other process uses them.
+        the `frames` that it keeps in memory, when no other process uses them. With a `recipe` it loads states that
+        were saved before its datasets grew.
         """
         self._job = job
+        self._recipe = recipe
         self._runner = EpochRunner(job)
         # In this order, also where nobody calls `close`: what reads through a folder ends before it goes.
         # At the end of the program each of the three ends by itself. Copies have none: they own none.
-        weakref.finalize(self, _let_go, self._runner, [scratch, frames]).atexit = False
+        self._let_go = weakref.finalize(self, _let_go, self._runner, [scratch, frames])
+        self._let_go.atexit = False
         self._measured = MeasuredStatistics(job)
         self._plan = self._runner.plan(0)
         self._lengths = EpochLengths(job, self._plan)
@@ -64,6 +70,10 @@ class Loader:
         self._iterations = 0  # begun so far
         self._running: int | None = None  # which of them is running
         self._warned = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave folders to this one: a copy does not remove them, nor is it made anew."""
+        return vars(self) | {"_let_go": None, "_recipe": None}
 
     @cached_property
     def meta(self) -> DatasetMeta:
@@ -173,7 +183,8 @@ class Loader:
     def load_state_dict(self, state: dict[str, Any], *, strict: bool = True) -> None:
         """Begin the next iteration after the step where the state was taken. Used once.
 
-        After the last step of an epoch that is the first step of the next.
+        After the last step of an epoch that is the first step of the next. A dataset that has grown since is loaded
+        as it was when the state was saved, unless `snapshot=` says otherwise.
 
         Args:
             state: What `state_dict` returned, here or elsewhere.
@@ -188,16 +199,28 @@ class Loader:
             raise OptionError(
                 "load_state_dict during an iteration comes too late: load before `iter(loader)`"
             )
-        given = self._checked(state) if strict else self._checked_or_nearest(state)
-        if given != self._state(given.epoch, given.step):  # what a mixture had drawn
-            raise OptionError(
-                "the state is not whole: its `drawn` is not what its epoch and step say"
-            )
+        recipe, saved_on = self._recipe, state.get("fingerprint")
+        made = None if recipe is None else recipe.for_state(saved_on, self._job.sources)
+        if made is None:
+            given = self._given(state, strict)
+        else:
+            given = Loader(made[0])._given(state, strict)  # or an error, and this one is as it was
+            self._let_go()
+            vars(self).clear()  # what was found out of the other snapshot too
+            Loader.__init__(self, *made, recipe)
         self._epoch, self._received, self._resume_at = given.epoch, given.step, given.step
         self._loaded_end = None
         if given.step and given.step == self._lengths.steps(given.epoch):
             self._loaded_end = given.epoch
             self._epoch, self._received, self._resume_at = given.epoch + 1, 0, 0
+
+    def _given(self, state: dict[str, Any], strict: bool) -> LoaderState:
+        given = self._checked(state) if strict else self._checked_or_nearest(state)
+        if given != self._state(given.epoch, given.step):  # what a mixture had drawn
+            raise OptionError(
+                "the state is not whole: its `drawn` is not what its epoch and step say"
+            )
+        return given
 
     def _checked(self, state: dict[str, Any]) -> LoaderState:
         return check_state(state, self._state(0, 0), self._lengths.steps)
@@ -207,7 +230,7 @@ class Loader:
             return self._checked(state)
         except OptionError:
             nearest, told = nearest_state(state, self._state(0, 0), self._lengths.steps)
-        warnings.warn(told, UserWarning, stacklevel=3)
+        warnings.warn(told, UserWarning, stacklevel=4)
         return self._state(nearest.epoch, nearest.step)
 
     def close(self) -> None:

@@ -19,9 +19,10 @@ from roboshard.loader.config import (
     SampleConfig,
     SplitConfig,
 )
+from roboshard.loader.growth import Made, Recipe, Snapshots
 from roboshard.loader.job import make_job
 from roboshard.loader.loader import Loader
-from roboshard.loader.mixture_job import Mixture, is_mixture, make_mixture_job
+from roboshard.loader.mixture_job import Mixture, is_mixture, make_mixture_job, mixture_parts
 from roboshard.loader.order.pools import default_pool
 from roboshard.loader.running.scratch import with_scratch
 from roboshard.loader.running.shared_frames import with_frame_cache
@@ -34,6 +35,7 @@ from roboshard.loader.selection.config import (
 )
 from roboshard.loader.topology import resolve_rank
 from roboshard.shards.locate import Urls
+from roboshard.shards.snapshots import SnapshotName
 
 
 def make_loader(  # noqa: PLR0913 - keyword-only, grouped behind
@@ -45,6 +47,7 @@ def make_loader(  # noqa: PLR0913 - keyword-only, grouped behind
     exclude_episodes: Sequence[int] | None = None,
     tasks: Collection[str] | None = None,
     split: Split | None = None,
+    snapshot: SnapshotName | None = None,
     keep_ranges: KeepRanges | None = None,
     episode_weights: EpisodeWeights | None = None,
     drop_n_first_frames: int = 0,
@@ -98,6 +101,8 @@ def make_loader(  # noqa: PLR0913 - keyword-only, grouped behind
         split: ("train", 0.02) or ("val", 0.02): that side of a hold-out of this fraction of the episodes, drawn by
             `seed`, or by a seed of its own as in ("val", 0.02, 7). An episode stays on its side when the
             dataset grows.
+        snapshot: what a dataset was before it grew (`convert-to-shards --append`): its number, 0 is the dataset as
+            first converted, or its fingerprint; None: all there is.
         keep_ranges: episode index -> [(first, stop), ...], the frames used as samples (windows still see all), stop
             not included; or the path of a JSON or parquet file of them. Episodes that are not named are used whole.
         episode_weights: episode index -> how often it comes in an epoch, or the name of a column of the source's
@@ -234,9 +239,7 @@ def make_loader(  # noqa: PLR0913 - keyword-only, grouped behind
             on_error=on_error,
         ),
     )
-    job = make_mixture_job(urls, config) if is_mixture(urls) else make_job(cast(Urls, urls), config)
-    job, frames = with_frame_cache(job)
-    loader = Loader(*with_scratch(job), frames)
+    loader = make_of_snapshots(urls, config, snapshot)
     if len(loader) == 0:  # the first epoch has as many episodes as any, where they have weights
         warnings.warn(
             f"the loader has no batch: {config.split.global_batch_size} samples a step (batch_size x world_size) are "
@@ -245,3 +248,28 @@ def make_loader(  # noqa: PLR0913 - keyword-only, grouped behind
             stacklevel=2,
         )
     return loader
+
+
+def make_of_snapshots(
+    urls: Urls | Mixture, config: LoaderConfig, snapshot: SnapshotName | None
+) -> Loader:
+    """Make a loader that can be made again of what its datasets were before they grew."""
+    if is_mixture(urls):
+        if snapshot is not None:
+            raise OptionError(
+                "snapshot= is of one dataset, and a mixture has several: give it to its part, as in "
+                "[Part(urls, weight, snapshot=...), ...]"
+            )
+        asked: Snapshots = tuple(part.snapshot for part in mixture_parts(urls))
+    else:
+        asked = (snapshot,)
+
+    def make(snapshots: Snapshots) -> Made:
+        if is_mixture(urls):
+            job = make_mixture_job(urls, config, snapshots)
+        else:
+            job = make_job(cast(Urls, urls), config, snapshot=snapshots[0])
+        job, frames = with_frame_cache(job)
+        return *with_scratch(job), frames
+
+    return Loader(*make(asked), Recipe(make, asked))

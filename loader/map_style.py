@@ -34,6 +34,7 @@ from roboshard.loader.selection.config import EpisodePredicate, SelectionConfig,
 from roboshard.loader.statistics.measure import DeclaredStatistics
 from roboshard.loader.stats import Counter
 from roboshard.shards.locate import Urls
+from roboshard.shards.snapshots import SnapshotName
 
 RESIDENT_EPISODES = 8
 """Kept in memory with their decoders: neighbours are mostly asked for one after the other."""
@@ -49,6 +50,7 @@ def open_dataset(  # noqa: PLR0913 - keyword-only, the same names as make_loader
     exclude_episodes: Sequence[int] | None = None,
     tasks: Collection[str] | None = None,
     split: Split | None = None,
+    snapshot: SnapshotName | None = None,
     image_transforms: ImageTransform | None = None,
     return_uint8: bool = True,
     image_size: tuple[int, int] | None = None,
@@ -106,7 +108,8 @@ def open_dataset(  # noqa: PLR0913 - keyword-only, the same names as make_loader
     )
     if is_mixture(urls):
         raise OptionError("a mixture has no samples by number: open its datasets one by one")
-    return MapDataset(make_job(urls, config, is_lenient=on_missing in ("none", "fill")))
+    is_lenient = on_missing in ("none", "fill")
+    return MapDataset(make_job(urls, config, snapshot=snapshot, is_lenient=is_lenient))
 
 
 class MapDataset(torch.utils.data.Dataset[Batch]):

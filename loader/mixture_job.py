@@ -37,6 +37,7 @@ from roboshard.shards.features import (
     shape_of,
 )
 from roboshard.shards.locate import Urls
+from roboshard.shards.snapshots import SnapshotName
 
 Mixture = Sequence[Part | tuple[Urls, float]]
 """Datasets and their weights, which need not add up to 1."""
@@ -52,14 +53,26 @@ def is_mixture(urls: Urls | Mixture) -> TypeGuard[Mixture]:
     return not isinstance(urls, str) and isinstance(urls, Sequence) and any(map(_is_weighted, urls))
 
 
-def make_mixture_job(mixture: Mixture, config: LoaderConfig) -> LoadJob:
+def make_mixture_job(
+    mixture: Mixture, config: LoaderConfig, snapshots: Sequence[SnapshotName | None] | None = None
+) -> LoadJob:
     """Open the datasets and hold the configuration, and them, against each other.
+
+    Args:
+        mixture: the datasets and their weights.
+        config: what is said of all of them.
+        snapshots: of each dataset, instead of what its part names.
 
     Raises:
         OptionError: weights, options or datasets that do not go together, with what to do.
         MissingError, FormatError, VersionError, DamageError, StorageError: a dataset that is not usable.
     """
-    members = _members(mixture)
+    members = mixture_parts(mixture)
+    if snapshots is not None:
+        members = [
+            replace(member, snapshot=snapshot)
+            for member, snapshot in zip(members, snapshots, strict=True)
+        ]
     parts = _parts([member.weight for member in members])
     _check_selection(config.selection)
     sources = _open(members, config)
@@ -119,7 +132,8 @@ def _is_weighted(entry: Any) -> bool:
     )
 
 
-def _members(mixture: Mixture) -> list[Part]:
+def mixture_parts(mixture: Mixture) -> list[Part]:
+    """Return the parts of a mixture. Raises OptionError where one is none."""
     if not all(map(_is_weighted, mixture)):
         raise OptionError(
             "a mixture is a list of pairs (urls, weight), each with a weight that is a number, or of Parts"
@@ -161,7 +175,7 @@ def _open(members: Sequence[Part], config: LoaderConfig) -> list[Source]:
     for number, part in enumerate(members):
         own = replace(config, selection=part.selection(config.selection))
         try:
-            sources.append(open_source(part.urls, own))
+            sources.append(open_source(part.urls, own, part.snapshot))
         except OptionError as error:
             raise OptionError(f"dataset {number}: {error}") from None
     return sources

@@ -11,6 +11,7 @@ from roboshard.loader.selection.config import (
     Split,
 )
 from roboshard.shards.locate import Urls
+from roboshard.shards.snapshots import SnapshotName
 
 OF_ONE_DATASET = ("exclude_episodes", "tasks", "keep_ranges")
 """Options that name what one dataset has: a mixture has them for each of its parts alone."""
@@ -36,6 +37,8 @@ class Part:
     split: Split | None = None
     keep_ranges: KeepRanges | None = None
     episode_weights: EpisodeWeights | None = None
+    snapshot: SnapshotName | None = None
+    """What the dataset was before it grew: its number or fingerprint."""
 
     def selection(self, of_all: SelectionConfig) -> SelectionConfig:
         """Return what is chosen of this part, where `of_all` is what is said of all parts."""

@@ -30,11 +30,11 @@ from roboshard.shards.fetch import ReadSettings
 from roboshard.shards.index import EpisodeIndex
 from roboshard.shards.manifest import (
     load_manifest_bytes,
-    member_problems,
     parse_shard_manifest,
     stored_manifest,
 )
 from roboshard.shards.names import sample_key
+from roboshard.shards.problems import member_problems
 from roboshard.shards.schema import (
     MAX_MANIFEST_BYTES,
     DatasetManifest,

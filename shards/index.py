@@ -50,10 +50,15 @@ class EpisodeIndex:
 
 def index_bytes(manifests: Sequence[ShardManifest]) -> bytes:
     """The index of a dataset made of these shards, in dataset.json's order."""
+    return table_bytes(index_table(manifests))
+
+
+def index_table(manifests: Sequence[ShardManifest], *, first_shard: int = 0) -> pa.Table:
+    """The rows of these shards, the first of which has the place `first_shard` in dataset.json."""
     samples = sorted(
         (
             (sample, number)
-            for number, manifest in enumerate(manifests)
+            for number, manifest in enumerate(manifests, first_shard)
             for sample in manifest.samples
         ),
         key=lambda pair: pair[0].episode_index,
@@ -67,8 +72,13 @@ def index_bytes(manifests: Sequence[ShardManifest]) -> bytes:
         "size": [sample.size for sample, _ in samples],
         "crc32c": [int(sample.crc32c, 16) for sample, _ in samples],
     }
+    return pa.table(columns, schema=INDEX_SCHEMA)
+
+
+def table_bytes(table: pa.Table) -> bytes:
+    """The index's file; the same bytes for the same rows, however they came together."""
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.table(columns, schema=INDEX_SCHEMA), sink, compression="zstd")
+    pq.write_table(table.combine_chunks(), sink, compression="zstd")
     return bytes(sink.getvalue())
 
 

@@ -19,36 +19,35 @@ from roboshard.common.errors import (
     RoboshardError,
     StorageError,
 )
-from roboshard.shards.features import spec_problems
 from roboshard.shards.index import index_bytes
 from roboshard.shards.missing import total
 from roboshard.shards.names import (
     DATASET_MANIFEST,
     EPISODE_INDEX,
-    is_shard_name,
-    sample_key,
     shard_manifest_name,
 )
+from roboshard.shards.problems import dataset_problems, shard_problems
 from roboshard.shards.schema import (
     FORMAT_VERSION,
     MAX_MANIFEST_BYTES,
     DatasetManifest,
     FileEntry,
     Provenance,
-    SampleEntry,
     ShardEntry,
     ShardManifest,
+    Snapshot,
     check_version,
     document_bytes,
-    newest,
     parse,
     validate_json,
 )
-from roboshard.shards.tar import BLOCK, padded
+from roboshard.shards.versions import newest
 from roboshard.storage.cache import CacheKey, DiskCache, object_of
 
 SOURCE_INFO = "meta/info.json"
 """What every LeRobot dataset has."""
+MAX_READS = 4
+"""How often dataset.json is read at the most: one that grows at that moment may come half old and half new."""
 
 
 def file_entry(name: str, data: bytes) -> FileEntry:
@@ -74,6 +73,7 @@ def seal(
     shards: Sequence[ShardEntry],
     index: FileEntry,
     version: str = FORMAT_VERSION,
+    snapshots: Sequence[Snapshot] = (),
 ) -> DatasetManifest:
     """The dataset manifest over finished shards, with its fingerprint; `version` is the newest of theirs."""
     value = {
@@ -86,6 +86,8 @@ def seal(
         "shards": [shard.model_dump(mode="json") for shard in shards],
         "index": index.model_dump(mode="json"),
     }
+    if snapshots:
+        value["snapshots"] = [snapshot.model_dump(mode="json") for snapshot in snapshots]
     value["fingerprint"] = fingerprint(value)
     return validate_json(DatasetManifest, jsonio.dump(value), DATASET_MANIFEST)
 
@@ -119,12 +121,37 @@ def load_dataset_manifest(
         FormatError, VersionError: not a manifest that this release reads.
         DamageError: its content is not the one that its fingerprint was taken of.
     """
+    what = storage.redacted(storage.join(root, DATASET_MANIFEST))
+    before, reads = None, 0
+    while True:
+        data = b""
+        try:
+            data = _read_dataset_manifest(root, policy)
+            return parse_dataset_manifest(data, what)
+        except (FormatError, DamageError):
+            reads += 1
+            if data == before or reads == MAX_READS:  # nobody is replacing it
+                raise
+            before = data
+
+
+def _read_dataset_manifest(root: str, policy: storage.RetryPolicy) -> bytes:
     url = storage.join(root, DATASET_MANIFEST)
-    what = storage.redacted(url)
     try:
-        data = storage.read_all(url, MAX_MANIFEST_BYTES, policy=policy)
+        return storage.read_all(url, MAX_MANIFEST_BYTES, policy=policy)
     except MissingError:
-        raise MissingError(f"{what}: no such file. {_what_instead(root, policy)}") from None
+        raise MissingError(
+            f"{storage.redacted(url)}: no such file. {_what_instead(root, policy)}"
+        ) from None
+
+
+def parse_dataset_manifest(data: bytes, what: str) -> DatasetManifest:
+    """Parse and check a dataset.json; `what` names it in errors.
+
+    Raises:
+        FormatError, VersionError: not a manifest that this release reads.
+        DamageError: its content is not the one that its fingerprint was taken of.
+    """
     value = jsonio.load(data, what, MAX_MANIFEST_BYTES)
     check_version(value.get("version"), what)
     found, data = fingerprint(value), jsonio.dump(value)
@@ -134,10 +161,20 @@ def load_dataset_manifest(
         raise DamageError(
             f"{what}: damaged: its content does not have the fingerprint that it states"
         )
-    problems = _dataset_problems(manifest)
+    problems = dataset_problems(manifest)
     if problems:
         raise FormatError(f"{what}: contradicts itself:", problems)
     return manifest
+
+
+def conversion_named(manifest: bytes, what: str) -> str | None:
+    """Return the id of the conversion that a shard's manifest or dataset.json names; None: it cannot be read."""
+    try:
+        named = jsonio.load(manifest, what, MAX_MANIFEST_BYTES).get("conversion")
+    except FormatError:
+        return None
+    named = named.get("id") if isinstance(named, dict) else named
+    return named if isinstance(named, str) else None
 
 
 def _what_instead(root: str, policy: storage.RetryPolicy) -> str:
@@ -164,7 +201,7 @@ def load_index(
     policy: storage.RetryPolicy = storage.READING,
 ) -> bytes:
     """The bytes of the episode index, checked against dataset.json."""
-    return _load_checked(
+    return load_checked(
         root, manifest.index, max_bytes, policy, "`roboshard rebuild` derives it again"
     )
 
@@ -198,7 +235,7 @@ def load_manifest_bytes(
 
     def load() -> bytes:
         remedy = "`roboshard rebuild` derives it from its shard"
-        return _load_checked(root, shard.manifest, MAX_MANIFEST_BYTES, policy, remedy)
+        return load_checked(root, shard.manifest, MAX_MANIFEST_BYTES, policy, remedy)
 
     key = _cache_key(root, shard)
     if cache is None or key is None:
@@ -247,9 +284,14 @@ def parse_shard_manifest(data: bytes, shard: ShardEntry, url: str) -> ShardManif
     return manifest
 
 
-def _load_checked(
+def load_checked(
     root: str, entry: FileEntry, max_bytes: int, policy: storage.RetryPolicy, remedy: str
 ) -> bytes:
+    """Read a small file that dataset.json lists, and compare it with its size and hash there.
+
+    Raises:
+        MissingError, DamageError, StorageError: with the file's name, and `remedy`.
+    """
     url = storage.join(root, entry.name)
     what = storage.redacted(url)
     try:
@@ -285,61 +327,3 @@ def _read_entry(url: str, entry: FileEntry, max_bytes: int, policy: storage.Retr
     if found != entry.size:
         raise DamageError(f"{url}: {found} bytes where {DATASET_MANIFEST} says {entry.size}")
     return storage.read_all(url, max_bytes)
-
-
-def _dataset_problems(manifest: DatasetManifest) -> list[str]:
-    problems = []
-    names = [shard.name for shard in manifest.shards]
-    for i, shard in enumerate(manifest.shards):
-        if not is_shard_name(shard.name):
-            problems.append(f"shards.{i}.name: {shard.name!r} is not shards/shard-NNNNNN.tar")
-        elif shard.manifest.name != shard_manifest_name(shard.name):
-            problems.append(
-                f"shards.{i}.manifest.name: {shard.manifest.name!r} does not belong to {shard.name}"
-            )
-    if sorted(set(names)) != names:
-        problems.append("shards: not in ascending order of name, or one occurs twice")
-    if manifest.index.name != EPISODE_INDEX:
-        problems.append(f"index.name: must be {EPISODE_INDEX}, not {manifest.index.name!r}")
-    if sum(shard.episodes for shard in manifest.shards) != manifest.total_episodes:
-        problems.append("total_episodes: not the sum over shards")
-    if sum(shard.frames for shard in manifest.shards) != manifest.total_frames:
-        problems.append("total_frames: not the sum over shards")
-    return [*problems, *spec_problems(manifest.features)]
-
-
-def shard_problems(manifest: ShardManifest) -> list[str]:
-    """What contradicts itself in a shard manifest: samples must tile the shard, members their sample."""
-    problems, position = [], 0
-    for i, sample in enumerate(manifest.samples):
-        if sample.key != sample_key(sample.episode_index):
-            problems.append(
-                f"samples.{i}.key: {sample.key!r} is not episode {sample.episode_index}'s"
-            )
-        if sample.offset != position:
-            problems.append(
-                f"samples.{i}.offset: {sample.offset} where the sample before ends at {position}"
-            )
-        position = sample.offset + sample.size
-        problems += [f"samples.{i}.{problem}" for problem in member_problems(sample)]
-    if position != manifest.size:
-        problems.append(f"samples end at {position}, the shard at {manifest.size}")
-    if len({sample.key for sample in manifest.samples}) != len(manifest.samples):
-        problems.append("samples: a key occurs twice")
-    return problems
-
-
-def member_problems(sample: SampleEntry) -> list[str]:
-    """Return what contradicts itself in the members of a sample: they must lie in its range, one after the other."""
-    problems, position = [], sample.offset
-    for j, member in enumerate(sample.members):
-        if not member.name.startswith(f"{sample.key}."):
-            problems.append(f"members.{j}.name: {member.name!r} is not of sample {sample.key}")
-        if member.offset < position + BLOCK or member.offset % BLOCK:
-            problems.append(f"members.{j}.offset: {member.offset} leaves no room for a tar header")
-        position = member.offset + padded(member.size)
-    if position > sample.offset + sample.size:
-        problems.append("members: reach past the end of the sample")
-    if len({member.name.lower() for member in sample.members}) != len(sample.members):
-        problems.append("members: a name occurs twice (case does not count)")
-    return problems

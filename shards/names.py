@@ -13,6 +13,7 @@ DATASET_MANIFEST = "dataset.json"
 EPISODE_INDEX = "episodes.parquet"
 SKIPPED_REPORT = "skipped.json"
 SHARD_FOLDER = "shards"
+SNAPSHOT_FOLDER = "snapshots"
 RECORD_SUFFIX = "json"
 ROWS_SUFFIX = "parquet"
 MP4_SUFFIX = ".mp4"
@@ -69,9 +70,24 @@ def is_shard_name(name: str) -> bool:
     return _SHARD.fullmatch(name) is not None
 
 
+def shard_number(name: str) -> int:
+    """The number of a shard, by its path under the root."""
+    return int(name.removesuffix(".tar").rpartition("-")[2])
+
+
 def shard_manifest_name(shard: str) -> str:
     """The path of the manifest of the shard `shards/shard-000000.tar`."""
     return shard.removesuffix(".tar") + ".json"
+
+
+def snapshot_name(fingerprint: str) -> str:
+    """The path of the dataset.json of a dataset that has grown since, by its fingerprint."""
+    return f"{SNAPSHOT_FOLDER}/{fingerprint}.json"
+
+
+def grown_index_name(sha256: str) -> str:
+    """The path of the index of a dataset that has grown, by the SHA-256 of its content."""
+    return f"{SNAPSHOT_FOLDER}/episodes-{sha256[:16]}.parquet"
 
 
 def camera_suffixes(camera_keys: Sequence[str]) -> dict[str, str]:

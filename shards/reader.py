@@ -21,6 +21,7 @@ from roboshard.shards.manifest import load_dataset_manifest, load_index, load_sh
 from roboshard.shards.names import camera_suffixes
 from roboshard.shards.sample import EpisodeData, Piece, SampleRead, assemble, plan_sample
 from roboshard.shards.schema import DatasetManifest, SampleEntry, ShardEntry, ShardManifest
+from roboshard.shards.snapshots import SnapshotName, load_snapshot
 
 __all__ = ["EpisodeData", "ReadSettings", "ShardedDataset"]
 
@@ -40,8 +41,18 @@ class ShardedDataset:
         object.__setattr__(self, "_entries", entries)
 
     @classmethod
-    def open(cls, urls: Urls, settings: ReadSettings | None = None) -> "ShardedDataset":
+    def open(
+        cls,
+        urls: Urls,
+        settings: ReadSettings | None = None,
+        snapshot: SnapshotName | None = None,
+    ) -> "ShardedDataset":
         """Open a dataset by its root, or some of its shards by URL or brace pattern.
+
+        Args:
+            urls: root, shards, or a pattern of them.
+            settings: how to read; None: without a cache.
+            snapshot: number or fingerprint of what it was before it grew; None: what it is now.
 
         Raises:
             OptionError, MissingError, FormatError, VersionError, DamageError: with the file's URL.
@@ -51,6 +62,7 @@ class ShardedDataset:
         root, names = locate(urls)
         root = storage.pinned(root, policy=policy)
         manifest = load_dataset_manifest(root, policy=policy)
+        manifest = load_snapshot(root, manifest, snapshot, policy=policy)
         what = storage.redacted(storage.join(root, manifest.index.name))
         index = read_index(
             load_index(root, manifest, MAX_INDEX_BYTES, policy=policy), manifest, what

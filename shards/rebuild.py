@@ -12,7 +12,7 @@ from crc32c import crc32c
 from roboshard import storage
 from roboshard.common import interrupts
 from roboshard.common.errors import FormatError, MissingError
-from roboshard.shards.manifest import shard_problems, write_dataset
+from roboshard.shards.manifest import write_dataset
 from roboshard.shards.missing import missing_values
 from roboshard.shards.names import (
     DATASET_MANIFEST,
@@ -25,6 +25,7 @@ from roboshard.shards.names import (
     shard_name,
     split_member_name,
 )
+from roboshard.shards.problems import shard_problems
 from roboshard.shards.rows import MAX_ROWS_BYTES, decode_rows, read_provenance
 from roboshard.shards.schema import (
     MAX_RECORD_BYTES,
@@ -36,9 +37,9 @@ from roboshard.shards.schema import (
     ShardManifest,
     document_bytes,
     parse,
-    version_of,
 )
 from roboshard.shards.tar import TarMember, scan
+from roboshard.shards.versions import version_of
 from roboshard.shards.writer import crc_text
 
 MAX_SAMPLES_PER_SHARD = 1_000_000

@@ -3,7 +3,6 @@
 Reading a document reports every problem with its place. Fields that this release does not know are kept.
 """
 
-from collections.abc import Iterable
 from typing import Annotated, ClassVar, Literal, Self, TypeVar
 
 import numpy as np
@@ -23,13 +22,11 @@ from roboshard.shards.names import (
     MAX_EPISODES,
     RECORD_SUFFIX,
     ROWS_SUFFIX,
-    is_matroska,
 )
 
 FORMAT_MAJOR = 1
 FORMAT_VERSION = f"{FORMAT_MAJOR}.0"
-"""What documents say, but for those that hold or list a slice in Matroska."""
-MATROSKA_VERSION = f"{FORMAT_MAJOR}.1"
+"""What documents say that need nothing newer; `versions.py` has the others."""
 
 MAX_RECORD_BYTES = 16 << 20
 MAX_MANIFEST_BYTES = 256 << 20
@@ -218,7 +215,7 @@ class SourceInfo(Document):
     """Of the source's metadata and of its files' names and sizes."""
 
 
-class Conversion(Document):
+class Conversion(SparseDocument):
     """How the shards were made: everything besides the source that decides their bytes."""
 
     id: Sha256
@@ -228,6 +225,11 @@ class Conversion(Document):
     """Of roboshard and of the libraries that write MP4 and parquet."""
     num_shards: Count
     """Shards planned; fewer exist where every episode of a shard was skipped."""
+    first_shard: Count = 0
+    """Number of the first of them."""
+    grows: Sha256 | None = None
+    """Fingerprint of the dataset that they were appended to; None: they are a dataset's first."""
+    absent_if_empty: ClassVar[tuple[str, ...]] = ("first_shard", "grows")
 
 
 class Provenance(SparseDocument):
@@ -258,6 +260,21 @@ class Provenance(SparseDocument):
         return [None if i in nulls else text for i, text in enumerate(self.tasks)]
 
 
+class Snapshot(Document):
+    """What a dataset was before it grew: its first shards, under a dataset.json of its own."""
+
+    fingerprint: Sha256
+    conversion: Sha256
+    """Id of the conversion that wrote its last shards."""
+    episodes: Count
+    frames: Count
+    shards: Count
+    """It is made of so many of the dataset's shards, the first."""
+    index: FileEntry
+    manifest: FileEntry
+    """Its dataset.json, byte for byte."""
+
+
 class DatasetManifest(Provenance):
     """`dataset.json`: written last; without it there is no dataset."""
 
@@ -269,6 +286,9 @@ class DatasetManifest(Provenance):
     total_frames: Count
     shards: list[ShardEntry]
     index: FileEntry
+    snapshots: list[Snapshot] = Field(default_factory=list)
+    """What the dataset was before each time that it grew, oldest first."""
+    absent_if_empty: ClassVar[tuple[str, ...]] = (*Provenance.absent_if_empty, "snapshots")
 
     @property
     def missing(self) -> dict[str, int]:
@@ -308,16 +328,6 @@ def validate_json(cls: type[DocumentT], data: bytes, what: str) -> DocumentT:
         raise FormatError(f"{what}: not a valid {cls.__name__}:", problems[:50]) from None
 
 
-def version_of(members: Iterable[str]) -> str:
-    """Return the version that a document states which holds or lists members of these names."""
-    return MATROSKA_VERSION if any(map(is_matroska, members)) else FORMAT_VERSION
-
-
-def newest(versions: Iterable[str]) -> str:
-    """Return the version that a document states which lists documents of these versions."""
-    return MATROSKA_VERSION if MATROSKA_VERSION in set(versions) else FORMAT_VERSION
-
-
 def check_version(version: object, what: str) -> None:
     """Refuse versions that this release does not read, by name."""
     text = version if isinstance(version, str) and len(version) <= MAX_VERSION_CHARS else ""
@@ -334,13 +344,3 @@ def check_version(version: object, what: str) -> None:
 def document_bytes(document: Document) -> bytes:
     """The JSON that the format writes for a document."""
     return jsonio.dump(document.model_dump(mode="json"))
-
-
-def conversion_named(manifest: bytes, what: str) -> str | None:
-    """Return the id of the conversion that a shard's manifest or dataset.json names; None: it cannot be read."""
-    try:
-        named = jsonio.load(manifest, what, MAX_MANIFEST_BYTES).get("conversion")
-    except FormatError:
-        return None
-    named = named.get("id") if isinstance(named, dict) else named
-    return named if isinstance(named, str) else None

@@ -13,9 +13,9 @@ from roboshard.shards.schema import (
     SampleEntry,
     ShardManifest,
     document_bytes,
-    version_of,
 )
 from roboshard.shards.tar import END_OF_ARCHIVE, member_header, padded
+from roboshard.shards.versions import version_of
 
 
 def crc_text(value: int) -> str:

@@ -82,17 +82,20 @@ WHEN_NEEDED = {
 STAGES = ("order", "decoding", "episodes", "samples", "frame_cache", "batches", "running")
 """Folders of the loader, in the order in which data flows through them: none knows of one after it."""
 CHAIN = (
+    "task",
     "work_folder",
     "source",
     "video",
     "reencoding",
     "config",
     "episode",
+    "base",
     "destination",
     "shard",
     "engines",
     "partition",
     "plan",
+    "unchanged",
     "survey",
     "report",
     "run",
@@ -464,7 +467,8 @@ def signature(function: Callable[..., Any]) -> str:
 def test_signatures() -> None:
     assert signature(make_loader) == (
         "(urls, *, batch_size=64, delta_timestamps=None, episodes=None, exclude_episodes=None, tasks=None, "
-        "split=None, keep_ranges=None, episode_weights=None, drop_n_first_frames=0, drop_n_last_frames=0, "
+        "split=None, snapshot=None, keep_ranges=None, episode_weights=None, drop_n_first_frames=0, "
+        "drop_n_last_frames=0, "
         "shuffle=True, seed=0, pool_episodes=None, episode_order='global', frame_order='uniform', "
         "image_transforms=None, batch_transform=None, return_uint8=True, image_size=None, tolerance_s=0.0001, "
         "cameras=None, num_workers=0, "
@@ -475,7 +479,7 @@ def test_signatures() -> None:
     )
     assert signature(convert) == signature(finalize) == signature(make_plan) == "(config)"
     assert signature(rebuild) == "(root, *, partial_dataset=False)"
-    assert signature(ShardedDataset.open) == "(urls, settings=None)"
+    assert signature(ShardedDataset.open) == "(urls, settings=None, snapshot=None)"
     assert signature(ShardedDataset.read_episode) == "(self, position, cameras=None)"
 
 
@@ -566,7 +570,8 @@ def test_what_a_loader_can_do() -> None:
 def test_conversion_options_and_report() -> None:
     assert signature(ConvertConfig) == (
         "(*, source, destination, shard_size='256MB', workers=None, engine='processes', address=None, "
-        "shards=None, episodes=None, exclude_episodes=None, tasks=(), shuffle_episodes=None, "
+        "shards=None, append=False, compare='video', episodes=None, exclude_episodes=None, tasks=(), "
+        "shuffle_episodes=None, "
         "on_error='fail', tolerance_s=0.0001, video='copy', "
         "reencode=ReencodeConfig(codec='libsvtav1', gop=2, crf=30, size=None, cameras=None), "
         "scratch=None, scratch_size='20GB', dry_run=False, video_report=False)"
@@ -583,6 +588,7 @@ def test_conversion_options_and_report() -> None:
         "shards",
         "bytes_written",
         "reused_shards",
+        "kept_episodes",
         "skipped",
         "video",
         "random_frame_costs",

@@ -5,16 +5,19 @@ place        where one shard goes: what an earlier run finished of it, and how a
 publish      what was left out; then the index, and dataset.json last of all
 """
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol, Self
 
 from roboshard import storage
 from roboshard.common import jsonio
+from roboshard.common.errors import FormatError
 from roboshard.shards.names import SKIPPED_REPORT, shard_manifest_name
-from roboshard.shards.schema import Provenance, ShardManifest
+from roboshard.shards.schema import MAX_MANIFEST_BYTES, Provenance, ShardManifest
 
+GROW = "--append adds to a dataset what is new in its source"
+"""What else to do where another conversion's dataset is."""
 SeenShard = tuple[bytes, int, str]
 """A shard as it is there: its manifest's bytes, its size, its SHA-256."""
 
@@ -67,6 +70,10 @@ class Destination(Protocol):
     def shown(self) -> Path | str:
         """The destination's folder or URL for reports and messages, without credentials."""
 
+    @property
+    def first_shard(self) -> int:
+        """Number of the first shard; known once the destination is prepared."""
+
     def prepared(self, part: range | None) -> AbstractContextManager[None]:
         """Hold the place until the end; withdraw dataset.json.
 
@@ -78,10 +85,14 @@ class Destination(Protocol):
         """
 
     def place(self, number: int) -> ShardPlace:
-        """Where this shard goes."""
+        """Where a shard goes, by its place in the plan."""
 
-    def publish_skipped(self, skipped: Sequence[tuple[int, str]]) -> None:
-        """Write skipped.json, with indices and reasons; remove an old one where nothing was skipped."""
+    def publish_skipped(self, skipped: Sequence[tuple[int, str]], tried: Set[int]) -> None:
+        """Write skipped.json, with indices and reasons; remove an old one where nothing was skipped.
+
+        `tried` are the episodes that this run was about: of others, what an earlier run of a dataset that grows
+        left out stays there.
+        """
 
     def publish(self, provenance: Provenance, manifests: Sequence[ShardManifest]) -> None:
         """Write the index, then dataset.json."""
@@ -100,3 +111,22 @@ def write_skipped(folder: Path, skipped: Sequence[tuple[int, str]]) -> None:
         return
     episodes = [{"episode_index": index, "reason": reason} for index, reason in sorted(skipped)]
     storage.write_bytes(path, jsonio.dump({"skipped": episodes}))
+
+
+def kept_skipped(data: bytes | None, tried: Set[int]) -> list[tuple[int, str]]:
+    """Return what an old skipped.json says of episodes that were not tried now; nothing where it cannot be read."""
+    if data is None:
+        return []
+    try:
+        listed = jsonio.load(data, SKIPPED_REPORT, MAX_MANIFEST_BYTES).get("skipped")
+    except FormatError:
+        return []
+    entries = (
+        [each for each in listed if isinstance(each, dict)] if isinstance(listed, list) else []
+    )
+    found = [(each.get("episode_index"), each.get("reason")) for each in entries]
+    return [
+        (index, reason)
+        for index, reason in found
+        if isinstance(index, int) and isinstance(reason, str) and index not in tried
+    ]

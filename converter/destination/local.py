@@ -3,7 +3,7 @@
 import hashlib
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -12,17 +12,18 @@ from pathlib import Path
 from roboshard import storage
 from roboshard.common import interrupts
 from roboshard.common.errors import OptionError, RoboshardError, StorageError
-from roboshard.converter.destination.api import SeenShard, files_of, write_skipped
-from roboshard.shards.manifest import load_dataset_manifest, write_dataset
+from roboshard.converter.destination.api import GROW, SeenShard, files_of, write_skipped
+from roboshard.shards.manifest import conversion_named, load_dataset_manifest, write_dataset
 from roboshard.shards.names import (
     DATASET_MANIFEST,
     SHARD_FOLDER,
+    SNAPSHOT_FOLDER,
     is_shard_name,
     shard_manifest_name,
     shard_name,
 )
 from roboshard.shards.rebuild import rebuild_shard
-from roboshard.shards.schema import MAX_MANIFEST_BYTES, Provenance, ShardManifest, conversion_named
+from roboshard.shards.schema import MAX_MANIFEST_BYTES, Provenance, ShardManifest
 from roboshard.storage.locks import lock
 
 SEEN_WITHIN_S = 30.0
@@ -88,11 +89,16 @@ class LocalDestination:
             _prepare(self.shown, self._conversion, part)
             yield
 
-    def place(self, number: int) -> LocalPlace:
-        """Where this shard goes."""
-        return LocalPlace(self.shown, shard_name(number))
+    @property
+    def first_shard(self) -> int:
+        """Number of the first shard."""
+        return 0
 
-    def publish_skipped(self, skipped: Sequence[tuple[int, str]]) -> None:
+    def place(self, number: int) -> LocalPlace:
+        """Where a shard goes, by its place in the plan."""
+        return LocalPlace(self.shown, shard_name(self.first_shard + number))
+
+    def publish_skipped(self, skipped: Sequence[tuple[int, str]], tried: Set[int]) -> None:  # noqa: ARG002 - all were
         """Write skipped.json, or remove an old one."""
         write_skipped(self.shown, skipped)
 
@@ -134,7 +140,7 @@ def locked(destination: Path, *, shared: bool = False) -> Iterator[None]:
 
 def _remove_temporaries(destination: Path, shared: bool) -> None:
     if not shared:
-        storage.remove_temporaries(destination, [SHARD_FOLDER])
+        storage.remove_temporaries(destination, [SHARD_FOLDER, SNAPSHOT_FOLDER])
 
 
 def _prepare(destination: Path, conversion: str, part: range | None) -> None:
@@ -148,26 +154,26 @@ def _prepare(destination: Path, conversion: str, part: range | None) -> None:
     """
     if part is None:
         storage.remove_temporaries(destination, [SHARD_FOLDER])
-        found = _shards_in(destination)
+        found = shards_in(destination)
     else:
         found = {shard_name(number) for number in part}
     for name in sorted(found):
-        if not _is_ours(destination, name, conversion):
+        if not is_ours(destination, name, conversion):
             raise OptionError(
                 f"{destination}: holds shards of another conversion (another source, other options or other library "
-                f"versions: {name}). Choose another folder, or remove this one first"
+                f"versions: {name}). Choose another folder, or remove this one first; {GROW}"
             )
     manifest = destination / DATASET_MANIFEST
     if manifest.exists() and _dataset_conversion(destination) not in (conversion, None):
         raise OptionError(
-            f"{destination}: holds another dataset. Choose another folder, or remove this one first"
+            f"{destination}: holds another dataset. Choose another folder, or remove this one first; {GROW}"
         )
     if manifest.exists():
         manifest.unlink(missing_ok=True)  # another part may have come first
         storage.sync_folder(destination)
 
 
-def _shards_in(destination: Path) -> set[str]:
+def shards_in(destination: Path) -> set[str]:
     """Names of the shards of which there is anything."""
     paths = (destination / SHARD_FOLDER).glob("shard-*.*")
     return {name for path in paths if is_shard_name(name := f"{SHARD_FOLDER}/{path.stem}.tar")}
@@ -181,7 +187,7 @@ def _hash_file(path: str) -> tuple[int, str]:
     return size, digest.hexdigest()
 
 
-def _is_ours(root: Path, name: str, conversion: str) -> bool:
+def is_ours(root: Path, name: str, conversion: str) -> bool:
     """Whether the conversion may write this shard again: it wrote it before, or nothing is there to be lost."""
     stated = _conversion_of(root / shard_manifest_name(name))
     if stated is not None:

@@ -11,7 +11,7 @@ list hashes of their own. Where a listing has SHA-256 itself (dataset repositori
 is no receipt that fits, the shard is read back.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -19,9 +19,9 @@ from pathlib import Path
 
 from roboshard.common import interrupts, jsonio
 from roboshard.common.errors import FormatError, OptionError
-from roboshard.converter.destination.api import SeenShard, files_of, write_skipped
+from roboshard.converter.destination.api import GROW, SeenShard, files_of, write_skipped
 from roboshard.converter.work_folder import work_folder
-from roboshard.shards.manifest import write_dataset
+from roboshard.shards.manifest import conversion_named, write_dataset
 from roboshard.shards.names import (
     DATASET_MANIFEST,
     EPISODE_INDEX,
@@ -35,7 +35,6 @@ from roboshard.shards.schema import (
     MAX_MANIFEST_BYTES,
     Provenance,
     ShardManifest,
-    conversion_named,
     document_bytes,
 )
 from roboshard.storage import StoredFile, Upload, WritableStore, redacted, writable_store
@@ -152,7 +151,7 @@ class RemoteDestination:
         self.root = self._target.url
         self.shown = redacted(self.root)
         self._conversion = conversion
-        self._shards = [shard_name(number) for number in range(num_shards)]
+        self._num_shards = num_shards
         self._scratch = scratch
         self._there: dict[str, StoredFile] = {}
 
@@ -171,7 +170,7 @@ class RemoteDestination:
     def _prepare(self) -> None:
         self._target.create(private=False)
         self._there = self._target.files()
-        mine = {path for shard in self._shards for path in (shard, shard_manifest_name(shard))}
+        mine = {path for shard in self._shards() for path in (shard, shard_manifest_name(shard))}
         for path in sorted(self._there):
             shard = f"{path.removesuffix('.json')}.tar" if path.endswith(".json") else path
             if is_shard_name(shard) and path not in mine:
@@ -180,19 +179,29 @@ class RemoteDestination:
             data = self._target.read_all(DATASET_MANIFEST, MAX_MANIFEST_BYTES)
             if conversion_named(data, DATASET_MANIFEST) != self._conversion:
                 raise OptionError(
-                    f"{redacted(self.root)}: holds another dataset. Choose another place, or remove this "
-                    "one first"
+                    f"{redacted(self.root)}: holds another dataset. Choose another place, or remove this one first; "
+                    f"{GROW}"
                 )
             self._target.remove([DATASET_MANIFEST])
 
+    @property
+    def first_shard(self) -> int:
+        """Number of the first shard."""
+        return 0
+
+    def _shards(self) -> list[str]:
+        """Names of all shards that are planned."""
+        first = self.first_shard
+        return [shard_name(number) for number in range(first, first + self._num_shards)]
+
     def place(self, number: int) -> RemotePlace:
-        """Where this shard goes."""
-        shard = self._shards[number]
+        """Where a shard goes, by its place in the plan."""
+        shard = shard_name(self.first_shard + number)
         paths = (*files_of(shard), receipt_name(shard))
         there = {path: self._there[path] for path in paths if path in self._there}
         return RemotePlace(self._work, shard, self.root, self._conversion, there)
 
-    def publish_skipped(self, skipped: Sequence[tuple[int, str]]) -> None:
+    def publish_skipped(self, skipped: Sequence[tuple[int, str]], tried: Set[int]) -> None:  # noqa: ARG002 - all were
         """Send skipped.json, or remove an old one."""
         write_skipped(self._work, skipped)
         if skipped:
@@ -211,7 +220,7 @@ class RemoteDestination:
         interrupts.check()
         dataset = Upload(path=DATASET_MANIFEST, content=self._work / DATASET_MANIFEST)
         self._target.put([dataset])
-        receipts = set(map(receipt_name, self._shards))
+        receipts = set(map(receipt_name, self._shards()))
         self._target.remove(sorted(receipts & set(self._target.files())))
 
 
@@ -219,5 +228,5 @@ def other_conversion_error(url: str, path: str) -> OptionError:
     """Return the error that somebody else's shard is there."""
     return OptionError(
         f"{redacted(url)}: holds shards of another conversion (another source, other options or other library "
-        f"versions: {path}). Choose another place, or remove them first"
+        f"versions: {path}). Choose another place, or remove them first; {GROW}"
     )

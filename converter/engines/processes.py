@@ -10,22 +10,20 @@ from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, cast
 
 from roboshard.common import interrupts
 from roboshard.common.errors import RoboshardError
 from roboshard.common.processes import without_main
-from roboshard.converter.shard import OnEpisode, ShardSpec, remove_unfinished
+from roboshard.converter.task import OnEpisode, Result, Spec
 from roboshard.converter.work_folder import work_folder
 
 PARENT_POLL_S = 0.5
 
-Result = TypeVar("Result")
-
 
 def run_tasks(
-    task: Callable[[ShardSpec, OnEpisode], Result],
-    specs: Iterable[ShardSpec],
+    task: Callable[[Spec, OnEpisode], Result],
+    specs: Iterable[Spec],
     workers: int,
     on_episode: OnEpisode,
 ) -> list[Result]:
@@ -51,7 +49,7 @@ def run_tasks(
     """
     if workers <= 1:
         return [task(spec, on_episode) for spec in specs]
-    team: list[_Worker[Result]] = []
+    team: list[_Worker[Spec, Result]] = []
     with work_folder(None) as temporary:
         try:
             with interrupts.signals_for_the_parent(), without_main():
@@ -62,24 +60,24 @@ def run_tasks(
                 worker.end()
 
 
-class _Worker(Generic[Result]):
+class _Worker(Generic[Spec, Result]):
     """A process that does one task after the other."""
 
-    def __init__(self, task: Callable[[ShardSpec, OnEpisode], Result], temporary: Path) -> None:
+    def __init__(self, task: Callable[[Spec, OnEpisode], Result], temporary: Path) -> None:
         # Libraries with threads of their own do not survive a fork.
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         self._process: SpawnProcess = context.Process(
             target=_work, args=(theirs, task, os.getpid(), temporary), name="roboshard-convert"
         )
-        self.task: tuple[int, ShardSpec] | None = None
+        self.task: tuple[int, Spec] | None = None
         """What it is at work on, with its number; None: it is idle."""
         try:
             self._process.start()
         finally:
             theirs.close()
 
-    def begin(self, number: int, spec: ShardSpec) -> None:
+    def begin(self, number: int, spec: Spec) -> None:
         """Hand it a spec."""
         self.task = number, spec
         try:
@@ -102,11 +100,11 @@ class _Worker(Generic[Result]):
         self._process.join()
         self.connection.close()
         if self.task is not None and self._process.pid is not None:
-            remove_unfinished(self.task[1], self._process.pid)
+            self.task[1].remove_unfinished(self._process.pid)
 
 
 def _run(
-    team: list[_Worker[Result]], specs: Iterable[ShardSpec], on_episode: OnEpisode
+    team: list[_Worker[Spec, Result]], specs: Iterable[Spec], on_episode: OnEpisode
 ) -> list[Result]:
     results: dict[int, Result] = {}
     errors: list[BaseException] = []
@@ -144,7 +142,7 @@ def _died() -> RoboshardError:
 
 def _work(
     connection: Connection,
-    task: Callable[[ShardSpec, OnEpisode], Result],
+    task: Callable[[Spec, OnEpisode], Result],
     parent: int,
     temporary: Path,
 ) -> None:

@@ -4,15 +4,14 @@ import importlib
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from importlib.metadata import version
-from typing import Any, TypeVar
+from typing import Any
 
 from roboshard import storage
 from roboshard.common import interrupts
 from roboshard.common.errors import OptionError, RoboshardError, StorageError
 from roboshard.converter.config import ConvertConfig
-from roboshard.converter.shard import OnEpisode, ShardResult, ShardSpec
+from roboshard.converter.task import OnEpisode, Result, Spec
 
 TRIES = 5
 """Of one shard, whether its worker dies or storage does not answer."""
@@ -20,12 +19,10 @@ QUEUED_PER_CORE = 2
 CANCEL_S = 15.0
 """How long cancelled tasks get to end by themselves, and then again to be killed."""
 
-Result = TypeVar("Result")
-
 
 def run_on_ray(
-    task: Callable[[ShardSpec, OnEpisode], Result],
-    specs: Iterable[ShardSpec],
+    task: Callable[[Spec, OnEpisode], Result],
+    specs: Iterable[Spec],
     config: ConvertConfig,
     on_episode: OnEpisode,
 ) -> list[Result]:
@@ -99,13 +96,13 @@ def _check_scratch(ray: Any, config: ConvertConfig) -> None:
 
 def _run(
     ray: Any,
-    submit: Callable[[ShardSpec], Any],
-    specs: Iterable[ShardSpec],
+    submit: Callable[[Spec], Any],
+    specs: Iterable[Spec],
     workers: int | None,
     on_episode: OnEpisode,
 ) -> list[Any]:
     results: dict[int, Any] = {}
-    pending: dict[Any, tuple[int, ShardSpec]] = {}
+    pending: dict[Any, tuple[int, Spec]] = {}
     remaining = enumerate(specs)
     try:
         while True:
@@ -121,8 +118,7 @@ def _run(
             for reference in done:
                 result, sizes = ray.get(reference)
                 number, spec = pending.pop(reference)
-                if isinstance(result, ShardResult) and result.manifest is not None:
-                    spec.place.check_seen(result.manifest)
+                spec.check_seen(result)
                 results[number] = result
                 for num_bytes in sizes:
                     on_episode(num_bytes)
@@ -151,21 +147,17 @@ def _as_raised(error: Any) -> BaseException:
     return cause if isinstance(cause, RoboshardError | OSError) else error
 
 
-def _run_task(
-    task: Callable[[ShardSpec, OnEpisode], Result], spec: ShardSpec
-) -> tuple[Result, list[int]]:
+def _run_task(task: Callable[[Spec, OnEpisode], Result], spec: Spec) -> tuple[Result, list[int]]:
     """On a node: the result, and the bytes of each episode as it was written."""
     sizes: list[int] = []
     _check_versions(spec)
-    with spec.place.on_node() as place:
-        return task(replace(spec, place=place), sizes.append), sizes
+    with spec.on_node() as here:
+        return task(here, sizes.append), sizes
 
 
-def _check_versions(spec: ShardSpec) -> None:
+def _check_versions(spec: Spec) -> None:
     """The libraries decide bytes, so that they must be the ones that the conversion is known by."""
-    stated = {
-        name: text for name, text in spec.provenance.conversion.versions.items() if name != "format"
-    }
+    stated = dict(spec.versions)
     here = {name: version(name) for name in stated}
     if here != stated:
         raise OptionError(

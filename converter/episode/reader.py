@@ -1,7 +1,7 @@
 """One episode of the source, assembled as a sample of a shard: record, rows and video slices."""
 
 from collections import OrderedDict
-from collections.abc import Set
+from collections.abc import Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 from typing import Self
@@ -26,7 +26,8 @@ from roboshard.shards.documents import Finding
 from roboshard.shards.missing import missing_values
 from roboshard.shards.names import camera_suffixes
 from roboshard.shards.rows import encode_rows
-from roboshard.shards.schema import EpisodeRecord, Provenance, version_of
+from roboshard.shards.schema import EpisodeRecord, Provenance
+from roboshard.shards.versions import version_of
 
 
 class EpisodeReader:
@@ -75,30 +76,10 @@ class EpisodeReader:
             StorageError: a file of it cannot be had from a remote source, which is not its fault.
         """
         rows, tasks, findings = self.rows(episode)
-        times = timestamps_of(rows.table) if self._source.camera_keys else np.zeros(0, np.float32)
-        slices = []
-        for key in self._source.camera_keys:
-            span, odd = span_of(
-                episode.videos[key], times, self._source.fps, f"{rows.place}, camera {key!r}"
-            )
-            slices.append(self._cut(episode.index, key, span, times))
-            findings += odd
-        row, texts = self._rows.metadata_row(episode)
-        if texts:
-            place = f"{episode.metadata_path}, episode {episode.index}"
-            findings.append(
-                finding("metadata-as-text", place, f"JSON has no type for {', '.join(texts)}")
-            )
-        record = EpisodeRecord(
-            version=version_of(video.camera.member for video in slices),
-            episode_index=episode.index,
-            length=rows.table.num_rows,
-            fps=self._source.fps,
-            tasks=list(tasks),
-            cameras=[video.camera for video in slices],
-            missing=missing_values(rows.table, self._source.features),
-            findings=bounded(findings),
-        )
+        slices, odd_spans = self.slices(episode, rows, self._source.camera_keys)
+        findings += odd_spans
+        record = self.record(episode, rows, tasks, slices, findings)
+        row = self.metadata_row(episode)
         try:
             table = encode_rows(rows.table, row, provenance)
         except (TypeError, ValueError) as error:  # text that is not UTF-8
@@ -107,6 +88,29 @@ class EpisodeReader:
                 f"{where}: its row cannot be kept as JSON: {error}; correct it"
             ) from error
         return record, table, {video.camera.member: video.data for video in slices}
+
+    def record(
+        self,
+        episode: Episode,
+        rows: EpisodeRows,
+        tasks: Sequence[str],
+        slices: Sequence[VideoSlice],
+        findings: Sequence[Finding],
+    ) -> EpisodeRecord:
+        """The record of an episode, of what `rows` and `slices` returned of it."""
+        texts = self._rows.metadata_row(episode)[1]
+        place = f"{episode.metadata_path}, episode {episode.index}"
+        odd = [finding("metadata-as-text", place, f"JSON has no type for {', '.join(texts)}")]
+        return EpisodeRecord(
+            version=version_of(video.camera.member for video in slices),
+            episode_index=episode.index,
+            length=rows.table.num_rows,
+            fps=self._source.fps,
+            tasks=list(tasks),
+            cameras=[video.camera for video in slices],
+            missing=missing_values(rows.table, self._source.features),
+            findings=bounded([*findings, *(odd if texts else ())]),
+        )
 
     def rows(self, episode: Episode) -> tuple[EpisodeRows, tuple[str, ...], list[Finding]]:
         """(its rows, its tasks, what is odd in them), without its videos. Raises as `read` does."""
@@ -120,6 +124,24 @@ class EpisodeReader:
             rows = replace(rows, table=table, findings=(*rows.findings, odd))
         tasks, unnamed = tasks_of(rows, episode, self._source.tasks)
         return rows, tasks, [*rows.findings, *unnamed, *examine(rows, episode, self._source)]
+
+    def slices(
+        self, episode: Episode, rows: EpisodeRows, cameras: Sequence[str]
+    ) -> tuple[list[VideoSlice], list[Finding]]:
+        """(a slice of each of these cameras, what is odd in them), where the episode has these `rows`.
+
+        Raises as `read` does.
+        """
+        times = timestamps_of(rows.table) if self._source.camera_keys else np.zeros(0, np.float32)
+        slices: list[VideoSlice] = []
+        findings: list[Finding] = []
+        for key in cameras:
+            span, odd = span_of(
+                episode.videos[key], times, self._source.fps, f"{rows.place}, camera {key!r}"
+            )
+            slices.append(self._cut(episode.index, key, span, times))
+            findings += odd
+        return slices, findings
 
     def _cut(
         self, episode: int, key: str, span: VideoSpan, timestamps: NDArray[np.float32]
