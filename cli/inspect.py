@@ -17,6 +17,8 @@ from roboshard.tools.inspect import Summary, summarize
 
 BAR_WIDTH = 40
 SHOWN_TASKS = 20
+SHOWN_SNAPSHOTS = 20
+SHOWN_DIGITS = 12
 
 
 @dataclass(frozen=True)
@@ -67,10 +69,27 @@ def _show(summary: Summary) -> None:
     for name, text in lines.items():
         table.add_row(f"[bold]{name}[/]", as_markup(text))
     out.print(table)
+    _show_snapshots(summary)
     _show_lengths(summary)
     _show_tasks(summary)
     _show_features(summary)
     _show_cameras(summary)
+
+
+def _show_snapshots(summary: Summary) -> None:
+    """What the dataset was each time before it grew; of many the first and the last ones."""
+    if not summary.snapshots:
+        return
+    columns = ("number", "fingerprint", "episodes", "frames", "shards")
+    table = Table(*columns, title="snapshots", title_justify="left", box=None)
+    for i, each in enumerate(summary.snapshots):
+        if i == 1 and len(summary.snapshots) > SHOWN_SNAPSHOTS:
+            table.add_row("…")
+        if i and i <= len(summary.snapshots) - SHOWN_SNAPSHOTS:
+            continue
+        numbers = [str(each[name]) for name in columns]
+        table.add_row(numbers[0], numbers[1][:SHOWN_DIGITS], *numbers[2:])
+    out.print(table)
 
 
 def _show_lengths(summary: Summary) -> None:

@@ -96,13 +96,20 @@ def write_dataset(
     root: Path, provenance: Provenance, manifests: Sequence[ShardManifest]
 ) -> DatasetManifest:
     """Write the index and, last of all, dataset.json over finished shards of a local folder."""
-    index = index_bytes(manifests)
+    sealed, index = first_dataset(provenance, manifests)
     storage.write_bytes(root / EPISODE_INDEX, index)
-    shards = [shard_entry(manifest) for manifest in manifests]
-    version = newest(manifest.version for manifest in manifests)
-    sealed = seal(provenance, shards, file_entry(EPISODE_INDEX, index), version)
     storage.write_bytes(root / DATASET_MANIFEST, document_bytes(sealed))
     return sealed
+
+
+def first_dataset(
+    provenance: Provenance, manifests: Sequence[ShardManifest]
+) -> tuple[DatasetManifest, bytes]:
+    """Return dataset.json and the index over shards, as of a dataset that has not grown."""
+    index = index_bytes(manifests)
+    shards = [shard_entry(manifest) for manifest in manifests]
+    version = newest(manifest.version for manifest in manifests)
+    return seal(provenance, shards, file_entry(EPISODE_INDEX, index), version), index
 
 
 def fingerprint(value: dict[str, jsonio.Json]) -> str:

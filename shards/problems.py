@@ -1,5 +1,7 @@
 """What contradicts itself in a manifest, in words: every problem with its place."""
 
+from itertools import accumulate
+
 from roboshard.shards.features import spec_problems
 from roboshard.shards.names import (
     EPISODE_INDEX,
@@ -15,20 +17,10 @@ from roboshard.shards.tar import BLOCK, padded
 
 def dataset_problems(manifest: DatasetManifest) -> list[str]:
     """What contradicts itself in dataset.json."""
-    problems = []
+    problems = name_problems(manifest)
     names = [shard.name for shard in manifest.shards]
-    for i, shard in enumerate(manifest.shards):
-        if not is_shard_name(shard.name):
-            problems.append(f"shards.{i}.name: {shard.name!r} is not shards/shard-NNNNNN.tar")
-        elif shard.manifest.name != shard_manifest_name(shard.name):
-            problems.append(
-                f"shards.{i}.manifest.name: {shard.manifest.name!r} does not belong to {shard.name}"
-            )
     if sorted(set(names)) != names:
         problems.append("shards: not in ascending order of name, or one occurs twice")
-    expected = grown_index_name(manifest.index.sha256) if manifest.snapshots else EPISODE_INDEX
-    if manifest.index.name != expected:
-        problems.append(f"index.name: must be {expected}, not {manifest.index.name!r}")
     if sum(shard.episodes for shard in manifest.shards) != manifest.total_episodes:
         problems.append("total_episodes: not the sum over shards")
     if sum(shard.frames for shard in manifest.shards) != manifest.total_frames:
@@ -36,28 +28,46 @@ def dataset_problems(manifest: DatasetManifest) -> list[str]:
     return [*problems, *_snapshot_problems(manifest), *spec_problems(manifest.features)]
 
 
+def name_problems(manifest: DatasetManifest) -> list[str]:
+    """Names in dataset.json that are not those which the format gives: others could lead anywhere."""
+    problems = []
+    for i, shard in enumerate(manifest.shards):
+        if not is_shard_name(shard.name):
+            problems.append(f"shards.{i}.name: {shard.name!r} is not shards/shard-NNNNNN.tar")
+        elif shard.manifest.name != shard_manifest_name(shard.name):
+            problems.append(
+                f"shards.{i}.manifest.name: {shard.manifest.name!r} does not belong to {shard.name}"
+            )
+    indexes = [(f"snapshots.{i}.index", each.index) for i, each in enumerate(manifest.snapshots)]
+    for i, snapshot in enumerate(manifest.snapshots):
+        right = snapshot_name(snapshot.fingerprint)
+        if snapshot.manifest.name != right:
+            problems.append(
+                f"snapshots.{i}.manifest.name: must be {right}, not {snapshot.manifest.name!r}"
+            )
+    for i, (field, index) in enumerate([*indexes, ("index", manifest.index)]):
+        expected = grown_index_name(index.sha256) if i else EPISODE_INDEX
+        if index.name != expected:
+            problems.append(f"{field}.name: must be {expected}, not {index.name!r}")
+    return problems
+
+
 def _snapshot_problems(manifest: DatasetManifest) -> list[str]:
     """What contradicts the rest in what dataset.json says of its snapshots: each holds more than the one before."""
     problems, before = [], 0
+    episodes, frames = (
+        list(accumulate((getattr(shard, name) for shard in manifest.shards), initial=0))
+        for name in ("episodes", "frames")
+    )
     for i, snapshot in enumerate(manifest.snapshots):
-        shards = manifest.shards[: snapshot.shards]
-        if not before < snapshot.shards < len(manifest.shards):
+        count = snapshot.shards
+        if not before < count < len(manifest.shards):
             problems.append(
-                f"snapshots.{i}.shards: {snapshot.shards} is not more than {before} and less than all"
+                f"snapshots.{i}.shards: {count} is not more than {before}, and less than all"
             )
-        if (snapshot.episodes, snapshot.frames) != (
-            sum(shard.episodes for shard in shards),
-            sum(shard.frames for shard in shards),
-        ):
+        elif (snapshot.episodes, snapshot.frames) != (episodes[count], frames[count]):
             problems.append(f"snapshots.{i}: episodes or frames are not those of its shards")
-        expected = grown_index_name(snapshot.index.sha256) if i else EPISODE_INDEX
-        for field, name, right in (
-            ("manifest", snapshot.manifest.name, snapshot_name(snapshot.fingerprint)),
-            ("index", snapshot.index.name, expected),
-        ):
-            if name != right:
-                problems.append(f"snapshots.{i}.{field}.name: must be {right}, not {name!r}")
-        before = snapshot.shards
+        before = count
     fingerprints = [
         manifest.fingerprint,
         *(snapshot.fingerprint for snapshot in manifest.snapshots),

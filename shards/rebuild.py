@@ -12,7 +12,8 @@ from crc32c import crc32c
 from roboshard import storage
 from roboshard.common import interrupts
 from roboshard.common.errors import FormatError, MissingError
-from roboshard.shards.manifest import write_dataset
+from roboshard.shards.generations import derived_files, generations_of
+from roboshard.shards.manifest import load_dataset_manifest
 from roboshard.shards.missing import missing_values
 from roboshard.shards.names import (
     DATASET_MANIFEST,
@@ -22,7 +23,6 @@ from roboshard.shards.names import (
     episode_of_key,
     is_shard_name,
     shard_manifest_name,
-    shard_name,
     split_member_name,
 )
 from roboshard.shards.problems import shard_problems
@@ -76,22 +76,16 @@ def rebuild(root: Path, *, partial_dataset: bool = False) -> DatasetManifest:
     if not names:
         raise MissingError(f"{root / SHARD_FOLDER}: no shards")
     parts = [rebuild_shard(root, name) for name in names]
-    provenance = parts[0][1]
-    for name, (_, found) in zip(names, parts, strict=True):
-        if document_bytes(found) != document_bytes(
-            provenance
-        ):  # bytes: a NaN in stats does not equal itself
-            raise FormatError(
-                f"{root / name}: from another conversion than {names[0]}; keep them apart"
-            )
-    _check_complete(root, names, provenance, partial_dataset)
-    _check_episodes_once(root, [manifest for manifest, _ in parts])
-    (root / DATASET_MANIFEST).unlink(missing_ok=True)  # no dataset until all its parts agree again
     manifests = [manifest for manifest, _ in parts]
+    _check_episodes_once(root, manifests)
+    files = derived_files(root, generations_of(root, parts), partial_dataset=partial_dataset)
+    (root / DATASET_MANIFEST).unlink(missing_ok=True)  # no dataset until all its parts agree again
     for manifest in manifests:
         path = root / shard_manifest_name(manifest.shard)
         storage.write_bytes(path, document_bytes(manifest), below=root)
-    return write_dataset(root, provenance, manifests)
+    for name, data in files.items():
+        storage.write_bytes(root / name, data, below=root)
+    return load_dataset_manifest(str(root))
 
 
 def rebuild_shard(root: Path, name: str) -> tuple[ShardManifest, Provenance]:
@@ -218,18 +212,6 @@ def _provenance(url: str, members: list[TarMember]) -> Provenance:
     if provenance is None:
         raise FormatError(f"{where}: carries no provenance; roboshard did not write this shard")
     return provenance
-
-
-def _check_complete(
-    root: Path, names: list[str], provenance: Provenance, partial_dataset: bool
-) -> None:
-    planned = {shard_name(number) for number in range(provenance.conversion.num_shards)}
-    missing = sorted(planned - set(names))
-    if missing and not partial_dataset:
-        raise MissingError(
-            f"{root}: {len(missing)} of {len(planned)} shards are missing ({', '.join(missing[:3])}, …); "
-            "copy them here, or pass --partial to make a dataset of those that are here"
-        )
 
 
 def _check_episodes_once(root: Path, manifests: list[ShardManifest]) -> None:

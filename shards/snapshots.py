@@ -15,6 +15,12 @@ MIN_DIGITS = 8
 REMEDY = "copy it again, or `roboshard rebuild` derives it from the shards"
 
 
+def parse_snapshot(text: str | None) -> SnapshotName | None:
+    """Return what a user's text names: a number, as short as numbers are, else a fingerprint."""
+    is_number = text is not None and len(text) < MIN_DIGITS and text.isdecimal()
+    return int(text) if text is not None and is_number else text
+
+
 def snapshot_number(manifest: DatasetManifest, snapshot: SnapshotName, what: str) -> int:
     """Return the number of the snapshot that is meant; that of the newest is how many there are before it.
 

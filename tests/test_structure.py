@@ -619,7 +619,7 @@ def test_upload_options_and_report() -> None:
 def test_export_options_and_report() -> None:
     assert (
         signature(roboshard.tools.export.ExportConfig)
-        == "(*, source, destination, episodes=None, exclude_episodes=None, tasks=())"
+        == "(*, source, destination, snapshot=None, episodes=None, exclude_episodes=None, tasks=())"
     )
     assert [field.name for field in fields(roboshard.tools.export.ExportReport)] == [
         "destination",

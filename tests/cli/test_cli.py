@@ -325,7 +325,7 @@ def test_a_conversion_by_config_file_alone(pusht_source: Path, tmp_path: Path) -
         (
             "c.yaml",
             "wokers: 2\nepisode: 1\n",
-            "c.yaml: no such option: episode, wokers; there are address, cam",
+            "c.yaml: no such option: episode, wokers; there are address, append, cam",
         ),
         ("c.json", "{", "c.json: not valid json"),
         ("c.toml", "workers = ", "c.toml: not valid toml"),

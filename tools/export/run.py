@@ -26,6 +26,7 @@ from roboshard.shards.reader import EpisodeData, ShardedDataset
 from roboshard.shards.rows import read_episode_row
 from roboshard.shards.scalars import scalars
 from roboshard.shards.schema import DatasetManifest
+from roboshard.shards.snapshots import parse_snapshot
 from roboshard.tools.export.config import ExportConfig
 from roboshard.tools.export.destination import whole_or_not_at_all
 from roboshard.tools.export.layout import DATA_PATH, MATROSKA_VIDEO_PATH, VIDEO_PATH, Limits
@@ -79,7 +80,7 @@ def export(config: ExportConfig, on_episode: OnEpisode | None = None) -> ExportR
         >>> export(config).episodes
         3
     """
-    dataset = ShardedDataset.open(config.source)
+    dataset = ShardedDataset.open(config.source, snapshot=parse_snapshot(config.snapshot))
     positions = _chosen(dataset, config)
     destination = storage.local_path(config.destination).resolve()
     with whole_or_not_at_all(destination) as folder:

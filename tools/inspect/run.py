@@ -16,7 +16,7 @@ from roboshard.shards.index import MAX_INDEX_BYTES
 from roboshard.shards.manifest import load_index
 from roboshard.shards.names import camera_suffixes, member_name
 from roboshard.shards.reader import ShardedDataset
-from roboshard.shards.schema import CameraRecord
+from roboshard.shards.schema import CameraRecord, DatasetManifest
 
 BARS = 10
 
@@ -47,6 +47,9 @@ class Summary:
     """The episodes whose records were read for `cameras`."""
     source: dict[str, Any]
     conversion: dict[str, Any]
+    snapshots: list[dict[str, Any]]
+    """Of a dataset that has grown what it was, oldest first, and last what it is: `number`, `fingerprint`,
+    `episodes`, `frames`, `shards`."""
 
 
 def summarize(url: str) -> Summary:
@@ -95,7 +98,19 @@ def summarize(url: str) -> Summary:
         looked_at=[int(index.episode_index[position]) for position in positions],
         source=manifest.source.model_dump(mode="json"),
         conversion=manifest.conversion.model_dump(mode="json"),
+        snapshots=_snapshots(manifest) if manifest.snapshots else [],
     )
+
+
+def _snapshots(manifest: DatasetManifest) -> list[dict[str, Any]]:
+    now = {
+        "fingerprint": manifest.fingerprint,
+        "episodes": manifest.total_episodes,
+        "frames": manifest.total_frames,
+        "shards": len(manifest.shards),
+    }
+    found = [{name: getattr(snapshot, name) for name in now} for snapshot in manifest.snapshots]
+    return [{"number": number, **each} for number, each in enumerate([*found, now])]
 
 
 def histogram(lengths: NDArray[np.int64]) -> list[tuple[int, int, int]]:

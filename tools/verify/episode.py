@@ -25,10 +25,13 @@ DEFAULT_TOLERANCE_S = 1e-4
 
 @dataclass(frozen=True, kw_only=True)
 class Expected:
-    """What the dataset says of all its episodes."""
+    """What the dataset says of all its episodes; of one that has grown, of those that came together."""
 
     manifest: DatasetManifest
-    provenance: dict[str, bytes]
+    conversion: str
+    """Id of the conversion that wrote their shards."""
+    provenance: dict[str, bytes] | None
+    """None: it cannot be read, which is reported."""
     frames: int
     """How many to decode per camera."""
     seed: int

@@ -97,7 +97,7 @@ def numbers(table: pa.Table, name: str) -> NDArray[np.float64] | None:
 def check_metadata(
     record: EpisodeRecord,
     data: memoryview,
-    dataset: dict[str, bytes],
+    dataset: dict[str, bytes] | None,
     *,
     is_first: bool,
     place: Place,
@@ -129,7 +129,8 @@ def check_metadata(
             CONVERT_AGAIN,
         )
         return
-    other = [name for name, value in provenance_fields(carried).items() if dataset[name] != value]
+    fields = {} if dataset is None else provenance_fields(carried)
+    other = [name for name, value in fields.items() if dataset and dataset[name] != value]
     if other:
         place.report(*_of_another(other))
 

@@ -3,6 +3,7 @@
 manifest   dataset.json, its fingerprint and consistency       here
 files      what lies there and is not listed                   here
 index      episodes.parquet, row by row against the manifests  index.py
+snapshots  of a dataset that has grown: what it was            snapshots.py
 shards     in threads: manifest, size, SHA-256, every sample   shard.py -> layout.py
 ↳ bytes    CRC32C of ranges and members, tar headers           checksums.py
 ↳ episode  record, rows, slices, decoded frames                episode.py -> rows.py, slices.py, frames.py
@@ -14,7 +15,7 @@ Nothing that is found ends the run: problems.py collects it. A thread holds one 
 import json
 import random
 from collections import defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
@@ -37,12 +38,10 @@ from roboshard.shards.locate import locate
 from roboshard.shards.manifest import load_dataset_manifest, load_index
 from roboshard.shards.names import (
     DATASET_MANIFEST,
-    EPISODE_INDEX,
     SHARD_FOLDER,
     SKIPPED_REPORT,
-    is_shard_name,
-    shard_manifest_name,
 )
+from roboshard.shards.problems import name_problems
 from roboshard.shards.schema import MAX_MANIFEST_BYTES, DatasetManifest, parse
 from roboshard.tools.verify.config import VerifyConfig
 from roboshard.tools.verify.episode import Expected
@@ -55,8 +54,8 @@ from roboshard.tools.verify.problems import (
     Problem,
     Problems,
 )
-from roboshard.tools.verify.rows import provenance_fields
 from roboshard.tools.verify.shard import Checked, Dataset, ShardCheck, ShardTask
+from roboshard.tools.verify.snapshots import expected_of, generation_of
 
 if TYPE_CHECKING:
     from roboshard.tools.verify.source import SourceComparison
@@ -126,16 +125,8 @@ def _verify(config: VerifyConfig) -> VerifyReport:
         return _report(root, None, [], problems, notes)
     _check_names(manifest, names)
     _check_files(root, manifest, problems, notes)
-    expected = Expected(
-        manifest=manifest,
-        provenance=provenance_fields(manifest),
-        frames=config.frames,
-        seed=config.seed,
-    )
-    dataset = Dataset(
-        root=root, expected=expected, index=_index(root, manifest, problems), problems=problems
-    )
-    tasks = list(_tasks(manifest, names, config))
+    dataset = Dataset(root=root, index=_index(root, manifest, problems), problems=problems)
+    tasks = list(_tasks(manifest, names, config, expected_of(root, manifest, config, problems)))
     if config.against is None:
         checked = _check_shards(tasks, dataset, None, config.jobs)
     else:
@@ -201,11 +192,7 @@ def _dataset_manifest(root: str, problems: Problems) -> DatasetManifest | None:
         manifest = parse(DatasetManifest, data, DATASET_MANIFEST, MAX_MANIFEST_BYTES)
     except RoboshardError:
         return None
-    plain = manifest.index.name == EPISODE_INDEX and all(
-        is_shard_name(shard.name) and shard.manifest.name == shard_manifest_name(shard.name)
-        for shard in manifest.shards
-    )
-    return manifest if plain else None
+    return None if name_problems(manifest) else manifest
 
 
 def _check_names(manifest: DatasetManifest, names: Collection[str] | None) -> None:
@@ -223,7 +210,9 @@ def _check_files(
     except RoboshardError as error:
         notes.append(f"files that dataset.json does not list could not be looked for: {error}")
         return
-    listed = {DATASET_MANIFEST, EPISODE_INDEX, SKIPPED_REPORT, "README.md"}
+    listed = {DATASET_MANIFEST, manifest.index.name, SKIPPED_REPORT, "README.md"}
+    for snapshot in manifest.snapshots:
+        listed |= {snapshot.manifest.name, snapshot.index.name}
     listed |= {name for shard in manifest.shards for name in (shard.name, shard.manifest.name)}
     others = sorted(there.keys() - listed)
     for path in others:
@@ -236,9 +225,10 @@ def _check_files(
 
 
 def _index(root: str, manifest: DatasetManifest, problems: Problems) -> IndexRows | None:
-    place = Place(problems=problems, file=EPISODE_INDEX)
+    name = manifest.index.name
+    place = Place(problems=problems, file=name)
     try:
-        return IndexRows(load_index(root, manifest, MAX_INDEX_BYTES), manifest, EPISODE_INDEX)
+        return IndexRows(load_index(root, manifest, MAX_INDEX_BYTES), manifest, name)
     except RoboshardError as error:
         unread = isinstance(error, StorageError)
         lost = isinstance(error, MissingError | DamageError)
@@ -247,7 +237,10 @@ def _index(root: str, manifest: DatasetManifest, problems: Problems) -> IndexRow
 
 
 def _tasks(
-    manifest: DatasetManifest, names: Collection[str] | None, config: VerifyConfig
+    manifest: DatasetManifest,
+    names: Collection[str] | None,
+    config: VerifyConfig,
+    generations: Sequence[Expected],
 ) -> Iterator[ShardTask]:
     """One per shard; which samples of it were drawn, if not all are wanted."""
     shards = [
@@ -260,7 +253,10 @@ def _tasks(
     )
     for position, (number, entry) in enumerate(shards):
         yield ShardTask(
-            number=number, entry=entry, chosen=None if drawn is None else drawn[position]
+            number=number,
+            entry=entry,
+            chosen=None if drawn is None else drawn[position],
+            expected=generations[generation_of(manifest, number)],
         )
 
 

@@ -35,6 +35,8 @@ class ShardTask:
     entry: ShardEntry
     chosen: Collection[int] | None
     """Which samples, by their place in the shard; None: all, and the shard's SHA-256."""
+    expected: Expected
+    """What the dataset says of its episodes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +55,6 @@ class Dataset:
     """What the check of a shard needs to know of the rest."""
 
     root: str
-    expected: Expected
     index: IndexRows | None
     """None: unreadable, and reported."""
     problems: Problems
@@ -111,7 +112,7 @@ class ShardCheck:
         except RoboshardError as error:
             place.report_error(error, _remedy(error))
             return None if isinstance(error, MissingError) else self._unchecked_manifest()
-        if manifest.conversion != self._dataset.expected.manifest.conversion.id:
+        if manifest.conversion != self._task.expected.conversion:
             place.report(
                 "is of another conversion than dataset.json", "put the files of one conversion here"
             )
@@ -179,7 +180,7 @@ class ShardCheck:
             sample, data, is_last=i + 1 == len(samples), place=place, owner_of=self._owner_of
         )
         contents = Contents(sample=sample, data=data, damaged=damaged, is_first=i == 0)
-        check_episode(contents, self._dataset.expected, self._source, place)
+        check_episode(contents, self._task.expected, self._source, place)
 
     def _owner_of(self, checksum: str) -> str | None:
         """The member of this shard that has a checksum; looked up in what is made once, when bytes are wrong."""
