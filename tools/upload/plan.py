@@ -24,6 +24,7 @@ from roboshard.shards.schema import (
 from roboshard.storage import StoredFile, Upload, WritableStore, writable_store
 from roboshard.tools.upload.card import CARD, PREVIEW, is_ours, make_card
 from roboshard.tools.upload.config import UploadConfig
+from roboshard.tools.upload.growth import listed_by, published, snapshot_there
 
 MAX_CARD_BYTES = 16 << 20
 PART_OF_A_REPOSITORY = {".gitattributes"}
@@ -45,7 +46,7 @@ class UploadPlan:
     shards: tuple[tuple[Upload, ...], ...]
     """Per shard that is not there as it should be: what to send of it and its manifest."""
     last: tuple[Upload, ...]
-    """The index, the card and its picture."""
+    """The index, snapshots, the card and its picture."""
     manifest: Upload | None
     """dataset.json, last of all. None: it is there, and stays."""
     kept: tuple[str, ...]
@@ -89,27 +90,37 @@ def make_plan(config: UploadConfig) -> UploadPlan:
         target.read_all(DATASET_MANIFEST, MAX_MANIFEST_BYTES) if DATASET_MANIFEST in there else None
     )
     is_same = old == wanted[DATASET_MANIFEST].content
-    if old is not None and not is_same and not config.replace:
+    before = snapshot_there(old, dataset)
+    if old is not None and not is_same and before is None and not config.replace:
         raise OptionError(
             f"{storage.redacted(target.url)}: holds {_named(old, dataset)}. {_REMEDY}"
         )
-    looked_at = [s for s in dataset.shards if s.name in there or old is not None or config.replace]
+    kept = set() if before is None else published(before, dataset, there)
+    looked_at = [
+        s
+        for s in dataset.shards
+        if s.name not in kept and (s.name in there or old is not None or config.replace)
+    ]
     # Before anything is removed for it; the others when they are sent.
     wanted |= in_parallel(
         lambda s: (s.name, check_shard(wanted[s.name], s)), looked_at, config.jobs
     )
-    right = _right(target, wanted, there, config.jobs)
+    unknown = {path: upload for path, upload in wanted.items() if path not in kept}
+    right = kept | _right(target, unknown, there, config.jobs)
     if old is None and not config.replace:
         _refuse_foreign_shards(target, dataset, there, right)
     cards, notes = _card(target, root, there) if config.card else ({}, [])
     wrong = [path for path in wanted if path not in right]
-    remove = _to_remove(dataset, there) if config.replace and not is_same else []
-    withdraw = old is not None and bool(wrong)
+    is_replaced = config.replace and not is_same and before is None
+    remove = _to_remove(dataset, there) if is_replaced else []
+    promised = set(wanted) if before is None else listed_by(before, dataset)
+    withdraw = old is not None and not promised.isdisjoint(wrong)
     shards = [
         tuple(wanted[path] for path in (shard.name, shard.manifest.name) if path not in right)
         for shard in dataset.shards
     ]
-    last = [wanted[dataset.index.name]] if dataset.index.name not in right else []
+    beside = {entry.name for entry in _beside(dataset)}
+    last = [wanted[path] for path in wrong if path in beside]
     known = {*wanted, *remove, CARD, PREVIEW, *PART_OF_A_REPOSITORY}
     return UploadPlan(
         target=target,
@@ -173,12 +184,17 @@ def _open_source(config: UploadConfig) -> tuple[Path, DatasetManifest]:
     for shard in dataset.shards:
         load_shard_manifest(str(root), shard)
         _check_size(root, shard.name, shard.size)
-    _check_size(root, dataset.index.name, dataset.index.size)
-    if _sha256(root / dataset.index.name) != dataset.index.sha256:
-        raise DamageError(
-            f"{root / dataset.index.name}: damaged; `roboshard rebuild` derives it again"
-        )
+    for entry in _beside(dataset):
+        _check_size(root, entry.name, entry.size)
+        if _sha256(root / entry.name) != entry.sha256:
+            raise DamageError(f"{root / entry.name}: damaged; `roboshard rebuild` derives it again")
     return root, dataset
+
+
+def _beside(dataset: DatasetManifest) -> list[FileEntry]:
+    """What dataset.json lists beside the shards: the index, and snapshots with theirs."""
+    snapshots = [entry for each in dataset.snapshots for entry in (each.manifest, each.index)]
+    return [*snapshots, dataset.index]
 
 
 def _check_size(root: Path, name: str, size: int) -> None:
@@ -202,7 +218,8 @@ def _wanted(root: Path, dataset: DatasetManifest) -> dict[str, Upload]:
     for shard in dataset.shards:
         files[shard.name] = Upload(path=shard.name, content=root / shard.name)
         files[shard.manifest.name] = _small(root, shard.manifest)
-    files[dataset.index.name] = _small(root, dataset.index)
+    for entry in _beside(dataset):
+        files[entry.name] = _small(root, entry)
     files[DATASET_MANIFEST] = Upload(
         path=DATASET_MANIFEST, content=(root / DATASET_MANIFEST).read_bytes()
     )
@@ -228,7 +245,8 @@ def _refuse_foreign_shards(
     there: Mapping[str, StoredFile],
     right: set[str],
 ) -> None:
-    """Where no dataset is (yet), shards of this conversion may be sent again; others are somebody's work."""
+    """Where no dataset is (yet), shards of this dataset may be sent again; others are somebody's work."""
+    ours = {dataset.conversion.id, *(snapshot.conversion for snapshot in dataset.snapshots)}
     for shard in dataset.shards:
         manifest = shard.manifest.name
         if (shard.name not in there or shard.name in right) and (
@@ -237,7 +255,7 @@ def _refuse_foreign_shards(
             continue
         conversion = conversion_of(target, manifest) if manifest in there else None
         is_lost = conversion is None and shard.name in right
-        if conversion != dataset.conversion.id and not is_lost:
+        if conversion not in ours and not is_lost:
             raise OptionError(
                 f"{storage.redacted(target.url)}: holds {shard.name} of another conversion, which may be under way. "
                 f"{_REMEDY}"
