@@ -19,6 +19,7 @@ from typing import Any
 
 import cloudpickle
 import torch.utils.data
+from torch.random import fork_rng
 from torch.utils.data._utils import signal_handling
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
@@ -111,7 +112,8 @@ class WorkerPool:
         return interrupts.run_aside(self._start, START_TAKES_S)
 
     def _start(self) -> Iterator[tuple[Batch, int, LoaderStats]]:
-        with interrupts.signals_for_the_parent(), without_main():
+        # torch draws the workers' seed here; what a training draws next must not depend on that.
+        with fork_rng(devices=[]), interrupts.signals_for_the_parent(), without_main():
             batches = iter(self._loader)
         try:
             interrupts.check()

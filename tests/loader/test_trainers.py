@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from support.process_of_torchrun import PREFIX
 from support.slowly import slowly
 
@@ -87,6 +88,16 @@ def test_accelerate_does_not_split_the_loader_again(
     drawn = [index for rank in ranks for batch in rank["seen"] for index in batch]
     assert set(drawn) == set(range(644))
     assert len(drawn) - 644 < 2  # padded for two rank slots
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_loader_draws_nothing_from_torchs_generator(num_workers: int, pusht_shards: Path) -> None:
+    """Dropout and noise draw from it: losses would depend on workers, and on where a run was resumed."""
+    loader = make_loader(str(pusht_shards), batch_size=64, cameras=[], num_workers=num_workers)
+    before = torch.get_rng_state()
+    assert len(list(loader)) == 11
+    loader.close()
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 class Hooks:
