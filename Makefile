@@ -43,7 +43,7 @@ test-ray: setup
 	$(BIN)/python -m pytest -m ray
 
 # LeRobot itself, in environments of their own below .peers/: its recorder, tools and readers of 0.4.4 and 0.6.1, and
-# the policies and the trainer of 0.4.4. A gigabyte, and six for 0.6.1, which needs Python 3.12: as python3.12 or from
+# the policies of 0.4.4 and the trainers of both. A gigabyte, and six for 0.6.1, which needs Python 3.12: as python3.12 or from
 # pyenv or uv. Where there is none its tests are skipped, and the summary says so.
 test-lerobot: setup
 	PYTHONPATH=benchmarks $(BIN)/python -c 'from loading_peers import PEERS, lerobot_python; lerobot_python(PEERS, training=True)'

@@ -1,6 +1,7 @@
 """Entry points of the commands. Nothing heavy is imported before signals are handled."""
 
 import importlib
+import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -19,14 +20,19 @@ COMMANDS = {
     "idle": "frames in which nothing moves, and a file that leaves them out of training",
     "stats": "statistics of what would be trained on: mean, std, min, max and quantiles",
     "export": "shards → LeRobot v3 dataset",
+    "lerobot-train": "LeRobot's trainer, with its options, on shards",
     "env": "versions, decoders, cores, ranks and GPUs, for reports of faults",
     "rebuild": "shards → manifests and index, where those are lost",
 }
-"""Each is the function NAME_command of the file NAME.py beside this one."""
+"""Each is the function NAME_command of the file NAME.py beside this one (- is _ there)."""
+IN_MAIN_THREAD = ("lerobot-train",)
+"""What runs another program, whose own way with signals and threads is left to it."""
 
 
 def main() -> None:
     """Run `roboshard`."""
+    if sys.argv[1:2] and sys.argv[1] in IN_MAIN_THREAD:
+        sys.exit(dispatch(sys.argv[1:]))
     process.run(prepare)
 
 
@@ -51,7 +57,8 @@ def prepare(arguments: Sequence[str]) -> Callable[[], int]:
     name, rest = (arguments[0], arguments[1:]) if arguments else ("", ())
     if name not in COMMANDS:
         return partial(_show_usage, to_error=name not in ("-h", "--help"))
-    command: Command = getattr(importlib.import_module(f"roboshard.cli.{name}"), f"{name}_command")
+    file = name.replace("-", "_")
+    command: Command = getattr(importlib.import_module(f"roboshard.cli.{file}"), f"{file}_command")
     return partial(run.run_command, command, rest)
 
 
@@ -59,7 +66,7 @@ def _show_usage(*, to_error: bool) -> int:
     run = importlib.import_module("roboshard.cli.run")
     usage = [
         "usage: roboshard COMMAND …",
-        *(f"  {name:<9} {text}" for name, text in COMMANDS.items()),
+        *(f"  {name:<13} {text}" for name, text in COMMANDS.items()),
     ]
     (run.err if to_error else run.out).print("\n".join(usage))
     return int(run.EXIT_USAGE) if to_error else 0

@@ -5,6 +5,7 @@ from roboshard.loader.make import make_loader
 from roboshard.loader.map_style import MapDataset, open_dataset
 from roboshard.loader.meta import DatasetMeta
 from roboshard.loader.part import Part
+from roboshard.loader.sampler import LoaderSampler
 from roboshard.loader.selection.information import EpisodeInfo
 from roboshard.loader.stats import LoaderStats
 
@@ -12,6 +13,7 @@ __all__ = [
     "DatasetMeta",
     "EpisodeInfo",
     "Loader",
+    "LoaderSampler",
     "LoaderStats",
     "MapDataset",
     "Part",

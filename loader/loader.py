@@ -8,6 +8,9 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any, NoReturn
 
+import numpy as np
+from numpy.typing import NDArray
+
 from roboshard.common.errors import OptionError
 from roboshard.loader import topology
 from roboshard.loader.cursor import LaneCursor, lane_cursors
@@ -16,6 +19,7 @@ from roboshard.loader.growth import Recipe
 from roboshard.loader.job import LoadJob
 from roboshard.loader.meta import DatasetMeta
 from roboshard.loader.order.mixture import MixturePlan
+from roboshard.loader.pipeline import draw_epoch
 from roboshard.loader.running.runner import EpochRunner
 from roboshard.loader.running.scratch import ScratchFolder
 from roboshard.loader.running.shared_frames import SharedFrames
@@ -27,7 +31,6 @@ from roboshard.loader.state import (
     MixtureState,
     check_state,
     nearest_state,
-    selection_digest,
 )
 from roboshard.loader.statistics.measure import MeasuredStatistics, Metas
 from roboshard.loader.stats import LoaderStats
@@ -111,6 +114,16 @@ class Loader:
     def num_episodes(self) -> int:
         """Episodes that were chosen; in a mixture, of all its datasets."""
         return sum(len(source.episodes) for source in self._job.sources)
+
+    @property
+    def episodes(self) -> list[int]:
+        """Indices of the episodes that were chosen, ascending; in a mixture those of one dataset after the other."""
+        index = [source.dataset.index.episode_index for source in self._job.sources]
+        return [
+            int(number)
+            for own, source in zip(index, self._job.sources, strict=True)
+            for number in own[source.episodes.position - source.first]
+        ]
 
     def stats(self) -> LoaderStats:
         """What the loader has done so far; workers' numbers come with their batches."""
@@ -259,6 +272,20 @@ class Loader:
             yield from self._received_by_user(self._batches(self._received), iteration)
         finally:
             self._end(iteration)
+
+    def draws(self) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        """Yield what each step takes, instead of its batch: (episode indices, rows in them), of shape (n,) both.
+
+        Nothing is read. Begins where an iteration would, and moves the loader on to the next epoch at the end.
+        Of one dataset, not of a mixture.
+        """
+        epoch, first_step = self._epoch, self._resume_at
+        self._received, self._resume_at, self._loaded_end = first_step, 0, None
+        plan = self._runner.plan(epoch)
+        for draw in draw_epoch(plan, first_step, self._job.config).run():
+            yield self._job.dataset.index.episode_index[draw.positions], draw.rows
+        if self._epoch == epoch:
+            self._epoch, self._received = epoch + 1, 0
 
     def _end(self, iteration: int | None) -> None:
         """Leave an iteration if it is running; one that gave all of its steps has completed its epoch.

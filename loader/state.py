@@ -1,12 +1,10 @@
 """Where a loader stands, as a small dict: the same for every rank, checked before it is used."""
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from roboshard.common.errors import OptionError
-from roboshard.loader.order.episodes import Episodes
 
 STATE_VERSION = 2
 """1: with worker slots, each of which had lanes of its own. With one of them the order is the same."""
@@ -174,17 +172,3 @@ def _without_worker_slots(state: dict[str, Any]) -> dict[str, Any]:
         )
     kept = {name: value for name, value in state.items() if name != "worker_slots"}
     return kept | {"version": STATE_VERSION}
-
-
-def selection_digest(episodes: Episodes) -> str:
-    """Return the SHA-256 over the chosen episodes, rows and weights."""
-    digest = hashlib.sha256()
-    arrays = [episodes.position, episodes.first_row, episodes.num_rows]
-    if episodes.kept is not None:
-        arrays += [episodes.kept.first_row, episodes.kept.start]
-    if episodes.repeats is not None:
-        repeats = episodes.repeats
-        arrays += [repeats.numerator, repeats.denominator, repeats.phase]
-    for array in arrays:
-        digest.update(array.astype("<i8").tobytes())
-    return digest.hexdigest()

@@ -24,6 +24,7 @@ import roboshard.tools.env
 import roboshard.tools.export
 import roboshard.tools.idle
 import roboshard.tools.inspect
+import roboshard.tools.lerobot_train
 import roboshard.tools.preview
 import roboshard.tools.stats
 import roboshard.tools.upload
@@ -44,7 +45,18 @@ from roboshard.shards import ShardedDataset, rebuild
 
 ROOT = Path(__file__).parents[1]
 BASE = {"common", "storage", "shards"}
-TOOLS = ("doctor", "env", "export", "idle", "inspect", "preview", "stats", "upload", "verify")
+TOOLS = (
+    "doctor",
+    "env",
+    "export",
+    "idle",
+    "inspect",
+    "lerobot_train",
+    "preview",
+    "stats",
+    "upload",
+    "verify",
+)
 MAY_IMPORT = {
     "common": {"common"},
     "storage": {"common", "storage"},
@@ -57,6 +69,7 @@ MAY_IMPORT = {
     "tools.export": BASE | {"tools.export"},
     "tools.idle": BASE | {"tools.idle"},
     "tools.inspect": BASE | {"tools.inspect"},
+    "tools.lerobot_train": BASE | {"tools.lerobot_train", "loader"},
     "tools.preview": BASE | {"tools.preview", "loader"},
     "tools.stats": BASE | {"tools.stats"},
     "tools.upload": BASE | {"tools.upload"},
@@ -421,6 +434,7 @@ def test_public_names() -> None:
         "DatasetMeta",
         "EpisodeInfo",
         "Loader",
+        "LoaderSampler",
         "LoaderStats",
         "MapDataset",
         "Part",
@@ -449,6 +463,7 @@ def test_public_names() -> None:
         "find_idle",
     ]
     assert sorted(roboshard.tools.inspect.__all__) == ["Summary", "summarize"]
+    assert sorted(roboshard.tools.lerobot_train.__all__) == ["LoaderOptions", "train"]
     assert sorted(roboshard.tools.export.__all__) == ["ExportConfig", "ExportReport", "export"]
     assert sorted(roboshard.tools.preview.__all__) == ["PreviewConfig", "PreviewReport", "preview"]
     assert sorted(roboshard.tools.stats.__all__) == ["StatsConfig", "StatsReport", "find_stats"]
@@ -500,6 +515,8 @@ def test_what_a_loader_can_do() -> None:
         "epoch": "",
         "num_padded": "",
         "num_episodes": "",
+        "episodes": "",
+        "draws": "(self)",
         "stats": "(self)",
         "set_epoch": "(self, epoch)",
         "state_dict": "(self)",

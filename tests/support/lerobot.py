@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[2]
 PEERS = ROOT / ".peers"
 VERSIONS = ("0.4.4", "0.6.1")
 REQUIREMENTS = Path(__file__).parents[1] / "lerobot_0.6_requirements.txt"
+TRAINING_PACKAGES = ("lerobot[training]==0.6.1",)
 V21_PACKAGES = ("lerobot==0.3.3", "datasets==3.6.0")
 
 
@@ -49,10 +50,10 @@ def lerobot_of(version: str, home: Path, *, training: bool = False) -> LeRobot:
     Args:
         version: "0.3.3", "0.4.4" or "0.6.1".
         home: Folder for what LeRobot and the Hub's client write.
-        training: Whether roboshard is to be importable too; only with 0.4.4.
+        training: Whether policies can be trained, and roboshard is importable too; from 0.4.4 on.
     """
     try:
-        python, paths = _ENVIRONMENTS[version]()
+        python, paths = (_TRAINING if training else _ENVIRONMENTS)[version]()
     except (OSError, LookupError, subprocess.CalledProcessError) as error:
         pytest.skip(f"an environment with LeRobot {version} cannot be made here: {error}")
     paths = [str(ROOT / ".types"), *paths] if training else [*paths, str(ROOT / "tests")]
@@ -103,6 +104,27 @@ def _environment_0_6() -> tuple[Path, list[str]]:
     return python, []
 
 
+def _training_0_6() -> tuple[Path, list[str]]:
+    """Beside the environment of its datasets: that with which roboshard's installation is tried stays without."""
+    datasets, _ = _environment_0_6()
+    folder = PEERS / "lerobot_0.6.1_training"
+    python, ready = folder / "bin/python", folder / ".ready"
+    wanted = [*TRAINING_PACKAGES, "-e", str(ROOT)]
+    if not ready.exists() or ready.read_text() != " ".join(wanted) + REQUIREMENTS.read_text():
+        subprocess.run([str(datasets), "-m", "venv", "--clear", str(folder)], check=True)
+        theirs, ours = (_packages(each) for each in (datasets, python))
+        (ours / "beside.pth").write_text(f"import site; site.addsitedir({str(theirs)!r})\n")
+        install = [str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check"]
+        subprocess.run([*install, *wanted], check=True)
+        ready.write_text(" ".join(wanted) + REQUIREMENTS.read_text())
+    return python, []
+
+
+def _packages(python: Path) -> Path:
+    where = [str(python), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
+    return Path(subprocess.run(where, check=True, capture_output=True, text=True).stdout.strip())
+
+
 def _python_3_12() -> str:
     """An interpreter of Python 3.12, wherever one is usual."""
     for candidate in _interpreters():
@@ -126,6 +148,7 @@ def _interpreters() -> Iterator[str]:
 
 
 _ENVIRONMENTS = {"0.3.3": _environment_0_3, "0.4.4": _environment_0_4, "0.6.1": _environment_0_6}
+_TRAINING = {"0.4.4": _environment_0_4, "0.6.1": _training_0_6}
 
 
 @pytest.fixture(scope="session", params=VERSIONS)
