@@ -17,6 +17,7 @@ from roboshard.loader.cursor import LaneCursor, lane_cursors
 from roboshard.loader.epoch_lengths import EpochLengths
 from roboshard.loader.growth import Recipe
 from roboshard.loader.job import LoadJob
+from roboshard.loader.long_gops import LongGopWarning
 from roboshard.loader.meta import DatasetMeta
 from roboshard.loader.order.mixture import MixturePlan
 from roboshard.loader.pipeline import draw_epoch
@@ -34,10 +35,6 @@ from roboshard.loader.state import (
 )
 from roboshard.loader.statistics.measure import MeasuredStatistics, Metas
 from roboshard.loader.stats import LoaderStats
-from roboshard.shards.gop import COSTLY
-
-WARN_AFTER = 256
-"""Video frames used before the cost of decoding them is judged."""
 
 
 class Loader:
@@ -72,7 +69,7 @@ class Loader:
         self._loaded_end: int | None = None  # the epoch that a loaded state was at the end of
         self._iterations = 0  # begun so far
         self._running: int | None = None  # which of them is running
-        self._warned = False
+        self._long_gops = LongGopWarning(job.config.order)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave folders to this one: a copy does not remove them, nor is it made anew."""
@@ -269,7 +266,7 @@ class Loader:
         self._iterations += 1
         iteration = self._running = self._iterations
         try:
-            yield from self._received_by_user(self._batches(self._received), iteration)
+            yield from self._received_by_user(iteration)
         finally:
             self._end(iteration)
 
@@ -297,7 +294,8 @@ class Loader:
             if self._received == len(self):
                 self._epoch, self._received = self._epoch + 1, 0
 
-    def _received_by_user(self, batches: Iterator[Batch], iteration: int) -> Iterator[Batch]:
+    def _received_by_user(self, iteration: int) -> Iterator[Batch]:
+        batches = self._runner.batches(self._epoch, self._received)
         while True:
             started = time.perf_counter()
             batch = next(batches, None)
@@ -309,7 +307,7 @@ class Loader:
                 samples=self._lengths.num_samples(self._epoch, self._received),
             )
             self._received += 1
-            self._warn_of_long_gops()
+            self._long_gops.judge(self._runner.counter)
             given, batch = [batch], None
             yield given.pop()  # when the user lets go of it, its memory is free: nothing here may hold it
             if self._running != iteration:
@@ -317,31 +315,6 @@ class Loader:
                     "this iteration is over: another one has begun since, or set_epoch or close was called; a loader "
                     "serves one iteration at a time"
                 )
-
-    def _batches(self, first_step: int) -> Iterator[Batch]:
-        return self._runner.batches(self._epoch, first_step)
-
-    def _warn_of_long_gops(self) -> None:
-        """Once, when the first frames have shown what a frame in random order costs."""
-        order = self._job.config.order
-        stats = self._runner.counter.snapshot()
-        if (
-            self._warned
-            or not order.shuffle
-            or order.frame_order != "uniform"
-            or stats.frames_used < WARN_AFTER
-        ):
-            return
-        self._warned = True
-        cost = stats.frames_decoded_per_frame_used
-        if cost > COSTLY:
-            warnings.warn(
-                f"{cost:.1f} frames are decoded for every frame used, because keyframes are far apart. "
-                'frame_order="sweep" decodes frames in order; or convert the source again with '
-                "`convert-to-shards --video reencode --gop 2`, which makes every other frame a keyframe",
-                UserWarning,
-                stacklevel=4,
-            )
 
     def _state(self, epoch: int, step: int) -> LoaderState:
         order, slots, sources = self._job.config.order, self._job.slots, self._job.sources

@@ -45,7 +45,7 @@ from roboshard.loader.decoding.resize import ResizedPicture
 from roboshard.loader.episodes import fetch
 from roboshard.loader.episodes.episode import Episode
 from roboshard.loader.episodes.fetch import EpisodePool
-from roboshard.loader.loader import WARN_AFTER
+from roboshard.loader.long_gops import WARN_AFTER
 from roboshard.loader.samples.rows import PictureKey, WindowedStep
 from roboshard.loader.stats import Counter
 from roboshard.shards import DamageError, FormatError, OptionError
