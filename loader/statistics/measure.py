@@ -80,9 +80,24 @@ class MeasuredStatistics:
 
         Of one dataset of which nothing was chosen they are the source's own, as in LeRobot.
         """
-        if self._job.schedule is None and takes_all(self._sources[0]):
-            return DeclaredStatistics(self._job)
+        number, *others = members
+        if not others and takes_all(self._sources[number]):
+            return DeclaredStatistics(self._job_of(number))
         return StatisticsOf(self, members)
+
+    def _job_of(self, number: int) -> LoadJob:
+        """Return what there is to load of one dataset, as of a loader of its own."""
+        job, source = self._job, self._sources[number]
+        if job.schedule is None:
+            return job
+        windows = {key: np.atleast_2d(own) for key, own in job.offsets.items()}
+        return replace(
+            job,
+            sources=(replace(source, first=0),),
+            offsets={key: own[min(number, len(own) - 1)] for key, own in windows.items()},
+            meta=DatasetMeta(source.dataset.manifest),
+            schedule=None,
+        )
 
     def stats(self, members: Members) -> Stats:
         """Return feature key -> statistics. Raises as reading the rows does."""
