@@ -55,7 +55,7 @@ class Recipe:
             f"{'; '.join(told)}: this loader now loads what the state was saved on. A new loader without a state "
             "loads all there is",
             UserWarning,
-            stacklevel=5,
+            stacklevel=3,
         )
         return made
 

@@ -279,3 +279,18 @@ def test_without_ray_the_extra_is_named(
 def test_an_address_is_refused_without_ray(source: Path, tmp_path: Path, run: Run) -> None:
     with pytest.raises(OptionError, match="needs engine ray"):
         run(source, tmp_path / "shards", address="127.0.0.1:6379")
+
+
+def test_a_dataset_grows_on_a_cluster(
+    source: Path, cluster: str, tmp_path: Path, run: Run, tree: ReadTree
+) -> None:
+    """The nodes compare what is there with the source, and write what is new."""
+    robot = tmp_path / "robot"
+    shutil.copytree(source, robot)
+    run(robot, tmp_path / "here", episodes="0:20")
+    shutil.copytree(tmp_path / "here", tmp_path / "there")
+    (robot / "meta/notes.json").write_text("{}")  # so that the source is not what it was
+    run(robot, tmp_path / "here", append=True)
+    report = run(robot, tmp_path / "there", append=True, engine="ray", address=cluster)
+    assert (report.episodes, report.kept_episodes) == (EPISODES - 20, 20)
+    assert tree(tmp_path / "there") == tree(tmp_path / "here")
