@@ -105,7 +105,7 @@ def test_it_grows_while_a_reader_trains(
     ended = threading.Event()
 
     def open_it() -> None:
-        while not ended.wait(0.02):
+        while not ended.wait(0.1):
             try:
                 dataset = ShardedDataset.open(url)
                 dataset.read_episode(len(dataset.index) - 1)
@@ -157,6 +157,7 @@ def test_killed_it_ends_with_the_same_bytes(
     assert in_bucket(this_hub, bucket) == expected[1]
 
 
+@pytest.mark.slow
 def test_killed_and_recorded_on_before_it_was_run_again(
     sources: list[Path], this_hub: LocalHub, bucket: str, tmp_path: Path
 ) -> None:
@@ -230,6 +231,7 @@ def test_two_that_begin_at_the_same_moment_are_refused(
     assert receipts(in_bucket(this_hub, bucket)) == [f".roboshard/append-{'a' * 64}.json"]
 
 
+@pytest.mark.slow
 def test_claims_that_are_none_are_not_believed(
     sources: list[Path], this_hub: LocalHub, bucket: str, tmp_path: Path
 ) -> None:

@@ -160,6 +160,7 @@ def test_a_missing_append_in_between_is_missed(root: Path) -> None:
         rebuild(root)
 
 
+@pytest.mark.slow
 def test_snapshots_that_other_libraries_wrote_keep_their_fingerprint(tmp_path: Path) -> None:
     """An index of other bytes, as another version of Arrow writes it, is not written anew."""
     record(tmp_path / "robot", 2)
