@@ -6,9 +6,9 @@ READY := $(VENV)/.ready
 # Tests wait for processes of their own: one more than there are cores.
 PYTEST_WORKERS ?= 3
 # What needs nothing large beside the set-up; the rest has targets of its own.
-IN_PLACE := not ray and not lerobot and not rerun
+IN_PLACE := not ray and not lerobot and not rerun and not trainers
 
-.PHONY: setup ffmpeg demo test test-slow fuzz test-ray test-lerobot test-rerun test-old-hub test-live lint types bench clean
+.PHONY: setup ffmpeg demo test test-slow fuzz test-ray test-lerobot test-rerun test-trainers test-old-hub test-live lint types bench clean
 
 setup: ffmpeg $(READY)
 
@@ -53,6 +53,11 @@ test-lerobot: setup
 test-rerun: setup
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[test-rerun]'
 	$(BIN)/python -m pytest -m rerun
+
+# Lightning, Hugging Face's Trainer, torchdata and FSDP2, as docs/trainers.md has them.
+test-trainers: setup
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[test-trainers]'
+	$(BIN)/python -m pytest -m trainers
 
 # What talks to the Hub, with the oldest huggingface_hub that is supported; it calls what hf_xet has deprecated since.
 test-old-hub: setup
