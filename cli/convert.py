@@ -1,17 +1,13 @@
 """`convert-to-shards SOURCE DESTINATION`: the conversion as a command."""
 
-import json
-import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
-from pathlib import Path
-from typing import Any
 
-import yaml
 from rich.filesize import decimal
 from rich.table import Column, Table
 
 from roboshard.cli.cameras import camera_cells
+from roboshard.cli.config_file import CONFIG_HELP, with_config_file
 from roboshard.cli.findings import show_findings
 from roboshard.cli.options import parse_options
 from roboshard.cli.run import err, out
@@ -25,7 +21,7 @@ from roboshard.converter import (
     make_plan,
     survey_videos,
 )
-from roboshard.shards import MissingError, OptionError
+from roboshard.shards import OptionError
 from roboshard.shards.cameras import CameraSummary
 from roboshard.shards.gop import COSTLY
 
@@ -63,99 +59,19 @@ def parse_config(
     Raises:
         OptionError, MissingError: the file is missing, unreadable, or has a key that is no option.
     """
-    path, rest = _take_config_flag(list(arguments))
-    values = read_config_file(path) if path else {}
-    before, after = (
-        [str(values.pop(name))] if name in values else [] for name in ("source", "destination")
-    )
-    given = [*_as_flags(values), *before, *rest, *after]
+    names = {field.name for field in (*fields(ConvertConfig), *fields(ReencodeConfig))}
+    given = with_config_file(arguments, names - {"reencode"})
     config = parse_options(
         ConvertConfig,
         prog,
         given,
-        f"{description} `--config FILE` reads options from a YAML, JSON or TOML file; they have the flags' names.",
+        f"{description} {CONFIG_HELP}",
     )
     how = [f"--{field.name}" for field in fields(ReencodeConfig)]
     vain = [flag for flag in how if any(text.partition("=")[0] == flag for text in given)]
     if vain and config.video == "copy":  # even with the value that is the default
         raise OptionError(f"{', '.join(vain)}: how to encode again, which needs --video reencode")
     return config
-
-
-def read_config_file(path: Path) -> dict[str, Any]:
-    """Options by field name from a YAML, JSON or TOML file. Raises OptionError with every unknown key."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise MissingError(f"{path}: no such config file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise OptionError(f"{path}: unreadable: {error}") from None
-    parsers: dict[str, Callable[[str], Any]] = {
-        ".json": json.loads,
-        ".toml": tomllib.loads,
-        ".yaml": _read_yaml,
-        ".yml": _read_yaml,
-    }
-    if path.suffix not in parsers:
-        raise OptionError(f"{path}: the name must end in .yaml, .yml, .json or .toml")
-    try:
-        values = parsers[path.suffix](text) or {}
-    except (ValueError, yaml.YAMLError) as error:
-        raise OptionError(f"{path}: not valid {path.suffix[1:]}: {error}") from None
-    if not isinstance(values, dict):
-        raise OptionError(f"{path}: must hold options by name")
-    values = {str(name).replace("-", "_"): value for name, value in values.items()}
-    names = {field.name for field in (*fields(ConvertConfig), *fields(ReencodeConfig))} - {
-        "reencode"
-    }
-    unknown = sorted(set(values) - names)
-    if unknown:
-        raise OptionError(
-            f"{path}: no such option: {', '.join(unknown)}; there are {', '.join(sorted(names))}"
-        )
-    return values
-
-
-class _TextLoader(yaml.SafeLoader):
-    """Reads numbers as the text that they are, to be read as a flag's would be: to YAML, 1:50 is 110."""
-
-
-_TextLoader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag.endswith((":bool", ":null"))]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-
-
-def _read_yaml(text: str) -> Any:
-    return yaml.load(text, _TextLoader)  # noqa: S506 - a SafeLoader
-
-
-def _as_flags(values: dict[str, Any]) -> list[str]:
-    """Options of a file as they would stand on the command line, where a later flag beats an earlier one."""
-    flags: list[str] = []
-    for name, value in values.items():
-        if isinstance(value, bool):
-            flags += [f"--{name.replace('_', '-')}"] * value
-        elif isinstance(value, list):
-            flag, texts = f"--{name.replace('_', '-')}", [str(item) for item in value]
-            if name == "tasks":  # a text may hold any character
-                flags += [part for text in texts for part in (flag, text)]
-            else:
-                flags += [flag, *(texts if name == "size" else [",".join(texts)])]
-        elif value is not None:
-            flags += [f"--{name.replace('_', '-')}", str(value)]
-    return flags
-
-
-def _take_config_flag(arguments: list[str]) -> tuple[Path | None, list[str]]:
-    for i, argument in enumerate(arguments):
-        if argument.startswith("--config="):
-            return Path(argument.removeprefix("--config=")), arguments[:i] + arguments[i + 1 :]
-        if argument == "--config":
-            if i + 1 == len(arguments):
-                raise OptionError("--config needs a file")
-            return Path(arguments[i + 1]), arguments[:i] + arguments[i + 2 :]
-    return None, arguments
 
 
 def _show_plan(plan: ConversionPlan, config: ConvertConfig) -> None:

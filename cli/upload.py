@@ -1,10 +1,12 @@
 """`upload-shards SOURCE DESTINATION`: publishing as a command."""
 
 from collections.abc import Sequence
+from dataclasses import fields
 
 from rich.filesize import decimal
 from rich.table import Table
 
+from roboshard.cli.config_file import CONFIG_HELP, with_config_file
 from roboshard.cli.options import parse_options
 from roboshard.cli.run import err, out
 from roboshard.common.plain import as_markup
@@ -20,9 +22,9 @@ def upload_command(arguments: Sequence[str]) -> None:
     config = parse_options(
         UploadConfig,
         "upload-shards",
-        arguments,
+        with_config_file(arguments, {field.name for field in fields(UploadConfig)}),
         "Publish a finished dataset. Only what is missing or different is sent; run it again to continue "
-        "where it was interrupted.",
+        f"where it was interrupted. {CONFIG_HELP}",
     )
     if config.dry_run:
         _show_plan(make_plan(config))
