@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.process_of_torchrun import PREFIX
 
 from roboshard.loader import make_loader
 
@@ -50,7 +51,7 @@ def page(tmp_path: Path, pusht_shards: Path) -> Any:
         program = tmp_path / "program.py"
         program.write_text(PROGRAM.format(common=COMMON, code=code, more=more))
         launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
-        prefix = [*launcher, str(processes)] if processes > 1 else []
+        prefix = [*launcher, str(processes), *PREFIX] if processes > 1 else []
         command = [sys.executable, *prefix, str(program)]
         done = subprocess.run(
             command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=600

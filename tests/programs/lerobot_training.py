@@ -33,7 +33,9 @@ def main() -> None:
         lerobot_train.update_policy, Path(f"{record}-{rank}.jsonl"), kill_at
     )
     if what == "shards":
-        sys.exit(dispatch(["lerobot-train", *arguments]))
+        if failed := dispatch(["lerobot-train", *arguments]):
+            sys.exit(failed)
+        return
     options = dict(argument.removeprefix("--").split("=", 1) for argument in arguments)
     order = loader_order(what, int(options["batch_size"]), int(options["seed"]))
     lerobot_train.EpisodeAwareSampler = lambda *_, **__: order

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from support.lerobot import VERSIONS, lerobot_of
 from support.lerobot_source import EVERY_KIND, Source, build
+from support.process_of_torchrun import PREFIX
 
 from roboshard.converter import ConvertConfig, convert
 
@@ -59,7 +60,7 @@ class Training:
         """Train, and return the steps of each rank: loss, indices of the samples."""
         record = self.folder / name
         launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
-        prefix = [*launcher, str(processes)] if processes > 1 else []
+        prefix = [*launcher, str(processes), *PREFIX] if processes > 1 else []
         program = str(PROGRAMS / "lerobot_training.py")
         command = [str(self.lerobot.python), *prefix, program, str(record), what, *arguments]
         self.done = subprocess.run(
