@@ -48,6 +48,7 @@ def render_blocks() -> dict[str, str]:
         "consumer": consumer_table,
         "steady": steady_table,
         "plan_scale": plan_table,
+        "many_datasets": many_datasets_table,
         "shuffle_quality": shuffle_quality_table,
         "frame_cache": frame_cache_table,
         "resume_cost": resume_table,
@@ -257,6 +258,29 @@ def plan_table(result: Result) -> str:
     return "\n".join(
         [
             "| frame_order | built in | memory to build | any step of 64 samples, median | p99 |",
+            "|---|---|---|---|---|",
+            *rows,
+            provenance(result),
+        ]
+    )
+
+
+def many_datasets_table(result: Result) -> str:
+    """Fifty datasets beside one."""
+    names = {
+        "one": "one, of as many episodes",
+        "alike": f"{result['datasets']}, alike",
+        "by_dataset": f'{result["datasets"]}, alike, `batches="by_dataset"`',
+        "unlike": f"{result['datasets']}, each without a feature of the others",
+    }
+    rows = [
+        f"| {name} | {result['pictures'][kind]['step_ms']} ms | {result['rows'][kind]['step_ms']} ms "
+        f"| {result['pictures'][kind]['peak_mb']} MB | {result['rows'][kind]['open_s']} s |"
+        for kind, name in names.items()
+    ]
+    return "\n".join(
+        [
+            "| datasets | a step of 64 samples, CPU time | without pictures | memory, peak | opened in |",
             "|---|---|---|---|---|",
             *rows,
             provenance(result),

@@ -9,6 +9,7 @@ integer arithmetic and BLAKE2b alone: the same on every platform and library ver
 
 import hashlib
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,19 +44,95 @@ def permute(positions: NDArray[np.int64], size: int, key: bytes) -> NDArray[np.i
     rows = math.isqrt(size - 1) + 1
     columns = -(-size // rows)
     round_keys = np.frombuffer(key, dtype="<u8")
-    result = _encrypt(values.astype(np.uint64), rows, columns, round_keys)
+    grid = np.uint64(rows), np.uint64(columns)
+    result = _encrypt(values.astype(np.uint64), *grid, round_keys)
     outside = np.flatnonzero(result >= size)
     while (
         outside.size
     ):  # ends: a cycle that leaves the range comes back to where it started, inside it
-        result[outside] = _encrypt(result[outside], rows, columns, round_keys)
+        result[outside] = _encrypt(result[outside], *grid, round_keys)
         outside = outside[result[outside] >= size]
     return result.astype(np.int64)
+
+
+def permute_each(
+    positions: NDArray[np.int64],
+    group: NDArray[np.int64],
+    sizes: Sequence[int],
+    keys: Sequence[bytes],
+) -> NDArray[np.int64]:
+    """Return the images of positions under several bijections, as `permute` gives them singly.
+
+    Args:
+        positions: (n,) each in its bijection's range.
+        group: (n,) which bijection each is for.
+        sizes: of each bijection.
+        keys: of each bijection.
+    """
+    if len(keys) == 1:
+        return permute(positions, sizes[0], keys[0])
+    images = np.empty_like(positions)
+    is_sorted = np.asarray(sizes, dtype=np.int64) <= SORTED_SIZE
+    round_keys = _round_keys(keys)
+    small, large = np.flatnonzero(is_sorted[group]), np.flatnonzero(~is_sorted[group])
+    if small.size:
+        images[small] = _sorted_each(positions[small], group[small], sizes, round_keys)
+    if large.size:
+        images[large] = _encrypted_each(positions[large], group[large], sizes, round_keys)
+    return images
+
+
+def _sorted_each(
+    positions: NDArray[np.int64],
+    group: NDArray[np.int64],
+    sizes: Sequence[int],
+    round_keys: NDArray[np.uint64],
+) -> NDArray[np.int64]:
+    groups, row = np.unique(group, return_inverse=True)
+    counts = np.asarray(sizes, dtype=np.int64)[groups]
+    numbers = np.arange(int(counts.max()), dtype=np.uint64)
+    drawn = _drawn(len(numbers), round_keys[groups])
+    drawn[numbers >= counts[:, None].astype(np.uint64)] = np.iinfo(np.uint64).max  # come last
+    order: NDArray[np.int64] = np.argsort(drawn, axis=1, kind="stable")[row, positions]
+    return order
+
+
+def _encrypted_each(
+    positions: NDArray[np.int64],
+    group: NDArray[np.int64],
+    sizes: Sequence[int],
+    round_keys: NDArray[np.uint64],
+) -> NDArray[np.int64]:
+    size = np.asarray(sizes, dtype=np.uint64)[group]
+    by_group = [math.isqrt(max(0, count - 1)) + 1 for count in sizes]
+    rows = np.asarray(by_group, dtype=np.uint64)[group]
+    columns = (size + rows - np.uint64(1)) // rows
+    keys = round_keys[group].T
+    images = _encrypt(positions.astype(np.uint64), rows, columns, keys)
+    while (outside := np.flatnonzero(images >= size)).size:
+        images[outside] = _encrypt(
+            images[outside], rows[outside], columns[outside], keys[:, outside]
+        )
+    return images.astype(np.int64)
 
 
 def random_integers(count: int, key: bytes) -> NDArray[np.uint64]:
     """(count,) integers over the whole 64-bit range, fixed by the key."""
     return keyed_integers(np.arange(count, dtype=np.uint64), key)
+
+
+def random_integers_each(count: int, keys: Sequence[bytes]) -> NDArray[np.uint64]:
+    """(keys, count) integers over the whole 64-bit range: `random_integers` of each key."""
+    return _drawn(count, _round_keys(keys))
+
+
+def _drawn(count: int, round_keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    numbers = np.arange(count, dtype=np.uint64)
+    return _mix(_mix(numbers + round_keys[:, :1]) + round_keys[:, 1:2])
+
+
+def _round_keys(keys: Sequence[bytes]) -> NDArray[np.uint64]:
+    return np.frombuffer(b"".join(keys), dtype="<u8").reshape(len(keys), ROUNDS)
 
 
 def keyed_integers(values: NDArray[np.uint64], key: bytes) -> NDArray[np.uint64]:
@@ -64,17 +141,20 @@ def keyed_integers(values: NDArray[np.uint64], key: bytes) -> NDArray[np.uint64]
     return _mix(_mix(values + first) + second)
 
 
+Count = np.uint64 | NDArray[np.uint64]
+
+
 def _encrypt(
-    values: NDArray[np.uint64], rows: int, columns: int, round_keys: NDArray[np.uint64]
+    values: NDArray[np.uint64], rows: Count, columns: Count, round_keys: NDArray[np.uint64]
 ) -> NDArray[np.uint64]:
-    row_count, column_count = np.uint64(rows), np.uint64(columns)
-    row, column = values // column_count, values % column_count
+    """Encrypt values on one grid with keys (ROUNDS,), or each on its own with keys (ROUNDS, n)."""
+    row, column = values // columns, values % columns
     for i, key in enumerate(round_keys):
         if i % 2:
-            column = (column + _mix(row + key) % column_count) % column_count
+            column = (column + _mix(row + key) % columns) % columns
         else:
-            row = (row + _mix(column + key) % row_count) % row_count
-    return row * column_count + column
+            row = (row + _mix(column + key) % rows) % rows
+    return row * columns + column
 
 
 def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:

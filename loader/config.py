@@ -22,6 +22,9 @@ OnError = Literal["raise", "skip"]
 OnMissing = Literal["error", "drop", "fill"]
 OnMissingByNumber = Literal["none", "error", "drop", "fill"]
 """Of samples by number, which may hold None as LeRobot's do."""
+BatchKind = Literal["mixed", "by_dataset"]
+MAX_WIDTH = 1 << 16
+"""Numbers of a vector, as far as `pad_to` makes it longer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +39,8 @@ class OrderConfig:
     frame_order: FrameOrder = "uniform"
     drop_last: bool = False
     """Leave out the last, incomplete step instead of padding it."""
+    batches: BatchKind = "mixed"
+    """Of a mixture: whether a step takes samples of all datasets, or of one."""
 
     def __post_init__(self) -> None:
         _check(0 <= self.seed < 1 << 63, f"seed must be in 0..2**63-1, not {self.seed}")
@@ -44,6 +49,7 @@ class OrderConfig:
         )
         _check_choice("episode_order", self.episode_order, ("global", "shard"))
         _check_choice("frame_order", self.frame_order, ("uniform", "sweep"))
+        _check_choice("batches", self.batches, ("mixed", "by_dataset"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +73,8 @@ class SampleConfig:
     on_missing: OnMissingByNumber = "error"
     """Features that some rows have no value of, or some datasets of a mixture: refused, left out of
     all samples, filled with zeros, or None where a value is missing."""
+    pad_to: Mapping[str, int] = field(default_factory=dict)
+    """Feature key -> numbers of its vectors in samples: zeros fill up those that there are."""
 
     def __post_init__(self) -> None:
         size = self.image_size
@@ -78,6 +86,15 @@ class SampleConfig:
             object.__setattr__(self, "image_size", (int(size[0]), int(size[1])))
         _check_choice("on_missing", self.on_missing, ("error", "drop", "fill", "none"))
         _check(self.tolerance_s >= 0, f"tolerance_s must not be negative: {self.tolerance_s}")
+        _check(
+            isinstance(self.pad_to, Mapping)
+            and all(isinstance(key, str) for key in self.pad_to)
+            and are_indices(list(self.pad_to.values()))
+            and all(1 <= width <= MAX_WIDTH for width in self.pad_to.values()),
+            f'pad_to must be a dict such as {{"action": 32}}, feature key -> 1 to {MAX_WIDTH} numbers, not '
+            f"{self.pad_to!r:.200}",
+        )
+        object.__setattr__(self, "pad_to", {key: int(n) for key, n in self.pad_to.items()})
 
 
 @dataclass(frozen=True, kw_only=True)

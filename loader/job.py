@@ -1,6 +1,6 @@
 """From a configuration to what there is to load: every mistake is found here, before the first read of a shard."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,12 +10,13 @@ from roboshard.common.errors import FormatError, OptionError
 from roboshard.loader.config import LoaderConfig, SampleConfig
 from roboshard.loader.episodes.parsed import Membership
 from roboshard.loader.frame_cache.frames import FrameCacheSpec
-from roboshard.loader.meta import DatasetMeta, meta_of
+from roboshard.loader.meta import DatasetMeta, MixtureMeta, manifest_of_samples, meta_of
 from roboshard.loader.missing import choose_features, lacking_values
 from roboshard.loader.order.episodes import Episodes
 from roboshard.loader.order.mixture import MixturePlan
 from roboshard.loader.order.plan import EpochPlan, EpochShape, Slots
 from roboshard.loader.order.schedule import Schedule
+from roboshard.loader.padding import check_padding
 from roboshard.loader.running.device import check_devices
 from roboshard.loader.samples.rows import PictureKey
 from roboshard.loader.samples.windows import frame_offsets
@@ -57,6 +58,11 @@ class LoadJob:
     def episodes(self) -> Episodes:
         """Of the one dataset, or the first."""
         return self.sources[0].episodes
+
+    @property
+    def metas(self) -> tuple[DatasetMeta, ...]:
+        """Metadata of each dataset, as samples have its features."""
+        return tuple(self.meta.metas) if isinstance(self.meta, MixtureMeta) else (self.meta,)
 
     @property
     def pictures(self) -> tuple[PictureKey, ...]:
@@ -116,16 +122,23 @@ def make_job(
 
     `is_lenient`: rows may lack values that dataset.json says nothing of.
     """
-    source = open_source(urls, config, snapshot)
+    source, pad_to = source_of(open_shards(urls, config, snapshot), config), config.sample.pad_to
     manifest = source.dataset.manifest
     check_features(DatasetMeta(manifest))
     lacking = missing_of(source)
     features = choose_features(manifest.features, lacking, config.sample.on_missing)
-    meta = meta_of(manifest, features)
+    check_padding(pad_to, manifest.features)
+    of_samples = manifest_of_samples(manifest, {key: key for key in manifest.features}, pad_to)
+    meta = meta_of(of_samples, {key: of_samples.features[key] for key in features})
     chosen = chosen_cameras(meta, config.sample)
-    check_windows(meta, config.sample, chosen)
+    check_windows(meta, config.sample.delta_timestamps, chosen)
     masked = tuple(key for key in features if key in lacking)
-    membership = Membership(optional=masked, nullable=masked, is_lenient=is_lenient)
+    membership = Membership(
+        optional=masked,
+        nullable=masked,
+        is_lenient=is_lenient,
+        pad_to={key: width for key, width in pad_to.items() if key in features},
+    )
     return LoadJob(
         sources=(replace(source, features=features, membership=membership),),
         config=replace(config, selection=SelectionConfig()),  # the source has what it says
@@ -142,13 +155,19 @@ def missing_of(source: Source) -> dict[str, int]:
     return lacking_values(source.dataset, source.episodes, are_all=are_all)
 
 
-def open_source(urls: Urls, config: LoaderConfig, snapshot: SnapshotName | None = None) -> Source:
-    """Open a dataset, or what it was before it grew, and choose its episodes."""
+def open_shards(
+    urls: Urls, config: LoaderConfig, snapshot: SnapshotName | None = None
+) -> ShardedDataset:
+    """Open a dataset's shards, or those that it had before it grew."""
     check_devices(config)
     settings = config.read.settings
     if settings.cache is not None:
         settings.cache.open()
-    dataset = ShardedDataset.open(urls, settings, snapshot)
+    return ShardedDataset.open(urls, settings, snapshot)
+
+
+def source_of(dataset: ShardedDataset, config: LoaderConfig) -> Source:
+    """Choose the episodes of a dataset."""
     return Source(
         dataset=dataset,
         episodes=select(dataset, config.selection, config.order.seed),
@@ -191,9 +210,9 @@ def check_depth(features: Features, where: str = "") -> None:
             ) from None
 
 
-def check_windows(meta: DatasetMeta, sample: SampleConfig, cameras: Sequence[str]) -> None:
+def check_windows(meta: DatasetMeta, windows: Iterable[str], cameras: Sequence[str]) -> None:
     """Raise OptionError for windows of what is not loaded."""
-    for key in sample.delta_timestamps:
+    for key in windows:
         if key not in meta.features:
             raise OptionError(
                 f"delta_timestamps: {key!r} is not a feature; the dataset has {list(meta.features)}"

@@ -87,10 +87,10 @@ class Loader:
     def metas(self) -> Metas:
         """Of each dataset of a mixture, by `dataset_index`, and of each type of robot; of one dataset, its own.
 
-        Statistics are those of the samples that are loaded of it.
+        Features have the keys and shapes that they have in samples. Statistics are those of the samples that are
+        loaded of it.
         """
-        own = [DatasetMeta(source.dataset.manifest) for source in self._job.sources]
-        return Metas.of(own, self._job.meta.features, self._measured)
+        return Metas.of(self._job.metas, self._job.meta.features, self._measured)
 
     @property
     def batch_size(self) -> int | None:
@@ -338,7 +338,12 @@ class Loader:
         drawn = [
             {"epoch": own, "samples": samples} for own, samples in self._plan.drawn(epoch, step)
         ]
-        return MixtureState(**state.as_dict(), weights=list(self._plan.parts), drawn=drawn)
+        return MixtureState(
+            **state.as_dict(),
+            weights=list(self._plan.parts),
+            drawn=drawn,
+            batches=order.batches,
+        )
 
     @cached_property
     def _selection_digests(self) -> str:

@@ -7,6 +7,7 @@ from typing import cast
 
 from roboshard.common.errors import OptionError
 from roboshard.loader.config import (
+    BatchKind,
     BatchTransform,
     EpisodeOrder,
     FrameOrder,
@@ -80,6 +81,8 @@ def make_loader(  # noqa: PLR0913 - keyword-only, grouped behind
     retry_seconds: float = 120.0,
     on_error: OnError = "raise",
     on_missing: OnMissing = "error",
+    pad_to: Mapping[str, int] | None = None,
+    batches: BatchKind = "mixed",
     max_workers: int | None = None,
 ) -> Loader:
     """Load training batches from a roboshard dataset.
@@ -90,7 +93,7 @@ def make_loader(  # noqa: PLR0913 - keyword-only, grouped behind
     Args:
         urls: the dataset's root, one shard, a brace pattern, or a list of shards. Or a mixture: a list of pairs
             (urls, weight) or of `Part`s, whose samples come in the proportion of the weights, each with its
-            `dataset_index`.
+            `dataset_index`; a weight of "frames" is the number of the dataset's frames.
         batch_size: samples per rank and step; None: single samples, without a batch axis.
         delta_timestamps: feature key -> offsets in seconds; the feature gains an axis of that length and a mask
             `<key>_is_pad`, True where the window leaves the episode.
@@ -156,6 +159,11 @@ def make_loader(  # noqa: PLR0913 - keyword-only, grouped behind
             mixture: "error"; "drop" leaves them out, as MultiLeRobotDataset does; "fill" puts zeros
             there (False, "", black), and a mask `<key>_is_missing` in all samples, (n,), or (n, T)
             where single rows of a window may lack their value.
+        pad_to: feature key -> numbers that its vectors get, as in {"action": 32}: zeros are put
+            behind those that there are, and a mask `<key>_dim_is_pad`, (n, 32), tells them apart.
+            So robots of several sizes can be in one batch.
+        batches: of a mixture. "mixed": each batch has samples of all datasets; "by_dataset": of
+            one, the same on all ranks, and of so many batches each dataset has its share.
         max_workers: deprecated, and without effect: any number of workers sees the same batches.
 
     Returns:
@@ -203,6 +211,7 @@ def make_loader(  # noqa: PLR0913 - keyword-only, grouped behind
             episode_order=episode_order,
             frame_order=frame_order,
             drop_last=drop_last,
+            batches=batches,
         ),
         selection=SelectionConfig(
             episodes=episodes,
@@ -223,6 +232,7 @@ def make_loader(  # noqa: PLR0913 - keyword-only, grouped behind
             return_uint8=return_uint8,
             image_size=image_size,
             on_missing=on_missing,
+            pad_to=pad_to or {},
         ),
         split=shared_out,
         read=ReadConfig(

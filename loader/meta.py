@@ -1,6 +1,6 @@
 """What a dataset says of itself, under the names that LeRobot policies and trainers use."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from functools import cached_property
 from typing import Protocol
@@ -10,6 +10,7 @@ import numpy as np
 from roboshard.common.errors import FormatError, OptionError
 from roboshard.common.jsonio import Json
 from roboshard.loader.episode_table import EpisodeTable
+from roboshard.loader.padding import padded_features, padded_stats
 from roboshard.shards.features import Features, depth_factor, is_depth, keys_of
 from roboshard.shards.schema import DatasetManifest
 from roboshard.shards.statistics import FeatureStats, Stats
@@ -213,6 +214,34 @@ def meta_of(manifest: DatasetManifest, features: Features) -> DatasetMeta:
         "stats": stats,
     }
     return DatasetMeta(manifest.model_copy(update=loaded))
+
+
+def manifest_of_samples(
+    manifest: DatasetManifest, keys: Mapping[str, str], pad_to: Mapping[str, int], where: str = ""
+) -> DatasetManifest:
+    """Return a dataset's manifest with features and statistics as its samples have them.
+
+    Args:
+        manifest: the dataset's.
+        keys: own key -> key in samples, of all features but those that are left out.
+        pad_to: feature key in samples -> numbers that its vectors are padded to.
+        where: goes before messages.
+
+    Raises:
+        OptionError: a feature that cannot be padded to what is asked for.
+    """
+    stored = {keys[own]: spec for own, spec in manifest.features.items() if own in keys}
+    features = padded_features(stored, pad_to, where)
+    if features == manifest.features:
+        return manifest
+    stats = {keys.get(own, own): values for own, values in (manifest.stats or {}).items()}
+    known = {key: values for key, values in stats.items() if key in features}
+    loaded = {
+        "features": dict(features),
+        "info": manifest.info | {"features": dict(features)},
+        "stats": manifest.stats and padded_stats(known, stored, pad_to),
+    }
+    return manifest.model_copy(update=loaded)
 
 
 def declared_stats(manifest: DatasetManifest) -> Stats:

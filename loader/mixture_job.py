@@ -1,14 +1,16 @@
 """From a mixture as users write it, `[(urls, weight), ...]`, to what there is to load of each dataset."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeGuard
 
 import numpy as np
-from numpy.typing import NDArray
 
 from roboshard import storage
 from roboshard.common.errors import OptionError
+from roboshard.loader.agreement import agreed_features, agreed_windows, loaded_features
 from roboshard.loader.config import LoaderConfig, SampleConfig
 from roboshard.loader.episodes.parsed import Membership
 from roboshard.loader.job import (
@@ -18,30 +20,25 @@ from roboshard.loader.job import (
     check_windows,
     chosen_cameras,
     missing_of,
-    open_source,
+    open_shards,
+    source_of,
 )
-from roboshard.loader.meta import DatasetMeta, MixtureMeta, merged_manifest
+from roboshard.loader.meta import DatasetMeta, MixtureMeta, manifest_of_samples, merged_manifest
 from roboshard.loader.missing import choose_features
+from roboshard.loader.naming import sample_keys, under
+from roboshard.loader.opening import carried_out
+from roboshard.loader.order.own_epochs import OwnEpochs
 from roboshard.loader.order.schedule import MAX_PERIOD, Schedule, shares
-from roboshard.loader.part import OF_ONE_DATASET, Part
-from roboshard.loader.samples.windows import frame_offsets
+from roboshard.loader.padding import check_padding
+from roboshard.loader.part import BY_FRAMES, OF_ONE_DATASET, Part, Weight
 from roboshard.loader.selection.config import SelectionConfig
 from roboshard.loader.sources import Source
-from roboshard.shards.features import (
-    FLOAT_DTYPES,
-    OBJECT_DTYPES,
-    Features,
-    Spec,
-    is_depth,
-    picture_shape,
-    shape_of,
-)
+from roboshard.shards.features import Features
 from roboshard.shards.locate import Urls
 from roboshard.shards.snapshots import SnapshotName
 
-Mixture = Sequence[Part | tuple[Urls, float]]
+Mixture = Sequence[Part | tuple[Urls, Weight]]
 """Datasets and their weights, which need not add up to 1."""
-TASK: Spec = {"dtype": "string", "shape": [1], "names": None}
 
 
 def is_mixture(urls: Urls | Mixture) -> TypeGuard[Mixture]:
@@ -73,54 +70,57 @@ def make_mixture_job(
             replace(member, snapshot=snapshot)
             for member, snapshot in zip(members, snapshots, strict=True)
         ]
-    parts = _parts([member.weight for member in members])
+    weights = [member.weight for member in members]
+    is_by_frames = BY_FRAMES in weights
+    if not is_by_frames:  # before anything is opened
+        _shares(weights)
     _check_selection(config.selection)
-    sources = _open(members, config)
-    metas = [DatasetMeta(source.dataset.manifest) for source in sources]
-    for meta in metas:
-        check_features(meta)
-    where = [
-        f"dataset {i} ({storage.redacted(source.dataset.root)})" for i, source in enumerate(sources)
-    ]
-    lacking = [missing_of(source) for source in sources]
-    loaded = [
-        choose_features(_loaded(meta, config.sample), gone, config.sample.on_missing, f"{name}: ")
-        for meta, gone, name in zip(metas, lacking, where, strict=True)
-    ]
-    agreed = _agreed(loaded, where, config.sample)
-    for own, name in zip(loaded, where, strict=True):
-        check_depth({key: spec for key, spec in own.items() if key in agreed}, f"{name}: ")
-    meta = MixtureMeta(
-        merged_manifest(metas, {key: agreed[key] for key in agreed if key != "task"}), metas
-    )
-    cameras = chosen_cameras(meta, config.sample)
-    check_windows(meta, config.sample, cameras)
-    first = np.cumsum([0, *(len(source.dataset.index) for source in sources)]).tolist()
-    nullable = tuple(key for key in agreed if any(key in gone for gone in lacking))
-    optional = tuple(
-        key for key in agreed if key in nullable or any(key not in features for features in loaded)
-    )
-    memberships = [
-        Membership(
-            dataset=i,
-            missing={key: spec for key, spec in agreed.items() if key not in own},
-            optional=optional,
-            nullable=nullable,
-        )
-        for i, own in enumerate(loaded)
-    ]
-    together = zip(sources, loaded, first, memberships, strict=False)
+    parts = _opened(members, config)
+    sample = config.sample
+    check_padding(sample.pad_to, {key for part in parts for key in part.meta.features})
+    where = [part.where for part in parts]
+    agreed = agreed_features([part.features for part in parts], where, sample)
+    for part in parts:
+        stored = {key: spec for key, spec in part.stored.items() if key in agreed}
+        check_depth(stored, f"{part.where}: ")
+    shared_out = _shares(_frames(weights, parts) if is_by_frames else weights)
+    metas = [part.meta for part in parts]
+    in_rows = {key: agreed[key] for key in agreed if key != "task"}
+    meta = MixtureMeta(merged_manifest(metas, in_rows), metas)
+    cameras = chosen_cameras(meta, sample)
+    windows = [member.windows(sample.delta_timestamps) for member in members]
+    check_windows(meta, dict.fromkeys(key for own in windows for key in own), cameras)
     return LoadJob(
-        sources=tuple(
-            _member(source, own, agreed, start, member) for source, own, start, member in together
-        ),
+        sources=_sources(parts, agreed, sample.pad_to),
         config=replace(config, selection=SelectionConfig()),  # the sources have what it says
-        offsets=_offsets(metas, where, config.sample),
+        offsets=agreed_windows(
+            windows, [part.features for part in parts], metas, where, sample.tolerance_s
+        ),
         cameras=cameras,
         image_keys=meta.image_keys,
         meta=meta,
-        schedule=Schedule(parts),
+        schedule=Schedule(shared_out),
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _OpenPart:
+    """A part whose dataset is open."""
+
+    where: str
+    """Names it in errors."""
+    source: Source
+    """Of the dataset as it is."""
+    keys: Mapping[str, str]
+    """The dataset's own key -> key in samples."""
+    lacking: Mapping[str, int]
+    """Feature key -> rows without a value."""
+    meta: DatasetMeta
+    """With features as samples have them."""
+    stored: Features
+    """What is loaded of it, by key in samples, not padded."""
+    features: Features
+    """The same, padded."""
 
 
 def _is_weighted(entry: Any) -> bool:
@@ -128,7 +128,7 @@ def _is_weighted(entry: Any) -> bool:
         isinstance(entry, Sequence)
         and not isinstance(entry, str)
         and len(entry) == 2
-        and isinstance(entry[1], int | float)
+        and (isinstance(entry[1], int | float) or entry[1] == BY_FRAMES)
     )
 
 
@@ -141,9 +141,23 @@ def mixture_parts(mixture: Mixture) -> list[Part]:
     return [entry if isinstance(entry, Part) else Part(*entry) for entry in mixture]
 
 
-def _parts(given: Sequence[float]) -> tuple[int, ...]:
+def _frames(given: Sequence[Weight], parts: Sequence[_OpenPart]) -> list[int]:
+    """The frames of each part that are samples. Raises OptionError where some parts have numbers."""
+    frames = [OwnEpochs(part.source.episodes).average for part in parts]
+    if not all(weight == BY_FRAMES for weight in given):
+        raise OptionError(
+            f'weight="frames" is for all parts of a mixture or for none, not {given!r:.200}: their datasets have '
+            f"{frames} frames that are samples, which can be given as numbers"
+        )
+    return frames
+
+
+def _shares(given: Sequence[Weight]) -> tuple[int, ...]:
+    """The places of each dataset in a period. Raises OptionError for weights that are none."""
     if not all(isinstance(weight, int | float) for weight in given):
-        raise OptionError(f"the weights of a mixture must be numbers, not {list(given)!r:.200}")
+        raise OptionError(
+            f'the weights of a mixture must be numbers, or all "frames", not {given!r:.200}'
+        )
     weights = [float(weight) for weight in given]
     if not all(0 < weight < float("inf") for weight in weights):  # NaN is not
         raise OptionError(f"the weights of a mixture must be numbers greater than 0, not {weights}")
@@ -169,117 +183,75 @@ def _check_selection(of_all: SelectionConfig) -> None:
         )
 
 
-def _open(members: Sequence[Part], config: LoaderConfig) -> list[Source]:
-    """Open the datasets, each with its own selection, and name the one that a wrong selection is of."""
-    sources = []
-    for number, part in enumerate(members):
-        own = replace(config, selection=part.selection(config.selection))
-        try:
-            sources.append(open_source(part.urls, own, part.snapshot))
-        except OptionError as error:
-            raise OptionError(f"dataset {number}: {error}") from None
-    return sources
+def _opened(members: Sequence[Part], config: LoaderConfig) -> list[_OpenPart]:
+    """Open the datasets, each with its own selection, and name the one that a wrong option is of."""
+    opened = []
+    shards = carried_out(
+        [partial(open_shards, part.urls, config, part.snapshot) for part in members]
+    )
+    with closing(shards):
+        for number, part in enumerate(members):
+            own = replace(config, selection=part.selection(config.selection))
+            try:
+                source = source_of(next(shards), own)
+            except OptionError as error:
+                raise OptionError(f"dataset {number}: {error}") from None
+            where = f"dataset {number} ({storage.redacted(source.dataset.root)})"
+            opened.append(_open_part(source, part, where, config.sample))
+    return opened
 
 
-def _loaded(meta: DatasetMeta, sample: SampleConfig) -> Features:
-    """The features of a dataset that would be loaded of it alone; "task" is one of them."""
-    chosen = meta.video_keys if sample.cameras is None else sample.cameras
-    features = {
-        key: spec
-        for key, spec in meta.features.items()
-        if key not in meta.video_keys or key in chosen
-    }
-    has_tasks = meta.tasks and "task_index" in features
-    return features | ({"task": TASK} if has_tasks else {})
-
-
-def _agreed(loaded: Sequence[Features], where: Sequence[str], sample: SampleConfig) -> Features:
-    """The features of the mixture's samples. Raises OptionError where the datasets do not agree on them."""
-    union = {key: spec for features in reversed(loaded) for key, spec in features.items()}
-    lacking = {
-        key: [name for name, own in zip(where, loaded, strict=True) if key not in own]
-        for key in union
-    }
-    lacking = {key: names for key, names in lacking.items() if names}
-    if lacking and sample.on_missing == "error":
-        raise OptionError(
-            "the datasets of a mixture have different features: "
-            + "; ".join(
-                f"{key!r} is missing from {', '.join(names)}" for key, names in lacking.items()
+def _open_part(source: Source, part: Part, where: str, sample: SampleConfig) -> _OpenPart:
+    manifest = source.dataset.manifest
+    check_features(DatasetMeta(manifest))
+    keys = sample_keys(manifest.features, part.rename, where)
+    meta = DatasetMeta(manifest_of_samples(manifest, keys, sample.pad_to, f"{where}: "))
+    lacking = {keys[own]: rows for own, rows in missing_of(source).items() if own in keys}
+    features = choose_features(
+        loaded_features(meta, sample), lacking, sample.on_missing, f"{where}: "
+    )
+    for key in part.delta_timestamps or ():
+        if key not in features:
+            raise OptionError(
+                f"{where}: delta_timestamps of the Part: {key!r} is not a feature that is loaded of it; it has "
+                f"{sorted(features)}"
             )
-            + '. on_missing="drop" loads only what all have; on_missing="fill" fills with zeros and adds a mask '
-            "<key>_is_missing; cameras= can leave cameras out"
+    stored = under(keys, manifest.features)
+    return _OpenPart(
+        where=where,
+        source=source,
+        keys=keys,
+        lacking=lacking,
+        meta=meta,
+        stored={key: stored[key] for key in features if key != "task"},
+        features=features,
+    )
+
+
+def _sources(
+    parts: Sequence[_OpenPart], agreed: Features, pad_to: Mapping[str, int]
+) -> tuple[Source, ...]:
+    """The datasets under one numbering of episodes, each with what is loaded of it."""
+    nullable = tuple(key for key in agreed if any(key in part.lacking for part in parts))
+    optional = tuple(
+        key for key in agreed if key in nullable or any(key not in part.features for part in parts)
+    )
+    first = np.cumsum([0, *(len(part.source.dataset.index) for part in parts)]).tolist()
+    return tuple(
+        replace(
+            part.source,
+            episodes=replace(part.source.episodes, position=part.source.episodes.position + start),
+            features={key: spec for key, spec in part.stored.items() if key in agreed},
+            tasks=part.source.tasks if "task" in agreed else (),
+            first=start,
+            membership=Membership(
+                dataset=number,
+                missing={key: spec for key, spec in agreed.items() if key not in part.features},
+                optional=optional,
+                nullable=nullable,
+                own_keys={key: own for own, key in part.keys.items() if own != key},
+                pad_to={key: width for key, width in pad_to.items() if key in agreed},
+            ),
         )
-    kept = {
-        key: union[key]
-        for key in sorted(union)
-        if sample.on_missing != "drop" or key not in lacking
-    }
-    for key in kept:
-        kinds = {
-            name: _kind(key, own[key], sample)
-            for name, own in zip(where, loaded, strict=True)
-            if key in own
-        }
-        if len(set(kinds.values())) > 1:
-            shown = "; ".join(
-                f"{kind} {list(shape)} in {name}" for name, (kind, shape) in kinds.items()
-            )
-            raise OptionError(
-                f"the datasets of a mixture must agree in dtype and shape of {key!r}, which is {shown}"
-                + (
-                    ": image_size= makes pictures equal in size"
-                    if "video" in shown or "image" in shown
-                    else ""
-                )
-            )
-    return kept
-
-
-def _kind(key: str, spec: Spec, sample: SampleConfig) -> tuple[str, tuple[Any, ...]]:
-    """(dtype, shape) as they are loaded. Raises OptionError for a picture of no known size."""
-    dtype = str(spec["dtype"])
-    if dtype in ("image", "video"):
-        shape = picture_shape(spec)
-        if shape is None:
-            raise OptionError(
-                f"{key!r} has shape {spec.get('shape')}, which says no height, width and channels: "
-                "a mixture needs them"
-            )
-        height, width, channels = shape
-        kind = f"depth {dtype}" if is_depth(spec) else dtype
-        return kind, (*(sample.image_size or (height, width)), channels)
-    kind = (
-        dtype
-        if dtype in ("bool", *OBJECT_DTYPES)
-        else "float32"
-        if dtype in FLOAT_DTYPES
-        else "int64"
+        for number, (part, start) in enumerate(zip(parts, first, strict=False))
     )
-    return kind, shape_of(spec) or tuple(map(str, spec.get("shape") or ()))
-
-
-def _member(
-    source: Source, own: Features, agreed: Features, first: int, membership: Membership
-) -> Source:
-    return replace(
-        source,
-        episodes=replace(source.episodes, position=source.episodes.position + first),
-        features={key: spec for key, spec in own.items() if key in agreed and key != "task"},
-        tasks=source.tasks if "task" in agreed else (),
-        first=first,
-        membership=membership,
-    )
-
-
-def _offsets(
-    metas: Sequence[DatasetMeta], where: Sequence[str], sample: SampleConfig
-) -> dict[str, NDArray[np.int64]]:
-    """Feature key -> windows in frames (datasets, T): the same seconds at each dataset's own rate."""
-    found = []
-    for meta, name in zip(metas, where, strict=True):
-        try:
-            found.append(frame_offsets(sample.delta_timestamps, meta.fps, sample.tolerance_s))
-        except OptionError as error:
-            raise OptionError(f"{name}: {error}") from None
-    return {key: np.stack([offsets[key] for offsets in found]) for key in sample.delta_timestamps}

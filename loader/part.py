@@ -1,8 +1,10 @@
 """A dataset of a mixture, and what of it is loaded."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
+from typing import Any, Literal
 
+from roboshard.common.errors import OptionError
 from roboshard.loader.selection.config import (
     EpisodePredicate,
     EpisodeWeights,
@@ -15,6 +17,9 @@ from roboshard.shards.snapshots import SnapshotName
 
 OF_ONE_DATASET = ("exclude_episodes", "tasks", "keep_ranges")
 """Options that name what one dataset has: a mixture has them for each of its parts alone."""
+BY_FRAMES: Literal["frames"] = "frames"
+Weight = float | Literal["frames"]
+Rename = Mapping[str, str | None]
 
 
 @dataclass(frozen=True)
@@ -27,8 +32,9 @@ class Part:
 
     urls: Urls
     """The dataset's root, one shard, a brace pattern, or a list of shards."""
-    weight: float
-    """Its share of the samples, in proportion to the weights of the others."""
+    weight: Weight
+    """Its share of the samples, in proportion to the weights of the others; "frames", which all
+    parts must then have: in proportion to its frames that are samples."""
     _: KW_ONLY
     episodes: Sequence[int] | EpisodePredicate | None = None
     """Which episodes are loaded, as `make_loader` has it; so are the options below."""
@@ -37,8 +43,27 @@ class Part:
     split: Split | None = None
     keep_ranges: KeepRanges | None = None
     episode_weights: EpisodeWeights | None = None
+    rename: Rename | None = None
+    """Feature key of the dataset -> its key in samples, and in all other options; None leaves the
+    feature out.
+    """
+    delta_timestamps: Mapping[str, Sequence[float]] | None = None
+    """Windows that are this part's own, by key in samples: where fps differ, other seconds make as
+    many frames. Those of `make_loader` hold for keys that are not named here. All parts have
+    windows of equal length."""
     snapshot: SnapshotName | None = None
     """What the dataset was before it grew: its number or fingerprint."""
+
+    def __post_init__(self) -> None:
+        if not (self.rename is None or _are_names(self.rename)):
+            raise OptionError(
+                f'rename must be a dict such as {{"observation.image": "observation.images.top"}}, or with None in '
+                f"the place of a key that is left out, not {self.rename!r:.200}"
+            )
+        if not isinstance(self.delta_timestamps, Mapping | None):
+            raise OptionError(
+                f"delta_timestamps of a Part must be a dict of windows in seconds, not {self.delta_timestamps!r:.100}"
+            )
 
     def selection(self, of_all: SelectionConfig) -> SelectionConfig:
         """Return what is chosen of this part, where `of_all` is what is said of all parts."""
@@ -50,3 +75,14 @@ class Part:
                 for name, value in own.items()
             }
         )
+
+    def windows(self, of_all: Mapping[str, Sequence[float]]) -> dict[str, Sequence[float]]:
+        """Return the windows of this part, where `of_all` are those that all parts have."""
+        return {**of_all, **(self.delta_timestamps or {})}
+
+
+def _are_names(rename: Any) -> bool:
+    return isinstance(rename, Mapping) and all(
+        isinstance(own, str) and (name is None or (isinstance(name, str) and name != ""))
+        for own, name in rename.items()
+    )

@@ -24,7 +24,7 @@ class Source:
     episodes: Episodes
     """Their positions count from `first`."""
     features: Features
-    """What is loaded."""
+    """What is loaded, by key in samples, as the dataset has it."""
     tasks: Sequence[str | None]
     first: int = 0
     """Position of its first episode among those of all datasets."""
@@ -32,16 +32,21 @@ class Source:
     is_chosen: bool = False
     """Whether some of the dataset's episodes were asked for."""
 
+    def own_cameras(self, keys: Sequence[str]) -> list[str]:
+        """Return the dataset's own keys of those of some cameras that it has."""
+        return [self.membership.own_key(key) for key in keys if key in self.features]
+
 
 class ConcatDataset:
     """Several datasets that are read as `ShardedDataset` is, under one numbering. Picklable."""
 
     def __init__(self, sources: Sequence[Source]) -> None:
-        self._datasets = [source.dataset for source in sources]
+        self._sources = sources
         self._first = [source.first for source in sources]
-        shards = [len(dataset.manifest.shards) for dataset in self._datasets]
+        datasets = [source.dataset for source in sources]
+        shards = [len(dataset.manifest.shards) for dataset in datasets]
         first_shard = np.concatenate([[0], np.cumsum(shards)]).astype(np.int64)
-        indices = [dataset.index for dataset in self._datasets]
+        indices = [dataset.index for dataset in datasets]
         self.index = SimpleNamespace(
             size=np.concatenate([index.size for index in indices]),
             offset=np.concatenate([index.offset for index in indices]),
@@ -56,8 +61,8 @@ class ConcatDataset:
     ) -> Iterator[EpisodeData | RoboshardError]:
         """Read episodes as `ShardedDataset` does; cameras that a dataset lacks are not asked of it."""
         for number, own in groupby(positions, lambda position: bisect_right(self._first, position)):
-            dataset, first = self._datasets[number - 1], self._first[number - 1]
-            known = (
-                None if cameras is None else [key for key in cameras if key in dataset.camera_keys]
+            source = self._sources[number - 1]
+            known = None if cameras is None else source.own_cameras(cameras)
+            yield from source.dataset.read_episodes(
+                [position - source.first for position in own], known, on_read
             )
-            yield from dataset.read_episodes([position - first for position in own], known, on_read)

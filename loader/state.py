@@ -1,7 +1,7 @@
 """Where a loader stands, as a small dict: the same for every rank, checked before it is used."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import MISSING, asdict, dataclass, replace
 from typing import Any
 
 from roboshard.common.errors import OptionError
@@ -50,6 +50,15 @@ class MixtureState(LoaderState):
     """In whole parts."""
     drawn: list[dict[str, int]]
     """Of each dataset its own epoch, and the samples drawn of that. It follows from the rest."""
+    batches: str = "mixed"
+    """Left out of the dict where batches are mixed, as states were before there was a choice."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        values = super().as_dict()
+        if self.batches == "mixed":
+            del values["batches"]
+        return values
 
 
 def check_state(
@@ -135,8 +144,10 @@ def nearest_state(
 def _parsed(state: dict[str, Any], current: LoaderState) -> LoaderState:
     """Return a state of the kind of this loader's; raise OptionError for other fields than it has."""
     names = type(current).__dataclass_fields__
-    if set(state) != set(names):
-        missing, unknown = sorted(set(names) - set(state)), sorted(set(state) - set(names))
+    optional = {name for name, field in names.items() if field.default is not MISSING}
+    if not set(names) - optional <= set(state) <= set(names):
+        missing = sorted(set(names) - optional - set(state))
+        unknown = sorted(set(state) - set(names))
         raise OptionError(
             f"not a loader state of this release: fields missing {missing}, unknown {unknown}"
         )

@@ -54,6 +54,12 @@ class Numbers:
     """(rows,) How often each row counts, more than 0; None: once."""
     factor: float = 1.0
     """How often all of them count, times their weights."""
+    num_own: int | None = None
+    """Numbers of a row that are no padding, where vectors of several lengths are padded; None: all."""
+
+    def has(self, number: int) -> bool:
+        """Whether one of the numbers of a row is no padding."""
+        return self.num_own is None or number < self.num_own
 
     def pieces(self, number: int) -> Iterator[Piece]:
         """Yield the values of one of the numbers of a row, and what they weigh."""
@@ -69,7 +75,8 @@ class Numbers:
 def statistics_of(parts: Sequence[Numbers]) -> FeatureStats:
     """Return the statistics of a feature over the rows of all parts, which agree in shape.
 
-    `count` is the number of rows, whatever they weigh.
+    `count` is the number of rows, whatever they weigh. A number that is padding in some parts has the statistics
+    of the others.
     """
     described = [
         describe(partial(_pieces_of, parts, number)) for number in range(len(parts[0].values))
@@ -78,7 +85,7 @@ def statistics_of(parts: Sequence[Numbers]) -> FeatureStats:
 
 
 def _pieces_of(parts: Sequence[Numbers], number: int) -> Iterator[Piece]:
-    for part in parts:
+    for part in [part for part in parts if part.has(number)] or parts:
         yield from part.pieces(number)
 
 

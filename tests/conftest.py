@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from support.lerobot_source import Camera, Source, build
 
 from roboshard.converter import ConvertConfig, convert
 
@@ -50,6 +51,17 @@ def own_cache_folder(tmp_path_factory: pytest.TempPathFactory) -> None:
 def pusht_source() -> Path:
     """A LeRobot dataset of 14 episodes, recorded in the PushT simulation."""
     return Path(__file__).parent / "data/pusht_sim"
+
+
+@pytest.fixture(scope="session")
+def arms_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A LeRobot dataset of another robot: two arms with 14 joints, three cameras, 50 frames a
+    second.
+    """
+    keys = [f"observation.images.{name}" for name in ("top", "left_wrist", "right_wrist")]
+    cameras = tuple(Camera(key=key, gop=2, size=(48, 64)) for key in keys)
+    source = Source(fps=50, lengths=(20, 24, 20), cameras=cameras, state_dim=14)
+    return build(tmp_path_factory.mktemp("arms") / "arms", source).root
 
 
 @pytest.fixture(scope="session")

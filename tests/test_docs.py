@@ -52,12 +52,15 @@ def folder_of_a_reader(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     pusht_source: Path,
+    arms_source: Path,
     request: pytest.FixtureRequest,
 ) -> Path:
-    """Where a reader would stand: the dataset that docs name, here and on the Hub, and the commands on the PATH."""
+    """Where a reader would stand: the datasets that docs name, here and on the Hub, and the
+    commands on the PATH."""
     hub: LocalHub = request.getfixturevalue("this_hub")
     hub.add_dataset("my-org/my_dataset", pusht_source)
     (tmp_path / "my_dataset").symlink_to(pusht_source, target_is_directory=True)
+    (tmp_path / "my_arms").symlink_to(arms_source, target_is_directory=True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     return tmp_path

@@ -490,7 +490,7 @@ def test_signatures() -> None:
         "decode_threads=None, decode_device='cpu', device=None, pin_memory=None, rank=None, world_size=None, "
         "max_world_size=None, drop_last=False, memory_bytes=None, frame_cache=None, frame_cache_dir=None, "
         "cache_dir=None, cache_bytes=100000000000, retry_seconds=120.0, on_error='raise', on_missing='error', "
-        "max_workers=None)"
+        "pad_to=None, batches='mixed', max_workers=None)"
     )
     assert signature(convert) == signature(finalize) == signature(make_plan) == "(config)"
     assert signature(rebuild) == "(root, *, partial_dataset=False)"

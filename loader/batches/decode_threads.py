@@ -171,18 +171,18 @@ class DecodeThreads:
         if self._cache is None:
             return
         started = time.perf_counter()
-        lacking = copy.run(self._cache, self._buffers)
-        number, store = copy.num_pictures - len(lacking), copy.found.store
+        lacking, num_bytes = copy.run(self._cache, self._buffers)
+        number = copy.num_pictures - len(lacking)
         self._counter.add(
             decode_seconds=time.perf_counter() - started,
             frames_used=number * copy.is_video,
             frame_cache_hits=number,
-            frame_cache_bytes_read=number * store.spec.picture_bytes,
+            frame_cache_bytes_read=num_bytes,
         )
         with self._changed:
             copy.pending.left -= number
             if len(lacking):
-                places = {copy.found.key: lacking}
+                places = {copy.key: lacking}
                 self._waiting.insert(_requests(copy.step, copy.pending, places))
                 self._start_serving()
             if not copy.pending.left:

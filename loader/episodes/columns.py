@@ -152,6 +152,36 @@ def empty_column(
     return TensorColumn(np.broadcast_to(np.zeros(inner, dtype=kind), (length, *inner)), missing)
 
 
+def padded_column(column: Column, width: int, where: str) -> tuple[Column, int]:
+    """Return a column of vectors with zeros behind their numbers, and how many numbers they had.
+
+    Args:
+        column: of vectors, or of single numbers.
+        width: numbers that vectors are to have.
+        where: names episode and feature in errors.
+
+    Raises:
+        FormatError: values that are no vectors of one length, or longer ones.
+    """
+    if not isinstance(column, TensorColumn):
+        raise FormatError(f"{where}: its rows have no common shape, which pad_to= needs")
+    shape = column.shape[1:]
+    if len(shape) > 1:
+        raise FormatError(f"{where}: its rows have shape {shape}, and pad_to= is for vectors")
+    own = shape[0] if shape else 1
+    if own > width:
+        raise FormatError(
+            f"{where}: its rows hold {own} numbers, more than the {width} that pad_to= makes of them, "
+            "and than dataset.json says"
+        )
+    if own == width:
+        return column, own
+    values = column.take_all()
+    padded = np.zeros((len(values), width), dtype=values.dtype)
+    padded[:, :own] = values.reshape(len(values), own)
+    return TensorColumn(padded, column.missing), own
+
+
 @contextmanager
 def unreadable(where: str) -> Iterator[None]:
     """Make a FormatError that names their place of whatever Arrow and NumPy raise for values."""

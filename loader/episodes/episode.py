@@ -25,7 +25,7 @@ from roboshard.shards.features import (
 from roboshard.shards.missing import Mask
 
 SliceOpener = Callable[[str], SliceBytes]
-"""Camera key -> the bytes of its slice."""
+"""The dataset's key of a camera -> the bytes of its slice."""
 
 
 class Episode:
@@ -53,6 +53,8 @@ class Episode:
             key: self.table.column(key) if column is None else column
             for key, column in parsed.columns.items()
         }
+        self.widths = parsed.widths
+        """Feature key -> numbers of a padded vector that are the dataset's own."""
         self._images = parsed.images
         self._blanks: dict[str, Picture] = {}
         for key, spec in membership.missing.items():
@@ -67,14 +69,14 @@ class Episode:
         self._tasks = tasks
         self._settings = settings
         self._videos = {
-            camera.key: Video(
+            key: Video(
                 slices(camera.key),
                 camera,
                 settings,
                 f"{parsed.where}, camera {camera.key!r}",
-                depth_scale(features[camera.key]),
+                depth_scale(features[key]),
             )
-            for camera in parsed.cameras
+            for key, camera in parsed.cameras.items()
         }
         spilled = 0 if spill is None else sum(own.keep_in(spill) for own in self._images.values())
         videos = sum(video.held_bytes for video in self._videos.values())

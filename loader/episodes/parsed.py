@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from roboshard.common.errors import FormatError
-from roboshard.loader.episodes.columns import Column, TensorColumn, make_column
+from roboshard.loader.episodes.columns import Column, TensorColumn, make_column, padded_column
 from roboshard.loader.episodes.images import ImageFiles, make_images
 from roboshard.loader.episodes.row_table import RowTable
 from roboshard.shards.features import ROW_DTYPES, ROW_NUMBERS, Features, shape_of
@@ -32,6 +32,14 @@ class Membership:
     """Those of them whose values single rows may lack: masks of windows say it of each row."""
     is_lenient: bool = False
     """Rows may lack any value; one that does makes its feature a nullable one of the step."""
+    own_keys: Mapping[str, str] = field(default_factory=dict)
+    """Key in samples -> the dataset's own key, of features that are renamed."""
+    pad_to: Mapping[str, int] = field(default_factory=dict)
+    """Feature key -> numbers that its vectors have in samples."""
+
+    def own_key(self, key: str) -> str:
+        """Return the dataset's own key of a feature."""
+        return self.own_keys.get(key, key)
 
 
 PLAIN = Membership()
@@ -48,18 +56,21 @@ class ParsedEpisode:
     """The values of most columns."""
     columns: Mapping[str, Column | None]
     """By feature, in the dataset's order; None: its values lie in `table`."""
+    widths: Mapping[str, int]
+    """Feature key -> numbers of its vectors that are the dataset's, of features that are padded."""
     images: Mapping[str, ImageFiles]
-    cameras: tuple[CameraRecord, ...]
-    """Records of the cameras that were read."""
+    cameras: Mapping[str, CameraRecord]
+    """Records of the cameras that were read, by key in samples."""
     stored: Mapping[str, StoredRange]
-    """Camera key -> where its slice lies in a local file; without those that lie in none."""
+    """The dataset's camera key -> where its slice lies in a local file, if it lies in one."""
     num_bytes: int
     """Bytes that the rows take in memory."""
 
     @property
     def is_whole(self) -> bool:
         """Whether an episode can be made of it without reading: nothing is left out but what lies in files."""
-        return not self.images and all(camera.key in self.stored for camera in self.cameras)
+        cameras = self.cameras.values()
+        return not self.images and all(camera.key in self.stored for camera in cameras)
 
 
 def parse_episode(
@@ -69,9 +80,9 @@ def parse_episode(
 
     Args:
         data: the episode.
-        features: of the dataset, by key: those that are loaded.
+        features: of the dataset, by key in samples: those that are loaded.
         tasks: of the dataset, by index.
-        membership: says which values may be missing.
+        membership: says which values may be missing, and what is renamed and padded.
 
     Raises:
         FormatError: naming shard, episode and feature.
@@ -81,38 +92,46 @@ def parse_episode(
         for key, spec in features.items()
         if spec.get("dtype") in ROW_DTYPES
     }
-    table = decode_rows(data.rows, data.where, data.record.length, list(dtypes))
+    own_keys = {membership.own_key(key): key for key in features}
+    own_rows = [membership.own_key(key) for key in dtypes]
+    table = decode_rows(data.rows, data.where, data.record.length, own_rows)
     stored = dict(zip(table.column_names, table.columns, strict=True))
     columns: dict[str, Column] = {}
+    widths: dict[str, int] = {}
     images: dict[str, ImageFiles] = {}
     for key, dtype in dtypes.items():
-        where, spec = f"{data.where}, feature {key!r}", features[key]
-        is_stored = key in stored
-        values = stored[key] if is_stored else pa.chunked_array([pa.nulls(data.record.length)])
+        own = membership.own_key(key)
+        where, spec = f"{data.where}, feature {own!r}", features[key]
+        is_stored = own in stored
+        values = stored[own] if is_stored else pa.chunked_array([pa.nulls(data.record.length)])
         made: Column | ImageFiles
         if dtype == "image":
             made = images[key] = make_images(values, spec, where)
         else:
             made = columns[key] = make_column(values, dtype, where, shape_of(spec) or (1,))
         if made.missing is not None and not (membership.is_lenient or key in membership.nullable):
-            raise _missing(key, where, int(made.missing.sum()), is_stored=is_stored)
+            raise _missing(own, where, int(made.missing.sum()), is_stored=is_stored)
+        if key in membership.pad_to and not isinstance(made, ImageFiles):
+            columns[key], widths[key] = padded_column(made, membership.pad_to[key], where)
     _check_numbers(columns, data.where)
     _check_tasks(columns, tasks, data)
-    unknown = [key for key in data.videos if key not in features]
+    unknown = [key for key in data.videos if key not in own_keys]
     if unknown:
         raise FormatError(
             f"{data.where}: has a camera that dataset.json does not know: {unknown[0]!r}"
         )
     rows = RowTable.of(columns, data.record.length)
+    cameras = [camera for camera in data.record.cameras if camera.key in data.videos]
     return ParsedEpisode(
         where=data.where,
         length=data.record.length,
         table=rows,
         columns={key: None if key in rows.layout else it for key, it in columns.items()},
+        widths=widths,
         images=images,
-        cameras=tuple(camera for camera in data.record.cameras if camera.key in data.videos),
+        cameras={own_keys[camera.key]: camera for camera in cameras},
         stored=data.stored,
-        num_bytes=table.nbytes,
+        num_bytes=max(table.nbytes, rows.values.nbytes) if widths else table.nbytes,
     )
 
 

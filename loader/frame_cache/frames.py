@@ -47,6 +47,9 @@ class FrameCache:
     def __init__(self, spec: FrameCacheSpec, counter: Counter) -> None:
         """Open the stores. Those that cannot be opened are done without, with a warning."""
         self._layout = spec.layout
+        self._first_row = np.concatenate([rows[:-1] for rows in spec.layout.first_row])
+        """Of each episode by its position, among the rows of its dataset."""
+        self._kept = np.concatenate(spec.layout.kept)
         self._folder = spec.folder
         self._counter = counter
         self._closing = threading.Lock()
@@ -68,26 +71,26 @@ class FrameCache:
     def find(self, step: WindowedStep) -> list[Found]:
         """Return which pictures of a step are there, as far as can be known without reading them."""
         positions = np.asarray([episode.position for episode in step.episodes], dtype=np.int64)
-        source_of = np.searchsorted(self._layout.first, positions, side="right") - 1
+        position = positions[step.episode_of]
+        is_kept = self._kept[position]
+        source = np.searchsorted(self._layout.first, position, side="right") - 1
         found = []
-        for (source, key), store in self._stores.items():
-            if key not in step.rows:
-                continue
-            own = np.flatnonzero(source_of == source)
-            local = positions[own] - self._layout.first[source]
-            is_kept = self._layout.kept[source][local]
-            own, local = own[is_kept], local[is_kept]
-            if not len(own):
-                continue
-            first_row = np.full(len(positions), -1, dtype=np.int64)
-            first_row[own] = self._layout.first_row[source][local]
-            base = first_row[step.episode_of]
-            per_sample = step.rows[key].shape[1]
-            inside = np.flatnonzero(np.repeat(base >= 0, per_sample))
-            rows = (base[:, None] + step.rows[key]).ravel()[inside]
-            there = self._has(store, source, rows, local)
-            if there.any():
-                found.append(Found(key, store, inside[there], rows[there]))
+        for key, shown in step.rows.items():
+            rows = (self._first_row[position][:, None] + shown).ravel()
+            places = np.flatnonzero(np.repeat(is_kept, shown.shape[1]))
+            of_source = source[places // shown.shape[1]]
+            places = places[np.argsort(of_source, kind="stable")]
+            numbers, counts = np.unique(of_source, return_counts=True)
+            ends = np.cumsum(counts)
+            for number, end, count in zip(
+                numbers.tolist(), ends.tolist(), counts.tolist(), strict=True
+            ):
+                store = self._stores.get((number, key))
+                if store is not None:
+                    inside = places[end - count : end]
+                    there = self._has(store, number, rows[inside])
+                    if there.any():
+                        found.append(Found(key, store, inside[there], rows[inside[there]]))
         return found
 
     def rows(self, source: Any, key: str) -> "EpisodeRows | None":
@@ -123,15 +126,13 @@ class FrameCache:
             self._counter.add(frame_cache_damaged=int((~good).sum()))
         return good
 
-    def _has(
-        self, store: FrameStore, source: int, rows: IntArray, episodes: IntArray
-    ) -> NDArray[np.bool_]:
+    def _has(self, store: FrameStore, source: int, rows: IntArray) -> NDArray[np.bool_]:
         has = store.has(rows)
         if has.all():
             return has
         first_row = self._layout.first_row[source]
         lacking = np.unique(np.searchsorted(first_row, rows[~has], side="right") - 1)
-        for episode in np.intersect1d(lacking, episodes).tolist():
+        for episode in lacking.tolist():
             store.look(int(first_row[episode]), int(first_row[episode + 1]))
         return store.has(rows)
 

@@ -144,7 +144,7 @@ def _store(
         "layout": LAYOUT_VERSION,
         "dataset": source.dataset.manifest.fingerprint,
         "rows": rows.hexdigest(),
-        "camera": key,
+        "camera": source.membership.own_key(key),
         "shape": list(shape),
         "dtype": dtype,
         "is_resized": image_size is not None,

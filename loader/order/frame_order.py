@@ -1,12 +1,17 @@
-"""The order of the frames of one pool: bijections of 0..size-1, computed and never stored.
+"""The order of the frames of pools: bijections of 0..size-1, computed and never stored.
 
-A pool is a stretch of the tape: some episodes, laid end to end. Offset 0 is its first frame in tape order.
+A pool is a stretch of the tape: some episodes, laid end to end. Offset 0 is its first frame in tape
+order. Places of many pools are answered in a few calls, for a batch of many datasets has few
+samples of each.
 """
+
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from roboshard.common.permute import derive_key, permute, random_integers
+from roboshard.common.permute import derive_key, permute_each, random_integers_each
 
 SWEEP_CHUNK = 2
 """Frames that the longest episode of a pool gives at a time; shorter ones give less, in proportion."""
@@ -14,53 +19,131 @@ SWEEP_CHUNK = 2
 IntArray = NDArray[np.int64]
 
 
-def uniform(places: IntArray, size: int, *purpose: int) -> IntArray:
-    """Offsets of the frames at these places (0 is the pool's first sample): a keyed random permutation."""
-    return permute(places, size, derive_key("frames", *purpose))
+class Pool(NamedTuple):
+    """Episodes whose frames are mixed: a stretch of the tape."""
+
+    start: int
+    """Where it begins on the tape: a lane's cut may be within an episode."""
+    stop: int
+    """Where it ends."""
+    episodes: IntArray
+    """(episodes + 1,) where each of them begins on the tape, and the end of the last one."""
+    purpose: tuple[int, ...]
+    """What its order depends on: seed, epoch, lane, pool."""
+
+    @property
+    def bounds(self) -> IntArray:
+        """(episodes + 1,) offsets at which the episodes begin in the pool, and its size."""
+        bounds: IntArray = self.episodes.clip(self.start, self.stop) - self.start
+        return bounds
 
 
-def sweep(places: IntArray, bounds: IntArray, *purpose: int) -> IntArray:
-    """Offsets of the frames at these places when every episode is played forward, all of them at once.
+def uniform(places: IntArray, group: IntArray, pools: Sequence[Pool]) -> IntArray:
+    """Return the offsets of frames in keyed random permutations.
 
-    Each episode starts at a random phase and wraps around once. The pool is played in rounds; in each, every
+    Args:
+        places: (n,) places in a pool's order; 0 is its first sample.
+        group: (n,) which of the pools each is of.
+        pools: those pools.
+    """
+    sizes = [pool.stop - pool.start for pool in pools]
+    return permute_each(
+        places, group, sizes, [derive_key("frames", *pool.purpose) for pool in pools]
+    )
+
+
+def sweep(places: IntArray, group: IntArray, pools: Sequence[Pool]) -> IntArray:
+    """Return the offsets of frames when every episode is played forward, all episodes of a pool at
+    once.
+
+    Each episode starts at a random phase and wraps around once. A pool is played in rounds; in
+    each, every
     episode gives a short chunk, as long as its share of the pool, and the chunks come in a random order.
 
     Args:
-        places: places in the pool's order.
-        bounds: (episodes + 1,) offsets at which the pool's episodes begin, and its size.
-        purpose: what the order depends on: seed, epoch, lane, pool.
+        places: (n,) places in a pool's order.
+        group: (n,) which of the pools each is of.
+        pools: those pools.
     """
-    lengths = np.diff(bounds)
-    num_rounds = max(1, -(-int(lengths.max()) // SWEEP_CHUNK))
-    spans = np.maximum(lengths, 1)  # an episode that the lane's cut leaves nothing of
-    phases = (
-        random_integers(len(lengths), derive_key("phases", *purpose)) % spans.astype(np.uint64)
-    ).astype(np.int64)
-    rounds = _rounds_of(places, lengths, num_rounds)
-    offsets = np.empty_like(places)
-    for number in np.unique(rounds).tolist():
-        inside = rounds == number
-        first = number * lengths // num_rounds
-        counts = (number + 1) * lengths // num_rounds - first
-        order = permute(
-            np.arange(len(lengths)), len(lengths), derive_key("round", *purpose, number)
-        )
-        ends = np.cumsum(counts[order])
-        within = places[inside] - int(first.sum())
-        turn = np.searchsorted(ends, within, side="right")
-        episode = order[turn]
-        played = first[episode] + within - (ends[turn] - counts[episode])
-        offsets[inside] = bounds[episode] + (played + phases[episode]) % lengths[episode]
+    if not len(places):
+        return places
+    bounds = [pool.bounds for pool in pools]
+    lengths = _rectangle([np.diff(own) for own in bounds])
+    num_rounds = np.maximum(1, -(-lengths.max(axis=1) // SWEEP_CHUNK))
+    rounds = _rounds_of(places, group, lengths, num_rounds)
+    most = int(rounds.max()) + 1
+    named, turn = np.unique(group * most + rounds, return_inverse=True)
+    which, number = np.divmod(named, most)
+    # Of each round: the chunk of every episode, in the order in which they come.
+    first = number[:, None] * lengths[which] // num_rounds[which, None]
+    counts = (number[:, None] + 1) * lengths[which] // num_rounds[which, None] - first
+    order = _orders(pools, which, number)
+    ends = np.cumsum(np.take_along_axis(counts, order, axis=1), axis=1)
+    within = places - first.sum(axis=1)[turn]
+    chunk = (ends[turn] <= within[:, None]).sum(axis=1)
+    episode = order[turn, chunk]
+    played = first[turn, episode] + within - (ends[turn, chunk] - counts[turn, episode])
+    begins = _rectangle([own[:-1] for own in bounds])[group, episode]
+    phases = _phases(pools, lengths)[group, episode]
+    offsets: IntArray = begins + (played + phases) % lengths[group, episode]
     return offsets
 
 
-def _rounds_of(places: IntArray, lengths: IntArray, num_rounds: int) -> IntArray:
-    """The round that each place is in: the last one that begins at or before it, by bisection."""
-    low = np.zeros(len(places), dtype=np.int64)
-    high = np.full(len(places), num_rounds, dtype=np.int64)
+def _rectangle(rows: Sequence[IntArray]) -> IntArray:
+    """Rows of different lengths below each other, with zeros behind the shorter ones."""
+    found = np.zeros((len(rows), max(map(len, rows))), dtype=np.int64)
+    for target, row in zip(found, rows, strict=True):
+        target[: len(row)] = row
+    return found
+
+
+def _phases(pools: Sequence[Pool], lengths: IntArray) -> IntArray:
+    """(pools, episodes) at which frame each episode starts."""
+    spans = np.maximum(lengths, 1).astype(np.uint64)  # a lane's cut may leave nothing of an episode
+    keys = [derive_key("phases", *pool.purpose) for pool in pools]
+    return (random_integers_each(spans.shape[1], keys) % spans).astype(np.int64)
+
+
+def _orders(pools: Sequence[Pool], which: IntArray, number: IntArray) -> IntArray:
+    """(rounds, episodes) the order of the episodes in each round; places of no episode come last.
+
+    Args:
+        pools: all pools.
+        which: (rounds,) the pool of each round.
+        number: (rounds,) its number in that pool.
+    """
+    sizes = [len(pools[pool].episodes) - 1 for pool in which.tolist()]
+    keys = [
+        derive_key("round", *pools[pool].purpose, turn)
+        for pool, turn in zip(which.tolist(), number.tolist(), strict=True)
+    ]
+    of_round = np.repeat(np.arange(len(sizes)), sizes)
+    places = np.concatenate([np.arange(size, dtype=np.int64) for size in sizes])
+    orders = np.tile(np.arange(max(sizes), dtype=np.int64), (len(sizes), 1))
+    orders[of_round, places] = permute_each(places, of_round, sizes, keys)
+    return orders
+
+
+def _rounds_of(
+    places: IntArray, group: IntArray, lengths: IntArray, num_rounds: IntArray
+) -> IntArray:
+    """The round that each place is in: the last one that begins at or before it, by bisection.
+
+    Of T frames a round r of N begins at most r T / N frames after the first one, and less than one
+    frame of each episode before that. So there are few rounds to choose from.
+
+    Args:
+        places: (n,) places in a pool's order.
+        group: (n,) the pool of each.
+        lengths: (pools, episodes) of the episodes of each pool.
+        num_rounds: (pools,) of each pool.
+    """
+    rounds, frames = num_rounds[group], lengths.sum(axis=1)[group]
+    low: IntArray = places * rounds // frames
+    high = np.minimum(rounds, (places + lengths.shape[1]) * rounds // frames + 1)
     while np.any(high - low > 1):
         middle = (low + high) // 2
-        begins = (middle[:, None] * lengths // num_rounds).sum(axis=1)
+        begins = (middle[:, None] * lengths[group] // rounds[:, None]).sum(axis=1)
         later = places >= begins
         low, high = np.where(later, middle, low), np.where(later, high, middle)
     return low

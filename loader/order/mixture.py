@@ -21,9 +21,10 @@ from numpy.typing import NDArray
 from roboshard.common.permute import derive_key
 from roboshard.loader.config import OrderConfig
 from roboshard.loader.order.episodes import Episodes
-from roboshard.loader.order.own_epochs import OwnEpochs
-from roboshard.loader.order.plan import Draw, Slots, Tape
-from roboshard.loader.order.schedule import LaneCounts, Schedule
+from roboshard.loader.order.own_epochs import OwnEpochs, epochs_of
+from roboshard.loader.order.plan import Draw, Slots
+from roboshard.loader.order.schedule import LaneCounts, Schedule, WholeStepCounts, WholeSteps
+from roboshard.loader.order.tape import LanePlaces, LaneTape, Tape, frames_at
 
 IntArray = NDArray[np.int64]
 KEPT_TAPES = 4
@@ -47,20 +48,25 @@ class MixturePlan:
         """Epoch number `epoch` (from 0) of datasets, the positions of whose episodes are distinct."""
         self._episodes = episodes
         self._slots = slots
-        self._schedule = schedule
+        self._parts = schedule.parts
         self._epoch = epoch
         self._orders = [_order_of(order, number) for number in range(len(episodes))]
         self._own = [OwnEpochs(those) for those in episodes]
-        self._counts = LaneCounts(
-            schedule, rank_slots=slots.rank_slots, per_rank_slot=slots.per_rank_slot
-        )
+        shape = {"rank_slots": slots.rank_slots, "per_rank_slot": slots.per_rank_slot}
+        self._schedule: Schedule | WholeSteps = schedule
+        self._counts: LaneCounts | WholeStepCounts
+        if order.batches == "by_dataset":
+            self._schedule = WholeSteps(schedule, slots.global_batch_size)
+            self._counts = WholeStepCounts(schedule, **shape)
+        else:
+            self._counts = LaneCounts(schedule, **shape)
         self._pool_sizes = pool_sizes(order, schedule)
-        self._tapes: dict[tuple[int, int], tuple[Tape, IntArray, IntArray]] = {}
+        self._tapes: dict[tuple[int, int], tuple[LaneTape, IntArray]] = {}
 
     @property
     def parts(self) -> tuple[int, ...]:
         """Places of each dataset in a period of the stream."""
-        return self._schedule.parts
+        return self._parts
 
     @cached_property
     def num_steps(self) -> int:
@@ -90,28 +96,42 @@ class MixturePlan:
         if not 0 <= step < self.num_steps:
             raise IndexError(f"step {step} of an epoch of {self.num_steps}")
         size = self._slots.per_rank_slot
-        first = (self._epoch * self.num_steps + step) * self._slots.global_batch_size
-        lanes = np.asarray(rank_slots, dtype=np.int64)
-        places = first + lanes[:, None] * size + np.arange(size, dtype=np.int64)
-        positions, rows = np.empty_like(places), np.empty_like(places)
+        number = self._epoch * self.num_steps + step
+        first = number * self._slots.global_batch_size
+        lanes = np.repeat(np.asarray(rank_slots, dtype=np.int64), size)
+        begins = first + lanes * size
+        places = begins + np.tile(np.arange(size, dtype=np.int64), len(rank_slots))
         datasets = self._schedule.dataset(places)
-        for dataset in np.unique(datasets).tolist():
-            numbers = self._schedule.before(dataset, places)
-            within = self._counts.before(dataset, first)[lanes, None] + numbers - numbers[:, :1]
-            epochs = self._own[dataset].epochs(numbers)
-            for epoch in np.unique(epochs[datasets == dataset]).tolist():
-                tape, bounds, begun = self._tape(dataset, epoch)
-                for slot, lane in enumerate(lanes.tolist()):
-                    mine = (datasets[slot] == dataset) & (epochs[slot] == epoch)
-                    positions[slot, mine], rows[slot, mine] = tape.samples(
-                        lane,
-                        (int(bounds[lane]), int(bounds[lane + 1])),
-                        within[slot, mine] - begun[lane],
-                    )
-        return Draw(step=step, positions=positions.ravel(), rows=rows.ravel())
+        numbers = self._schedule.before(datasets, places)
+        within = self._counts.before_step(datasets, lanes, number)
+        within += numbers - self._schedule.before(datasets, begins)
+        epochs = epochs_of(self._own, datasets, numbers)
+        positions, rows = self._samples(datasets, epochs, lanes, within)
+        return Draw(step=step, positions=positions, rows=rows)
 
-    def _tape(self, dataset: int, epoch: int) -> tuple[Tape, IntArray, IntArray]:
-        """A tape, where its lanes begin (one more entry than lanes), and what lanes had drawn before it."""
+    def _samples(
+        self, datasets: IntArray, epochs: IntArray, lanes: IntArray, within: IntArray
+    ) -> tuple[IntArray, IntArray]:
+        """(episode positions, rows) of samples by dataset, own epoch, lane, and how many the lane
+        drew before.
+        """
+        by_tape = np.lexsort((epochs, datasets))
+        datasets, epochs, lanes, within = (
+            values[by_tape] for values in (datasets, epochs, lanes, within)
+        )
+        is_new = (np.diff(datasets) != 0) | (np.diff(epochs) != 0)
+        begins = [0, *(np.flatnonzero(is_new) + 1).tolist()]
+        asked = []
+        for begin, end in zip(begins, [*begins[1:], len(by_tape)], strict=True):
+            tape, begun = self._tape(int(datasets[begin]), int(epochs[begin]))
+            lane = lanes[begin:end]
+            asked.append(LanePlaces(tape, lane, within[begin:end] - begun.take(lane)))
+        positions, rows = np.empty_like(within), np.empty_like(within)
+        positions[by_tape], rows[by_tape] = frames_at(asked)
+        return positions, rows
+
+    def _tape(self, dataset: int, epoch: int) -> tuple[LaneTape, IntArray]:
+        """A tape, and what its lanes had drawn of the dataset before it."""
         if (dataset, epoch) not in self._tapes:
             own = self._own[dataset]
             begun, ended = (
@@ -123,16 +143,18 @@ class MixturePlan:
             )
             for old in [key for key in self._tapes if key[0] == dataset][: 1 - KEPT_TAPES]:
                 del self._tapes[old]
-            self._tapes[dataset, epoch] = (
-                tape,
-                np.concatenate([[0], np.cumsum(ended - begun)]),
-                begun,
-            )
+            bounds = np.concatenate([[0], np.cumsum(ended - begun)])
+            self._tapes[dataset, epoch] = LaneTape.cut(tape, bounds), begun
         return self._tapes[dataset, epoch]
 
 
 def pool_sizes(order: OrderConfig, schedule: Schedule) -> list[int]:
-    """Return how many episodes of each dataset a lane mixes: its share of `pool_episodes`."""
+    """Return how many episodes of each dataset a lane mixes: its share of `pool_episodes`.
+
+    All of them where a batch is of one dataset: nothing else is there to be mixed with.
+    """
+    if order.batches == "by_dataset":
+        return [order.pool_episodes] * len(schedule.parts)
     return [max(1, order.pool_episodes * part // schedule.period) for part in schedule.parts]
 
 

@@ -1,6 +1,6 @@
 """Which epoch of its own each sample of a mixture's dataset is of, where epochs may differ in length."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -18,9 +18,11 @@ class OwnEpochs:
 
     def __init__(self, episodes: Episodes) -> None:
         """Count the frames of episodes that come as often as their weights say."""
+        self._episodes = episodes
         repeats = episodes.repeats
         self._num_frames = int(episodes.num_rows.sum())
-        self._is_even = repeats is None
+        self.is_even = repeats is None
+        """Whether all epochs have as many frames."""
         self.average = self._num_frames
         """Frames of an epoch, rounded up: over many epochs, and of each where there are no weights."""
         if repeats is not None:
@@ -29,9 +31,13 @@ class OwnEpochs:
         self.start: Callable[[int], int] = lru_cache(KEPT_STARTS)(episodes.frames_before)
         """The number of an epoch's first sample."""
 
+    def __reduce__(self) -> tuple[type["OwnEpochs"], tuple[Episodes]]:
+        """A copy remembers no starts."""
+        return OwnEpochs, (self._episodes,)
+
     def epochs(self, numbers: IntArray) -> IntArray:
         """Return the epochs that samples of these numbers are of."""
-        if self._is_even:
+        if self.is_even:
             even: IntArray = numbers // self._num_frames
             return even
         first, last = self._epoch(int(numbers.min())), self._epoch(int(numbers.max()))
@@ -46,7 +52,7 @@ class OwnEpochs:
 
     def _epoch(self, number: int) -> int:
         """The last epoch that begins at or before a sample: by bisection, from where it would be on average."""
-        if self._is_even:
+        if self.is_even:
             return number // self._num_frames
         low = high = number // self.average
         step = 1
@@ -59,3 +65,19 @@ class OwnEpochs:
             middle = (low + high) // 2
             low, high = (middle, high) if self.start(middle) <= number else (low, middle)
         return low
+
+
+def epochs_of(own: Sequence[OwnEpochs], datasets: IntArray, numbers: IntArray) -> IntArray:
+    """Return the epochs that samples of several datasets are of.
+
+    Args:
+        own: epochs of each dataset.
+        datasets: (n,) which of them each sample is of.
+        numbers: (n,) of the samples, among those of their dataset.
+    """
+    epochs: IntArray = numbers // np.asarray([dataset.average for dataset in own])[datasets]
+    for dataset in np.unique(datasets).tolist():
+        if not own[dataset].is_even:
+            mine = datasets == dataset
+            epochs[mine] = own[dataset].epochs(numbers[mine])
+    return epochs

@@ -2,7 +2,7 @@
 
     tape        episodes in a keyed random order, their frames laid end to end
     lanes       the tape cut into R pieces of equal length, one for each rank slot
-    pools       in a lane, each run of P episodes: its frames are mixed (frame_order.py)
+    pools       in a lane, each run of P episodes: its frames are mixed (tape.py, frame_order.py)
     steps       step t takes the next B/R samples of every lane
     leftover    what the lanes have left after their full steps, in lane order, makes one last step
 
@@ -18,10 +18,9 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from roboshard.common.permute import derive_key, permute
 from roboshard.loader.config import OrderConfig
 from roboshard.loader.order.episodes import Episodes
-from roboshard.loader.order.frame_order import sweep, uniform
+from roboshard.loader.order.tape import LanePlaces, LaneTape, Tape, frames_at
 
 IntArray = NDArray[np.int64]
 
@@ -50,61 +49,6 @@ class Draw:
     """(n,) positions of their episodes in the dataset's index."""
     rows: IntArray
     """(n,) rows within those episodes."""
-
-
-class Tape:
-    """The tape of an epoch, and the order of any stretch of it. Building it is O(episodes)."""
-
-    def __init__(self, episodes: Episodes, order: OrderConfig, epoch: int, pool_size: int) -> None:
-        """Lay out epoch number `epoch` (from 0) for pools of `pool_size` episodes in each lane."""
-        self._episodes = episodes = episodes.in_epoch(epoch)
-        self._order = order
-        self._epoch = epoch
-        self._pool_size = pool_size
-        self._tape = _episode_order(episodes, order, epoch)
-        self._starts = np.concatenate([[0], np.cumsum(episodes.num_rows[self._tape])]).astype(
-            np.int64
-        )
-
-    @property
-    def num_frames(self) -> int:
-        """Frames of the epoch."""
-        return int(self._starts[-1])
-
-    def samples(
-        self, lane: int, bounds: tuple[int, int], within: IntArray
-    ) -> tuple[IntArray, IntArray]:
-        """(episode positions, rows) of the samples that a lane emits at places `within` (0 is its first).
-
-        `bounds`: the lane's first tape position, and the one after its last.
-        """
-        start, stop = bounds
-        tape = start + within
-        if self._order.shuffle:
-            tape = self._mix_pools(lane, start, stop, tape)
-        slot = np.searchsorted(self._starts, tape, side="right") - 1
-        episode = self._tape[slot]
-        rows = self._episodes.rows(episode, tape - self._starts[slot])
-        return self._episodes.position[episode], rows
-
-    def _mix_pools(self, lane: int, start: int, stop: int, tape: IntArray) -> IntArray:
-        """Tape positions after each pool's own reordering; a pool is a stretch of the tape."""
-        first = int(np.searchsorted(self._starts, start, side="right")) - 1
-        slot = np.searchsorted(self._starts, tape, side="right") - 1
-        pools = (slot - first) // self._pool_size
-        mixed = np.empty_like(tape)
-        for pool in np.unique(pools).tolist():
-            begin = first + pool * self._pool_size
-            end = min(begin + self._pool_size, len(self._tape))
-            low, high = max(start, int(self._starts[begin])), min(stop, int(self._starts[end]))
-            inside = pools == pool
-            places, purpose = tape[inside] - low, (self._order.seed, self._epoch, lane, pool)
-            if self._order.frame_order == "uniform":
-                mixed[inside] = low + uniform(places, high - low, *purpose)
-            else:
-                bounds = np.clip(self._starts[begin : end + 1], low, high) - low
-                mixed[inside] = low + sweep(places, bounds, *purpose)
-        return mixed
 
 
 class EpochShape:
@@ -154,62 +98,47 @@ class EpochPlan(EpochShape):
         """
         if not 0 <= step < self.num_steps:
             raise IndexError(f"step {step} of an epoch of {self.num_steps}")
+        slots = np.asarray(rank_slots, dtype=np.int64)
         if step < self.num_full_steps:
             size = self._slots.per_rank_slot
             within = np.arange(step * size, (step + 1) * size, dtype=np.int64)
-            parts = [self.lane_samples(slot, within) for slot in rank_slots]
+            lanes, within = np.repeat(slots, size), np.tile(within, len(slots))
         else:
-            parts = [self._left_over(self._leftover_places(slot)) for slot in rank_slots]
-        return Draw(
-            step=step,
-            positions=np.concatenate([positions for positions, _ in parts]),
-            rows=np.concatenate([rows for _, rows in parts]),
-        )
+            lanes, within = self._left_over(slots)
+        positions, rows = self.lane_samples(lanes, within)
+        return Draw(step=step, positions=positions, rows=rows)
 
     def lane_bounds(self, lane: int) -> tuple[int, int]:
         """First tape position of a lane, and the one after its last."""
-        lanes = self._slots.rank_slots
-        return lane * self.num_frames // lanes, (lane + 1) * self.num_frames // lanes
+        return int(self._lanes.bounds[lane]), int(self._lanes.bounds[lane + 1])
 
-    def lane_samples(self, lane: int, within: IntArray) -> tuple[IntArray, IntArray]:
-        """(episode positions, rows) of the samples that a lane emits at places `within` (0 is its first)."""
-        return self._tape.samples(lane, self.lane_bounds(lane), within)
+    def lane_samples(self, lane: int | IntArray, within: IntArray) -> tuple[IntArray, IntArray]:
+        """(episode positions, rows) of the samples that a lane emits at places `within` (0 is its
+        first).
 
-    def _leftover_places(self, rank_slot: int) -> IntArray:
-        """Places in the leftover tape that a rank slot takes; the step may repeat its own samples."""
+        `lane` may be an array with a lane for each place.
+        """
+        lanes = np.broadcast_to(np.asarray(lane, dtype=np.int64), within.shape)
+        return frames_at([LanePlaces(self._lanes, lanes, within)])
+
+    def _left_over(self, rank_slots: IntArray) -> tuple[IntArray, IntArray]:
+        """Lanes, and places in them, of the leftover tape that rank slots take; they may repeat
+        their own samples.
+        """
         size = -(-self.num_left_over // self._slots.rank_slots)
-        first = rank_slot * size
-        return np.arange(first, first + size, dtype=np.int64) % self.num_left_over
-
-    def _left_over(self, places: IntArray) -> tuple[IntArray, IntArray]:
-        per_lane = self.num_full_steps * self._slots.per_rank_slot
+        places = (rank_slots[:, None] * size + np.arange(size)).ravel() % self.num_left_over
         lanes = np.searchsorted(self._leftover_starts, places, side="right") - 1
-        positions, rows = np.empty_like(places), np.empty_like(places)
-        for lane in np.unique(lanes).tolist():
-            inside = lanes == lane
-            within = per_lane + places[inside] - self._leftover_starts[lane]
-            positions[inside], rows[inside] = self.lane_samples(lane, within)
-        return positions, rows
+        per_lane = self.num_full_steps * self._slots.per_rank_slot
+        return lanes, per_lane + places - self._leftover_starts[lanes]
+
+    @cached_property
+    def _lanes(self) -> LaneTape:
+        slots = self._slots.rank_slots
+        bounds = [lane * self.num_frames // slots for lane in range(slots + 1)]
+        return LaneTape.cut(self._tape, np.asarray(bounds, dtype=np.int64))
 
     @cached_property
     def _leftover_starts(self) -> IntArray:
         """Where each lane's leftover begins in the leftover tape; one more entry than lanes."""
-        slots = self._slots.rank_slots
-        lanes = np.arange(slots + 1, dtype=np.int64)
-        taken = lanes * self.num_full_steps * self._slots.per_rank_slot
-        bounds = [lane * self.num_frames // slots for lane in range(slots + 1)]
-        return np.asarray(bounds, dtype=np.int64) - taken
-
-
-def _episode_order(episodes: Episodes, order: OrderConfig, epoch: int) -> IntArray:
-    """Episodes in tape order, as positions in `episodes`."""
-    everything = np.arange(len(episodes), dtype=np.int64)
-    if not order.shuffle or len(episodes) == 0:
-        return everything
-    if order.episode_order == "global":
-        return permute(everything, len(episodes), derive_key("episodes", order.seed, epoch))
-    stored = np.lexsort((episodes.storage_rank, episodes.shard))
-    shards, first, counts = np.unique(episodes.shard[stored], return_index=True, return_counts=True)
-    key = derive_key("shards", order.seed, epoch)
-    shuffled = permute(np.arange(len(shards), dtype=np.int64), len(shards), key)
-    return np.concatenate([stored[first[i] : first[i] + counts[i]] for i in shuffled])
+        lanes = np.arange(self._slots.rank_slots + 1, dtype=np.int64)
+        return self._lanes.bounds - lanes * self.num_full_steps * self._slots.per_rank_slot

@@ -55,6 +55,7 @@ class Schedule:
             [np.zeros((len(parts), 1)), np.cumsum(taken, axis=1)], axis=1
         ).astype(np.int64)
         self._places = [np.flatnonzero(row) for row in taken]
+        self._shares = np.asarray(self.parts, dtype=np.int64)
 
     @property
     def period(self) -> int:
@@ -66,10 +67,10 @@ class Schedule:
         found: IntArray = self._pattern[places % self.period]
         return found
 
-    def before(self, dataset: int, places: IntArray) -> IntArray:
-        """How many of the places before each of `places` take this dataset."""
+    def before(self, dataset: int | IntArray, places: IntArray) -> IntArray:
+        """How many of the places before each of `places` take this dataset, or each its own."""
         periods, rest = np.divmod(places, self.period)
-        count: IntArray = periods * self.parts[dataset] + self._before[dataset, rest]
+        count: IntArray = periods * self._shares[dataset] + self._before[dataset, rest]
         return count
 
     def place(self, dataset: int, number: int) -> int:
@@ -91,26 +92,35 @@ class LaneCounts:
         self._schedule = schedule
         self._size = per_rank_slot
         self._batch = rank_slots * per_rank_slot
-        self._first_places = np.arange(rank_slots, dtype=np.int64) * per_rank_slot
+        self._lanes = np.arange(rank_slots, dtype=np.int64)
 
     def before(self, dataset: int, place: int) -> IntArray:
         """Return how many samples of `dataset` each lane draws at places before `place`: (R,)."""
         step, offset = divmod(place, self._batch)
-        first = step * self._batch + self._first_places
-        begun = np.clip(offset - self._first_places, 0, self._size)
+        first_places = self._lanes * self._size
+        first = step * self._batch + first_places
+        begun = np.clip(offset - first_places, 0, self._size)
         partial = self._between(dataset, first, first + begun)
-        return self._along(dataset, self._first_places % self._schedule.period, step) + partial
+        return self.before_step(np.full_like(first, dataset), self._lanes, step) + partial
+
+    def before_step(self, datasets: IntArray, lanes: IntArray, step: int) -> IntArray:
+        """Return how many samples of its dataset each lane draws in the steps before one: pairs
+        (n,) of both.
+        """
+        start = lanes * self._size % self._schedule.period
+        cycle, turn = start % len(self._cycles), self._turn[start]
+        length = self._cycles.shape[1]
+        rounds, rest = np.divmod(turn + step, length)
+        sums = self._sums
+        count: IntArray = (
+            rounds * sums[datasets, cycle, length]
+            + sums[datasets, cycle, rest]
+            - sums[datasets, cycle, turn]
+        )
+        return count
 
     def _between(self, dataset: int, first: IntArray, last: IntArray) -> IntArray:
         return self._schedule.before(dataset, last) - self._schedule.before(dataset, first)
-
-    def _along(self, dataset: int, start: IntArray, steps: int) -> IntArray:
-        """Return the samples in so many steps of lanes whose first step begins at these residues."""
-        cycle, turn = start % len(self._cycles), self._turn[start]
-        sums = self._sums[dataset]
-        length = self._cycles.shape[1]
-        rounds, rest = np.divmod(turn + steps, length)
-        return rounds * sums[cycle, length] + sums[cycle, rest] - sums[cycle, turn]
 
     @cached_property
     def _cycles(self) -> IntArray:
@@ -129,13 +139,69 @@ class LaneCounts:
         return turn
 
     @cached_property
-    def _sums(self) -> list[IntArray]:
-        """Per dataset (cycles, length + 1): samples in the steps of a cycle before each."""
+    def _sums(self) -> IntArray:
+        """(datasets, cycles, length + 1): samples in the steps of a cycle before each."""
         steps = [
             self._between(number, self._cycles, self._cycles + self._size)
             for number in range(len(self._schedule.parts))
         ]
-        return [np.pad(np.cumsum(counts, axis=1), ((0, 0), (1, 0))) for counts in steps]
+        return np.pad(np.cumsum(np.stack(steps), axis=2), ((0, 0), (0, 0), (1, 0)))
+
+
+class WholeSteps:
+    """A schedule of steps: all places of a step take one dataset. It is asked as a `Schedule` of
+    places is.
+    """
+
+    def __init__(self, schedule: Schedule, batch: int) -> None:
+        """Give each place of `schedule` to a step of `batch` places."""
+        self._schedule = schedule
+        self._batch = batch
+
+    def dataset(self, places: IntArray) -> IntArray:
+        """Which dataset each place takes."""
+        return self._schedule.dataset(places // self._batch)
+
+    def before(self, dataset: int | IntArray, places: IntArray) -> IntArray:
+        """How many of the places before each of `places` take its dataset."""
+        steps, offsets = np.divmod(places, self._batch)
+        is_own = self._schedule.dataset(steps) == dataset
+        count: IntArray = self._schedule.before(dataset, steps) * self._batch + is_own * offsets
+        return count
+
+    def place(self, dataset: int, number: int) -> int:
+        """The place of a dataset's sample `number` (from 0)."""
+        step, offset = divmod(number, self._batch)
+        return self._schedule.place(dataset, step) * self._batch + offset
+
+
+class WholeStepCounts:
+    """`LaneCounts` of `WholeSteps`: every lane draws B/R samples in each step of a dataset."""
+
+    def __init__(self, schedule: Schedule, *, rank_slots: int, per_rank_slot: int) -> None:
+        """Prepare for R rank slots and B/R samples of each of them in a step; `schedule` is of
+        steps.
+        """
+        self._schedule = schedule
+        self._size = per_rank_slot
+        self._batch = rank_slots * per_rank_slot
+        self._first_places = np.arange(rank_slots, dtype=np.int64) * per_rank_slot
+
+    def before(self, dataset: int, place: int) -> IntArray:
+        """Return how many samples of `dataset` each lane draws at places before `place`: (R,)."""
+        step, offset = divmod(place, self._batch)
+        is_own = int(self._schedule.dataset(np.asarray(step))) == dataset
+        partial = np.clip(offset - self._first_places, 0, self._size) * is_own
+        whole: IntArray = self._schedule.before(dataset, np.asarray(step)) * self._size
+        return whole + partial
+
+    def before_step(self, datasets: IntArray, lanes: IntArray, step: int) -> IntArray:
+        """Return how many samples of its dataset each lane draws in the steps before one: pairs
+        (n,) of both.
+        """
+        del lanes  # all draw alike
+        count: IntArray = self._schedule.before(datasets, np.asarray(step)) * self._size
+        return count
 
 
 def _deal(parts: Sequence[int]) -> IntArray:

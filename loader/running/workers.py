@@ -62,8 +62,10 @@ class WorkerPool:
         ring = SegmentPlan.make(
             start_method=START_METHOD,
             num_workers=job.config.split.num_workers,
-            num_keys=sum(
-                2 * len(source.features) + 2 * len(source.membership.missing) + 2
+            num_keys=max(
+                2 * (len(source.features) + len(source.membership.missing) + 1)
+                + len(source.membership.optional)
+                + len(source.membership.pad_to)
                 for source in job.sources
             ),
             batches_ahead=PREFETCHED_PER_WORKER + LOOK_AHEAD_STEPS[1],

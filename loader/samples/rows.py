@@ -1,6 +1,8 @@
 """Stage: rows and delta windows of a step's samples, put together, and which pictures they need."""
 
 import time
+from collections import Counter as Counting
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -81,7 +83,7 @@ def _windowed(step: DrawnStep, offsets: Offsets, pictures: Sequence[PictureKey])
     by_episode = np.argsort(step.episode_of, kind="stable")
     ends = np.cumsum(np.bincount(step.episode_of, minlength=len(step.episodes)))
     members = np.split(by_episode, ends[:-1])
-    side_by_side = _side_by_side(step, members, by_episode)
+    side_by_side = _side_by_side(step, members)
     values: Batch = {
         key: torch.from_numpy(side_by_side[key])
         if key in side_by_side and key not in rows_of
@@ -98,6 +100,7 @@ def _windowed(step: DrawnStep, offsets: Offsets, pictures: Sequence[PictureKey])
     if step.episodes[0].membership.dataset is not None:
         values["dataset_index"] = torch.from_numpy(dataset)
     _mark_missing(values, step, members, rows_of)
+    _mark_padding(values, step)
     shown = {picture.key: rows_of.get(picture.key, step.rows[:, None]) for picture in pictures}
     frames = {key: _frames(step, members, key, rows) for key, rows in shown.items()}
     return WindowedStep(
@@ -140,6 +143,14 @@ def _mark_missing(
             values[f"{key}_is_pad"] |= torch.from_numpy(is_pad)
 
 
+def _mark_padding(values: Batch, step: DrawnStep) -> None:
+    """Mark the numbers of padded vectors, (n, width), that are none of the sample's dataset."""
+    for key, width in step.episodes[0].membership.pad_to.items():
+        own = np.asarray([episode.widths.get(key, 0) for episode in step.episodes])
+        is_pad = np.arange(width) >= own[step.episode_of, None]
+        values[f"{key}_dim_is_pad"] = torch.from_numpy(is_pad)
+
+
 def _rows_missing(
     step: DrawnStep, members: Sequence[IntArray], key: str, rows: IntArray
 ) -> NDArray[np.bool_]:
@@ -152,17 +163,38 @@ def _rows_missing(
     return lacks
 
 
-def _side_by_side(
-    step: DrawnStep, members: Sequence[IntArray], by_episode: IntArray
-) -> dict[str, NDArray[Any]]:
-    """The features, without windows, whose values lie alike in the rows of all of the step's episodes."""
-    tables = [episode.table for episode in step.episodes]
-    layout = tables[0].layout
-    if not layout or any(table.layout is not layout for table in tables):
-        return {}
-    places = np.empty_like(by_episode)
-    places[by_episode] = np.arange(len(by_episode))
-    return gather(tables, [step.rows[inside] for inside in members], places)
+def _side_by_side(step: DrawnStep, members: Sequence[IntArray]) -> dict[str, NDArray[Any]]:
+    """The features whose values lie side by side in the rows of all of the step's episodes, or are
+    zeros.
+
+    Windows apart. Datasets that have other features than each other lay out their rows in ways of
+    their own.
+    """
+    by_layout: dict[int, list[int]] = defaultdict(list)
+    for number, episode in enumerate(step.episodes):
+        by_layout[id(episode.table.layout)].append(number)
+    found: dict[str, NDArray[Any]] = {}
+    num_episodes: dict[str, int] = {}
+    for numbers in by_layout.values():
+        tables = [step.episodes[number].table for number in numbers]
+        inside = [members[number] for number in numbers]
+        samples = np.concatenate(inside)
+        places = np.argsort(samples, kind="stable")
+        values = gather(tables, [step.rows[own] for own in inside], places)
+        if len(by_layout) == 1:
+            return values
+        samples = samples[places]
+        for key, own in values.items():
+            whole = found.setdefault(key, np.zeros((len(step.rows), *own.shape[1:]), own.dtype))
+            if (whole.dtype, whole.shape[1:]) == (own.dtype, own.shape[1:]):
+                whole[samples] = own
+                num_episodes[key] = num_episodes.get(key, 0) + len(numbers)
+    lacking = Counting(key for episode in step.episodes for key in episode.membership.missing)
+    return {
+        key: whole
+        for key, whole in found.items()
+        if num_episodes[key] + lacking[key] == len(step.episodes)
+    }
 
 
 def _gather(

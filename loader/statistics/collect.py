@@ -68,6 +68,7 @@ def collect(source: Source, keys: Collection[str], *, skips: bool) -> Collected:
     pictures = _Pictures(source, features.keys() - wanted.keys())
     collected = CollectedNumbers(int(source.episodes.num_rows.sum()))
     is_whole = True
+    widths: dict[str, int] = {}
     for place, data in read_episodes(source):
         try:
             episode = parse_rows(data, source, wanted)
@@ -77,11 +78,14 @@ def collect(source: Source, keys: Collection[str], *, skips: bool) -> Collected:
             is_whole = False
             continue
         rows = rows_used(source, place)
+        widths |= episode.widths
         for key, (values, is_there) in numbers_of(episode).items():
             used = rows if is_there is None else rows[is_there[rows]]
             collected.add(key, values[used], float(weights[place]))
         pictures.add(data, len(rows) * float(weights[place]))
-    numbers = collected.numbers()
+    numbers = {
+        key: replace(own, num_own=widths.get(key)) for key, own in collected.numbers().items()
+    }
     return Collected(
         numbers=numbers,
         others=pictures.stats() | _declared(source, wanted.keys() - numbers.keys()),
@@ -166,8 +170,8 @@ class _Pictures:
         if self._is_declared or not self._keys or isinstance(data, RoboshardError):
             return
         found = row_stats(read_episode_row(data.rows, data.where))
-        for key in self._keys & found.keys():
-            own = usable(found[key])
+        for key in self._keys:
+            own = usable(found.get(self._source.membership.own_key(key), {}))
             if own is not None:
                 self._episodes.setdefault(key, []).append((own, share))
 
@@ -186,7 +190,8 @@ def _declared(source: Source, keys: Collection[str]) -> Stats:
     declared = source.dataset.manifest.stats or {}
     found: Stats = {}
     for key in keys:
-        own = usable(declared[key]) if isinstance(declared.get(key), dict) else None
+        stats = declared.get(source.membership.own_key(key))
+        own = usable(stats) if isinstance(stats, dict) else None
         if own is not None:
             found[key] = in_units_of_samples(own, source.features[key])
     return found

@@ -13,6 +13,7 @@ import numpy as np
 
 from roboshard import storage
 from roboshard.common import interrupts, jsonio
+from roboshard.loader.episodes.parsed import Membership
 from roboshard.loader.job import LoadJob
 from roboshard.loader.meta import (
     DatasetMeta,
@@ -284,13 +285,23 @@ def _identity(source: Source) -> list[Any]:
     place = storage.identity(dataset.root)
     if storage.is_local(dataset.root):
         place = str(storage.local_path(dataset.root).resolve())
-    features = {key: [spec.get("dtype"), spec.get("info")] for key, spec in source.features.items()}
+    member = source.membership
+    features = {
+        key: [spec.get("dtype"), spec.get("info"), *_changes(member, key)]
+        for key, spec in source.features.items()
+    }
     return [
         place,
         dataset.manifest.fingerprint,
         selection_digest(source.episodes),
         features,
     ]
+
+
+def _changes(member: Membership, key: str) -> list[Any]:
+    """What samples have of a feature that is not as its dataset has it: another key, more numbers."""
+    own, width = member.own_keys.get(key), member.pad_to.get(key)
+    return [] if own is None and width is None else [own, width]
 
 
 def _together(parts: Sequence[tuple[Collected, float]], keys: Iterable[str]) -> Stats:

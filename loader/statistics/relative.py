@@ -72,6 +72,8 @@ class CollectedActions:
     """Samples of an epoch, on average."""
     is_whole: bool
     """No episode was left out because it cannot be read."""
+    num_own: int
+    """Numbers of an action that are no padding."""
 
     def pieces(self, number: int, is_relative: bool, factor: float) -> Iterator[Piece]:
         """Yield one number of the actions of all windows; places outside of the episode are padding, and left out."""
@@ -112,6 +114,7 @@ def collect_actions(
     there = {key: np.zeros(num_rows, dtype=np.bool_) for key in keys}
     samples, bounds, weights = [], [], []
     episode_weights, start, is_whole = weights_of(source), 0, True
+    num_own: int | None = None
     for place, data in read_episodes(source):
         try:
             episode = parse_rows(data, source, features)
@@ -130,6 +133,7 @@ def collect_actions(
                 raise OptionError(f"relative actions: {key!r} is of several lengths")
             arrays[key][:, rows] = values.T
             there[key][rows] = True if is_there is None else is_there
+        num_own = episode.widths.get(relative.action)
         used = start + rows_used(source, place)
         used = used[there[relative.state][used]]
         samples.append(used)
@@ -154,6 +158,7 @@ def collect_actions(
         offsets=offsets,
         num_samples=float((source.episodes.num_rows * episode_weights).sum()),
         is_whole=is_whole,
+        num_own=len(arrays[relative.action]) if num_own is None else num_own,
     )
 
 
@@ -174,7 +179,8 @@ def relative_statistics(
     """
 
     def pieces(number: int) -> Iterator[Piece]:
-        for part, factor in parts:
+        own = [(part, factor) for part, factor in parts if number < part.num_own]
+        for part, factor in own or parts:  # a number that is padding has the statistics of others
             yield from part.pieces(number, is_relative[number], factor)
 
     size = len(parts[0][0].actions)

@@ -7,7 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from roboshard.common.permute import MAX_SIZE, derive_key, permute
+from roboshard.common.permute import (
+    MAX_SIZE,
+    derive_key,
+    permute,
+    permute_each,
+    random_integers,
+    random_integers_each,
+)
 
 keys = st.binary(min_size=48, max_size=48)
 
@@ -141,3 +148,24 @@ def test_epochs_and_seeds_have_nothing_to_do_with_each_other() -> None:
     )
     correlations = np.corrcoef(orders)[np.triu_indices(36, k=1)]
     assert np.abs(correlations).max() < 5 / np.sqrt(1000)
+
+
+@given(
+    st.lists(st.one_of(st.integers(1, 70), st.integers(1, MAX_SIZE)), min_size=1, max_size=12),
+    st.lists(st.tuples(st.integers(0, 11), st.integers(0, MAX_SIZE)), max_size=40),
+)
+def test_many_bijections_at_once_are_those_that_there_are_one_by_one(
+    sizes: list[int], asked: list[tuple[int, int]]
+) -> None:
+    keys = [derive_key("each", number) for number in range(len(sizes))]
+    group = np.asarray([which % len(sizes) for which, _ in asked], dtype=np.int64)
+    positions = np.asarray(
+        [place % sizes[which % len(sizes)] for which, place in asked], dtype=np.int64
+    )
+    expected = [
+        int(permute(positions[i : i + 1], sizes[which], keys[which])[0])
+        for i, which in enumerate(group.tolist())
+    ]
+    assert permute_each(positions, group, sizes, keys).tolist() == expected
+    drawn = random_integers_each(9, keys)
+    assert np.array_equal(drawn, np.stack([random_integers(9, key) for key in keys]))

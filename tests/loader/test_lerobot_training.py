@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from roboshard.converter import ConvertConfig, convert
+
 if TYPE_CHECKING:
     from support.lerobot import LeRobot
 
@@ -45,6 +47,27 @@ def test_the_code_of_the_page_runs(
     assert math.isfinite(
         float(lerobot_training(tmp_path / "page.py", cwd=tmp_path).stdout.splitlines()[-1])
     )
+
+
+def test_a_policy_of_two_robots_trains(
+    lerobot_training: LeRobot, pusht_shards: Path, arms_source: Path, tmp_path: Path
+) -> None:
+    """As docs/mixtures.md says: state and action padded, cameras that one robot lacks filled."""
+    (code,) = BLOCK.findall((PROJECT / "docs/mixtures.md").read_text())
+    (tmp_path / "my_dataset_shards").symlink_to(pusht_shards, target_is_directory=True)
+    convert(ConvertConfig(source=str(arms_source), destination=str(tmp_path / "my_arms_shards")))
+    checks = """
+assert policy.config.input_features["observation.state"].shape == (32,)
+assert policy.config.output_features["action"].shape == (32,)
+assert len(policy.config.image_features) == 3
+print(*losses)
+"""
+    (tmp_path / "page.py").write_text(code + checks)
+    printed = lerobot_training(tmp_path / "page.py", cwd=tmp_path).stdout.splitlines()[-1]
+    found = [float(loss) for loss in printed.split()]
+    assert len(found) == 4
+    assert all(map(math.isfinite, found))
+    assert found[-1] < found[0]
 
 
 def test_the_example_learns_and_a_resumed_run_repeats_the_uninterrupted_one(

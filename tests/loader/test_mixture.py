@@ -121,6 +121,34 @@ def test_the_state_counts_what_each_dataset_has_given(roots: Roots) -> None:
     assert "drawn" not in alone.state_dict()
 
 
+def test_whole_batches_of_one_dataset_in_exact_proportion(roots: Roots) -> None:
+    loader = make_loader(mixture_of(roots), batch_size=12, cameras=[], batches="by_dataset")
+    owners = [set(batch["dataset_index"].tolist()) for _ in range(4) for batch in loader]
+    expected = [0, 1, 0, 0, 0, 1, 0, 0, 1, 0]
+    assert owners[:30] == [{number} for number in 3 * expected]
+    stream = ids(list(make_loader(mixture_of(roots), batch_size=12, cameras=[])))
+    mixed, state = make_loader(mixture_of(roots), batch_size=12, cameras=[]), loader.state_dict()
+    assert state["batches"] == "by_dataset"
+    assert "batches" not in mixed.state_dict()
+    with pytest.raises(OptionError, match="batches is 'mixed' now and 'by_dataset' in the state"):
+        mixed.load_state_dict(state)
+    with pytest.raises(OptionError, match="batches is 'by_dataset' now and 'mixed' in the state"):
+        loader.load_state_dict(mixed.state_dict())
+    with pytest.warns(UserWarning, match="its order is another one"):
+        mixed.load_state_dict(state | {"epoch": 0, "step": 3}, strict=False)
+    assert ids(list(mixed)) == stream[3 * 12 :]
+
+
+@pytest.mark.parametrize("frame_order", ["uniform", slowly("sweep")])
+def test_batches_by_dataset_resume_at_every_step_in_any_topology(
+    roots: Roots, frame_order: str
+) -> None:
+    setup = setup_of(
+        roots, frame_order=frame_order, pool_episodes=4, cameras=[], batches="by_dataset"
+    )
+    check_resume_at_every_step(setup, Topology(2), [Topology(1)], fresh=False)
+
+
 # -- Samples ---------------------------------------------------------------------------------------------------
 
 
@@ -234,6 +262,7 @@ def test_sizes_must_agree_unless_image_size_makes_them(roots: Roots) -> None:
         ({"cameras": ["nowhere"]}, "cameras: .*nowhere"),
         ({"on_missing": "drop", "delta_timestamps": {WRIST: [0.0]}}, "is not a feature"),
         ({"on_missing": "ignore"}, "on_missing must be"),
+        ({"batches": "by_robot"}, "batches must be 'mixed' or 'by_dataset', not 'by_robot'"),
         ({"cameras": [], "episodes": [0]}, "a mixture has several"),
     ],
     ids=str,

@@ -15,7 +15,14 @@ from hypothesis import strategies as st
 from roboshard.loader.config import OrderConfig
 from roboshard.loader.order.mixture import MixturePlan
 from roboshard.loader.order.plan import Draw, Episodes, Slots
-from roboshard.loader.order.schedule import MAX_PERIOD, LaneCounts, Schedule, shares
+from roboshard.loader.order.schedule import (
+    MAX_PERIOD,
+    LaneCounts,
+    Schedule,
+    WholeStepCounts,
+    WholeSteps,
+    shares,
+)
 
 Frame = tuple[int, int]  # position of the episode, row
 
@@ -51,6 +58,13 @@ class Mix:
         self.episodes = [episodes_of(own, 1000 * number) for number, own in enumerate(lengths)]
         self.schedule, self.slots, self.order = Schedule(parts), slots, order
 
+    def datasets(self, places: int) -> list[int]:
+        """Which dataset each of the first places takes."""
+        numbers = np.arange(places)
+        if self.order.batches == "by_dataset":
+            numbers //= self.slots.global_batch_size
+        return self.schedule.dataset(numbers).tolist()
+
     def plan(self, epoch: int) -> MixturePlan:
         return MixturePlan(self.episodes, self.order, self.slots, self.schedule, epoch)
 
@@ -83,6 +97,7 @@ def mixes(draw: st.DrawFn, *, shuffle: bool | None = None) -> Mix:
         pool_episodes=draw(st.integers(1, 20)),
         episode_order=draw(st.sampled_from(["global", "shard"])),
         frame_order=draw(st.sampled_from(["uniform", "sweep"])),
+        batches=draw(st.sampled_from(["mixed", "by_dataset"])),
     )
     return Mix(lengths, parts, slots, order)
 
@@ -136,6 +151,44 @@ def test_lanes_count_what_their_steps_draw(
         assert counts.before(dataset, place).tolist() == expected.tolist()
 
 
+@SHARED
+@given(PARTS, st.integers(1, 6), st.integers(1, 9), st.integers(0, 500))
+def test_steps_of_one_dataset_are_counted_as_their_places_are(
+    parts: list[int], ranks: int, size: int, place: int
+) -> None:
+    batch = ranks * size
+    steps, counts = (
+        WholeSteps(Schedule(parts), batch),
+        WholeStepCounts(Schedule(parts), rank_slots=ranks, per_rank_slot=size),
+    )
+    places = np.arange(place)
+    datasets = steps.dataset(places)
+    assert all(len(set(step.tolist())) <= 1 for step in np.split(datasets, places[::batch][1:]))
+    for dataset in range(len(parts)):
+        mine = places[datasets == dataset]
+        assert steps.before(dataset, mine).tolist() == list(range(len(mine)))
+        assert [steps.place(dataset, number) for number in range(len(mine))] == mine.tolist()
+        drawn = np.bincount(mine % batch // size, minlength=ranks)
+        assert counts.before(dataset, place).tolist() == drawn.tolist()
+        lanes, step = np.arange(ranks), place // batch
+        before = counts.before_step(np.full(ranks, dataset), lanes, step)
+        assert before.tolist() == counts.before(dataset, step * batch).tolist()
+
+
+@SHARED
+@given(mixes())
+def test_a_batch_by_dataset_is_of_one_on_all_ranks(mix: Mix) -> None:
+    mix.order = replace(mix.order, batches="by_dataset")
+    plan = mix.plan(1)
+    owners = []
+    for step in range(plan.num_steps):
+        draw = plan.step(step, range(mix.slots.rank_slots))
+        (owner,) = set((draw.positions // 1000).tolist())
+        owners.append(owner)
+    first = plan.num_steps
+    assert owners == mix.schedule.dataset(np.arange(first, first + plan.num_steps)).tolist()
+
+
 @pytest.mark.parametrize(
     ("weights", "parts"),
     [
@@ -168,7 +221,7 @@ def test_other_weights_are_rounded_to_parts_of_the_longest_period(weights: list[
 @given(mixes())
 def test_each_dataset_is_exactly_once_in_each_of_its_own_epochs(mix: Mix) -> None:
     stream = mix.stream(3)
-    datasets = mix.schedule.dataset(np.arange(len(stream))).tolist()
+    datasets = mix.datasets(len(stream))
     for number, episodes in enumerate(mix.episodes):
         mine = [frame for frame, dataset in zip(stream, datasets, strict=True) if dataset == number]
         frames = [
@@ -216,6 +269,29 @@ def test_orders_never_change() -> None:
     slots = Slots(rank_slots=2, global_batch_size=4)
     mix = Mix([(3, 1, 4), (2, 2)], (7, 3), slots, OrderConfig(seed=7, pool_episodes=4))
     assert mix.stream(1) == PINNED
+
+
+def test_orders_of_batches_by_dataset_never_change() -> None:
+    slots = Slots(rank_slots=2, global_batch_size=4)
+    order = OrderConfig(seed=7, pool_episodes=4, batches="by_dataset")
+    mix = Mix([(3, 1, 4), (2, 2)], (7, 3), slots, order)
+    assert mix.stream(1) == PINNED_BY_DATASET
+
+
+PINNED_BY_DATASET: list[Frame] = [
+    (4, 4),
+    (4, 1),
+    (0, 3),
+    (2, 1),
+    (1000, 2),
+    (1000, 1),
+    (1002, 2),
+    (1002, 1),
+    (4, 3),
+    (4, 2),
+    (0, 2),
+    (0, 1),
+]
 
 
 PINNED: list[Frame] = [

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from roboshard.loader import topology
 from roboshard.loader.config import EpisodeOrder, FrameOrder, LoaderConfig, OrderConfig, SplitConfig
 from roboshard.loader.epochs import num_own_steps
-from roboshard.loader.order.frame_order import sweep
+from roboshard.loader.order.frame_order import Pool, sweep
 from roboshard.loader.order.plan import Draw, Episodes, EpochPlan, Slots
 from roboshard.loader.pipeline import draw_epoch, split_by_node
 
@@ -345,8 +345,9 @@ def test_a_sweep_gives_the_same_whatever_else_is_asked(
 ) -> None:
     bounds = np.cumsum([0, *lengths])
     size = int(bounds[-1])
-    everything = sweep(np.arange(size), bounds, 3, 1, 0, 2)
+    pools = [Pool(0, size, bounds, (3, 1, 0, 2))]
+    everything = sweep(np.arange(size), np.zeros(size, dtype=np.int64), pools)
     assert sorted(everything.tolist()) == list(range(size))
     for numbers in asked:
         places = np.asarray([number % size for number in numbers], dtype=np.int64)
-        assert np.array_equal(sweep(places, bounds, 3, 1, 0, 2), everything[places])
+        assert np.array_equal(sweep(places, np.zeros_like(places), pools), everything[places])
