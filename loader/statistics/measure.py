@@ -96,7 +96,7 @@ class MeasuredStatistics:
             job,
             sources=(replace(source, first=0),),
             offsets={key: own[min(number, len(own) - 1)] for key, own in windows.items()},
-            meta=DatasetMeta(source.dataset.manifest),
+            meta=job.metas[number],
             schedule=None,
         )
 
