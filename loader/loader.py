@@ -77,19 +77,12 @@ class Loader:
 
     @cached_property
     def meta(self) -> DatasetMeta:
-        """Features, stats, fps, tasks and camera keys; of a mixture, see `MixtureMeta`.
-
-        Statistics are those of the samples that are loaded. They are found when they are first asked for.
-        """
+        """Features, stats (of what is loaded), fps, tasks and camera keys; of a mixture, see `MixtureMeta`."""
         return replace(self._job.meta, _statistics=self._measured.of(self._measured.everything))
 
     @cached_property
     def metas(self) -> Metas:
-        """Of each dataset of a mixture, by `dataset_index`, and of each type of robot; of one dataset, its own.
-
-        Features have the keys and shapes that they have in samples. Statistics are those of the samples that are
-        loaded of it.
-        """
+        """Features and statistics of each dataset as it is loaded, by `dataset_index`, and by type of robot."""
         return Metas.of(self._job.metas, self._job.meta.features, self._measured)
 
     @property
