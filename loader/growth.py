@@ -1,10 +1,10 @@
 """A dataset that has grown: a loader's state resumes on what it was when the state was saved."""
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from roboshard import storage
+from roboshard.common.caller import warn_caller
 from roboshard.loader.job import LoadJob
 from roboshard.loader.running.scratch import ScratchFolder
 from roboshard.loader.running.shared_frames import SharedFrames
@@ -51,11 +51,9 @@ class Recipe:
                     return None
                 told.append(said)
         made = self.make(wanted)
-        warnings.warn(
+        warn_caller(
             f"{'; '.join(told)}: this loader now loads what the state was saved on. A new loader without a state "
             "loads all there is",
-            UserWarning,
-            stacklevel=3,
         )
         return made
 

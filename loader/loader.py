@@ -1,7 +1,6 @@
 """What `make_loader` returns: an iterable of batches that knows its length, its place and its dataset."""
 
 import time
-import warnings
 import weakref
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,6 +10,7 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from roboshard.common.caller import warn_caller
 from roboshard.common.errors import OptionError
 from roboshard.loader import topology
 from roboshard.loader.cursor import LaneCursor, lane_cursors
@@ -233,7 +233,7 @@ class Loader:
             return self._checked(state)
         except OptionError:
             nearest, told = nearest_state(state, self._state(0, 0), self._lengths.steps)
-        warnings.warn(told, UserWarning, stacklevel=4)
+        warn_caller(told)
         return self._state(nearest.epoch, nearest.step)
 
     def close(self) -> None:

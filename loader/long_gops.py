@@ -1,7 +1,6 @@
 """A warning where frames are drawn at random from videos whose keyframes are far apart."""
 
-import warnings
-
+from roboshard.common.caller import warn_caller
 from roboshard.loader.config import OrderConfig
 from roboshard.loader.stats import Counter
 from roboshard.shards.gop import COSTLY
@@ -26,10 +25,8 @@ class LongGopWarning:
         self._is_judged = True
         cost = stats.frames_decoded_per_frame_used
         if cost > COSTLY:
-            warnings.warn(
+            warn_caller(
                 f"{cost:.1f} frames are decoded for every frame used, because keyframes are far apart. "
                 'frame_order="sweep" decodes frames in order; or convert the source again with '
                 "`convert-to-shards --video reencode --gop 2`, which makes every other frame a keyframe",
-                UserWarning,
-                stacklevel=4,
             )

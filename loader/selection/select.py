@@ -6,13 +6,13 @@ ranges, dropped frames                 which rows are used          ranges.py
 weights                                how often they come          weights.py
 """
 
-import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from roboshard.common.caller import warn_caller
 from roboshard.common.errors import OptionError
 from roboshard.common.selection import check_tasks
 from roboshard.loader.order.episodes import Episodes, KeptRanges
@@ -54,12 +54,10 @@ def select(dataset: ShardedDataset, selection: SelectionConfig, seed: int) -> Ep
     vanished = index.episode_index[keep & (kept.num_rows < 1) & ~is_emptied]
     if vanished.size:
         ranges = "" if selection.keep_ranges is None else " in keep_ranges"
-        warnings.warn(
+        warn_caller(
             f"{vanished.size} episodes have no frame left{ranges} after drop_n_first_frames="
             f"{selection.drop_n_first_frames} and drop_n_last_frames={selection.drop_n_last_frames}, among them "
             f"{vanished[:5].tolist()}",
-            UserWarning,
-            stacklevel=5,
         )
     keep &= kept.num_rows >= 1
     weights = None

@@ -20,7 +20,7 @@ pytest_plugins = ["support.servers.fixtures"]
 
 @pytest.fixture
 def bucket(this_hub: LocalHub, request: pytest.FixtureRequest) -> str:
-    return f"me/{hashlib.sha1(request.node.name.encode()).hexdigest()}"
+    return f"me/{hashlib.sha1(request.node.nodeid.encode()).hexdigest()}"
 
 
 def convert_to(source: Path, destination: str, scratch: Path, **options: str) -> ConversionReport:

@@ -42,7 +42,7 @@ def expected(sources: list[Path], tmp_path_factory: pytest.TempPathFactory) -> l
 
 @pytest.fixture
 def bucket(this_hub: LocalHub, request: pytest.FixtureRequest) -> str:
-    return f"me/{hashlib.sha1(request.node.name.encode()).hexdigest()}"
+    return f"me/{hashlib.sha1(request.node.nodeid.encode()).hexdigest()}"
 
 
 def receipts(there: dict[str, str]) -> list[str]:

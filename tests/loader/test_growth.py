@@ -98,8 +98,9 @@ def test_a_loader_goes_from_state_to_state(grown: Grown) -> None:
         with pytest.warns(UserWarning, match="this loader now loads what the state was saved on"):
             loader.load_state_dict(grown.runs[night].state)
         assert loader.meta.total_episodes == FIRST + night
-    with pytest.warns(UserWarning, match="this loader now loads"):
+    with pytest.warns(UserWarning, match="this loader now loads") as told:
         loader.load_state_dict(grown.runs[-1].state)
+    assert told[0].filename == __file__
     assert loader.meta.total_episodes == FIRST + NIGHTS
 
 

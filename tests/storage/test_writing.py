@@ -27,7 +27,7 @@ def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     kind: str = request.param
-    name = hashlib.sha1(request.node.name.encode()).hexdigest()[:10]
+    name = hashlib.sha1(request.node.nodeid.encode()).hexdigest()[:10]
     if kind.startswith(("bucket", "dataset")):
         request.getfixturevalue("this_hub")
         return {
@@ -116,7 +116,7 @@ def test_urls_that_cannot_be_written_to(url: str, expected: str) -> None:
 @pytest.fixture
 def bucket(this_hub: LocalHub, request: pytest.FixtureRequest) -> WritableStore:
     target = writable_store(
-        f"hf://buckets/me/{hashlib.sha1(request.node.name.encode()).hexdigest()}"
+        f"hf://buckets/me/{hashlib.sha1(request.node.nodeid.encode()).hexdigest()}"
     )
     target.create(private=False)
     return target

@@ -38,7 +38,7 @@ def nights(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 @pytest.fixture
 def bucket(this_hub: LocalHub, request: pytest.FixtureRequest) -> str:
-    return f"me/{hashlib.sha1(request.node.name.encode()).hexdigest()}"
+    return f"me/{hashlib.sha1(request.node.nodeid.encode()).hexdigest()}"
 
 
 def config(source: Path, destination: str | Path, **options: bool) -> UploadConfig:

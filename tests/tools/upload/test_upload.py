@@ -41,7 +41,7 @@ def other_shards(pusht_source: Path, tmp_path_factory: pytest.TempPathFactory) -
 @pytest.fixture
 def bucket(this_hub: LocalHub, request: pytest.FixtureRequest) -> str:
     """A bucket of this test's own, which does not exist yet."""
-    return f"me/{hashlib.sha1(request.node.name.encode()).hexdigest()}"
+    return f"me/{hashlib.sha1(request.node.nodeid.encode()).hexdigest()}"
 
 
 def send(source: Path, destination: str | Path, **options: bool | int) -> UploadReport:
