@@ -178,6 +178,7 @@ def test_some_conversions(source: Path, whole: dict[str, str], tmp_path: Path) -
     ToAFolder(source, tmp_path).interrupt(5, 1, whole)
 
 
+@pytest.mark.slow
 def test_a_conversion_to_a_bucket(
     source: Path, whole: dict[str, str], this_hub: LocalHub, tmp_path: Path
 ) -> None:

@@ -314,6 +314,7 @@ def test_a_killed_process_leaves_nothing_that_is_believed(shards: str, tmp_path:
     loader.close()
 
 
+@pytest.mark.slow
 def test_memory_is_freed_with_the_last_process(shards: str, memory: Path) -> None:
     loader = make_loader(shards, frame_cache="1GB", **OPTIONS)
     (folder,) = memory.iterdir()

@@ -411,8 +411,9 @@ def test_a_run_continues_with_another_world_size(pusht_shards: Path) -> None:
     assert found == whole
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
-@pytest.mark.parametrize("num_workers", [slowly(1), 2, slowly(3), slowly(7)])
+@pytest.mark.parametrize("num_workers", [1, 2, 3, 7])
 def test_any_number_of_workers_goes_on_from_a_state_of_any_other(
     pusht_shards: Path, num_workers: int
 ) -> None:
