@@ -13,6 +13,9 @@ from support.lerobot_source import Camera, Source, build
 
 from roboshard.converter import ConvertConfig, convert
 
+# Some tests name it as a plugin, others import it: in whatever order they are collected.
+pytest.register_assert_rewrite("support.lerobot")
+
 # A busy machine is no failure. `make test-slow` tries the thorough ones.
 settings.register_profile("quick", deadline=None, max_examples=40)
 settings.register_profile("thorough", deadline=None, max_examples=400)
