@@ -138,11 +138,9 @@ class DiskCache:
 
     def holds(self, key: CacheKey, length: int) -> bool:
         """Whether an entry is there, for planning only: it may be gone, or found damaged, a moment later."""
-        with (
-            suppress(OSError),
-            files.opened_bucket(self.folder, name := files.entry_name(key, length)) as bucket,
-        ):
-            os.stat(name, dir_fd=bucket, follow_symlinks=False)
+        # By its path, which costs a tenth of opening the folders one after the other; `get` trusts no path.
+        with suppress(OSError):
+            os.stat(self.path(key, length), follow_symlinks=False)
             return True
         return False
 
