@@ -103,7 +103,6 @@ def test_torchdata_resumes_with_the_next_batch(page: Any, steps: list[list[int]]
     assert page(BLOCKS["torchdata"], more) == [steps[7:41]]
 
 
-@pytest.mark.slow
 def test_ranks_of_one_model_have_the_same_samples(page: Any) -> None:
     more = "torch.distributed.barrier(); torch.distributed.destroy_process_group()"
     ranks = page(BLOCKS["mesh"], more, processes=4)
