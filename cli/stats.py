@@ -9,7 +9,7 @@ from rich.table import Column, Table
 from roboshard.cli.options import parse_options
 from roboshard.cli.run import out
 from roboshard.common.plain import as_markup
-from roboshard.shards.statistics import Stats
+from roboshard.shards.statistics import Stats, as_json
 from roboshard.tools.stats import StatsConfig, StatsReport, find_stats
 
 SHOWN = ("mean", "std", "min", "q01", "q10", "q50", "q90", "q99", "max")
@@ -28,11 +28,7 @@ def stats_command(arguments: Sequence[str]) -> None:
     )
     report = find_stats(config)
     if config.json:
-        found = {
-            key: {name: values.tolist() for name, values in own.items()}
-            for key, own in report.stats.items()
-        }
-        out.print(json.dumps(found, indent=4), soft_wrap=True, markup=False)
+        out.print(json.dumps(as_json(report.stats), indent=4), soft_wrap=True, markup=False)
     else:
         _show(report)
 

@@ -148,6 +148,13 @@ def row_stats(row: Mapping[str, Json]) -> Stats:
     return found
 
 
+def as_json(stats: Stats) -> dict[str, Json]:
+    """Return statistics as stats.json has them."""
+    return {
+        key: {name: values.tolist() for name, values in own.items()} for key, own in stats.items()
+    }
+
+
 def usable(stats: Mapping[str, NDArray[Any]]) -> FeatureStats | None:
     """Return the statistics of a feature under the names that are known, float64, count int64.
 

@@ -5,7 +5,7 @@ command would write again are kept, those of another state of the source are rem
 """
 
 import re
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,7 +25,13 @@ from roboshard.shards.names import (
     snapshot_name,
 )
 from roboshard.shards.rebuild import rebuild_shard
-from roboshard.shards.schema import MAX_MANIFEST_BYTES, Conversion, Provenance, ShardManifest
+from roboshard.shards.schema import (
+    MAX_MANIFEST_BYTES,
+    Conversion,
+    DatasetManifest,
+    Provenance,
+    ShardManifest,
+)
 
 _OF_A_SNAPSHOT = re.compile(r"[0-9a-f]{64}\.json|episodes-[0-9a-f]{16}\.parquet")
 
@@ -65,12 +71,11 @@ class GrowingFolder(LocalDestination):
 
     def publish(self, provenance: Provenance, manifests: Sequence[ShardManifest]) -> None:
         """Write what the dataset was, the index, then dataset.json in place of the old one."""
-        base = self._base
-        grown = grow(base.manifest, base.data, base.index, provenance, manifests)
-        for name, data in grown.files:
-            interrupts.check()
-            self._check_base()
+
+        def put(name: str, data: bytes) -> None:
             storage.write_bytes(self.shown / name, data, below=self.shown)
+
+        publish_grown(self._base, provenance, manifests, self._check_base, put)
 
     def _check_base(self) -> None:
         """Raise OptionError unless dataset.json is what it was when the append was planned."""
@@ -132,3 +137,30 @@ def has_changed_error(where: str) -> OptionError:
     return OptionError(
         f"{where}: the dataset has changed since this append began, by another one perhaps; run it again"
     )
+
+
+def publish_grown(
+    base: Base,
+    provenance: Provenance,
+    manifests: Sequence[ShardManifest],
+    check_base: Callable[[], None],
+    put: Callable[[str, bytes], None],
+) -> DatasetManifest:
+    """Put what a dataset was, the index, then dataset.json in place of the old one, wherever it lies.
+
+    Args:
+        base: the dataset that grows.
+        provenance: of the new shards.
+        manifests: of the new shards.
+        check_base: raises OptionError where the dataset is no longer `base`; called before each file.
+        put: writes a file of this name, whole.
+
+    Returns:
+        What dataset.json says now.
+    """
+    grown = grow(base.manifest, base.data, base.index, provenance, manifests)
+    for name, data in grown.files:
+        interrupts.check()
+        check_base()
+        put(name, data)
+    return grown.manifest

@@ -14,11 +14,11 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
-from roboshard.common import interrupts, jsonio
+from roboshard.common import jsonio
 from roboshard.common.errors import FormatError, OptionError
 from roboshard.converter.base import Base
 from roboshard.converter.destination.api import files_of, kept_skipped, write_skipped
-from roboshard.converter.destination.growing_folder import has_changed_error
+from roboshard.converter.destination.growing_folder import has_changed_error, publish_grown
 from roboshard.converter.destination.remote import (
     MAX_RECEIPT_BYTES,
     RECEIPTS,
@@ -26,7 +26,6 @@ from roboshard.converter.destination.remote import (
     receipt_name,
 )
 from roboshard.converter.work_folder import work_folder
-from roboshard.shards.growth import grow
 from roboshard.shards.names import (
     DATASET_MANIFEST,
     MAX_SHARDS,
@@ -108,13 +107,12 @@ class GrowingRemote(RemoteDestination):
 
     def publish(self, provenance: Provenance, manifests: Sequence[ShardManifest]) -> None:
         """Send what the dataset was, the index, then dataset.json in place of the old one; tidy up."""
-        base = self._base
-        grown = grow(base.manifest, base.data, base.index, provenance, manifests)
-        for name, data in grown.files:
-            interrupts.check()
-            self._check_base()
+
+        def put(name: str, data: bytes) -> None:
             self._target.put([Upload(path=name, content=data)])
-        self._tidy(grown.manifest)
+
+        grown = publish_grown(self._base, provenance, manifests, self._check_base, put)
+        self._tidy(grown)
 
     def _check_base(self) -> None:
         """Raise OptionError unless dataset.json is what it was when the append was planned."""

@@ -39,6 +39,7 @@ from roboshard.shards.statistics import (
     FeatureStats,
     Numbers,
     Stats,
+    as_json,
     mixed,
     number_keys,
     statistics_of,
@@ -162,13 +163,7 @@ class MeasuredStatistics:
         return self._json(of), all(part.is_whole for part in parts)
 
     def _json(self, of: Callable[[Members], Stats]) -> dict[str, jsonio.Json]:
-        return {
-            _scope_name(members): {
-                key: {name: values.tolist() for name, values in stats.items()}
-                for key, stats in of(members).items()
-            }
-            for members in self._scopes
-        }
+        return {_scope_name(members): as_json(of(members)) for members in self._scopes}
 
     def _factors(self, num_samples: Sequence[float], members: Members) -> list[float]:
         """Return how often each dataset comes in an epoch of the mixture: in the shortest that has all of each."""

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support.lerobot_source import Camera, Source, build
+from support.lerobot_source import Camera, Source
 from support.resume import Setup, Topology, check_resume_at_every_step, record
+from support.shards_of import shards_of
 from support.slowly import slowly
 
-from roboshard.converter import ConvertConfig, convert
 from roboshard.loader import Loader, make_loader
 from roboshard.loader.episodes.columns import TensorColumn
 from roboshard.loader.episodes.fetch import DrawnStep
@@ -37,13 +37,7 @@ Roots = dict[str, str]
 
 @pytest.fixture(scope="module")
 def roots(tmp_path_factory: pytest.TempPathFactory) -> Roots:
-    folder = tmp_path_factory.mktemp("mixture")
-    found = {}
-    for name, source in SOURCES.items():
-        found[name] = str(folder / f"{name}-shards")
-        root = build(folder / name, source).root
-        convert(ConvertConfig(source=str(root), destination=found[name], workers=1))
-    return found
+    return shards_of(SOURCES, tmp_path_factory.mktemp("mixture"))
 
 
 def mixture_of(roots: Roots) -> list[Any]:

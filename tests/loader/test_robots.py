@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support.lerobot_source import Camera, Source, build
+from support.lerobot_source import Camera, Source
 from support.resume import Setup, Topology, check_resume_at_every_step
+from support.shards_of import shards_of
 from support.slowly import slowly
 
-from roboshard.converter import ConvertConfig, convert
 from roboshard.loader import Loader, Part, make_loader, open_dataset
 from roboshard.loader.episodes.columns import RaggedColumn, TensorColumn, padded_column
 from roboshard.loader.naming import sample_keys
@@ -45,13 +45,7 @@ Roots = dict[str, str]
 
 @pytest.fixture(scope="module")
 def roots(tmp_path_factory: pytest.TempPathFactory) -> Roots:
-    folder = tmp_path_factory.mktemp("robots")
-    found = {}
-    for name, source in SOURCES.items():
-        found[name] = str(folder / f"{name}-shards")
-        root = build(folder / name, source).root
-        convert(ConvertConfig(source=str(root), destination=found[name], workers=1))
-    return found
+    return shards_of(SOURCES, tmp_path_factory.mktemp("robots"))
 
 
 def robots(roots: Roots, **of_cart: Any) -> list[Any]:

@@ -17,7 +17,7 @@ from roboshard.shards.statistics import (
     NAMES,
     OF_EPISODES,
     FeatureStats,
-    Stats,
+    as_json,
     mixed,
     number_keys,
     row_stats,
@@ -69,13 +69,6 @@ def completed(
         key: {**own, **(stats[key] if _names(stats.get(key)) else {})} for key, own in found.items()
     }
     return {**stats, **added}
-
-
-def as_json(stats: Stats) -> dict[str, jsonio.Json]:
-    """Return statistics as stats.json has them."""
-    return {
-        key: {name: values.tolist() for name, values in own.items()} for key, own in stats.items()
-    }
 
 
 def _names(values: jsonio.Json) -> set[str]:
