@@ -73,7 +73,7 @@ class Options:
 
     datasets: int = 50
     steps: int = 300
-    """That are measured, without pictures; a quarter with them."""
+    """Steps that are measured without pictures; a quarter as many are measured with them."""
     runs: int = 3
     folder: Path | None = None
     """Where the datasets lie, and are used again; None: a temporary folder."""

@@ -25,21 +25,21 @@ class Base:
     """The dataset that grows."""
 
     root: str
-    """Its folder or URL."""
+    """Folder or URL of the dataset."""
     data: bytes
-    """Its dataset.json."""
+    """The dataset's dataset.json."""
     manifest: DatasetManifest
     index: bytes
-    """Its episodes.parquet, checked."""
+    """The dataset's index, as bytes that were checked."""
 
     @property
     def shown(self) -> str:
-        """Its folder or URL for messages, without credentials."""
+        """Folder or URL of the dataset for messages, without credentials."""
         return storage.redacted(self.root)
 
     @cached_property
     def rows(self) -> EpisodeIndex:
-        """Its index."""
+        """The dataset's index."""
         return read_index(self.index, self.manifest, self.manifest.index.name)
 
     @property

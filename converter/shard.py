@@ -48,13 +48,13 @@ class ShardSpec:
 
     @property
     def versions(self) -> dict[str, str]:
-        """Of the libraries that decide bytes."""
+        """Versions of the libraries that decide bytes."""
         versions = self.provenance.conversion.versions
         return {name: text for name, text in versions.items() if name != "format"}
 
     @contextmanager
     def on_node(self) -> Iterator[Self]:
-        """The same for a task on another machine of a cluster; see `ShardPlace.on_node`."""
+        """Return this task for another machine of a cluster; see `ShardPlace.on_node`."""
         with self.place.on_node() as place:
             yield replace(self, place=place)
 

@@ -16,7 +16,7 @@ class TaskSpec(Protocol):
         """Libraries that every machine must have in these versions."""
 
     def on_node(self) -> AbstractContextManager[Self]:
-        """The same for a task on another machine of a cluster. Raises OptionError where that cannot be."""
+        """Return this task for another machine of a cluster. Raises OptionError where that cannot be."""
 
     def check_seen(self, result: object) -> None:
         """See that what another machine has written is there. Raises OptionError."""

@@ -72,7 +72,7 @@ class KeptShardSpec:
 
     @contextmanager
     def on_node(self) -> Iterator["KeptShardSpec"]:
-        """The same: all machines must see source and destination."""
+        """Return this task for another machine, which must see source and destination."""
         yield self
 
     def check_seen(self, result: object) -> None:

@@ -110,7 +110,7 @@ class _OpenPart:
     where: str
     """Names it in errors."""
     source: Source
-    """Of the dataset as it is."""
+    """The dataset as it is, before its features are padded."""
     keys: Mapping[str, str]
     """The dataset's own key -> key in samples."""
     lacking: Mapping[str, int]
@@ -120,7 +120,7 @@ class _OpenPart:
     stored: Features
     """What is loaded of it, by key in samples, not padded."""
     features: Features
-    """The same, padded."""
+    """Features of the dataset under their keys in samples, padded."""
 
 
 def _is_weighted(entry: Any) -> bool:

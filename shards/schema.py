@@ -272,7 +272,7 @@ class Snapshot(Document):
     """It is made of so many of the dataset's shards, the first."""
     index: FileEntry
     manifest: FileEntry
-    """Its dataset.json, byte for byte."""
+    """The snapshot's dataset.json, byte for byte."""
 
 
 class DatasetManifest(Provenance):

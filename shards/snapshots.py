@@ -9,7 +9,7 @@ from roboshard.shards.manifest import load_checked, parse_dataset_manifest
 from roboshard.shards.schema import MAX_MANIFEST_BYTES, DatasetManifest
 
 SnapshotName = int | str
-"""Its number, or its fingerprint, of which the first eight digits will do."""
+"""Number of a snapshot, or its fingerprint, of which the first eight digits will do."""
 
 MIN_DIGITS = 8
 REMEDY = "copy it again, or `roboshard rebuild` derives it from the shards"

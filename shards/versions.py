@@ -6,9 +6,9 @@ from roboshard.shards.names import is_matroska
 from roboshard.shards.schema import FORMAT_MAJOR, FORMAT_VERSION
 
 MATROSKA_VERSION = f"{FORMAT_MAJOR}.1"
-"""Of documents that hold or list a slice in Matroska."""
+"""Version of documents that hold or list a slice in Matroska."""
 GROWN_VERSION = f"{FORMAT_MAJOR}.2"
-"""Of a dataset.json that has snapshots."""
+"""Version of a dataset.json that has snapshots."""
 
 
 def version_of(members: Iterable[str]) -> str:

@@ -57,7 +57,7 @@ class Claim:
 
     @property
     def numbers(self) -> range:
-        """Of its shards."""
+        """Numbers of the shards that the append has claimed."""
         return range(self.first_shard, self.first_shard + self.num_shards)
 
     def meets(self, other: "Claim") -> bool:

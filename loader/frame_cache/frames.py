@@ -48,7 +48,7 @@ class FrameCache:
         """Open the stores. Those that cannot be opened are done without, with a warning."""
         self._layout = spec.layout
         self._first_row = np.concatenate([rows[:-1] for rows in spec.layout.first_row])
-        """Of each episode by its position, among the rows of its dataset."""
+        """First row of each episode among the rows of its dataset, by the episode's position."""
         self._kept = np.concatenate(spec.layout.kept)
         self._folder = spec.folder
         self._counter = counter

@@ -17,7 +17,7 @@ from roboshard.storage import locks
 MAX_BYTES = 64 << 20
 """A file is no larger: it has a thousand numbers of a thousand features."""
 MAX_FILES = 1000
-"""Of more the oldest are removed."""
+"""Most files that are kept; the oldest of more are removed."""
 
 
 def kept(

@@ -46,7 +46,7 @@ from roboshard.shards.statistics import (
 )
 
 VERSION = 1
-"""Of how statistics are found: kept ones of another version are not used."""
+"""Version of how statistics are found: kept ones of another version are not used."""
 Members = tuple[int, ...]
 """Numbers of the datasets that statistics are of."""
 

@@ -20,7 +20,7 @@ class Place:
     """Where a run stood at a checkpoint."""
 
     step: int
-    """Of the trainer."""
+    """Step of the trainer."""
     num_processes: int
     batch_size: int
     """Samples per process and step."""

@@ -34,7 +34,7 @@ RELEASES = {
     ),
     "0.4.4": Release("make_dataset", returns_two=False, takes_uint8=False),
 }
-"""Those that this was tried with."""
+"""Releases of LeRobot that this was tried with."""
 
 
 def installed_release() -> Release:

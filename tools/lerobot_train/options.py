@@ -32,15 +32,15 @@ class LoaderOptions:
     decode_threads: int | None = None
     """Threads that decode, per process."""
     memory_bytes: int | None = None
-    """Of episodes held in memory, per rank."""
+    """Memory for episodes, per rank."""
     frame_cache: str | None = None
     """Size such as 8GB: pictures kept for the following epochs."""
     frame_cache_dir: str | None = None
-    """Folder that they are kept in."""
+    """Folder that the pictures of `frame_cache` are kept in, for later runs too."""
     cache_dir: str | None = None
     """Folder that keeps what was read of remote shards."""
     cache_bytes: int | None = None
-    """That folder never holds more."""
+    """Bytes that the folder of `cache_dir` never exceeds."""
     retry_seconds: float | None = None
     """How long a remote read is tried again."""
 

@@ -22,7 +22,7 @@ class Difference:
 
     feature: str
     name: str
-    """Of the statistic that differs most: "q50"."""
+    """Name of the statistic that differs most: "q50"."""
     deviations: float
     """How far apart they are, in standard deviations."""
 
