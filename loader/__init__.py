@@ -4,7 +4,7 @@ from roboshard.loader.loader import Loader
 from roboshard.loader.make import make_loader
 from roboshard.loader.map_style import MapDataset, open_dataset
 from roboshard.loader.meta import DatasetMeta
-from roboshard.loader.part import Part
+from roboshard.loader.mixtures.part import Part
 from roboshard.loader.sampler import LoaderSampler
 from roboshard.loader.selection.information import EpisodeInfo
 from roboshard.loader.stats import LoaderStats

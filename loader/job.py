@@ -12,11 +12,11 @@ from roboshard.loader.episodes.parsed import Membership
 from roboshard.loader.frame_cache.frames import FrameCacheSpec
 from roboshard.loader.meta import DatasetMeta, MixtureMeta, manifest_of_samples, meta_of
 from roboshard.loader.missing import choose_features, lacking_values
+from roboshard.loader.mixtures.padding import check_padding
 from roboshard.loader.order.episodes import Episodes
 from roboshard.loader.order.mixture import MixturePlan
 from roboshard.loader.order.plan import EpochPlan, EpochShape, Slots
 from roboshard.loader.order.schedule import Schedule
-from roboshard.loader.padding import check_padding
 from roboshard.loader.running.device import check_devices
 from roboshard.loader.samples.rows import PictureKey
 from roboshard.loader.samples.windows import frame_offsets

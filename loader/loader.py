@@ -13,26 +13,26 @@ from numpy.typing import NDArray
 from roboshard.common.caller import warn_caller
 from roboshard.common.errors import OptionError
 from roboshard.loader import topology
-from roboshard.loader.cursor import LaneCursor, lane_cursors
-from roboshard.loader.epoch_lengths import EpochLengths
-from roboshard.loader.growth import Recipe
 from roboshard.loader.job import LoadJob
 from roboshard.loader.long_gops import LongGopWarning
 from roboshard.loader.meta import DatasetMeta
 from roboshard.loader.order.mixture import MixturePlan
 from roboshard.loader.pipeline import draw_epoch
-from roboshard.loader.running.runner import EpochRunner
-from roboshard.loader.running.scratch import ScratchFolder
-from roboshard.loader.running.shared_frames import SharedFrames
-from roboshard.loader.samples.rows import Batch
-from roboshard.loader.selection.digest import selection_digest
-from roboshard.loader.state import (
+from roboshard.loader.resume.cursor import LaneCursor, lane_cursors
+from roboshard.loader.resume.epoch_lengths import EpochLengths
+from roboshard.loader.resume.growth import Recipe
+from roboshard.loader.resume.state import (
     STATE_VERSION,
     LoaderState,
     MixtureState,
     check_state,
     nearest_state,
 )
+from roboshard.loader.running.runner import EpochRunner
+from roboshard.loader.running.scratch import ScratchFolder
+from roboshard.loader.running.shared_frames import SharedFrames
+from roboshard.loader.samples.rows import Batch
+from roboshard.loader.selection.digest import selection_digest
 from roboshard.loader.statistics.measure import MeasuredStatistics, Metas
 from roboshard.loader.stats import LoaderStats
 

@@ -20,11 +20,11 @@ from roboshard.loader.config import (
     SampleConfig,
     SplitConfig,
 )
-from roboshard.loader.growth import Made, Recipe, Snapshots
 from roboshard.loader.job import make_job
 from roboshard.loader.loader import Loader
-from roboshard.loader.mixture_job import Mixture, is_mixture, make_mixture_job, mixture_parts
+from roboshard.loader.mixtures.job import Mixture, is_mixture, make_mixture_job, mixture_parts
 from roboshard.loader.order.pools import default_pool
+from roboshard.loader.resume.growth import Made, Recipe, Snapshots
 from roboshard.loader.running.scratch import with_scratch
 from roboshard.loader.running.shared_frames import with_frame_cache
 from roboshard.loader.selection.config import (

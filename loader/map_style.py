@@ -26,7 +26,7 @@ from roboshard.loader.episode_table import EpisodeTable
 from roboshard.loader.job import LoadJob, make_job
 from roboshard.loader.meta import MapMeta
 from roboshard.loader.missing import with_none
-from roboshard.loader.mixture_job import is_mixture
+from roboshard.loader.mixtures.job import is_mixture
 from roboshard.loader.order.plan import Draw
 from roboshard.loader.resources import Resources
 from roboshard.loader.samples.rows import Batch, delta_windows

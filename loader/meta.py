@@ -10,7 +10,7 @@ import numpy as np
 from roboshard.common.errors import FormatError, OptionError
 from roboshard.common.jsonio import Json
 from roboshard.loader.episode_table import EpisodeTable
-from roboshard.loader.padding import padded_features, padded_stats
+from roboshard.loader.mixtures.padding import padded_features, padded_stats
 from roboshard.shards.features import Features, depth_factor, is_depth, keys_of
 from roboshard.shards.schema import DatasetManifest
 from roboshard.shards.statistics import FeatureStats, Stats

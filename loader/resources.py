@@ -9,7 +9,7 @@ from roboshard import storage
 from roboshard.loader import topology
 from roboshard.loader.batches.buffers import Buffers
 from roboshard.loader.batches.decode_threads import DecodeThreads
-from roboshard.loader.decoding.kept import KeptDecoders
+from roboshard.loader.decoding.open_decoders import KeptDecoders
 from roboshard.loader.decoding.settings import PictureSettings
 from roboshard.loader.episodes.fetch import EpisodePool
 from roboshard.loader.episodes.prefetch import EpisodePrefetcher

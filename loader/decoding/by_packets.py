@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from roboshard.common.errors import FormatError
 from roboshard.loader.decoding.codec import FORGETTING, Codec, Kind
-from roboshard.loader.decoding.kept import bytes_held
+from roboshard.loader.decoding.open_decoders import bytes_held
 from roboshard.loader.decoding.parameter_sets import NO_SETS, Start, starts_of_gops
 from roboshard.loader.decoding.pictures import Picture
 from roboshard.loader.decoding.settings import PictureSettings

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from roboshard.common.errors import FormatError
-from roboshard.loader.decoding.kept import bytes_held
+from roboshard.loader.decoding.open_decoders import bytes_held
 from roboshard.loader.decoding.parameter_sets import starts_of_gops
 from roboshard.loader.decoding.pictures import Picture
 from roboshard.loader.decoding.settings import PictureSettings

@@ -21,7 +21,7 @@ from roboshard.common.errors import FormatError
 from roboshard.loader.decoding.by_packets import PacketDecoder
 from roboshard.loader.decoding.by_torchcodec import TorchcodecDecoder, seeks_right
 from roboshard.loader.decoding.depth import depth_pixels
-from roboshard.loader.decoding.kept import Keeps
+from roboshard.loader.decoding.open_decoders import Keeps
 from roboshard.loader.decoding.pictures import Picture, made, resized
 from roboshard.loader.decoding.rgb import picture_of
 from roboshard.loader.decoding.settings import PictureSettings

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from roboshard.loader.decoding.codec import Codecs
-from roboshard.loader.decoding.kept import KeptDecoders
+from roboshard.loader.decoding.open_decoders import KeptDecoders
 
 MAX_KEPT_BYTES = 1 << 30
 """Bytes that open decoders may take where nobody says how many."""

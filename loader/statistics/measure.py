@@ -27,12 +27,12 @@ from roboshard.loader.selection.digest import selection_digest
 from roboshard.loader.selection.select import select
 from roboshard.loader.sources import Source
 from roboshard.loader.statistics.collect import Collected, collect, takes_all
-from roboshard.loader.statistics.kept import kept
 from roboshard.loader.statistics.relative import (
     RelativeActions,
     collect_actions,
     relative_statistics,
 )
+from roboshard.loader.statistics.stored import kept
 from roboshard.shards.features import Features
 from roboshard.shards.statistics import (
     NAMES,

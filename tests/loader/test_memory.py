@@ -24,7 +24,7 @@ from support.slowly import slowly
 
 from roboshard.converter import ConvertConfig, convert
 from roboshard.loader import Loader, make_loader
-from roboshard.loader.decoding.kept import KeptDecoders
+from roboshard.loader.decoding.open_decoders import KeptDecoders
 from roboshard.loader.episodes import spill
 from roboshard.loader.episodes.spill import SpillStore
 from roboshard.loader.running.scratch import PREFIX, ScratchFolder

@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 
-from roboshard.loader.opening import AT_ONCE, carried_out
+from roboshard.loader.mixtures.opening import AT_ONCE, carried_out
 
 
 def test_results_come_in_order_of_tasks_that_run_at_once() -> None:

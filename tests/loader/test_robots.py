@@ -20,8 +20,8 @@ from support.slowly import slowly
 
 from roboshard.loader import Loader, Part, make_loader, open_dataset
 from roboshard.loader.episodes.columns import RaggedColumn, TensorColumn, padded_column
-from roboshard.loader.naming import sample_keys
-from roboshard.loader.padding import check_padding, padded_features
+from roboshard.loader.mixtures.naming import sample_keys
+from roboshard.loader.mixtures.padding import check_padding, padded_features
 from roboshard.shards import FormatError, OptionError
 
 TOP, WRIST, IMAGE = "observation.images.top", "observation.images.wrist", "observation.image"

@@ -10,7 +10,6 @@ import numpy as np
 
 from roboshard import storage
 from roboshard.common.errors import OptionError
-from roboshard.loader.agreement import agreed_features, agreed_windows, loaded_features
 from roboshard.loader.config import LoaderConfig, SampleConfig
 from roboshard.loader.episodes.parsed import Membership
 from roboshard.loader.job import (
@@ -25,12 +24,13 @@ from roboshard.loader.job import (
 )
 from roboshard.loader.meta import DatasetMeta, MixtureMeta, manifest_of_samples, merged_manifest
 from roboshard.loader.missing import choose_features
-from roboshard.loader.naming import sample_keys, under
-from roboshard.loader.opening import carried_out
+from roboshard.loader.mixtures.agreement import agreed_features, agreed_windows, loaded_features
+from roboshard.loader.mixtures.naming import sample_keys, under
+from roboshard.loader.mixtures.opening import carried_out
+from roboshard.loader.mixtures.padding import check_padding
+from roboshard.loader.mixtures.part import BY_FRAMES, OF_ONE_DATASET, Part, Weight
 from roboshard.loader.order.own_epochs import OwnEpochs
 from roboshard.loader.order.schedule import MAX_PERIOD, Schedule, shares
-from roboshard.loader.padding import check_padding
-from roboshard.loader.part import BY_FRAMES, OF_ONE_DATASET, Part, Weight
 from roboshard.loader.selection.config import SelectionConfig
 from roboshard.loader.sources import Source
 from roboshard.shards.features import Features

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 
 from roboshard.common.errors import OptionError
-from roboshard.loader.part import Rename
+from roboshard.loader.mixtures.part import Rename
 from roboshard.shards.features import ROW_NUMBERS, Features
 
 MADE = ("task", "dataset_index")

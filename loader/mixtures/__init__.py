@@ -1,0 +1,1 @@
+"""Several datasets loaded as one: what each part is, and what samples of all of them hold."""
