@@ -76,7 +76,9 @@ def read_config_file(path: Path, names: Set[str]) -> dict[str, Any]:
 
 
 class _TextLoader(yaml.SafeLoader):
-    """Reads numbers as the text that they are, to be read as a flag's would be: to YAML, 1:50 is 110."""
+    """Reads numbers as the text that they are, to be read as a flag's would be: to YAML, 1:50 is
+    110.
+    """
 
 
 _TextLoader.yaml_implicit_resolvers = {
@@ -90,7 +92,9 @@ def _read_yaml(text: str) -> Any:
 
 
 def _as_flags(values: dict[str, Any]) -> list[str]:
-    """Options of a file as they would stand on the command line, where a later flag beats an earlier one."""
+    """Options of a file as they would stand on the command line, where a later flag beats an
+    earlier one.
+    """
     flags: list[str] = []
     # Those with several values first: the last one would take what follows it for one more.
     in_order = sorted(values.items(), key=lambda item: not isinstance(item[1], list))

@@ -26,10 +26,13 @@ from roboshard.shards.cameras import CameraSummary
 from roboshard.shards.gop import COSTLY
 
 SHOWN_SHARDS = 20
-DESCRIPTION = "Convert a LeRobot dataset into WebDataset shards. Run it again to continue where it was interrupted."
+DESCRIPTION = (
+    "Convert a LeRobot dataset into WebDataset shards. "
+    "Run it again to continue where it was interrupted."
+)
 REMEDY = (
-    'make_loader(frame_order="sweep") decodes frames in order; `--video reencode --gop 2` makes every other frame a '
-    "keyframe, at some cost of quality."
+    'make_loader(frame_order="sweep") decodes frames in order; '
+    "`--video reencode --gop 2` makes every other frame a keyframe, at some cost of quality."
 )
 
 
@@ -88,8 +91,8 @@ def _show_plan(plan: ConversionPlan, config: ConvertConfig) -> None:
         out.print(as_markup(plan.video), soft_wrap=True)
     new = "" if plan.base is None else "new "
     out.print(
-        f"{len(plan.episodes)} {new}episodes in {len(plan.shards)} shards, about {decimal(int(plan.sizes.sum()))}; "
-        "nothing was written (--dry-run)",
+        f"{len(plan.episodes)} {new}episodes in {len(plan.shards)} shards, about "
+        f"{decimal(int(plan.sizes.sum()))}; nothing was written (--dry-run)",
         soft_wrap=True,
     )
 
@@ -114,16 +117,17 @@ def show_report(report: ConversionReport) -> None:
     """Print what a conversion did."""
     if report.kept_episodes and not report.episodes:
         out.print(
-            f"nothing new: {as_markup(str(report.destination))} has {report.kept_episodes} episodes as before",
+            f"nothing new: {as_markup(str(report.destination))} has {report.kept_episodes} "
+            "episodes as before",
             soft_wrap=True,
         )
         _show_skipped(report)
         return
     reused = f", {report.reused_shards} of them from an earlier run" if report.reused_shards else ""
     out.print(
-        f"{report.episodes} {'new ' if report.kept_episodes else ''}episodes, {report.frames} frames, "
-        f"{decimal(report.bytes_written)} in {report.shards} "
-        f"shards{reused} → {as_markup(str(report.destination))}",
+        f"{report.episodes} {'new ' if report.kept_episodes else ''}episodes, {report.frames} "
+        f"frames, {decimal(report.bytes_written)} in {report.shards} shards{reused} → "
+        f"{as_markup(str(report.destination))}",
         soft_wrap=True,
     )
     if report.video is not None:
@@ -131,8 +135,8 @@ def show_report(report: ConversionReport) -> None:
     for camera, cost in report.random_frame_costs.items():
         if cost > COSTLY:
             out.print(
-                f"{as_markup(camera)}: keyframes are far apart; a random frame costs {cost:.0f} decoded frames. "
-                f"{REMEDY}",
+                f"{as_markup(camera)}: keyframes are far apart; a random frame costs {cost:.0f} "
+                f"decoded frames. {REMEDY}",
                 soft_wrap=True,
             )
     show_findings(report.findings)

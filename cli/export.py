@@ -21,7 +21,7 @@ def export_command(arguments: Sequence[str]) -> None:
         report = export(config, on_episode)
     again = ", numbered anew from 0" if report.renumbered else ""
     out.print(
-        f"{report.episodes} episodes{again}, {report.frames} frames in {report.data_files} data files and "
-        f"{report.video_files} video files → {as_markup(str(report.destination))}",
+        f"{report.episodes} episodes{again}, {report.frames} frames in {report.data_files} data "
+        f"files and {report.video_files} video files → {as_markup(str(report.destination))}",
         soft_wrap=True,
     )

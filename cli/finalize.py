@@ -11,7 +11,8 @@ def finalize_command(arguments: Sequence[str]) -> None:
     config = parse_config(
         arguments,
         prog="roboshard finalize",
-        description="Check the shards that `convert-to-shards --shards I/N` wrote, and make a dataset of them: the "
-        "index and, last, dataset.json. SOURCE, DESTINATION and options are those of the parts, without --shards.",
+        description="Check the shards that `convert-to-shards --shards I/N` wrote, and make a "
+        "dataset of them: the index and, last, dataset.json. SOURCE, DESTINATION and options are "
+        "those of the parts, without --shards.",
     )
     show_report(finalize(config))

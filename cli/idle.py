@@ -1,4 +1,6 @@
-"""`roboshard idle URL`: frames in which nothing moves, and the ranges of all others for `keep_ranges`."""
+"""`roboshard idle URL`: frames in which nothing moves, and the ranges of all others for
+`keep_ranges`.
+"""
 
 from collections.abc import Sequence
 
@@ -22,8 +24,9 @@ def idle_command(arguments: Sequence[str]) -> None:
         IdleConfig,
         "roboshard idle",
         arguments,
-        "Find frames in which nothing moves for long, show them, and write the ranges of all others "
-        "to a file: make_loader(keep_ranges=FILE) then trains on those alone, while windows see all.",
+        "Find frames in which nothing moves for long, show them, and write the ranges of all "
+        "others to a file: make_loader(keep_ranges=FILE) then trains on those alone, while "
+        "windows see all.",
     )
     with counter("episodes") as on_episode:
         report = find_idle(config, on_episode)
@@ -47,8 +50,9 @@ def _show(report: IdleReport) -> None:
     whole = sum(not episode.kept for episode in report.idle)
     out.print(
         f"nothing moves in {report.dropped} of {report.frames} frames "
-        f"({report.dropped / max(1, report.frames):.1%}), in {len(report.idle)} of {report.episodes} episodes, "
-        f"{whole} of them from beginning to end; motion is that of {as_markup(', '.join(report.features))}",
+        f"({report.dropped / max(1, report.frames):.1%}), in {len(report.idle)} of "
+        f"{report.episodes} episodes, {whole} of them from beginning to end; motion is that of "
+        f"{as_markup(', '.join(report.features))}",
         soft_wrap=True,
     )
     if report.output is not None:
@@ -56,7 +60,9 @@ def _show(report: IdleReport) -> None:
 
 
 def picture(episode: IdleEpisode) -> str:
-    """Return a line that shows an episode from its beginning to its end: which of its frames are kept."""
+    """Return a line that shows an episode from its beginning to its end: which of its frames are
+    kept.
+    """
     is_kept = np.zeros(episode.length, dtype=np.bool_)
     for first, stop in episode.kept:
         is_kept[first:stop] = True

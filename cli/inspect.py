@@ -57,8 +57,10 @@ def _show(summary: Summary) -> None:
     lines = {
         "dataset": summary.url,
         "fingerprint": summary.fingerprint,
-        "holds": f"{summary.episodes} episodes, {summary.frames} frames, {summary.fps:g} fps, {summary.hours:.2f} h",
-        "shards": f"{summary.shards}, {decimal(summary.num_bytes)} (each {smallest} to {largest}, median {median})",
+        "holds": f"{summary.episodes} episodes, {summary.frames} frames, {summary.fps:g} fps, "
+        f"{summary.hours:.2f} h",
+        "shards": f"{summary.shards}, {decimal(summary.num_bytes)} (each {smallest} to {largest}, "
+        f"median {median})",
         "source": f"{source['name']}{revision}, LeRobot {source['codebase_version']}",
         "converted by": ", ".join(
             f"{name} {value}" for name, value in conversion["versions"].items()

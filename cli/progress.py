@@ -45,7 +45,9 @@ def bar(doing: str, items: int, what: str, num_bytes: int) -> Iterator["_Bar"]:
 
 @contextmanager
 def counter(what: str, *, hidden: bool = False) -> Iterator[Callable[[int, int], None]]:
-    """Show on standard error how many of `what` are done, of how many, as the function is told that is yielded."""
+    """Show on standard error how many of `what` are done, of how many, as the function is told that
+    is yielded.
+    """
     console = Console(stderr=True)
     hidden = hidden or not console.is_terminal
     with Progress(console=console, transient=True, disable=hidden) as progress:

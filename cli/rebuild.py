@@ -31,7 +31,8 @@ def rebuild_command(arguments: Sequence[str]) -> None:
     )
     manifest = rebuild(options.root, partial_dataset=options.partial)
     out.print(
-        f"{manifest.total_episodes} episodes, {manifest.total_frames} frames in {len(manifest.shards)} shards: "
-        f"manifests and index written to {as_markup(str(options.root))}",
+        f"{manifest.total_episodes} episodes, {manifest.total_frames} frames in "
+        f"{len(manifest.shards)} shards: manifests and index written to "
+        f"{as_markup(str(options.root))}",
         soft_wrap=True,
     )

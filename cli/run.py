@@ -1,4 +1,6 @@
-"""What every command does around its work: parse, run, and turn errors into one message and an exit code."""
+"""What every command does around its work: parse, run, and turn errors into one message and an exit
+code.
+"""
 
 from collections.abc import Callable, Sequence
 
@@ -46,5 +48,7 @@ def run_command(command: Callable[[Sequence[str]], None], arguments: Sequence[st
 
 
 def _print_error(error: Exception) -> None:
-    """Say why a command failed: without secrets that a library may have named, and as plain text."""
+    """Say why a command failed: without secrets that a library may have named, and as plain
+    text.
+    """
     err.print(f"[bold red]error:[/] {as_markup(redacted(str(error)), lines=True)}", soft_wrap=True)

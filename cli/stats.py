@@ -1,4 +1,6 @@
-"""`roboshard stats URL`: statistics of what a loader would train on, for people or as LeRobot's stats.json."""
+"""`roboshard stats URL`: statistics of what a loader would train on, for people or as LeRobot's
+stats.json.
+"""
 
 import json
 from collections.abc import Sequence
@@ -23,8 +25,8 @@ def stats_command(arguments: Sequence[str]) -> None:
         StatsConfig,
         "roboshard stats",
         arguments,
-        "Show the statistics that loader.meta.stats would have: exact ones of the rows, with quantiles, of all "
-        "episodes or of those that are chosen.",
+        "Show the statistics that loader.meta.stats would have: exact ones of the rows, with "
+        "quantiles, of all episodes or of those that are chosen.",
     )
     report = find_stats(config)
     if config.json:

@@ -23,8 +23,8 @@ def upload_command(arguments: Sequence[str]) -> None:
         UploadConfig,
         "upload-shards",
         with_config_file(arguments, {field.name for field in fields(UploadConfig)}),
-        "Publish a finished dataset. Only what is missing or different is sent; run it again to continue "
-        f"where it was interrupted. {CONFIG_HELP}",
+        "Publish a finished dataset. Only what is missing or different is sent; run it again to "
+        f"continue where it was interrupted. {CONFIG_HELP}",
     )
     if config.dry_run:
         _show_plan(make_plan(config))
@@ -44,9 +44,9 @@ def _show_plan(plan: UploadPlan) -> None:
     if plan.remove:
         out.print(f"remove {len(plan.remove)} files of the dataset that is there")
     out.print(
-        f"{len(uploads)} files, {decimal(sum(upload_.size for upload_ in uploads))}, would be sent to "
-        f"{as_markup(redacted(plan.target.url))}; {len(plan.kept)} are there already; nothing was "
-        "changed (--dry-run)",
+        f"{len(uploads)} files, {decimal(sum(upload_.size for upload_ in uploads))}, would be "
+        f"sent to {as_markup(redacted(plan.target.url))}; {len(plan.kept)} are there already; "
+        "nothing was changed (--dry-run)",
         soft_wrap=True,
     )
     _show_rest(plan.unlisted, plan.notes)

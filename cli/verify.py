@@ -20,8 +20,8 @@ def verify_command(arguments: Sequence[str]) -> None:
         VerifyConfig,
         "roboshard verify",
         arguments,
-        "Find everything that is wrong with a dataset: hashes, checksums, manifests, tars, rows, video. "
-        "Exits with 1 where there is something.",
+        "Find everything that is wrong with a dataset: hashes, checksums, manifests, tars, rows, "
+        "video. Exits with 1 where there is something.",
     )
     report = verify(config)
     _show(report)

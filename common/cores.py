@@ -1,4 +1,6 @@
-"""How many cores this process may use: those that it is bound to, as far as its control group lets it."""
+"""How many cores this process may use: those that it is bound to, as far as its control group lets
+it.
+"""
 
 import os
 from collections.abc import Iterator
@@ -11,14 +13,16 @@ _OWN_CGROUPS = Path("/proc/self/cgroup")
 def usable_cores() -> int:
     """Return the number of cores that this process may use, at least 1.
 
-    A container whose time is limited (`docker --cpus`, `limits.cpu` of Kubernetes) sees all cores of
-    its machine; as many threads as those would be stopped for most of their time.
+    A container whose time is limited (`docker --cpus`, `limits.cpu` of Kubernetes) sees all cores
+    of its machine; as many threads as those would be stopped for most of their time.
     """
     return limited(bound_cores())
 
 
 def limited(cores: int) -> int:
-    """Return how many of these cores the control groups of this process let it use at once, at least 1."""
+    """Return how many of these cores the control groups of this process let it use at once, at
+    least 1.
+    """
     quota = cpu_quota()
     return cores if quota is None else max(1, min(cores, int(quota)))
 
@@ -35,7 +39,8 @@ def bound_cores(process: int = 0) -> int:
 
 
 def cpu_quota(cgroups: Path = _CGROUPS, own: Path = _OWN_CGROUPS) -> float | None:
-    """Return the cores' worth of time that control groups give this process; None: they do not limit it.
+    """Return the cores' worth of time that control groups give this process; None: they do not
+    limit it.
 
     Linux, Documentation/admin-guide/cgroup-v2.rst, `cpu.max`, and
     Documentation/scheduler/sched-bwc.rst for version 1.
@@ -74,7 +79,10 @@ def _own_groups(own: Path) -> Iterator[tuple[str, str]]:
 
 
 def _upwards(root: Path, path: str) -> Iterator[Path]:
-    """A group's folder and those above it, whose limits hold too. In a container the root is its own group."""
+    """A group's folder and those above it, whose limits hold too.
+
+    In a container the root is its own group.
+    """
     folder = root / path.strip("/")
     yield folder
     while folder != root and root in folder.parents:

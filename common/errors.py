@@ -2,14 +2,15 @@
 
     RoboshardError
     ├── OptionError    (ValueError)         an argument or configuration value that cannot be used
-    ├── SourceError    (ValueError)         a LeRobot source that contradicts itself or cannot be copied exactly
+    ├── SourceError    (ValueError)         a LeRobot source that cannot be copied as it is
     ├── FormatError    (ValueError)         a file that is not, or not safely, in the shard format
     │   └── VersionError                    a format version that this release does not read
     ├── DamageError    (OSError)            bytes that differ from what their manifest recorded
     ├── MissingError   (FileNotFoundError)  a shard, manifest or source file that is not there
     └── StorageError   (OSError)            a URL that cannot be read
 
-Each also subclasses the builtin that a caller would catch. Messages say what is wrong, where, and what to do.
+Each also subclasses the builtin that a caller would catch. Messages say what is wrong, where, and
+what to do.
 """
 
 from collections.abc import Sequence
@@ -28,7 +29,10 @@ class SourceError(RoboshardError, ValueError):
 
 
 class FormatError(RoboshardError, ValueError):
-    """A file does not follow the shard format. `problems` lists each fault with its place in the file."""
+    """A file does not follow the shard format.
+
+    `problems` lists each fault with its place in the file.
+    """
 
     def __init__(self, message: str, problems: Sequence[str] = ()) -> None:
         super().__init__("\n  - ".join([message, *problems]))

@@ -8,7 +8,9 @@ from roboshard.common.errors import FormatError
 
 MAX_DEPTH = 64
 MAX_CONTAINERS = 1 << 20
-"""Objects and arrays in one document: each costs some hundred bytes of memory, and two in the file."""
+"""Objects and arrays in one document: each costs some hundred bytes of memory, and two in the
+file.
+"""
 MAX_VALUES = 1 << 23
 """Values in one document."""
 
@@ -24,7 +26,9 @@ def dump(value: Json) -> bytes:
 
 
 def canonical(value: Json) -> bytes:
-    """Bytes that are equal for equal values, whatever the order of keys: what fingerprints are taken of."""
+    """Bytes that are equal for equal values, whatever the order of keys: what fingerprints are
+    taken of.
+    """
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode()
 
 
@@ -32,8 +36,8 @@ def load(data: bytes | memoryview, what: str, max_bytes: int) -> dict[str, Json]
     """Parse one JSON object; `what` names it in errors.
 
     Raises:
-        FormatError: larger than `max_bytes`, of more than MAX_CONTAINERS objects and arrays or MAX_VALUES
-            values, nested deeper than MAX_DEPTH, not UTF-8, not JSON, with a key
+        FormatError: larger than `max_bytes`, of more than MAX_CONTAINERS objects and arrays or
+            MAX_VALUES values, nested deeper than MAX_DEPTH, not UTF-8, not JSON, with a key
             that occurs twice in one object, with half a surrogate pair, or not an object.
     """
     if len(data) > max_bytes:
@@ -57,7 +61,9 @@ def load(data: bytes | memoryview, what: str, max_bytes: int) -> dict[str, Json]
 
 
 def check_counts(data: bytes | memoryview, what: str) -> None:
-    """Refuse what would become many objects, before there is any. Texts may hold such characters: they count too.
+    """Refuse what would become many objects, before there is any.
+
+    Texts may hold such characters: they count too.
 
     Raises:
         FormatError: more than MAX_CONTAINERS objects and arrays, or MAX_VALUES values.

@@ -1,4 +1,6 @@
-"""Files without a name, in memory where the system can: gone with the last process that has them open."""
+"""Files without a name, in memory where the system can: gone with the last process that has them
+open.
+"""
 
 import os
 import tempfile

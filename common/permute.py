@@ -1,10 +1,11 @@
 """A keyed bijection of 0..n-1 that is computed, never stored: any position at once, in O(1) memory.
 
-A Feistel network over a grid of `rows x columns >= n` cells with modular addition in place of XOR, and cycle
-walking back into the range (Black and Rogaway, "Ciphers with Arbitrary Finite Domains", 2002). Fewer than
-`rows` cells lie outside the range, so a walk is rare and short. A few rounds on a tiny grid reach some orders
-more often than others; up to SORTED_SIZE elements are sorted by keyed random numbers instead. Built from 64-bit
-integer arithmetic and BLAKE2b alone: the same on every platform and library version.
+A Feistel network over a grid of `rows x columns >= n` cells with modular addition in place of XOR,
+and cycle walking back into the range (Black and Rogaway, "Ciphers with Arbitrary Finite Domains",
+2002). Fewer than `rows` cells lie outside the range, so a walk is rare and short. A few rounds on a
+tiny grid reach some orders more often than others; up to SORTED_SIZE elements are sorted by keyed
+random numbers instead. Built from 64-bit integer arithmetic and BLAKE2b alone: the same on every
+platform and library version.
 """
 
 import hashlib
@@ -23,7 +24,9 @@ _MIX_2 = np.uint64(0x94D049BB133111EB)
 
 
 def derive_key(purpose: str, *numbers: int) -> bytes:
-    """A key for `permute` from what the order depends on: a purpose and integers such as seed and epoch."""
+    """A key for `permute` from what the order depends on: a purpose and integers such as seed and
+    epoch.
+    """
     text = ":".join([purpose, *map(str, numbers)])
     return hashlib.blake2b(text.encode(), digest_size=8 * ROUNDS, person=b"roboshard").digest()
 
@@ -136,7 +139,9 @@ def _round_keys(keys: Sequence[bytes]) -> NDArray[np.uint64]:
 
 
 def keyed_integers(values: NDArray[np.uint64], key: bytes) -> NDArray[np.uint64]:
-    """Return an integer over the whole 64-bit range for each value, fixed by the value and the key."""
+    """Return an integer over the whole 64-bit range for each value, fixed by the value and the
+    key.
+    """
     first, second = np.frombuffer(key, dtype="<u8")[:2]
     return _mix(_mix(values + first) + second)
 

@@ -41,7 +41,8 @@ def as_markup(text: object, *, lines: bool = False) -> str:
     """Return `plain` text for what reads rich's markup: square brackets in it mean nothing."""
     shown = plain(text, lines=lines)
     kept = shown.rstrip("\\")
-    # Backslashes before a tag, which may follow, are written twice; so let a tag follow, of no text.
+    # Backslashes before a tag, which may follow, are written twice; so let a tag follow, of no
+    # text.
     end = "\\\\" * (len(shown) - len(kept)) + "[none][/none]" if kept != shown else ""
     return escape(kept) + end
 

@@ -14,7 +14,9 @@ class Progress(Protocol):
 
 
 Display = Callable[[str, int, str, int], AbstractContextManager[Progress]]
-"""Begins to show work: what is being done, to how many items, what they are called, and about how many bytes."""
+"""Begins to show work: what is being done, to how many items, what they are called, and about how
+many bytes.
+"""
 
 
 class _Unseen:

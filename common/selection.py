@@ -75,13 +75,15 @@ def check_tasks(wanted: Collection[str], known: Sequence[str]) -> None:
     if unknown:
         near = get_close_matches(unknown[0], known, n=3, cutoff=0.3) or known[:3]
         raise OptionError(
-            f"tasks: no episode has {unknown[0]!r:.200}; the dataset has {len(there)} tasks, such as "
-            + (some([f"{text!r:.200}" for text in near]) or "none")
+            f"tasks: no episode has {unknown[0]!r:.200}; the dataset has {len(there)} tasks, such "
+            "as " + (some([f"{text!r:.200}" for text in near]) or "none")
         )
 
 
 def spread(length: int, count: int) -> list[int]:
-    """At most `count` different places of `length`, ascending and evenly spaced: first, last, and some between."""
+    """At most `count` different places of `length`, ascending and evenly spaced: first, last, and
+    some between.
+    """
     places: list[int] = (
         np.linspace(0, length - 1, min(count, length)).round().astype(np.int64).tolist()
     )

@@ -1,4 +1,6 @@
-"""What `--append` adds to: the dataset that is at the destination, and whether a source has only grown since."""
+"""What `--append` adds to: the dataset that is at the destination, and whether a source has only
+grown since.
+"""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -73,13 +75,15 @@ def read_base(destination: str) -> Base | None:
 
 
 def check_has_grown(source: Source, base: Base) -> None:
-    """Raise OptionError unless all episodes and tasks of the dataset are in the source, at their places."""
+    """Raise OptionError unless all episodes and tasks of the dataset are in the source, at their
+    places.
+    """
     gone = np.setdiff1d(base.episodes, source.episode_indices).tolist()
     where = source.meta.files.where()
     if gone:
         raise OptionError(
-            f"{where}: {len(gone)} episodes that {base.shown} has are not there any more: {some(gone, SHOWN)}. What "
-            f"has lost or renumbered episodes is another dataset: {ANEW}"
+            f"{where}: {len(gone)} episodes that {base.shown} has are not there any more: "
+            f"{some(gone, SHOWN)}. What has lost or renumbered episodes is another dataset: {ANEW}"
         )
     here, there = base.manifest.task_texts, list(source.meta.tasks.texts)
     changed = [i for i, text in enumerate(here) if i >= len(there) or there[i] != text]
@@ -87,8 +91,8 @@ def check_has_grown(source: Source, base: Base) -> None:
         i = changed[0]
         now = repr(there[i])[:100] if i < len(there) else "gone"
         raise OptionError(
-            f"{where}: task {i} was {here[i]!r:.100} and is {now}: the rows of the episodes that {base.shown} has "
-            f"would name another one. {ANEW.capitalize()}"
+            f"{where}: task {i} was {here[i]!r:.100} and is {now}: the rows of the episodes that "
+            f"{base.shown} has would name another one. {ANEW.capitalize()}"
         )
 
 
@@ -109,8 +113,8 @@ def check_fits(provenance: Provenance, base: Base, where: str) -> None:
         now, before = (each.conversion.options.get(name) for each in (provenance, old))
         if now != before:
             raise OptionError(
-                f"{base.shown}: was converted with {_in_words(name, before)}, which --append must have too, not "
-                f"{_in_words(name, now)}"
+                f"{base.shown}: was converted with {_in_words(name, before)}, which --append must "
+                f"have too, not {_in_words(name, now)}"
             )
     keys = dict.fromkeys([*old.features, *provenance.features])
     other = [
@@ -120,8 +124,8 @@ def check_fits(provenance: Provenance, base: Base, where: str) -> None:
     ]
     if other or list(old.features) != list(provenance.features):
         raise OptionError(
-            f"{where}: features are not those that {base.shown} has: {some(other, SHOWN) or 'their order'}. "
-            f"{ANEW.capitalize()}"
+            f"{where}: features are not those that {base.shown} has: "
+            f"{some(other, SHOWN) or 'their order'}. {ANEW.capitalize()}"
         )
 
 

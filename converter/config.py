@@ -1,4 +1,7 @@
-"""What a conversion can be told. One dataclass: the Python keywords, the flags and the keys of a config file."""
+"""What a conversion can be told.
+
+One dataclass: the Python keywords, the flags and the keys of a config file.
+"""
 
 import os
 import re
@@ -26,30 +29,41 @@ class ConvertConfig:
     """Options of one conversion."""
 
     source: Annotated[str, Positional, arg(metavar="SOURCE")]
-    """LeRobot dataset, v2.1 or v3: a local folder with meta/, data/ and videos/; org/name or org/name@revision on the
-    Hub, where no folder is of that name; or the URL of such a folder: hf://buckets/owner/name/folder,
-    s3://bucket/folder."""
+    """LeRobot dataset, v2.1 or v3: a local folder with meta/, data/ and videos/; org/name or
+    org/name@revision on the Hub, where no folder is of that name; or the URL of such a folder:
+    hf://buckets/owner/name/folder, s3://bucket/folder.
+    """
     destination: Annotated[str, Positional, arg(metavar="DESTINATION")]
-    """Folder to write the shards to, made if missing; or a URL, hf://buckets/owner/name/folder, s3://bucket/folder:
-    then each shard is sent there and removed here, so that the disk holds one per worker."""
+    """Folder to write the shards to, made if missing; or a URL, hf://buckets/owner/name/folder,
+    s3://bucket/folder: then each shard is sent there and removed here, so that the disk holds one
+    per worker.
+    """
     shard_size: str = "256MB"
     """Target size of a shard, from 64KB up: 500MB (10^6 bytes) or 512MiB (2^20 bytes)."""
     workers: int | None = None
-    """Processes; default: one per core. With --engine ray: tasks at once; default: what its cores want."""
+    """Processes; default: one per core. With --engine ray: tasks at once; default: what its cores
+    want.
+    """
     engine: Literal["processes", "ray"] = "processes"
-    """What runs the work: processes of this machine, or a Ray cluster (pip install 'roboshard[ray]'), all of whose
-    nodes see SOURCE and DESTINATION."""
+    """What runs the work: processes of this machine, or a Ray cluster (pip install
+    'roboshard[ray]'), all of whose nodes see SOURCE and DESTINATION.
+    """
     address: str | None = None
-    """Of the Ray cluster, as `ray start` prints it; default: the one that runs here, or a new one on this machine."""
+    """Of the Ray cluster, as `ray start` prints it; default: the one that runs here, or a new one
+    on this machine.
+    """
     shards: str | None = None
-    """Write only a part: "3/16" is part 3 of 16, counted from 0. `roboshard finalize`, with the same SOURCE,
-    DESTINATION and options, makes a dataset of all parts."""
+    """Write only a part: "3/16" is part 3 of 16, counted from 0. `roboshard finalize`, with the
+    same SOURCE, DESTINATION and options, makes a dataset of all parts.
+    """
     append: bool = False
-    """Add the episodes that DESTINATION does not have yet, as new shards; those that it has must be in SOURCE as they
-    were. Where there is no dataset yet, convert all."""
+    """Add the episodes that DESTINATION does not have yet, as new shards; those that it has must be
+    in SOURCE as they were. Where there is no dataset yet, convert all.
+    """
     compare: Literal["video", "rows"] = "video"
-    """With --append, how closely the episodes that are there already are compared with SOURCE, if that has changed:
-    rows and video packets, for which all of SOURCE is read; or rows alone."""
+    """With --append, how closely the episodes that are there already are compared with SOURCE, if
+    that has changed: rows and video packets, for which all of SOURCE is read; or rows alone.
+    """
     episodes: str | None = None
     """Which episodes: "0:100,205" (half-open ranges and single indices); default: all."""
     exclude_episodes: str | None = None
@@ -59,22 +73,30 @@ class ConvertConfig:
     shuffle_episodes: int | None = None
     """Seed: spread the episodes over the shards in a random order, fixed by the seed."""
     on_error: Literal["fail", "skip"] = "fail"
-    """An episode that cannot be copied exactly stops the run, or is left out and listed in skipped.json."""
+    """An episode that cannot be copied exactly stops the run, or is left out and listed in
+    skipped.json.
+    """
     tolerance_s: float = 1e-4
     """Largest distance in seconds between a row's timestamp and the frame shown for it."""
     video: Literal["copy", "reencode"] = "copy"
-    """Copy video packet by packet, lossless; or encode it again, which costs quality and time: for keyframes that are
-    far apart, or for smaller pictures. Depth is always copied."""
+    """Copy video packet by packet, lossless; or encode it again, which costs quality and time: for
+    keyframes that are far apart, or for smaller pictures. Depth is always copied.
+    """
     reencode: Annotated[ReencodeConfig, arg(name="")] = REENCODE_DEFAULTS
     scratch: str | None = None
-    """Folder for what is downloaded of a remote source, and for shards on their way to a remote destination; removed
-    at the end. Default: the system's for such."""
+    """Folder for what is downloaded of a remote source, and for shards on their way to a remote
+    destination; removed at the end. Default: the system's for such.
+    """
     scratch_size: str = "20GB"
-    """What may lie there at once, of all workers together; no less than the source files of one episode."""
+    """What may lie there at once, of all workers together; no less than the source files of one
+    episode.
+    """
     dry_run: bool = False
     """Print the plan and write nothing."""
     video_report: bool = False
-    """Print how each camera is encoded, what a random frame of it costs to decode, and what helps; write nothing."""
+    """Print how each camera is encoded, what a random frame of it costs to decode, and what helps;
+    write nothing.
+    """
 
     def __post_init__(self) -> None:
         for name in ("source", "destination"):
@@ -90,7 +112,8 @@ class ConvertConfig:
             raise OptionError("compare says how closely to look at what is there: it needs append")
         if self.video == "copy" and self.reencode != REENCODE_DEFAULTS:
             raise OptionError(
-                "codec, gop, crf, size and cameras say how to encode again: they need video reencode"
+                "codec, gop, crf, size and cameras say how to encode again: they need video "
+                "reencode"
             )
         if not 0 <= self.tolerance_s < 10:
             raise OptionError(f"tolerance_s must be in 0..10 seconds, not {self.tolerance_s}")

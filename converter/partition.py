@@ -13,10 +13,11 @@ def shuffle_episodes(indices: NDArray[np.int64], seed: int) -> NDArray[np.int64]
 
 
 def plan_shards(sizes: NDArray[np.int64], target: int) -> list[slice]:
-    """Cut a sequence of episodes of these sizes into shards of about `target` bytes, at least one episode each.
+    """Cut a sequence of episodes of these sizes into shards of about `target` bytes, at least one
+    episode each.
 
-    A shard is closed when the next episode would take it past the target; an episode larger than the target
-    has a shard of its own.
+    A shard is closed when the next episode would take it past the target; an episode larger than
+    the target has a shard of its own.
     """
     shards, start, filled = [], 0, 0
     for i, size in enumerate(sizes.tolist()):

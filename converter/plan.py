@@ -65,7 +65,8 @@ class ConversionPlan:
 
 @interruptible
 def make_plan(config: ConvertConfig) -> ConversionPlan:
-    """Read the source's metadata and decide what goes where; writes nothing but a remote source's scratch folder.
+    """Read the source's metadata and decide what goes where; writes nothing but a remote source's
+    scratch folder.
 
     Args:
         config: the options of the conversion.
@@ -75,7 +76,8 @@ def make_plan(config: ConvertConfig) -> ConversionPlan:
 
     Raises:
         OptionError: Options that cannot be used, or episodes that there are not.
-        SourceError, MissingError, StorageError: The source is no LeRobot dataset, or cannot be read.
+        SourceError, MissingError, StorageError: The source is no LeRobot dataset, or cannot be
+            read.
 
     Example:
         >>> plan = make_plan(ConvertConfig(source="my_dataset", destination="converted"))
@@ -152,8 +154,8 @@ def _chosen(source: Source, config: ConvertConfig) -> NDArray[np.int64]:
     ]
     if silent:
         raise OptionError(
-            f"tasks: the metadata of episodes {silent[:5]} do not say which tasks they have: choose by their "
-            "indices (episodes, exclude_episodes)"
+            f"tasks: the metadata of episodes {silent[:5]} do not say which tasks they have: "
+            "choose by their indices (episodes, exclude_episodes)"
         )
     known = sorted({task for tasks in stated for task in tasks or ()})
     check_tasks(config.tasks, known)

@@ -27,12 +27,16 @@ class ConversionReport:
     reused_shards: int
     """Shards that an earlier run had finished."""
     kept_episodes: int
-    """Episodes of a dataset that has grown which it had before; the numbers above do not count them."""
+    """Episodes of a dataset that has grown which it had before; the numbers above do not count
+    them.
+    """
     skipped: tuple[SkippedEpisode, ...]
     video: str | None
     """Which cameras were encoded again and how, and which were copied; None: all were."""
     random_frame_costs: dict[str, float]
-    """Camera -> frames decoded for one frame picked at random, over a few episodes; about half its GOP."""
+    """Camera -> frames decoded for one frame picked at random, over a few episodes; about half its
+    GOP.
+    """
     findings: tuple[FindingGroup, ...]
     """What is odd in the source and how it was read, kind by kind."""
 

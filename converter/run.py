@@ -1,21 +1,23 @@
 """A conversion from start to end: the file to read first.
 
-source     open the files, local or remote; read the metadata  source/opening.py, lerobot_v*.py -> api.py
-plan       choose episodes, cut them into shards by size       plan.py -> partition.py
-prepare    hold the destination, refuse what is not ours       destination/opening.py -> api.py
-convert    one idempotent task per shard, in processes         engines/processes.py -> shard.py -> episode/reader.py
-           or on a Ray cluster                                 engines/ray.py -> shard.py
-publish    index, then dataset.json, last of all               destination/api.py
-report     what was done, and what random frames will cost     report.py
+source   open the files, local or remote; read metadata  source/opening.py, lerobot_v*.py -> api.py
+plan     choose episodes, cut them into shards by size   plan.py -> partition.py
+prepare  hold the destination, refuse what is not ours   destination/opening.py -> api.py
+convert  one idempotent task per shard, in processes     engines/processes.py -> shard.py
+         or on a Ray cluster                             engines/ray.py -> shard.py
+         of which each reads one episode after another   episode/reader.py
+publish  index, then dataset.json, last of all           destination/api.py
+report   what was done, what random frames will cost     report.py
 
-An episode is its rows (episode/rows.py, images.py) and a slice of each camera's video (video/), copied packet by
-packet or encoded again (reencoding/).
+An episode is its rows (episode/rows.py, images.py) and a slice of each camera's video (video/),
+copied packet by packet or encoded again (reencoding/).
 
-A dataset that grows (`append`, base.py) is the same with the episodes that it lacks; before, those that it has are
-compared with the source (unchanged.py), and its dataset.json stays until the new one replaces it.
+A dataset that grows (`append`, base.py) is the same with the episodes that it lacks; before, those
+that it has are compared with the source (unchanged.py), and its dataset.json stays until the new
+one replaces it.
 
-Parts of a conversion can run apart, in jobs of their own: `convert` with `shards` ends after its shards,
-and `finalize` checks and publishes all.
+Parts of a conversion can run apart, in jobs of their own: `convert` with `shards` ends after its
+shards, and `finalize` checks and publishes all.
 """
 
 from collections.abc import Callable, Iterator
@@ -53,7 +55,8 @@ SHOWN_MISSING = 10
 def convert(config: ConvertConfig) -> ConversionReport:
     """Convert a LeRobot dataset into shards. A killed run is continued by running it again.
 
-    With `config.shards` only that part's shards are written, and reported; `finalize` makes them a dataset.
+    With `config.shards` only that part's shards are written, and reported; `finalize` makes them a
+    dataset.
 
     Args:
         config: the source, the destination, and how to convert.
@@ -89,7 +92,8 @@ def convert(config: ConvertConfig) -> ConversionReport:
 
 @interruptible
 def finalize(config: ConvertConfig) -> ConversionReport:
-    """Make a dataset of shards that were converted in parts: see that all are there and right, then publish.
+    """Make a dataset of shards that were converted in parts: see that all are there and right, then
+    publish.
 
     The options are those of the parts. Every shard is read once to compare its hash.
 
@@ -101,13 +105,15 @@ def finalize(config: ConvertConfig) -> ConversionReport:
 
     Raises:
         MissingError: shards that are not there, or are not as their manifest says, by name.
-        OptionError: options that cannot be used, or a destination that holds something else, or is being written to.
+        OptionError: options that cannot be used, or a destination that holds something else, or is
+            being written to.
 
     Example:
         >>> for part in ("0/2", "1/2"):
-        ...     report = convert(
-        ...         ConvertConfig(source="my_dataset", destination="in_parts", shards=part, workers=1)
+        ...     config = ConvertConfig(
+        ...         source="my_dataset", destination="in_parts", shards=part, workers=1
         ...     )
+        ...     report = convert(config)
         >>> finalize(ConvertConfig(source="my_dataset", destination="in_parts", workers=1)).episodes
         14
     """
@@ -134,7 +140,8 @@ def _destination(plan: ConversionPlan, config: ConvertConfig) -> Destination:
 
 
 def _check_unchanged(plan: ConversionPlan, config: ConvertConfig) -> None:
-    """See that the source still has all that the dataset has which is to grow; of a part, its share of that.
+    """See that the source still has all that the dataset has which is to grow; of a part, its share
+    of that.
 
     Raises:
         OptionError: naming the episodes that changed.
@@ -223,9 +230,9 @@ def _finished_shards(
     missing = [destination.place(i).shard for i, result in enumerate(found) if result is None]
     if missing:
         raise MissingError(
-            f"{storage.redacted(config.destination)}: {len(missing)} of {len(found)} shards are missing or not "
-            f"right: {some(missing, SHOWN_MISSING)}. Run their parts again; or convert-to-shards without --shards, "
-            "which makes what is missing"
+            f"{storage.redacted(config.destination)}: {len(missing)} of {len(found)} shards are "
+            f"missing or not right: {some(missing, SHOWN_MISSING)}. Run their parts again; or "
+            "convert-to-shards without --shards, which makes what is missing"
         )
     return [result for result in found if result is not None]
 

@@ -1,6 +1,7 @@
 """The one task of a conversion: episodes in, a finished shard with its manifest out.
 
-Idempotent and free of shared state, so that any engine can run it, on any machine, as often as it likes.
+Idempotent and free of shared state, so that any engine can run it, on any machine, as often as it
+likes.
 """
 
 from collections.abc import Iterator
@@ -89,7 +90,8 @@ class ShardResult:
 
 
 def convert_shard(spec: ShardSpec, on_episode: OnEpisode = ignore) -> ShardResult:
-    """Write the shard and then its manifest, each atomically, and deliver them; or find that both are there already.
+    """Write the shard and then its manifest, each atomically, and deliver them; or find that both
+    are there already.
 
     Args:
         spec: what to write, and where.
@@ -107,7 +109,8 @@ def convert_shard(spec: ShardSpec, on_episode: OnEpisode = ignore) -> ShardResul
 
 
 def finished_shard(spec: ShardSpec, on_episode: OnEpisode = ignore) -> ShardResult | None:
-    """What `convert_shard` finds done: a shard that is there, whole and right, or one that has no episodes left.
+    """What `convert_shard` finds done: a shard that is there, whole and right, or one that has no
+    episodes left.
 
     None: there is still something to do. Writes nothing.
     """

@@ -12,7 +12,8 @@ from roboshard.shards.schema import CameraRecord
 
 
 def survey_videos(config: ConvertConfig) -> list[CameraSummary]:
-    """What each camera's video is like, over a few of the chosen episodes, from their packets: none is decoded.
+    """What each camera's video is like, over a few of the chosen episodes, from their packets: none
+    is decoded.
 
     Args:
         config: the options of a conversion; nothing is written.

@@ -1,4 +1,6 @@
-"""What the engines need to know of a task: a function of a spec, which any of their processes may be given."""
+"""What the engines need to know of a task: a function of a spec, which any of their processes may
+be given.
+"""
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -16,7 +18,10 @@ class TaskSpec(Protocol):
         """Libraries that every machine must have in these versions."""
 
     def on_node(self) -> AbstractContextManager[Self]:
-        """Return this task for another machine of a cluster. Raises OptionError where that cannot be."""
+        """Return this task for another machine of a cluster.
+
+        Raises OptionError where that cannot be.
+        """
 
     def check_seen(self, result: object) -> None:
         """See that what another machine has written is there. Raises OptionError."""

@@ -1,9 +1,10 @@
 """Whether the episodes that a dataset has are in a source as they were, shard by shard.
 
-An episode is read from the source as a conversion would read it. Where that gives the bytes that the shard's manifest
-has the checksums of, it is the same, and nothing is read of the shard. Where not, because it was written by other
-versions of the libraries or lies elsewhere in the source now, what it holds is compared: rows value by value, its row
-of meta/episodes field by field, video packet by packet.
+An episode is read from the source as a conversion would read it. Where that gives the bytes that
+the shard's manifest has the checksums of, it is the same, and nothing is read of the shard. Where
+not, because it was written by other versions of the libraries or lies elsewhere in the source now,
+what it holds is compared: rows value by value, its row of meta/episodes field by field, video
+packet by packet.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -42,7 +43,9 @@ from roboshard.shards.slices import read_slice
 from roboshard.shards.writer import crc_text
 
 PLACES = ("data/", "videos/", "meta/", "dataset_from_index", "dataset_to_index")
-"""Where an episode lies in its source: columns of meta/episodes that say nothing of what it holds."""
+"""Where an episode lies in its source: columns of meta/episodes that say nothing of what it
+holds.
+"""
 
 SHOWN, MANY = 10, 100
 
@@ -117,7 +120,9 @@ def changed_episodes(spec: KeptShardSpec, on_episode: OnEpisode) -> list[Changed
 def kept_shards(
     plan: ConversionPlan, config: ConvertConfig, numbers: Iterable[int]
 ) -> Iterator[KeptShardSpec]:
-    """Yield what is to be compared of these shards, by their places in dataset.json, of the dataset that grows."""
+    """Yield what is to be compared of these shards, by their places in dataset.json, of the dataset
+    that grows.
+    """
     base, meta = plan.base, plan.source.meta
     if base is None:
         return
@@ -146,8 +151,8 @@ def refuse_changed(changed: Sequence[ChangedEpisode], plan: ConversionPlan) -> N
     indices = some([each.episode_index for each in changed], MANY)
     said = (
         f"{plan.source.meta.files.where()}: {len(changed)} episodes are not what they were when "
-        f"{plan.base.shown} was made of them ({indices}). Nothing was added; convert the dataset anew, to "
-        "another place, or put these episodes back as they were:"
+        f"{plan.base.shown} was made of them ({indices}). Nothing was added; convert the dataset "
+        "anew, to another place, or put these episodes back as they were:"
     )
     raise OptionError("\n  - ".join([said, *listed]))
 

@@ -17,7 +17,8 @@ WORK_PREFIX = "roboshard-shards-"
 
 @contextmanager
 def work_folder(base: str | None) -> Iterator[Path]:
-    """A folder for the shards on their way, removed at the end; what killed runs left of theirs is removed first.
+    """A folder for the shards on their way, removed at the end; what killed runs left of theirs is
+    removed first.
 
     Held by a lock that goes with the process, which is how a killed run's is told.
     """

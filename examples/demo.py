@@ -76,7 +76,9 @@ def show_summary(
 
 
 def contact_sheet(batch: dict[str, Any], path: Path) -> None:
-    """Draw samples as rows: the frames of the window, and the actions that follow over the last of them."""
+    """Draw samples as rows: the frames of the window, and the actions that follow over the last of
+    them.
+    """
     mpl.use("agg")
     count = min(SHOWN_SAMPLES, len(batch["index"]))
     figure, axes = plt.subplots(
@@ -119,7 +121,10 @@ def show_frame(axis: Axes, frame: torch.Tensor, is_pad: bool) -> None:
 
 
 def show_actions(axis: Axes, batch: dict[str, Any], row: int) -> None:
-    """The path that the actions draw; hollow where it is padding. The workspace is 512 x 512 pixels."""
+    """The path that the actions draw; hollow where it is padding.
+
+    The workspace is 512 x 512 pixels.
+    """
     action, is_pad = batch["action"][row], batch["action_is_pad"][row]
     axis.plot(action[:, 0], action[:, 1], color="0.75", linewidth=1)
     axis.scatter(

@@ -1,10 +1,14 @@
-"""A LeRobot policy, ACT, trained from shards: LeRobot's policy, processors, optimiser and checkpoints, our batches.
+"""A LeRobot policy, ACT, trained from shards: LeRobot's policy, processors, optimiser and
+checkpoints, our batches.
 
     convert-to-shards tests/data/pusht_sim demo_output/pusht_sim_shards
     python examples/train_lerobot.py demo_output/pusht_sim_shards
-    python examples/train_lerobot.py demo_output/pusht_sim_shards --steps 120   # continues from the last checkpoint
+    python examples/train_lerobot.py demo_output/pusht_sim_shards --steps 120
 
-Needs LeRobot (docs/lerobot.md). The policy is a small one that a CPU trains in a minute, without pretrained weights.
+The last command goes on from the last checkpoint.
+
+Needs LeRobot (docs/lerobot.md). The policy is a small one that a CPU trains in a minute, without
+pretrained weights.
 """
 
 import json
@@ -111,7 +115,9 @@ def save(
     optimizer: torch.optim.Optimizer,
     loader: Loader,
 ) -> None:
-    """Write a checkpoint as LeRobot does, with the loader's place beside it, so that it appears whole."""
+    """Write a checkpoint as LeRobot does, with the loader's place beside it, so that it appears
+    whole.
+    """
     temporary = folder.with_name("writing")
     for part in parts:
         part.save_pretrained(temporary)

@@ -1,7 +1,7 @@
 """The one boundary through which shards, manifests and indexes are read and written.
 
-Callers say `read_range(url, offset, length)` and get exactly those bytes or an error that names the URL, or
-`writable_store(url).put(files)` and know that these files are there.
+Callers say `read_range(url, offset, length)` and get exactly those bytes or an error that names the
+URL, or `writable_store(url).put(files)` and know that these files are there.
 
     access       by URL: which store serves one; size, read_range, read_all, list_files, pinned
     api          what a store can do: `Store` reads, `WritableStore` writes too

@@ -12,14 +12,18 @@ COPY_CHUNK = 1 << 20
 
 
 def store_of(url: str) -> Store:
-    """The store that serves a URL; nothing is opened. Raises StorageError for what is not served."""
+    """The store that serves a URL; nothing is opened.
+
+    Raises StorageError for what is not served.
+    """
     if is_local(url):
         return LocalStore(url)
     if url.startswith("pipe:"):
         raise StorageError(
             f"{url}: pipe: URLs would run a shell command and are refused; give a path"
         )
-    # What a kind of storage needs is imported where it is used: reading local files must not wait for it.
+    # What a kind of storage needs is imported where it is used: reading local files must not wait
+    # for it.
     scheme = url.partition("://")[0].lower()
     if scheme in ("http", "https"):
         from roboshard.storage.http.store import HttpStore  # noqa: PLC0415
@@ -37,13 +41,17 @@ def store_of(url: str) -> Store:
 
 
 def writable_store(url: str) -> WritableStore:
-    """The store to write below a URL; nothing is opened. Raises OptionError for what cannot be written to."""
+    """The store to write below a URL; nothing is opened.
+
+    Raises OptionError for what cannot be written to.
+    """
     root = url.rstrip("/") or "/"
     if is_local(root):
         return LocalStore(root)
     if url.startswith(("http://", "https://", "pipe:")) or "?" in url or "#" in url:
         raise OptionError(
-            f"{redacted(url)}: cannot be written to; give a folder, hf://, s3://, gs:// or such a URL"
+            f"{redacted(url)}: cannot be written to; give a folder, hf://, s3://, gs:// or such a "
+            "URL"
         )
     if url.startswith("hf://"):
         from roboshard.storage.hub.store import hub_store  # noqa: PLC0415
@@ -67,26 +75,35 @@ def read_range(
 ) -> bytes:
     """Exactly `length` bytes of `url` from `offset`.
 
-    `total` is the size that the file must have: checked with the read itself, so `size` need not be asked before.
+    `total` is the size that the file must have: checked with the read itself, so `size` need not be
+    asked before.
 
-    Raises DamageError where the file ends before, has another size or changes while it is read; MissingError,
-    StorageError.
+    Raises DamageError where the file ends before, has another size or changes while it is read;
+    MissingError, StorageError.
     """
     return store_of(url).read_range("", offset, length, total=total, policy=policy)
 
 
 def read_all(url: str, max_bytes: int, *, policy: RetryPolicy = READING) -> bytes:
-    """A whole small file. Raises StorageError when it is larger than `max_bytes`, before reading it."""
+    """A whole small file.
+
+    Raises StorageError when it is larger than `max_bytes`, before reading it.
+    """
     return store_of(url).read_all("", max_bytes, policy=policy)
 
 
 def list_files(url: str, *, policy: RetryPolicy = READING) -> dict[str, int]:
-    """Size in bytes of every file under a folder, by path relative to it. Raises MissingError, StorageError."""
+    """Size in bytes of every file under a folder, by path relative to it.
+
+    Raises MissingError, StorageError.
+    """
     return store_of(url).list_files(policy=policy)
 
 
 def forget(url: str) -> None:
-    """Drop what this process remembers of where a URL leads: what came from there was wrong, or is replaced."""
+    """Drop what this process remembers of where a URL leads: what came from there was wrong, or is
+    replaced.
+    """
     store_of(url).forget()
 
 
@@ -100,7 +117,9 @@ def pinned(url: str, *, policy: RetryPolicy = READING) -> str:
 
 
 def identity(url: str) -> str:
-    """Return what a remote URL names, without credentials: equal for the same object at the same place, else not."""
+    """Return what a remote URL names, without credentials: equal for the same object at the same
+    place, else not.
+    """
     if url.startswith("hf://"):
         from roboshard.storage.hub import store  # noqa: PLC0415 - only for the Hub
 
@@ -109,5 +128,7 @@ def identity(url: str) -> str:
 
 
 def read_range_chunks(url: str, offset: int, length: int) -> Iterator[bytes]:
-    """The bytes of a range in order, COPY_CHUNK at a time, so that memory does not grow with the range."""
+    """The bytes of a range in order, COPY_CHUNK at a time, so that memory does not grow with the
+    range.
+    """
     return store_of(url).chunks("", offset, offset + length, COPY_CHUNK)

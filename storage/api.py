@@ -1,8 +1,10 @@
-"""What a kind of storage can do: `Store` reads, `WritableStore` writes too. One class a backend has both.
+"""What a kind of storage can do: `Store` reads, `WritableStore` writes too.
 
-Nothing is believed because a call returned. A read is the bytes that were asked for, or an error. A file counts as
-sent when the storage, asked again, lists it with the right size and a hash of its content that fits; where the
-storage keeps no such hash, the content is read back.
+One class a backend has both.
+
+Nothing is believed because a call returned. A read is the bytes that were asked for, or an error. A
+file counts as sent when the storage, asked again, lists it with the right size and a hash of its
+content that fits; where the storage keeps no such hash, the content is read back.
 """
 
 import hashlib
@@ -28,7 +30,9 @@ class Store(ABC):
     """
 
     folders_exist: bool = True
-    """Whether an empty folder is one. Where not, nothing to list means that there is no such folder."""
+    """Whether an empty folder is one. Where not, nothing to list means that there is no such
+    folder.
+    """
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -51,10 +55,11 @@ class Store(ABC):
         total: int | None = None,
         policy: RetryPolicy = READING,
     ) -> bytes:
-        """Exactly `length` bytes from `offset` of a file that must have `total` bytes, where that is known.
+        """Exactly `length` bytes from `offset` of a file that must have `total` bytes, where that
+        is known.
 
-        Raises DamageError where it ends before, has another size or changes while it is read; MissingError,
-        StorageError.
+        Raises DamageError where it ends before, has another size or changes while it is read;
+        MissingError, StorageError.
         """
 
     def read_all(self, path: str, max_bytes: int, *, policy: RetryPolicy = READING) -> bytes:
@@ -62,13 +67,17 @@ class Store(ABC):
         size = self.size(path, policy=policy)
         if size > max_bytes:
             raise StorageError(
-                f"{redacted(self.at(path))}: {size} bytes, more than the {max_bytes} that such a file may have"
+                f"{redacted(self.at(path))}: {size} bytes, more than the {max_bytes} that such a "
+                "file may have"
             )
         return self.read_range(path, 0, size, policy=policy)
 
     @abstractmethod
     def files(self, *, policy: RetryPolicy = READING) -> dict[str, StoredFile]:
-        """Every file under the URL, by path. Raises MissingError where there is no such place, StorageError."""
+        """Every file under the URL, by path.
+
+        Raises MissingError where there is no such place, StorageError.
+        """
 
     def list_files(self, *, policy: RetryPolicy = READING) -> dict[str, int]:
         """Size in bytes of every file under the URL, by path; hidden files do not count.
@@ -85,10 +94,14 @@ class Store(ABC):
         return dict(sorted(sizes.items()))
 
     def forget(self, path: str = "") -> None:  # noqa: B027 - few remember anything
-        """Ask anew next time: what this process remembers of a file did not serve, or is replaced."""
+        """Ask anew next time: what this process remembers of a file did not serve, or is
+        replaced.
+        """
 
     def chunks(self, path: str, start: int, end: int, chunk: int) -> Iterator[bytes]:
-        """Bytes [start, end) of a file in order, `chunk` at a time, so that memory does not grow with the range."""
+        """Bytes [start, end) of a file in order, `chunk` at a time, so that memory does not grow
+        with the range.
+        """
         for offset in range(start, end, chunk):
             yield self.read_range(path, offset, min(chunk, end - offset))
 
@@ -103,11 +116,13 @@ class WritableStore(Store):
     """Calls of `put` at once from which the storage gains."""
     is_hub: ClassVar[bool] = False
 
-    # -- What a kind of storage does --------------------------------------------------------------------------------
+    # -- What a kind of storage does ---------------------------------------------------------------
 
     @abstractmethod
     def create(self, *, private: bool) -> None:
-        """Make the bucket, repository or folder where it is missing; leave an existing one as it is."""
+        """Make the bucket, repository or folder where it is missing; leave an existing one as it
+        is.
+        """
 
     @abstractmethod
     def _look(self, paths: Sequence[str]) -> dict[str, StoredFile]:
@@ -129,7 +144,7 @@ class WritableStore(Store):
         """Which kind of hash this storage states."""
         return None
 
-    # -- What all of them then can ----------------------------------------------------------------------------------
+    # -- What all of them then can -----------------------------------------------------------------
 
     def look(self, paths: Sequence[str]) -> dict[str, StoredFile]:
         """Those of these files that are there."""
@@ -171,7 +186,10 @@ class WritableStore(Store):
         return found
 
     def remove(self, paths: Sequence[str]) -> None:
-        """Remove files; return when they are seen to be gone. Those that are not there are no error."""
+        """Remove files; return when they are seen to be gone.
+
+        Those that are not there are no error.
+        """
 
         def attempt() -> None:
             there = list(self._look(paths))
@@ -200,7 +218,9 @@ class WritableStore(Store):
         return self.sha256(upload.path) == sha256_of(upload) if fits is None else fits
 
     def content_hash(self, upload: Upload) -> str | None:
-        """The `StoredFile.hash` that this content is expected to have here; None where that cannot be told."""
+        """The `StoredFile.hash` that this content is expected to have here; None where that cannot
+        be told.
+        """
         kind = self.hash_kind(upload)
         return kind and f"{kind}:{hash_of(upload, kind)}"
 

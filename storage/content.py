@@ -22,7 +22,9 @@ class StoredFile:
 
     size: int
     hash: str | None = None
-    """Of the content: "xet:", "sha256:", "git:", "md5:" or "s3:" and hex digits. None: the storage keeps none."""
+    """Of the content: "xet:", "sha256:", "git:", "md5:" or "s3:" and hex digits. None: the storage
+    keeps none.
+    """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +44,9 @@ class Upload:
         return len(self.content) if isinstance(self.content, bytes) else self.content.stat().st_size
 
     def chunks(self, start: int = 0, length: int | None = None) -> Iterable[bytes]:
-        """The content in order, CHUNK at a time, from `start`; all that is left where no length is given."""
+        """The content in order, CHUNK at a time, from `start`; all that is left where no length is
+        given.
+        """
         if isinstance(self.content, bytes):
             yield self.content[start:] if length is None else self.content[start : start + length]
             return
@@ -56,7 +60,9 @@ class Upload:
 
 
 def fits_hash(upload: Upload, found: StoredFile) -> bool | None:
-    """Whether the content has the hash that the storage states; None where that cannot be told from the hash."""
+    """Whether the content has the hash that the storage states; None where that cannot be told from
+    the hash.
+    """
     kind, _, stated = (found.hash or "").partition(":")
     if not kind:
         return None

@@ -1,4 +1,6 @@
-"""Files of this machine, written whole or not at all, and without following links that somebody planted."""
+"""Files of this machine, written whole or not at all, and without following links that somebody
+planted.
+"""
 
 import errno
 import os
@@ -17,15 +19,18 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 def write_atomic(
     path: Path, write: Callable[[IO[bytes]], None], *, below: Path | None = None
 ) -> None:
-    """Write a local file so that it appears whole or not at all, and survives a power cut once it appears.
+    """Write a local file so that it appears whole or not at all, and survives a power cut once it
+    appears.
 
-    `write` is given a temporary file beside the target; it is synced and renamed, or removed on any error. Its name
-    is nobody else's, on whatever machine: two that write the same file at once do not meet before it is whole.
+    `write` is given a temporary file beside the target; it is synced and renamed, or removed on any
+    error. Its name is nobody else's, on whatever machine: two that write the same file at once do
+    not meet before it is whole.
 
     Args:
         path: the file. A link at this name is replaced, never followed.
         write: writes the content.
-        below: the folder that a user named. It may be a link; folders between it and the file may not.
+        below: the folder that a user named. It may be a link; folders between it and the file may
+            not.
 
     Raises:
         StorageError: no space, no permission, no folder, or a link where a folder is expected.
@@ -61,7 +66,8 @@ def _write(file: IO[bytes], data: bytes) -> None:
 
 
 def remove_file(path: Path, *, below: Path) -> None:
-    """Remove a file, if it is there; links between it and `below`, the folder that a user named, are not followed.
+    """Remove a file, if it is there; links between it and `below`, the folder that a user named,
+    are not followed.
 
     Raises:
         StorageError: a link or something else stands where a folder is expected.
@@ -142,8 +148,8 @@ def _deeper(name: str, parent: int, path: Path) -> int:
         if error.errno not in (errno.ELOOP, errno.ENOTDIR):
             raise
         raise StorageError(
-            f"{path}: {name!r} is a link, or no folder. Links inside of a destination are not followed: remove it, "
-            "or give as the destination where it leads"
+            f"{path}: {name!r} is a link, or no folder. Links inside of a destination are not "
+            "followed: remove it, or give as the destination where it leads"
         ) from None
 
 

@@ -9,14 +9,18 @@ from roboshard.common.errors import MissingError, OptionError, StorageError
 from roboshard.storage.retry import AttemptError, RetryPolicy
 from roboshard.storage.urls import redacted
 
-_WRAPPERS = "reference zip tar libarchive dir generic git cached blockcache filecache simplecache async_wrapper"
+_WRAPPERS = (
+    "reference zip tar libarchive dir generic git "
+    "cached blockcache filecache simplecache async_wrapper"
+)
 _SERVED_ELSEWHERE = "file local asynclocal http https hf pipe data ftp"
 REFUSED = frozenset(f"{_WRAPPERS} {_SERVED_ELSEWHERE}".split())
 """Not storages but wrappers around files, or served elsewhere, or without ranges and encryption."""
 
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
 _CREDENTIALS = {
-    "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, ~/.aws (AWS_PROFILE), or the machine's role",
+    "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, ~/.aws (AWS_PROFILE), or the machine's "
+    "role",
     "gs": "GOOGLE_APPLICATION_CREDENTIALS or `gcloud auth application-default login`",
     "az": "AZURE_STORAGE_ACCOUNT_NAME with AZURE_STORAGE_ACCOUNT_KEY or AZURE_STORAGE_SAS_TOKEN",
 }
@@ -33,7 +37,9 @@ class Opened:
         self.reset()
 
     def after_fork(self) -> None:
-        """Keep what the parent opened, untouched: its event loop would lose the sockets that a child lets go of."""
+        """Keep what the parent opened, untouched: its event loop would lose the sockets that a
+        child lets go of.
+        """
         self.inherited.append(self.shared)
         self.reset()
 
@@ -54,7 +60,9 @@ def forget_all() -> None:
 
 
 class ShortError(StorageError):
-    """Fewer bytes than were asked for, or a request that is wrong in itself: perhaps the object ends before."""
+    """Fewer bytes than were asked for, or a request that is wrong in itself: perhaps the object
+    ends before.
+    """
 
 
 def check_served(url: str) -> None:
@@ -68,12 +76,15 @@ def check_served(url: str) -> None:
         or not (scheme in known_implementations or scheme in registry)
     ):
         raise StorageError(
-            f"{redacted(url)}: {scheme}:// is not served; give a path, or an http(s), hf, s3, gs or az URL"
+            f"{redacted(url)}: {scheme}:// is not served; give a path, or an http(s), hf, s3, gs "
+            "or az URL"
         )
 
 
 def reading(url: str, policy: RetryPolicy) -> tuple[Any, str, bool]:
-    """The filesystem to read a URL, the path in it, and whether all threads share it, as they may of async ones."""
+    """The filesystem to read a URL, the path in it, and whether all threads share it, as they may
+    of async ones.
+    """
     import fsspec  # noqa: PLC0415 - only for such URLs
 
     scheme, _, rest = url.partition("://")
@@ -94,7 +105,9 @@ def reading(url: str, policy: RetryPolicy) -> tuple[Any, str, bool]:
 
 
 def writing(url: str) -> tuple[Any, str]:
-    """A filesystem of its own to write below a URL, with the library's retries of parts; and the path in it."""
+    """A filesystem of its own to write below a URL, with the library's retries of parts; and the
+    path in it.
+    """
     import fsspec  # noqa: PLC0415 - only for such URLs
 
     try:
@@ -113,8 +126,8 @@ def explain(error: Exception, url: str, policy: RetryPolicy, said: str = "") -> 
         error: what it raised, of whatever library.
         url: what was asked for.
         policy: says how long was waited.
-        said: the library's own words, redacted, of what was written; empty of what was read, where only what the
-            system or the error's name says is told.
+        said: the library's own words, redacted, of what was written; empty of what was read, where
+            only what the system or the error's name says is told.
     """
     name = type(error).__name__
     scheme = scheme_of(url)
@@ -136,7 +149,8 @@ def explain(error: Exception, url: str, policy: RetryPolicy, said: str = "") -> 
     if isinstance(error, PermissionError) or "credential" in words or "token" in words:
         looked = _CREDENTIALS.get(scheme, "the places that its fsspec filesystem reads")
         return AttemptError(
-            f"access is refused ({told}). Credentials are looked for in: {looked}, and fsspec's configuration "
+            f"access is refused ({told}). Credentials are looked for in: {looked}, and fsspec's "
+            "configuration "
             f'(~/.config/fsspec, where a public bucket says {{"{scheme}": {{"anon": true}}}})',
             tries=1,
         )

@@ -1,4 +1,6 @@
-"""Temporary folders that a lock holds: it goes with the process, which is how a killed one's folder is told."""
+"""Temporary folders that a lock holds: it goes with the process, which is how a killed one's folder
+is told.
+"""
 
 import errno
 import os

@@ -23,7 +23,8 @@ from roboshard.storage.urls import local_path, redacted
 
 
 class LocalStore(WritableStore):
-    """Files of this machine, read by position, so that threads and forked processes never share a cursor.
+    """Files of this machine, read by position, so that threads and forked processes never share a
+    cursor.
 
     Nothing is tried twice here, so `policy` is not needed.
     """
@@ -42,7 +43,9 @@ class LocalStore(WritableStore):
         total: int | None = None,
         policy: RetryPolicy = READING,  # noqa: ARG002
     ) -> bytes:
-        """Exactly `length` bytes from `offset`; a shorter file, or one that has not `total` bytes, is damage."""
+        """Exactly `length` bytes from `offset`; a shorter file, or one that has not `total` bytes,
+        is damage.
+        """
         url = self.at(path)
         with _opened(url) as descriptor:
             found = os.fstat(descriptor).st_size

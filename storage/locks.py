@@ -1,4 +1,7 @@
-"""Locks of the kernel on open files. They go with their process, however it ends, so a killed one holds nobody up."""
+"""Locks of the kernel on open files.
+
+They go with their process, however it ends, so a killed one holds nobody up.
+"""
 
 import fcntl
 import os

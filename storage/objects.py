@@ -1,4 +1,6 @@
-"""s3://, gs://, az:// and whatever else fsspec serves: the same promises, as far as fsspec lets them be kept."""
+"""s3://, gs://, az:// and whatever else fsspec serves: the same promises, as far as fsspec lets
+them be kept.
+"""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -37,10 +39,11 @@ Result = TypeVar("Result")
 class FsspecStore(WritableStore):
     """Objects behind any URL that fsspec serves.
 
-    On S3 a file of less than 128 MiB is one object whose ETag is its MD5; a larger one is sent in parts of 64 MiB,
-    which give an ETag that can be foretold too. Where the ETag is something else (KMS keys, other parts) and on
-    filesystems that state no hash, the content is read back after it was sent. Parts that a killed upload left of a
-    file, which nobody sees but which cost, are removed before the file is sent again.
+    On S3 a file of less than 128 MiB is one object whose ETag is its MD5; a larger one is sent in
+    parts of 64 MiB, which give an ETag that can be foretold too. Where the ETag is something else
+    (KMS keys, other parts) and on filesystems that state no hash, the content is read back after it
+    was sent. Parts that a killed upload left of a file, which nobody sees but which cost, are
+    removed before the file is sent again.
     """
 
     folders_exist = False
@@ -50,7 +53,7 @@ class FsspecStore(WritableStore):
         super().__init__(url)
         self._scheme = filesystems.scheme_of(url)
 
-    # -- Reading ----------------------------------------------------------------------------------------------------
+    # -- Reading -----------------------------------------------------------------------------------
 
     def size(self, path: str = "", *, policy: RetryPolicy = READING) -> int:
         """Size in bytes."""
@@ -67,8 +70,8 @@ class FsspecStore(WritableStore):
     ) -> bytes:
         """Exactly `length` bytes from `offset`.
 
-        `total` costs one request for each object and process, unless the range reaches the end: a byte more is
-        asked for then, and must not be there.
+        `total` costs one request for each object and process, unless the range reaches the end: a
+        byte more is asked for then, and must not be there.
         """
         url = self.at(path)
         budget = RetryBudget(policy, length)
@@ -110,7 +113,9 @@ class FsspecStore(WritableStore):
     def _part(
         self, url: str, part: range, reach: int, budget: RetryBudget, *, at_end: bool
     ) -> bytes:
-        """A part of a range that reaches to `reach`, and with it to the object's end where `at_end`."""
+        """A part of a range that reaches to `reach`, and with it to the object's end where
+        `at_end`.
+        """
         start, end = part.start, part.stop
 
         def read(system: Any, path: str, call: dict[str, Any]) -> bytes:
@@ -164,7 +169,7 @@ class FsspecStore(WritableStore):
 
         return _asked(url, budget, ask)
 
-    # -- Writing ----------------------------------------------------------------------------------------------------
+    # -- Writing -----------------------------------------------------------------------------------
 
     @cached_property
     def _writing(self) -> tuple[Any, str]:
@@ -174,10 +179,14 @@ class FsspecStore(WritableStore):
         return f"{self._writing[1]}/{path}"
 
     def create(self, *, private: bool) -> None:
-        """Make the folder. Buckets are not made: where they lie and who may read them is not ours to choose."""
+        """Make the folder.
+
+        Buckets are not made: where they lie and who may read them is not ours to choose.
+        """
         if private:
             raise OptionError(
-                f"{redacted(self.url)}: --private is for the Hub; who may read this is set where it is kept"
+                f"{redacted(self.url)}: --private is for the Hub; who may read this is set where "
+                "it is kept"
             )
         if self._scheme not in OBJECT_STORES:
             self._retried(
@@ -223,7 +232,9 @@ class FsspecStore(WritableStore):
                 system.put_file(str(upload.content), full)
 
     def _remove_parts(self, full: str) -> None:
-        """Abort what killed uploads of this very object have left; without the right to, leave it."""
+        """Abort what killed uploads of this very object have left; without the right to, leave
+        it.
+        """
         call = self._writing[0].call_s3
         bucket, _, key = full.partition("/")
         try:
@@ -254,7 +265,9 @@ def _asked(
     *,
     listing: bool = False,
 ) -> Result:
-    """What `ask` returns, given the filesystem, the path in it and arguments for each call of it."""
+    """What `ask` returns, given the filesystem, the path in it and arguments for each call of
+    it.
+    """
     policy = budget.policy
     limit = policy.connect_s + policy.stall_s + PART / policy.bytes_per_s
 

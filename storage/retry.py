@@ -13,8 +13,9 @@ from roboshard.common.errors import RoboshardError, StorageError
 FIRST_WAIT_S = 0.5
 LONGEST_WAIT_S = 30.0
 THROTTLED = 3
-"""How many times `retry_s` a read may last without progress where the server says how long to wait: the Hub counts
-requests in windows of five minutes."""
+"""How many times `retry_s` a read may last without progress where the server says how long to wait:
+the Hub counts requests in windows of five minutes.
+"""
 LONGEST_ASKED_WAIT_S = 300.0
 """That a server may ask for where attempts are counted and not their time."""
 
@@ -25,12 +26,12 @@ Result = TypeVar("Result")
 class RetryPolicy:
     """How long a remote read, or how often something else, is tried. All times in seconds.
 
-    A read that makes no progress ends at the latest retry_s + connect_s + stall_s after its last new byte
-    (THROTTLED times retry_s where the server itself says how long to wait), but never before it was
-    tried again once: a process may be frozen for as long as that. A read of n bytes that does make
-    progress, however slowly, ends after THROTTLED * retry_s + n / bytes_per_s, or where its last
-    attempt was kept waiting, within connect_s and stall_s, retry_s + n / bytes_per_s after that
-    attempt's first bytes: what comes late is not slow.
+    A read that makes no progress ends at the latest retry_s + connect_s + stall_s after its last
+    new byte (THROTTLED times retry_s where the server itself says how long to wait), but never
+    before it was tried again once: a process may be frozen for as long as that. A read of n bytes
+    that does make progress, however slowly, ends after THROTTLED * retry_s + n / bytes_per_s, or
+    where its last attempt was kept waiting, within connect_s and stall_s, retry_s + n / bytes_per_s
+    after that attempt's first bytes: what comes late is not slow.
     """
 
     connect_s: float = 10.0
@@ -42,7 +43,9 @@ class RetryPolicy:
     bytes_per_s: float = float(32 << 10)
     """A read that is slower than this on the whole is given up."""
     attempts: int | None = None
-    """So many, whatever time they take, as what is sent needs; None: as many as the time above allows."""
+    """So many, whatever time they take, as what is sent needs; None: as many as the time above
+    allows.
+    """
 
 
 READING = RetryPolicy()
@@ -50,10 +53,12 @@ WRITING = RetryPolicy(attempts=6)
 
 
 class AttemptError(Exception):
-    """One attempt has failed. `tries` is how often such an answer is asked for before it is believed.
+    """One attempt has failed.
 
-    Its text says why, without the URL; it never leaves storage. `where` is told instead of the URL that was asked,
-    where something below that failed.
+    `tries` is how often such an answer is asked for before it is believed.
+
+    Its text says why, without the URL; it never leaves storage. `where` is told instead of the URL
+    that was asked, where something below that failed.
     """
 
     where: str | None = None
@@ -73,7 +78,9 @@ class AttemptError(Exception):
 
 
 class RetryBudget:
-    """What one read of about `num_bytes`, or another task, has cost so far, and what it may still cost."""
+    """What one read of about `num_bytes`, or another task, has cost so far, and what it may still
+    cost.
+    """
 
     def __init__(self, policy: RetryPolicy, num_bytes: int = 0) -> None:
         self.policy = policy
@@ -90,7 +97,8 @@ class RetryBudget:
     def advance(self, reached: int, *, is_all: bool) -> None:
         """`reached` bytes have come; those that came before are no progress when they come again.
 
-        Raises AttemptError when they come so slowly that the read is given up; not when nothing is missing any more.
+        Raises AttemptError when they come so slowly that the read is given up; not when nothing is
+        missing any more.
         """
         interrupts.check()
         now = time.monotonic()
@@ -122,7 +130,9 @@ class RetryBudget:
         return self._left(error) <= 0 and not (is_due_another and self._fruitless == 1)
 
     def wait_s(self, error: AttemptError) -> float:
-        """Full jitter, or what the server asked for and a little: not all shall come back at the same moment."""
+        """Full jitter, or what the server asked for and a little: not all shall come back at the
+        same moment.
+        """
         longest = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2 ** min(self._fruitless - 1, 16))
         wait = random.uniform(0, longest)  # noqa: S311 - jitter, no secret
         if error.wait_s is not None:
@@ -176,12 +186,16 @@ def retry(
         return retrying(count)
     except AttemptError as last:
         failure = last.error(_told(last, last.where or where, budget, doing))
-    raise failure  # outside the handler: what libraries say of an attempt may hold what must not be shown
+    # outside the handler: what libraries say of an attempt may hold what must not be shown
+    raise failure
 
 
 def _told(last: AttemptError, where: str, budget: RetryBudget, doing: str) -> str:
     if doing and last.tries is None:
-        return f"{where}: {doing}, after several attempts: {last}. Run the same command again to go on from here"
+        return (
+            f"{where}: {doing}, after several attempts: {last}. "
+            "Run the same command again to go on from here"
+        )
     if doing:
         return f"{where}: {doing}: {last}"
     tried = f"; {budget.summary()}" if budget.attempts > 1 else ""
@@ -199,7 +213,8 @@ def explained(
 
     Args:
         errors: what the library raises. Errors of ours among them pass as they are.
-        explain: makes of one of them what is raised instead: an AttemptError, or an error for users.
+        explain: makes of one of them what is raised instead: an AttemptError, or an error for
+            users.
     """
     try:
         yield

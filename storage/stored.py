@@ -1,4 +1,6 @@
-"""Bytes that lie in a local file, and files that stay open to read them: a shard, or an entry of the disk cache."""
+"""Bytes that lie in a local file, and files that stay open to read them: a shard, or an entry of
+the disk cache.
+"""
 
 import errno
 import os
@@ -54,7 +56,8 @@ class OpenFiles:
         """Return the bytes from `begin` to `end` of a range.
 
         Raises:
-            OSError: The file is not there any more, another one is in its place, or it cannot be read.
+            OSError: The file is not there any more, another one is in its place, or it cannot be
+                read.
             EOFError: It is shorter than it was.
         """
         file = self._opened(stored.path)  # held here: another thread may drop it meanwhile
@@ -70,7 +73,9 @@ class OpenFiles:
         return self._opened(path).identity
 
     def expect(self, path: str, identity: Identity) -> None:
-        """Take no other file for the one at `path` than this one, which another process has verified."""
+        """Take no other file for the one at `path` than this one, which another process has
+        verified.
+        """
         with self._lock:
             self._known.setdefault(path, identity)
 

@@ -1,4 +1,6 @@
-"""What a URL says by itself: where it leads, how to go deeper, how to show it without its secrets."""
+"""What a URL says by itself: where it leads, how to go deeper, how to show it without its
+secrets.
+"""
 
 import re
 from pathlib import Path
@@ -10,7 +12,9 @@ _CREDENTIAL = re.compile(
     r"((access|auth)[-_]?)?token|hdnts",
     re.IGNORECASE,
 )
-"""Parameters of a query that say who may read and until when, by S3, Google, Azure, CloudFront and others."""
+"""Parameters of a query that say who may read and until when, by S3, Google, Azure, CloudFront and
+others.
+"""
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://(?:[^\s/?#@]*@)?[^\s<>\"'`|(){}]+")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _BLANK = re.compile(r"\s")
@@ -21,7 +25,9 @@ _SECRET = re.compile(
     r"\bhf_[A-Za-z0-9]{8,}|\b(?:AKIA|ASIA)[A-Z0-9]{12,}|\beyJ[\w-]{8,}\.[\w-]+\.[\w-]*",
     re.IGNORECASE,
 )
-"""What else libraries put into their messages: parts of URLs, headers, settings, tokens by their looks."""
+"""What else libraries put into their messages: parts of URLs, headers, settings, tokens by their
+looks.
+"""
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -47,7 +53,8 @@ def redacted(text: str) -> str:
     """Return a URL, or a message that may hold some, as errors, logs and reports may show it.
 
     URLs lose user, password, query and fragment. In the rest of a message the values of parameters
-    that sign or authorize, tokens and access keys become dots. A path of this machine stays as it is.
+    that sign or authorize, tokens and access keys become dots. A path of this machine stays as it
+    is.
 
     Args:
         text: one URL, or what a library says; its words are kept.

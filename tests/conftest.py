@@ -32,14 +32,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Leave what is there before the first test to itself: each collection of garbage took half a second."""
+    """Leave what is there before the first test to itself: each collection of garbage took half a
+    second.
+    """
     gc.collect()
     gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
 def ctrl_c_interrupts() -> None:
-    """Here and in what the tests start, also where a shell runs them in the background and has it ignored."""
+    """Here and in what the tests start, also where a shell runs them in the background and has it
+    ignored.
+    """
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
@@ -69,7 +73,10 @@ def arms_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def pusht_shards(pusht_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`pusht_source` converted, several shards. Shared by all tests: copy it before changing anything."""
+    """`pusht_source` converted, several shards.
+
+    Shared by all tests: copy it before changing anything.
+    """
     root = tmp_path_factory.mktemp("pusht") / "shards-of-pusht"
     convert(
         ConvertConfig(source=str(pusht_source), destination=str(root), shard_size="64KB", workers=1)

@@ -67,7 +67,10 @@ def folder_of_a_reader(
 
 
 def run_shell(code: str) -> None:
-    """The lines of a block. Our own commands in this process: to start one each would take most of the time."""
+    """The lines of a block.
+
+    Our own commands in this process: to start one each would take most of the time.
+    """
     lines = [shlex.split(line, comments=True) for line in code.replace("\\\n", " ").splitlines()]
     if all(not words or words[0] in COMMANDS for words in lines):
         for words in filter(None, lines):
@@ -131,7 +134,7 @@ def test_pages_quote_what_the_benchmarks_printed(monkeypatch: pytest.MonkeyPatch
         assert publish.fill(text, blocks) == text
 
 
-# -- Docstrings ------------------------------------------------------------------------------------------------------
+# -- Docstrings ------------------------------------------------------------------------------------
 
 
 def public_functions() -> list[tuple[ModuleType, str]]:

@@ -1,6 +1,9 @@
-"""The whole path on the Hub itself: a dataset repository in, a bucket out, an upload, a loader. `make test-live`.
+"""The whole path on the Hub itself: a dataset repository in, a bucket out, an upload, a loader.
 
-Makes a private dataset repository and a private bucket in the account of HF_TOKEN, and removes both.
+`make test-live`.
+
+Makes a private dataset repository and a private bucket in the account of HF_TOKEN, and removes
+both.
 """
 
 from __future__ import annotations

@@ -93,7 +93,9 @@ WHEN_NEEDED = {
 }
 """Files that import another part when they come to it, and not before."""
 STAGES = ("order", "decoding", "episodes", "samples", "frame_cache", "batches", "running")
-"""Folders of the loader, in the order in which data flows through them: none knows of one after it."""
+"""Folders of the loader, in the order in which data flows through them: none knows of one after
+it.
+"""
 CHAIN = (
     "task",
     "work_folder",
@@ -128,7 +130,9 @@ def tree(path: Path) -> ast.Module:
 
 
 def imported(path: Path) -> Iterator[str]:
-    """Every module that a file names in an import, wherever it stands, with what is taken from it."""
+    """Every module that a file names in an import, wherever it stands, with what is taken from
+    it.
+    """
     for node in ast.walk(tree(path)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -137,7 +141,7 @@ def imported(path: Path) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-# -- Who may import whom ---------------------------------------------------------------------------------------
+# -- Who may import whom ---------------------------------------------------------------------------
 
 
 def test_every_part_has_files() -> None:
@@ -188,7 +192,9 @@ def test_parts_import_only_what_they_may(path: Path) -> None:
 
 
 def part_of(names: Sequence[str]) -> str:
-    """The key of `MAY_IMPORT` for a module below the root: its folder, or the tool that it is of."""
+    """The key of `MAY_IMPORT` for a module below the root: its folder, or the tool that it is
+    of.
+    """
     return ".".join(names[:2]) if names[0] == "tools" and names[1] in TOOLS else names[0]
 
 
@@ -356,7 +362,7 @@ def test_importing_a_part_loads_nothing_heavy_that_it_does_not_need(
     assert done.stderr == ""
 
 
-# -- What no file does -----------------------------------------------------------------------------------------
+# -- What no file does -----------------------------------------------------------------------------
 
 
 @every_file
@@ -396,7 +402,7 @@ def test_a_file_fits_on_a_few_screens_and_says_what_it_is(path: Path) -> None:
     assert ast.get_docstring(tree(path))
 
 
-# -- The public names ------------------------------------------------------------------------------------------
+# -- The public names ------------------------------------------------------------------------------
 
 
 def test_public_names() -> None:
@@ -481,15 +487,15 @@ def signature(function: Callable[..., Any]) -> str:
 
 def test_signatures() -> None:
     assert signature(make_loader) == (
-        "(urls, *, batch_size=64, delta_timestamps=None, episodes=None, exclude_episodes=None, tasks=None, "
-        "split=None, snapshot=None, keep_ranges=None, episode_weights=None, drop_n_first_frames=0, "
-        "drop_n_last_frames=0, "
-        "shuffle=True, seed=0, pool_episodes=None, episode_order='global', frame_order='uniform', "
-        "image_transforms=None, batch_transform=None, return_uint8=True, image_size=None, tolerance_s=0.0001, "
-        "cameras=None, num_workers=0, "
-        "decode_threads=None, decode_device='cpu', device=None, pin_memory=None, rank=None, world_size=None, "
-        "max_world_size=None, drop_last=False, memory_bytes=None, frame_cache=None, frame_cache_dir=None, "
-        "cache_dir=None, cache_bytes=100000000000, retry_seconds=120.0, on_error='raise', on_missing='error', "
+        "(urls, *, batch_size=64, delta_timestamps=None, episodes=None, exclude_episodes=None, "
+        "tasks=None, split=None, snapshot=None, keep_ranges=None, episode_weights=None, "
+        "drop_n_first_frames=0, drop_n_last_frames=0, shuffle=True, seed=0, pool_episodes=None, "
+        "episode_order='global', frame_order='uniform', image_transforms=None, "
+        "batch_transform=None, return_uint8=True, image_size=None, tolerance_s=0.0001, "
+        "cameras=None, num_workers=0, decode_threads=None, decode_device='cpu', device=None, "
+        "pin_memory=None, rank=None, world_size=None, max_world_size=None, drop_last=False, "
+        "memory_bytes=None, frame_cache=None, frame_cache_dir=None, cache_dir=None, "
+        "cache_bytes=100000000000, retry_seconds=120.0, on_error='raise', on_missing='error', "
         "pad_to=None, batches='mixed', max_workers=None)"
     )
     assert signature(convert) == signature(finalize) == signature(make_plan) == "(config)"
@@ -586,12 +592,12 @@ def test_what_a_loader_can_do() -> None:
 
 def test_conversion_options_and_report() -> None:
     assert signature(ConvertConfig) == (
-        "(*, source, destination, shard_size='256MB', workers=None, engine='processes', address=None, "
-        "shards=None, append=False, compare='video', episodes=None, exclude_episodes=None, tasks=(), "
-        "shuffle_episodes=None, "
-        "on_error='fail', tolerance_s=0.0001, video='copy', "
-        "reencode=ReencodeConfig(codec='libsvtav1', gop=2, crf=30, size=None, cameras=None), "
-        "scratch=None, scratch_size='20GB', dry_run=False, video_report=False)"
+        "(*, source, destination, shard_size='256MB', workers=None, engine='processes', "
+        "address=None, shards=None, append=False, compare='video', episodes=None, "
+        "exclude_episodes=None, tasks=(), shuffle_episodes=None, on_error='fail', "
+        "tolerance_s=0.0001, video='copy', reencode=ReencodeConfig(codec='libsvtav1', gop=2, "
+        "crf=30, size=None, cameras=None), scratch=None, scratch_size='20GB', dry_run=False, "
+        "video_report=False)"
     )
     assert (
         signature(ReencodeConfig)

@@ -65,7 +65,7 @@ def is_refused(port: int) -> bool:
         return connection.connect_ex(("127.0.0.1", port)) == errno.ECONNREFUSED
 
 
-# -- Ranges ------------------------------------------------------------------------------------------------------
+# -- Ranges ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_a_slow_line(server: RangeServer, client: urllib3.PoolManager) -> None:
     )
 
 
-# -- Faults --------------------------------------------------------------------------------------------------------
+# -- Faults ----------------------------------------------------------------------------------------
 
 
 def test_every_fault_is_tried_here() -> None:
@@ -311,7 +311,7 @@ def test_a_server_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
     pytest.fail("the server is still there")
 
 
-# -- The Hub -------------------------------------------------------------------------------------------------------
+# -- The Hub ---------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -515,7 +515,7 @@ def test_client_processes(local_hub: LocalHub, folder: Path) -> None:
     assert b"hello" in run.stdout
 
 
-# -- S3 --------------------------------------------------------------------------------------------------------------
+# -- S3 --------------------------------------------------------------------------------------------
 
 
 def test_s3(s3_server: S3Server, folder: Path) -> None:

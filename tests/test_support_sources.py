@@ -1,4 +1,6 @@
-"""The builder of test datasets is itself held to what it promises: each hard case really is hard."""
+"""The builder of test datasets is itself held to what it promises: each hard case really is
+hard.
+"""
 
 from __future__ import annotations
 
@@ -83,7 +85,7 @@ def info(built: Built) -> dict[str, Any]:
     return loaded
 
 
-# -- What holds for every case ---------------------------------------------------------------------------------
+# -- What holds for every case ---------------------------------------------------------------------
 
 
 @some_cases_quickly
@@ -147,7 +149,7 @@ def test_rows_and_metadata_describe_the_same_episodes(case: Built) -> None:
     assert info(case)["total_frames"] == start
 
 
-# -- What makes each case hard ---------------------------------------------------------------------------------
+# -- What makes each case hard ---------------------------------------------------------------------
 
 
 @named("several_files_with_gaps")
@@ -312,7 +314,7 @@ def test_color_tags_survive_into_the_file(case: Built) -> None:
         assert (context.color_primaries, context.color_trc, context.colorspace) == (1, 1, 1)
 
 
-# -- The builder itself ----------------------------------------------------------------------------------------
+# -- The builder itself ----------------------------------------------------------------------------
 
 
 @named("av1")

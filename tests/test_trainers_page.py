@@ -1,4 +1,6 @@
-"""The code of docs/trainers.md with the real trainers: which samples their steps have, in one run and resumed."""
+"""The code of docs/trainers.md with the real trainers: which samples their steps have, in one run
+and resumed.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""What a conversion needs of the place that it writes to, whether that is a folder or object storage.
+"""What a conversion needs of the place that it writes to, whether that is a folder or object
+storage.
 
-prepared     held against other conversions; refused where another one wrote; dataset.json withdrawn
-place        where one shard goes: what an earlier run finished of it, and how a new one is delivered
-publish      what was left out; then the index, and dataset.json last of all
+prepared   held against other conversions; refused where another one wrote; dataset.json withdrawn
+place      where one shard goes: what an earlier run finished of it, and how a new one is delivered
+publish    what was left out; then the index, and dataset.json last of all
 """
 
 from collections.abc import Sequence, Set
@@ -37,7 +38,8 @@ class ShardPlace(Protocol):
         """Whether there is anything of the shard."""
 
     def finished(self) -> SeenShard | None:
-        """What an earlier run left; None where the shard or its manifest is missing or cannot be read.
+        """What an earlier run left; None where the shard or its manifest is missing or cannot be
+        read.
 
         Raises:
             OptionError: what is there is another conversion's.
@@ -46,11 +48,13 @@ class ShardPlace(Protocol):
     def deliver(self, manifest: ShardManifest | None) -> None:
         """Bring a shard that was written to `folder` to where it belongs, and see that it is there.
 
-        None: every episode was skipped, and nothing was written; what an earlier run left is removed.
+        None: every episode was skipped, and nothing was written; what an earlier run left is
+        removed.
         """
 
     def on_node(self) -> AbstractContextManager[Self]:
-        """The same place for a task on another machine of a cluster, which may not have this one's folders.
+        """The same place for a task on another machine of a cluster, which may not have this one's
+        folders.
 
         Raises OptionError where it needs a folder that the machine does not see.
         """
@@ -78,7 +82,8 @@ class Destination(Protocol):
         """Hold the place until the end; withdraw dataset.json.
 
         Args:
-            part: numbers of the shards that this run is about, beside which other runs write theirs; None: all.
+            part: numbers of the shards that this run is about, beside which other runs write
+                theirs; None: all.
 
         Raises:
             OptionError: another conversion's shards or dataset are there, or it is writing now.
@@ -88,10 +93,11 @@ class Destination(Protocol):
         """Where a shard goes, by its place in the plan."""
 
     def publish_skipped(self, skipped: Sequence[tuple[int, str]], tried: Set[int]) -> None:
-        """Write skipped.json, with indices and reasons; remove an old one where nothing was skipped.
+        """Write skipped.json, with indices and reasons; remove an old one where nothing was
+        skipped.
 
-        `tried` are the episodes that this run was about: of others, what an earlier run of a dataset that grows
-        left out stays there.
+        `tried` are the episodes that this run was about: of others, what an earlier run of a
+        dataset that grows left out stays there.
         """
 
     def publish(self, provenance: Provenance, manifests: Sequence[ShardManifest]) -> None:
@@ -114,7 +120,9 @@ def write_skipped(folder: Path, skipped: Sequence[tuple[int, str]]) -> None:
 
 
 def kept_skipped(data: bytes | None, tried: Set[int]) -> list[tuple[int, str]]:
-    """Return what an old skipped.json says of episodes that were not tried now; nothing where it cannot be read."""
+    """Return what an old skipped.json says of episodes that were not tried now; nothing where it
+    cannot be read.
+    """
     if data is None:
         return []
     try:

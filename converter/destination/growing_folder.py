@@ -1,7 +1,8 @@
 """A folder whose dataset grows: it stays what it was until all new shards are there.
 
-One append writes at a time; the lock sees to that. What a killed one left is in no dataset.json: shards that the same
-command would write again are kept, those of another state of the source are removed.
+One append writes at a time; the lock sees to that. What a killed one left is in no dataset.json:
+shards that the same command would write again are kept, those of another state of the source are
+removed.
 """
 
 import re
@@ -87,12 +88,14 @@ class GrowingFolder(LocalDestination):
         for name in names:
             if not is_ours(self.shown, name, self._conversion):
                 raise OptionError(
-                    f"{self.shown}: {name} was left by an append of another state of the source, or with other "
-                    "options. Run convert-to-shards --append once without --shards, which removes it"
+                    f"{self.shown}: {name} was left by an append of another state of the source, "
+                    "or with other options. Run convert-to-shards --append once without --shards, "
+                    "which removes it"
                 )
 
     def _remove_left_behind(self) -> None:
-        """Remove shards, indexes and snapshots that are not listed, of earlier appends that were killed.
+        """Remove shards, indexes and snapshots that are not listed, of earlier appends that were
+        killed.
 
         Raises:
             OptionError: an unlisted shard is none of those; nothing is removed then.
@@ -116,7 +119,9 @@ class GrowingFolder(LocalDestination):
                 storage.remove_file(file, below=self.shown)
 
     def _check_left_behind(self, name: str) -> None:
-        """Raise OptionError unless a shard was appended to this dataset: then its source has all of it."""
+        """Raise OptionError unless a shard was appended to this dataset: then its source has all of
+        it.
+        """
         if not (self.shown / name).exists():
             return
         manifest = self._base.manifest
@@ -127,15 +132,16 @@ class GrowingFolder(LocalDestination):
             grows = None
         if grows not in grown:
             raise OptionError(
-                f"{self.shown}: holds {name}, which dataset.json does not list and no append to this dataset has "
-                "left; remove it"
+                f"{self.shown}: holds {name}, which dataset.json does not list and no append to "
+                "this dataset has left; remove it"
             )
 
 
 def has_changed_error(where: str) -> OptionError:
     """Return the error that a dataset is no longer the one that an append was planned for."""
     return OptionError(
-        f"{where}: the dataset has changed since this append began, by another one perhaps; run it again"
+        f"{where}: the dataset has changed since this append began, by another one perhaps; run it "
+        "again"
     )
 
 
@@ -146,13 +152,15 @@ def publish_grown(
     check_base: Callable[[], None],
     put: Callable[[str, bytes], None],
 ) -> DatasetManifest:
-    """Put what a dataset was, the index, then dataset.json in place of the old one, wherever it lies.
+    """Put what a dataset was, the index, then dataset.json in place of the old one, wherever it
+    lies.
 
     Args:
         base: the dataset that grows.
         provenance: of the new shards.
         manifests: of the new shards.
-        check_base: raises OptionError where the dataset is no longer `base`; called before each file.
+        check_base: raises OptionError where the dataset is no longer `base`; called before each
+            file.
         put: writes a file of this name, whole.
 
     Returns:

@@ -2,11 +2,12 @@
 
 There is no lock. An append claims the numbers of its shards before it sends the first one:
 
-    URL/.roboshard/append-CONVERSION.json   which snapshot it grows, and its first shard and how many there will be
+    URL/.roboshard/append-CONVERSION.json   which snapshot it grows; its first shard, and how many
 
-and takes none that another one has claimed. So two that run at once do not meet; the one that ends first has
-published, and the other finds that the dataset is no longer the one that it grows, and ends with an error. What is
-claimed for an older snapshot can never be published: the next append that does publish removes it.
+and takes none that another one has claimed. So two that run at once do not meet; the one that ends
+first has published, and the other finds that the dataset is no longer the one that it grows, and
+ends with an error. What is claimed for an older snapshot can never be published: the next append
+that does publish removes it.
 """
 
 import json
@@ -106,7 +107,9 @@ class GrowingRemote(RemoteDestination):
             self._target.remove([SKIPPED_REPORT])
 
     def publish(self, provenance: Provenance, manifests: Sequence[ShardManifest]) -> None:
-        """Send what the dataset was, the index, then dataset.json in place of the old one; tidy up."""
+        """Send what the dataset was, the index, then dataset.json in place of the old one; tidy
+        up.
+        """
 
         def put(name: str, data: bytes) -> None:
             self._target.put([Upload(path=name, content=data)])
@@ -120,7 +123,7 @@ class GrowingRemote(RemoteDestination):
         if self._target.read_all(DATASET_MANIFEST, MAX_MANIFEST_BYTES) != self._base.data:
             raise has_changed_error(self.shown)
 
-    # -- Claims --------------------------------------------------------------------------------------------------
+    # -- Claims ------------------------------------------------------------------------------------
 
     @property
     def _claim_name(self) -> str:

@@ -1,4 +1,6 @@
-"""The folder that a conversion writes to: one writer at a time, and nothing in it that another one wrote."""
+"""The folder that a conversion writes to: one writer at a time, and nothing in it that another one
+wrote.
+"""
 
 import hashlib
 import os
@@ -27,7 +29,9 @@ from roboshard.shards.schema import MAX_MANIFEST_BYTES, Provenance, ShardManifes
 from roboshard.storage.locks import lock
 
 SEEN_WITHIN_S = 30.0
-"""After which a file that another node wrote must be seen here; network file systems take moments."""
+"""After which a file that another node wrote must be seen here; network file systems take
+moments.
+"""
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,9 @@ class LocalPlace:
         yield self
 
     def check_seen(self, manifest: ShardManifest) -> None:
-        """See that what another machine wrote is here too: else it has a folder of that name of its own."""
+        """See that what another machine wrote is here too: else it has a folder of that name of its
+        own.
+        """
         path, end = self.folder / self.shard, time.monotonic() + SEEN_WITHIN_S
         while not path.exists() or path.stat().st_size != manifest.size:
             if time.monotonic() > end:
@@ -69,7 +75,8 @@ class LocalPlace:
 
     def _not_shared(self) -> OptionError:
         return OptionError(
-            f"{self.folder}: not every node of the cluster sees this folder; it must be on shared storage"
+            f"{self.folder}: not every node of the cluster sees this folder; it must be on shared "
+            "storage"
         )
 
 
@@ -84,7 +91,9 @@ class LocalDestination:
 
     @contextmanager
     def prepared(self, part: range | None) -> Iterator[None]:
-        """Hold the folder, alone or together with other parts; refuse what another conversion wrote in it."""
+        """Hold the folder, alone or together with other parts; refuse what another conversion wrote
+        in it.
+        """
         with locked(self.shown, shared=part is not None):
             _prepare(self.shown, self._conversion, part)
             yield
@@ -144,10 +153,11 @@ def _remove_temporaries(destination: Path, shared: bool) -> None:
 
 
 def _prepare(destination: Path, conversion: str, part: range | None) -> None:
-    """Refuse a folder that holds other shards; withdraw dataset.json until all shards are seen to be there.
+    """Refuse a folder that holds other shards; withdraw dataset.json until all shards are seen to
+    be there.
 
-    With the numbers of a part's shards only those are looked at, and temporaries stay: they may be of parts that are
-    being written now.
+    With the numbers of a part's shards only those are looked at, and temporaries stay: they may be
+    of parts that are being written now.
 
     Raises:
         OptionError: shards of another conversion, or such as no conversion wrote.
@@ -160,13 +170,15 @@ def _prepare(destination: Path, conversion: str, part: range | None) -> None:
     for name in sorted(found):
         if not is_ours(destination, name, conversion):
             raise OptionError(
-                f"{destination}: holds shards of another conversion (another source, other options or other library "
-                f"versions: {name}). Choose another folder, or remove this one first; {GROW}"
+                f"{destination}: holds shards of another conversion (another source, other options "
+                f"or other library versions: {name}). Choose another folder, or remove this one "
+                f"first; {GROW}"
             )
     manifest = destination / DATASET_MANIFEST
     if manifest.exists() and _dataset_conversion(destination) not in (conversion, None):
         raise OptionError(
-            f"{destination}: holds another dataset. Choose another folder, or remove this one first; {GROW}"
+            f"{destination}: holds another dataset. Choose another folder, or remove this one "
+            f"first; {GROW}"
         )
     if manifest.exists():
         manifest.unlink(missing_ok=True)  # another part may have come first
@@ -188,13 +200,16 @@ def _hash_file(path: str) -> tuple[int, str]:
 
 
 def is_ours(root: Path, name: str, conversion: str) -> bool:
-    """Whether the conversion may write this shard again: it wrote it before, or nothing is there to be lost."""
+    """Whether the conversion may write this shard again: it wrote it before, or nothing is there to
+    be lost.
+    """
     stated = _conversion_of(root / shard_manifest_name(name))
     if stated is not None:
         return stated == conversion
     if not (root / name).exists():
         return True
-    try:  # killed before the manifest was written, or that is damaged: the shard itself says whose it is
+    # killed before the manifest was written, or that is damaged: the shard itself says whose it is
+    try:
         return rebuild_shard(root, name)[1].conversion.id == conversion
     except RoboshardError:
         return False

@@ -2,13 +2,14 @@
 
     URL/shards/shard-000000.tar          sent, seen to be there, then removed here
     URL/shards/shard-000000.json         its manifest, beside it
-    URL/.roboshard/shard-000000.json     a receipt, before both: which conversion's it is, and the hash by which the
-                                         storage will know it. Removed when dataset.json is there
+    URL/.roboshard/shard-000000.json     a receipt, before both: which conversion's it is, and the
+                                         hash by which the storage will know it. Removed when
+                                         dataset.json is there
     URL/dataset.json                     last of all
 
-The receipt is what lets a later run believe a shard without reading it: its SHA-256 is in the manifest, but storages
-list hashes of their own. Where a listing has SHA-256 itself (dataset repositories) there are no receipts; where there
-is no receipt that fits, the shard is read back.
+The receipt is what lets a later run believe a shard without reading it: its SHA-256 is in the
+manifest, but storages list hashes of their own. Where a listing has SHA-256 itself (dataset
+repositories) there are no receipts; where there is no receipt that fits, the shard is read back.
 """
 
 from collections.abc import Iterator, Mapping, Sequence, Set
@@ -96,7 +97,9 @@ class RemotePlace:
         return data, file.size, stated if isinstance(stated, str) else self._target.sha256(shard)
 
     def deliver(self, manifest: ShardManifest | None) -> None:
-        """Send the shard, see that it is there, and remove it here; or remove what an earlier run sent."""
+        """Send the shard, see that it is there, and remove it here; or remove what an earlier run
+        sent.
+        """
         shard = self.shard
         if manifest is None:
             self._target.remove(
@@ -122,7 +125,8 @@ class RemotePlace:
     def on_node(self) -> Iterator["RemotePlace"]:
         """The same with a folder of the machine's own.
 
-        On a node other than the driver's, nothing keeps the driver's from being taken for a killed run's.
+        On a node other than the driver's, nothing keeps the driver's from being taken for a killed
+        run's.
         """
         base = self.folder if self.folder.is_dir() else self.folder.parent
         with work_folder(str(base)) as work:
@@ -143,10 +147,15 @@ class RemotePlace:
 
 
 class RemoteDestination:
-    """The whole of a conversion's destination: shards wait in a folder of this machine to be sent."""
+    """The whole of a conversion's destination: shards wait in a folder of this machine to be
+    sent.
+    """
 
     def __init__(self, url: str, conversion: str, num_shards: int, scratch: str | None) -> None:
-        """Convert to `url`, which is not connected to yet. Raises OptionError for what cannot be written to."""
+        """Convert to `url`, which is not connected to yet.
+
+        Raises OptionError for what cannot be written to.
+        """
         self._target = writable_store(url)
         self.root = self._target.url
         self.shown = redacted(self.root)
@@ -157,11 +166,12 @@ class RemoteDestination:
 
     @contextmanager
     def prepared(self, part: range | None) -> Iterator[None]:  # noqa: ARG002 - of all shards at once
-        """Make the place and a folder for what is on its way; refuse what another conversion wrote there.
+        """Make the place and a folder for what is on its way; refuse what another conversion wrote
+        there.
 
         Raises:
-            OptionError: shards or a dataset of another conversion. Those that only reading them would tell apart are
-                refused by the worker that comes to them.
+            OptionError: shards or a dataset of another conversion. Those that only reading them
+                would tell apart are refused by the worker that comes to them.
         """
         with work_folder(self._scratch) as self._work:
             self._prepare()
@@ -179,8 +189,8 @@ class RemoteDestination:
             data = self._target.read_all(DATASET_MANIFEST, MAX_MANIFEST_BYTES)
             if conversion_named(data, DATASET_MANIFEST) != self._conversion:
                 raise OptionError(
-                    f"{redacted(self.root)}: holds another dataset. Choose another place, or remove this one first; "
-                    f"{GROW}"
+                    f"{redacted(self.root)}: holds another dataset. Choose another place, or "
+                    f"remove this one first; {GROW}"
                 )
             self._target.remove([DATASET_MANIFEST])
 
@@ -227,6 +237,6 @@ class RemoteDestination:
 def other_conversion_error(url: str, path: str) -> OptionError:
     """Return the error that somebody else's shard is there."""
     return OptionError(
-        f"{redacted(url)}: holds shards of another conversion (another source, other options or other library "
-        f"versions: {path}). Choose another place, or remove them first; {GROW}"
+        f"{redacted(url)}: holds shards of another conversion (another source, other options or "
+        f"other library versions: {path}). Choose another place, or remove them first; {GROW}"
     )

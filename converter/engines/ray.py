@@ -1,4 +1,6 @@
-"""Running shard tasks on a Ray cluster: the same function as in processes, tried again where a worker dies."""
+"""Running shard tasks on a Ray cluster: the same function as in processes, tried again where a
+worker dies.
+"""
 
 import importlib
 import logging
@@ -31,8 +33,10 @@ def run_on_ray(
     Specs are drawn as cores come free, so that a plan of any size is never held whole.
 
     Raises:
-        OptionError: Ray is not installed, there is no cluster at the address, or its nodes cannot do the work.
-        RoboshardError: the first task's that failed, as it was raised there; the others are cancelled.
+        OptionError: Ray is not installed, there is no cluster at the address, or its nodes cannot
+            do the work.
+        RoboshardError: the first task's that failed, as it was raised there; the others are
+            cancelled.
     """
     ray = _import_ray()
     with _connected(ray, config):
@@ -48,9 +52,9 @@ def run_on_ray(
             raise _as_raised(error) from None
         except ray.exceptions.RayError as error:
             raise RoboshardError(
-                f"a conversion task could not be run to its end on Ray, in {TRIES} tries where its worker died (out "
-                f"of memory: fewer --workers need less). Finished shards are kept; run the same command again to "
-                f"continue. Ray says: {error}"
+                f"a conversion task could not be run to its end on Ray, in {TRIES} tries where its "
+                "worker died (out of memory: fewer --workers need less). Finished shards are kept; "
+                f"run the same command again to continue. Ray says: {error}"
             ) from None
 
 
@@ -89,8 +93,8 @@ def _check_scratch(ray: Any, config: ConvertConfig) -> None:
     nodes = sum(node["Alive"] for node in ray.nodes())
     if nodes > 1 and config.scratch is None and not storage.is_local(config.source):
         raise OptionError(
-            f"{storage.redacted(config.source)} is not a folder, and the cluster has {nodes} nodes: they share what "
-            "is downloaded. Name a folder that all of them see by --scratch"
+            f"{storage.redacted(config.source)} is not a folder, and the cluster has {nodes} "
+            "nodes: they share what is downloaded. Name a folder that all of them see by --scratch"
         )
 
 
@@ -161,8 +165,8 @@ def _check_versions(spec: Spec) -> None:
     here = {name: version(name) for name in stated}
     if here != stated:
         raise OptionError(
-            f"a node of the cluster has {_listed(here)}, where the conversion was started with {_listed(stated)}: "
-            "install the same versions on all"
+            f"a node of the cluster has {_listed(here)}, where the conversion was started with "
+            f"{_listed(stated)}: install the same versions on all"
         )
 
 

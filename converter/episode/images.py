@@ -44,7 +44,8 @@ def with_images(
         held: the episode's files; images that rows point to are held too, until the next episode.
 
     Raises:
-        SourceError: an image that is not in the dataset, or that no loader would open, with its row.
+        SourceError: an image that is not in the dataset, or that no loader would open, with its
+            row.
     """
     for key in keys_of(source.features, "image"):
         at = rows.schema.get_field_index(key)
@@ -83,7 +84,9 @@ def _places(
 
 
 def _candidates(path: str, key: str, episode: int) -> list[str]:
-    """Places of an image in the source: where it says, below images/, or where LeRobot records it."""
+    """Places of an image in the source: where it says, below images/, or where LeRobot records
+    it.
+    """
     parts = PurePosixPath(path).parts
     inside = [parts[parts.index(_IMAGES) :]] if _IMAGES in parts else []
     recorded = [

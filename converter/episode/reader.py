@@ -31,7 +31,10 @@ from roboshard.shards.versions import version_of
 
 
 class EpisodeReader:
-    """Reads episodes; keeps the files of the last one open, which the next one mostly needs. A context manager."""
+    """Reads episodes; keeps the files of the last one open, which the next one mostly needs.
+
+    A context manager.
+    """
 
     def __init__(
         self, source: SourceMeta, tolerance_s: float, encoding: Encoding | None = None
@@ -69,7 +72,8 @@ class EpisodeReader:
     def read(
         self, episode: Episode, provenance: Provenance | None
     ) -> tuple[EpisodeRecord, bytes, dict[str, bytes]]:
-        """(record, parquet file, member suffix -> video file); `provenance` travels in the parquet file.
+        """(record, parquet file, member suffix -> video file); `provenance` travels in the parquet
+        file.
 
         Raises:
             SourceError, MissingError: naming episode, camera and file.
@@ -128,7 +132,8 @@ class EpisodeReader:
     def slices(
         self, episode: Episode, rows: EpisodeRows, cameras: Sequence[str]
     ) -> tuple[list[VideoSlice], list[Finding]]:
-        """(a slice of each of these cameras, what is odd in them), where the episode has these `rows`.
+        """(a slice of each of these cameras, what is odd in them), where the episode has these
+        `rows`.
 
         Raises as `read` does.
         """
@@ -181,7 +186,9 @@ class EpisodeReader:
 
 
 class _Hold:
-    """Keeps the files of an episode at hand: its videos, and those that its rows turn out to need."""
+    """Keeps the files of an episode at hand: its videos, and those that its rows turn out to
+    need.
+    """
 
     def __init__(self, held: HeldFiles, videos: Set[str]) -> None:
         self._held, self._files = held, set(videos)
@@ -199,7 +206,9 @@ class _Hold:
 def span_of(
     span: VideoSpan, timestamps: NDArray[np.float32], fps: float, place: str
 ) -> tuple[VideoSpan, list[Finding]]:
-    """(where the frames of rows at these times can be, what is odd in it): LeRobot does not ask for an end."""
+    """(where the frames of rows at these times can be, what is odd in it): LeRobot does not ask for
+    an end.
+    """
     last = span.from_s + float(timestamps.max())
     if last < span.to_s + 0.5 / fps or span.to_s >= span.limit_s:
         return span, []

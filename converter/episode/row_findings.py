@@ -17,14 +17,17 @@ from roboshard.shards.missing import missing_values
 from roboshard.shards.scalars import is_number_type, scalars, value_problem
 
 BOOKKEEPING = ("timestamp", "frame_index", "index", "task_index")
-"""Columns that LeRobot writes beside those of the robot; `episode_index` too, without which there is no episode."""
+"""Columns that LeRobot writes beside those of the robot; `episode_index` too, without which there
+is no episode.
+"""
 
 
 def check_columns(rows: EpisodeRows, *, need_timestamp: bool) -> None:
     """Refuse rows whose own columns cannot be told.
 
     Raises:
-        SourceError: two columns of one name, one that holds no numbers, or no usable timestamps for video.
+        SourceError: two columns of one name, one that holds no numbers, or no usable timestamps for
+            video.
     """
     names = rows.table.column_names
     twice = sorted({name for name in names if names.count(name) > 1})
@@ -45,15 +48,15 @@ def check_columns(rows: EpisodeRows, *, need_timestamp: bool) -> None:
         return
     if "timestamp" not in names:
         raise SourceError(
-            f"{rows.where}: no column 'timestamp', which says where a row's frame is in its video; write it: "
-            "seconds since the episode's start"
+            f"{rows.where}: no column 'timestamp', which says where a row's frame is in its video; "
+            "write it: seconds since the episode's start"
         )
     times = timestamps_of(rows.table)
     wrong = np.flatnonzero(~np.isfinite(times))
     if wrong.size:
         raise SourceError(
-            f"{rows.where}: row {wrong[0]} has timestamp {times[wrong[0]]}, which says no frame of its video; "
-            "write it anew: seconds since the episode's start"
+            f"{rows.where}: row {wrong[0]} has timestamp {times[wrong[0]]}, which says no frame of "
+            "its video; write it anew: seconds since the episode's start"
         )
 
 
@@ -65,7 +68,8 @@ def timestamps_of(table: pa.Table) -> NDArray[np.float32]:
 def tasks_of(
     rows: EpisodeRows, episode: Episode, tasks: TaskTable
 ) -> tuple[tuple[str, ...], list[Finding]]:
-    """(the episode's tasks, what is odd in them): as its metadata says, or as its rows do where that is not so.
+    """(the episode's tasks, what is odd in them): as its metadata says, or as its rows do where
+    that is not so.
 
     Raises:
         SourceError: a row names a task that there is not.
@@ -98,8 +102,8 @@ def _check_task_numbers(numbers: NDArray[Any], where: str, tasks: TaskTable) -> 
     for number in numbers.tolist():
         if not least <= number < count or int(number) != number or int(number) in tasks.gaps:
             raise SourceError(
-                f"{where}: task_index {number} is outside {tasks.path}, which has {count - len(tasks.gaps)} tasks; "
-                "add its text there, or correct the rows"
+                f"{where}: task_index {number} is outside {tasks.path}, which has "
+                f"{count - len(tasks.gaps)} tasks; add its text there, or correct the rows"
             )
 
 
@@ -120,7 +124,8 @@ def _check_values(rows: EpisodeRows, source: SourceMeta) -> None:
             continue
         if problem := value_problem(rows.table.column(key), dtype):
             raise SourceError(
-                f"{rows.where}: feature {key!r}: {problem}; correct its dtype in meta/info.json, or its rows"
+                f"{rows.where}: feature {key!r}: {problem}; correct its dtype in meta/info.json, "
+                "or its rows"
             )
 
 

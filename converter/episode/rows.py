@@ -1,4 +1,6 @@
-"""An episode's rows from the source's data files: found by what they say, whatever the metadata says of them."""
+"""An episode's rows from the source's data files: found by what they say, whatever the metadata
+says of them.
+"""
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Set
@@ -44,7 +46,9 @@ class EpisodeRows:
 
 
 class RowReader:
-    """Reads episodes' rows; keeps the row group read last, which consecutive episodes often share."""
+    """Reads episodes' rows; keeps the row group read last, which consecutive episodes often
+    share.
+    """
 
     def __init__(self, files: SourceFiles, held: HeldFiles, depth: int | None) -> None:
         """Read metadata from `files`, and rows from those of them that are `held`.
@@ -59,7 +63,10 @@ class RowReader:
         self._metadata_block: tuple[tuple[str, int], list[dict[str, Json]]] | None = None
 
     def read(self, episode: Episode, hold: Hold) -> EpisodeRows:
-        """All rows of an episode. Raises SourceError where there are none, or they cannot be read."""
+        """All rows of an episode.
+
+        Raises SourceError where there are none, or they cannot be read.
+        """
         pieces = self._pieces(episode, hold)
         hold({piece.path for piece in pieces})
         where = f"{self._source.where(pieces[0].path)}, episode {episode.index}"
@@ -70,8 +77,8 @@ class RowReader:
             )
         except pa.ArrowException as error:
             raise SourceError(
-                f"{where}: its rows in {len(parts)} places have columns of other types: {error}; write them anew "
-                "with one type a column"
+                f"{where}: its rows in {len(parts)} places have columns of other types: {error}; "
+                "write them anew with one type a column"
             ) from error
         place = f"{pieces[0].path}, episode {episode.index}"
         return EpisodeRows(
@@ -93,7 +100,9 @@ class RowReader:
             self.close_file(path)
 
     def metadata_row(self, episode: Episode) -> tuple[dict[str, Json], list[str]]:
-        """(the episode's row of meta/episodes as JSON, fields of it that JSON has no type for: they are text)."""
+        """(the episode's row of meta/episodes as JSON, fields of it that JSON has no type for: they
+        are text).
+        """
         if not episode.metadata_path:
             return {}, []
         if episode.metadata is not None:
@@ -111,7 +120,9 @@ class RowReader:
         return plain, [*texts, *others]
 
     def _pieces(self, episode: Episode, hold: Hold) -> tuple[RowPiece, ...]:
-        """Where the rows lie: as it is known, as the metadata says, in the files beside that one, or in any."""
+        """Where the rows lie: as it is known, as the metadata says, in the files beside that one,
+        or in any.
+        """
         if episode.pieces is None:
             for path in self._likely(episode):
                 hold({path})
@@ -128,8 +139,9 @@ class RowReader:
             f"; {path} could not be read: {why}" for path, why in mapped.unreadable
         )
         raise SourceError(
-            f"{named}, episode {episode.index}: no data file holds a row of it, though the metadata lists it"
-            f"{unreadable}. Bring its rows, or leave it out by --episodes or --on-error skip"
+            f"{named}, episode {episode.index}: no data file holds a row of it, though the "
+            f"metadata lists it{unreadable}. Bring its rows, or leave it out by --episodes or "
+            "--on-error skip"
         )
 
     def _likely(self, episode: Episode) -> Iterator[str]:
@@ -165,7 +177,9 @@ class RowReader:
 
 
 class _DataFile:
-    """One parquet file of the source: where each episode's rows are, and its row groups one at a time."""
+    """One parquet file of the source: where each episode's rows are, and its row groups one at a
+    time.
+    """
 
     def __init__(self, file: Any, where: str) -> None:
         self._file = file

@@ -1,7 +1,7 @@
 """Decoding the frames that rows show, and encoding them again.
 
-One thread each, and options that fix every keyframe, so that the same frames give the same bytes wherever they are
-encoded. No picture is reordered: packets are in the order of time.
+One thread each, and options that fix every keyframe, so that the same frames give the same bytes
+wherever they are encoded. No picture is reordered: packets are in the order of time.
 """
 
 import io
@@ -25,12 +25,17 @@ from roboshard.converter.video.opening import quarter_turns
 from roboshard.converter.video.packets import IntArray, Packets
 
 MAX_EARLY = 64
-"""Frames that a decoder may give out before one that is shown earlier; no codec reorders more than 16."""
+"""Frames that a decoder may give out before one that is shown earlier; no codec reorders more than
+16.
+"""
 MIN_X265 = 64
-"""Pixels each way. libx265 (seen in 4.2) writes beyond its memory in some smaller pictures, of 30 x 40 for one, which
-ends the process: trying one is no way to find out."""
+"""Pixels each way. libx265 (seen in 4.2) writes beyond its memory in some smaller pictures, of 30 x
+40 for one, which ends the process: trying one is no way to find out.
+"""
 _BICUBIC = Interpolation.BICUBIC.value | 0x40000 | 0x80000
-"""With swscale's SWS_ACCURATE_RND and SWS_BITEXACT, nameless in older PyAV: the same on all processors."""
+"""With swscale's SWS_ACCURATE_RND and SWS_BITEXACT, nameless in older PyAV: the same on all
+processors.
+"""
 _LIBRARIES = ("libavutil", "libavcodec", "libavformat", "libswscale")
 _COLOR = ("color_range", "color_primaries", "color_trc", "colorspace")
 
@@ -51,7 +56,8 @@ class Clip:
 
 
 def frames_at(stream: Any, packets: Packets, times: IntArray) -> Iterator[av.VideoFrame]:
-    """Decode packets of a stream from the first on: the frames shown at these times, in ticks, ascending.
+    """Decode packets of a stream from the first on: the frames shown at these times, in ticks,
+    ascending.
 
     Raises:
         SourceError: a frame is damaged, or the decoder does not give it.
@@ -90,7 +96,8 @@ def fitted(
     Args:
         frame: As its decoder gives it.
         size: (height, width) of the picture as it is shown; None: its own.
-        turns: Quarter turns, counterclockwise, before it is shown; None: what the frame itself says.
+        turns: Quarter turns, counterclockwise, before it is shown; None: what the frame itself
+            says.
     """
     turns = quarter_turns(frame) if turns is None else turns
     if size is not None and turns % 2:
@@ -141,7 +148,8 @@ def encode(frames: Iterable[av.VideoFrame], clip: Clip, encoding: Encoding) -> b
     Raises:
         av.FFmpegError, ValueError: the encoder refuses its options, the size or a frame.
     """
-    # SVT-AV1, run as root, gives the calling thread real-time priority, which its children would inherit.
+    # SVT-AV1, run as root, gives the calling thread real-time priority, which its children would
+    # inherit.
     with interrupts.thread_pool(1, "roboshard-encode") as thread:
         return thread.submit(_encode, frames, clip, encoding).result()
 
@@ -218,7 +226,9 @@ def _options(encoding: Encoding) -> dict[str, str]:
 
 
 def _be_patient() -> None:
-    """Take back the real-time priority that SVT-AV1's threads have as root: nothing else would run beside them."""
+    """Take back the real-time priority that SVT-AV1's threads have as root: nothing else would run
+    beside them.
+    """
     tasks = Path("/proc/self/task")
     if not tasks.is_dir() or os.sched_getscheduler(os.getpid()) != os.SCHED_OTHER:
         return
@@ -234,14 +244,17 @@ def why_refused(codec: Encoder, size: tuple[int, int]) -> str | None:
     """Why this encoder is not given pictures of this height and width; None: it is."""
     pictures = f"codec {codec} does not take pictures of height {size[0]} and width {size[1]}"
     if codec != "libsvtav1" and any(pixels % 2 for pixels in size):
-        return f"{pictures}: both must be even; choose --size, or --codec libsvtav1, which takes odd ones"
+        remedy = "choose --size, or --codec libsvtav1, which takes odd ones"
+        return f"{pictures}: both must be even; {remedy}"
     if codec == "libx265" and min(size) < MIN_X265:
         return f"{pictures}: both must be at least {MIN_X265}; choose --codec libsvtav1 or libx264"
     return None
 
 
 def library_versions() -> dict[str, str]:
-    """What decides the bytes of video that is encoded again, as far as PyAV tells: FFmpeg, not the encoders in it."""
+    """What decides the bytes of video that is encoded again, as far as PyAV tells: FFmpeg, not the
+    encoders in it.
+    """
     versions = {name: ".".join(map(str, av.library_versions[name])) for name in _LIBRARIES}
     return {"ffmpeg": av.ffmpeg_version_info} | versions
 
@@ -269,8 +282,8 @@ def check_encoder(encoding: Encoding, size: tuple[int, int]) -> None:
     except (av.FFmpegError, ValueError) as error:
         why = error.strerror if isinstance(error, av.FFmpegError) else error
         raise OptionError(
-            f"codec {encoding.codec} does not take gop {encoding.gop}, crf {encoding.crf} and pictures of height "
-            f"{height} and width {width}: {why}"
+            f"codec {encoding.codec} does not take gop {encoding.gop}, crf {encoding.crf} and "
+            f"pictures of height {height} and width {width}: {why}"
         ) from error
 
 

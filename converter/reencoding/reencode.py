@@ -1,7 +1,7 @@
 """Cutting one episode out of a video file by encoding the frames of its rows again.
 
-They are the frames that a copy would show, and are shown when those are: rows keep their times, and each frame that
-a row shows is there once. Nothing else is.
+They are the frames that a copy would show, and are shown when those are: rows keep their times, and
+each frame that a row shows is there once. Nothing else is.
 """
 
 from collections.abc import Iterator, Sequence
@@ -31,7 +31,8 @@ def reencode(
     """The slice that shows these rows, as member `member` of the camera `key`.
 
     Raises:
-        SourceError: a row without a frame within tolerance, or a frame that cannot be decoded or encoded.
+        SourceError: a row without a frame within tolerance, or a frame that cannot be decoded or
+            encoded.
     """
     try:
         packets, shown = video.select(rows)
@@ -83,14 +84,18 @@ def _checked(
         height, width = (frame.width, frame.height) if turns % 2 else (frame.height, frame.width)
         if size[0] > height or size[1] > width:
             raise SourceError(
-                f"its pictures are smaller than in other files or episodes of this camera, {height} {width} "
-                f"(height, width), and not enlarged to {size[0]} {size[1]}: choose a smaller --size"
+                "its pictures are smaller than in other files or episodes of this camera, "
+                f"{height} {width} (height, width), and not enlarged to {size[0]} {size[1]}: "
+                "choose a smaller --size"
             )
         yield frame
 
 
 def _read_back(data: bytes, clip: Clip, encoding: Encoding) -> tuple[IntArray, IntArray, Fraction]:
-    """(times of the frames, keyframes, time base) of a slice. Raises SourceError unless they are those asked for."""
+    """(times of the frames, keyframes, time base) of a slice.
+
+    Raises SourceError unless they are those asked for.
+    """
     tables = read_sample_tables(data)
     time_base = Fraction(1, tables.timescale)
     scale = clip.time_base / time_base
@@ -99,7 +104,8 @@ def _read_back(data: bytes, clip: Clip, encoding: Encoding) -> tuple[IntArray, I
     ticks = clip.ticks * scale.numerator
     if not np.array_equal(tables.pts, ticks):
         raise SourceError(
-            f"{len(ticks)} frames were encoded, {len(tables.pts)} are in the slice, or they are shown at other times"
+            f"{len(ticks)} frames were encoded, {len(tables.pts)} are in the slice, or they are "
+            "shown at other times"
         )
     keyframes = np.flatnonzero(tables.is_sync)
     if not np.isin(np.arange(0, len(ticks), encoding.gop), keyframes).all():
@@ -122,10 +128,12 @@ def why_copied(feature: dict[str, Any], pix_fmt: str | None) -> str | None:
 
 
 def plan_encoding(source: Source, indices: IntArray, config: ReencodeConfig) -> Encoding:
-    """Which cameras are encoded again, by a look into a video of each: the first of these episodes that opens.
+    """Which cameras are encoded again, by a look into a video of each: the first of these episodes
+    that opens.
 
     Raises:
-        OptionError: a camera that there is not, or that is only copied; or the encoder does not take the options.
+        OptionError: a camera that there is not, or that is only copied; or the encoder does not
+            take the options.
         MissingError, SourceError: no video of a camera can be opened.
     """
     meta, named = source.meta, config.camera_keys
@@ -159,8 +167,9 @@ def plan_encoding(source: Source, indices: IntArray, config: ReencodeConfig) -> 
     for size, key in sizes.items():
         if config.size is not None and (config.size[0] > size[0] or config.size[1] > size[1]):
             raise OptionError(
-                f"size: {config.size[0]} {config.size[1]} (height, width) is larger than camera {key!r}, "
-                f"{size[0]} {size[1]}; pictures are not enlarged: choose others by --cameras"
+                f"size: {config.size[0]} {config.size[1]} (height, width) is larger than camera "
+                f"{key!r}, {size[0]} {size[1]}; pictures are not enlarged: choose others by "
+                "--cameras"
             )
         check_encoder(encoding, size)
     return encoding

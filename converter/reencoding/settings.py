@@ -1,4 +1,6 @@
-"""How cameras are encoded again, and what that changes in a dataset's features; needs no video library."""
+"""How cameras are encoded again, and what that changes in a dataset's features; needs no video
+library.
+"""
 
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
@@ -14,14 +16,19 @@ Encoder = Literal["libsvtav1", "libx264", "libx265"]
 CODEC_NAMES: dict[Encoder, str] = {"libsvtav1": "av1", "libx264": "h264", "libx265": "hevc"}
 """Encoder -> what it makes, as FFmpeg and LeRobot name it."""
 PRESETS: dict[Encoder, int | str] = {"libsvtav1": 8, "libx264": "medium", "libx265": "veryfast"}
-"""SVT-AV1's faster ones, LeRobot's 12 among them, take pictures with little motion whole from their neighbours."""
+"""SVT-AV1's faster ones, LeRobot's 12 among them, take pictures with little motion whole from their
+neighbours.
+"""
 PIX_FMT = "yuv420p"
 """What all three encoders write and all decoders read."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReencodeConfig:
-    """With --video reencode. Flags and keys of a config file have these names alone, as in --gop 2."""
+    """With --video reencode.
+
+    Flags and keys of a config file have these names alone, as in --gop 2.
+    """
 
     codec: Encoder = "libsvtav1"
     """Encoder. The default is LeRobot's own, AV1; libx264 makes H.264, libx265 H.265."""
@@ -32,8 +39,9 @@ class ReencodeConfig:
     size: Annotated[tuple[int, int] | None, arg(metavar="HEIGHT WIDTH")] = None
     """Height and width in pixels, no larger than the source's; default: the source's."""
     cameras: str | None = None
-    """Which cameras, as in "observation.images.top,observation.images.wrist"; the others are copied. Default: all
-    that is YUV of 8 bits and not depth."""
+    """Which cameras, as in "observation.images.top,observation.images.wrist"; the others are
+    copied. Default: all that is YUV of 8 bits and not depth.
+    """
 
     def __post_init__(self) -> None:
         if self.gop < 1:
@@ -86,7 +94,10 @@ class Encoding:
 
     @classmethod
     def of_json(cls, value: jsonio.Json) -> Self | None:
-        """What `as_json` wrote; None: everything was copied. Raises ValueError for anything else."""
+        """What `as_json` wrote; None: everything was copied.
+
+        Raises ValueError for anything else.
+        """
         if value is None:
             return None
         try:
@@ -137,7 +148,9 @@ def _describe(note: dict[str, jsonio.Json], encoding: Encoding) -> None:
 
 
 def _resized(spec: dict[str, jsonio.Json], size: tuple[int, int]) -> list[int]:
-    """The feature's shape with another height and width, which stand where `names` says, or before the channels."""
+    """The feature's shape with another height and width, which stand where `names` says, or before
+    the channels.
+    """
     shape, names = list(spec.get("shape") or ()), spec.get("names")
     if len(shape) != 3:
         return [*size, 3]

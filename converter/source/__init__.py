@@ -1,1 +1,3 @@
-"""LeRobot datasets as a conversion sees them: files, local or remote, and what their metadata says."""
+"""LeRobot datasets as a conversion sees them: files, local or remote, and what their metadata
+says.
+"""

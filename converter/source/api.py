@@ -25,7 +25,9 @@ class VideoSpan:
     to_s: float
     """Time of the episode's end in the file, in seconds; infinite: the file's own end."""
     limit_s: float = math.inf
-    """Where other frames begin that are another episode's, in seconds: no frame of this one is there."""
+    """Where other frames begin that are another episode's, in seconds: no frame of this one is
+    there.
+    """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +42,9 @@ class RowPiece:
 
 @dataclass(frozen=True, kw_only=True)
 class Episode:
-    """One episode of a source: what its metadata says of it, which the rows have the last word on."""
+    """One episode of a source: what its metadata says of it, which the rows have the last word
+    on.
+    """
 
     index: int
     length: int | None
@@ -48,7 +52,9 @@ class Episode:
     tasks: tuple[str, ...] | None
     """None: the metadata does not say."""
     rows_path: str | None
-    """Parquet file with its rows, relative to the source's root; None: the metadata does not say."""
+    """Parquet file with its rows, relative to the source's root; None: the metadata does not
+    say.
+    """
     first_row: int | None
     """`index` of its first row in the whole dataset; None: the metadata does not say."""
     pieces: tuple[RowPiece, ...] | None = None
@@ -142,7 +148,9 @@ class Source(Protocol):
         """The episodes with these indices, in this order."""
 
     def estimated_bytes(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
-        """About how many bytes each of these episodes will take in a shard; what shards are planned by."""
+        """About how many bytes each of these episodes will take in a shard; what shards are planned
+        by.
+        """
 
     def most_needed_at_once(self, indices: NDArray[np.int64]) -> tuple[int, int]:
         """(bytes of the files that the neediest of these episodes lies in, its index)."""

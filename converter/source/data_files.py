@@ -1,6 +1,8 @@
-"""Where the rows of each episode lie, found by what the rows say: one pass over the data files' episode_index.
+"""Where the rows of each episode lie, found by what the rows say: one pass over the data files'
+episode_index.
 
-Metadata tells the same, but may be wrong. This is asked only where it is: most sources never pay for it.
+Metadata tells the same, but may be wrong. This is asked only where it is: most sources never pay
+for it.
 """
 
 import io
@@ -32,7 +34,8 @@ def data_paths(files: SourceFiles, *, depth: int | None) -> list[str]:
 
     Args:
         files: the source.
-        depth: folders that a file lies below, data/ included, as LeRobot v3 looks for them; None: any number.
+        depth: folders that a file lies below, data/ included, as LeRobot v3 looks for them; None:
+            any number.
     """
     return [
         path
@@ -54,7 +57,9 @@ class RowMap:
     is_in_order: bool
     """Rows lie in the order of their episodes."""
     episodes: NDArray[np.int64]
-    """(runs,) the episode of each run of neighbouring rows, ascending; those of one in LeRobot's order of rows."""
+    """(runs,) the episode of each run of neighbouring rows, ascending; those of one in LeRobot's
+    order of rows.
+    """
     files: NDArray[np.int64]
     """(runs,) number of the file in `paths`."""
     starts: NDArray[np.int64]
@@ -131,7 +136,9 @@ def _mapped(kept: _Kept, paths: tuple[str, ...]) -> RowMap:
 
 
 def _runs_of(number: int, column: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(runs, 4) episode, file, first row, row after the last; rows without an episode are left out."""
+    """(runs, 4) episode, file, first row, row after the last; rows without an episode are left
+    out.
+    """
     starts = np.flatnonzero(np.diff(column, prepend=np.int64(-2)))
     stops = np.append(starts, len(column))[1:].astype(np.int64)
     runs = np.stack([column[starts], np.full(len(starts), number), starts, stops], axis=1)
@@ -161,8 +168,8 @@ def episode_column(file: Any, where: str) -> NDArray[np.int64]:
         column = scalars(file.read(columns=["episode_index"], use_threads=False).column(0))
     if column is None:
         raise SourceError(
-            f"{where}: no column 'episode_index' of numbers, or several of that name; rows are told apart by it: "
-            "write it anew"
+            f"{where}: no column 'episode_index' of numbers, or several of that name; rows are "
+            "told apart by it: write it anew"
         )
     whole = np.where(np.isfinite(column), column, -1) if column.dtype.kind == "f" else column
     numbers: NDArray[np.int64] = whole.astype(np.int64)
@@ -170,7 +177,9 @@ def episode_column(file: Any, where: str) -> NDArray[np.int64]:
 
 
 class RangeFile(io.RawIOBase):
-    """A file of a source as something to read and seek in, by ranges in blocks: for what is read of it in part."""
+    """A file of a source as something to read and seek in, by ranges in blocks: for what is read of
+    it in part.
+    """
 
     def __init__(self, files: SourceFiles, path: str) -> None:
         """Open it. Raises SourceError where it has no size."""

@@ -1,4 +1,6 @@
-"""Where a source's files come from: a local folder, or a place from which each is downloaded when it is needed."""
+"""Where a source's files come from: a local folder, or a place from which each is downloaded when
+it is needed.
+"""
 
 from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
@@ -21,7 +23,10 @@ class HeldFiles(Protocol):
         """Hold these from now on, and release all others; may wait for room, and download."""
 
     def path(self, path: str) -> Path:
-        """The local file behind a path that is held. A path that the source does not have leads nowhere."""
+        """The local file behind a path that is held.
+
+        A path that the source does not have leads nowhere.
+        """
 
     def close(self) -> None:
         """Release all."""
@@ -59,20 +64,26 @@ class SourceFiles(Protocol):
         """Bytes of a file; None: there is none. Raises OSError where that cannot be told."""
 
     def listed(self, folder: str) -> list[str]:
-        """Paths of all files below one of its folders, in LeRobot's order: by the names on the way to them."""
+        """Paths of all files below one of its folders, in LeRobot's order: by the names on the way
+        to them.
+        """
 
     def read_range(self, path: str, offset: int, length: int) -> bytes:
         """A part of a file, which need not be held. Raises MissingError, StorageError."""
 
     def held(self, on_release: Callable[[str], None]) -> HeldFiles:
-        """Files for one reader, which closes a file that it has open when `on_release` is called with its path."""
+        """Files for one reader, which closes a file that it has open when `on_release` is called
+        with its path.
+        """
 
     def close(self) -> None:
         """Remove what was downloaded. No file may be in use any more."""
 
 
 def metadata_among(paths: Iterable[str]) -> list[str]:
-    """Of all files of a source those that hold its metadata, in a fixed order: a folder's files together."""
+    """Of all files of a source those that hold its metadata, in a fixed order: a folder's files
+    together.
+    """
     split = sorted(
         path.split("/") for path in paths if path.startswith("meta/") and path.endswith(_METADATA)
     )
@@ -91,8 +102,8 @@ def refuse_pointer(path: Path, where: str) -> None:
             path.stat().st_size <= MAX_POINTER_BYTES
         ):
             raise SourceError(
-                f"{where}: a pointer of git-lfs, not the file that it stands for; run `git lfs pull` where the "
-                "dataset was cloned"
+                f"{where}: a pointer of git-lfs, not the file that it stands for; run `git lfs "
+                "pull` where the dataset was cloned"
             )
 
 

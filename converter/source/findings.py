@@ -1,11 +1,12 @@
 """What is odd in a source, and how it is read all the same.
 
-A finding names its kind by a code, which stays the same from release to release. How a kind is read is said
-here, once; docs/sources.md has the same as a table. What cannot be read is no finding but an error, with the
-remedy.
+A finding names its kind by a code, which stays the same from release to release. How a kind is read
+is said here, once; docs/sources.md has the same as a table. What cannot be read is no finding but
+an error, with the remedy.
 
-Findings of the metadata are in `SourceMeta.findings`. Those of an episode go into its record, and from there
-into the shard's manifest: so a conversion that was killed and continued lists what an uninterrupted one does.
+Findings of the metadata are in `SourceMeta.findings`. Those of an episode go into its record, and
+from there into the shard's manifest: so a conversion that was killed and continued lists what an
+uninterrupted one does.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -24,7 +25,8 @@ MAX_CHARS = 300
 READ_AS = {
     "columns-missing": "not needed: no sample has a value of them",
     "dtype-unknown": "kept; a loader that does not know the kind names it",
-    "episode-listed-twice": "the first row of meta/episodes counts, the last line of episodes.jsonl",
+    "episode-listed-twice": "the first row of meta/episodes counts, the last line "
+    "of episodes.jsonl",
     "episode-not-listed": "converted like the others, with what its rows say",
     "episode-not-listed-left-out": "left out: nothing says where its video is",
     "episode-without-rows": "left out: there is nothing of it",

@@ -1,4 +1,6 @@
-"""Datasets of the Hub as its own client keeps them on this machine: what is read where HF_HUB_OFFLINE is set."""
+"""Datasets of the Hub as its own client keeps them on this machine: what is read where
+HF_HUB_OFFLINE is set.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +12,9 @@ from roboshard.storage.hub.paths import HubPath, is_offline
 
 @dataclass(frozen=True)
 class CachedFiles(LocalFiles):
-    """A snapshot in the cache of huggingface_hub; known by name and commit, as when it is read from the Hub."""
+    """A snapshot in the cache of huggingface_hub; known by name and commit, as when it is read from
+    the Hub.
+    """
 
     dataset: str = ""
     """Owner, name, and the path inside the repository if there is one."""
@@ -29,7 +33,8 @@ def files_in_cache(url: str) -> CachedFiles | None:
     """The files of a Hub dataset as they lie in the cache, if nothing but the cache may be asked.
 
     Args:
-        url: of any kind; None is returned for all but Hub datasets, and where HF_HUB_OFFLINE is not set.
+        url: of any kind; None is returned for all but Hub datasets, and where HF_HUB_OFFLINE is not
+            set.
 
     Raises:
         MissingError: the cache has nothing of the dataset.
@@ -47,8 +52,9 @@ def files_in_cache(url: str) -> CachedFiles | None:
     except LocalEntryNotFoundError:
         wanted = place.id + (f"@{place.revision}" if place.revision else "")
         raise MissingError(
-            f"{wanted}: HF_HUB_OFFLINE is set, and the Hub's cache on this machine does not have this dataset; "
-            f"unset it, or fetch the dataset where there is a network: `hf download --repo-type dataset {place.id}`"
+            f"{wanted}: HF_HUB_OFFLINE is set, and the Hub's cache on this machine does not have "
+            "this dataset; unset it, or fetch the dataset where there is a network: `hf download "
+            f"--repo-type dataset {place.id}`"
         ) from None
     dataset = "/".join(filter(None, (place.id, place.path)))
     folder = Path(snapshot)

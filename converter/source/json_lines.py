@@ -51,7 +51,10 @@ class Line:
 
 @dataclass(frozen=True, kw_only=True)
 class EpisodeLines:
-    """A file in JSON Lines with a line for each episode: where they lie. They are read when they are needed."""
+    """A file in JSON Lines with a line for each episode: where they lie.
+
+    They are read when they are needed.
+    """
 
     files: SourceFiles
     path: str
@@ -71,7 +74,9 @@ class EpisodeLines:
         use: Callable[[Line], None],
         report: Report,
     ) -> "EpisodeLines":
-        """Read the whole file, and `use` each line once; of two lines of an episode the last one counts."""
+        """Read the whole file, and `use` each line once; of two lines of an episode the last one
+        counts.
+        """
         places: dict[int, tuple[int, int, int, int]] = {}
         count = 0
         for line in read_lines(files, path):

@@ -1,4 +1,6 @@
-"""What datasets of all LeRobot versions have in common: info.json, stats.json, path templates, a fingerprint."""
+"""What datasets of all LeRobot versions have in common: info.json, stats.json, path templates, a
+fingerprint.
+"""
 
 import hashlib
 import re
@@ -38,8 +40,8 @@ def read_info(files: SourceFiles) -> dict[str, Any]:
     except MissingError as error:
         if files.size(DATASET_MANIFEST) is not None:
             raise SourceError(
-                f"{files.where()}: these are shards already: load them with make_loader or open_dataset; "
-                "`roboshard export` makes a LeRobot dataset of them"
+                f"{files.where()}: these are shards already: load them with make_loader or "
+                "open_dataset; `roboshard export` makes a LeRobot dataset of them"
             ) from None
         raise MissingError(
             f"{error}; SOURCE must be a LeRobot dataset, with meta/, data/, videos/"
@@ -48,8 +50,8 @@ def read_info(files: SourceFiles) -> dict[str, Any]:
     version = info.get("codebase_version")
     if not (isinstance(version, str) and _VERSION.fullmatch(version)):
         raise SourceError(
-            f"{path}: codebase_version {version!r}; this release reads v2.0, v2.1 and v3.x. Bring other datasets to "
-            "one of these with LeRobot's own converters"
+            f"{path}: codebase_version {version!r}; this release reads v2.0, v2.1 and v3.x. Bring "
+            "other datasets to one of these with LeRobot's own converters"
             + (", or name a revision that is, as in ORG/NAME@v3.0" if files.revision else "")
         )
     problems = []
@@ -101,7 +103,9 @@ def _read(files: SourceFiles, path: str) -> bytes:
 
 
 def with_data_path(info: dict[str, Any], report: Report) -> dict[str, Any]:
-    """info.json with a path template for data files; LeRobot v3 reads those that lie where its own would be."""
+    """info.json with a path template for data files; LeRobot v3 reads those that lie where its own
+    would be.
+    """
     if isinstance(info.get("data_path"), str):
         return info
     report(finding("info-field-missing", INFO, f"data_path is {info.get('data_path')!r:.60}"))
@@ -124,7 +128,10 @@ def fill(info: dict[str, Any], template: str, **values: object) -> str:
 
 
 def size_of(files: SourceFiles, path: str, needed_for: Callable[[], str]) -> int:
-    """Bytes of a file. Raises MissingError or SourceError, saying by `needed_for` which metadata names it."""
+    """Bytes of a file.
+
+    Raises MissingError or SourceError, saying by `needed_for` which metadata names it.
+    """
     try:
         size = files.size(path)
     except OSError as error:
@@ -137,7 +144,9 @@ def size_of(files: SourceFiles, path: str, needed_for: Callable[[], str]) -> int
 
 
 def fingerprint_of(files: SourceFiles, others: Iterable[str]) -> str:
-    """SHA-256 over the metadata's contents and over names and sizes of `others`: all data and video files."""
+    """SHA-256 over the metadata's contents and over names and sizes of `others`: all data and video
+    files.
+    """
     digest = hashlib.sha256()
     for path in files.metadata():
         with files.metadata_path(path).open("rb") as file:

@@ -1,8 +1,9 @@
 """Reading the metadata of a LeRobot v2.1 dataset, or a v2.0 one.
 
-Layout as lerobot 0.1 to 0.3 write it: meta/info.json, meta/tasks.jsonl, meta/episodes.jsonl, a parquet file per
-episode, an MP4 file per episode and camera, under the path templates that info.json gives. Statistics are in
-meta/episodes_stats.jsonl, of each episode (v2.1), or in meta/stats.json, of them all (v2.0); the rest is the same.
+Layout as lerobot 0.1 to 0.3 write it: meta/info.json, meta/tasks.jsonl, meta/episodes.jsonl, a
+parquet file per episode, an MP4 file per episode and camera, under the path templates that
+info.json gives. Statistics are in meta/episodes_stats.jsonl, of each episode (v2.1), or in
+meta/stats.json, of them all (v2.0); the rest is the same.
 """
 
 import math
@@ -146,12 +147,15 @@ class LeRobotV21Source:
         return sum(size_of(self._files, path, lambda: named) for path in (*sorted(needed), *videos))
 
     def _all_paths(self) -> list[str]:
-        """Every data and video file: each is of one episode and, if it is a video, of one camera."""
+        """Every data and video file: each is of one episode and, if it is a video, of one
+        camera.
+        """
         paths = [path for index in self._lines.indices.tolist() for path in self._paths(index)]
         twice = next((path for path, count in Counter(paths).items() if count > 1), None)
         if twice is not None:
             raise SourceError(
-                f"info.json: data_path and video_path give {twice!r} to several episodes or cameras; correct them"
+                f"info.json: data_path and video_path give {twice!r} to several episodes or "
+                "cameras; correct them"
             )
         return paths
 
@@ -185,7 +189,10 @@ class _Stated:
         """Tell what is odd in all of them."""
         for name, numbers in self._without.items():
             if numbers:
-                what = f"{name} is missing, or of another type, in {len(numbers)} lines, the first line {numbers[0]}"
+                what = (
+                    f"{name} is missing, or of another type, in {len(numbers)} lines, "
+                    f"the first line {numbers[0]}"
+                )
                 self._report(finding("metadata-missing", EPISODES, what))
 
 
@@ -198,7 +205,9 @@ def stated_length(line: Line) -> int | None:
 
 
 def stated_tasks(line: Line) -> tuple[str, ...] | None:
-    """An episode's tasks as its line says; a text is a task, and what is no list of texts says nothing."""
+    """An episode's tasks as its line says; a text is a task, and what is no list of texts says
+    nothing.
+    """
     tasks = line.value.get("tasks")
     if isinstance(tasks, str):
         return (tasks,)
@@ -233,6 +242,7 @@ def _chunk_size(files: SourceFiles, info: dict[str, Any], report: Report) -> int
         return DEFAULT_CHUNK_SIZE
     if isinstance(size, bool) or not isinstance(size, int) or size < 1:
         raise SourceError(
-            f"{files.where(INFO)}: chunks_size must be a positive integer, not {size!r:.80}; correct it"
+            f"{files.where(INFO)}: chunks_size must be a positive integer, not {size!r:.80}; "
+            "correct it"
         )
     return size

@@ -1,4 +1,6 @@
-"""Statistics of a whole dataset from those of its episodes: LeRobot's own arithmetic, in the same order."""
+"""Statistics of a whole dataset from those of its episodes: LeRobot's own arithmetic, in the same
+order.
+"""
 
 from typing import Any
 
@@ -23,7 +25,8 @@ def read_episode_stats(
     episodes: NDArray[np.int64],
     report: Report,
 ) -> tuple[EpisodeLines, dict[str, Any]]:
-    """(where the lines of episodes_stats.jsonl lie, statistics of the dataset, taken together from them).
+    """(where the lines of episodes_stats.jsonl lie, statistics of the dataset, taken together from
+    them).
 
     What cannot be used of them is left out, as LeRobot's samples do not depend on it.
 
@@ -61,14 +64,19 @@ def read_episode_stats(
             add(line)
     missing = np.setdiff1d(episodes, lines.indices)
     if missing.size:
-        what = f"no statistics of {missing.size} of {len(episodes)} episodes, the first of them {missing[0]}"
+        what = (
+            f"no statistics of {missing.size} of {len(episodes)} episodes, "
+            f"the first of them {missing[0]}"
+        )
         report(finding("stats-missing", path, what))
     found = {key: feature.aggregate() for key, feature in features.items() if feature.num_episodes}
     return lines, found
 
 
 def flat_stats(line: Line | None) -> dict[str, Any]:
-    """An episode's statistics under the names that LeRobot v3 gives them beside the rest of its metadata."""
+    """An episode's statistics under the names that LeRobot v3 gives them beside the rest of its
+    metadata.
+    """
     stats = line.value.get("stats") if line else None
     return {
         f"stats/{key}/{name}": value
@@ -112,7 +120,10 @@ class FeatureStats:
         return len(self._episodes)
 
     def add(self, episode: int, arrays: _Arrays, where: str) -> None:
-        """Those of one more episode. Raises SourceError where they are of another shape than the others."""
+        """Those of one more episode.
+
+        Raises SourceError where they are of another shape than the others.
+        """
         first = (
             self._blocks[0]["min"].shape[1:]
             if self._blocks

@@ -1,7 +1,8 @@
 """Reading the metadata of a LeRobot v3 dataset.
 
-Layout as lerobot 0.4 writes it: meta/info.json, meta/stats.json, meta/tasks.parquet, meta/episodes/**.parquet,
-data files and video files that hold many episodes each, under the path templates that info.json gives.
+Layout as lerobot 0.4 writes it: meta/info.json, meta/stats.json, meta/tasks.parquet,
+meta/episodes/**.parquet, data files and video files that hold many episodes each, under the path
+templates that info.json gives.
 """
 
 import itertools
@@ -110,7 +111,9 @@ class LeRobotV3Source:
         return shares
 
     def most_needed_at_once(self, indices: NDArray[np.int64]) -> tuple[int, int]:
-        """(bytes of the data and video files that the neediest of these episodes lies in, its index)."""
+        """(bytes of the data and video files that the neediest of these episodes lies in, its
+        index).
+        """
         positions = self._hints.positions(indices)
         chosen = positions[positions >= 0]
         total = np.zeros(len(chosen))

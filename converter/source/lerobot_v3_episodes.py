@@ -1,4 +1,6 @@
-"""Reading meta/episodes of a LeRobot v3 dataset: what it must say of an episode, and what it may."""
+"""Reading meta/episodes of a LeRobot v3 dataset: what it must say of an episode, and what it
+may.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -29,7 +31,8 @@ VIDEO = {"chunk_index": pa.int64(), "file_index": pa.int64(), "from_timestamp": 
 
 
 def read_episodes(files: SourceFiles, camera_keys: Sequence[str], report: Report) -> pa.Table:
-    """The columns of meta/episodes that are used, ascending by episode_index, with where each row came from.
+    """The columns of meta/episodes that are used, ascending by episode_index, with where each row
+    came from.
 
     Args:
         files: the source.
@@ -47,7 +50,8 @@ def read_episodes(files: SourceFiles, camera_keys: Sequence[str], report: Report
     ]
     if not paths:
         raise MissingError(
-            f"{files.where('meta/episodes')}: no parquet file; bring meta/episodes of the dataset, all of it"
+            f"{files.where('meta/episodes')}: no parquet file; bring meta/episodes of the dataset, "
+            "all of it"
         )
     needed = INDEX | {
         f"videos/{key}/{name}": kind for key in camera_keys for name, kind in VIDEO.items()
@@ -67,8 +71,8 @@ def read_episodes(files: SourceFiles, camera_keys: Sequence[str], report: Report
             row = int(np.flatnonzero(np.asarray(table.column(name).is_null()))[0])
             at = table.slice(row, 1).to_pylist()[0]
             raise SourceError(
-                f"{files.where(at['metadata_path'])}: column {name!r} has rows without a value, as row "
-                f"{at['metadata_row']}; nothing else says it: write it"
+                f"{files.where(at['metadata_path'])}: column {name!r} has rows without a value, as "
+                f"row {at['metadata_row']}; nothing else says it: write it"
             )
     order = np.argsort(np.asarray(table.column("episode_index").to_numpy()), kind="stable")
     table = _without_doubles(files, table.take(pa.array(order)), list(needed), report)
@@ -104,15 +108,17 @@ def _read_columns(
     hints: Mapping[str, pa.DataType],
     report: Report,
 ) -> pa.Table:
-    """`needed` and `hints` of a file, of these types; hints that it has not, or not of such a type, are null."""
+    """`needed` and `hints` of a file, of these types; hints that it has not, or not of such a type,
+    are null.
+    """
 
     def read(file: Any) -> pa.Table:
         names = file.schema_arrow.names
         wrong = [name for name in needed if names.count(name) != 1]
         if wrong:
             raise SourceError(
-                f"{files.where(path)}: no column {', '.join(map(repr, wrong))}, or several of that name; nothing "
-                "else says it: write it"
+                f"{files.where(path)}: no column {', '.join(map(repr, wrong))}, or several of that "
+                "name; nothing else says it: write it"
             )
         found = file.read(columns=[name for name in (*needed, *hints) if names.count(name) == 1])
         columns = {name: found.column(name).cast(kind) for name, kind in needed.items()}
@@ -159,8 +165,8 @@ def _without_doubles(
     for row in second.tolist():
         if facts[row] != facts[row - 1]:
             raise SourceError(
-                f"{files.where('meta/episodes')}: episode_index {indices[row]} occurs twice, with videos in two "
-                "places; leave one of the rows"
+                f"{files.where('meta/episodes')}: episode_index {indices[row]} occurs twice, with "
+                "videos in two places; leave one of the rows"
             )
         place = f"meta/episodes, episode {indices[row]}"
         report(finding("episode-listed-twice", place, "its index occurs twice"))
@@ -179,8 +185,8 @@ def _check_values(files: SourceFiles, table: pa.Table, camera_keys: Sequence[str
         wrong = np.flatnonzero(~(np.abs(np.asarray(table.column(name).to_numpy())) < MAX_SECONDS))
         if wrong.size:
             raise SourceError(
-                f"{where}, episode {indices[wrong[0]]}: {name} is not between -{MAX_SECONDS:g} and {MAX_SECONDS:g} "
-                "s; nothing else says it: write it"
+                f"{where}, episode {indices[wrong[0]]}: {name} is not between -{MAX_SECONDS:g} and "
+                f"{MAX_SECONDS:g} s; nothing else says it: write it"
             )
 
 

@@ -1,4 +1,6 @@
-"""From what a user calls SOURCE to its files, and from these to the reader of their LeRobot version."""
+"""From what a user calls SOURCE to its files, and from these to the reader of their LeRobot
+version.
+"""
 
 import re
 import tempfile
@@ -23,11 +25,15 @@ _HUB_NAME = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(.+))?", re.
 
 
 def open_source(source: str, scratch: str | None, scratch_bytes: int) -> SourceFiles:
-    """The files of a source; `close` them at the end. Lists a remote source and downloads its metadata.
+    """The files of a source; `close` them at the end.
+
+    Lists a remote source and downloads its metadata.
 
     Args:
-        source: a local folder, `org/name[@revision]` of a Hub dataset where no such folder exists, or a URL.
-        scratch: where what is downloaded lies meanwhile; None: the system's folder for temporary files.
+        source: a local folder, `org/name[@revision]` of a Hub dataset where no such folder exists,
+            or a URL.
+        scratch: where what is downloaded lies meanwhile; None: the system's folder for temporary
+            files.
         scratch_bytes: what may lie there at once.
 
     Raises:
@@ -55,7 +61,10 @@ def open_source(source: str, scratch: str | None, scratch_bytes: int) -> SourceF
 
 
 def read_source(files: SourceFiles) -> Source:
-    """The dataset in these files, by the reader of its version. Raises MissingError or SourceError."""
+    """The dataset in these files, by the reader of its version.
+
+    Raises MissingError or SourceError.
+    """
     info = read_info(files)
     if is_v2(info):
         return LeRobotV21Source(files, info)
@@ -63,20 +72,25 @@ def read_source(files: SourceFiles) -> Source:
 
 
 def check_capacity(source: Source, episodes: NDArray[np.int64]) -> None:
-    """Raise OptionError unless there is room for the files of any of these episodes, which are held together."""
+    """Raise OptionError unless there is room for the files of any of these episodes, which are held
+    together.
+    """
     files = source.meta.files
     if files.capacity is None:
         return
     needed, episode = source.most_needed_at_once(episodes)
     if needed > files.capacity:
         raise OptionError(
-            f"{files.where()}: the source files that episode {episode} lies in take {decimal(needed)}; "
-            f"there is room for {decimal(files.capacity)}. Raise --scratch-size, or choose a larger disk by --scratch"
+            f"{files.where()}: the source files that episode {episode} lies in take "
+            f"{decimal(needed)}; there is room for {decimal(files.capacity)}. Raise "
+            "--scratch-size, or choose a larger disk by --scratch"
         )
 
 
 def _name_of(url: str) -> tuple[str, str | None]:
-    """Name and commit: a Hub dataset is known by both, anything else by its folder alone, like a local one."""
+    """Name and commit: a Hub dataset is known by both, anything else by its folder alone, like a
+    local one.
+    """
     match = _PINNED.fullmatch(url)
     if match:
         return match[1] + (match[3] or ""), match[2]
@@ -84,7 +98,9 @@ def _name_of(url: str) -> tuple[str, str | None]:
 
 
 def hub_url(source: str) -> str | None:
-    """hf://datasets/... for `org/name[@revision]`, unless there is such a folder; None for anything else."""
+    """hf://datasets/... for `org/name[@revision]`, unless there is such a folder; None for anything
+    else.
+    """
     match = _HUB_NAME.fullmatch(source)
     if match is None or Path(source).is_dir():
         return None

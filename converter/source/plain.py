@@ -16,7 +16,9 @@ def plain_row(row: Mapping[str, object]) -> tuple[dict[str, Json], list[str]]:
 
 
 def without_nanoseconds(table: pa.Table) -> tuple[pa.Table, list[str]]:
-    """(the table with times in nanoseconds, for which Python has no type, as text; the names of those columns)."""
+    """(the table with times in nanoseconds, for which Python has no type, as text; the names of
+    those columns).
+    """
     names = []
     for i, field in enumerate(table.schema):
         if pa.types.is_temporal(field.type) and getattr(field.type, "unit", "") == "ns":

@@ -1,8 +1,9 @@
-"""A source on the Hub or in object storage: listed once, each file downloaded when an episode needs it, then let go.
+"""A source on the Hub or in object storage: listed once, each file downloaded when an episode needs
+it, then let go.
 
 The metadata comes at the start and stays; data and video files lie
-in a scratch folder of bounded size (`scratch.py`) that all processes of the run share, and each is downloaded once,
-as long as there is room for it.
+in a scratch folder of bounded size (`scratch.py`) that all processes of the run share, and each is
+downloaded once, as long as there is room for it.
 """
 
 import os
@@ -136,8 +137,8 @@ class RemoteFiles:
                 data, offset = data[written:], offset + written
         except OSError as error:
             raise StorageError(
-                f"{self.scratch.folder}: a copy of {self.where(target.path)} cannot be written: {error.strerror}; "
-                "choose another folder by --scratch, or a smaller --scratch-size"
+                f"{self.scratch.folder}: a copy of {self.where(target.path)} cannot be written: "
+                f"{error.strerror}; choose another folder by --scratch, or a smaller --scratch-size"
             ) from error
 
 
@@ -199,10 +200,12 @@ def open_remote(
     """List a remote source and download its metadata.
 
     Args:
-        url: of the folder that holds meta/, data/ and videos/; with a commit, where the storage has such.
+        url: of the folder that holds meta/, data/ and videos/; with a commit, where the storage has
+            such.
         name: what the dataset is called.
         revision: its commit.
-        base: where the run's scratch folder is made; it is removed by `close`, or when the process ends.
+        base: where the run's scratch folder is made; it is removed by `close`, or when the process
+            ends.
         capacity: bytes that may be in it.
 
     Raises:
@@ -217,8 +220,8 @@ def open_remote(
         if files.capacity < 0:
             raise OptionError(
                 f"{files.where()}: its metadata takes {decimal(-files.capacity)} more than the "
-                f"{decimal(files.scratch.capacity)} of the scratch folder; raise --scratch-size, or choose "
-                "a larger disk by --scratch"
+                f"{decimal(files.scratch.capacity)} of the scratch folder; raise --scratch-size, "
+                "or choose a larger disk by --scratch"
             )
         _download_metadata(files)
     except BaseException:

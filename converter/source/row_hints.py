@@ -1,4 +1,6 @@
-"""What a source's metadata says of where rows lie and how many there are, and whether that can be so."""
+"""What a source's metadata says of where rows lie and how many there are, and whether that can be
+so.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -38,7 +40,9 @@ class RowHints:
     """The metadata's word on rows; where it cannot be right, the data files' own."""
 
     def __init__(self, files: SourceFiles, depth: int | None, listed: Listed) -> None:
-        """Keep what the metadata says; `depth` says which files of data/ hold rows, as for `data_paths`."""
+        """Keep what the metadata says; `depth` says which files of data/ hold rows, as for
+        `data_paths`.
+        """
         self._files, self._depth, self._listed = files, depth, listed
         self._map: RowMap | None = None
         self.indices = listed.indices
@@ -89,7 +93,8 @@ class RowHints:
         return positions_of(indices, self.indices)
 
     def check(self, info: dict[str, Any], report: Report) -> dict[str, int]:
-        """Hold the metadata against itself and against the names of the data files; ask those where it is wrong.
+        """Hold the metadata against itself and against the names of the data files; ask those where
+        it is wrong.
 
         Args:
             info: info.json.
@@ -106,7 +111,8 @@ class RowHints:
             self._compare(self._map, report)
         if not self.episodes.size:
             raise SourceError(
-                f"{self._files.where(self._listed.where)}: it lists no episode that has rows; bring the dataset's own"
+                f"{self._files.where(self._listed.where)}: it lists no episode that has rows; "
+                "bring the dataset's own"
             )
         counted = {
             name: number for name, number in self._totals().items() if info.get(name) != number

@@ -1,14 +1,16 @@
 """A folder of downloaded files, bounded in bytes, that the processes of one run share.
 
-    BASE/roboshard-source-x1y2z3/in-use            locked by each process of the run; the next run removes what is not
-    BASE/roboshard-source-x1y2z3/account           whoever adds, pins or removes files holds its lock, for moments
-    BASE/roboshard-source-x1y2z3/meta/...          metadata, which stays
-    BASE/roboshard-source-x1y2z3/files/<hash>.mp4  a whole file; those who use it hold a shared lock on it
-    BASE/roboshard-source-x1y2z3/files/<hash>.part a file on its way, of its full length; its maker holds a lock on it
+    BASE/roboshard-source-x1y2z3/
+        in-use            locked by each process of the run; the next run removes what is not
+        account           whoever adds, pins or removes files holds its lock, for moments
+        meta/...          metadata, which stays
+        files/<hash>.mp4  a whole file; those who use it hold a shared lock on it
+        files/<hash>.part a file on its way, of its full length; its maker holds a lock on it
 
-The kernel lets go of a lock when its process ends, however it ends: nothing that a killed process held stays held,
-and a .part that nobody holds is removed. Files that a reader needs are taken all at once or not at all, and who has
-to wait for room holds nothing meanwhile. So readers can never wait for each other in a circle.
+The kernel lets go of a lock when its process ends, however it ends: nothing that a killed process
+held stays held, and a .part that nobody holds is removed. Files that a reader needs are taken all
+at once or not at all, and who has to wait for room holds nothing meanwhile. So readers can never
+wait for each other in a circle.
 """
 
 import hashlib
@@ -59,12 +61,16 @@ class Scratch:
             (scratch.folder / _ACCOUNT).touch()
         except OSError as error:
             raise StorageError(
-                f"{base}: no folder for downloaded files can be made there: {error.strerror}; choose one by --scratch"
+                f"{base}: no folder for downloaded files can be made there: {error.strerror}; "
+                "choose one by --scratch"
             ) from error
         return scratch
 
     def join(self) -> None:
-        """Keep the folder from being taken for a killed run's. Every process that uses it calls this."""
+        """Keep the folder from being taken for a killed run's.
+
+        Every process that uses it calls this.
+        """
         if self.folder in _joined:
             return
         descriptor = _locked(self.folder / _IN_USE, shared=True)
@@ -90,9 +96,11 @@ class Scratch:
         return self.folder / _FILES / _file_name(path)
 
     def take(self, sizes: Mapping[str, int]) -> "Taken | None":
-        """Lock these files (path -> bytes), all or none; make room, and .part files to fill, for those not there.
+        """Lock these files (path -> bytes), all or none; make room, and .part files to fill, for
+        those not there.
 
-        None where one of them is on its way already, or there is no room now: let go of everything and ask later.
+        None where one of them is on its way already, or there is no room now: let go of everything
+        and ask later.
         """
         taken = Taken()
         with self._account():
@@ -138,7 +146,9 @@ class Scratch:
         return False
 
     def _make_room(self, size: int) -> bool:
-        """Remove files that nobody uses, least recently used first, until there is room for `size` bytes."""
+        """Remove files that nobody uses, least recently used first, until there is room for `size`
+        bytes.
+        """
         if not size:
             return True
         entries = [(file.stat(), Path(file.path)) for file in os.scandir(self.folder / _FILES)]
@@ -180,7 +190,9 @@ class Scratch:
 
 
 class Taken:
-    """Files that one reader has locked: those that are there, and .part files that it has to fill."""
+    """Files that one reader has locked: those that are there, and .part files that it has to
+    fill.
+    """
 
     def __init__(self) -> None:
         self.files: dict[str, int] = {}
@@ -201,7 +213,8 @@ def remove_leftovers(base: Path) -> None:
             if folder.is_symlink() or folder.stat().st_uid != os.getuid():
                 continue
             if not (folder / _IN_USE).exists():
-                folder.rmdir()  # killed before it was filled; refused where there is something in it
+                # killed before it was filled; refused where there is something in it
+                folder.rmdir()
                 continue
             descriptor = _locked(folder / _IN_USE)
             if descriptor is not None:
@@ -230,7 +243,8 @@ def _remove_folder(folder: Path) -> None:
 
 
 def _locked(path: Path, *, shared: bool = False) -> int | None:
-    """A locked descriptor of the file that has this name; None where another holds it, or it is no more.
+    """A locked descriptor of the file that has this name; None where another holds it, or it is no
+    more.
 
     A lock that is shared is waited for.
     """
@@ -271,7 +285,10 @@ def _remove_unless_locked(path: Path) -> bool:
 
 
 def _file_name(path: str) -> str:
-    """A file name for any path: nothing that a listing names can lead out of the folder. FFmpeg sees the suffix."""
+    """A file name for any path: nothing that a listing names can lead out of the folder.
+
+    FFmpeg sees the suffix.
+    """
     suffix = PurePosixPath(path).suffix
     return hashlib.sha256(path.encode()).hexdigest()[:40] + (
         suffix if suffix in SUFFIXES else ".bin"

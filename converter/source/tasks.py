@@ -20,7 +20,8 @@ ReadTable = Callable[[SourceFiles, str], pa.Table]
 
 
 def read_task_table(files: SourceFiles, read: ReadTable, report: Report) -> TaskTable:
-    """The tasks of v3: LeRobot looks them up by position, and takes the pandas index as their texts.
+    """The tasks of v3: LeRobot looks them up by position, and takes the pandas index as their
+    texts.
 
     Args:
         files: the source.
@@ -96,13 +97,15 @@ def _text_column(table: pa.Table, where: str) -> str:
     if len(texts) == 1 or len(names) == 1:
         return (texts or names)[0]
     raise SourceError(
-        f"{where}: expected task_index and a column `task` of texts, found {table.column_names}; name the texts "
-        "`task`"
+        f"{where}: expected task_index and a column `task` of texts, found {table.column_names}; "
+        "name the texts `task`"
     )
 
 
 def _index_columns(table: pa.Table) -> Sequence[str]:
-    """Names of the pandas index's columns; none where it is but a count, or pandas did not write the file."""
+    """Names of the pandas index's columns; none where it is but a count, or pandas did not write
+    the file.
+    """
     text = (table.schema.metadata or {}).get(b"pandas")
     try:
         columns = json.loads(text or b"{}").get("index_columns") or []

@@ -1,11 +1,12 @@
 """Which frame belongs to which row: arithmetic on timestamps, apart from any video library.
 
-LeRobot shows for a row the frame nearest to `from_timestamp + timestamp`, and refuses one that is further away
-than the tolerance. It does so for every row by itself: rows may show the same frame, and need not ascend. The same
-rule here, among the episode's own frames alone (those between from_timestamp and to_timestamp): rows that have no
-frame would otherwise be shown the next episode's. Two corrections keep right frames from being refused: timestamps
-are stored as float32, so half of their spacing is added to the tolerance; and from_timestamp is a float sum that
-drifts, so an offset that all rows of the episode share is taken out, up to a quarter of a frame.
+LeRobot shows for a row the frame nearest to `from_timestamp + timestamp`, and refuses one that is
+further away than the tolerance. It does so for every row by itself: rows may show the same frame,
+and need not ascend. The same rule here, among the episode's own frames alone (those between
+from_timestamp and to_timestamp): rows that have no frame would otherwise be shown the next
+episode's. Two corrections keep right frames from being refused: timestamps are stored as float32,
+so half of their spacing is added to the tolerance; and from_timestamp is a float sum that drifts,
+so an offset that all rows of the episode share is taken out, up to a quarter of a frame.
 """
 
 import math
@@ -31,7 +32,9 @@ class RowTimes:
     to_s: float
     """The episode's to_timestamp: where, in the file, the next episode's frames begin."""
     timestamps: NDArray[np.float32]
-    """(rows,) the episode's timestamp column: seconds since its start, in any order; some may be the same."""
+    """(rows,) the episode's timestamp column: seconds since its start, in any order; some may be
+    the same.
+    """
     fps: float
     tolerance_s: float
 
@@ -42,13 +45,15 @@ class RowTimes:
 
 
 def check_times(rows: RowTimes) -> None:
-    """Raise SourceError where rows are at no time, or far from where the episode's frames can be."""
+    """Raise SourceError where rows are at no time, or far from where the episode's frames can
+    be.
+    """
     finite = np.isfinite(rows.timestamps)
     if not np.all(finite):
         row = int(np.argmin(finite))
         raise SourceError(
-            f"row {row} has the timestamp {rows.timestamps[row]}: with video, each row needs its time in seconds "
-            "since the episode's start, by which its frame is found"
+            f"row {row} has the timestamp {rows.timestamps[row]}: with video, each row needs its "
+            "time in seconds since the episode's start, by which its frame is found"
         )
     if not math.isfinite(rows.from_s):
         raise SourceError(f"from_timestamp is {rows.from_s}: its frames are nowhere")
@@ -57,9 +62,10 @@ def check_times(rows: RowTimes) -> None:
     if np.any(far):
         row = int(np.argmax(far))
         raise SourceError(
-            f"row {row} has the timestamp {rows.timestamps[row]:.3f}, and no frame is there: LeRobot looks for it at "
-            f"from_timestamp + timestamp, {times[row]:.3f} s. Timestamps must be seconds since the episode's start, "
-            "not Unix times: subtract the first one of the episode from each"
+            f"row {row} has the timestamp {rows.timestamps[row]:.3f}, and no frame is there: "
+            f"LeRobot looks for it at from_timestamp + timestamp, {times[row]:.3f} s. Timestamps "
+            "must be seconds since the episode's start, not Unix times: subtract the first one of "
+            "the episode from each"
         )
 
 
@@ -99,9 +105,10 @@ def _match_own(frame_times: NDArray[np.float64], rows: RowTimes) -> NDArray[np.i
     row = int(np.argmax(np.abs(errors) > tolerance))
     far = int(np.sum(np.abs(errors) > tolerance))
     raise SourceError(
-        f"row {row} is at {times[row]:.6f} s in the file, its nearest frame at {frame_times[frames[row]]:.6f} s: "
-        f"{abs(errors[row]):.6f} s apart, more than {tolerance[row]:.6f} s ({far} of {len(times)} rows). The video "
-        "has fewer frames than the rows, or from_timestamp is wrong; --tolerance-s accepts a larger distance"
+        f"row {row} is at {times[row]:.6f} s in the file, its nearest frame at "
+        f"{frame_times[frames[row]]:.6f} s: {abs(errors[row]):.6f} s apart, more than "
+        f"{tolerance[row]:.6f} s ({far} of {len(times)} rows). The video has fewer frames than the "
+        "rows, or from_timestamp is wrong; --tolerance-s accepts a larger distance"
     )
 
 

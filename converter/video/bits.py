@@ -2,7 +2,10 @@
 
 
 class Bits:
-    """Read bits one after the other, the highest of a byte first. Raises IndexError after the last."""
+    """Read bits one after the other, the highest of a byte first.
+
+    Raises IndexError after the last.
+    """
 
     def __init__(self, packet: memoryview, num_bytes: int = 32) -> None:
         """`num_bytes`: how many bytes are looked at."""

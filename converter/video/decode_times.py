@@ -1,15 +1,20 @@
-"""When packets are decoded, where their file does not say: Matroska has only the times at which frames are shown."""
+"""When packets are decoded, where their file does not say: Matroska has only the times at which
+frames are shown.
+"""
 
 import numpy as np
 
 from roboshard.converter.video.packets import IntArray
 
 MAX_REORDERED = 16
-"""Packets that may come before one that is shown before them, in any codec (H.264 A.3, H.265 A.4)."""
+"""Packets that may come before one that is shown before them, in any codec (H.264 A.3, H.265
+A.4).
+"""
 
 
 def decode_times(pts: IntArray) -> IntArray:
-    """Return (num_packets,) times of decoding, each the latest that leaves all frames their time to be shown.
+    """Return (num_packets,) times of decoding, each the latest that leaves all frames their time to
+    be shown.
 
     Args:
         pts: When each packet is shown, in ticks, in decode order.

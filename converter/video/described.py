@@ -1,4 +1,6 @@
-"""Streams that describe packets otherwise than their own file does: a few are muxed, and the result is opened."""
+"""Streams that describe packets otherwise than their own file does: a few are muxed, and the result
+is opened.
+"""
 
 import io
 from collections.abc import Sequence
@@ -12,7 +14,10 @@ Picture = tuple[int, int, str]
 
 
 class DescribedStreams:
-    """Makes streams whose parameters a decoder or muxer is to have. Each stays open until `close`."""
+    """Makes streams whose parameters a decoder or muxer is to have.
+
+    Each stays open until `close`.
+    """
 
     def __init__(self) -> None:
         """Nothing is open yet."""

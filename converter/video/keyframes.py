@@ -21,8 +21,8 @@ def keyframe_check(codec: str, extradata: bytes) -> Callable[[memoryview], bool]
         extradata: The stream's header.
 
     Returns:
-        A function of a packet's payload, which is true where the packet does not tell; None: packets
-        of this codec do not, or each one is a keyframe.
+        A function of a packet's payload, which is true where the packet does not tell; None:
+        packets of this codec do not, or each one is a keyframe.
     """
     if codec in _RANDOM_ACCESS:
         least, kinds = _RANDOM_ACCESS[codec]
@@ -52,7 +52,9 @@ def _vp8(packet: memoryview) -> bool:
 
 
 def _vp9(packet: memoryview) -> bool:
-    """VP9 bitstream specification 6.2: show_existing_frame, frame_type, after the marker and the profile."""
+    """VP9 bitstream specification 6.2: show_existing_frame, frame_type, after the marker and the
+    profile.
+    """
     bits = Bits(packet, 2)
     bits.read(2)
     if bits.read(2) == 3:
@@ -95,14 +97,17 @@ def _after(packet: memoryview, start_code: bytes) -> bytes:
 
 
 _RANDOM_ACCESS = {
-    # how long a configuration record is at least (ISO/IEC 14496-15), and types of units of keyframes
+    # how long a configuration record is at least (ISO/IEC 14496-15), and types of units of
+    # keyframes
     "h264": (7, frozenset((5,))),
     "hevc": (23, frozenset(range(16, 22))),
 }
 """Where decoding can start.
 
-H.264: IDR pictures only. Recovery points are flagged too; from the start of a gradual refresh, frames decode wrong
-for a while, and from that of an open GOP FFmpeg may lose the last frame of the file. HEVC: IRAP pictures."""
+H.264: IDR pictures only. Recovery points are flagged too; from the start of a gradual refresh,
+frames decode wrong for a while, and from that of an open GOP FFmpeg may lose the last frame of the
+file. HEVC: IRAP pictures.
+"""
 _PICTURE_TYPES: dict[str, Callable[[memoryview], bool]] = {
     "vp8": _vp8,
     "vp9": _vp9,
@@ -115,9 +120,11 @@ _PICTURE_TYPES: dict[str, Callable[[memoryview], bool]] = {
 
 
 def has_av1_frame_types(extradata: bytes) -> bool:
-    """AV1: whether frame headers begin with the frame's type; those of still pictures may be without.
+    """AV1: whether frame headers begin with the frame's type; those of still pictures may be
+    without.
 
-    AV1 codec configuration ISO media binding 2.3.3 and AV1 5.5.1: four bytes, then the sequence header's OBU.
+    AV1 codec configuration ISO media binding 2.3.3 and AV1 5.5.1: four bytes, then the sequence
+    header's OBU.
     """
     header = extradata[4:7]
     return (
@@ -126,7 +133,9 @@ def has_av1_frame_types(extradata: bytes) -> bool:
 
 
 def is_av1_keyframe(data: memoryview, flagged: bool) -> bool:
-    """Whether the frame that a packet shows is a key frame, as FFmpeg's parser finds it; AV1 5.3.2, 5.9.2."""
+    """Whether the frame that a packet shows is a key frame, as FFmpeg's parser finds it; AV1 5.3.2,
+    5.9.2.
+    """
     try:
         for kind, start, _ in av1_units(data):
             if kind in _AV1_FRAME_HEADERS:
@@ -139,7 +148,8 @@ def is_av1_keyframe(data: memoryview, flagged: bool) -> bool:
 
 
 def av1_units(packet: memoryview) -> Iterator[tuple[int, int, int]]:
-    """Yield (kind, start, end) of the open bitstream units of a packet, but for those of enhancement layers; AV1 5.3.
+    """Yield (kind, start, end) of the open bitstream units of a packet, but for those of
+    enhancement layers; AV1 5.3.
 
     Raises:
         IndexError: The packet is cut short.

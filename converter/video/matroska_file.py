@@ -61,7 +61,9 @@ def matroska_copy(source: Any, packets: Packets) -> SliceCopy:
 
 
 def _scale_of(ticks: IntArray, time_base: Fraction) -> int:
-    """Return the nanoseconds per tick of a file for these times: milliseconds where they are whole ones."""
+    """Return the nanoseconds per tick of a file for these times: milliseconds where they are whole
+    ones.
+    """
     in_ms = time_base * NS_PER_S / MILLISECOND_NS
     is_whole = not np.any(ticks % in_ms.denominator)
     return MILLISECOND_NS if is_whole else FINE_NS
@@ -106,7 +108,9 @@ def _write(
 def _check_copied(
     data: bytes, coding: Coding, source: Any, packets: Packets, ticks: IntArray
 ) -> None:
-    """Raise SourceError unless the file holds these packets, as it says itself and as FFmpeg reads it."""
+    """Raise SourceError unless the file holds these packets, as it says itself and as FFmpeg reads
+    it.
+    """
     try:
         file = read_matroska(data, len(packets))
     except ValueError as error:

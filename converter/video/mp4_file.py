@@ -14,7 +14,8 @@ from roboshard.shards.mp4 import read_sample_tables
 
 
 def mp4_copy(source: Any, packets: Packets) -> SliceCopy:
-    """Copy packets of the stream `source` into an MP4 file, whose times start at the decoder's delay.
+    """Copy packets of the stream `source` into an MP4 file, whose times start at the decoder's
+    delay.
 
     Raises:
         CannotHoldError: An MP4 file cannot hold them exactly.
@@ -34,7 +35,9 @@ def mp4_copy(source: Any, packets: Packets) -> SliceCopy:
 
 
 def _check_framing(context: Any) -> None:
-    """Raise CannotHoldError for pictures between start codes (H.264 and H.265, Annex B), which would be rewritten."""
+    """Raise CannotHoldError for pictures between start codes (H.264 and H.265, Annex B), which
+    would be rewritten.
+    """
     extradata = bytes(context.extradata or b"")
     if context.codec.canonical_name in ("h264", "hevc") and extradata[:1] == b"\0":
         raise CannotHoldError("an MP4 slice cannot hold its packets as they are framed (Annex B)")
@@ -43,10 +46,12 @@ def _check_framing(context: Any) -> None:
 def _mux(source: Any, packets: Packets) -> bytes:
     buffer = io.BytesIO()
     time_base, start = packets.time_base, packets.dts[0]
-    # Without an edit list: readers disagree on what one hides. Times then start at the decoder's delay.
+    # Without an edit list: readers disagree on what one hides. Times then start at the decoder's
+    # delay.
     options = {"fflags": "+bitexact", "use_editlist": "0"}
     with av.open(buffer, "w", format="mp4", options=options) as output:
-        # opaque: copy codec parameters as they are; a decoder's name (libdav1d) is not a codec to mux.
+        # opaque: copy codec parameters as they are; a decoder's name (libdav1d) is not a codec to
+        # mux.
         try:
             stream = output.add_stream_from_template(source, opaque=True)
         except ValueError as error:
@@ -106,7 +111,9 @@ def _check_copied(data: bytes, packets: Packets) -> Fraction:
 
 
 def _check_stream(data: bytes, source: Any, time_base: Fraction) -> None:
-    """Raise CannotHoldError unless FFmpeg sees the source's codec parameters, and time as it was muxed."""
+    """Raise CannotHoldError unless FFmpeg sees the source's codec parameters, and time as it was
+    muxed.
+    """
     with av.open(io.BytesIO(data), "r", format="mp4") as container:
         copy = container.streams.video[0]
         check_parameters(source, copy, "an MP4")

@@ -1,4 +1,6 @@
-"""Opening a source's video file: as one of a few formats, no other file, and the stream that LeRobot shows."""
+"""Opening a source's video file: as one of a few formats, no other file, and the stream that
+LeRobot shows.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -31,8 +33,8 @@ _ALONE = {"protocol_whitelist": "file", "enable_drefs": "0", "use_absolute_path"
 def open_video(path: Path) -> tuple[Any, Any]:
     """Open a video file for demuxing.
 
-    FFmpeg would find out the format by itself, by name and content, and open whatever a playlist names. So the file
-    is opened as one of the few formats here, each of which is one file.
+    FFmpeg would find out the format by itself, by name and content, and open whatever a playlist
+    names. So the file is opened as one of the few formats here, each of which is one file.
 
     Args:
         path: A local file.
@@ -81,7 +83,8 @@ def _demuxer_of(path: Path) -> str | None:
 def best_stream(container: Any) -> Any:
     """Return the video stream that FFmpeg, and so torchcodec, takes where nothing is said.
 
-    Of several it is the one that is marked as the default, not simply the first. A cover picture is none.
+    Of several it is the one that is marked as the default, not simply the first. A cover picture is
+    none.
 
     Raises:
         SourceError: There is no video stream.
@@ -95,7 +98,8 @@ def best_stream(container: Any) -> Any:
 
 
 def rotation_of(path: Path) -> int:
-    """Return by how many quarter turns, counterclockwise, a file's pictures are turned before they are shown.
+    """Return by how many quarter turns, counterclockwise, a file's pictures are turned before they
+    are shown.
 
     It is 0 to 3, as torchcodec turns them: to the nearest one.
 
@@ -114,7 +118,9 @@ def rotation_of(path: Path) -> int:
 
 
 def quarter_turns(frame: av.VideoFrame) -> int:
-    """Return by how many quarter turns, counterclockwise, a frame is turned before it is shown: 0 to 3."""
+    """Return by how many quarter turns, counterclockwise, a frame is turned before it is shown: 0
+    to 3.
+    """
     return round(frame.rotation / 90) % 4
 
 

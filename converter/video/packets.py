@@ -25,10 +25,13 @@ class Packets:
     is_hidden: BoolArray
     """An edit list hides it: it is decoded and not shown."""
     headers: list[bytes | None]
-    """Codec parameters that a packet comes with, where it begins another sample description of the file, or is the
-    first of one after the demuxer was sent there."""
+    """Codec parameters that a packet comes with, where it begins another sample description of the
+    file, or is the first of one after the demuxer was sent there.
+    """
     coded: "list[av.Packet[Any]]"
-    """As demuxed. Their times change when they are muxed; their payload, which is never copied, does not."""
+    """As demuxed. Their times change when they are muxed; their payload, which is never copied,
+    does not.
+    """
 
     def __len__(self) -> int:
         return len(self.coded)

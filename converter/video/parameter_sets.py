@@ -1,7 +1,7 @@
 """Parameter sets of H.264 and HEVC: which are in force at a packet, and the header that says so.
 
-They stand in a stream's header, and packets may carry others, which replace those of the same number from there on: a
-file joined from several encodes is like that. Apart from any video library.
+They stand in a stream's header, and packets may carry others, which replace those of the same
+number from there on: a file joined from several encodes is like that. Apart from any video library.
 """
 
 from collections.abc import Iterator
@@ -15,7 +15,9 @@ _START_CODE = b"\0\0\0\1"
 _KINDS = {"h264": (7, 13, 8), "hevc": (32, 33, 34)}
 """Types of parameter sets, each before those that refer to it."""
 _CONFIGURATION = {"h264": 6, "hevc": 23}
-"""Where the sets begin in a configuration record, or the count of those in front (ISO/IEC 14496-15)."""
+"""Where the sets begin in a configuration record, or the count of those in front (ISO/IEC
+14496-15).
+"""
 
 
 @dataclass
@@ -29,7 +31,9 @@ class ParameterSets:
 
     @classmethod
     def of_header(cls, codec: str, extradata: bytes) -> "ParameterSets | None":
-        """Those of a configuration record; None: the header is none of H.264 or HEVC, or is damaged."""
+        """Those of a configuration record; None: the header is none of H.264 or HEVC, or is
+        damaged.
+        """
         length_size = length_size_of(codec, extradata)
         if length_size is None or len(extradata) <= _CONFIGURATION[codec]:
             return None

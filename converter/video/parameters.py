@@ -1,7 +1,8 @@
-"""The codec parameters that are in force for a slice, where they are not those that its file begins with.
+"""The codec parameters that are in force for a slice, where they are not those that its file begins
+with.
 
-A file joined from several encodes has packets that need other parameter sets than its header's. A decoder that comes
-from the file's start has seen them; a slice's own header must have them.
+A file joined from several encodes has packets that need other parameter sets than its header's. A
+decoder that comes from the file's start has seen them; a slice's own header must have them.
 """
 
 from collections.abc import Iterator
@@ -23,11 +24,15 @@ _SAME_IN_A_SLICE = ("width", "height", "pix_fmt")
 
 
 class Parameters:
-    """Finds the parameters of slices of one file. Episodes are cheapest in the order in which they lie there."""
+    """Finds the parameters of slices of one file.
+
+    Episodes are cheapest in the order in which they lie there.
+    """
 
     def __init__(self, path: Path, stream: Any, first: Any) -> None:
-        """`stream` is the file's video stream, opened elsewhere, which serves slices that need nothing else; `first`
-        is its first packet."""
+        """`stream` is the file's video stream, opened elsewhere, which serves slices that need
+        nothing else; `first` is its first packet.
+        """
         self._path = path
         self._stream = stream
         self._codec = str(stream.codec_context.codec.canonical_name)
@@ -52,7 +57,8 @@ class Parameters:
 
         Args:
             packets: Those of the slice, in decode order.
-            to_copy: They become a file. Otherwise a decoder goes through them, and sees what changes.
+            to_copy: They become a file. Otherwise a decoder goes through them, and sees what
+                changes.
 
         Raises:
             SourceError: They change within the slice so that a copy cannot keep them.
@@ -73,12 +79,16 @@ class Parameters:
         return self._with_sets(at_start, packets.coded if changes else packets.coded[:1])
 
     def _change(self, sets: ParameterSets, packets: Packets) -> bool:
-        """Whether packets after the first one bring new sets. Raises SourceError where a copy cannot have them."""
+        """Whether packets after the first one bring new sets.
+
+        Raises SourceError where a copy cannot have them.
+        """
         at_start, changes = sets.copy(), False
         for packet, header in zip(packets.coded[1:], packets.headers[1:], strict=True):
             if _describe(sets, header):
                 raise SourceError(
-                    f"its decoder configuration changes within the episode, in the file's header: {REMEDY}"
+                    "its decoder configuration changes within the episode, in the file's header: "
+                    f"{REMEDY}"
                 )
             if sets.see(memoryview(packet)):
                 changes = True
@@ -86,7 +96,9 @@ class Parameters:
         return changes
 
     def probed(self, packets: Packets) -> Any:
-        """Return a stream with the file's own header, and otherwise what FFmpeg makes of these packets alone."""
+        """Return a stream with the file's own header, and otherwise what FFmpeg makes of these
+        packets alone.
+        """
         header = bytes(self._stream.codec_context.extradata or b"")
         return self._described.make(self._stream, packets.coded, header=header)
 
@@ -100,8 +112,8 @@ class Parameters:
         for name in _SAME_IN_A_SLICE:
             if getattr(one, name) != getattr(other, name):
                 raise SourceError(
-                    f"its {name} changes within the episode, from {getattr(one, name)} to {getattr(other, name)}: "
-                    f"{REMEDY}"
+                    f"its {name} changes within the episode, from {getattr(one, name)} to "
+                    f"{getattr(other, name)}: {REMEDY}"
                 )
 
     def _with_sets(self, sets: ParameterSets, coded: list[Any]) -> Any:
@@ -116,7 +128,9 @@ class Parameters:
         return self._described.make(stream, coded, header=bytes(header))
 
     def _before(self, dts: int) -> ParameterSets:
-        """The sets that a decoder has seen which comes to the packet at `dts` from the file's start."""
+        """The sets that a decoder has seen which comes to the packet at `dts` from the file's
+        start.
+        """
         if self._coming is None or self._next is None or self._next.dts > dts:
             self._stop()
             self._container, stream = open_video(self._path)
@@ -152,7 +166,9 @@ class Parameters:
 
 
 def _describe(sets: ParameterSets, header: bytes | None) -> bool:
-    """Let a decoder see the header that a packet comes with, if any: whether that changes anything."""
+    """Let a decoder see the header that a packet comes with, if any: whether that changes
+    anything.
+    """
     if header is None:
         return False
     described = ParameterSets.of_header(sets.codec, header)

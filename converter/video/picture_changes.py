@@ -1,4 +1,5 @@
-"""The pictures of a slice, where its packets say of what size and samples they are, and the file's header does not.
+"""The pictures of a slice, where its packets say of what size and samples they are, and the file's
+header does not.
 
 A file joined from several recordings has the header of the first one.
 """
@@ -18,7 +19,9 @@ from roboshard.converter.video.picture_headers import picture_header
 _CONTAINERS = ("mp4", "mov", "matroska")
 """What tells FFmpeg of pictures: the first that holds their codec."""
 _WITH_START_CODES = ("h264", "hevc")
-"""Codecs that packets speak of themselves only between start codes, which the first two would take out."""
+"""Codecs that packets speak of themselves only between start codes, which the first two would take
+out.
+"""
 REMEDY = "convert it with --video reencode, and --size if pictures are of several sizes"
 
 
@@ -26,7 +29,9 @@ class PictureParameters:
     """Finds streams whose parameters are those of the pictures of slices of one file."""
 
     def __init__(self, stream: Any, first: Any, described: DescribedStreams) -> None:
-        """`stream` is the file's video stream, `first` its first packet; `described` makes other streams."""
+        """`stream` is the file's video stream, `first` its first packet; `described` makes other
+        streams.
+        """
         self._stream, self._described = stream, described
         self._codec = str(stream.codec_context.codec.canonical_name)
         self._at_start = picture_header(self._codec, memoryview(first), None)
@@ -39,10 +44,12 @@ class PictureParameters:
 
         Args:
             packets: Those of a slice, in decode order.
-            to_copy: They become a file. Otherwise a decoder goes through them, and sees what changes.
+            to_copy: They become a file. Otherwise a decoder goes through them, and sees what
+                changes.
 
         Raises:
-            SourceError: Pictures change within a slice that is copied: batches would not fit together.
+            SourceError: Pictures change within a slice that is copied: batches would not fit
+                together.
         """
         coded = packets.coded
         begun = picture_header(self._codec, memoryview(coded[0]), None)
@@ -59,7 +66,8 @@ class PictureParameters:
         return self._stream_of[begun]
 
     def _made_for(self, picture: Picture, packet: Any) -> Any:
-        # FFmpeg makes the header of AV1, which has that of the file's first sequence, of the packet.
+        # FFmpeg makes the header of AV1, which has that of the file's first sequence, of the
+        # packet.
         header = b"" if self._codec == "av1" else None
         for container in _CONTAINERS if self._codec not in _WITH_START_CODES else ("mpegts",):
             with suppress(av.FFmpegError, ValueError):  # it does not hold the codec
@@ -71,7 +79,9 @@ class PictureParameters:
         )
 
     def _are_told(self, picture: Picture, *, is_first: bool) -> bool:
-        """Whether the file's stream has the parameters of pictures; of the first ones it has the samples."""
+        """Whether the file's stream has the parameters of pictures; of the first ones it has the
+        samples.
+        """
         context = self._stream.codec_context
         width, height, pix_fmt = picture
         return (context.width, context.height) == (width, height) and (
@@ -93,7 +103,8 @@ class PictureParameters:
             raise SourceError(f"its pictures change within the episode: {REMEDY}")
         if one != other:
             raise SourceError(
-                f"its pictures change within the episode, from {_said(one)} to {_said(other)}: {REMEDY}"
+                f"its pictures change within the episode, from {_said(one)} to {_said(other)}: "
+                f"{REMEDY}"
             )
 
     def _picture(self, header: bytes, packet: Any) -> Picture | None:

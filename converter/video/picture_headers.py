@@ -1,8 +1,8 @@
 """What a packet says of its picture's size and samples, where packets say it themselves.
 
-A file's header tells of its first pictures. In these codecs later ones may differ, with no sign of it
-but in their packets: files joined from several recordings, or cameras that change their resolution.
-Apart from any video library.
+A file's header tells of its first pictures. In these codecs later ones may differ, with no sign of
+it but in their packets: files joined from several recordings, or cameras that change their
+resolution. Apart from any video library.
 """
 
 from collections.abc import Callable, Iterator
@@ -23,8 +23,8 @@ def picture_header(codec: str, packet: memoryview, before: bytes | None) -> byte
         before: What was returned for the packet before it that had any; None: there was none.
 
     Returns:
-        Bytes that are the same for pictures of the same size and samples; None: the packet's pictures
-        are as those before it, or the codec's packets do not say.
+        Bytes that are the same for pictures of the same size and samples; None: the packet's
+        pictures are as those before it, or the codec's packets do not say.
     """
     read = _READERS.get(codec)
     try:
@@ -39,7 +39,9 @@ def _vp8(packet: memoryview, _: bytes | None) -> bytes | None:
 
 
 def _vp9(packet: memoryview, before: bytes | None) -> bytes | None:
-    """VP9 bitstream specification 6.2, 7.2: key frames say it, and others where they have a size of their own."""
+    """VP9 bitstream specification 6.2, 7.2: key frames say it, and others where they have a size of
+    their own.
+    """
     bits = Bits(packet)
     bits.read(2)
     profile = bits.read(1) | bits.read(1) << 1

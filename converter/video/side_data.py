@@ -1,4 +1,5 @@
-"""What packets come with beside their payload: codec parameters that are new from there on, opacity, a palette.
+"""What packets come with beside their payload: codec parameters that are new from there on,
+opacity, a palette.
 
 PyAV 16 and newer show it. With PyAV 15, which LeRobot 0.6 still asks for, the file is looked at.
 """
@@ -33,7 +34,9 @@ class NewParameters:
             self._descriptions = read_sample_descriptions(path, stream.id)
 
     def of(self, packet: Any) -> bytes | None:
-        """Return the parameters that a packet comes with; None: it has those of the one before it."""
+        """Return the parameters that a packet comes with; None: it has those of the one before
+        it.
+        """
         if _IS_SHOWN:
             has_new = packet.has_sidedata(_NEW_PARAMETERS)
             return bytes(packet.get_sidedata(_NEW_PARAMETERS)) if has_new else None

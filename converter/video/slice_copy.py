@@ -1,4 +1,6 @@
-"""What a file of copied packets is, and what it must keep of their stream, whichever its container."""
+"""What a file of copied packets is, and what it must keep of their stream, whichever its
+container.
+"""
 
 from dataclasses import dataclass
 from fractions import Fraction
@@ -28,7 +30,9 @@ class SliceCopy:
 def check_parameters(
     source: Any, copy: Any, container: str, expected: dict[str, object] | None = None
 ) -> None:
-    """Raise CannotHoldError unless the stream `copy` has the parameters of `source`, or those that are expected."""
+    """Raise CannotHoldError unless the stream `copy` has the parameters of `source`, or those that
+    are expected.
+    """
     for name in ("name", *CODEC_PARAMETERS):
         ours = getattr(copy.codec_context, name)
         theirs = (expected or {}).get(name, getattr(source.codec_context, name))

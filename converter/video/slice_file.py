@@ -35,7 +35,9 @@ class SourceVideo(Protocol):
     """A source's video file, opened."""
 
     def streams(self, packets: Packets) -> Iterator[Any]:
-        """Yield streams that tell a decoder of these packets what it must know, the best one first."""
+        """Yield streams that tell a decoder of these packets what it must know, the best one
+        first.
+        """
 
     @property
     def turns(self) -> int:
@@ -100,18 +102,24 @@ def _copy(video: SourceVideo, packets: Packets, member: str) -> tuple[SliceCopy,
 
 
 def _check_codec(stream: Any) -> None:
-    """Raise SourceError for a codec that no slice may have: nothing that converted may fail to load."""
+    """Raise SourceError for a codec that no slice may have: nothing that converted may fail to
+    load.
+    """
     codec = str(stream.codec_context.codec.canonical_name)
     if codec not in DECODERS:
         raise SourceError(f"its codec {codec} is none that slices may have. {REMEDY}")
 
 
 def _safe_keyframes(ticks: IntArray, is_keyframe: BoolArray, in_order: IntArray) -> list[int]:
-    """Keyframes, as frames of the slice, that no later packet in decode order comes before in time."""
+    """Keyframes, as frames of the slice, that no later packet in decode order comes before in
+    time.
+    """
     return _positions(in_order, np.sort(ticks[is_keyframe & (ticks < lowest_later(ticks))]))
 
 
 def _positions(in_order: IntArray, ticks: IntArray) -> list[int]:
-    """Frames that are shown at these times: of several at one time, all but one hidden, the last."""
+    """Frames that are shown at these times: of several at one time, all but one hidden, the
+    last.
+    """
     frames: list[int] = (np.searchsorted(in_order, ticks, side="right") - 1).tolist()
     return frames

@@ -1,7 +1,9 @@
-"""Cutting one episode out of a video file by copying packets: no frame is decoded, none is re-encoded.
+"""Cutting one episode out of a video file by copying packets: no frame is decoded, none is
+re-encoded.
 
-The slice starts at the last keyframe at or before the episode's first frame from which decoding is exact, and
-ends with the last packet, in decode order, that shows a frame of the episode. slice_file.py makes a file of it.
+The slice starts at the last keyframe at or before the episode's first frame from which decoding is
+exact, and ends with the last packet, in decode order, that shows a frame of the episode.
+slice_file.py makes a file of it.
 """
 
 from collections.abc import Iterator
@@ -83,7 +85,8 @@ class VideoFile:
         """The slice that shows these rows, as member `member` of the camera `key`.
 
         Raises:
-            SourceError: a row without a frame within tolerance, or packets that cannot be copied exactly.
+            SourceError: a row without a frame within tolerance, or packets that cannot be copied
+                exactly.
         """
         try:
             packets, shown = self.select(rows)
@@ -116,7 +119,8 @@ class VideoFile:
 
         Args:
             packets: As `select` returns them.
-            of_one_size: Pictures must not change within them. Otherwise whoever decodes sees to that.
+            of_one_size: Pictures must not change within them. Otherwise whoever decodes sees to
+                that.
 
         Raises:
             SourceError: They change all the same.
@@ -130,17 +134,24 @@ class VideoFile:
 
     @cached_property
     def turns(self) -> int:
-        """Quarter turns, counterclockwise, by which its pictures are turned before they are shown: 0 to 3."""
+        """Quarter turns, counterclockwise, by which its pictures are turned before they are shown:
+        0 to 3.
+        """
         return rotation_of(self._path)
 
     def shown_size(self, stream: Any = None) -> tuple[int, int]:
-        """(height, width) of pictures as they are shown: of a stream of some packets, or of the file's first ones."""
+        """(height, width) of pictures as they are shown: of a stream of some packets, or of the
+        file's first ones.
+        """
         context = (self._stream if stream is None else stream).codec_context
         size = (context.height, context.width)
         return size[::-1] if self.turns % 2 else size
 
     def select(self, rows: RowTimes) -> tuple[Packets, IntArray]:
-        """(packets of the slice in decode order, pts shown for each row). Raises SourceError as `cut` does."""
+        """(packets of the slice in decode order, pts shown for each row).
+
+        Raises SourceError as `cut` does.
+        """
         margin = max(rows.tolerance_s, 1 / rows.fps)
         check_times(rows)
         first = self._ticks(float(rows.in_file.min()) - margin)
@@ -166,7 +177,9 @@ class VideoFile:
             )  # doubled: what is read again stays little
 
     def _read_window(self, seek_to: int, last: int) -> Packets:
-        """Packets in decode order from the keyframe before `seek_to` until none can show a frame up to `last`."""
+        """Packets in decode order from the keyframe before `seek_to` until none can show a frame up
+        to `last`.
+        """
         if self._container.format.name in ("avi", "flv"):
             seek_to = max(seek_to, self._first_dts)  # their demuxers refuse to go further back
         self._container.seek(seek_to, stream=self._stream, backward=True, any_frame=False)
@@ -204,7 +217,9 @@ class VideoFile:
         )
 
     def _starts_at(self, window: Packets) -> int:
-        """Return when a window's first packet is decoded, or shown where the file says only that."""
+        """Return when a window's first packet is decoded, or shown where the file says only
+        that.
+        """
         return int(window.dts[0] if self._has_decode_times else window.pts[0])
 
     def _shown(self, window: Packets, rows: RowTimes) -> IntArray:
@@ -216,7 +231,9 @@ class VideoFile:
         return pts[match_frames(seconds, rows)]
 
     def _exact_start(self, window: Packets, first_shown: int) -> int | None:
-        """Position of the last packet from which every frame from `first_shown` on decodes exactly."""
+        """Position of the last packet from which every frame from `first_shown` on decodes
+        exactly.
+        """
         possible = window.is_keyframe & (window.pts <= first_shown)
         if not self._can_drop_leading:
             possible &= lowest_later(window.pts) >= window.pts
@@ -225,8 +242,9 @@ class VideoFile:
 
     @property
     def _can_drop_leading(self) -> bool:
-        # H.265 3.1 "leading picture", 8.1.3: pictures that follow an IRAP picture in decoding order but precede
-        # it in output are not referenced by those that follow it in output, so that they can be left out.
+        # H.265 3.1 "leading picture", 8.1.3: pictures that follow an IRAP picture in decoding order
+        # but precede it in output are not referenced by those that follow it in output, so that
+        # they can be left out.
         return self._codec == "hevc"
 
     def _trim(self, window: Packets, start: int, shown: IntArray) -> Packets:

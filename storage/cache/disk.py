@@ -1,19 +1,20 @@
 """A bounded cache of remote bytes in a folder that all processes of a machine share.
 
-What is asked for is named by where it lies and which version of it, so a name never means two things, and nothing
-ever has to be invalidated. What it must be, the caller says by a checksum: the cache believes neither its files nor
-what it is given.
+What is asked for is named by where it lies and which version of it, so a name never means two
+things, and nothing ever has to be invalidated. What it must be, the caller says by a checksum: the
+cache believes neither its files nor what it is given.
 One `get` on one page:
 
     look     the entry is there, whole, and what the caller expects: its bytes
-    claim    else lock its part file; who has to wait for that reads, through the file that it has open, what the
-             other wrote
+    claim    else lock its part file; who has to wait for that reads, through the file that it has
+             open, what the other wrote
     fetch    by the caller's function
-    reserve  count the bytes, removing what was used longest ago, and let the part grow to its full size
+    reserve  count the bytes, removing what was used longest ago, and let the part grow to full size
     write    then rename the part: an entry appears whole
 
-Kernel locks end with their process, so a killed one holds nobody up; its part file is taken over or removed.
-Whatever fails here costs speed only: the caller's function is called, and its bytes or its error go back.
+Kernel locks end with their process, so a killed one holds nobody up; its part file is taken over or
+removed. Whatever fails here costs speed only: the caller's function is called, and its bytes or its
+error go back.
 """
 
 import errno
@@ -31,6 +32,7 @@ from crc32c import crc32c
 from roboshard.common.errors import OptionError, StorageError
 from roboshard.storage.cache import files
 from roboshard.storage.cache import folder as cache_folder
+from roboshard.storage.cache.eviction import evict
 from roboshard.storage.cache.files import PART, TRAILER, CacheKey, object_of
 from roboshard.storage.cache.folder import OVERHEAD, Account, opened_account
 from roboshard.storage.cache.process import this_process
@@ -39,10 +41,6 @@ from roboshard.storage.locks import is_at, lock_within, unlock
 __all__ = ["CacheKey", "DiskCache", "object_of"]
 
 MIN_BYTES = 1 << 16
-KEEP_FRACTION = 0.9
-"""Removing stops here, so that the next scan is far away: a tenth of the folder is written between two."""
-EVICT_SECONDS = 3.0
-"""Or here, once there is room: others wait to write, and give up after `cache_folder.LOCK_SECONDS`."""
 TOUCH_SECONDS = 10.0
 """The last use of an entry is noted this exactly, so that hits rarely write."""
 WAIT_SECONDS = 300.0
@@ -52,10 +50,12 @@ CLAIM_ATTEMPTS = 4
 
 @dataclass(frozen=True)
 class DiskCache:
-    """A cache in `folder`, with never more than `max_bytes` in it. Picklable; nothing stays open between calls.
+    """A cache in `folder`, with never more than `max_bytes` in it.
 
-    For any number of threads and processes of one machine, forked or spawned. They should agree on `max_bytes`: the
-    smallest wins.
+    Picklable; nothing stays open between calls.
+
+    For any number of threads and processes of one machine, forked or spawned. They should agree on
+    `max_bytes`: the smallest wins.
 
     Raises:
         OptionError: `max_bytes` is less than MIN_BYTES.
@@ -75,7 +75,8 @@ class DiskCache:
         )  # workers may stand elsewhere
 
     def open(self) -> None:
-        """Make and check the folder now rather than at the first `get`, so that a wrong one is seen early.
+        """Make and check the folder now rather than at the first `get`, so that a wrong one is seen
+        early.
 
         Raises:
             StorageError: the folder cannot be made or opened.
@@ -89,14 +90,16 @@ class DiskCache:
             self._step_aside(error)
 
     def get(self, key: CacheKey, length: int, fetch: Callable[[], bytes]) -> bytes:
-        """`length` bytes of the object from the key's offset: from the folder, or by `fetch`, called once at most.
+        """`length` bytes of the object from the key's offset: from the folder, or by `fetch`,
+        called once at most.
 
-        Bytes of the folder have the key's checksum. An entry that has not is removed, as a torn one is. What `fetch`
-        returns goes back as it is, but is kept only if it is what the key says.
+        Bytes of the folder have the key's checksum. An entry that has not is removed, as a torn one
+        is. What `fetch` returns goes back as it is, but is kept only if it is what the key says.
 
         Raises:
             OptionError: no key; or, at a process's first use, what `open` raises it for.
-            Whatever `fetch` raises. What the cache itself runs into is a RuntimeWarning, once per process.
+            Whatever `fetch` raises. What the cache itself runs into is a RuntimeWarning, once per
+            process.
         """
         name = files.entry_name(key, length)
         if length + TRAILER.size > self.max_bytes - OVERHEAD:
@@ -119,7 +122,9 @@ class DiskCache:
             return data
 
     def keep(self, key: CacheKey, data: bytes | memoryview) -> None:
-        """Keep bytes that came along with others, if they are what the key says, unless they are there or coming."""
+        """Keep bytes that came along with others, if they are what the key says, unless they are
+        there or coming.
+        """
         name = files.entry_name(key, len(data))
         if len(data) + TRAILER.size > self.max_bytes - OVERHEAD:
             return
@@ -137,22 +142,29 @@ class DiskCache:
                 self._step_aside(error)
 
     def holds(self, key: CacheKey, length: int) -> bool:
-        """Whether an entry is there, for planning only: it may be gone, or found damaged, a moment later."""
-        # By its path, which costs a tenth of opening the folders one after the other; `get` trusts no path.
+        """Whether an entry is there, for planning only: it may be gone, or found damaged, a moment
+        later.
+        """
+        # By its path, which costs a tenth of opening the folders one after the other; `get` trusts
+        # no path.
         with suppress(OSError):
             os.stat(self.path(key, length), follow_symlinks=False)
             return True
         return False
 
     def path(self, key: CacheKey, length: int) -> Path:
-        """Return the file of an entry, which begins with its bytes; the cache may remove it at any time."""
+        """Return the file of an entry, which begins with its bytes; the cache may remove it at any
+        time.
+        """
         name = files.entry_name(key, length)
         return self.folder / files.HOME / files.bucket_name(name) / name
 
-    # -- Looking ---------------------------------------------------------------------------------------------------
+    # -- Looking -----------------------------------------------------------------------------------
 
     def _open(self) -> None:
-        """Once in each process: claim the folder; where the account is not known or over the cap, put it right."""
+        """Once in each process: claim the folder; where the account is not known or over the cap,
+        put it right.
+        """
         if self in this_process().opened:
             return
         cache_folder.claim_folder(self.folder)
@@ -164,7 +176,7 @@ class DiskCache:
             ):
                 used = account.read()
                 if used is None or used > self.max_bytes:
-                    self._evict(home, account, 0)
+                    evict(home, account, 0, self.max_bytes)
         except OSError as error:  # what cannot be written can still be read
             self._step_aside(error)
 
@@ -196,7 +208,7 @@ class DiskCache:
             if is_at(descriptor, name, bucket):
                 _remove(descriptor, name, bucket, account)
 
-    # -- One download, however many ask ----------------------------------------------------------------------------
+    # -- One download, however many ask ------------------------------------------------------------
 
     def _claim(
         self,
@@ -206,7 +218,9 @@ class DiskCache:
         held: ExitStack,
         wait_s: float = WAIT_SECONDS,
     ) -> "bytes | _Claim | None":
-        """The right to download, until `held` ends; the bytes, if another did; None: download, and keep nothing."""
+        """The right to download, until `held` ends; the bytes, if another did; None: download, and
+        keep nothing.
+        """
         bucket = held.enter_context(files.opened_bucket(self.folder, name, make=True))
         for _ in range(CLAIM_ATTEMPTS):
             with ExitStack() as attempt:
@@ -225,16 +239,18 @@ class DiskCache:
                     held.push(attempt.pop_all())
                     return claim
                 if not at_once:
-                    # The one who had it has ended. If well, this is the entry itself, whatever became of its name
-                    # since; if not, everyone who waited tries alone and at once, not one after the other.
+                    # The one who had it has ended. If well, this is the entry itself, whatever
+                    # became of its name since; if not, everyone who waited tries alone and at once,
+                    # not one after the other.
                     unlock(part)
                     return files.read_entry(part, name, length, key.crc32c)
-            # A scan removed the part as a dead one's, between its opening and its lock; or its entry is ready.
+            # A scan removed the part as a dead one's, between its opening and its lock; or its
+            # entry is ready.
             if (data := self._look_in(bucket, name, length, key)) is not None:
                 return data
         return None
 
-    # -- Writing ---------------------------------------------------------------------------------------------------
+    # -- Writing -----------------------------------------------------------------------------------
 
     def _store(self, claim: "_Claim", data: bytes | memoryview, key: CacheKey) -> None:
         checksum = crc32c(data)
@@ -245,7 +261,7 @@ class DiskCache:
             grows = max(0, size - os.fstat(claim.part).st_size)
             used = account.read()
             if used is None or used + grows > self.max_bytes:
-                used = self._evict(home, account, grows)
+                used = evict(home, account, grows, self.max_bytes)
             if used + grows > self.max_bytes:
                 return
             account.write(used + grows)
@@ -262,29 +278,10 @@ class DiskCache:
             )
             claim.is_published = True
 
-    def _evict(self, home: int, account: Account, needed: int) -> int:
-        """Count all files, and if `needed` bytes do not fit, remove those used longest ago; the bytes in use then."""
-        found = list(cache_folder.scan(home))
-        used = OVERHEAD + sum(file.size for file in found)
-        parts = sum(file.size for file in found if file.name.endswith(PART))
-        if used + needed > self.max_bytes >= parts + needed + OVERHEAD:  # nothing goes in vain
-            target = max(0, int(self.max_bytes * KEEP_FRACTION) - needed)
-            found.sort(reverse=True)
-            end = time.monotonic() + EVICT_SECONDS
-            while (
-                found
-                and used > target
-                and (used + needed > self.max_bytes or time.monotonic() < end)
-            ):
-                file = found.pop()
-                if not file.name.endswith(PART) and _unlinked(file.name, home):
-                    used -= file.size
-        account.write(used)
-        return used
-
     def _step_aside(self, error: OSError) -> None:
         if this_process().warns(self.folder):
-            text = f"{self.folder}: the cache is of no use for now ({error.strerror or error}); bytes are downloaded"
+            why = error.strerror or error
+            text = f"{self.folder}: the cache is of no use for now ({why}); bytes are downloaded"
             warnings.warn(text, RuntimeWarning, stacklevel=3)
 
 
@@ -322,14 +319,3 @@ def _remove(descriptor: int, name: str, bucket: int, account: Account) -> None:
     used = account.read()
     if used is not None:  # less may go than was counted, where others changed the file; never more
         account.write(used - min(os.fstat(descriptor).st_size, expected))
-
-
-def _unlinked(name: str, home: int) -> bool:
-    try:
-        with files.opened(files.bucket_name(name), os.O_RDONLY | os.O_DIRECTORY, home) as bucket:
-            os.unlink(name, dir_fd=bucket)
-    except FileNotFoundError:
-        return True
-    except OSError:  # another user's
-        return False
-    return True

@@ -1,11 +1,13 @@
 """The files of a disk cache: their names, their checksums, descriptors and locks.
 
-    FOLDER/CACHEDIR.TAG                                     whose folder this is, for people and backups too
-    FOLDER/roboshard-cache/account                          bytes in use; who changes them holds its lock
-    FOLDER/roboshard-cache/3f7/<object>-<offset>-<length>   an entry: the bytes, then MAGIC and their CRC32C
-    FOLDER/roboshard-cache/3f7/....part                     an entry being made, locked by its maker
+    FOLDER/CACHEDIR.TAG                   whose folder this is, for people and backups too
+    FOLDER/roboshard-cache/account        bytes in use; who changes them holds its lock
+    FOLDER/roboshard-cache/3f7/
+        <object>-<offset>-<length>        an entry: the bytes, then MAGIC and their CRC32C
+        ....part                          an entry being made, locked by its maker
 
-Marker and account are kept by `cache_folder`. Functions here raise plain OSError where the file system refuses.
+Marker and account are kept by `cache_folder`. Functions here raise plain OSError where the file
+system refuses.
 """
 
 import errno
@@ -29,7 +31,9 @@ HOME = "roboshard-cache"
 PART = ".part"
 
 TRAILER = struct.Struct("<4sI")
-"""MAGIC and the CRC32C of bytes and name. A trailer, as it is written and read with the bytes, on any file system."""
+"""MAGIC and the CRC32C of bytes and name. A trailer, as it is written and read with the bytes, on
+any file system.
+"""
 MAGIC = b"RSC2"
 FLAGS = (
     os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
@@ -41,11 +45,14 @@ class CacheKey(NamedTuple):
     """What is read: some bytes of one object at one place, and what they must be."""
 
     object: str
-    """64 hex digits that stand for the object: where it lies and which version of it. Never a claim alone."""
+    """64 hex digits that stand for the object: where it lies and which version of it. Never a claim
+    alone.
+    """
     offset: int
     """First byte in the object."""
     crc32c: int | None
-    """Checksum of the bytes that are read. It is no part of an entry's name: it is what the entry is held against.
+    """Checksum of the bytes that are read. It is no part of an entry's name: it is what the entry
+    is held against.
 
     None: not known before; who asks holds the bytes against a hash that he knows.
     """
@@ -55,10 +62,11 @@ def object_of(place: str, size: int, version: str) -> str:
     """Return what stands for an object in keys.
 
     Args:
-        place: where it lies, as `storage.identity` writes it. Bytes of one place are never given out for another,
-            whatever hashes the two claim.
+        place: where it lies, as `storage.identity` writes it. Bytes of one place are never given
+            out for another, whatever hashes the two claim.
         size: its size in bytes.
-        version: what tells it from an earlier one at the same place, such as the hash that its owner states.
+        version: what tells it from an earlier one at the same place, such as the hash that its
+            owner states.
 
     Returns:
         64 lower-case hex digits.
@@ -71,7 +79,8 @@ def entry_name(key: CacheKey, length: int) -> str:
     name = f"{key.object}-{key.offset}-{length}"
     if not (match := ENTRY_NAME.fullmatch(name)) or match[4]:
         raise OptionError(
-            f"{name!r}: no cache key; it takes 64 lower-case hex digits, an offset and a length above 0"
+            f"{name!r}: no cache key; it takes 64 lower-case hex digits, an offset and a length "
+            "above 0"
         )
     return name
 
@@ -83,11 +92,13 @@ def entry_length(name: str) -> int | None:
 
 
 def bucket_name(name: str) -> str:
-    """One of 4096 sub-folders: a million entries are 250 in each, also where they are all of one shard."""
+    """One of 4096 sub-folders: a million entries are 250 in each, also where they are all of one
+    shard.
+    """
     return f"{crc32c(name.encode()) & 0xFFF:03x}"
 
 
-# -- Descriptors ------------------------------------------------------------------------------------------------
+# -- Descriptors -----------------------------------------------------------------------------------
 
 _open: set[int] = set()
 _guard = threading.Lock()
@@ -145,11 +156,12 @@ def _make_folder(name: str, parent: int | None) -> None:
         os.mkdir(name, dir_fd=parent)
 
 
-# -- Entries ---------------------------------------------------------------------------------------------------
+# -- Entries ---------------------------------------------------------------------------------------
 
 
 def read_entry(descriptor: int, name: str, length: int, expected: int | None) -> bytes | None:
-    """Return the bytes of an open entry; None unless they are whole and have the CRC32C that is `expected`, if any.
+    """Return the bytes of an open entry; None unless they are whole and have the CRC32C that is
+    `expected`, if any.
 
     The bytes are gone over once: the checksum of the trailer continues theirs.
 

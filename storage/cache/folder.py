@@ -1,6 +1,8 @@
-"""The folder of a disk cache: the marker that says whose it is, the account of its bytes, and what lies in it.
+"""The folder of a disk cache: the marker that says whose it is, the account of its bytes, and what
+lies in it.
 
-Functions here raise plain OSError where the file system refuses; only `claim_folder` speaks to users.
+Functions here raise plain OSError where the file system refuses; only `claim_folder` speaks to
+users.
 """
 
 import errno
@@ -41,7 +43,9 @@ OVERHEAD = len(TAG_TEXT) + ACCOUNT_RECORD.size
 """Bytes of marker and account."""
 
 LOCK_SECONDS = 10.0
-"""Longest wait for folder and account, which are held for moments, or while thousands of entries are removed."""
+"""Longest wait for folder and account, which are held for moments, or while thousands of entries
+are removed.
+"""
 _BUCKET = re.compile("[0-9a-f]{3}")
 
 
@@ -70,8 +74,9 @@ def claim_folder(folder: Path) -> None:
         others = sorted(set(os.listdir(descriptor)) - {TAG})
         if others or text:  # an empty marker is one whose writer was killed
             raise OptionError(
-                f"{folder}: holds {others[0] if others else TAG}, which no cache of roboshard wrote, so no cache is "
-                f"kept here; give a new or an empty folder, such as {folder / 'roboshard'}"
+                f"{folder}: holds {others[0] if others else TAG}, which no cache of roboshard "
+                "wrote, so no cache is kept here; give a new or an empty folder, such as "
+                f"{folder / 'roboshard'}"
             )
         with opened(TAG, os.O_WRONLY | os.O_CREAT, descriptor) as tag:
             os.pwrite(tag, TAG_TEXT, 0)
@@ -125,7 +130,9 @@ class Account:
         )
 
     def write(self, used: int) -> None:
-        """Write down the bytes in use: before files grow and after they go, so that it never says too little."""
+        """Write down the bytes in use: before files grow and after they go, so that it never says
+        too little.
+        """
         record = ACCOUNT_RECORD.pack(ACCOUNT_MAGIC, max(0, used), _boot(), 0)
         os.pwrite(self._descriptor, record[:-4] + crc32c(record[:-4]).to_bytes(4, "little"), 0)
 
@@ -146,7 +153,9 @@ def opened_account(home: int) -> Iterator[Account]:
 
 @cache
 def _boot() -> bytes:
-    """The machine's present boot: what was written down before a power cut may be older than the files."""
+    """The machine's present boot: what was written down before a power cut may be older than the
+    files.
+    """
     try:
         return bytes.fromhex(
             Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").replace("-", "")
@@ -164,7 +173,9 @@ class Found(NamedTuple):
 
 
 def scan(home: int) -> Iterator[Found]:
-    """Every entry, and every part whose maker lives. The parts of dead makers are removed on the way.
+    """Every entry, and every part whose maker lives.
+
+    The parts of dead makers are removed on the way.
 
     Under the lock of the account, without which no file grows, gets its name or goes.
     """

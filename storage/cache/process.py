@@ -6,7 +6,10 @@ from pathlib import Path
 
 
 class Process:
-    """The caches that a process has opened, and whether it has warned of them. A fork starts anew."""
+    """The caches that a process has opened, and whether it has warned of them.
+
+    A fork starts anew.
+    """
 
     def __init__(self) -> None:
         self.opened: set[object] = set()

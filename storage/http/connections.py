@@ -1,4 +1,6 @@
-"""HTTP connections of this process: kept open, shared by its threads, never with another process."""
+"""HTTP connections of this process: kept open, shared by its threads, never with another
+process.
+"""
 
 import http.client
 import os
@@ -23,7 +25,10 @@ Response = urllib3.BaseHTTPResponse
 
 
 class _Managers:
-    """Pools of connections by proxy. The child of a fork starts without any, and with a lock that nobody holds."""
+    """Pools of connections by proxy.
+
+    The child of a fork starts without any, and with a lock that nobody holds.
+    """
 
     def __init__(self) -> None:
         self.reset()
@@ -67,7 +72,9 @@ def get(url: str, headers: Mapping[str, str], policy: RetryPolicy) -> Response:
 
 
 def finish(response: Response) -> None:
-    """Give the connection of a reply back for reuse, after what little is left of its body; else close it."""
+    """Give the connection of a reply back for reuse, after what little is left of its body; else
+    close it.
+    """
     try:
         for _ in range(8):
             if not response.read1(MAX_DRAINED // 8):

@@ -1,4 +1,6 @@
-"""Where a URL leads: redirects followed by hand, remembered, and never given somebody's credentials."""
+"""Where a URL leads: redirects followed by hand, remembered, and never given somebody's
+credentials.
+"""
 
 import os
 import threading
@@ -28,7 +30,10 @@ class Address:
 
 
 class _Targets:
-    """Where addresses have led, of this process, least recently used first. The child of a fork starts empty."""
+    """Where addresses have led, of this process, least recently used first.
+
+    The child of a fork starts empty.
+    """
 
     def __init__(self) -> None:
         self.reset()
@@ -53,8 +58,8 @@ def opened(
 ) -> tuple[connections.Response, bool]:
     """The reply of what an address leads to, and whether redirects led there.
 
-    A target is remembered, as resolving costs a request that the Hub counts; once it refuses, and for `anew`, the
-    address is asked again. Raises AttemptError.
+    A target is remembered, as resolving costs a request that the Hub counts; once it refuses, and
+    for `anew`, the address is asked again. Raises AttemptError.
     """
     target = None if anew else _remembered(address)
     if target is not None:

@@ -57,7 +57,8 @@ def check_status(response: Response, address: Address, redirected: bool) -> None
 
 
 def range_of(response: Response, start: int, end: int, total: int | None) -> Version:
-    """Check that a reply holds exactly bytes [start, end) of an object of `total` bytes, if that is known.
+    """Check that a reply holds exactly bytes [start, end) of an object of `total` bytes, if that is
+    known.
 
     Raises AttemptError.
     """
@@ -67,7 +68,8 @@ def range_of(response: Response, start: int, end: int, total: int | None) -> Ver
         found = length
         if start != 0 or length != end:
             raise AttemptError(
-                "the server ignores Range and sends the whole file; serve it from one that answers ranges",
+                "the server ignores Range and sends the whole file; serve it from one that "
+                "answers ranges",
                 tries=DOUBTED,
             )
     else:
@@ -136,7 +138,10 @@ def check_not_encoded(response: Response) -> None:
 
 
 def version_of(response: Response, total: int | None) -> Version:
-    """What the reply says of the object. A weak ETag is none: it does not promise the same bytes."""
+    """What the reply says of the object.
+
+    A weak ETag is none: it does not promise the same bytes.
+    """
     etag = response.headers.get("ETag")
     strong = etag if etag is not None and not etag.startswith("W/") else None
     return Version(strong, response.headers.get("Last-Modified"), total)

@@ -20,7 +20,10 @@ _HEADERS = {"Accept-Encoding": "identity", "User-Agent": "roboshard"}
 
 
 class HttpStore(Store):
-    """Files behind http(s) URLs. Holds nothing: connections are shared by all threads of the process."""
+    """Files behind http(s) URLs.
+
+    Holds nothing: connections are shared by all threads of the process.
+    """
 
     def address(self, path: str = "") -> Address:
         """What to ask for. User and password in a URL are sent to its own host alone."""
@@ -61,7 +64,9 @@ class HttpStore(Store):
         return retry(redacted(self.at(path)), read.budget, read.attempt)
 
     def read_all(self, path: str, max_bytes: int, *, policy: RetryPolicy = READING) -> bytes:
-        """A whole file of at most `max_bytes`, in one request unless it breaks; the address is resolved anew."""
+        """A whole file of at most `max_bytes`, in one request unless it breaks; the address is
+        resolved anew.
+        """
         return fetch(self.at(path), self.address(path), max_bytes, policy)[0]
 
     def forget(self, path: str = "") -> None:
@@ -71,7 +76,8 @@ class HttpStore(Store):
     def files(self, *, policy: RetryPolicy = READING) -> dict[str, StoredFile]:  # noqa: ARG002
         """Impossible: HTTP has no folders."""
         raise StorageError(
-            f"{redacted(self.url)}: http(s) cannot list files; give a file, or a storage that lists (s3, hf)"
+            f"{redacted(self.url)}: http(s) cannot list files; give a file, or a storage that "
+            "lists (s3, hf)"
         )
 
 
@@ -158,7 +164,9 @@ class _RangeRead:
 
 
 class _WholeRead:
-    """One whole file, over as many attempts as it takes; resumed if the first reply said how long it is."""
+    """One whole file, over as many attempts as it takes; resumed if the first reply said how long
+    it is.
+    """
 
     def __init__(self, address: Address, max_bytes: int, budget: RetryBudget) -> None:
         self.budget = budget

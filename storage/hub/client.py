@@ -1,4 +1,7 @@
-"""huggingface_hub as the stores of the Hub call it to write, and what its errors mean. Slow to import."""
+"""huggingface_hub as the stores of the Hub call it to write, and what its errors mean.
+
+Slow to import.
+"""
 
 import re
 import tempfile
@@ -101,7 +104,8 @@ def _explain(error: Exception) -> AttemptError:
         )
     if status == _FORBIDDEN:
         return AttemptError(
-            f"the token may not write there ({cause}). Log in with `hf auth login` as someone who may",
+            f"the token may not write there ({cause}). Log in with `hf auth login` as someone who "
+            "may",
             tries=1,
         )
     if status == _NOT_FOUND or (status is None and isinstance(error, FileNotFoundError)):
@@ -123,7 +127,9 @@ def _explain(error: Exception) -> AttemptError:
 
 @contextmanager
 def _no_bars() -> Iterator[None]:
-    """The library's progress bars are off for all threads while one is in here: ours shows the whole."""
+    """The library's progress bars are off for all threads while one is in here: ours shows the
+    whole.
+    """
     with _bars.lock:
         if _bars.users == 0:
             _bars.were_on = not are_progress_bars_disabled()
@@ -150,5 +156,7 @@ _bars = _Bars()
 
 
 def _is_of_batch(error: Exception, status: int | None) -> bool:
-    """Whether operations of a batch failed, each perhaps for a passing cause: from 1.33 on an error of its own."""
+    """Whether operations of a batch failed, each perhaps for a passing cause: from 1.33 on an error
+    of its own.
+    """
     return type(error).__name__ == "BucketBatchError" or status == _ALL_OF_BATCH

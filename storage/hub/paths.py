@@ -3,7 +3,8 @@
     hf://buckets/owner/name/path
     hf://datasets/owner/name[@revision]/path
 
-The token is the one that huggingface_hub finds (`hf auth login`, HF_TOKEN), the endpoint too (HF_ENDPOINT).
+The token is the one that huggingface_hub finds (`hf auth login`, HF_TOKEN), the endpoint too
+(HF_ENDPOINT).
 """
 
 import re
@@ -41,7 +42,8 @@ class HubPath:
             revision = unquote(match[2]) if match[2] else None
             return cls("datasets", match[1], revision, (match[3] or "").strip("/"))
         raise StorageError(
-            f"{redacted(url)}: expected hf://buckets/OWNER/NAME[/PATH] or hf://datasets/OWNER/NAME[@REVISION][/PATH]"
+            f"{redacted(url)}: expected hf://buckets/OWNER/NAME[/PATH] or "
+            "hf://datasets/OWNER/NAME[@REVISION][/PATH]"
         )
 
     @property
@@ -76,8 +78,8 @@ def refuse_offline(url: str) -> None:
     """Raise StorageError at once where no reply would ever come."""
     if is_offline():
         raise StorageError(
-            f"{redacted(url)}: HF_HUB_OFFLINE is set, so that the Hub is not asked; unset it, or give the path of a "
-            "copy on this machine"
+            f"{redacted(url)}: HF_HUB_OFFLINE is set, so that the Hub is not asked; unset it, or "
+            "give the path of a copy on this machine"
         )
 
 
@@ -90,8 +92,8 @@ def at_endpoint(path: str) -> Address:
     return Address(
         constants.ENDPOINT.rstrip("/") + path,
         f"Bearer {token}" if token else None,
-        "it is private or does not exist: check the name, log in by `hf auth login` or set HF_TOKEN to a token that "
-        "may read it",
+        "it is private or does not exist: check the name, log in by `hf auth login` or set "
+        "HF_TOKEN to a token that may read it",
     )
 
 

@@ -1,6 +1,8 @@
-"""Buckets and dataset repositories of the Hub: read by plain HTTP ranges, written by huggingface_hub.
+"""Buckets and dataset repositories of the Hub: read by plain HTTP ranges, written by
+huggingface_hub.
 
-Works with huggingface_hub 1.6 and later, 2.x included. Credentials are where that library keeps them.
+Works with huggingface_hub 1.6 and later, 2.x included. Credentials are where that library keeps
+them.
 """
 
 import json
@@ -33,7 +35,10 @@ _NEXT = re.compile(r'<([^<>]+)>\s*;\s*rel="?next"?')
 
 
 class HubStore(HttpStore, WritableStore):
-    """What buckets and datasets share. The token goes to the endpoint alone, never to where it redirects."""
+    """What buckets and datasets share.
+
+    The token goes to the endpoint alone, never to where it redirects.
+    """
 
     is_hub = True
 
@@ -49,7 +54,9 @@ class HubStore(HttpStore, WritableStore):
         return at_endpoint(replace(self.place, path=self._full(path)).resolve)
 
     def files(self, *, policy: RetryPolicy = READING) -> dict[str, StoredFile]:
-        """Every file under the URL, by path; none where a bucket or a repository has no such folder."""
+        """Every file under the URL, by path; none where a bucket or a repository has no such
+        folder.
+        """
         refuse_offline(self.url)
         address = at_endpoint(self.place.tree)
         files: dict[str, StoredFile] = {}
@@ -113,7 +120,10 @@ class HubStore(HttpStore, WritableStore):
 
 
 class BucketStore(HubStore):
-    """A bucket. Operations of a batch are independent; releases before 1.33 do not tell of those that failed."""
+    """A bucket.
+
+    Operations of a batch are independent; releases before 1.33 do not tell of those that failed.
+    """
 
     max_batch_files = 8
     max_batch_bytes = 256 << 20
@@ -153,7 +163,9 @@ class BucketStore(HubStore):
 
 
 class DatasetStore(HubStore):
-    """A dataset repository: every `put` is one commit, of which the Hub allows only some per hour."""
+    """A dataset repository: every `put` is one commit, of which the Hub allows only some per
+    hour.
+    """
 
     max_batch_files = 100
     max_batch_bytes = 8 << 30
@@ -166,7 +178,10 @@ class DatasetStore(HubStore):
         self._repo: dict[str, Any] = {"repo_id": self.place.id, "repo_type": "dataset"}
 
     def commit(self, *, policy: RetryPolicy = READING) -> str:
-        """The commit that the revision means now. Raises MissingError where there is no such revision."""
+        """The commit that the revision means now.
+
+        Raises MissingError where there is no such revision.
+        """
         refuse_offline(self.url)
         api = at_endpoint(f"/api/datasets/{self.place.id}/revision/{quoted(self._revision)}")
         data, _ = fetch(self.url, api, MAX_INFO_BYTES, policy)
@@ -177,7 +192,9 @@ class DatasetStore(HubStore):
         return commit
 
     def pinned(self, *, policy: RetryPolicy = READING) -> str:
-        """The URL with the commit that its revision means now, so that it cannot change while it is read."""
+        """The URL with the commit that its revision means now, so that it cannot change while it is
+        read.
+        """
         if self.place.revision is not None and _COMMIT.fullmatch(self.place.revision):
             return self.url
         path = f"/{self.place.path}" if self.place.path else ""

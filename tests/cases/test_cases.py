@@ -1,4 +1,6 @@
-"""Datasets of the kinds that people have are converted and loaded with the values that LeRobot returns for them."""
+"""Datasets of the kinds that people have are converted and loaded with the values that LeRobot
+returns for them.
+"""
 
 from __future__ import annotations
 

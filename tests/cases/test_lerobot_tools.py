@@ -1,4 +1,6 @@
-"""What LeRobot's recorder and its dataset tools make is converted and loaded with the values that LeRobot returns."""
+"""What LeRobot's recorder and its dataset tools make is converted and loaded with the values that
+LeRobot returns.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The commands as a user runs them: what they print, what they write, and with which exit code they end."""
+"""The commands as a user runs them: what they print, what they write, and with which exit code they
+end.
+"""
 
 from __future__ import annotations
 
@@ -89,7 +91,7 @@ def lacking(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ).root
 
 
-# -- Converting ------------------------------------------------------------------------------------------------
+# -- Converting ------------------------------------------------------------------------------------
 
 
 def test_a_conversion_says_what_it_made_and_where(
@@ -226,7 +228,7 @@ def test_the_progress_bar_shows_episodes_rate_and_time_left(
     assert any(re.search(r"converting \d+/14 episodes .* -?-?\d?:\S+", bar) for bar in bars)
 
 
-# -- Configuration files ---------------------------------------------------------------------------------------
+# -- Configuration files ---------------------------------------------------------------------------
 
 
 def toml(values: dict[str, Any]) -> str:
@@ -349,7 +351,7 @@ def test_config_files_that_cannot_be_used(
     assert list(tmp_path.iterdir()) == [path]
 
 
-# -- What goes wrong -------------------------------------------------------------------------------------------
+# -- What goes wrong -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -458,7 +460,7 @@ def test_a_mistake_of_ours_keeps_its_traceback() -> None:
         run_command(command, [])
 
 
-# -- The other commands ----------------------------------------------------------------------------------------
+# -- The other commands ----------------------------------------------------------------------------
 
 
 def test_rebuild_makes_lost_manifests_again(
@@ -475,7 +477,8 @@ def test_rebuild_makes_lost_manifests_again(
     done = run("roboshard", "rebuild", root)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == (
-        f"14 episodes, 644 frames in {len(names) - 2} shards: manifests and index written to {root}\n"
+        f"14 episodes, 644 frames in {len(names) - 2} shards: manifests and index written to "
+        f"{root}\n"
     )
     assert all((root / name).read_bytes() == (pusht_shards / name).read_bytes() for name in names)
     (root / "shards/shard-000001.tar").unlink()

@@ -1,4 +1,6 @@
-"""Ctrl-C and its kin at any moment: soon over, one line, the right exit code, nothing left behind."""
+"""Ctrl-C and its kin at any moment: soon over, one line, the right exit code, nothing left
+behind.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""What commands print to terminals that are not UTF-8, to closed and broken outputs, and to logs."""
+"""What commands print to terminals that are not UTF-8, to closed and broken outputs, and to
+logs.
+"""
 
 from __future__ import annotations
 

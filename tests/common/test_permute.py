@@ -1,4 +1,6 @@
-"""The order of everything rests on this bijection: its values are pinned, its properties checked."""
+"""The order of everything rests on this bijection: its values are pinned, its properties
+checked.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,8 @@ from roboshard.common.permute import (
 
 keys = st.binary(min_size=48, max_size=48)
 
-# Computed once with this implementation on x86-64, numpy 2; they must never change: saved orders depend on them.
+# Computed once with this implementation on x86-64, numpy 2; they must never change: saved orders
+# depend on them.
 GOLDEN_KEY = "4044a54c0cbeb286c9874e9d9afb39833873d1b328273da1bbc247cd14eeb6f9f157d13a22cc9b9e7ea4038cca6a145e"
 GOLDEN = [
     (10, ("episodes", 0, 0), [6, 0, 5, 1, 7, 9, 8, 2, 3, 4]),
@@ -110,7 +113,7 @@ def test_a_position_outside_is_refused(position: int) -> None:
         permute(np.array([0, position]), 10, derive_key("a"))
 
 
-# -- It looks random. All of this is fixed by the keys: no run can differ from another. ------------------------
+# -- It looks random. All of this is fixed by the keys: no run can differ from another. ------------
 
 
 @pytest.mark.parametrize("size", [20, 100, 1000])

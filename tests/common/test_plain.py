@@ -1,4 +1,6 @@
-"""What is printed is plain: nothing that a dataset says is obeyed by a terminal, by rich or by a page."""
+"""What is printed is plain: nothing that a dataset says is obeyed by a terminal, by rich or by a
+page.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,9 @@ WITH_CONSOLES = (
 
 @pytest.fixture
 def terminal(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
-    """What both streams of a command show on a terminal without colours: then rich itself sends no escape."""
+    """What both streams of a command show on a terminal without colours: then rich itself sends no
+    escape.
+    """
     shown = io.StringIO()
     # Imported before any is patched: they import the consoles by name, and would keep patched ones.
     modules = [import_module(f"roboshard.cli.{module}") for module in WITH_CONSOLES]
@@ -85,7 +89,7 @@ def is_harmless(shown: str) -> bool:
     return UNSAFE.search(shown) is None
 
 
-# -- The function ----------------------------------------------------------------------------------------------
+# -- The function ----------------------------------------------------------------------------------
 
 
 @given(st.text(st.characters()), st.booleans())
@@ -123,7 +127,7 @@ def test_what_is_removed_can_still_be_seen() -> None:
     assert len(plain("x" * 10**6)) == MAX_PRINTED + 1
 
 
-# -- Every command ---------------------------------------------------------------------------------------------
+# -- Every command ---------------------------------------------------------------------------------
 
 COMMANDS: dict[str, Callable[[Path, Path], list[str]]] = {
     "inspect": lambda root, _: ["inspect", str(root)],
@@ -162,7 +166,7 @@ def test_converting_prints_plain_text(tmp_path: Path, terminal: io.StringIO) -> 
     assert is_harmless(terminal.getvalue()), terminal.getvalue()
 
 
-# -- Pages and pictures ----------------------------------------------------------------------------------------
+# -- Pages and pictures ----------------------------------------------------------------------------
 
 
 def test_the_card_holds_no_markup_of_the_datasets(hostile: Path) -> None:

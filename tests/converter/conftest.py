@@ -31,7 +31,9 @@ def tree() -> Callable[[Path], Tree]:
 
 @pytest.fixture(scope="session")
 def run() -> Callable[..., ConversionReport]:
-    """`run(source, destination, **options)`: a conversion into the smallest shards there are, in this process."""
+    """`run(source, destination, **options)`: a conversion into the smallest shards there are, in
+    this process.
+    """
 
     def go(source: Path, destination: Path, **options: Any) -> ConversionReport:
         defaults: dict[str, Any] = {"shard_size": "64KB", "workers": 1}

@@ -48,7 +48,7 @@ def noise(seed: int, size: int, largest: float) -> NDArray[np.float64]:
     return np.random.default_rng(seed).uniform(-largest, largest, size)
 
 
-# -- nearest ---------------------------------------------------------------------------------------------------
+# -- nearest ---------------------------------------------------------------------------------------
 
 
 @given(hnp.arrays(np.float64, st.integers(1, 40), elements=EIGHTHS), st.lists(EIGHTHS, max_size=40))
@@ -63,7 +63,7 @@ def test_nearest_is_what_looking_at_every_value_finds(
     ]  # argmin: the first
 
 
-# -- match_frames ----------------------------------------------------------------------------------------------
+# -- match_frames ----------------------------------------------------------------------------------
 
 
 @given(
@@ -202,7 +202,7 @@ def test_an_episode_beyond_the_end_of_the_file_is_refused() -> None:
         match_frames(np.arange(10) / 10, row_times(10, 10.0, from_s=5.0))
 
 
-# -- Runs ------------------------------------------------------------------------------------------------------
+# -- Runs ------------------------------------------------------------------------------------------
 
 
 @given(st.lists(st.integers(0, 12)).map(sorted) | st.lists(st.integers(0, 2**40)))

@@ -1,4 +1,6 @@
-"""A conversion in parts, as a job array runs it: each a process of its own, then `roboshard finalize`."""
+"""A conversion in parts, as a job array runs it: each a process of its own, then
+`roboshard finalize`.
+"""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ def test_any_text_is_a_size_or_an_option_error(text: str) -> None:
         assert MIN_SHARD_SIZE <= parse_size(text) <= MAX_SHARD_SIZE
 
 
-# -- Episodes --------------------------------------------------------------------------------------------------
+# -- Episodes --------------------------------------------------------------------------------------
 
 
 @given(st.lists(st.tuples(st.integers(0, 10**9), st.integers(0, 10**6)), min_size=1, max_size=10))
@@ -116,7 +116,7 @@ def test_any_text_is_episode_ranges_or_an_option_error(text: str) -> None:
         assert all(len(r) > 0 for r in parse_episodes(text))
 
 
-# -- The rest --------------------------------------------------------------------------------------------------
+# -- The rest --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

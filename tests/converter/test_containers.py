@@ -1,4 +1,6 @@
-"""Sources in other containers and codecs than MP4's: copied into a slice that can hold them, and loaded exactly."""
+"""Sources in other containers and codecs than MP4's: copied into a slice that can hold them, and
+loaded exactly.
+"""
 
 from __future__ import annotations
 
@@ -183,8 +185,10 @@ def test_it_comes_back_from_a_round_trip(
 
 
 def test_times_in_whole_milliseconds_need_a_larger_tolerance(tmp_path: Path) -> None:
-    """Thirty frames a second are not a whole number of milliseconds apart, to which Matroska rounds: LeRobot refuses
-    them within its tolerance, and so does a conversion, which says what to do."""
+    """Thirty frames a second are not a whole number of milliseconds apart, to which Matroska
+    rounds: LeRobot refuses them within its tolerance, and so does a conversion, which says what to
+    do.
+    """
     build(tmp_path / "source", Video(encoder="libvpx"), fps=30)
     with pytest.raises(SourceError, match="--tolerance-s"):
         converted(tmp_path / "source", tmp_path / "shards")

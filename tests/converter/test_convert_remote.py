@@ -1,4 +1,6 @@
-"""Converting to object storage: the same bytes as here, few of them here at once, and continued after a kill."""
+"""Converting to object storage: the same bytes as here, few of them here at once, and continued
+after a kill.
+"""
 
 from __future__ import annotations
 

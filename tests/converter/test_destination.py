@@ -1,4 +1,6 @@
-"""A destination holds one conversion, written by one process at a time; what is not ours stays as it is."""
+"""A destination holds one conversion, written by one process at a time; what is not ours stays as
+it is.
+"""
 
 from __future__ import annotations
 
@@ -178,7 +180,7 @@ def test_a_full_disk_is_an_error_and_leaves_nothing(tmp_path: Path, workers: str
     assert sorted(path.name for path in (tmp_path / "shards").rglob("*")) == ["shards"]
 
 
-# -- On the machines of a cluster ------------------------------------------------------------------------------------
+# -- On the machines of a cluster ------------------------------------------------------------------
 
 
 def test_a_machine_that_does_not_see_the_folder_is_told_before_it_writes(tmp_path: Path) -> None:

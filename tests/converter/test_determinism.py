@@ -1,4 +1,6 @@
-"""The same source and options give the same bytes, whoever converts them, where, when and with how many workers."""
+"""The same source and options give the same bytes, whoever converts them, where, when and with how
+many workers.
+"""
 
 from __future__ import annotations
 
@@ -154,7 +156,7 @@ def test_tar_headers_tell_nothing_of_who_wrote_them(shards: Path) -> None:
                 assert (member.mode, member.isreg()) == (0o644, True)
 
 
-# -- Options -----------------------------------------------------------------------------------------------------
+# -- Options ---------------------------------------------------------------------------------------
 
 
 def in_shards(root: Path) -> list[int]:

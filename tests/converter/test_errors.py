@@ -1,4 +1,6 @@
-"""What cannot be converted is refused with the file, the episode and the reason, and nothing half-done is left."""
+"""What cannot be converted is refused with the file, the episode and the reason, and nothing
+half-done is left.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ Break = Callable[[BrokenSource], object]
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Five episodes; episodes 0 and 1, 2 and 3, and 4 share a data file; 0 to 2, 3 and 4 a video file."""
+    """Five episodes; episodes 0 and 1, 2 and 3, and 4 share a data file; 0 to 2, 3 and 4 a video
+    file.
+    """
     root = tmp_path_factory.mktemp("errors") / "robot"
     build(
         root, Source(lengths=(6, 5, 7, 4, 6), cameras=(Camera(key=TOP),), tasks=("pick", "place"))
@@ -62,7 +66,7 @@ def change_video(change: Callable[[bytes], bytes]) -> Break:
     return lambda source: source.video().write_bytes(change(source.video().read_bytes()))
 
 
-# -- Refused before anything is written --------------------------------------------------------------------------
+# -- Refused before anything is written ------------------------------------------------------------
 
 PLANNING: dict[str, tuple[Break, type[RoboshardError], str]] = {
     "no dataset": (lambda s: s.info.unlink(), MissingError, r"info.json: no such file; SOURCE must be a LeRobot"),
@@ -128,7 +132,7 @@ def test_places_that_are_not_served_are_refused(
             convert(ConvertConfig(source=place, destination=other))
 
 
-# -- Found while converting --------------------------------------------------------------------------------------
+# -- Found while converting ------------------------------------------------------------------------
 
 
 def vp8_with_opacity(source: BrokenSource) -> None:
@@ -231,7 +235,7 @@ def test_every_error_comes_out_of_a_pickle_as_it_went_in() -> None:
         assert (type(copy), str(copy), copy.__dict__) == (type(error), str(error), error.__dict__)
 
 
-# -- Streams that begin in the middle ----------------------------------------------------------------------------
+# -- Streams that begin in the middle --------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,7 @@ def manifest(root: Path) -> dict[str, Any]:
     return found
 
 
-# -- What grows, and what stays ---------------------------------------------------------------------------------
+# -- What grows, and what stays --------------------------------------------------------------------
 
 
 def test_nothing_but_dataset_json_changes(nights: Nights, tree: ReadTree) -> None:
@@ -148,7 +148,9 @@ def test_nothing_new_changes_nothing(nights: Nights, tmp_path: Path, tree: ReadT
 def test_a_source_that_was_laid_out_anew_is_the_same(
     nights: Nights, tmp_path: Path, tree: ReadTree
 ) -> None:
-    """Where an episode lies says nothing of what it holds: its row of meta/episodes has other bytes then."""
+    """Where an episode lies says nothing of what it holds: its row of meta/episodes has other bytes
+    then.
+    """
     camera = replace(CAMERA, episodes_per_file=1)
     record(tmp_path / "robot", SIZES[2], cameras=(camera,), episodes_per_data_file=4)
     root = copied(nights.shards[1], tmp_path / "shards")
@@ -194,7 +196,7 @@ def test_the_plan_shows_what_is_new(nights: Nights) -> None:
     assert plan.episodes.tolist() == [5]
 
 
-# -- Killed -----------------------------------------------------------------------------------------------------
+# -- Killed ----------------------------------------------------------------------------------------
 
 
 def left_behind(nights: Nights, root: Path, moment: int) -> None:
@@ -237,7 +239,9 @@ def test_killed_at_any_step_it_is_what_it_was_and_ends_with_the_same_bytes(
 def test_killed_and_recorded_on_before_it_was_run_again(
     nights: Nights, tmp_path: Path, tree: ReadTree, moment: int
 ) -> None:
-    """What the killed run left is of another state of the source: it goes, and nothing of it is in the way."""
+    """What the killed run left is of another state of the source: it goes, and nothing of it is in
+    the way.
+    """
     expected = copied(nights.shards[0], tmp_path / "expected")
     append(nights.sources[2], expected)
     root = tmp_path / "shards"
@@ -266,7 +270,7 @@ def test_one_append_at_a_time(nights: Nights, tmp_path: Path) -> None:
         os.close(descriptor)
 
 
-# -- In parts ---------------------------------------------------------------------------------------------------
+# -- In parts --------------------------------------------------------------------------------------
 
 
 def test_in_parts(nights: Nights, tmp_path: Path, tree: ReadTree) -> None:
@@ -293,7 +297,7 @@ def test_a_part_does_not_remove_what_another_append_left(nights: Nights, tmp_pat
     assert (root / "shards/shard-000003.tar").exists()
 
 
-# -- Refused ----------------------------------------------------------------------------------------------------
+# -- Refused ---------------------------------------------------------------------------------------
 
 
 def refused(nights: Nights, root: Path, source: Path, message: str, **options: Any) -> None:
@@ -393,7 +397,7 @@ def test_a_dataset_json_that_is_damaged_is_an_error(nights: Nights, base: Path) 
         append(nights.sources[1], base)
 
 
-# -- Left out ---------------------------------------------------------------------------------------------------
+# -- Left out --------------------------------------------------------------------------------------
 
 
 def skipped(root: Path) -> list[int]:
@@ -424,7 +428,7 @@ def test_an_episode_that_was_left_out_is_tried_again(nights: Nights, tmp_path: P
     assert ShardedDataset.open(str(root)).index.episode_index.tolist() == list(range(6))
 
 
-# -- As a command -----------------------------------------------------------------------------------------------
+# -- As a command ----------------------------------------------------------------------------------
 
 
 def test_the_command(nights: Nights, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,6 @@
-"""An append that is killed leaves the dataset as it was or as it will be, and running it again ends it."""
+"""An append that is killed leaves the dataset as it was or as it will be, and running it again ends
+it.
+"""
 
 from __future__ import annotations
 

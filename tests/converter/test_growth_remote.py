@@ -1,4 +1,6 @@
-"""A dataset in object storage that grows: while others read it, killed or not, and with two appends at once."""
+"""A dataset in object storage that grows: while others read it, killed or not, and with two appends
+at once.
+"""
 
 from __future__ import annotations
 
@@ -88,13 +90,15 @@ def test_other_places_grow_too(
         assert hashlib.sha256(hub.read_dataset("me/grown", path)).hexdigest() == sha256
 
 
-# -- While others read ------------------------------------------------------------------------------------------
+# -- While others read -----------------------------------------------------------------------------
 
 
 def test_it_grows_while_a_reader_trains(
     sources: list[Path], s3_server: S3Server, tmp_path: Path
 ) -> None:
-    """Readers open it all the time, and one trains through all nights: each sees one whole snapshot."""
+    """Readers open it all the time, and one trains through all nights: each sees one whole
+    snapshot.
+    """
     url = "s3://shards/read"
     append(sources[0], url, scratch=str(tmp_path))
     loader = make_loader(url, batch_size=2, pool_episodes=1, memory_bytes=1 << 16)
@@ -131,7 +135,7 @@ def test_it_grows_while_a_reader_trains(
     assert len(ShardedDataset.open(url).index) == SIZES[-1]
 
 
-# -- Killed -----------------------------------------------------------------------------------------------------
+# -- Killed ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("moment", some_quickly(range(1, 9), ()))
@@ -161,7 +165,9 @@ def test_killed_it_ends_with_the_same_bytes(
 def test_killed_and_recorded_on_before_it_was_run_again(
     sources: list[Path], this_hub: LocalHub, bucket: str, tmp_path: Path
 ) -> None:
-    """What a killed run left cannot be told from one that goes on: its numbers stay free, and then it goes."""
+    """What a killed run left cannot be told from one that goes on: its numbers stay free, and then
+    it goes.
+    """
     url = f"hf://buckets/{bucket}"
     append(sources[0], url, scratch=str(tmp_path))
     append(
@@ -177,7 +183,7 @@ def test_killed_and_recorded_on_before_it_was_run_again(
     assert len(ShardedDataset.open(url).index) == SIZES[2]
 
 
-# -- Two at once ------------------------------------------------------------------------------------------------
+# -- Two at once -----------------------------------------------------------------------------------
 
 
 def test_of_two_at_once_the_second_to_end_is_refused(

@@ -1,4 +1,6 @@
-"""Every frame, row and packet of every hard case comes out of the shards as it was in the source."""
+"""Every frame, row and packet of every hard case comes out of the shards as it was in the
+source.
+"""
 
 from __future__ import annotations
 
@@ -86,7 +88,9 @@ class Track:
         return sorted(packet.pts for packet in self.packets if packet.pts not in self.hidden)
 
     def decode(self, first: int = 0) -> dict[int, NDArray[Any]]:
-        """Feed a fresh PyAV decoder the packets from `first` on, seeking nowhere: time -> samples, unconverted."""
+        """Feed a fresh PyAV decoder the packets from `first` on, seeking nowhere: time -> samples,
+        unconverted.
+        """
         context = av.CodecContext.create(self.parameters["name"], "r")
         assert isinstance(context, av.VideoCodecContext)
         context.extradata = self.parameters["extradata"]
@@ -188,7 +192,7 @@ def case(
     shutil.rmtree(root)
 
 
-# -- Frames ----------------------------------------------------------------------------------------------------
+# -- Frames ----------------------------------------------------------------------------------------
 
 
 def test_every_row_shows_its_frame_in_order_and_in_any_order(case: Converted) -> None:
@@ -233,7 +237,7 @@ def test_decoding_can_start_at_each_recorded_keyframe(case: Converted) -> None:
                 assert np.array_equal(decoded[pts], reference[pts + cut.shift])
 
 
-# -- Packets and records ---------------------------------------------------------------------------------------
+# -- Packets and records ---------------------------------------------------------------------------
 
 
 def test_packets_are_those_of_the_source(case: Converted) -> None:
@@ -273,7 +277,7 @@ def test_records_say_what_the_slices_hold(case: Converted) -> None:
         assert (record.height, record.width) == cut.expected.shape[1:3]
 
 
-# -- Rows and metadata -----------------------------------------------------------------------------------------
+# -- Rows and metadata -----------------------------------------------------------------------------
 
 
 def test_rows_equal_those_of_the_source_with_their_types(case: Converted) -> None:
@@ -328,7 +332,7 @@ def test_numbers_without_an_equal_come_through(tmp_path: Path, run: Run) -> None
         assert repr(table.to_pylist()) == repr(built.rows(position).to_pylist())
 
 
-# -- Sources that need a decision --------------------------------------------------------------------------------
+# -- Sources that need a decision ------------------------------------------------------------------
 
 
 def test_rows_without_a_frame_are_an_error_that_says_which(tmp_path: Path, run: Run) -> None:

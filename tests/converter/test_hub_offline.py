@@ -1,4 +1,6 @@
-"""Odd sources on the Hub are read as local ones; with HF_HUB_OFFLINE its cache is read, or refused at once."""
+"""Odd sources on the Hub are read as local ones; with HF_HUB_OFFLINE its cache is read, or refused
+at once.
+"""
 
 from __future__ import annotations
 
@@ -100,7 +102,9 @@ def test_a_cache_that_lacks_files_is_named(
 def test_rows_are_found_on_the_hub_as_in_a_folder(
     robot: BrokenSource, this_hub: LocalHub, tmp_path: Path, run: Run, case: str
 ) -> None:
-    """All data files are asked by ranges alone, and only those that episodes lie in are downloaded."""
+    """All data files are asked by ranges alone, and only those that episodes lie in are
+    downloaded.
+    """
     if case == "stale":
         robot.change(robot.episodes(), put("data/file_index", np.array([0, 0, 0, 1])))
     elif case == "totals":

@@ -161,7 +161,7 @@ def test_images_of_no_file_at_all_are_refused(source: Path) -> None:
         converted(source)
 
 
-# -- A source where shards are expected ------------------------------------------------------------------------
+# -- A source where shards are expected ------------------------------------------------------------
 
 
 @pytest.mark.parametrize("how", ["folder", "file URL"])
@@ -178,7 +178,9 @@ def test_a_lerobot_dataset_is_not_loaded_as_it_is(source: Path, how: str) -> Non
 
 
 def test_an_image_that_is_cut_off_is_an_error_with_its_place(source: Path) -> None:
-    """An image by its header alone: its episode is read, and the picture is an error with its place."""
+    """An image by its header alone: its episode is read, and the picture is an error with its
+    place.
+    """
     whole = next(file for file in files_of(source) if file is not None)
     rows = [{"bytes": data, "path": None} for data in files_of(source)]
     rows[0] = {"bytes": whole[:60], "path": None}

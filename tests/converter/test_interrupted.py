@@ -1,4 +1,6 @@
-"""`convert` called by a program: an interrupt comes out of it soon, and no handler or worker is left."""
+"""`convert` called by a program: an interrupt comes out of it soon, and no handler or worker is
+left.
+"""
 
 from __future__ import annotations
 

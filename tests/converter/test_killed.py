@@ -1,4 +1,6 @@
-"""A conversion killed at any moment leaves no wrong dataset, and running it again ends with the same bytes."""
+"""A conversion killed at any moment leaves no wrong dataset, and running it again ends with the
+same bytes.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Datasets that LeRobot's own tools make now, 0.4.4 and 0.6.1: recorded, edited, merged, converted from v2.1."""
+"""Datasets that LeRobot's own tools make now, 0.4.4 and 0.6.1: recorded, edited, merged, converted
+from v2.1.
+"""
 
 from __future__ import annotations
 

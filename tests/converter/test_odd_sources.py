@@ -32,7 +32,9 @@ Break = Callable[[BrokenSource], object]
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
-    """Five episodes; episodes 0 and 1, 2 and 3, and 4 share a data file; 0 to 2, 3 and 4 a video file."""
+    """Five episodes; episodes 0 and 1, 2 and 3, and 4 share a data file; 0 to 2, 3 and 4 a video
+    file.
+    """
     source = Source(lengths=LENGTHS, cameras=(Camera(key=TOP),), tasks=("pick", "place"))
     return build(tmp_path_factory.mktemp("odd") / "robot", source)
 

@@ -1,4 +1,6 @@
-"""Source videos are opened as a file of a known format, and the stream is the one that torchcodec takes."""
+"""Source videos are opened as a file of a known format, and the stream is the one that torchcodec
+takes.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ TOP = "observation.images.top"
 
 
 def write_levels(path: Path, levels: list[int], **streams: int) -> None:
-    """A video whose picture number i is grey of 40 + 10 i, once for each stream, each of its own level on top."""
+    """A video whose picture number i is grey of 40 + 10 i, once for each stream, each of its own
+    level on top.
+    """
     with av.open(str(path), "w") as container:
         made = []
         for _ in levels:
@@ -107,7 +111,7 @@ def test_a_cover_picture_is_no_stream_to_show(tmp_path: Path) -> None:
         assert stream.codec_context.codec.canonical_name == "h264"
 
 
-# -- Formats ---------------------------------------------------------------------------------------------------
+# -- Formats ---------------------------------------------------------------------------------------
 
 
 class _Counting(http.server.BaseHTTPRequestHandler):

@@ -1,4 +1,6 @@
-"""Codec parameters that change within a file: each slice decodes alone to what its file decodes to in order."""
+"""Codec parameters that change within a file: each slice decodes alone to what its file decodes to
+in order.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Planning: every chosen episode is in one shard, in order, and shards are about as large as asked for."""
+"""Planning: every chosen episode is in one shard, in order, and shards are about as large as asked
+for.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +60,7 @@ def test_a_total_beyond_32_bits_is_counted_right() -> None:
     assert len(plan_shards(sizes, 1 << 40)) == 3  # 341 of 3 GiB to 1 TiB
 
 
-# -- Choosing episodes -----------------------------------------------------------------------------------------
+# -- Choosing episodes -----------------------------------------------------------------------------
 
 
 @given(INDICES, st.data())
@@ -98,7 +100,7 @@ def test_a_range_far_past_the_end_takes_no_memory() -> None:
         select_episodes(np.arange(3), [range(10**12)])
 
 
-# -- Shuffling -------------------------------------------------------------------------------------------------
+# -- Shuffling -------------------------------------------------------------------------------------
 
 
 @given(INDICES, st.integers(0, 2**40))

@@ -1,4 +1,6 @@
-"""Pictures of several sizes in one file: each slice has its own, and no episode that converted has two."""
+"""Pictures of several sizes in one file: each slice has its own, and no episode that converted has
+two.
+"""
 
 from __future__ import annotations
 
@@ -118,7 +120,7 @@ def test_a_coarse_time_base_is_kept_where_parameters_are_a_slices_own(
     assert report.ok, report.as_json()
 
 
-# -- VP9, whose other frames may have a size of their own -------------------------------------------------------
+# -- VP9, whose other frames may have a size of their own ------------------------------------------
 
 
 def vp9(*fields: tuple[int, int]) -> memoryview:

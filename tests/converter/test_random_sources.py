@@ -1,4 +1,6 @@
-"""Whatever is odd together: every sample is as the files say, read by pyarrow and decoded by PyAV in order."""
+"""Whatever is odd together: every sample is as the files say, read by pyarrow and decoded by PyAV
+in order.
+"""
 
 from __future__ import annotations
 

@@ -265,7 +265,7 @@ def test_no_more_tasks_are_handed_in_than_cores_want(
     assert max(seen) == 2 * engine.QUEUED_PER_CORE
 
 
-# -- Without a cluster -------------------------------------------------------------------------------------------
+# -- Without a cluster -----------------------------------------------------------------------------
 
 
 def test_without_ray_the_extra_is_named(

@@ -1,4 +1,6 @@
-"""Video that is encoded again shows the same frames at the same times, nearly as they were; the rest is a copy."""
+"""Video that is encoded again shows the same frames at the same times, nearly as they were; the
+rest is a copy.
+"""
 
 from __future__ import annotations
 
@@ -107,7 +109,7 @@ def slices(root: Path) -> Iterator[tuple[int, CameraRecord, bytes]]:
             yield episode.record.episode_index, camera, bytes(episode.videos[camera.key])
 
 
-# -- Frames and times ------------------------------------------------------------------------------------------
+# -- Frames and times ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -161,7 +163,7 @@ def test_a_damaged_frame_is_an_error_and_not_a_picture(tmp_path: Path, run: Run)
         run(built.root, tmp_path / "shards", **reencode(codec="libx264"))
 
 
-# -- What the dataset says -------------------------------------------------------------------------------------
+# -- What the dataset says -------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -288,7 +290,7 @@ def test_height_and_width_are_where_the_source_has_them(
     assert Encoding.of_json(json.loads(json.dumps(encoding.as_json()))) == encoding
 
 
-# -- The same bytes --------------------------------------------------------------------------------------------
+# -- The same bytes --------------------------------------------------------------------------------
 
 
 def test_the_number_of_workers_does_not_show(
@@ -332,7 +334,7 @@ def test_an_unfinished_conversion_is_completed_with_the_same_options_alone(
     assert tree(root) == tree(smaller)
 
 
-# -- The encoder -----------------------------------------------------------------------------------------------
+# -- The encoder -----------------------------------------------------------------------------------
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds threads in /proc")
@@ -425,7 +427,7 @@ def test_sizes_that_an_encoder_must_not_see_never_reach_it(
         encoded_noise(codec, size=size)
 
 
-# -- What cannot be done ---------------------------------------------------------------------------------------
+# -- What cannot be done ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -539,7 +541,7 @@ def test_depth_and_more_than_eight_bits_are_copied(tmp_path: Path, run: Run) -> 
     assert not (tmp_path / "other").exists()
 
 
-# -- The report ------------------------------------------------------------------------------------------------
+# -- The report ------------------------------------------------------------------------------------
 
 
 def test_a_survey_tells_keyframes_and_costs_and_writes_nothing(
@@ -552,7 +554,8 @@ def test_a_survey_tells_keyframes_and_costs_and_writes_nothing(
     assert (top.key, top.codec, top.size, top.pix_fmt) == (TOP, "h264", "96x64", "yuv420p")
     assert (wrist.key, wrist.codec, wrist.gop < 2.2, wrist.longest_gop) == (WRIST, "av1", True, 2)
     assert 1.3 < wrist.random_cost <= 1.5
-    # keyframes 0 and 60 of 75 frames: slices of 12, 21, 36, 43, 54, 57, 5 and 15 frames, each with one
+    # keyframes 0 and 60 of 75 frames: slices of 12, 21, 36, 43, 54, 57, 5 and 15 frames, each with
+    # one
     assert top.longest_gop == 60
     assert 10 < top.random_cost < 31
     assert not destination.exists()

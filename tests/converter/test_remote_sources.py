@@ -1,4 +1,6 @@
-"""Sources on the Hub, in buckets and in object storage: the same shards as from a folder, in bounded disk."""
+"""Sources on the Hub, in buckets and in object storage: the same shards as from a folder, in
+bounded disk.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +52,9 @@ convert(ConvertConfig(shard_size="64KB", **options))
 
 @pytest.fixture(scope="module")
 def robot(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twelve episodes in 6 data files of 23 KB, 6 and 4 videos of 7 and 10 KB, 87 KB of metadata; 6 shards."""
+    """Twelve episodes in 6 data files of 23 KB, 6 and 4 videos of 7 and 10 KB, 87 KB of metadata; 6
+    shards.
+    """
     root = tmp_path_factory.mktemp("remote") / "robot"
     cameras = tuple(
         Camera(key=key, size=(96, 128), gop=1, episodes_per_file=per_file)
@@ -104,7 +108,9 @@ def files_of(robot: Path, pattern: str = "**/*") -> list[str]:
 
 
 def members(root: Path) -> list[dict[str, bytes]]:
-    """Of each shard its members, without the first parquet file, which says where the dataset comes from."""
+    """Of each shard its members, without the first parquet file, which says where the dataset comes
+    from.
+    """
     shards = []
     for path in sorted((root / "shards").glob("*.tar")):
         with tarfile.open(path) as tar:
@@ -143,7 +149,7 @@ def watched(folder: Path) -> Iterator[list[int]]:
         thread.join()
 
 
-# -- The same shards, wherever the source lies ---------------------------------------------------------------------
+# -- The same shards, wherever the source lies -----------------------------------------------------
 
 
 def test_video_that_is_encoded_again(hub: LocalHub, robot: Path, tmp_path: Path, run: Run) -> None:
@@ -242,7 +248,7 @@ def test_a_local_folder_comes_before_a_hub_dataset_of_that_name(
     assert hub.requests == []
 
 
-# -- What is downloaded --------------------------------------------------------------------------------------------
+# -- What is downloaded ----------------------------------------------------------------------------
 
 
 def test_large_files_come_in_several_pieces(
@@ -306,7 +312,7 @@ def test_a_missing_file_matters_to_the_episodes_that_need_it(
         run(url, tmp_path / "others", episodes="9:11")
 
 
-# -- How much disk it takes ----------------------------------------------------------------------------------------
+# -- How much disk it takes ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -414,7 +420,7 @@ def test_a_source_travels_to_workers_without_its_listing(hub: LocalHub) -> None:
     assert files.sizes == plan.source.meta.files.sizes
 
 
-# -- What goes wrong -----------------------------------------------------------------------------------------------
+# -- What goes wrong -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -546,7 +552,7 @@ def test_a_source_that_is_not_there(
     assert not (tmp_path / "scratch").exists() or list((tmp_path / "scratch").iterdir()) == []
 
 
-# -- Killed --------------------------------------------------------------------------------------------------------
+# -- Killed ----------------------------------------------------------------------------------------
 
 
 @contextmanager

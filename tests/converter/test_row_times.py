@@ -1,4 +1,6 @@
-"""Rows beside video are at whatever times they say: each shows the frame nearest to its own, as in LeRobot."""
+"""Rows beside video are at whatever times they say: each shows the frame nearest to its own, as in
+LeRobot.
+"""
 
 from __future__ import annotations
 

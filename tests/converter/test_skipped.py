@@ -1,4 +1,6 @@
-"""`on_error="skip"`: what cannot be copied exactly is left out and listed with its reason; all else is as it was."""
+"""`on_error="skip"`: what cannot be copied exactly is left out and listed with its reason; all else
+is as it was.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""A slice that is not what was copied is never used; what is read without FFmpeg is what FFmpeg reads."""
+"""A slice that is not what was copied is never used; what is read without FFmpeg is what FFmpeg
+reads.
+"""
 
 from __future__ import annotations
 

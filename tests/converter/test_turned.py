@@ -1,4 +1,6 @@
-"""Video that is turned before it is shown (a display matrix) is shown turned, however it is converted."""
+"""Video that is turned before it is shown (a display matrix) is shown turned, however it is
+converted.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""LeRobot v2.1 and v2.0 sources: the same samples as from the same dataset in v3, and the same care with bad ones."""
+"""LeRobot v2.1 and v2.0 sources: the same samples as from the same dataset in v3, and the same care
+with bad ones.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,9 @@ Break = Callable[[BrokenSource], object]
 
 @pytest.fixture(scope="module")
 def v3(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six episodes of two cameras, one of them with B-frames; several in each file; two tasks in an episode."""
+    """Six episodes of two cameras, one of them with B-frames; several in each file; two tasks in an
+    episode.
+    """
     root = tmp_path_factory.mktemp("v3") / "robot"
     cameras = (Camera(key=TOP, gop=3, bframes=2), Camera(key=SIDE, gop=1, episodes_per_file=2))
     source = Source(
@@ -94,7 +98,7 @@ def assert_same(found: list[dict[str, Any]], expected: list[dict[str, Any]]) -> 
                 assert value == other[key], key
 
 
-# -- The same as v3 ------------------------------------------------------------------------------------------------
+# -- The same as v3 --------------------------------------------------------------------------------
 
 
 def test_samples_are_those_of_the_same_dataset_in_v3(
@@ -225,7 +229,7 @@ def test_without_videos_statistics_or_tasks(tmp_path: Path, run: Run) -> None:
     assert json.loads((tmp_path / "shards/dataset.json").read_text())["stats"] is None
 
 
-# -- Everything a conversion can do --------------------------------------------------------------------------------
+# -- Everything a conversion can do ----------------------------------------------------------------
 
 
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
@@ -307,7 +311,7 @@ def test_from_the_hub_only_what_is_needed_is_downloaded(
     )
 
 
-# -- Bad input -----------------------------------------------------------------------------------------------------
+# -- Bad input -------------------------------------------------------------------------------------
 
 
 def change_info(**values: Any) -> Break:

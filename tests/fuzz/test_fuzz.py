@@ -1,4 +1,6 @@
-"""A short run of the fuzz suite, which `make fuzz` runs at length: no fault is silent, none comes out raw."""
+"""A short run of the fuzz suite, which `make fuzz` runs at length: no fault is silent, none comes
+out raw.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ KNOWN: dict[str, tuple[int, ...]] = {
 }
 """Seeds that once found something, kept for ever."""
 LEAST_REFUSED = {"sources": 2}
-"""Of the short run; a quarter of other families. Most odd sources are read as LeRobot reads them."""
+"""Of the short run; a quarter of other families. Most odd sources are read as LeRobot reads
+them.
+"""
 
 
 @pytest.fixture(scope="module")

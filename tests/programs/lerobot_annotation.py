@@ -1,4 +1,6 @@
-"""Runs in LeRobot's own environment: its annotation pipeline, where what a model would say is written here."""
+"""Runs in LeRobot's own environment: its annotation pipeline, where what a model would say is
+written here.
+"""
 
 import tempfile
 from dataclasses import dataclass

@@ -2,8 +2,9 @@
 
     python lerobot_datasets.py OUTPUT DATASET_OF_V21 [NAME ...]
 
-Below OUTPUT each has a folder of its name with the dataset in `src`. Where a dataset of LeRobot 0.3.3 is made, the
-name is `v21_recorded`; that is also the second argument, when the converter to v3.0 runs on it.
+Below OUTPUT each has a folder of its name with the dataset in `src`. Where a dataset of LeRobot
+0.3.3 is made, the name is `v21_recorded`; that is also the second argument, when the converter to
+v3.0 runs on it.
 """
 
 import sys
@@ -43,7 +44,9 @@ def _recorder(features: dict[str, dict[str, Any]], **options: Any) -> Maker:
 
 
 def register_recordings() -> None:
-    """What the recorder alone makes: each encoder, frames encoded as they come or afterwards, images."""
+    """What the recorder alone makes: each encoder, frames encoded as they come or afterwards,
+    images.
+    """
     if VERSION < (0, 4):
         MAKERS["v21_recorded"] = _recorder(TWO)
         MAKERS["v21_recorded_images"] = _recorder({**IMAGES, **every_dtype()})
@@ -99,7 +102,9 @@ def recorded_resumed(shop: Workshop, name: str) -> None:
 
 @maker()
 def recorded_resumed_encoder(shop: Workshop, name: str) -> None:
-    """Two episodes, and one more that is encoded otherwise: the camera's files are of two codecs."""
+    """Two episodes, and one more that is encoded otherwise: the camera's files are of two
+    codecs.
+    """
     from lerobot.datasets.lerobot_dataset import LeRobotDataset  # noqa: PLC0415
 
     root = record(shop.root(name), ONE, lengths=LENGTHS[:2], **encoder("h264"))
@@ -111,7 +116,9 @@ def recorded_resumed_encoder(shop: Workshop, name: str) -> None:
 
 @maker()
 def recorded_with_frames_dropped(shop: Workshop, name: str) -> None:
-    """An encoder is held up in episode 0: its queue is full, and frames are dropped while rows go on."""
+    """An encoder is held up in episode 0: its queue is full, and frames are dropped while rows go
+    on.
+    """
     dataset = new_dataset(shop.root(name), ONE, streaming_encoding=True, encoder_queue_maxsize=1)
     as_image, encoded = PIL.Image.fromarray, []
 

@@ -32,7 +32,9 @@ def converted_from_v21(shop: Workshop, name: str) -> None:
 
 @maker()
 def deleted(shop: Workshop, name: str) -> None:
-    """An episode deleted out of the middle of a file: what is left is encoded again, as one stream."""
+    """An episode deleted out of the middle of a file: what is left is encoded again, as one
+    stream.
+    """
     tools().delete_episodes(
         shop.opened("recorded_libsvtav1"), [1], output_dir=shop.root(name), repo_id=f"local/{name}"
     )

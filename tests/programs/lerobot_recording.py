@@ -1,6 +1,8 @@
-"""Runs in LeRobot's own environment: small datasets recorded with LeRobot's recorder, 0.3.3 to 0.6.1.
+"""Runs in LeRobot's own environment: small datasets recorded with LeRobot's recorder, 0.3.3 to
+0.6.1.
 
-Pictures are flat with a block that moves, so that they are small, and no two frames of a dataset are alike.
+Pictures are flat with a block that moves, so that they are small, and no two frames of a dataset
+are alike.
 """
 
 from collections.abc import Sequence
@@ -35,7 +37,9 @@ EVERY_DTYPE: Features = {
 
 
 def every_dtype() -> Features:
-    """A feature of each dtype; before 0.6.1 no single numbers: LeRobot cannot record them with numpy 2.4."""
+    """A feature of each dtype; before 0.6.1 no single numbers: LeRobot cannot record them with
+    numpy 2.4.
+    """
     single = {key for key, spec in EVERY_DTYPE.items() if spec["shape"] == (1,)} - {"operator"}
     kept = {
         key: spec for key, spec in EVERY_DTYPE.items() if VERSION >= (0, 6) or key not in single

@@ -1,12 +1,13 @@
-"""Runs in LeRobot's own environment: what LeRobot returns for every sample of datasets, stored or held against it.
+"""Runs in LeRobot's own environment: what LeRobot returns for every sample of datasets, stored or
+held against it.
 
     python lerobot_samples.py record FOLDER ...            FOLDER/src -> FOLDER/expected.npz and expected.json
     python lerobot_samples.py compare FOLDER=DATASET ...   samples of DATASET against those stored in FOLDER;
                                                            =N after it: and N further ones
     python lerobot_samples.py compare_exactly ...          the same, where LeRobot's decoders seek exactly
 
-Prints for each folder a line of JSON: its name, and None or how it failed. Pictures of cameras are stored as the
-bytes that they were; depth maps as they come.
+Prints for each folder a line of JSON: its name, and None or how it failed. Pictures of cameras are
+stored as the bytes that they were; depth maps as they come.
 """
 
 import json
@@ -31,8 +32,8 @@ def samples(root: Path) -> Iterator[dict[str, Any]]:
 def seek_exactly() -> None:
     """Have decoders read a file through before they seek in it.
 
-    LeRobot's do not, and then miss frames before a keyframe that come after it in the file, unless they come to
-    them by reading on from the frame before.
+    LeRobot's do not, and then miss frames before a keyframe that come after it in the file, unless
+    they come to them by reading on from the frame before.
     """
     from torchcodec import decoders  # noqa: PLC0415
 

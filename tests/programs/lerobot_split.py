@@ -1,4 +1,5 @@
-"""Runs in LeRobot's environment: which episodes its trainer holds out, and ours, of a dataset and its shards.
+"""Runs in LeRobot's environment: which episodes its trainer holds out, and ours, of a dataset and
+its shards.
 
 python lerobot_split.py SOURCE SHARDS
 

@@ -1,4 +1,6 @@
-"""Runs in LeRobot's own environment: datasets by its tools, and what LeRobot itself returns of them."""
+"""Runs in LeRobot's own environment: datasets by its tools, and what LeRobot itself returns of
+them.
+"""
 
 import hashlib
 import json
@@ -26,7 +28,9 @@ def digest_of(sample: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Make datasets out of the one at `sys.argv[1]`, below `sys.argv[2]`; print name, folder and digests of each."""
+    """Make datasets out of the one at `sys.argv[1]`, below `sys.argv[2]`; print name, folder and
+    digests of each.
+    """
     from lerobot.datasets import dataset_tools as tools  # noqa: PLC0415
     from lerobot.datasets.aggregate import aggregate_datasets  # noqa: PLC0415
     from lerobot.datasets.lerobot_dataset import LeRobotDataset  # noqa: PLC0415

@@ -1,10 +1,13 @@
-"""Runs in LeRobot's environment: its trainer, with the losses and samples of every step written to a file.
+"""Runs in LeRobot's environment: its trainer, with the losses and samples of every step written to
+a file.
 
 python lerobot_training.py RECORD shards [ARGUMENT ...]    from shards, by `roboshard lerobot-train`
 python lerobot_training.py RECORD SHARDS [ARGUMENT ...]    from LeRobot's own dataset and DataLoader, in the order
-                                                           that a loader of these shards has for two ranks
+                                                           that a loader of these shards has for two
+                                                           ranks
 
-`--kill-at N` before the other arguments ends the process, as by `kill -9`, once step N has been made.
+`--kill-at N` before the other arguments ends the process, as by `kill -9`, once step N has been
+made.
 """
 
 import json
@@ -92,7 +95,8 @@ def loader_order(shards: str, batch_size: int, seed: int) -> Order:
 
 
 def without_draws(cycle: Callable[[Any], Iterator[Any]]) -> Callable[[Any], Iterator[Any]]:
-    """Return the trainer's `cycle` over a DataLoader, which draws a seed for its workers from torch's generator.
+    """Return the trainer's `cycle` over a DataLoader, which draws a seed for its workers from
+    torch's generator.
 
     Ours does not, and dropout would differ from there on.
     """

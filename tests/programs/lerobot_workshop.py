@@ -1,4 +1,6 @@
-"""Runs in LeRobot's own environment: the register of what makes datasets there, and the place where they are made."""
+"""Runs in LeRobot's own environment: the register of what makes datasets there, and the place where
+they are made.
+"""
 
 import shutil
 from collections.abc import Callable

@@ -1,4 +1,6 @@
-"""Whatever happens to a file, a reader gets the data that was written or an error that says where the harm is."""
+"""Whatever happens to a file, a reader gets the data that was written or an error that says where
+the harm is.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +62,7 @@ def outcome(root: Path) -> bytes | str:
         return str(error)
 
 
-# -- Any damage to any file ------------------------------------------------------------------------------------
+# -- Any damage to any file ------------------------------------------------------------------------
 
 
 KINDS: tuple[Kind, ...] = ("flip", "zero", "truncate", "extend")
@@ -141,13 +143,15 @@ def test_two_things_at_once_do_not_hide_each_other(
     assert not (changed and isinstance(found, bytes)), f"{changed} went unseen"
 
 
-# -- Every place of one shard ----------------------------------------------------------------------------------
+# -- Every place of one shard ----------------------------------------------------------------------
 
 
 def test_a_bit_flipped_in_any_byte_that_is_no_payload_is_seen(
     root: Path, largest: ShardManifest
 ) -> None:
-    """Tar headers, padding and the end mark, by an opened dataset, as a training run would meet it."""
+    """Tar headers, padding and the end mark, by an opened dataset, as a training run would meet
+    it.
+    """
     dataset, path = ShardedDataset.open(str(root)), root / largest.shard
     positions = {episode: i for i, episode in enumerate(dataset.index.episode_index.tolist())}
     payloads = [
@@ -179,7 +183,8 @@ def test_a_damaged_member_is_named(root: Path, largest: ShardManifest) -> None:
         for member in sample.members:
             for at in (0, 1, member.size // 2, member.size - 1):
                 message = re.escape(
-                    f"{largest.shard}, episode {sample.episode_index}: member {member.name} is damaged"
+                    f"{largest.shard}, episode {sample.episode_index}: member {member.name} is "
+                    "damaged"
                 )
                 with damaged(root / largest.shard, Damage("flip", member.offset + at, at % 8)):
                     with pytest.raises(DamageError, match=message):
@@ -275,7 +280,9 @@ def test_dataset_json_cut_off_anywhere_is_no_dataset(root: Path) -> None:
 def test_files_that_changed_places_are_seen(
     root: Path, manifests: dict[str, ShardManifest]
 ) -> None:
-    """Two shards of one conversion, exchanged whole: each is sound, but neither is what dataset.json says."""
+    """Two shards of one conversion, exchanged whole: each is sound, but neither is what
+    dataset.json says.
+    """
     one, two = list(manifests)[:2]
     for suffixes in ([".tar"], [".json"], [".tar", ".json"]):
         pairs = [

@@ -1,4 +1,6 @@
-"""Entries of shard manifests are parsed one by one, wherever the manifests lie, and checked as a whole is."""
+"""Entries of shard manifests are parsed one by one, wherever the manifests lie, and checked as a
+whole is.
+"""
 
 from __future__ import annotations
 
@@ -93,7 +95,7 @@ def seal_as(root: Path, number: int, data: bytes) -> None:
     (root / "dataset.json").write_text(json.dumps(dataset))
 
 
-# -- No manifest is parsed as a whole --------------------------------------------------------------------------
+# -- No manifest is parsed as a whole --------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("no_whole_manifest")
@@ -158,7 +160,7 @@ def test_a_first_episode_costs_no_more_where_its_shard_has_thousands(
     assert len(parsed) == 1  # the last one
 
 
-# -- Laid out otherwise ----------------------------------------------------------------------------------------
+# -- Laid out otherwise ----------------------------------------------------------------------------
 
 
 def reordered(value: Json) -> bytes:
@@ -214,7 +216,9 @@ def test_what_is_no_manifest_is_refused_as_a_whole(
 
 
 def test_an_index_with_gaps_is_believed_in_nothing(pusht_shards: Path, tmp_path: Path) -> None:
-    """An index and a manifest that agree with each other, but leave bytes of the shard to nobody."""
+    """An index and a manifest that agree with each other, but leave bytes of the shard to
+    nobody.
+    """
     forgery = Forgery(pusht_shards, tmp_path / "forged")
     samples: Sequence[Json] = forgery.shards[1]["samples"]
     samples[0]["size"] -= 512
@@ -224,7 +228,7 @@ def test_an_index_with_gaps_is_believed_in_nothing(pusht_shards: Path, tmp_path:
         read_everything(forgery.seal())
 
 
-# -- Read again ------------------------------------------------------------------------------------------------
+# -- Read again ------------------------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("nothing_kept", "no_whole_manifest")
@@ -264,7 +268,7 @@ def test_manifests_in_memory_are_bounded(
     assert 0 < sum(map(len, held.values())) <= 2 * max(sizes) < sum(sizes)
 
 
-# -- From afar -------------------------------------------------------------------------------------------------
+# -- From afar -------------------------------------------------------------------------------------
 
 
 def manifests_sent(server: RangeServer) -> int:

@@ -28,7 +28,9 @@ def streams(draw: st.DrawFn) -> tuple[list[int], int]:
 
 
 def counted(frames: Sequence[int], keyframes: Sequence[int], last: int | None) -> int:
-    """Every frame that a decoder touches, one at a time: it stands behind `last`, and may jump to a keyframe."""
+    """Every frame that a decoder touches, one at a time: it stands behind `last`, and may jump to a
+    keyframe.
+    """
     touched, at = 0, 0 if last is None else last + 1
     for frame in frames:
         starts = [keyframe for keyframe in keyframes if keyframe <= frame]
@@ -39,7 +41,7 @@ def counted(frames: Sequence[int], keyframes: Sequence[int], last: int | None) -
     return touched
 
 
-# -- By counting -----------------------------------------------------------------------------------------------
+# -- By counting -----------------------------------------------------------------------------------
 
 
 @given(streams())
@@ -79,7 +81,7 @@ def test_a_whole_stream_costs_each_frame_once(stream: tuple[list[int], int]) -> 
     assert decode_cost(range(num_frames), keyframes, None) == num_frames
 
 
-# -- Cases at the edge -----------------------------------------------------------------------------------------
+# -- Cases at the edge -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -120,11 +122,13 @@ def test_the_mean_at_the_edges(keyframes: Sequence[int], num_frames: int, cost: 
     assert mean_random_cost(keyframes, num_frames) == pytest.approx(cost)
 
 
-# -- A real decoder --------------------------------------------------------------------------------------------
+# -- A real decoder --------------------------------------------------------------------------------
 
 
 class WatchedDecoder:
-    """PyAV's decoder; counts the pictures that come out of it, and jumps only where that saves some."""
+    """PyAV's decoder; counts the pictures that come out of it, and jumps only where that saves
+    some.
+    """
 
     def __init__(self, path: Path, keyframes: Sequence[int]) -> None:
         self._container = av.open(str(path))

@@ -1,4 +1,6 @@
-"""Images of the rows are what LeRobot makes of them, by few formats, within bounds, and with one kind of error."""
+"""Images of the rows are what LeRobot makes of them, by few formats, within bounds, and with one
+kind of error.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +50,9 @@ def file_of(image: Image.Image, kind: str, **options: Any) -> bytes:
 
 
 def lerobots(data: bytes) -> np.ndarray[Any, Any]:
-    """(C, H, W) of LeRobot: `datasets` opens and turns it, torchvision's ToTensor takes it as it is."""
+    """(C, H, W) of LeRobot: `datasets` opens and turns it, torchvision's ToTensor takes it as it
+    is.
+    """
     image = datasets.Image().decode_example({"bytes": data, "path": None})
     if image.mode in ("I;16", "I;16B", "I;16L", "F"):
         return np.asarray(image, dtype=np.float32)[None]
@@ -105,7 +109,7 @@ def test_a_good_image_with_broken_exif_is_good(exif: bytes) -> None:
             assert read_image(data, MOST, WHERE).shape == (24, 40, 3)
 
 
-# -- What is not opened ----------------------------------------------------------------------------------------
+# -- What is not opened ----------------------------------------------------------------------------
 
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n"
 
@@ -217,7 +221,7 @@ def test_of_several_frames_the_first_is_read(kind: str) -> None:
     assert np.array_equal(found.transpose(2, 0, 1) / np.float32(255), lerobots(data))
 
 
-# -- How large -------------------------------------------------------------------------------------------------
+# -- How large -------------------------------------------------------------------------------------
 
 
 def test_a_picture_larger_than_its_feature_is_refused_before_it_is_decoded() -> None:
@@ -253,7 +257,7 @@ def test_how_many_pixels_a_feature_allows(spec: dict[str, Any], most: int) -> No
     assert most_pixels(spec) == most
 
 
-# -- Whatever comes --------------------------------------------------------------------------------------------
+# -- Whatever comes --------------------------------------------------------------------------------
 
 
 def mutated(data: bytes, draw: random.Random) -> bytes:

@@ -1,4 +1,6 @@
-"""The index gives back what the manifests say, and holds nothing that dataset.json does not allow."""
+"""The index gives back what the manifests say, and holds nothing that dataset.json does not
+allow.
+"""
 
 from __future__ import annotations
 
@@ -122,7 +124,7 @@ def test_the_index_of_a_real_dataset_is_that_of_its_manifests(pusht_shards: Path
     assert table["tasks"].to_pylist() == [dataset.tasks] * 14
 
 
-# -- What contradicts dataset.json -----------------------------------------------------------------------------
+# -- What contradicts dataset.json -----------------------------------------------------------------
 
 MANIFESTS = made([[(0, 5), (1, 7)], [(2, 9)]])
 HONEST = pq.read_table(pa.BufferReader(index_bytes(MANIFESTS)))

@@ -29,7 +29,10 @@ Sample = dict[str, Any]
 
 @pytest.fixture(scope="module")
 def converted(pusht_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Case -> its dataset. In those that are not pusht, episodes differ in length, tasks or frames to skip."""
+    """Case -> its dataset.
+
+    In those that are not pusht, episodes differ in length, tasks or frames to skip.
+    """
     roots = {"pusht": pusht_shards}
     for case in CASES[1:]:
         folder = tmp_path_factory.mktemp(case)
@@ -84,8 +87,8 @@ def names_in(path: str) -> Iterator[str]:
         yield from tar.getnames()
 
 
-# The other readers run in processes of their own: one leaves files open, the other warns, reads its settings when
-# it is imported, and registers Arrow types for good.
+# The other readers run in processes of their own: one leaves files open, the other warns, reads its
+# settings when it is imported, and registers Arrow types for good.
 
 HEAD = "import json, pickle, sys\nrequest, answer = json.loads(sys.argv[1]), {}\n"
 TAIL = "\nwith open(request['answer'], 'wb') as file:\n    pickle.dump(answer, file)\n"

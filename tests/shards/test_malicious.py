@@ -1,4 +1,6 @@
-"""Datasets that were made to harm: every hash fits, so that only what the documents say can give them away."""
+"""Datasets that were made to harm: every hash fits, so that only what the documents say can give
+them away.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +61,7 @@ def test_a_forgery_without_a_lie_is_read_as_the_original(
     assert read_everything(root) == read_everything(pusht_shards)
 
 
-# -- dataset.json ----------------------------------------------------------------------------------------------
+# -- dataset.json ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -179,7 +181,7 @@ def test_a_fingerprint_of_something_else_is_refused(forgery: Forgery) -> None:
         ShardedDataset.open(str(forgery.root))
 
 
-# -- Shard manifests -------------------------------------------------------------------------------------------
+# -- Shard manifests -------------------------------------------------------------------------------
 
 
 def _change(
@@ -324,7 +326,7 @@ def test_an_index_of_millions_of_equal_rows_is_refused_before_it_is_read(forgery
     refused(forgery.seal(lie), "cannot hold the checksums of 2000000 episodes")
 
 
-# -- Shards ----------------------------------------------------------------------------------------------------
+# -- Shards ----------------------------------------------------------------------------------------
 
 
 def _record(change: Callable[[Json], object]) -> Callable[[Members], None]:

@@ -1,4 +1,6 @@
-"""Episodes come out of the shards as other tar readers find them, and only those that were asked for."""
+"""Episodes come out of the shards as other tar readers find them, and only those that were asked
+for.
+"""
 
 from __future__ import annotations
 
@@ -160,7 +162,7 @@ def test_a_shard_manifest_is_read_once(pusht_shards: Path, tmp_path: Path) -> No
         pickle.loads(pickle.dumps(dataset)).read_episode(0)
 
 
-# -- Some shards -----------------------------------------------------------------------------------------------
+# -- Some shards -----------------------------------------------------------------------------------
 
 
 def episodes_of(dataset: ShardedDataset, *shards: int) -> list[int]:
@@ -223,7 +225,7 @@ def test_pipes_and_schemes_that_are_not_served_are_refused(url: str, pusht_shard
         ShardedDataset.open([f"{pusht_shards}/shards/shard-000000.tar", url.format(pusht_shards)])
 
 
-# -- What is missing -------------------------------------------------------------------------------------------
+# -- What is missing -------------------------------------------------------------------------------
 
 
 def test_no_dataset_json_is_no_dataset_and_says_what_to_do(

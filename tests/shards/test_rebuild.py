@@ -46,7 +46,7 @@ def first_shard(root: Path) -> Path:
     return root / "shards/shard-000000.tar"
 
 
-# -- What comes back -------------------------------------------------------------------------------------------
+# -- What comes back -------------------------------------------------------------------------------
 
 
 def test_the_files_of_the_conversion_come_back_byte_for_byte(
@@ -91,7 +91,9 @@ def test_hard_sources_come_back_too(case: str, tmp_path: Path) -> None:
 
 
 def test_statistics_that_are_not_numbers_come_back(pusht_source: Path, tmp_path: Path) -> None:
-    """A constant feature's statistics hold NaN in some recorders; NaN is not equal to itself, but bytes are."""
+    """A constant feature's statistics hold NaN in some recorders; NaN is not equal to itself, but
+    bytes are.
+    """
     source, root = tmp_path / "source", tmp_path / "shards"
     shutil.copytree(pusht_source, source)
     stats = json.loads((source / "meta/stats.json").read_text())
@@ -125,7 +127,7 @@ def test_other_files_beside_the_shards_are_left_alone(root: Path, pusht_shards: 
     assert contents(root) == contents(pusht_shards) | extra
 
 
-# -- What is missing -------------------------------------------------------------------------------------------
+# -- What is missing -------------------------------------------------------------------------------
 
 
 def test_without_a_shard_nothing_is_made_unless_asked_for(root: Path) -> None:
@@ -170,7 +172,7 @@ def test_where_there_are_no_shards_nothing_is_made(layout: str, tmp_path: Path) 
     assert list(tmp_path.rglob("*")) == before
 
 
-# -- What does not belong together -----------------------------------------------------------------------------
+# -- What does not belong together -----------------------------------------------------------------
 
 
 def unchanged(root: Path, error: type[RoboshardError], message: str, **options: bool) -> None:
@@ -248,7 +250,7 @@ def test_a_shard_without_provenance_was_not_written_here(
     unchanged(forgery.root, FormatError, r"shard-000001\.tar, ep-000000001: carries no provenance")
 
 
-# -- What goes wrong on the way --------------------------------------------------------------------------------
+# -- What goes wrong on the way --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -314,7 +316,9 @@ def test_a_full_disk_leaves_no_dataset_but_never_half_of_one(
 
 
 def test_what_a_rebuilt_manifest_says_is_what_lies_on_disk(root: Path) -> None:
-    """Hashes are taken of the bytes now: a changed payload that no rule can check is signed as it is."""
+    """Hashes are taken of the bytes now: a changed payload that no rule can check is signed as it
+    is.
+    """
     entry = json.loads((root / "shards/shard-000000.json").read_bytes())["samples"][0]["members"][2]
     with damaged(first_shard(root), Damage("flip", entry["offset"] + entry["size"] // 2)):
         strip(root)

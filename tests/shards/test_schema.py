@@ -53,7 +53,7 @@ def test_a_record_is_read_and_written_without_a_change() -> None:
     assert record().cameras[0].num_rows == record().length
 
 
-# -- Versions --------------------------------------------------------------------------------------------------
+# -- Versions --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("version", ["2.0", "10.0", "0.9", "999999999.0"])
@@ -106,7 +106,7 @@ def test_a_document_without_a_version_is_refused() -> None:
         parse(EpisodeRecord, b"{}", "x", LIMIT)
 
 
-# -- Unknown fields --------------------------------------------------------------------------------------------
+# -- Unknown fields --------------------------------------------------------------------------------
 
 
 def test_unknown_fields_are_kept_in_their_order_at_every_level() -> None:
@@ -122,7 +122,7 @@ def test_very_many_unknown_fields_are_read_in_seconds() -> None:
     assert time.process_time() - start < 20
 
 
-# -- Faults ----------------------------------------------------------------------------------------------------
+# -- Faults ----------------------------------------------------------------------------------------
 
 
 def test_every_fault_is_reported_with_its_place() -> None:
@@ -211,7 +211,7 @@ def test_documents_are_immutable() -> None:
         setattr(record(), "length", 5)  # noqa: B010 - the type checker refuses the plain form
 
 
-# -- Errors ----------------------------------------------------------------------------------------------------
+# -- Errors ----------------------------------------------------------------------------------------
 
 ALL_ERRORS = [
     cls

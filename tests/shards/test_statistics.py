@@ -1,4 +1,6 @@
-"""Statistics of numbers are NumPy's, however many there are; those of pictures follow from statistics of parts."""
+"""Statistics of numbers are NumPy's, however many there are; those of pictures follow from
+statistics of parts.
+"""
 
 from __future__ import annotations
 
@@ -168,7 +170,7 @@ def test_a_feature_of_one_number_has_statistics_with_an_axis() -> None:
     }
 
 
-# -- Of statistics -----------------------------------------------------------------------------------------------
+# -- Of statistics ---------------------------------------------------------------------------------
 
 
 def picture_stats(values: NDArray[np.float64]) -> dict[str, NDArray[Any]]:

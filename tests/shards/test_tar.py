@@ -55,7 +55,7 @@ def contents(data: bytes) -> dict[str, bytes]:
     return {found.name: data[found.offset : found.offset + found.size] for found in scanned(data)}
 
 
-# -- Writing ---------------------------------------------------------------------------------------------------
+# -- Writing ---------------------------------------------------------------------------------------
 
 
 @given(
@@ -119,7 +119,7 @@ def test_payloads_are_padded_to_whole_blocks(size: int, blocks: int) -> None:
     assert padded(size) == blocks * BLOCK
 
 
-# -- Scanning --------------------------------------------------------------------------------------------------
+# -- Scanning --------------------------------------------------------------------------------------
 
 
 def test_a_tar_of_gnu_tar_is_read_with_its_record_padding(tmp_path: Path) -> None:
@@ -280,7 +280,7 @@ def test_a_pax_header_needs_a_member_to_follow() -> None:
         scanned(pax(records))
 
 
-# -- Damage ----------------------------------------------------------------------------------------------------
+# -- Damage ----------------------------------------------------------------------------------------
 
 HONEST = written({f"{KEY}.json": b"{}", LONG: b"v" * 700, f"{KEY}.empty.mp4": b""})
 BOUNDARIES = list(range(0, len(HONEST), BLOCK))

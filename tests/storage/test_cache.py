@@ -1,4 +1,6 @@
-"""The disk cache: right bytes or a download, under the cap, each thing downloaded once, whoever dies whenever."""
+"""The disk cache: right bytes or a download, under the cap, each thing downloaded once, whoever
+dies whenever.
+"""
 
 from __future__ import annotations
 
@@ -83,7 +85,7 @@ def accounted(cache: DiskCache) -> int | None:
         return account.read()
 
 
-# -- Names -----------------------------------------------------------------------------------------------------
+# -- Names -----------------------------------------------------------------------------------------
 
 
 @given(sha=st.binary(min_size=32, max_size=32), offset=OFFSETS, length=st.integers(1, 10**18))
@@ -118,7 +120,7 @@ def test_other_names_are_nothing_of_the_cache(name: str) -> None:
     )
 
 
-# -- One process -----------------------------------------------------------------------------------------------
+# -- One process -----------------------------------------------------------------------------------
 
 
 def test_what_was_downloaded_once_comes_from_the_folder(cache: DiskCache) -> None:
@@ -197,7 +199,9 @@ def test_a_download_with_another_checksum_than_the_key_is_not_kept(cache: DiskCa
 def test_an_entry_that_is_whole_but_not_what_the_key_says_is_downloaded_again(
     cache: DiskCache,
 ) -> None:
-    """As another version of the object left it, or somebody who put a file there, with a right trailer."""
+    """As another version of the object left it, or somebody who put a file there, with a right
+    trailer.
+    """
     other = bytes(len(CONTENTS[0]))
     cache.get(key(0)._replace(crc32c=crc32c(other)), len(other), lambda: other)
     assert get(cache, 0) == get(cache, 0, never) == CONTENTS[0]
@@ -215,7 +219,7 @@ def test_an_object_is_a_place_a_size_and_a_version() -> None:
     assert all(cache_files.entry_name(at(0, shard=one), 1) for one in objects)
 
 
-# -- Bounds ----------------------------------------------------------------------------------------------------
+# -- Bounds ----------------------------------------------------------------------------------------
 
 
 def test_what_was_used_longest_ago_goes_first_a_tenth_at_a_time(tmp_path: Path) -> None:
@@ -301,7 +305,7 @@ def test_parts_of_the_dead_count_until_they_are_removed(tmp_path: Path) -> None:
     assert used(cache) == accounted(cache)
 
 
-# -- Damage ----------------------------------------------------------------------------------------------------
+# -- Damage ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -325,7 +329,7 @@ def test_a_torn_entry_is_downloaded_again(cache: DiskCache, harm: str) -> None:
     assert used(cache) <= (accounted(cache) or 0) <= used(cache) + size + 8
 
 
-# -- What is not the cache's -----------------------------------------------------------------------------------
+# -- What is not the cache's -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "CACHEDIR.TAG", "roboshard-cache"])
@@ -422,7 +426,7 @@ def test_the_folder_itself_may_be_a_link(tmp_path: Path) -> None:
     assert get(cache, 0) == get(cache, 0, never)
 
 
-# -- Disks that refuse -----------------------------------------------------------------------------------------
+# -- Disks that refuse -----------------------------------------------------------------------------
 
 
 def test_a_folder_that_cannot_be_made_is_an_error_when_opened_and_no_end_of_a_run(
@@ -524,7 +528,7 @@ def test_a_folder_of_another_user_and_a_limit_on_files_cost_only_speed(tmp_path:
     assert used(limited) == accounted(limited) == cache_folder.OVERHEAD
 
 
-# -- Many threads and processes --------------------------------------------------------------------------------
+# -- Many threads and processes --------------------------------------------------------------------
 
 
 def test_threads_that_want_the_same_share_one_download(cache: DiskCache) -> None:
@@ -640,7 +644,8 @@ def run_four(cache: DiskCache, seconds: float, log: Path) -> list[int]:
 
     def sample() -> None:
         while not stop.is_set():
-            # The lock only makes the walk one moment: without it, it would count what came and what went.
+            # The lock only makes the walk one moment: without it, it would count what came and what
+            # went.
             with cache_files.opened_home(cache.folder) as home, cache_folder.opened_account(home):
                 sizes.append(used(cache))
             time.sleep(0.005)

@@ -1,4 +1,6 @@
-"""Reads over http: the right bytes, or an error that names URL and cause, in bounded time, whatever a server does."""
+"""Reads over http: the right bytes, or an error that names URL and cause, in bounded time, whatever
+a server does.
+"""
 
 from __future__ import annotations
 
@@ -121,7 +123,7 @@ def test_http_cannot_list(url: str) -> None:
         storage.list_files(url)
 
 
-# -- Faults ----------------------------------------------------------------------------------------------------
+# -- Faults ----------------------------------------------------------------------------------------
 
 CUT = {"after_bytes": 50_000}
 FAULTS: list[tuple[str, dict[str, Any], str | None]] = [
@@ -303,12 +305,14 @@ def test_nothing_stays_open_after_faults(range_server: RangeServer, url: str) ->
     assert len(os.listdir("/proc/self/fd")) <= before
 
 
-# -- Replies that the server above does not give ------------------------------------------------------------------
+# -- Replies that the server above does not give ---------------------------------------------------
 
 
 @contextmanager
 def answering(*answers: bytes) -> Iterator[str]:
-    """A server that sends these bytes, one answer for each connection, the last one again and again."""
+    """A server that sends these bytes, one answer for each connection, the last one again and
+    again.
+    """
     listener = socket.create_server(("127.0.0.1", 0))
 
     def serve() -> None:
@@ -412,7 +416,7 @@ def test_retry_after_is_seconds_or_a_date_or_in_the_hubs_header() -> None:
     assert [asked(Retry_After=text) for text in ("soon", "-5", "")] == [None, None, None]
 
 
-# -- Redirects and credentials -----------------------------------------------------------------------------------
+# -- Redirects and credentials ---------------------------------------------------------------------
 
 
 def test_where_a_url_leads_is_remembered_until_it_leads_nowhere(
@@ -501,7 +505,7 @@ def test_what_is_no_url_is_said_without_its_secrets(url: str) -> None:
     assert "hunter" not in str(caught.value)
 
 
-# -- Processes and threads ------------------------------------------------------------------------------------------
+# -- Processes and threads -------------------------------------------------------------------------
 
 
 def test_threads_share_one_storage(range_server: RangeServer, url: str) -> None:
@@ -553,7 +557,7 @@ def test_a_fresh_process_loads_what_it_needs_when_it_needs_it(
     assert done.stdout.strip() == hashlib.sha256(WANTED).hexdigest()
 
 
-# -- Datasets -----------------------------------------------------------------------------------------------------
+# -- Datasets --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

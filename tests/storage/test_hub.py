@@ -24,7 +24,9 @@ ODD = "shards/ä b#%20?.tar"
 
 @pytest.fixture
 def roots(this_hub: LocalHub, tmp_path: Path, request: pytest.FixtureRequest) -> list[str]:
-    """The same private files in a bucket, on a dataset's main branch, on another one, and at a commit."""
+    """The same private files in a bucket, on a dataset's main branch, on another one, and at a
+    commit.
+    """
     folder, name = tmp_path / "files", f"x{abs(hash(request.node.name))}"
     for path, data in {
         "dataset.json": b"{}",

@@ -151,7 +151,7 @@ def test_urls_are_joined_with_one_slash() -> None:
     assert storage.join(".", "dataset.json") == "./dataset.json"
 
 
-# -- Writing ---------------------------------------------------------------------------------------------------
+# -- Writing ---------------------------------------------------------------------------------------
 
 
 def test_a_write_replaces_the_whole_file_and_leaves_nothing_else(tmp_path: Path) -> None:

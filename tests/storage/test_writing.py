@@ -1,4 +1,6 @@
-"""Writing to each kind of storage: what was put is there, seen by size and content; or an error says why not."""
+"""Writing to each kind of storage: what was put is there, seen by size and content; or an error
+says why not.
+"""
 
 from __future__ import annotations
 
@@ -110,7 +112,7 @@ def test_urls_that_cannot_be_written_to(url: str, expected: str) -> None:
     assert "secret" not in str(caught.value)
 
 
-# -- The Hub ---------------------------------------------------------------------------------------------------------
+# -- The Hub ---------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -205,7 +207,7 @@ def test_private_is_for_what_has_to_be_made(this_hub: LocalHub) -> None:
         assert HfApi().bucket_info(f"me/visible-{number}").private is private
 
 
-# -- S3 and others ---------------------------------------------------------------------------------------------------
+# -- S3 and others ---------------------------------------------------------------------------------
 
 
 @pytest.fixture

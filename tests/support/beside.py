@@ -14,7 +14,9 @@ COMMANDS = ("convert-to-shards", "roboshard", "upload-shards")
 
 
 def environment_beside(folder: Path, requirements: Path) -> Path:
-    """The folder with an environment's commands; made anew unless it has just these requirements."""
+    """The folder with an environment's commands; made anew unless it has just these
+    requirements.
+    """
     ready, wanted = folder / ".ready", requirements.read_text()
     if not ready.exists() or ready.read_text() != wanted:
         subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)

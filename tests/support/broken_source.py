@@ -18,7 +18,10 @@ Change = Callable[[pa.Table], pa.Table]
 
 @dataclass(frozen=True)
 class BrokenSource:
-    """A copy of a dataset that `lerobot_source.build` made. File numbers count the files that are there."""
+    """A copy of a dataset that `lerobot_source.build` made.
+
+    File numbers count the files that are there.
+    """
 
     root: Path
 

@@ -1,4 +1,6 @@
-"""Processes that use a disk cache, importable as `spawn` needs it; run as a script, `rounds_of_kills` in itself."""
+"""Processes that use a disk cache, importable as `spawn` needs it; run as a script,
+`rounds_of_kills` in itself.
+"""
 
 from __future__ import annotations
 
@@ -117,7 +119,10 @@ def files_of(cache: DiskCache) -> dict[int, int]:
 
 
 def rounds_of_kills(folder: Path, rounds: int, seed: int) -> None:
-    """Fork two readers, kill them at a random moment, look at the folder; again and again. Exits with 1 if wrong."""
+    """Fork two readers, kill them at a random moment, look at the folder; again and again.
+
+    Exits with 1 if wrong.
+    """
     cache = DiskCache(folder, TOTAL * 2 // 5)
     cache.open()
     dice = random.Random(seed)

@@ -28,7 +28,9 @@ def converted(source: Path, destination: Path) -> str:
 
 
 def check_in_order(root: str, case: Case, order: list[int]) -> None:
-    """Every sample asked for in this order, of one dataset whose decoders go from sample to sample."""
+    """Every sample asked for in this order, of one dataset whose decoders go from sample to
+    sample.
+    """
     dataset = open_dataset(root)
     assert len(dataset) == len(case.samples) + FURTHER_ROWS.get(case.name, 0)
     for number in order:

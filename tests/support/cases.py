@@ -1,4 +1,5 @@
-"""Small LeRobot datasets with what LeRobot returned for every sample: tests/data/cases and tests/data/lerobot_tools.
+"""Small LeRobot datasets with what LeRobot returned for every sample: tests/data/cases and
+tests/data/lerobot_tools.
 
 It knows nothing of roboshard: LeRobot's own environment reads cases with it too.
 """
@@ -17,7 +18,9 @@ import torch
 CASES = Path(__file__).parents[1] / "data/cases"
 TOOL_CASES = Path(__file__).parents[1] / "data/lerobot_tools"
 ROUNDING = 2
-"""Levels of 255 by which pictures may differ where a machine's conversion to RGB rounds differently."""
+"""Levels of 255 by which pictures may differ where a machine's conversion to RGB rounds
+differently.
+"""
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,9 @@ def read_samples(folder: Path) -> list[dict[str, Any]]:
 
 
 def check_sample(found: dict[str, Any], expected: dict[str, Any]) -> None:
-    """Hold a sample against LeRobot's: keys, shapes, dtypes and values; pictures within `ROUNDING`."""
+    """Hold a sample against LeRobot's: keys, shapes, dtypes and values; pictures within
+    `ROUNDING`.
+    """
     assert set(found) == set(expected)
     for key, value in expected.items():
         if not isinstance(value, np.ndarray):

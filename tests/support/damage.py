@@ -1,4 +1,6 @@
-"""Doing harm to datasets: by accident (bytes change) and on purpose (manifests lie, with hashes that fit)."""
+"""Doing harm to datasets: by accident (bytes change) and on purpose (manifests lie, with hashes
+that fit).
+"""
 
 from __future__ import annotations
 
@@ -54,12 +56,14 @@ def read_everything(urls: str | Path) -> bytes:
     return digest.digest()
 
 
-# -- By accident -----------------------------------------------------------------------------------------------
+# -- By accident -----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Damage:
-    """One thing that can happen to a file: a bit flips, a 512-byte block reads as zeros, it ends early or late."""
+    """One thing that can happen to a file: a bit flips, a 512-byte block reads as zeros, it ends
+    early or late.
+    """
 
     kind: Kind
     position: int
@@ -78,7 +82,10 @@ class Damage:
 
 @contextmanager
 def damaged(path: Path, damage: Damage) -> Iterator[None]:
-    """The file with that damage, whole again afterwards. Costs what is changed, not what the file holds."""
+    """The file with that damage, whole again afterwards.
+
+    Costs what is changed, not what the file holds.
+    """
     with path.open("r+b", buffering=0) as file:
         size = path.stat().st_size
         start, stop = damage.span(size)
@@ -102,7 +109,7 @@ def damaged(path: Path, damage: Damage) -> Iterator[None]:
             file.write(before)
 
 
-# -- On purpose ------------------------------------------------------------------------------------------------
+# -- On purpose ------------------------------------------------------------------------------------
 
 
 class Forgery:
@@ -139,7 +146,9 @@ class Forgery:
     def put_members(
         self, number: int, at: int, changes: Callable[[dict[str, bytes]], None]
     ) -> None:
-        """Write a shard again with other members in one sample, given as suffix -> payload, and its manifest."""
+        """Write a shard again with other members in one sample, given as suffix -> payload, and its
+        manifest.
+        """
         data, manifest = self.shard_path(number).read_bytes(), self.shards[number]
         with io.BytesIO() as file:
             for i, sample in enumerate(manifest["samples"]):
@@ -172,7 +181,9 @@ class Forgery:
         (self.root / EPISODE_INDEX).write_bytes(data)
 
     def put_shard(self, number: int, data: bytes) -> None:
-        """Other bytes for a shard, with its size and hash; samples stay as the manifest has them."""
+        """Other bytes for a shard, with its size and hash; samples stay as the manifest has
+        them.
+        """
         self.shard_path(number).write_bytes(data)
         claims = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
         self.shards[number] |= claims
@@ -180,7 +191,9 @@ class Forgery:
 
 
 def claims(table: bytes, old: int, new: int) -> bytes:
-    """A parquet file whose footer (Thrift's compact form) says one number for another, wherever it is an i64."""
+    """A parquet file whose footer (Thrift's compact form) says one number for another, wherever it
+    is an i64.
+    """
     footer_start = len(table) - 8 - int.from_bytes(table[-8:-4], "little")
     footer = table[footer_start:-8]
     assert b"\x16" + _varint(old) in footer

@@ -5,8 +5,9 @@ import pytest
 from roboshard.loader.decoding import decode, rgb
 
 DECODERS = ("packets", "torchcodec", "pyav")
-"""Packets converted by libswscale; torchcodec where it seeks rightly, as on a GPU; packets converted by PyAV, as on
-systems that do not look up libswscale's functions."""
+"""Packets converted by libswscale; torchcodec where it seeks rightly, as on a GPU; packets
+converted by PyAV, as on systems that do not look up libswscale's functions.
+"""
 
 
 def decode_with(name: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,19 +30,22 @@ def write_video(
     """Encode each segment apart and join them by packet copy into one MP4 file.
 
     Args:
-        segments: Runs of frames, each uint8 (H, W, 3) or depth uint16 (H, W), encoded apart: each starts on a
-            keyframe. The first `camera.hidden_frames` frames of the first run are hidden by an edit list.
+        segments: Runs of frames, each uint8 (H, W, 3) or depth uint16 (H, W), encoded apart: each
+            starts on a keyframe. The first `camera.hidden_frames` frames of the first run are
+            hidden by an edit list.
 
     Returns:
-        Seconds that each segment is shown, as its own file says: what the recorder notes down. With B-frames
-        it can be off by 0.3 ms (edit lists count in milliseconds), and the joined file is off by the same.
+        Seconds that each segment is shown, as its own file says: what the recorder notes down. With
+        B-frames it can be off by 0.3 ms (edit lists count in milliseconds), and the joined file is
+        off by the same.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         parts: list[Path] = []
         for number, frames in enumerate(segments):
             parts.append(Path(folder) / f"{number}.mp4")
-            # SVT-AV1, run as root, gives the calling thread real-time priority, which its children would inherit.
+            # SVT-AV1, run as root, gives the calling thread real-time priority, which its children
+            # would inherit.
             with ThreadPoolExecutor(1) as thread:
                 thread.submit(_encode, parts[-1], frames, camera=camera, fps=fps).result()
         hidden = Fraction(camera.hidden_frames, fps)
@@ -55,14 +58,16 @@ def write_video(
 def sequential_rgb(path: Path) -> NDArray[np.uint8]:
     """Decode a whole file from its first packet on, without one seek: the reference.
 
-    torchcodec's public decoder seeks, and 0.13 returns wrong frames where an edit list hides a keyframe, so
-    the plain "next frame" operator below it is used. It has the same RGB conversion, to the bit.
+    torchcodec's public decoder seeks, and 0.13 returns wrong frames where an edit list hides a
+    keyframe, so the plain "next frame" operator below it is used. It has the same RGB conversion,
+    to the bit.
 
     Returns:
         The shown frames in order of time, uint8 (frames, H, W, 3).
     """
     hidden = {float(stamp) for stamp in hidden_times(path)}
-    # "approximate" only because "exact" scans the file and then seeks to the first keyframe it lists.
+    # "approximate" only because "exact" scans the file and then seeks to the first keyframe it
+    # lists.
     decoder = torchcodec_ops.create_from_file(str(path), "approximate")
     torchcodec_ops.add_video_stream(decoder, dimension_order="NHWC", num_threads=1)
     frames: list[Frame] = []
@@ -77,7 +82,9 @@ def sequential_rgb(path: Path) -> NDArray[np.uint8]:
 
 
 def hidden_times(path: Path) -> list[Fraction]:
-    """Times in seconds of the packets that the demuxer marks as discarded, because of an edit list."""
+    """Times in seconds of the packets that the demuxer marks as discarded, because of an edit
+    list.
+    """
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         return [
@@ -150,11 +157,12 @@ def _encoder_options(camera: Camera) -> dict[str, str]:
 
 
 def _join(path: Path, parts: Sequence[Path], *, shift: Fraction, fast_start: bool) -> None:
-    """Copy the parts' packets into one file with FFmpeg's concat demuxer, as LeRobot's recorder does.
+    """Copy the parts' packets into one file with FFmpeg's concat demuxer, as LeRobot's recorder
+    does.
 
     Args:
-        shift: Seconds added to every time. Where that makes it negative, the muxer writes an edit list that
-            starts at 0; where the first is later than 0, it writes an empty edit.
+        shift: Seconds added to every time. Where that makes it negative, the muxer writes an edit
+            list that starts at 0; where the first is later than 0, it writes an empty edit.
     """
     playlist = parts[0].with_suffix(".ffconcat")
     playlist.write_text("ffconcat version 1.0\n" + "".join(f"file '{part}'\n" for part in parts))

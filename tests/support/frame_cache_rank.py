@@ -1,8 +1,9 @@
-"""A rank with a frame cache, as a process: `python frame_cache_rank.py '{"shards": …, "memory": …, …}'`.
+"""A rank with a frame cache, as a process:
+`python frame_cache_rank.py '{"shards": …, "memory": …, …}'`.
 
-It makes its loader, says so, and then loads an epoch for each line on its standard input; after each
-it prints, as JSON, a digest of every batch and what its loader counted. `die_at`: kill itself with half
-of that picture written.
+It makes its loader, says so, and then loads an epoch for each line on its standard input; after
+each it prints, as JSON, a digest of every batch and what its loader counted. `die_at`: kill itself
+with half of that picture written.
 """
 
 from __future__ import annotations

@@ -1,13 +1,15 @@
-"""Forges datasets and sources from a seed, reads them, and says what came of it. Run by `make fuzz`.
+"""Forges datasets and sources from a seed, reads them, and says what came of it.
+
+Run by `make fuzz`.
 
 A case is a family and a seed, nothing else, so every finding can be made again:
 
     PYTHONPATH=tests python -m support.fuzz --family forged --seed 1234 --cases 1
 
-Outcomes: `right` (what was read is what the model expects), `refused` (a RoboshardError), `silent` (something else
-was read without an error), `raw` (another exception came out). The model: damaged shards give the original's samples;
-forged ones give, for each sample, what its rows hold, read without the loader, in the declared types, and pictures
-like the honest ones.
+Outcomes: `right` (what was read is what the model expects), `refused` (a RoboshardError), `silent`
+(something else was read without an error), `raw` (another exception came out). The model: damaged
+shards give the original's samples; forged ones give, for each sample, what its rows hold, read
+without the loader, in the declared types, and pictures like the honest ones.
 """
 
 from __future__ import annotations
@@ -127,9 +129,11 @@ def equal(a: list[dict[str, Any]], b: list[dict[str, Any]]) -> bool:
 
 
 def alike(found: list[dict[str, Any]], expected: list[dict[str, Any]], root: Path) -> bool:
-    """Whether samples hold what the rows of a dataset's shards do, and pictures like the honest ones.
+    """Whether samples hold what the rows of a dataset's shards do, and pictures like the honest
+    ones.
 
-    Shapes of the robot's own features are hints, as LeRobot up to 0.3 takes them: what is stored is right.
+    Shapes of the robot's own features are hints, as LeRobot up to 0.3 takes them: what is stored is
+    right.
     """
     features = json.loads((root / "dataset.json").read_text())["features"]
     rows = stored_rows(root)
@@ -177,7 +181,7 @@ def _is_stored(value: Any, stored: Any, dtype: str, key: str) -> bool:
     return value.dtype == kind and np.array_equal(value, right, equal_nan=kind is np.float32)
 
 
-# -- Families ----------------------------------------------------------------------------------------------------
+# -- Families --------------------------------------------------------------------------------------
 
 
 def _change(value: Json, dice: random.Random) -> None:
@@ -374,7 +378,7 @@ FAMILIES: dict[str, Make] = {
 }
 
 
-# -- Running -----------------------------------------------------------------------------------------------------
+# -- Running ---------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -404,7 +408,10 @@ def run_case(family: str, seed: int, bases: Bases) -> tuple[str, str]:
             place = next((f for f in reversed(ours) if "site-packages" not in f.filename), frame)
             return (
                 "raw",
-                f"{type(error).__name__} at {Path(place.filename).name}:{place.name}: {error!s:.80}",
+                (
+                    f"{type(error).__name__} at {Path(place.filename).name}:{place.name}: "
+                    f"{error!s:.80}"
+                ),
             )
         if is_same and not equal(found, bases.expected):
             return "silent", "other samples"
@@ -450,7 +457,8 @@ def main() -> int:
             tally = run_family(family, range(options.seed, options.seed + options.cases), bases)
             outcomes = ", ".join(f"{name} {count}" for name, count in tally.outcomes.most_common())
             sys.stdout.write(
-                f"{family}: {options.cases} cases: {outcomes}; slowest {tally.slowest_s:.1f} s, peak {peak_mb()} MB\n"
+                f"{family}: {options.cases} cases: {outcomes}; slowest {tally.slowest_s:.1f} s, "
+                f"peak {peak_mb()} MB\n"
             )
             for what, count in tally.errors.most_common(20):
                 sys.stdout.write(f"    {count:6} {what}\n")

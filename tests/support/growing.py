@@ -1,4 +1,6 @@
-"""A recording that goes on: the same dataset with more episodes, and a dataset of shards that grows with it."""
+"""A recording that goes on: the same dataset with more episodes, and a dataset of shards that grows
+with it.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Commands in sessions of their own, signalled at any moment, and what must be true of them after."""
+"""Commands in sessions of their own, signalled at any moment, and what must be true of them
+after.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Slices whose packets carry parameter sets of their own: encodes with other settings under one description."""
+"""Slices whose packets carry parameter sets of their own: encodes with other settings under one
+description.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ class Run:
     gop: int = 2
     bframes: int = 0
     sets: Literal["each", "first", "last", "none"] = "each"
-    """Keyframes that carry their parameter sets; "none" is right only for the setting that is described."""
+    """Keyframes that carry their parameter sets; "none" is right only for the setting that is
+    described.
+    """
 
 
 Coded = tuple[int, int, bool, bytes]
@@ -123,7 +127,9 @@ def _record(codec: str, coded: Sequence[Coded], delay: int) -> CameraRecord:
 
 
 def in_order(data: bytes) -> list[NDArray[np.uint8]]:
-    """The brightness and color of all frames as plain PyAV decodes them from the first packet on."""
+    """The brightness and color of all frames as plain PyAV decodes them from the first packet
+    on.
+    """
     with av.open(io.BytesIO(data), format="mp4") as container:
         container.streams.video[0].codec_context.thread_count = 1
         return [frame.to_ndarray() for frame in container.decode(video=0)]

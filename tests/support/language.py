@@ -1,6 +1,8 @@
-"""The annotation columns of LeRobot v3.1: `language_persistent` and `language_events`, lists of messages per row.
+"""The annotation columns of LeRobot v3.1: `language_persistent` and `language_events`, lists of
+messages per row.
 
-Types as lerobot/datasets/language.py has them: `language_persistent_arrow_type`, `language_events_arrow_type`.
+Types as lerobot/datasets/language.py has them: `language_persistent_arrow_type`,
+`language_events_arrow_type`.
 """
 
 from __future__ import annotations
@@ -41,7 +43,8 @@ HF_TYPES = {PERSISTENT: _hf_type(has_timestamp=True), EVENTS: _hf_type(has_times
 
 
 def samples(episode: int, length: int, fps: int) -> dict[str, list[list[dict[str, Any]]]]:
-    """What each row's sample holds: persistent messages on every row, events on some, in any script.
+    """What each row's sample holds: persistent messages on every row, events on some, in any
+    script.
 
     Tool calls are objects there, as the `datasets` library gives them.
     """
@@ -74,7 +77,9 @@ def samples(episode: int, length: int, fps: int) -> dict[str, list[list[dict[str
 
 
 def column(key: str, episode: int, length: int, fps: int) -> pa.Array:
-    """The same as parquet holds it: tool calls are JSON texts, of which only a cast makes Arrow's JSON type."""
+    """The same as parquet holds it: tool calls are JSON texts, of which only a cast makes Arrow's
+    JSON type.
+    """
     rows = [[_stored(message) for message in row] for row in samples(episode, length, fps)[key]]
     fields = [
         pa.field("tool_calls", pa.list_(pa.string())) if field.name == "tool_calls" else field

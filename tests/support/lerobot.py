@@ -1,7 +1,8 @@
-"""LeRobot itself, in environments of its own below `.peers`, made if need be: 0.4.4, 0.6.1, and 0.3.3 for v2.1.
+"""LeRobot itself, in environments of its own below `.peers`, made if need be: 0.4.4, 0.6.1, and
+0.3.3 for v2.1.
 
-LeRobot 0.4.4 is the one of benchmarks/loading.py. 0.3.3 lies in a folder before its packages. 0.6.1 needs
-Python 3.12, as `python3.12` or from pyenv or uv, and takes 6 GB.
+LeRobot 0.4.4 is the one of benchmarks/loading.py. 0.3.3 lies in a folder before its packages. 0.6.1
+needs Python 3.12, as `python3.12` or from pyenv or uv, and takes 6 GB.
 """
 
 from __future__ import annotations
@@ -105,7 +106,9 @@ def _environment_0_6() -> tuple[Path, list[str]]:
 
 
 def _training_0_6() -> tuple[Path, list[str]]:
-    """Beside the environment of its datasets: that with which roboshard's installation is tried stays without."""
+    """Beside the environment of its datasets: that with which roboshard's installation is tried
+    stays without.
+    """
     datasets, _ = _environment_0_6()
     folder = PEERS / "lerobot_0.6.1_training"
     python, ready = folder / "bin/python", folder / ".ready"

@@ -85,7 +85,9 @@ class Built:
     _decoded: dict[Path, NDArray[np.uint8]] = field(default_factory=dict, repr=False, compare=False)
 
     def frames(self, key: str, episode_index: int) -> NDArray[np.uint8]:
-        """Reference RGB of one episode, uint8 (frames, H, W, 3), cut from a sequential decode of its file."""
+        """Reference RGB of one episode, uint8 (frames, H, W, 3), cut from a sequential decode of
+        its file.
+        """
         clip = self.clips[key, episode_index]
         if clip.path not in self._decoded:
             self._decoded[clip.path] = sequential_rgb(clip.path)
@@ -139,7 +141,9 @@ def _write_videos(root: Path, source: Source, camera: Camera) -> Iterator[tuple[
 def _clips(
     path: Path, number: int, source: Source, camera: Camera, durations: dict[int, float]
 ) -> Iterator[tuple[int, Clip]]:
-    """Place a file's episodes (episode: seconds) one after the other, summing floats as the recorder does."""
+    """Place a file's episodes (episode: seconds) one after the other, summing floats as the
+    recorder does.
+    """
     first, start = 0, camera.start_offset_s
     for episode, duration in durations.items():
         count = source.num_video_frames(camera, episode)
@@ -289,7 +293,9 @@ def _episode_row(
 
 
 def _write_tasks(path: Path, source: Source) -> None:
-    """Write tasks.parquet as pandas does: the text is the index, so its position is the task's number."""
+    """Write tasks.parquet as pandas does: the text is the index, so its position is the task's
+    number.
+    """
     text = {"pandas_type": "unicode", "numpy_type": "object"}
     number = {"pandas_type": "int64", "numpy_type": "int64", "metadata": None}
     pandas = {

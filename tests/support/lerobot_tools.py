@@ -1,4 +1,5 @@
-"""Datasets that LeRobot's recorder and tools make, with what LeRobot returns of them; tests/data/lerobot_tools.
+"""Datasets that LeRobot's recorder and tools make, with what LeRobot returns of them;
+tests/data/lerobot_tools.
 
 PYTHONPATH=tests python -m support.lerobot_tools     # makes all of tests/data/lerobot_tools anew
 """

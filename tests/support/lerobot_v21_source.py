@@ -1,8 +1,10 @@
-"""A LeRobot v3.0 dataset on disk written again as v2.1 or v2.0: a file for each episode, metadata in JSON Lines.
+"""A LeRobot v3.0 dataset on disk written again as v2.1 or v2.0: a file for each episode, metadata
+in JSON Lines.
 
     write_v21(built.root, tmp_path / "robot")
 
-Rows are the same and videos are cut by copying packets. Like lerobot_source.py it knows nothing of roboshard.
+Rows are the same and videos are cut by copying packets. Like lerobot_source.py it knows nothing of
+roboshard.
 """
 
 from __future__ import annotations
@@ -91,7 +93,9 @@ def _write_rows(v3: Path, info: dict[str, Any], row: dict[str, Any], path: Path)
 
 
 def _write_video(v3: Path, info: dict[str, Any], row: dict[str, Any], key: str, path: Path) -> None:
-    """Copy the packets of an episode, which must have been encoded apart, and move them to time 0."""
+    """Copy the packets of an episode, which must have been encoded apart, and move them to time
+    0.
+    """
     place = {"video_key": key} | {
         name: row[f"videos/{key}/{name}"] for name in ("chunk_index", "file_index")
     }

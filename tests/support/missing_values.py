@@ -1,4 +1,6 @@
-"""A LeRobot dataset whose rows lack values of every kind, made of a trouble case that lacks images."""
+"""A LeRobot dataset whose rows lack values of every kind, made of a trouble case that lacks
+images.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ ADDED: dict[str, tuple[dict[str, Any], pa.DataType | None, list[Any]]] = {
     "nothing": ({"dtype": "float32", "shape": [2]}, pa.null(), [None] * 18),
     "absent": ({"dtype": "float32", "shape": [3]}, None, []),
 }
-"""Feature -> spec, Arrow type (None: it is not stored), values of the 18 rows of three episodes (6, 5, 7 rows)."""
+"""Feature -> spec, Arrow type (None: it is not stored), values of the 18 rows of three episodes (6,
+5, 7 rows).
+"""
 COUNTED = {
     "image": 3,
     "reward": 2,

@@ -10,7 +10,8 @@ _CONTAINERS = (b"moov", b"trak", b"mdia", b"minf", b"stbl")
 
 
 def join_as_two_descriptions(first: bytes, second: bytes) -> bytes:
-    """Two files of one video track in one, each with its own sample description, as MP4Box joins them.
+    """Two files of one video track in one, each with its own sample description, as MP4Box joins
+    them.
 
     Both without B-frames, edit list and audio, and with frames of the same duration.
     """
@@ -35,7 +36,9 @@ def join_as_two_descriptions(first: bytes, second: bytes) -> bytes:
 
 
 def turn(path: Path, degrees: int) -> None:
-    """Have the only track of an MP4 or MOV file turned counterclockwise, by a multiple of 90 degrees."""
+    """Have the only track of an MP4 or MOV file turned counterclockwise, by a multiple of 90
+    degrees.
+    """
     cos, sin = {90: (0, 1), 180: (-1, 0), 270: (0, -1)}[degrees]
     one = 1 << 16
     matrix = struct.pack(">9i", cos * one, -sin * one, 0, sin * one, cos * one, 0, 0, 0, 1 << 30)

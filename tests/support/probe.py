@@ -61,7 +61,9 @@ def boxes(path: Path) -> list[str]:
 
 
 def leading_packets(path: Path) -> int:
-    """Packets that come after a keyframe in the file and are shown before it (and are no start of file)."""
+    """Packets that come after a keyframe in the file and are shown before it (and are no start of
+    file).
+    """
     count, last_key = 0, None
     for packet in packets(path):
         if packet.key:

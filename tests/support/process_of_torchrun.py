@@ -1,8 +1,9 @@
 """Runs a program as a process of torchrun, and ends it before the interpreter is taken down.
 
-Beneath DDP the threads of gloo outlive `destroy_process_group` (torch 2.13), and one of them may still have to
-let go of a tensor of the last collective. It needs the interpreter's lock for that, and where the machine is so
-busy that it comes too late, it ends the process: "terminate called without an active exception".
+Beneath DDP the threads of gloo outlive `destroy_process_group` (torch 2.13), and one of them may
+still have to let go of a tensor of the last collective. It needs the interpreter's lock for that,
+and where the machine is so busy that it comes too late, it ends the process: "terminate called
+without an active exception".
 
 python process_of_torchrun.py PROGRAM ARGUMENTS...
 """
@@ -20,7 +21,10 @@ PREFIX = [str(Path(__file__))]
 
 
 def main() -> None:
-    """Run the program. What it has registered for its end is done; its errors and its exit status stay."""
+    """Run the program.
+
+    What it has registered for its end is done; its errors and its exit status stay.
+    """
     del sys.argv[0]
     sys.path[0] = str(Path(sys.argv[0]).parent)
     runpy.run_path(sys.argv[0], run_name="__main__")

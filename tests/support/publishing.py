@@ -1,4 +1,6 @@
-"""Publishing seen from outside: the files of a folder, a bucket at one moment, commands that are killed."""
+"""Publishing seen from outside: the files of a folder, a bucket at one moment, commands that are
+killed.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +61,9 @@ def finish(process: subprocess.Popen[str]) -> str:
 
 
 def kill_when(process: subprocess.Popen[str], ready: Callable[[], bool]) -> bool:
-    """SIGKILL the process, its children too, as soon as it is `ready`; False where it ended before."""
+    """SIGKILL the process, its children too, as soon as it is `ready`; False where it ended
+    before.
+    """
     while process.poll() is None and not ready():
         time.sleep(0.03)  # asking costs the server more than the upload does
     was_running = process.poll() is None
@@ -70,12 +74,16 @@ def kill_when(process: subprocess.Popen[str], ready: Callable[[], bool]) -> bool
 
 
 class Watcher:
-    """A reader that looks at the bucket all the time: dataset.json, if there, lists what is there."""
+    """A reader that looks at the bucket all the time: dataset.json, if there, lists what is
+    there.
+    """
 
     def __init__(
         self, hub: LocalHub, bucket: str, datasets: Mapping[str, Mapping[str, str]]
     ) -> None:
-        """`datasets`: SHA-256 of a dataset.json -> path -> SHA-256 of all files that it stands for."""
+        """`datasets`: SHA-256 of a dataset.json -> path -> SHA-256 of all files that it stands
+        for.
+        """
         self._hub, self._bucket, self._datasets = hub, bucket, datasets
         self._ended = threading.Event()
         self.looks = self.complete = 0

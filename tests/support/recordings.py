@@ -24,9 +24,12 @@ def record(
     pix_fmt: str = "yuv420p",
     container: str = "mp4",
 ) -> None:
-    """Encode frames, each uint8 (H, W, 3), at 10 a second, with one thread: the same bytes on every machine."""
+    """Encode frames, each uint8 (H, W, 3), at 10 a second, with one thread: the same bytes on every
+    machine.
+    """
     os.environ.setdefault("SVT_LOG", "1")  # errors only; read from C, it has no other switch
-    # SVT-AV1, run as root, gives the calling thread real-time priority, which its children would inherit.
+    # SVT-AV1, run as root, gives the calling thread real-time priority, which its children would
+    # inherit.
     with ThreadPoolExecutor(1) as thread:
         thread.submit(_record, path, frames, encoder, options, pix_fmt, container).result()
 

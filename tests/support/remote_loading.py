@@ -1,4 +1,5 @@
-"""Loading that can be compared across storages and processes; as a script, a run that can be interrupted.
+"""Loading that can be compared across storages and processes; as a script, a run that can be
+interrupted.
 
 `python remote_loading.py OPTIONS` prints "begun" and the digest of each batch.
 """
@@ -72,7 +73,9 @@ def load_to(path: Path, loader: Loader) -> None:
 
 
 def load_epochs(path: Path, urls: str, epochs: int, start: Any, options: dict[str, Any]) -> None:
-    """Write the digests of each epoch, one list each, once all who wait at `start` are there: a rank."""
+    """Write the digests of each epoch, one list each, once all who wait at `start` are there: a
+    rank.
+    """
     torch.set_num_threads(1)
     loader = small_loader(urls, **options)
     start.wait()

@@ -1,6 +1,8 @@
-"""One check for resuming: a state is taken at every step, each is restored elsewhere, and the whole tail compared.
+"""One check for resuming: a state is taken at every step, each is restored elsewhere, and the whole
+tail compared.
 
-Run as `python -m support.resume` it restores in a process of its own: a `Restoration` as JSON on stdin, digests out.
+Run as `python -m support.resume` it restores in a process of its own: a `Restoration` as JSON on
+stdin, digests out.
 """
 
 from __future__ import annotations
@@ -69,15 +71,18 @@ class Checkpoint(NamedTuple):
 
 @dataclass
 class Run:
-    """What some ranks received in lockstep, and the states on the way: a first one, one after each step, and one
-    more after each epoch."""
+    """What some ranks received in lockstep, and the states on the way: a first one, one after each
+    step, and one more after each epoch.
+    """
 
     batches: list[GlobalBatch] = field(default_factory=list)
     checkpoints: list[Checkpoint] = field(default_factory=list)
 
 
 def record(ranks: Sequence[Loader], stop: int, start: Checkpoint | None = None) -> Run:
-    """Load until `stop` steps have been received in all, from the beginning or from a checkpoint."""
+    """Load until `stop` steps have been received in all, from the beginning or from a
+    checkpoint.
+    """
     run, steps = Run(), 0
     if start is not None:
         steps = start.steps
@@ -109,10 +114,12 @@ def check_resume_at_every_step(
     into_next_epoch: int = 2,
     fresh: bool = True,
 ) -> Run:
-    """Check that a run from any checkpoint on equals the uninterrupted one, in the same topology and in others.
+    """Check that a run from any checkpoint on equals the uninterrupted one, in the same topology
+    and in others.
 
-    Checkpoints are taken before the first step, after each, after the epoch's end, and `into_next_epoch` steps into
-    the next. The same topology must give equal tensors on every rank, another one the same global batches.
+    Checkpoints are taken before the first step, after each, after the epoch's end, and
+    `into_next_epoch` steps into the next. The same topology must give equal tensors on every rank,
+    another one the same global batches.
 
     Args:
         setup: the run.
@@ -153,7 +160,9 @@ def close(ranks: Sequence[Loader]) -> None:
 
 
 def merged(batch: GlobalBatch) -> Batch:
-    """All ranks' samples by dataset index: equal for equal sets of samples (as often each, where some repeat)."""
+    """All ranks' samples by dataset index: equal for equal sets of samples (as often each, where
+    some repeat).
+    """
     index = torch.cat([part["index"] for part in batch])
     if "dataset_index" in batch[0]:
         index = index + (torch.cat([part["dataset_index"] for part in batch]) << 40)
@@ -242,7 +251,9 @@ def _check_tail(
 
 
 def _by_step(run: Run, start: int = 0) -> dict[int, str]:
-    """Steps in all -> the last state there; an epoch's end and the next one's beginning are the same place."""
+    """Steps in all -> the last state there; an epoch's end and the next one's beginning are the
+    same place.
+    """
     places = groupby(run.checkpoints, key=lambda checkpoint: checkpoint.steps)
     return {steps: list(checkpoints)[-1].state for steps, checkpoints in places if steps >= start}
 

@@ -1,4 +1,5 @@
-"""A source's samples as its files say them: every row of every data file in order, without any metadata of where.
+"""A source's samples as its files say them: every row of every data file in order, without any
+metadata of where.
 
 It knows nothing of roboshard, which is held against it.
 """
@@ -16,7 +17,9 @@ from numpy.typing import NDArray
 
 
 def read_samples(root: Path, *, without: tuple[int, ...] = ()) -> list[dict[str, Any]]:
-    """All rows but those of some episodes, by episode, then as they lie: declared keys, and the task."""
+    """All rows but those of some episodes, by episode, then as they lie: declared keys, and the
+    task.
+    """
     info = json.loads((root / "meta/info.json").read_text(encoding="utf-8"))
     declared = [key for key, spec in info["features"].items() if spec["dtype"] != "video"]
     tasks = _tasks(root)
@@ -35,7 +38,9 @@ def read_samples(root: Path, *, without: tuple[int, ...] = ()) -> list[dict[str,
 
 
 def check_samples(dataset: Any, expected: list[dict[str, Any]]) -> None:
-    """Hold every sample of a map-style dataset against these values; its pictures are not looked at."""
+    """Hold every sample of a map-style dataset against these values; its pictures are not looked
+    at.
+    """
     assert len(dataset) == len(expected)
     for number, sample in enumerate(expected):
         found = {
@@ -57,7 +62,9 @@ def check_samples(dataset: Any, expected: list[dict[str, Any]]) -> None:
 
 
 def _tasks(root: Path) -> dict[int, str | None]:
-    """Texts as each version looks them up: by position, counted from the end too, or by task_index."""
+    """Texts as each version looks them up: by position, counted from the end too, or by
+    task_index.
+    """
     lines = root / "meta/tasks.jsonl"
     if lines.exists():
         entries = [json.loads(line) for line in lines.read_text(encoding="utf-8").splitlines()]

@@ -31,7 +31,9 @@ def batch_of(number: int) -> dict[str, Any]:
 
 
 def send(plan: SegmentPlan, worker: int, num_batches: int, queue: Any, finished: Any) -> None:
-    """Send `batch_of` each number, then the number of segments, and stay until told that all has arrived."""
+    """Send `batch_of` each number, then the number of segments, and stay until told that all has
+    arrived.
+    """
     torch.set_num_threads(1)
     sender = SegmentSender(plan, worker)
     for number in range(num_batches):

@@ -28,7 +28,8 @@ class Camera:
         key: Feature key, also the folder under `videos/`.
         gop: Frames from one keyframe to the next.
         bframes: B-frames in a row; more than 0 reorders packets, which gives negative dts.
-        open_gop: Keyframes with leading pictures, that is packets that come later and are shown earlier.
+        open_gop: Keyframes with leading pictures, that is packets that come later and are shown
+            earlier.
         size: Frame height and width in pixels.
         moov: Whether the index box lies before the media data (faststart) or after it.
         episodes_per_file: Episodes in each MP4 file; the last file may hold fewer.
@@ -36,11 +37,13 @@ class Camera:
         stream: "per_episode": episodes are encoded apart and joined by packet copy, as the recorder
             does. "continuous": one encode for the whole file, so episodes start off keyframes.
         edit_list: Put frames before the first shown one and hide them with an edit list.
-        timestamp_drift_s: Error in seconds that each episode of a file adds to the metadata's times.
+        timestamp_drift_s: Error in seconds that each episode of a file adds to the metadata's
+            times.
         drop_frames: Episode index to the number of last frames that the video lacks.
         start_offset_s: Time in seconds at which each file's first frame is shown.
         color: Colour tags; None leaves the stream untagged.
-        depth: A depth camera, lossless, and what LeRobot notes of its scale: depth_min, depth_max, shift, use_log.
+        depth: A depth camera, lossless, and what LeRobot notes of its scale: depth_min, depth_max,
+            shift, use_log.
     """
 
     key: str
@@ -62,7 +65,9 @@ class Camera:
     depth: Mapping[str, float | bool] | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what no encoder here would honour, so that a case never tests less than it says."""
+        """Refuse what no encoder here would honour, so that a case never tests less than it
+        says.
+        """
         if self.codec == "av1" and (self.bframes or self.open_gop):
             raise ValueError(
                 f"{self.key}: AV1 hides its reordering; bframes and open_gop do not apply"
@@ -90,8 +95,8 @@ class Source:
     Attributes:
         lengths: Number of rows of each episode.
         image_keys: Features kept as PNG bytes in the parquet files.
-        depth_images: Image feature of a depth camera -> its unit. "m": float32 TIFF, "mm": uint16 TIFF, as LeRobot
-            writes them; None: 16-bit PNG without a recorded unit.
+        depth_images: Image feature of a depth camera -> its unit. "m": float32 TIFF, "mm": uint16
+            TIFF, as LeRobot writes them; None: 16-bit PNG without a recorded unit.
         image_size: Height and width of those images in pixels.
         language: Add the annotation columns of v3.1, lists of messages.
         extra_features: Add one feature of every other dtype and rank.

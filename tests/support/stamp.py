@@ -52,7 +52,10 @@ def render(*, key: str, episode: int, frame: int, size: tuple[int, int], seed: i
 def render_depth(
     *, key: str, episode: int, frame: int, size: tuple[int, int], seed: int = 0
 ) -> Codes:
-    """Draw one depth frame, noise of all codes: only what is lossless gives it back. Returns uint16 (H, W)."""
+    """Draw one depth frame, noise of all codes: only what is lossless gives it back.
+
+    Returns uint16 (H, W).
+    """
     rng = np.random.default_rng((seed, camera_code(key), episode, frame))
     return rng.integers(0, 1 << 12, size, dtype=np.uint16)
 

@@ -20,7 +20,9 @@ from .stamp import render
 
 Json = dict[str, Any]
 Values = NDArray[Any] | list[Any] | pa.Array
-"""One episode of one column: an array (rows, *shape), strings, structs of image files; an Arrow array as it is."""
+"""One episode of one column: an array (rows, *shape), strings, structs of image files; an Arrow
+array as it is.
+"""
 
 _QUANTILES = (0.01, 0.1, 0.5, 0.9, 0.99)
 _ARROW_TYPES = {
@@ -125,8 +127,8 @@ def statistics(values: NDArray[Any], *, image: bool = False) -> dict[str, list[A
     """LeRobot's statistics of one feature.
 
     Args:
-        values: (rows, *shape), or for images uint8 (frames, H, W, 3), which become (3, 1, 1) in [0, 1]; depth
-            (frames, H, W, 1) becomes (1, 1, 1) in its unit.
+        values: (rows, *shape), or for images uint8 (frames, H, W, 3), which become (3, 1, 1) in [0,
+            1]; depth (frames, H, W, 1) becomes (1, 1, 1) in its unit.
     """
     array = values.astype(np.float64)
     if image:
@@ -229,7 +231,9 @@ def _schema(source: Source) -> pa.Schema:
 
 
 def _column(key: str, feature: Mapping[str, Any]) -> tuple[pa.Field, Json]:
-    """One column's Arrow field and its `datasets` feature, by LeRobot's get_hf_features_from_features."""
+    """One column's Arrow field and its `datasets` feature, by LeRobot's
+    get_hf_features_from_features.
+    """
     dtype, shape = feature["dtype"], tuple(feature["shape"])
     if dtype == "language":
         return pa.field(key, language.TYPES[key]), language.HF_TYPES[key]

@@ -18,7 +18,10 @@ def raw_header(
     prefix: bytes = b"",
     magic: bytes = b"ustar\x0000",
 ) -> bytes:
-    """One header block with a right checksum. `size`: a number, or the field's 12 bytes as they shall be."""
+    """One header block with a right checksum.
+
+    `size`: a number, or the field's 12 bytes as they shall be.
+    """
     field_of_size = (
         size if isinstance(size, bytes) else b"%011o\0" % size if size < 8**11 else base256(size)
     )
@@ -74,7 +77,9 @@ def archive(*parts: bytes) -> bytes:
 
 @dataclass
 class CountingReader:
-    """Bytes behind the scanner's `read`, which notes every read and allows none that leaves the data."""
+    """Bytes behind the scanner's `read`, which notes every read and allows none that leaves the
+    data.
+    """
 
     data: bytes
     reads: list[int] = field(default_factory=list)

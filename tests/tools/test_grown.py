@@ -49,7 +49,7 @@ def verified(root: Path) -> VerifyReport:
     return verify(VerifyConfig(url=str(root)))
 
 
-# -- verify -----------------------------------------------------------------------------------------------------
+# -- verify ----------------------------------------------------------------------------------------
 
 
 def test_it_is_right_beside_its_source(grown: Grown) -> None:
@@ -117,7 +117,7 @@ def test_snapshots_that_cannot_be_are_refused(
         ShardedDataset.open(str(root))
 
 
-# -- inspect ----------------------------------------------------------------------------------------------------
+# -- inspect ---------------------------------------------------------------------------------------
 
 
 def test_inspect_lists_the_snapshots(grown: Grown) -> None:
@@ -126,7 +126,7 @@ def test_inspect_lists_the_snapshots(grown: Grown) -> None:
     assert found[-1]["fingerprint"] == load_dataset_manifest(str(grown.root)).fingerprint
 
 
-# -- rebuild ----------------------------------------------------------------------------------------------------
+# -- rebuild ---------------------------------------------------------------------------------------
 
 
 def test_all_is_derived_from_the_shards_alone(grown: Grown, tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ def test_snapshots_that_other_libraries_wrote_keep_their_fingerprint(tmp_path: P
     assert hashes(root) == there
 
 
-# -- export -----------------------------------------------------------------------------------------------------
+# -- export ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("snapshot", "episodes"), [(None, 5), ("1", 3)])

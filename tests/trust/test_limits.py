@@ -142,7 +142,7 @@ def test_json_at_the_limits_is_read() -> None:
         jsonio.load(jsonio.dump({"a": [[]] * (jsonio.MAX_CONTAINERS - 1)}), "x", 1 << 30)
 
 
-# -- Honest files ------------------------------------------------------------------------------------------------
+# -- Honest files ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("compression", ["none", "snappy", "zstd", "gzip", "brotli", "lz4"])
@@ -196,7 +196,7 @@ def test_a_file_whose_pages_lie_elsewhere_is_no_crash(tmp_path: Path) -> None:
                 continue
 
 
-# -- What scales with the largest number -------------------------------------------------------------------------
+# -- What scales with the largest number -----------------------------------------------------------
 
 
 def test_a_table_of_few_episodes_with_large_numbers_is_small() -> None:

@@ -1,4 +1,6 @@
-"""What writes or deletes follows the links that its user names, and none that lies in a folder of ours."""
+"""What writes or deletes follows the links that its user names, and none that lies in a folder of
+ours.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,7 @@ def run_conversion(source: Path, root: Path, **options: object) -> None:
     convert(ConvertConfig(source=str(source), destination=str(root), **config))  # type: ignore[arg-type]
 
 
-# -- Export ----------------------------------------------------------------------------------------------------
+# -- Export ----------------------------------------------------------------------------------------
 
 
 def test_export_does_not_empty_the_folder_behind_a_link(
@@ -107,7 +109,7 @@ def test_a_destination_that_is_a_link_is_its_users_choice(
         assert (tmp_path / name).is_symlink()
 
 
-# -- Conversion, rebuild, upload -------------------------------------------------------------------------------
+# -- Conversion, rebuild, upload -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("options", [{}, {"shards": "0/2"}], ids=["whole", "a part"])
@@ -177,7 +179,7 @@ def test_no_name_leads_out_of_a_folder_that_is_published_to(
     assert untouched(outside)
 
 
-# -- Single files ----------------------------------------------------------------------------------------------
+# -- Single files ----------------------------------------------------------------------------------
 
 
 def test_a_temporary_file_is_new_and_is_its_writers_alone(
@@ -215,7 +217,7 @@ def test_a_report_replaces_a_link_and_leaves_what_it_leads_to(
     assert not report.is_symlink()
 
 
-# -- Folders for what is on its way ----------------------------------------------------------------------------
+# -- Folders for what is on its way ----------------------------------------------------------------
 
 
 def test_what_killed_runs_left_is_removed_without_following_links(

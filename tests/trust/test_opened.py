@@ -1,4 +1,6 @@
-"""Loading and verifying hostile datasets opens the dataset and nothing else: no socket, process or other file."""
+"""Loading and verifying hostile datasets opens the dataset and nothing else: no socket, process or
+other file.
+"""
 
 from __future__ import annotations
 
@@ -107,7 +109,9 @@ def test_hostile_datasets_open_nothing_but_themselves(bases: Bases, tmp_path: Pa
 
 
 def test_the_watch_sees_what_it_forbids(bases: Bases, tmp_path: Path) -> None:
-    """A shard that is a link to a file elsewhere: the dataset's user put it there, and the watch must see it."""
+    """A shard that is a link to a file elsewhere: the dataset's user put it there, and the watch
+    must see it.
+    """
     forgery = Forgery(bases.shards, tmp_path / "linked")
     root = Path(forgery.seal())
     shard = root / "shards/shard-000000.tar"

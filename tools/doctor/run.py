@@ -1,4 +1,5 @@
-"""What is odd in a source, how it will be read, and what would be refused: before anything is converted.
+"""What is odd in a source, how it will be read, and what would be refused: before anything is
+converted.
 
 Episodes are read as a conversion reads them, by the same code, and written nowhere: so what it
 refuses is refused here, and nothing else is.

@@ -16,14 +16,22 @@ class ExportConfig:
     """Options of one export."""
 
     source: Annotated[str, Positional, arg(metavar="URL")]
-    """The shards: a folder, or a URL such as hf://buckets/owner/name/folder or s3://bucket/folder."""
+    """The shards: a folder, or a URL such as hf://buckets/owner/name/folder or
+    s3://bucket/folder.
+    """
     destination: Annotated[str, Positional, arg(metavar="DST")]
-    """Folder to write the LeRobot v3 dataset to. It must not exist, or be empty; it appears whole or not at all."""
+    """Folder to write the LeRobot v3 dataset to. It must not exist, or be empty; it appears whole
+    or not at all.
+    """
     snapshot: str | None = None
-    """What the dataset was before it grew: number or fingerprint, as `roboshard inspect` lists them."""
+    """What the dataset was before it grew: number or fingerprint, as `roboshard inspect` lists
+    them.
+    """
     episodes: str | None = None
-    """Which episodes: "0:100,205" (half-open ranges and single indices); default: all. Fewer than the source had are
-    numbered anew from 0, as LeRobot needs it, and their statistics are found anew."""
+    """Which episodes: "0:100,205" (half-open ranges and single indices); default: all. Fewer than
+    the source had are numbered anew from 0, as LeRobot needs it, and their statistics are found
+    anew.
+    """
     exclude_episodes: str | None = None
     """Which episodes to leave out of those, written the same way."""
     tasks: UseAppendAction[tuple[str, ...]] = ()

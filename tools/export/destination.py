@@ -1,4 +1,6 @@
-"""The folder that appears whole: everything is written beside it, under a name of its own, and renamed at the end."""
+"""The folder that appears whole: everything is written beside it, under a name of its own, and
+renamed at the end.
+"""
 
 import errno
 import os
@@ -16,7 +18,8 @@ from roboshard.storage import locks
 
 @contextmanager
 def whole_or_not_at_all(destination: Path) -> Iterator[Path]:
-    """A folder to write to, empty; it becomes `destination` if nothing is raised, and is removed otherwise.
+    """A folder to write to, empty; it becomes `destination` if nothing is raised, and is removed
+    otherwise.
 
     What a killed run left is removed when the next one starts.
 
@@ -50,7 +53,9 @@ def whole_or_not_at_all(destination: Path) -> Iterator[Path]:
 
 @contextmanager
 def _opened(staging: Path, destination: Path) -> Iterator[int]:
-    """The folder beside the destination, locked: made by this run, or left by one of the same user; never a link."""
+    """The folder beside the destination, locked: made by this run, or left by one of the same user;
+    never a link.
+    """
     staging.parent.mkdir(parents=True, exist_ok=True)
     with suppress(FileExistsError):
         staging.mkdir()
@@ -71,8 +76,8 @@ def _opened(staging: Path, destination: Path) -> Iterator[int]:
 
 def _not_ours(staging: Path, destination: Path) -> OptionError:
     return OptionError(
-        f"{destination}: the export is put together in {staging.name} beside it, and what has that name is a link, "
-        "no folder, or another user's. Remove it, or choose another destination"
+        f"{destination}: the export is put together in {staging.name} beside it, and what has that "
+        "name is a link, no folder, or another user's. Remove it, or choose another destination"
     )
 
 

@@ -8,7 +8,9 @@ from roboshard.common import jsonio
 DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
 MATROSKA_VIDEO_PATH = VIDEO_PATH.removesuffix(".mp4") + ".mkv"
-"""Where a dataset has its videos of which one is a Matroska file: LeRobot has one template for all."""
+"""Where a dataset has its videos of which one is a Matroska file: LeRobot has one template for
+all.
+"""
 EPISODES_PATH = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 DEFAULTS: dict[str, jsonio.Json] = {
     "chunks_size": 1000,

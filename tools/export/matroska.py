@@ -1,6 +1,7 @@
 """Matroska files that hold the slices of many episodes which MP4 cannot hold, block after block.
 
-Blocks are copied as they lie in the slices. A finished file is read again and compared with what was put into it.
+Blocks are copied as they lie in the slices. A finished file is read again and compared with what
+was put into it.
 """
 
 import mmap
@@ -91,7 +92,9 @@ class MatroskaVideoFile:
         self._writer = MatroskaWriter(self._file, track, scale_ns=self._scale_ns, frame_ns=frame_ns)
 
     def shift_of(self, coded: CodedBlocks) -> int:
-        """Ticks to add to a slice's times if it is appended: frames follow evenly, counted from the file's first."""
+        """Ticks to add to a slice's times if it is appended: frames follow evenly, counted from the
+        file's first.
+        """
         return round(self._frames * self.period) - int(coded.pts.min())
 
     def append(self, coded: CodedBlocks, num_bytes: int) -> None:

@@ -41,7 +41,9 @@ _VIDEO_TYPES = {
 
 @contextmanager
 def as_format_errors(what: str) -> Iterator[None]:
-    """Metadata of a source is whatever somebody wrote: make errors of it FormatErrors that name it."""
+    """Metadata of a source is whatever somebody wrote: make errors of it FormatErrors that name
+    it.
+    """
     try:
         yield
     except RoboshardError:
@@ -52,7 +54,9 @@ def as_format_errors(what: str) -> Iterator[None]:
 
 
 class EpisodeRows:
-    """The rows of meta/episodes: kept in a file until the last is known, because only then their types are."""
+    """The rows of meta/episodes: kept in a file until the last is known, because only then their
+    types are.
+    """
 
     def __init__(self, root: Path, camera_keys: tuple[str, ...]) -> None:
         """Keep rows in a file below `root`, which `write` removes."""
@@ -164,7 +168,8 @@ def write_json(path: Path, value: jsonio.Json) -> None:
 def write_tasks(
     path: Path, tasks: Sequence[str | None], columns: Mapping[str, Sequence[jsonio.Json]]
 ) -> None:
-    """Write tasks.parquet as pandas does: the text is the index, so that its position is the task's number.
+    """Write tasks.parquet as pandas does: the text is the index, so that its position is the task's
+    number.
 
     Args:
         path: the file.

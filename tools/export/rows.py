@@ -1,4 +1,6 @@
-"""Parquet files that hold the rows of many episodes, one row group each, as LeRobot's recorder writes them."""
+"""Parquet files that hold the rows of many episodes, one row group each, as LeRobot's recorder
+writes them.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,9 @@ from roboshard.tools.export.layout import FilePlace, Limits
 
 
 class TableFiles:
-    """Writes tables one after the other, each as a row group, into files that are closed when they are full."""
+    """Writes tables one after the other, each as a row group, into files that are closed when they
+    are full.
+    """
 
     def __init__(self, root: Path, template: str, limits: Limits) -> None:
         """Write files named after `template` below `root`."""
@@ -28,7 +32,9 @@ class TableFiles:
         self._writer: Any = None
 
     def place_for(self, table: pa.Table) -> FilePlace:
-        """Where `table` will be written; a new file is begun if it has no room in this one or other columns."""
+        """Where `table` will be written; a new file is begun if it has no room in this one or other
+        columns.
+        """
         if self._writer is None or not self._takes(table):
             self.close()
             self._number += 1
@@ -69,7 +75,8 @@ def rows_of(episode: EpisodeData) -> pa.Table:
     missing = [name for name in needed if name not in table.column_names]
     if missing:
         raise SourceError(
-            f"{episode.where}: its rows have no column {', '.join(map(repr, missing))}; convert the dataset again"
+            f"{episode.where}: its rows have no column {', '.join(map(repr, missing))}; convert "
+            "the dataset again"
         )
     for name in needed:
         values = scalars(table.column(name))

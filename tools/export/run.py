@@ -73,10 +73,13 @@ def export(config: ExportConfig, on_episode: OnEpisode | None = None) -> ExportR
     Raises:
         OptionError: options that cannot be used, or a destination that is not empty.
         SourceError: an episode cannot be put back exactly; with its number and the camera.
-        DamageError, FormatError, MissingError, StorageError: of the shards, as `ShardedDataset` raises them.
+        DamageError, FormatError, MissingError, StorageError: of the shards, as `ShardedDataset`
+            raises them.
 
     Example:
-        >>> config = ExportConfig(source="my_dataset_shards", destination="exported", episodes="0:3")
+        >>> config = ExportConfig(
+        ...     source="my_dataset_shards", destination="exported", episodes="0:3"
+        ... )
         >>> export(config).episodes
         3
     """
@@ -207,7 +210,9 @@ class _Writer:
         )
 
     def _holds_stats(self) -> bool:
-        """Whether the source's statistics are those of what is written: a v3 dataset comes back as it was."""
+        """Whether the source's statistics are those of what is written: a v3 dataset comes back as
+        it was.
+        """
         source = self._source
         is_v3 = source.source.codebase_version.startswith("v3.")
         return self._is_whole and (is_v3 or not lacks(source.stats or {}, source.features))
@@ -221,7 +226,9 @@ class _Writer:
             return (completed(self._source.stats or {}, found) if self._is_whole else found) or None
 
     def _name_videos(self) -> str:
-        """Return the template of the videos' paths, which are `.mkv` where one of them is a Matroska file."""
+        """Return the template of the videos' paths, which are `.mkv` where one of them is a
+        Matroska file.
+        """
         if not any(videos.has_matroska for videos in self._videos.values()):
             return VIDEO_PATH
         for path in list((self._folder / "videos").rglob("chunk-*/file-*.mp4")):

@@ -1,6 +1,8 @@
-"""Statistics where the source's no longer hold: of fewer episodes, or of episodes that are numbered anew.
+"""Statistics where the source's no longer hold: of fewer episodes, or of episodes that are numbered
+anew.
 
-Those of numbers are found in the rows that are written. Those of pictures are the episodes' own, taken together.
+Those of numbers are found in the rows that are written. Those of pictures are the episodes' own,
+taken together.
 """
 
 from collections.abc import Mapping
@@ -76,7 +78,9 @@ def _names(values: jsonio.Json) -> set[str]:
 
 
 def renumbered(row: Row, key: str, by: int) -> Row:
-    """An episode's row whose statistics of feature `key`, a whole number per row, are moved by a constant."""
+    """An episode's row whose statistics of feature `key`, a whole number per row, are moved by a
+    constant.
+    """
     moved = {}
     for name, value in row.items():
         feature, _, what = name.removeprefix(OF_EPISODES).rpartition("/")

@@ -1,9 +1,10 @@
 """When frames are shown in a file of several episodes: arithmetic, apart from any video library.
 
-LeRobot shows for a row the frame nearest to `from_timestamp + timestamp`; its fastest reader (torchcodec) takes the
-frame whose number is that time multiplied by the file's mean frame rate. Both are right where a file's frames
-follow each other evenly, all frames counted, those before an episode's first one included. So episodes share a
-file only where that is so; others have one of their own.
+LeRobot shows for a row the frame nearest to `from_timestamp + timestamp`; its fastest reader
+(torchcodec) takes the frame whose number is that time multiplied by the file's mean frame rate.
+Both are right where a file's frames follow each other evenly, all frames counted, those before an
+episode's first one included. So episodes share a file only where that is so; others have one of
+their own.
 """
 
 from dataclasses import dataclass
@@ -17,7 +18,9 @@ IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
 
 MAX_UNEVEN = 0.25
-"""Of a frame's duration: how far frames may be from even spacing, and from their rows, to share a file."""
+"""Of a frame's duration: how far frames may be from even spacing, and from their rows, to share a
+file.
+"""
 SMALL_S = 5e-5
 """Rounding of timestamps, which says nothing about where an episode begins."""
 
@@ -36,7 +39,9 @@ def seconds(ticks: IntArray, tick: float) -> FloatArray:
 
 
 def period_of(pts: IntArray, nominal: float) -> float:
-    """Ticks from one frame to the next: the nominal number where frames follow it, or else their mean."""
+    """Ticks from one frame to the next: the nominal number where frames follow it, or else their
+    mean.
+    """
     if len(pts) == 1 or is_even(pts, nominal):
         return nominal
     return float(pts[-1] - pts[0]) / (len(pts) - 1)
@@ -49,10 +54,11 @@ def is_even(pts: IntArray, period: float) -> bool:
 
 
 def evenly_spaced(shown: IntArray, first: int, last: int, period: float) -> IntArray:
-    """Times of all frames, those before `first` and after `last`, which no row shows, at even distances.
+    """Times of all frames, those before `first` and after `last`, which no row shows, at even
+    distances.
 
-    They are there because others are decoded with their help; with frames missing among them, for want of which
-    the file's mean frame rate would not be that of its rows.
+    They are there because others are decoded with their help; with frames missing among them, for
+    want of which the file's mean frame rate would not be that of its rows.
     """
     numbers = np.arange(len(shown))
     before = shown[first] + np.rint((numbers - first) * period).astype(np.int64)
@@ -63,7 +69,9 @@ def evenly_spaced(shown: IntArray, first: int, last: int, period: float) -> IntA
 def start_of(
     frame_times: FloatArray, frames: IntArray, timestamps: FloatArray, fps: float
 ) -> tuple[float, float]:
-    """(from_timestamp, the largest distance in seconds that it leaves between a row and its frame)."""
+    """(from_timestamp, the largest distance in seconds that it leaves between a row and its
+    frame).
+    """
     distances = frame_times[frames] - timestamps
     start = float(distances[0])
     if np.max(np.abs(distances - start)) > SMALL_S:
@@ -93,7 +101,7 @@ def span_of(frame_times: FloatArray, frames: IntArray, timestamps: FloatArray, f
     if wrong.size:
         row = int(wrong[0])
         raise SourceError(
-            f"row {row} shows frame {frames[row]}, to which another one is nearer: LeRobot goes by time alone "
-            f"({wrong.size} of {len(frames)} rows)"
+            f"row {row} shows frame {frames[row]}, to which another one is nearer: LeRobot goes by "
+            f"time alone ({wrong.size} of {len(frames)} rows)"
         )
     return Span(from_s=start, to_s=float(frame_times[frames.max()]) + 1 / fps)

@@ -1,7 +1,8 @@
-"""Video files that hold the slices of many episodes, packet after packet: nothing is decoded, nothing re-encoded.
+"""Video files that hold the slices of many episodes, packet after packet: nothing is decoded,
+nothing re-encoded.
 
-Slices in MP4 go into MP4 files, those in Matroska into Matroska files (matroska.py). A file that is finished is read
-again and compared with what was put into it.
+Slices in MP4 go into MP4 files, those in Matroska into Matroska files (matroska.py). A file that is
+finished is read again and compared with what was put into it.
 """
 
 from collections.abc import Callable
@@ -95,7 +96,9 @@ class Mp4VideoFile:
     """One MP4 file while it is written."""
 
     def __init__(self, path: Path, template: Any, period: float, delay: int) -> None:
-        """Begin the file, with the codec parameters of the stream `template`; `period` and `delay` in its ticks."""
+        """Begin the file, with the codec parameters of the stream `template`; `period` and `delay`
+        in its ticks.
+        """
         self.path = path
         self.period = period
         self.delay = delay
@@ -107,12 +110,15 @@ class Mp4VideoFile:
         self._time_base = Fraction(template.time_base)
         options = {"fflags": "+bitexact", "movflags": "faststart"}
         self._output = av.open(str(path), "w", format="mp4", options=options)
-        # opaque: copy codec parameters as they are; a decoder's name (libdav1d) is not a codec to mux.
+        # opaque: copy codec parameters as they are; a decoder's name (libdav1d) is not a codec to
+        # mux.
         self._stream = self._output.add_stream_from_template(template, opaque=True)
         self._stream.time_base = self._time_base
 
     def shift_of(self, coded: Coded) -> int:
-        """Ticks to add to a slice's times if it is appended: frames follow evenly, counted from the file's first."""
+        """Ticks to add to a slice's times if it is appended: frames follow evenly, counted from the
+        file's first.
+        """
         return round(self._frames * self.period) - int(coded.pts.min())
 
     def append(self, coded: Coded, num_bytes: int) -> None:
@@ -306,8 +312,9 @@ def _stands_alone(codec: str, first: Any, extradata: bytes) -> bool:
 def is_hevc_idr(data: memoryview, extradata: bytes) -> bool:
     """Whether a packet begins a coded video sequence in the midst of a stream.
 
-    After a CRA picture that is not a stream's first, pictures are numbered on from those before it, with which
-    they would be confused (H.265 8.1.3, 8.3.1; ISO/IEC 14496-15 8.3.3.1 for the length of a NAL unit's size).
+    After a CRA picture that is not a stream's first, pictures are numbered on from those before it,
+    with which they would be confused (H.265 8.1.3, 8.3.1; ISO/IEC 14496-15 8.3.3.1 for the length
+    of a NAL unit's size).
     """
     length_size = length_size_of("hevc", extradata)
     if length_size is None or len(extradata) < 23:

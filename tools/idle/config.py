@@ -18,17 +18,21 @@ class IdleConfig:
     url: Annotated[str, Positional, arg(metavar="URL")]
     """The dataset: a local folder, hf://, s3://, gs:// or http(s)://."""
     feature: UseAppendAction[tuple[str, ...]] = ()
-    """What moves or does not: a feature of numbers, or several, all of which must be still. Default: action, or
-    observation.state where there is no action."""
+    """What moves or does not: a feature of numbers, or several, all of which must be still.
+    Default: action, or observation.state where there is no action.
+    """
     seconds: float = 1.0
     """Frames are dropped where nothing moves for longer than this."""
     threshold: float = 0.001
-    """How much a number may change from one row to the next and be still: as a share of its range over the
-    dataset, or with --absolute in its own unit."""
+    """How much a number may change from one row to the next and be still: as a share of its range
+    over the dataset, or with --absolute in its own unit.
+    """
     absolute: bool = False
     """The threshold is in the feature's own unit."""
     output: Path = Path("keep_ranges.json")
-    """Where to write the ranges that are kept: a .json or .parquet file, for make_loader(keep_ranges=FILE)."""
+    """Where to write the ranges that are kept: a .json or .parquet file, for
+    make_loader(keep_ranges=FILE).
+    """
     dry_run: bool = False
     """Show what would be dropped, and write nothing."""
 
@@ -42,5 +46,6 @@ class IdleConfig:
                 raise OptionError(f"{name} must be a number from 0 up, not {getattr(self, name)}")
         if self.output.suffix not in (".json", ".parquet"):
             raise OptionError(
-                f"{self.output}: the name must end in .json or .parquet, which is what is written there"
+                f"{self.output}: the name must end in .json or .parquet, which is what is written "
+                "there"
             )

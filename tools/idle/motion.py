@@ -11,8 +11,8 @@ def kept_ranges(
 ) -> Ranges:
     """Return the ranges (first, stop) of rows that are not part of a long standstill.
 
-    A row is still if no number differs by more than its threshold from the row before; the first one, if the second
-    one is. What is NaN is taken to move.
+    A row is still if no number differs by more than its threshold from the row before; the first
+    one, if the second one is. What is NaN is taken to move.
 
     Args:
         values: (rows, numbers).

@@ -1,4 +1,6 @@
-"""A search for idle frames, stage by stage: open the dataset, read rows, find standstills, write the ranges."""
+"""A search for idle frames, stage by stage: open the dataset, read rows, find standstills, write
+the ranges.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -72,11 +74,13 @@ def find_idle(config: IdleConfig, on_episode: OnEpisode | None = None) -> IdleRe
         on_episode: told of each episode that was looked at.
 
     Returns:
-        What was found. Episodes without idle frames are in neither the report nor the file: they are used whole.
+        What was found. Episodes without idle frames are in neither the report nor the file: they
+        are used whole.
 
     Raises:
         OptionError: a feature that there is not, or that is of no numbers.
-        MissingError, FormatError, VersionError, DamageError, StorageError: as opening and reading the dataset does.
+        MissingError, FormatError, VersionError, DamageError, StorageError: as opening and reading
+            the dataset does.
 
     Example:
         >>> report = find_idle(IdleConfig(url="my_dataset_shards", seconds=0.5, dry_run=True))
@@ -97,7 +101,8 @@ def find_idle(config: IdleConfig, on_episode: OnEpisode | None = None) -> IdleRe
         length, values = data.record.length, _values(data, features)
         if values.shape[1] != len(threshold) and len(threshold) != 1:
             raise FormatError(
-                f"{data.where}: {values.shape[1]} numbers a row, the statistics have {len(threshold)}"
+                f"{data.where}: {values.shape[1]} numbers a row, the statistics have "
+                f"{len(threshold)}"
             )
         kept = kept_ranges(values, threshold, most_still)
         if kept != [(0, length)]:
@@ -138,8 +143,8 @@ def _threshold(manifest: DatasetManifest, feature: str, config: IdleConfig) -> N
         span = np.full(1, np.nan)
     if not np.isfinite(span).all():
         raise OptionError(
-            f"the dataset's statistics have no range of {feature!r}: give a threshold in its own unit, as in "
-            "--absolute --threshold 0.001"
+            f"the dataset's statistics have no range of {feature!r}: give a threshold in its own "
+            "unit, as in --absolute --threshold 0.001"
         )
     return config.threshold * span
 
@@ -157,7 +162,8 @@ def _values(data: EpisodeData, features: Sequence[str]) -> NDArray[np.float64]:
             values = values.flatten()
         if has_gaps or len(values) % max(1, table.num_rows):
             raise OptionError(
-                f"{data.where}: rows lack {feature!r}, or have different numbers of values: name another --feature"
+                f"{data.where}: rows lack {feature!r}, or have different numbers of values: name "
+                "another --feature"
             )
         numbers = values.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
         columns.append(numbers.reshape(table.num_rows, -1))

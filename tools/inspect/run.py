@@ -48,8 +48,9 @@ class Summary:
     source: dict[str, Any]
     conversion: dict[str, Any]
     snapshots: list[dict[str, Any]]
-    """Of a dataset that has grown what it was, oldest first, and last what it is: `number`, `fingerprint`,
-    `episodes`, `frames`, `shards`."""
+    """Of a dataset that has grown what it was, oldest first, and last what it is: `number`,
+    `fingerprint`, `episodes`, `frames`, `shards`.
+    """
 
 
 def summarize(url: str) -> Summary:
@@ -62,7 +63,8 @@ def summarize(url: str) -> Summary:
         What the dataset holds.
 
     Raises:
-        MissingError, FormatError, VersionError, DamageError, StorageError: No usable dataset is there.
+        MissingError, FormatError, VersionError, DamageError, StorageError: No usable dataset is
+            there.
 
     Example:
         >>> summary = summarize("my_dataset_shards")

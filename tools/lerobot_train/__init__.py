@@ -1,4 +1,6 @@
-"""LeRobot's own trainer, `lerobot-train`, on shards: its options, loop and checkpoints, our batches and order."""
+"""LeRobot's own trainer, `lerobot-train`, on shards: its options, loop and checkpoints, our batches
+and order.
+"""
 
 from roboshard.tools.lerobot_train.options import LoaderOptions
 from roboshard.tools.lerobot_train.run import train

@@ -56,11 +56,11 @@ class Place:
             if not self.rank_slots % n
         ]
         raise OptionError(
-            f"the checkpoint of step {self.step} was written by {self.num_processes} processes with "
-            f"--batch_size={self.batch_size}, and cannot go on with {num_processes} x {batch_size}: "
-            f"other samples would come. Processes x batch size may be {' or '.join(fitting)}. "
-            "Runs that begin with --loader.max_world_size=N can resume on any number of processes "
-            "that divides N"
+            f"the checkpoint of step {self.step} was written by {self.num_processes} processes "
+            f"with --batch_size={self.batch_size}, and cannot go on with {num_processes} x "
+            f"{batch_size}: other samples would come. Processes x batch size may be "
+            f"{' or '.join(fitting)}. Runs that begin with --loader.max_world_size=N can resume on "
+            "any number of processes that divides N"
         )
 
     def continued(self, options: LoaderOptions) -> LoaderOptions:
@@ -87,9 +87,10 @@ def read(checkpoint: Path) -> Place:
         content = path.read_bytes()
     except FileNotFoundError:
         raise MissingError(
-            f"{path} is missing: the checkpoint is not of `roboshard lerobot-train`, so which samples "
-            "its run has seen is unknown. To start from its weights, in an order that begins anew, "
-            f"leave out --resume and pass --policy.path={checkpoint / 'pretrained_model'}"
+            f"{path} is missing: the checkpoint is not of `roboshard lerobot-train`, so which "
+            "samples its run has seen is unknown. To start from its weights, in an order that "
+            "begins anew, leave out --resume and pass "
+            f"--policy.path={checkpoint / 'pretrained_model'}"
         ) from None
     found = jsonio.load(content, str(path), MAX_BYTES)
     expected = {field.name for field in fields(Place)}

@@ -1,4 +1,6 @@
-"""The one file that changes LeRobot: which names of its trainer's module are replaced, and in which releases."""
+"""The one file that changes LeRobot: which names of its trainer's module are replaced, and in which
+releases.
+"""
 
 import importlib
 import sys
@@ -51,9 +53,9 @@ def installed_release() -> Release:
         raise OptionError(f"LeRobot is not installed here: {install}") from None
     if found not in RELEASES:
         raise OptionError(
-            f"LeRobot {found} is installed, and this was tried with {' and '.join(RELEASES)}, whose "
-            f"trainers differ: {install}. In a loop of your own the policies of any release train "
-            "from shards: see docs/lerobot.md"
+            f"LeRobot {found} is installed, and this was tried with {' and '.join(RELEASES)}, "
+            f"whose trainers differ: {install}. In a loop of your own the policies of any release "
+            "train from shards: see docs/lerobot.md"
         )
     return RELEASES[found]
 
@@ -83,8 +85,8 @@ def replaced(trainer: ModuleType, functions: Mapping[str, Callable[..., Any]]) -
     missing = [name for name in functions if not hasattr(trainer, name)]
     if missing:
         raise OptionError(
-            f"{MODULE} has no {', '.join(missing)}: it is not that of the release that LeRobot says "
-            "it is; install LeRobot anew"
+            f"{MODULE} has no {', '.join(missing)}: it is not that of the release that LeRobot "
+            "says it is; install LeRobot anew"
         )
     before = {name: getattr(trainer, name) for name in functions}
     try:

@@ -1,4 +1,6 @@
-"""LeRobot's trainer from its first line to its last, with batches and their place from our loader."""
+"""LeRobot's trainer from its first line to its last, with batches and their place from our
+loader.
+"""
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -196,8 +198,8 @@ def _check_dataset(cfg: Any) -> None:
         raise OptionError("--dataset.root is missing: a folder of shards, or their URL")
     if dataset.revision is not None:
         raise OptionError(
-            f"--dataset.revision={dataset.revision} is of LeRobot's datasets: a revision of shards is "
-            "part of their URL, as in hf://datasets/org/name@revision"
+            f"--dataset.revision={dataset.revision} is of LeRobot's datasets: a revision of shards "
+            "is part of their URL, as in hf://datasets/org/name@revision"
         )
     if getattr(dataset, "depth_output_unit", "mm") != "mm":
         raise OptionError(
@@ -207,6 +209,6 @@ def _check_dataset(cfg: Any) -> None:
 
 def _refuse_remote(_cfg: Any) -> NoReturn:
     raise OptionError(
-        "--job.target sends `lerobot-train` itself to another machine, which knows nothing of shards: "
-        "start `roboshard lerobot-train` there"
+        "--job.target sends `lerobot-train` itself to another machine, which knows nothing of "
+        "shards: start `roboshard lerobot-train` there"
     )

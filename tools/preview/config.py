@@ -26,8 +26,9 @@ class PreviewConfig:
     frames: int = 8
     """Frames per camera on the sheet, evenly spaced from the first to the last."""
     output: Path | None = None
-    """Where to write the sheet, a PNG file; default: DATASET-episode-N.png in the current folder, or with --rerun no
-    sheet."""
+    """Where to write the sheet, a PNG file; default: DATASET-episode-N.png in the current folder,
+    or with --rerun no sheet.
+    """
     rerun: Path | None = None
     """Write all frames and rows there as a recording for the Rerun viewer, an .rrd file; needs
     `pip install 'roboshard[rerun]'`."""

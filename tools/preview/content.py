@@ -1,4 +1,7 @@
-"""What of an episode can be shown: its facts, its curves, which of its frames. Arithmetic on rows at hand."""
+"""What of an episode can be shown: its facts, its curves, which of its frames.
+
+Arithmetic on rows at hand.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -63,7 +66,8 @@ def make_content(
     Args:
         rows: Feature key -> array-like (n, ...), or a list of n values that are no numbers;
             `task` -> n texts; `<key>_is_missing` -> (n,) rows without a value, gaps of the curve.
-        features: Feature key -> dtype, shape, names, as in info.json. Video and images are passed over.
+        features: Feature key -> dtype, shape, names, as in info.json. Video and images are passed
+            over.
     """
     curves, not_drawn = [], {}
     keys = [
@@ -94,9 +98,11 @@ def make_content(
 
 
 def dimension_names(names: Json, count: int) -> tuple[str, ...] | None:
-    """The names of a feature's dimensions, as recorders write them; None where there are not `count` different ones.
+    """The names of a feature's dimensions, as recorders write them; None where there are not
+    `count` different ones.
 
-    A list of names, a list or mapping around one ({"motors": [...]}), or names with their places ({"x": 0, "y": 1}).
+    A list of names, a list or mapping around one ({"motors": [...]}), or names with their places
+    ({"x": 0, "y": 1}).
     """
     if isinstance(names, Mapping):
         if len(names) == count and sorted(map(repr, names.values())) == sorted(

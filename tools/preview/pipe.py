@@ -1,6 +1,7 @@
 """Into an open file what somebody else writes to a path.
 
-For writers that do not say, or wait for ever, where a disk is full: they get a pipe, and the file is written here.
+For writers that do not say, or wait for ever, where a disk is full: they get a pipe, and the file
+is written here.
 """
 
 import os
@@ -18,15 +19,16 @@ CHUNK = 1 << 20
 def copied_from(
     open_path: Callable[[Path], object], file: IO[bytes]
 ) -> Iterator[Callable[[], None]]:
-    """Copy into `file` until the writer closes the path, which it must have done by the end of the block.
+    """Copy into `file` until the writer closes the path, which it must have done by the end of the
+    block.
 
     Args:
         open_path: Called with a path that it must have opened for writing, once, when it returns.
         file: Where the bytes go.
 
     Yields:
-        A function that raises OSError where `file` could not be written; so does the end of the block. The writer
-        goes on into nothing.
+        A function that raises OSError where `file` could not be written; so does the end of the
+        block. The writer goes on into nothing.
     """
     with tempfile.TemporaryDirectory(prefix="roboshard-") as folder:
         path = Path(folder) / "pipe"

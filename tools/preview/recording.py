@@ -1,7 +1,7 @@
 """An episode as a recording for the Rerun viewer. Needs rerun-sdk.
 
-Entities are named as features are: pictures at a camera's key, a curve for each dimension at KEY/NAME, the text of
-the task at `task`; all on the timelines `frame_index` and `timestamp`.
+Entities are named as features are: pictures at a camera's key, a curve for each dimension at
+KEY/NAME, the text of the task at `task`; all on the timelines `frame_index` and `timestamp`.
 """
 
 import itertools
@@ -34,7 +34,8 @@ def record(
 
     Args:
         content: The episode.
-        pictures: Per row, camera -> picture. Taken as they are written, so that episodes of any length will do.
+        pictures: Per row, camera -> picture. Taken as they are written, so that episodes of any
+            length will do.
         path: An .rrd file.
         on_progress: Called with how many rows are written, and how many there are.
 

@@ -1,4 +1,6 @@
-"""A preview, stage by stage: open the dataset, choose what to show, decode it, draw or record it."""
+"""A preview, stage by stage: open the dataset, choose what to show, decode it, draw or record
+it.
+"""
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -39,7 +41,9 @@ class PreviewReport:
 
 
 def preview(config: PreviewConfig, on_progress: OnProgress | None = None) -> PreviewReport:
-    """Draw an episode, or record it for the Rerun viewer, or both. Each file appears whole or not at all.
+    """Draw an episode, or record it for the Rerun viewer, or both.
+
+    Each file appears whole or not at all.
 
     Args:
         config: the dataset, the episode, and what to draw.
@@ -50,8 +54,8 @@ def preview(config: PreviewConfig, on_progress: OnProgress | None = None) -> Pre
 
     Raises:
         OptionError: no such episode or camera; matplotlib or rerun-sdk is needed and not installed.
-        MissingError, FormatError, VersionError, DamageError, StorageError: as opening and reading the dataset does;
-            StorageError also where a file cannot be written.
+        MissingError, FormatError, VersionError, DamageError, StorageError: as opening and reading
+            the dataset does; StorageError also where a file cannot be written.
 
     Example:
         >>> config = PreviewConfig(url="my_dataset_shards", episode=2, output="episode.png")
@@ -120,7 +124,10 @@ def _content(dataset: "MapDataset", episode: "EpisodeView") -> Content:
 def _pictures(
     dataset: "MapDataset", episode: "EpisodeView", rows: Sequence[int]
 ) -> dict[str, list[Picture]]:
-    """Camera -> its pictures of these rows. Decoded row by row: only what is drawn need fit into memory."""
+    """Camera -> its pictures of these rows.
+
+    Decoded row by row: only what is drawn need fit into memory.
+    """
     pictures: dict[str, list[Picture]] = {}
     for row in rows:
         for key, picture in _of_sample(dataset, episode[row]).items():

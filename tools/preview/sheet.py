@@ -255,7 +255,9 @@ class _Page:
         )
 
     def _name(self, place: Rectangle, key: str) -> float:
-        """A feature's name at the side: the last part large, what is before it small; where the next line stands."""
+        """A feature's name at the side: the last part large, what is before it small; where the
+        next line stands.
+        """
         before, dot, last = key.rpartition(".")
         top = place.top + 0.1
         if before:
@@ -291,7 +293,10 @@ class _Page:
         weight: str = "normal",
         align: str = "left",
     ) -> float:
-        """Write one line, its middle at `top`; how wide it is. Cut before `end` where it is wider than `room`."""
+        """Write one line, its middle at `top`; how wide it is.
+
+        Cut before `end` where it is wider than `room`.
+        """
         x, y = left / WIDTH, 1 - top / self._layout.height
         text = plain(text)
         line = text + end

@@ -20,7 +20,8 @@ def as_picture(values: Any, *, is_depth: bool = False) -> Picture:
     Args:
         values: (C, H, W) array-like: 1 to 4 channels, uint8 or float in [0, 1]; opacity is
             dropped. Of depth one channel, in millimetres.
-        is_depth: Whether the dataset calls it a depth camera. One channel alone may as well be grey.
+        is_depth: Whether the dataset calls it a depth camera. One channel alone may as well be
+            grey.
     """
     array = np.asarray(values)
     if is_depth:
@@ -32,7 +33,9 @@ def as_picture(values: Any, *, is_depth: bool = False) -> Picture:
 
 
 def depth_range(pictures: Sequence[Picture]) -> tuple[float, float]:
-    """From where to where most depths lie; 0 and what is not finite mean that nothing was measured."""
+    """From where to where most depths lie; 0 and what is not finite mean that nothing was
+    measured.
+    """
     measured = np.concatenate(
         [picture[np.isfinite(picture) & (picture > 0)] for picture in pictures]
     )
@@ -43,7 +46,9 @@ def depth_range(pictures: Sequence[Picture]) -> tuple[float, float]:
 
 
 def depth_steps(picture: Picture) -> NDArray[np.uint16]:
-    """(H, W) depth in whole millimetres; what is not finite becomes 0, which means that nothing was measured."""
+    """(H, W) depth in whole millimetres; what is not finite becomes 0, which means that nothing was
+    measured.
+    """
     known = np.nan_to_num(picture, nan=0.0, posinf=0.0, neginf=0.0)
     return known.round().clip(0, np.iinfo(np.uint16).max).astype(np.uint16)
 

@@ -23,16 +23,21 @@ class StatsConfig:
     tasks: UseAppendAction[tuple[str, ...]] = ()
     """Only episodes with this task, or with one of several; default: with any."""
     split: tuple[Literal["train", "val"], float, int] | None = None
-    """A side of a hold-out: train or val, the fraction held out, and the seed, as in --split train 0.02 0."""
+    """A side of a hold-out: train or val, the fraction held out, and the seed, as in --split train
+    0.02 0.
+    """
     keep_ranges: str | None = None
     """A file of the frames that are samples, as `roboshard idle` writes it; default: all are."""
     feature: UseAppendAction[tuple[str, ...]] = ()
     """Only this feature, or several; default: all."""
     relative_actions: int | None = None
-    """Actions relative to the state, over windows of this many frames from the sample's own on: what policies with
-    relative actions are trained on."""
+    """Actions relative to the state, over windows of this many frames from the sample's own on:
+    what policies with relative actions are trained on.
+    """
     exclude_joints: UseAppendAction[tuple[str, ...]] = ()
-    """Numbers of the action that stay as they are: those in whose name this is, or one of several."""
+    """Numbers of the action that stay as they are: those in whose name this is, or one of
+    several.
+    """
     json: bool = False
     """Print one JSON object, of the form of LeRobot's meta/stats.json."""
 
@@ -46,5 +51,6 @@ class StatsConfig:
                 parse_episodes(chosen)
         if self.relative_actions is not None and self.relative_actions < 1:
             raise OptionError(
-                f"relative_actions must be a number of frames from 1 up, not {self.relative_actions}"
+                "relative_actions must be a number of frames from 1 up, not "
+                f"{self.relative_actions}"
             )

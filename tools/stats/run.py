@@ -1,4 +1,6 @@
-"""A search for statistics: choose as a loader would, find them in the rows, hold the source's beside them."""
+"""A search for statistics: choose as a loader would, find them in the rows, hold the source's
+beside them.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +15,9 @@ from roboshard.shards.statistics import NAMES, FeatureStats, Stats, usable
 from roboshard.tools.stats.config import StatsConfig
 
 DIFFERS = 0.01
-"""Share of a number's standard deviation by which a statistic of the source may differ, and is still right."""
+"""Share of a number's standard deviation by which a statistic of the source may differ, and is
+still right.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +57,8 @@ def find_stats(config: StatsConfig) -> StatsReport:
 
     Raises:
         OptionError: a choice that the dataset does not have.
-        MissingError, FormatError, VersionError, DamageError, StorageError: as opening and reading the dataset does.
+        MissingError, FormatError, VersionError, DamageError, StorageError: as opening and reading
+            the dataset does.
 
     Example:
         >>> report = find_stats(StatsConfig(url="my_dataset_shards", episodes="0:10"))
@@ -120,7 +125,9 @@ def _differences(
 
 
 def _apart(found: FeatureStats, source: FeatureStats, name: str) -> float:
-    """Return how far apart a statistic is at the most, in standard deviations; what does not vary is as it is."""
+    """Return how far apart a statistic is at the most, in standard deviations; what does not vary
+    is as it is.
+    """
     unit: NDArray[np.float64] = np.where(found["std"] > 0, found["std"], 1.0)
     apart = np.abs(found.get(name, source[name]) - source[name]) / unit
     return float(np.nan_to_num(apart).max(initial=0.0))

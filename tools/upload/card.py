@@ -1,4 +1,5 @@
-"""The dataset card: README.md with what the dataset holds and the line that loads it, and a sample picture.
+"""The dataset card: README.md with what the dataset holds and the line that loads it, and a sample
+picture.
 
 A pure function of the dataset and its URL. Names and tasks come from the source and are escaped.
 """
@@ -110,7 +111,8 @@ def _introduction(dataset: ShardedDataset) -> str:
         else "Video is copied packet by packet"
     )
     return (
-        f"A [LeRobot](https://github.com/huggingface/lerobot) dataset ({_code(source.codebase_version)}) as "
+        "A [LeRobot](https://github.com/huggingface/lerobot) dataset "
+        f"({_code(source.codebase_version)}) as "
         f"[WebDataset](https://github.com/webdataset/webdataset) shards, {how} by roboshard from "
         f"{_code(source.name)}{revision}. {video}; every row keeps its frame."
     )

@@ -16,15 +16,23 @@ class UploadConfig:
     source: Annotated[str, Positional, arg(metavar="SOURCE")]
     """Finished dataset: a local folder with dataset.json."""
     destination: Annotated[str, Positional, arg(metavar="DESTINATION")]
-    """hf://buckets/OWNER/NAME[/FOLDER], hf://datasets/OWNER/NAME[@BRANCH][/FOLDER], s3://…, gs://…, a folder."""
+    """hf://buckets/OWNER/NAME[/FOLDER], hf://datasets/OWNER/NAME[@BRANCH][/FOLDER], s3://…, gs://…,
+    a folder.
+    """
     jobs: int = 4
     """Uploads at once. A dataset repository takes one commit after another."""
     private: bool = False
-    """Make the bucket or repository private where it has to be made; one that exists stays as it is."""
+    """Make the bucket or repository private where it has to be made; one that exists stays as it
+    is.
+    """
     replace: bool = False
-    """Remove another dataset or version that is at the destination; until the new one is complete, there is none."""
+    """Remove another dataset or version that is at the destination; until the new one is complete,
+    there is none.
+    """
     card: bool = True
-    """Write README.md, a dataset card with a sample picture, unless there is one that roboshard did not write."""
+    """Write README.md, a dataset card with a sample picture, unless there is one that roboshard did
+    not write.
+    """
     dry_run: bool = False
     """Print what would be sent and removed, and change nothing."""
 

@@ -1,4 +1,6 @@
-"""A dataset that has grown since it was sent: what the destination's dataset.json lists stays, the rest is added."""
+"""A dataset that has grown since it was sent: what the destination's dataset.json lists stays, the
+rest is added.
+"""
 
 import hashlib
 from collections.abc import Mapping
@@ -8,7 +10,9 @@ from roboshard.storage import StoredFile
 
 
 def snapshot_there(old: bytes | None, dataset: DatasetManifest) -> Snapshot | None:
-    """Return the snapshot whose dataset.json is at the destination; None: another one is, or none."""
+    """Return the snapshot whose dataset.json is at the destination; None: another one is, or
+    none.
+    """
     if old is None:
         return None
     sha256 = hashlib.sha256(old).hexdigest()
@@ -28,10 +32,11 @@ def listed_by(snapshot: Snapshot, dataset: DatasetManifest) -> set[str]:
 def published(
     snapshot: Snapshot, dataset: DatasetManifest, there: Mapping[str, StoredFile]
 ) -> set[str]:
-    """Return which shards of a snapshot, with their manifests, are at the destination with their sizes.
+    """Return which shards of a snapshot, with their manifests, are at the destination with their
+    sizes.
 
-    Each was seen to be right there before the dataset.json was sent that lists it. So it is not read and hashed again
-    each time that the dataset grows.
+    Each was seen to be right there before the dataset.json was sent that lists it. So it is not
+    read and hashed again each time that the dataset grows.
     """
     entries: list[ShardEntry | FileEntry] = []
     for shard in dataset.shards[: snapshot.shards]:

@@ -1,7 +1,9 @@
-"""What has to be sent: the dataset's files beside those that are at the destination. Changes nothing.
+"""What has to be sent: the dataset's files beside those that are at the destination.
 
-Names of shards are the same in every dataset, so what is there may be another dataset's. That is refused, unless it
-shall be replaced: it would be destroyed shard by shard, while its readers go on.
+Changes nothing.
+
+Names of shards are the same in every dataset, so what is there may be another dataset's. That is
+refused, unless it shall be replaced: it would be destroyed shard by shard, while its readers go on.
 """
 
 import hashlib
@@ -137,8 +139,8 @@ def make_plan(config: UploadConfig) -> UploadPlan:
 
 
 _REMEDY = (
-    "Choose another place, or pass --replace to remove that dataset first; until the new one is complete, "
-    "readers then find none"
+    "Choose another place, or pass --replace to remove that dataset first; until the new one is "
+    "complete, readers then find none"
 )
 
 
@@ -172,7 +174,8 @@ def in_parallel(
 def _open_source(config: UploadConfig) -> tuple[Path, DatasetManifest]:
     if not storage.is_local(config.source):
         raise OptionError(
-            f"{storage.redacted(config.source)}: is not a local folder; copy the dataset to one first"
+            f"{storage.redacted(config.source)}: is not a local folder; copy the dataset to one "
+            "first"
         )
     root = storage.local_path(config.source)
     if (
@@ -233,7 +236,9 @@ def _small(root: Path, entry: FileEntry) -> Upload:
 def _right(
     target: WritableStore, wanted: Mapping[str, Upload], there: Mapping[str, StoredFile], jobs: int
 ) -> set[str]:
-    """Those that are there already with the right content, by the hashes that the storage states."""
+    """Those that are there already with the right content, by the hashes that the storage
+    states.
+    """
     both = [upload for path, upload in wanted.items() if path in there]
     fits = in_parallel(lambda upload: target.matches(upload, there[upload.path]), both, jobs)
     return {upload.path for upload, is_right in zip(both, fits, strict=True) if is_right}
@@ -245,7 +250,9 @@ def _refuse_foreign_shards(
     there: Mapping[str, StoredFile],
     right: set[str],
 ) -> None:
-    """Where no dataset is (yet), shards of this dataset may be sent again; others are somebody's work."""
+    """Where no dataset is (yet), shards of this dataset may be sent again; others are somebody's
+    work.
+    """
     ours = {dataset.conversion.id, *(snapshot.conversion for snapshot in dataset.snapshots)}
     for shard in dataset.shards:
         manifest = shard.manifest.name
@@ -257,13 +264,15 @@ def _refuse_foreign_shards(
         is_lost = conversion is None and shard.name in right
         if conversion not in ours and not is_lost:
             raise OptionError(
-                f"{storage.redacted(target.url)}: holds {shard.name} of another conversion, which may be under way. "
-                f"{_REMEDY}"
+                f"{storage.redacted(target.url)}: holds {shard.name} of another conversion, which "
+                f"may be under way. {_REMEDY}"
             )
 
 
 def conversion_of(target: WritableStore, manifest: str) -> str | None:
-    """Which conversion a shard manifest at a target names; None where it is missing or not readable."""
+    """Which conversion a shard manifest at a target names; None where it is missing or not
+    readable.
+    """
     try:
         return conversion_named(target.read_all(manifest, MAX_MANIFEST_BYTES), manifest)
     except RoboshardError:
@@ -288,7 +297,8 @@ def _named(data: bytes, new: DatasetManifest) -> str:
 def _to_remove(new: DatasetManifest, there: Mapping[str, StoredFile]) -> list[str]:
     """Shards and manifests of the old dataset that the new one does not overwrite.
 
-    By their names, too: a run that was killed after it had removed dataset.json left no other list of them.
+    By their names, too: a run that was killed after it had removed dataset.json left no other list
+    of them.
     """
     mine = {name for shard in new.shards for name in (shard.name, shard.manifest.name)}
     named = set()
@@ -302,7 +312,9 @@ def _to_remove(new: DatasetManifest, there: Mapping[str, StoredFile]) -> list[st
 def _card(
     target: WritableStore, root: Path, there: Mapping[str, StoredFile]
 ) -> tuple[dict[str, Upload], list[str]]:
-    """The card and its picture, as far as they are not there; nothing where somebody else wrote the README."""
+    """The card and its picture, as far as they are not there; nothing where somebody else wrote the
+    README.
+    """
     if CARD in there:
         try:
             old = target.read_all(CARD, MAX_CARD_BYTES)

@@ -27,7 +27,10 @@ class Preview:
 
 
 def make_preview(root: str, dataset: ShardedDataset) -> Preview:
-    """Decode and draw. Where frames cannot be decoded on this machine, there is no picture, and no error."""
+    """Decode and draw.
+
+    Where frames cannot be decoded on this machine, there is no picture, and no error.
+    """
     positions = np.unique(np.linspace(0, len(dataset.index) - 1, MAX_EPISODES, dtype=np.int64))
     episodes = dataset.index.episode_index[positions].tolist()
     try:

@@ -6,9 +6,10 @@ withdraw   dataset.json, where what it lists is not or will not be there
 send       shards with their manifests, in parallel, each seen to be there before it counts
 finish     index, snapshots, card and picture; then dataset.json, last of all
 
-Where a snapshot of the dataset is (growth.py), only what is new is sent, and its dataset.json stays until the new one
-replaces it. At every moment the destination holds no dataset.json, or one whose files are all there. So a run that
-was killed, at any moment, is continued by running it again: what is there with the right content is not sent again.
+Where a snapshot of the dataset is (growth.py), only what is new is sent, and its dataset.json stays
+until the new one replaces it. At every moment the destination holds no dataset.json, or one whose
+files are all there. So a run that was killed, at any moment, is continued by running it again: what
+is there with the right content is not sent again.
 """
 
 from collections.abc import Iterator, Sequence

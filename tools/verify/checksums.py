@@ -23,7 +23,9 @@ def payload(sample: Sample, member: Member, data: memoryview) -> memoryview:
 def check_bytes(
     sample: Sample, data: memoryview, *, is_last: bool, place: Place, owner_of: OwnerOf
 ) -> set[str]:
-    """Names of the members that are damaged, all of them reported; `owner_of` says whose a checksum is."""
+    """Names of the members that are damaged, all of them reported; `owner_of` says whose a checksum
+    is.
+    """
     damaged = _damaged_members(sample, data, place, owner_of)
     whole = sample.crc32c is None or crc_text(crc32c(data)) == sample.crc32c
     remedy = CONVERT_AGAIN if whole else COPY_AGAIN

@@ -18,13 +18,19 @@ class VerifyConfig:
     url: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="URL")]
     """The dataset: a local folder, hf://, s3://, gs:// or http(s)://."""
     sample: int | None = None
-    """Read this many random episodes instead of all. Manifests and sizes of all shards are checked even then."""
+    """Read this many random episodes instead of all. Manifests and sizes of all shards are checked
+    even then.
+    """
     seed: int = 0
     """Of the choice of episodes and frames."""
     frames: int = 0
-    """Decode this many frames per camera and episode: the first, the last, and random ones between."""
+    """Decode this many frames per camera and episode: the first, the last, and random ones
+    between.
+    """
     against: str | None = None
-    """Compare with the LeRobot dataset that the shards were made from: every row, every video packet."""
+    """Compare with the LeRobot dataset that the shards were made from: every row, every video
+    packet.
+    """
     report: Path | None = None
     """Write the report there too, as JSON."""
     jobs: int = 4

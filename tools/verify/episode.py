@@ -1,4 +1,6 @@
-"""What one episode holds: record, rows and slices against each other, the manifest and the dataset."""
+"""What one episode holds: record, rows and slices against each other, the manifest and the
+dataset.
+"""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -25,7 +27,9 @@ DEFAULT_TOLERANCE_S = 1e-4
 
 @dataclass(frozen=True, kw_only=True)
 class Expected:
-    """What the dataset says of all its episodes; of one that has grown, of those that came together."""
+    """What the dataset says of all its episodes; of one that has grown, of those that came
+    together.
+    """
 
     manifest: DatasetManifest
     conversion: str

@@ -19,7 +19,9 @@ def choose_rows(num_rows: int, count: int, seed: str) -> list[int]:
 def check_frames(
     camera: CameraRecord, spec: Spec, data: memoryview, rows: list[int], place: Place
 ) -> None:
-    """Decode the frames of some rows of a camera; their shape and time must be those of the record."""
+    """Decode the frames of some rows of a camera; their shape and time must be those of the
+    record.
+    """
     from roboshard.loader.decoding.decode import decode_frames, open_decoder  # noqa: PLC0415 - brings torch
     from roboshard.loader.decoding.settings import PictureSettings  # noqa: PLC0415
     from roboshard.loader.decoding.slice_bytes import InMemory  # noqa: PLC0415

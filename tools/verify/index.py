@@ -28,7 +28,8 @@ class IndexRows:
             raise FormatError(f"{what}: not a readable episode index: {error}") from None
         if self._table.schema.names != INDEX_SCHEMA.names:
             raise FormatError(
-                f"{what}: columns {self._table.schema.names} where there should be {INDEX_SCHEMA.names}"
+                f"{what}: columns {self._table.schema.names} where there should be "
+                f"{INDEX_SCHEMA.names}"
             )
         self._order = np.argsort(index.shard, kind="stable")
         self._bounds = np.searchsorted(

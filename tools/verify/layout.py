@@ -1,4 +1,6 @@
-"""Where a shard's samples and members should lie: as its manifest says, or, without one, as its tar says."""
+"""Where a shard's samples and members should lie: as its manifest says, or, without one, as its tar
+says.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -77,7 +77,9 @@ class SourcePackets:
 
 
 def _turns_of(stream: Any, packets: Iterable[Any]) -> int | None:
-    """Quarter turns, counterclockwise, by which pictures are turned before they are shown; None: none decodes."""
+    """Quarter turns, counterclockwise, by which pictures are turned before they are shown; None:
+    none decodes.
+    """
     stream.codec_context.thread_count = 1
     try:
         for packet in [*packets, None]:
@@ -99,7 +101,9 @@ def _until(packets: Iterator[Any], last: int) -> Iterator[Any]:
 def _packets_of(
     camera: CameraRecord, data: bytes
 ) -> tuple[memoryview, SampleTables, IntArray] | None:
-    """Return (where packets lie, tables of them, when the record says that each is shown); None: unreadable."""
+    """Return (where packets lie, tables of them, when the record says that each is shown); None:
+    unreadable.
+    """
     try:
         if not is_matroska(camera.member):
             tables = read_sample_tables(data)
@@ -129,7 +133,8 @@ def compare_parameters(
         turns = _turns_of(stream, container.demux(stream))
     if None not in (turns, packets.turns) and turns != packets.turns:
         place.report(
-            f"its pictures are turned by {90 * (turns or 0)} degrees, by {90 * (packets.turns or 0)} in the source",
+            f"its pictures are turned by {90 * (turns or 0)} degrees, by "
+            f"{90 * (packets.turns or 0)} in the source",
             CONVERT_AGAIN,
         )
     changed = _changed(camera, here, packets.parameters)
@@ -142,7 +147,9 @@ def compare_parameters(
 def compare_payloads(
     camera: CameraRecord, data: bytes, packets: SourcePackets, clock: Clock, place: Place
 ) -> None:
-    """Every packet of the slice is in the source at that time, and none between its first and last is left out."""
+    """Every packet of the slice is in the source at that time, and none between its first and last
+    is left out.
+    """
     found = _packets_of(camera, data)
     if found is None:
         return  # reported where the slice was looked at

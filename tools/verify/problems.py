@@ -1,4 +1,7 @@
-"""Problems: what is wrong, where, and what to do about it. All are collected; none ends a verification."""
+"""Problems: what is wrong, where, and what to do about it.
+
+All are collected; none ends a verification.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace

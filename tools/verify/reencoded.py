@@ -20,17 +20,24 @@ from roboshard.tools.verify.problems import CONVERT_AGAIN, Place
 
 Luma = NDArray[np.float32]
 
+AGAIN = "in encoding it again"
 MIN_PSNR = 20.0
-"""Decibels of luma. What encoders make of pictures with little noise is above, however low the quality."""
+"""Decibels of luma. What encoders make of pictures with little noise is above, however low the
+quality.
+"""
 BLANK = 0.95
-"""Of the variance of the source frame, which is the squared error of a picture that is grey all over: what encoders
-leave of noisy pictures is nearer, what has nothing to do with the frame is not."""
+"""Of the variance of the source frame, which is the squared error of a picture that is grey all
+over: what encoders leave of noisy pictures is nearer, what has nothing to do with the frame is not.
+"""
 NEARER = 1.25
-"""A picture whose mean squared error to a neighbour of its own frame is so many times smaller is that neighbour's."""
+"""A picture whose mean squared error to a neighbour of its own frame is so many times smaller is
+that neighbour's.
+"""
 RUN = 6
-"""So many rows one after the other. Fewer may be pictures that the encoder found not worth their bits and took from
-the one before. A keyframe is made of its own frame alone, with SVT-AV1 because its temporal filter is off: one is
-enough."""
+"""So many rows one after the other. Fewer may be pictures that the encoder found not worth their
+bits and took from the one before. A keyframe is made of its own frame alone, with SVT-AV1 because
+its temporal filter is off: one is enough.
+"""
 _WORST_MSE = 255**2 / 10 ** (MIN_PSNR / 10)
 
 
@@ -47,7 +54,9 @@ class PictureDifferences:
     def judge(
         self, row: int, here: Luma, beside: tuple[Luma | None, ...], *, is_keyframe: bool
     ) -> None:
-        """Hold a row's picture against (the frame before, its own frame, the frame after) of the source."""
+        """Hold a row's picture against (the frame before, its own frame, the frame after) of the
+        source.
+        """
         before, error, after = (np.inf if other is None else _mse(here, other) for other in beside)
         side = 0
         if error > NEARER * min(before, after):
@@ -69,12 +78,10 @@ class PictureDifferences:
         """Say what was found."""
         self._end_run()
         kinds = {
-            "show the frame after their own: a frame was dropped in encoding it again": self._wrong[
-                1
-            ],
-            "show the frame before their own: a frame was added or repeated in encoding it again": self._wrong[
-                -1
-            ],
+            f"show the frame after their own: a frame was dropped {AGAIN}": self._wrong[1],
+            f"show the frame before their own: a frame was added or repeated {AGAIN}": (
+                self._wrong[-1]
+            ),
             f"show no frame like their own in the source (below {MIN_PSNR:g} dB)": self._unlike,
         }
         for what, rows in kinds.items():
@@ -97,7 +104,8 @@ class Original:
 
 
 def compare_pictures(camera: CameraRecord, data: bytes, original: Original, place: Place) -> None:
-    """Every row's picture is its frame of the source, resized as the conversion did, but for coding noise.
+    """Every row's picture is its frame of the source, resized as the conversion did, but for coding
+    noise.
 
     Raises:
         SourceError: the source cannot be decoded.

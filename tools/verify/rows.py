@@ -102,7 +102,9 @@ def check_metadata(
     is_first: bool,
     place: Place,
 ) -> None:
-    """The records that travel in the parquet file: the episode's row of the source, and the provenance."""
+    """The records that travel in the parquet file: the episode's row of the source, and the
+    provenance.
+    """
     try:
         row, carried = read_episode_row(data, "rows"), read_provenance(data, "rows")
     except RoboshardError as error:
@@ -136,7 +138,9 @@ def check_metadata(
 
 
 def _contradicts(stated: jsonio.Json, value: jsonio.Json) -> bool:
-    """Whether the source says something else; a text for a list of one, or nothing of use, does not."""
+    """Whether the source says something else; a text for a list of one, or nothing of use, does
+    not.
+    """
     if isinstance(value, list):
         stated = [stated] if isinstance(stated, str) else stated
         is_said = isinstance(stated, list) and all(isinstance(text, str | None) for text in stated)

@@ -6,7 +6,8 @@ index      episodes.parquet, row by row against the manifests  index.py
 snapshots  of a dataset that has grown: what it was            snapshots.py
 shards     in threads: manifest, size, SHA-256, every sample   shard.py -> layout.py
 ↳ bytes    CRC32C of ranges and members, tar headers           checksums.py
-↳ episode  record, rows, slices, decoded frames                episode.py -> rows.py, slices.py, frames.py
+↳ episode  record                                              episode.py
+           rows, slices, decoded frames                        rows.py, slices.py, frames.py
 ↳ source   every row and packet, where a source is given       source.py -> packets.py, tables.py
 
 Nothing that is found ends the run: problems.py collects it. A thread holds one sample at a time.
@@ -175,7 +176,9 @@ def _report(
 
 
 def _dataset_manifest(root: str, problems: Problems) -> DatasetManifest | None:
-    """dataset.json, even one that was altered, as long as it can be parsed and names no file that it may not."""
+    """dataset.json, even one that was altered, as long as it can be parsed and names no file that
+    it may not.
+    """
     place = Place(problems=problems, file=DATASET_MANIFEST)
     try:
         return load_dataset_manifest(root)
@@ -204,7 +207,9 @@ def _check_names(manifest: DatasetManifest, names: Collection[str] | None) -> No
 def _check_files(
     root: str, manifest: DatasetManifest, problems: Problems, notes: list[str]
 ) -> None:
-    """Files that nothing lists: among the shards others would read them; beside them they do no harm."""
+    """Files that nothing lists: among the shards others would read them; beside them they do no
+    harm.
+    """
     try:
         there = storage.list_files(root)
     except RoboshardError as error:

@@ -61,7 +61,10 @@ class Dataset:
 
 
 class ShardCheck:
-    """Everything about one shard; for one thread. What is wrong is added to the dataset's problems."""
+    """Everything about one shard; for one thread.
+
+    What is wrong is added to the dataset's problems.
+    """
 
     def __init__(
         self,
@@ -183,7 +186,9 @@ class ShardCheck:
         check_episode(contents, self._task.expected, self._source, place)
 
     def _owner_of(self, checksum: str) -> str | None:
-        """The member of this shard that has a checksum; looked up in what is made once, when bytes are wrong."""
+        """The member of this shard that has a checksum; looked up in what is made once, when bytes
+        are wrong.
+        """
         if self._owners is None:
             self._owners = {
                 member.crc32c: member.name

@@ -19,7 +19,10 @@ from roboshard.tools.verify.problems import CONVERT_AGAIN, Place
 def check_slice(
     camera: CameraRecord, data: bytes, times: NDArray[np.float32], tolerance_s: float, place: Place
 ) -> bool:
-    """Whether the slice can be read at all. `times` are the rows' timestamps, empty where those are unreadable."""
+    """Whether the slice can be read at all.
+
+    `times` are the rows' timestamps, empty where those are unreadable.
+    """
     if camera.num_frames > len(data):  # a claim to be refused before arrays of that length are made
         place.report(f"{camera.num_frames} frames cannot lie in {len(data)} bytes", CONVERT_AGAIN)
         return False
@@ -39,8 +42,8 @@ def _check_tables(camera: CameraRecord, data: bytes, place: Place) -> bool:
         return False
     if len(tables.sizes) != camera.num_frames:
         place.report(
-            f"{len(tables.sizes)} frames in the slice where the record counts {camera.num_frames}: a frame was "
-            "dropped or added",
+            f"{len(tables.sizes)} frames in the slice where the record counts "
+            f"{camera.num_frames}: a frame was dropped or added",
             CONVERT_AGAIN,
         )
         return True
@@ -54,7 +57,8 @@ def _check_tables(camera: CameraRecord, data: bytes, place: Place) -> bool:
     wrong = np.flatnonzero(tables.pts[order] != camera.ticks())
     if wrong.size:
         place.report(
-            f"{wrong.size} frames are shown at other times than the record says, first frame {wrong[0]}",
+            f"{wrong.size} frames are shown at other times than the record says, first frame "
+            f"{wrong[0]}",
             CONVERT_AGAIN,
         )
     _check_keyframes(camera, tables, place)
@@ -106,7 +110,9 @@ def _check_stream(camera: CameraRecord, data: bytes, place: Place) -> bool:
 def _check_row_times(
     camera: CameraRecord, times: NDArray[np.float32], tolerance_s: float, place: Place
 ) -> None:
-    """Rows and their frames are the same time apart, twice the tolerance and float32's steps aside."""
+    """Rows and their frames are the same time apart, twice the tolerance and float32's steps
+    aside.
+    """
     if len(times) != camera.num_rows:
         return
     numerator, denominator = camera.time_base
@@ -119,7 +125,7 @@ def _check_row_times(
     if wrong.size:
         row = int(wrong[0])
         place.report(
-            f"{wrong.size} rows show a frame of another time, first row {row}, {abs(apart[row]):.6f} s away: a frame "
-            "is missing, or rows are mapped to others",
+            f"{wrong.size} rows show a frame of another time, first row {row}, "
+            f"{abs(apart[row]):.6f} s away: a frame is missing, or rows are mapped to others",
             CONVERT_AGAIN,
         )

@@ -48,7 +48,9 @@ def check_snapshots(
 
 
 def generation_of(manifest: DatasetManifest, shard: int) -> int:
-    """Return with which snapshot a shard came, by its place in dataset.json; the last number: since the newest."""
+    """Return with which snapshot a shard came, by its place in dataset.json; the last number: since
+    the newest.
+    """
     return bisect_right(manifest.snapshots, shard, key=lambda snapshot: snapshot.shards)
 
 

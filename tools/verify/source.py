@@ -1,6 +1,8 @@
-"""Comparing with the source: every row, every video packet, or the pictures of what was encoded again.
+"""Comparing with the source: every row, every video packet, or the pictures of what was encoded
+again.
 
-What is compared is read anew, not converted again. Imported where a source is given: it brings the converter.
+What is compared is read anew, not converted again. Imported where a source is given: it brings the
+converter.
 """
 
 from collections.abc import Iterator, Mapping

@@ -44,8 +44,8 @@ def _compare_columns(name: str, here: pa.Array, source: pa.Array) -> Iterator[st
     if wrong:
         row = wrong[0]
         yield (
-            f"column {name!r} differs in {len(wrong)} rows: row {row} is {here[row].as_py()!r:.60}, in the source "
-            f"{source[row].as_py()!r:.60}"
+            f"column {name!r} differs in {len(wrong)} rows: row {row} is "
+            f"{here[row].as_py()!r:.60}, in the source {source[row].as_py()!r:.60}"
         )
 
 

@@ -1,4 +1,6 @@
-"""The values of an episode's rows: whether a loader can make samples of them, and which are missing."""
+"""The values of an episode's rows: whether a loader can make samples of them, and which are
+missing.
+"""
 
 from collections.abc import Collection
 

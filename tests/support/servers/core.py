@@ -1,7 +1,8 @@
 """A threaded HTTP/1.1 server that paces, logs and misbehaves; what it serves is up to a subclass.
 
-Stored bytes go from the page cache to the socket (sendfile), in slices of 10 ms when a rate is set: several
-connections at 100 MB/s cost a small part of a core, so a benchmark measures the loader and not the server.
+Stored bytes go from the page cache to the socket (sendfile), in slices of 10 ms when a rate is set:
+several connections at 100 MB/s cost a small part of a core, so a benchmark measures the loader and
+not the server.
 """
 
 from __future__ import annotations
@@ -78,7 +79,10 @@ class _Cut(Exception):
 
 
 class Exchange(BaseHTTPRequestHandler):
-    """One connection. A subclass of FaultServer answers each of its requests by `reply` or `reply_object`."""
+    """One connection.
+
+    A subclass of FaultServer answers each of its requests by `reply` or `reply_object`.
+    """
 
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
@@ -120,7 +124,7 @@ class Exchange(BaseHTTPRequestHandler):
     def json(self) -> Any:
         return json.loads(self.body or b"null")
 
-    # -- Answers -----------------------------------------------------------------------------------------------
+    # -- Answers -----------------------------------------------------------------------------------
 
     def reply(
         self, status: int, body: Any = b"", headers: Mapping[str, str | int] | None = None
@@ -193,7 +197,7 @@ class Exchange(BaseHTTPRequestHandler):
     ) -> None:
         self.reply(status, b"", dict(headers or {}) | {"Location": location})
 
-    # -- Sending -----------------------------------------------------------------------------------------------
+    # -- Sending -----------------------------------------------------------------------------------
 
     def _send(
         self,
@@ -307,7 +311,9 @@ class Exchange(BaseHTTPRequestHandler):
         )
 
     def _asked_range(self, size: int) -> tuple[int, int] | None:
-        """[first, end) of a single byte range; None where the header says nothing or nothing this server can do."""
+        """[first, end) of a single byte range; None where the header says nothing or nothing this
+        server can do.
+        """
         match = re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers.get("Range", ""))
         if match is None or match[0] == "bytes=-":
             return None
@@ -358,7 +364,7 @@ class FaultServer:
         """Answer one request."""
         raise NotImplementedError
 
-    # -- What tests may call, by name ----------------------------------------------------------------------------
+    # -- What tests may call, by name --------------------------------------------------------------
 
     def arm(self, **fault: Any) -> None:
         armed = Fault(**fault)
@@ -388,7 +394,9 @@ class FaultServer:
             setattr(self, name, value)
 
     def log_entries(self) -> list[dict[str, Any]]:
-        """The log, once answers that have arrived are counted: a client can be quicker than the count."""
+        """The log, once answers that have arrived are counted: a client can be quicker than the
+        count.
+        """
         deadline = time.monotonic() + 0.25
         while (
             any(record.seconds is None for record in list(self.log)) and time.monotonic() < deadline
@@ -405,7 +413,7 @@ class FaultServer:
             self._listener.listen(512)
             self._accept_on(self._listener, Exchange)
 
-    # -- Life ----------------------------------------------------------------------------------------------------
+    # -- Life --------------------------------------------------------------------------------------
 
     def wait(self, seconds: float) -> None:
         """Sleep, unless the server is being stopped."""

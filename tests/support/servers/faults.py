@@ -8,7 +8,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 Stage = Literal["request", "reply", "object"]
-"""When a fault strikes: before the request is looked at, as any 200 or 206 is sent, or as stored bytes are sent."""
+"""When a fault strikes: before the request is looked at, as any 200 or 206 is sent, or as stored
+bytes are sent.
+"""
 
 KINDS: dict[str, dict[str, Any]] = {
     # kind: its arguments and their defaults
@@ -44,7 +46,10 @@ _NEEDS_RANGE = {"ignore_range", "wrong_range", "wrong_header", "short_total"}
 
 @dataclass
 class Fault:
-    """One armed fault. It skips `after` requests that fit, then strikes `times` of them (None: all)."""
+    """One armed fault.
+
+    It skips `after` requests that fit, then strikes `times` of them (None: all).
+    """
 
     kind: str
     path_pattern: str = ".*"
@@ -67,7 +72,9 @@ class Fault:
         return "reply" if self.kind in _REPLY or self.kind == "stall" else "object"
 
     def fits(self, stage: Stage, method: str, path: str, ranged: bool) -> bool:
-        """Whether it concerns this request: a HEAD never uses up a fault of bodies, nor a link a redirect."""
+        """Whether it concerns this request: a HEAD never uses up a fault of bodies, nor a link a
+        redirect.
+        """
         return (
             stage == self.stage
             and (self.method or method) == method

@@ -1,4 +1,6 @@
-"""Fixtures for tests of remote storage. A conftest has them by `pytest_plugins = ["support.servers.fixtures"]`.
+"""Fixtures for tests of remote storage.
+
+A conftest has them by `pytest_plugins = ["support.servers.fixtures"]`.
 
 Servers live as long as the session; each test finds them without faults and with an empty log.
 """
@@ -38,7 +40,10 @@ def _local_hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalHub]:
 
 @pytest.fixture
 def local_hub(_local_hub: LocalHub) -> Iterator[LocalHub]:
-    """A Hub for client processes that run with its `environment`. Buckets of other tests are still there."""
+    """A Hub for client processes that run with its `environment`.
+
+    Buckets of other tests are still there.
+    """
     yield _local_hub
     _local_hub.reset()
     _local_hub.configure(latency_s=0.0, bytes_per_second=None, page_size=1000)

@@ -53,7 +53,7 @@ class HubProcess(BucketRoutes, DatasetRoutes):
     def _validate_yaml(self, exchange: Exchange) -> None:
         exchange.reply(200, {"errors": [], "warnings": []})
 
-    # -- Controls ----------------------------------------------------------------------------------------------------
+    # -- Controls ----------------------------------------------------------------------------------
 
     def clear(self) -> None:
         """As of every server; buckets and datasets stay."""
@@ -141,9 +141,10 @@ class LocalHub(Remote):
         hub.fault("status", "^/cdn/", code=503, times=2)
         assert not hub.token_leaks
 
-    `.token` may write, `.read_token` may not, `.strangers_token` is of somebody else. Paths of faults are the routes:
-    `^/api/` is the Hub's interface, `/resolve/` the redirect, `^/cdn/<hash>/<path>` the file on the storage host.
-    What clients of xet read or write goes through folders, so faults and the log do not see it.
+    `.token` may write, `.read_token` may not, `.strangers_token` is of somebody else. Paths of
+    faults are the routes: `^/api/` is the Hub's interface, `/resolve/` the redirect,
+    `^/cdn/<hash>/<path>` the file on the storage host. What clients of xet read or write goes
+    through folders, so faults and the log do not see it.
     """
 
     server_class = HubProcess
@@ -190,7 +191,9 @@ class LocalHub(Remote):
         }
 
     def use(self, monkeypatch: pytest.MonkeyPatch, token: str | None = TOKEN) -> None:
-        """Let the huggingface_hub of this process, and processes started from here, use this Hub."""
+        """Let the huggingface_hub of this process, and processes started from here, use this
+        Hub.
+        """
         import huggingface_hub  # noqa: PLC0415 - it reads the environment now
         from huggingface_hub import HfFileSystem, constants  # noqa: PLC0415
 
@@ -227,7 +230,9 @@ class LocalHub(Remote):
     def add_dataset(
         self, repo_id: str, folder: Path | str, revision: str = "main", *, private: bool = False
     ) -> str:
-        """Commit exactly a folder's files to a branch of a dataset, which appears if need be; the commit's hash."""
+        """Commit exactly a folder's files to a branch of a dataset, which appears if need be; the
+        commit's hash.
+        """
         sha: str = self.call(
             "add_dataset", repo_id=repo_id, folder=str(folder), revision=revision, private=private
         )

@@ -1,4 +1,6 @@
-"""What the Hub's routes share: tokens, pages, redirects to the storage host, and the storage host itself."""
+"""What the Hub's routes share: tokens, pages, redirects to the storage host, and the storage host
+itself.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ _SECRET = b"signs links"
 
 
 def route(method: str, pattern: str) -> Callable[[Handler], Handler]:
-    """Mark a method as the answer to requests whose unquoted path fits; HEAD goes where GET goes."""
+    """Mark a method as the answer to requests whose unquoted path fits; HEAD goes where GET
+    goes.
+    """
 
     def mark(handler: Handler) -> Handler:
         handler.route = (method, re.compile(pattern))  # type: ignore[attr-defined]
@@ -44,7 +48,9 @@ def iso(milliseconds: int) -> str:
 
 
 class HubBase(FaultServer):
-    """Names are of two hosts, as on the real Hub: 127.0.0.1 knows tokens, localhost serves signed links."""
+    """Names are of two hosts, as on the real Hub: 127.0.0.1 knows tokens, localhost serves signed
+    links.
+    """
 
     def __init__(
         self, root: str, user: str, tokens: Mapping[str, str], page_size: int = 1000, **options: Any
@@ -77,7 +83,7 @@ class HubBase(FaultServer):
                 return
         exchange.reply(404, {"error": f"this Hub has no route {method} {exchange.route}"})
 
-    # -- Answers that routes share ---------------------------------------------------------------------------------
+    # -- Answers that routes share -----------------------------------------------------------------
 
     def denied(self, exchange: Exchange, private: bool, write: bool) -> bool:
         """Whether the request was refused, for want of the right token."""
@@ -122,7 +128,9 @@ class HubBase(FaultServer):
         exchange.reply(200, entries[cursor : cursor + limit], headers)
 
     def reply_xet_token(self, exchange: Exchange, use: str, hashes: set[str]) -> None:
-        """Where xet may be used and how long, twice: hf_xet reads the body, huggingface_hub the headers."""
+        """Where xet may be used and how long, twice: hf_xet reads the body, huggingface_hub the
+        headers.
+        """
         place = self.store.upload_url() if use == "write" else self.store.read_url(hashes)
         end = int(time.time()) + 3600
         headers: dict[str, str | int] = {

@@ -1,4 +1,6 @@
-"""The Hub's routes for dataset repositories: commits of files, of which the large ones lie in xet storage."""
+"""The Hub's routes for dataset repositories: commits of files, of which the large ones lie in xet
+storage.
+"""
 
 from __future__ import annotations
 
@@ -263,11 +265,13 @@ class DatasetRoutes(HubBase):
             sha = one.parent
         self.reply_page(exchange, entries)
 
-    # -- Reading -----------------------------------------------------------------------------------------------------
+    # -- Reading -----------------------------------------------------------------------------------
 
     @route("GET", rf"/datasets/{_ID}/resolve/([^/]+)/(.+)")
     def _resolve(self, exchange: Exchange, repo_id: str, revision: str, path: str) -> None:
-        """Large files are on the storage host; the others behind a relative redirect that names the commit."""
+        """Large files are on the storage host; the others behind a relative redirect that names the
+        commit.
+        """
         if (found := self._file(exchange, repo_id, revision, path)) is None:
             return
         commit, entry = found
@@ -299,7 +303,7 @@ class DatasetRoutes(HubBase):
             hashes = {entry.xet_hash for entry in found[1].files.values() if entry.xet_hash}
             self.reply_xet_token(exchange, use, hashes)
 
-    # -- Writing -----------------------------------------------------------------------------------------------------
+    # -- Writing -----------------------------------------------------------------------------------
 
     @route("POST", rf"/api/datasets/{_ID}/preupload/(.+)")
     def _preupload(self, exchange: Exchange, repo_id: str, revision: str) -> None:
@@ -428,7 +432,7 @@ class DatasetRoutes(HubBase):
         """Store content; its xet hash."""
         raise NotImplementedError
 
-    # -- Inside ------------------------------------------------------------------------------------------------------
+    # -- Inside ------------------------------------------------------------------------------------
 
     @staticmethod
     def _repo_file(
@@ -504,7 +508,9 @@ def _last_commit(commit: Commit) -> dict[str, str]:
 
 
 def _is_large(path: str, size: int, sample: bytes) -> bool:
-    """Whether the Hub would have this file in storage instead of in git: by its name, its size, or being binary."""
+    """Whether the Hub would have this file in storage instead of in git: by its name, its size, or
+    being binary.
+    """
     return size > 0 and (
         PurePosixPath(path).suffix in _LARGE or size > _LARGE_BYTES or b"\0" in sample
     )

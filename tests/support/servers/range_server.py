@@ -1,4 +1,6 @@
-"""An HTTP server of a folder that answers ranges, simulates a slow line, and misbehaves on command."""
+"""An HTTP server of a folder that answers ranges, simulates a slow line, and misbehaves on
+command.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,9 @@ class RangeServerProcess(FaultServer):
 
 
 def _etag(path: Path, stat: os.stat_result) -> str:
-    """A hash of the content; of a large file its start and time, as reading it all would delay the first request."""
+    """A hash of the content; of a large file its start and time, as reading it all would delay the
+    first request.
+    """
     digest = hashlib.sha256()
     with path.open("rb") as file:
         if stat.st_size <= _HASHED_WHOLE:

@@ -1,4 +1,6 @@
-"""The side of a server that tests hold: it starts the server, in a process of its own or here, and controls it."""
+"""The side of a server that tests hold: it starts the server, in a process of its own or here, and
+controls it.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,10 @@ _MAIN = "import sys; from support.servers.remote import main; main(sys.argv[1])"
 
 
 class Remote:
-    """A running server. Its own process by default: its Python must not compete for the lock of the loader's."""
+    """A running server.
+
+    Its own process by default: its Python must not compete for the lock of the loader's.
+    """
 
     server_class: type[FaultServer]
 
@@ -42,7 +47,8 @@ class Remote:
         environment = os.environ | {"PYTHONPATH": str(_TESTS)}
         self._process = subprocess.Popen(
             [sys.executable, "-c", _MAIN, json.dumps([name, self._options], default=str)],
-            stdin=subprocess.PIPE,  # closed when this process ends, however it ends: the server ends with it
+            # closed when this process ends, however it ends: the server ends with it
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=environment,
         )
@@ -73,7 +79,7 @@ class Remote:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    # -- Control ---------------------------------------------------------------------------------------------------
+    # -- Control -----------------------------------------------------------------------------------
 
     def fault(
         self,
@@ -85,7 +91,9 @@ class Remote:
         method: str | None = None,
         **args: Any,
     ) -> None:
-        """Arm a fault of `faults.KINDS` for the paths in which the pattern is found: after `after`, `times` times."""
+        """Arm a fault of `faults.KINDS` for the paths in which the pattern is found: after `after`,
+        `times` times.
+        """
         if isinstance(args.get("content"), bytes):
             args["content"] = base64.b64encode(args["content"]).decode()
         Fault(
@@ -110,7 +118,9 @@ class Remote:
         self.call("clear")
 
     def configure(self, **values: Any) -> None:
-        """Set latency_s, bytes_per_second (per connection; None: no limit) or an option of the subclass."""
+        """Set latency_s, bytes_per_second (per connection; None: no limit) or an option of the
+        subclass.
+        """
         self.call("configure", **values)
 
     @property
@@ -123,7 +133,9 @@ class Remote:
 
     @property
     def armed(self) -> list[dict[str, Any]]:
-        """Faults that have not struck (for the last time) yet: a test can tell that its fault was met."""
+        """Faults that have not struck (for the last time) yet: a test can tell that its fault was
+        met.
+        """
         answer: list[dict[str, Any]] = self.call("armed")
         return answer
 

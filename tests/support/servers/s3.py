@@ -15,7 +15,9 @@ _OF_ONE_HOP = {"connection", "content-length", "date", "host", "server", "transf
 
 
 class S3Process(FaultServer):
-    """Objects are sent by this server, as any range of them may have to be sent wrong; moto answers all the rest."""
+    """Objects are sent by this server, as any range of them may have to be sent wrong; moto answers
+    all the rest.
+    """
 
     def __init__(self, **options: Any) -> None:
         from moto.server import ThreadedMotoServer  # noqa: PLC0415 - takes a second, in the server's process only
@@ -63,7 +65,9 @@ class S3Process(FaultServer):
         return content
 
     def _ask(self, method: str, exchange: Exchange) -> tuple[int, dict[str, str], bytes]:
-        """What moto says to a request, as if it were for the whole object and without conditions."""
+        """What moto says to a request, as if it were for the whole object and without
+        conditions.
+        """
         left_out = _OF_ONE_HOP | {"range", "if-match", "if-range"}
         headers = {
             name: value for name, value in exchange.headers.items() if name.lower() not in left_out
@@ -83,9 +87,11 @@ class S3Process(FaultServer):
 
 
 class S3Server(Remote):
-    """A bucket at `.endpoint`. s3fs finds it with nothing but `.environment` set. moto does not check checksums.
+    """A bucket at `.endpoint`. s3fs finds it with nothing but `.environment` set. moto does not
+    check checksums.
 
-    Paths of faults are `/<bucket>/<key>`: `server.fault("status", r"shard-0\\.tar", method="PUT", code=503)`.
+    Paths of faults are `/<bucket>/<key>`:
+    `server.fault("status", r"shard-0\\.tar", method="PUT", code=503)`.
     """
 
     server_class = S3Process
@@ -113,7 +119,9 @@ class S3Server(Remote):
 
     @property
     def environment(self) -> dict[str, str]:
-        """For clients; the instance metadata service is switched off, as looking for it takes seconds."""
+        """For clients; the instance metadata service is switched off, as looking for it takes
+        seconds.
+        """
         return {
             "AWS_ACCESS_KEY_ID": "testing",
             "AWS_SECRET_ACCESS_KEY": "testing",

@@ -1,7 +1,9 @@
-"""Xet storage without the service: hf_xet reads and writes folders that it takes for a CAS (`local://<folder>`).
+"""Xet storage without the service: hf_xet reads and writes folders that it takes for a CAS
+(`local://<folder>`).
 
-A folder is one database that one process opens at a time. So each upload gets a new folder, each download a snapshot,
-and the server keeps its own: it takes over what clients have uploaded as the Hub does, by what their shards declare.
+A folder is one database that one process opens at a time. So each upload gets a new folder, each
+download a snapshot, and the server keeps its own: it takes over what clients have uploaded as the
+Hub does, by what their shards declare.
 """
 
 from __future__ import annotations
@@ -26,7 +28,9 @@ _HAS_VERIFICATION, _HAS_METADATA = 1 << 31, 1 << 30
 
 @dataclass(frozen=True)
 class StoredFile:
-    """A file in the storage; `sha256` is known where the client declared it, as it does for repositories."""
+    """A file in the storage; `sha256` is known where the client declared it, as it does for
+    repositories.
+    """
 
     xet_hash: str
     size: int
@@ -52,7 +56,7 @@ class XetStore:
             (root / name).mkdir(parents=True)
         self._keep_empty()
 
-    # -- For clients ---------------------------------------------------------------------------------------------
+    # -- For clients -------------------------------------------------------------------------------
 
     def upload_url(self) -> str:
         """A place where one client may write."""
@@ -74,7 +78,7 @@ class XetStore:
             _snapshot(self._master, folder)
             return f"local://{folder}"
 
-    # -- For the server --------------------------------------------------------------------------------------------
+    # -- For the server ----------------------------------------------------------------------------
 
     def __contains__(self, xet_hash: str) -> bool:
         with self._lock:
@@ -112,7 +116,7 @@ class XetStore:
         with self._lock:
             return self._upload_to_master(list(paths))
 
-    # -- Inside ----------------------------------------------------------------------------------------------------
+    # -- Inside ------------------------------------------------------------------------------------
 
     def _new_folder(self, kind: str) -> Path:
         self._count += 1
@@ -121,7 +125,10 @@ class XetStore:
         return folder
 
     def _put_together(self, stored: StoredFile, path: Path) -> None:
-        """Write a file's content. A snapshot taken while its client uploads on may be of no use: a later one is."""
+        """Write a file's content.
+
+        A snapshot taken while its client uploads on may be of no use: a later one is.
+        """
         problem: object = None
         for _ in range(20):
             snapshot = self._new_folder("reads")
@@ -192,10 +199,12 @@ class XetStore:
 
 
 def _snapshot(folder: Path, into: Path) -> None:
-    """A copy that can be opened while the folder is. Everything but the database is immutable, so links do.
+    """A copy that can be opened while the folder is.
 
-    The database may be written to as it is copied, by a client that uploads on; then the copy does not open, and a
-    later one does.
+    Everything but the database is immutable, so links do.
+
+    The database may be written to as it is copied, by a client that uploads on; then the copy does
+    not open, and a later one does.
     """
     source, target = folder / "xet/xorbs", into / "xet/xorbs"
     for kind in ("shards", "xorbs"):
@@ -216,7 +225,9 @@ def _snapshot(folder: Path, into: Path) -> None:
 
 
 def _declared_files(shard: bytes) -> Iterator[tuple[str, int, str | None]]:
-    """Xet hash, size and SHA-256 of each file that a shard holds (Xet protocol specification: "shard")."""
+    """Xet hash, size and SHA-256 of each file that a shard holds (Xet protocol specification:
+    "shard").
+    """
     at = _RECORD  # behind the header
     while True:
         file_hash, flags, count, _ = struct.unpack_from("<32sIIQ", shard, at)

@@ -1,4 +1,6 @@
-"""Runs in LeRobot's own environment: every sample of two datasets, with delta windows, must be equal."""
+"""Runs in LeRobot's own environment: every sample of two datasets, with delta windows, must be
+equal.
+"""
 
 import json
 import sys

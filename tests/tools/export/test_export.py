@@ -57,7 +57,7 @@ def episodes_of(root: Path) -> list[dict[str, Any]]:
     return [row for path in paths for row in pq.ParquetFile(path).read().to_pylist()]
 
 
-# -- Which episodes --------------------------------------------------------------------------------------------
+# -- Which episodes --------------------------------------------------------------------------------
 
 
 def test_fewer_episodes_are_numbered_anew(
@@ -167,7 +167,7 @@ def test_a_source_of_an_older_version_becomes_a_v3_dataset(tmp_path: Path) -> No
     )
 
 
-# -- Files -----------------------------------------------------------------------------------------------------
+# -- Files -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("codec", "size"), [("libsvtav1", (48, 72)), ("libx265", (64, 96))])
@@ -325,7 +325,7 @@ def test_the_command(
     assert "is not empty" in capsys.readouterr().err
 
 
-# -- Arithmetic ------------------------------------------------------------------------------------------------
+# -- Arithmetic ------------------------------------------------------------------------------------
 
 
 def test_an_episode_begins_where_its_first_row_shows_its_frame() -> None:

@@ -1,6 +1,8 @@
-"""LeRobot itself, 0.4.4 and 0.6.1 in environments of their own, reads what was exported: the source's samples.
+"""LeRobot itself, 0.4.4 and 0.6.1 in environments of their own, reads what was exported: the
+source's samples.
 
-So it does for the trouble cases and for what its own tools made; and those that are stored are what it returns now.
+So it does for the trouble cases and for what its own tools made; and those that are stored are what
+it returns now.
 """
 
 from __future__ import annotations
@@ -44,14 +46,18 @@ SINCE_0_6 = ("annotated", "recorded_depth", "depth_images_to_video")
 """Features that LeRobot 0.4.4 does not know: language columns and depth maps."""
 INEXACT = "recorded_with_frames_dropped"
 OPEN_GOPS = ("h264_bt2020", "hevc_10bit_g4")
-"""Frames after a keyframe that are shown before it: LeRobot misses them, in the sources too, where it has to seek."""
+"""Frames after a keyframe that are shown before it: LeRobot misses them, in the sources too, where
+it has to seek.
+"""
 Stored = dict[str, tuple[Path, Path]]
 
 
 def _readable(
     stored: Stored, lerobot: LeRobot, further: Mapping[str, int] | None = None
 ) -> list[str]:
-    """Arguments for lerobot_samples.py: where samples are stored, the dataset to read, and so many more."""
+    """Arguments for lerobot_samples.py: where samples are stored, the dataset to read, and so many
+    more.
+    """
     unknown = SINCE_0_6 if lerobot.version == "0.4.4" else ()
     return [
         f"{folder}={root}={(further or {}).get(folder.name, 0)}"
@@ -62,7 +68,9 @@ def _readable(
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> Stored:
-    """Name -> where samples are stored, and the dataset; the trouble cases and what LeRobot's tools made."""
+    """Name -> where samples are stored, and the dataset; the trouble cases and what LeRobot's tools
+    made.
+    """
     folder = tmp_path_factory.mktemp("sources")
     found = {name: (TROUBLE_CASES / name, TROUBLE_CASES / name / "src") for name in case_names()}
     for name in tool_case_names():
@@ -74,7 +82,9 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Stored:
 def exported(
     sources: Stored, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Stored, dict[str, str]]:
-    """The same with what `roboshard export` made of their shards; and names -> why there is nothing."""
+    """The same with what `roboshard export` made of their shards; and names -> why there is
+    nothing.
+    """
     folder = tmp_path_factory.mktemp("exported")
     found, failures = {}, {}
     for name, (stored, source) in sources.items():

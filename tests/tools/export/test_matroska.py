@@ -1,4 +1,6 @@
-"""Exports with slices in Matroska, as LeRobot reads them: by the approximate frame number, within its tolerance."""
+"""Exports with slices in Matroska, as LeRobot reads them: by the approximate frame number, within
+its tolerance.
+"""
 
 from __future__ import annotations
 

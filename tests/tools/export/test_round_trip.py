@@ -1,4 +1,6 @@
-"""LeRobot -> shards -> LeRobot: rows, packets, tasks, statistics are equal, and so is what a loader makes of both."""
+"""LeRobot -> shards -> LeRobot: rows, packets, tasks, statistics are equal, and so is what a loader
+makes of both.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""`roboshard idle`: standstills are found in the rows, shown, and left out of training by the file that it writes."""
+"""`roboshard idle`: standstills are found in the rows, shown, and left out of training by the file
+that it writes.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ KEPT: dict[int, list[tuple[int, int]]] = {
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Episodes whose action moves as PLANS say, between 0 and 1, with a little noise that is no motion."""
+    """Episodes whose action moves as PLANS say, between 0 and 1, with a little noise that is no
+    motion.
+    """
     folder = tmp_path_factory.mktemp("idle")
     source = Source(fps=FPS, lengths=tuple(map(len, PLANS)), cameras=())
     root = build(folder / "source", source).root
@@ -155,7 +159,7 @@ def test_without_statistics_the_threshold_is_in_the_features_unit(tmp_path: Path
     assert search(tmp_path / "shards", absolute=True).episodes == 1
 
 
-# -- Motion ------------------------------------------------------------------------------------------------------
+# -- Motion ----------------------------------------------------------------------------------------
 
 
 def slowly(moves: Sequence[bool], longest: int) -> list[int]:

@@ -1,4 +1,6 @@
-"""What feeds LeRobot's trainer, without LeRobot: options, checkpoints, splits, and what is refused."""
+"""What feeds LeRobot's trainer, without LeRobot: options, checkpoints, splits, and what is
+refused.
+"""
 
 from __future__ import annotations
 

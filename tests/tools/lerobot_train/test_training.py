@@ -1,4 +1,6 @@
-"""LeRobot's trainer on shards: the losses of its own dataset, whole and resumed, in one process and in several."""
+"""LeRobot's trainer on shards: the losses of its own dataset, whole and resumed, in one process and
+in several.
+"""
 
 from __future__ import annotations
 

@@ -98,7 +98,9 @@ def test_every_frame_stands_in_its_cell_above_its_moment() -> None:
     ],
 )
 def test_what_is_hard_to_draw_is_drawn(shown: Content) -> None:
-    """Its parts stand where they should, and something is in each; the page is as high as they need."""
+    """Its parts stand where they should, and something is in each; the page is as high as they
+    need.
+    """
     rows = [shown.length - 1]
     frames = [np.full((300, 40, 3), (200, 0, 0), np.uint8)]
     names = [(len(curves.names), _legend_size(curves)[0]) for curves in shown.curves]

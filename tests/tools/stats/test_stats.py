@@ -1,4 +1,6 @@
-"""`roboshard stats`: what a loader would have, shown or as JSON, and what the source says otherwise."""
+"""`roboshard stats`: what a loader would have, shown or as JSON, and what the source says
+otherwise.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The dataset card: what it says, that it is safe to show, and that nobody else's is overwritten."""
+"""The dataset card: what it says, that it is safe to show, and that nobody else's is
+overwritten.
+"""
 
 from __future__ import annotations
 
@@ -172,7 +174,7 @@ def test_front_matter_survives_any_name(
     assert yaml.safe_load(text.split("\n---\n")[0].removeprefix("---\n"))["pretty_name"] == name
 
 
-# -- At the destination --------------------------------------------------------------------------------------------
+# -- At the destination ----------------------------------------------------------------------------
 
 
 def test_the_card_goes_with_the_dataset_and_again_when_it_changes(

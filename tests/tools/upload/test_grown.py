@@ -1,4 +1,6 @@
-"""Publishing a dataset that grows: only what is new goes, and readers find a whole dataset all the time."""
+"""Publishing a dataset that grows: only what is new goes, and readers find a whole dataset all the
+time.
+"""
 
 from __future__ import annotations
 

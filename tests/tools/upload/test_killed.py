@@ -1,4 +1,6 @@
-"""SIGKILL at many moments: the same command ends right, and no reader ever sees a dataset.json that is not true."""
+"""SIGKILL at many moments: the same command ends right, and no reader ever sees a dataset.json that
+is not true.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ def known(*roots: Path) -> dict[str, dict[str, str]]:
 def kill_and_run_again(
     hub: LocalHub, bucket: str, old: Path, new: Path, moments: list[int], seed: int
 ) -> None:
-    """Replace `old` by `new`, killed around the given requests that write; then once more to the end."""
+    """Replace `old` by `new`, killed around the given requests that write; then once more to the
+    end.
+    """
     dice = random.Random(seed)
     command = (
         "upload-shards",

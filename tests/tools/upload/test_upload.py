@@ -52,7 +52,7 @@ def send(source: Path, destination: str | Path, **options: bool | int) -> Upload
     )  # type: ignore[arg-type]
 
 
-# -- What is sent --------------------------------------------------------------------------------------------------
+# -- What is sent ----------------------------------------------------------------------------------
 
 
 def test_a_bucket_holds_the_dataset_and_a_second_run_sends_nothing(
@@ -148,7 +148,7 @@ def test_files_of_others_are_left_alone_and_told_of(
     assert "notes/shard-000099.txt" in in_bucket(this_hub, bucket)
 
 
-# -- What is there already -----------------------------------------------------------------------------------------
+# -- What is there already -------------------------------------------------------------------------
 
 
 def test_another_dataset_is_refused_and_replaced_when_asked(
@@ -223,7 +223,7 @@ def test_a_destination_that_is_the_source(pusht_shards: Path, tmp_path: Path) ->
         send(pusht_shards, tmp_path / "out", private=True)
 
 
-# -- Faults --------------------------------------------------------------------------------------------------------
+# -- Faults ----------------------------------------------------------------------------------------
 
 
 def test_partial_failures_and_a_server_that_is_unwell(
@@ -255,7 +255,7 @@ def test_what_cannot_be_sent_leaves_no_dataset(
     assert in_bucket(this_hub, bucket) == hashes(pusht_shards)
 
 
-# -- The command ---------------------------------------------------------------------------------------------------
+# -- The command -----------------------------------------------------------------------------------
 
 
 def test_a_dry_run_prints_what_would_be_sent_and_changes_nothing(

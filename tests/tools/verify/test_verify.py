@@ -47,7 +47,10 @@ def converted(folder: Path, source: Source) -> Path:
 
 @pytest.fixture(scope="module")
 def honest(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Several shards of several episodes; two cameras that differ, four tasks. Its source lies beside it."""
+    """Several shards of several episodes; two cameras that differ, four tasks.
+
+    Its source lies beside it.
+    """
     cameras = (Camera(key=TOP, gop=4, bframes=1), Camera(key=WRIST, gop=2, size=(48, 64)))
     tasks = ("push", "pull", "lift", "place")
     return converted(
@@ -81,7 +84,7 @@ def manifest_of(root: Path, number: int = 0) -> dict[str, Any]:
     return value
 
 
-# -- Nothing wrong ---------------------------------------------------------------------------------------------
+# -- Nothing wrong ---------------------------------------------------------------------------------
 
 
 def test_a_sound_dataset_has_no_problem(honest: Path) -> None:
@@ -102,7 +105,9 @@ def test_nor_does_it_over_http(honest: Path, range_server: RangeServer) -> None:
 
 
 def test_nor_does_a_hard_source(tmp_path: Path) -> None:
-    """Edit lists, leading pictures, episodes that start off keyframes, one-frame episodes, every dtype."""
+    """Edit lists, leading pictures, episodes that start off keyframes, one-frame episodes, every
+    dtype.
+    """
     cameras = (
         Camera(key=TOP, edit_list=True, bframes=2),
         Camera(key=WRIST, codec="hevc", gop=8, bframes=3, open_gop=True, stream="continuous"),
@@ -133,7 +138,7 @@ def test_some_shards_alone(honest: Path) -> None:
         found(f"{honest}/{SHARDS.format(77)}")
 
 
-# -- By accident -----------------------------------------------------------------------------------------------
+# -- By accident -----------------------------------------------------------------------------------
 
 
 def test_a_flipped_bit_is_found_in_every_kind_of_member(honest: Path, tmp_path: Path) -> None:
@@ -250,7 +255,7 @@ def test_all_faults_are_reported_together(forgery: Forgery) -> None:
     assert {p.file for p in problems} == {"episodes.parquet", SHARDS.format(0), SHARDS.format(1)}
 
 
-# -- On purpose: with hashes that fit ---------------------------------------------------------------------------
+# -- On purpose: with hashes that fit --------------------------------------------------------------
 
 
 def of_suffix(members: dict[str, bytes], key: str) -> str:
@@ -426,7 +431,7 @@ def test_altered_tasks_of_an_episode(forgery: Forgery) -> None:
     )
 
 
-# -- Only the source knows ---------------------------------------------------------------------------------------
+# -- Only the source knows -------------------------------------------------------------------------
 
 
 def test_an_altered_value_is_found_against_the_source(forgery: Forgery, honest: Path) -> None:
@@ -515,7 +520,7 @@ def test_altered_stats_and_lost_episodes_are_found_against_the_source(
     )
 
 
-# -- The command -------------------------------------------------------------------------------------------------
+# -- The command -----------------------------------------------------------------------------------
 
 
 def test_the_command(forgery: Forgery, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

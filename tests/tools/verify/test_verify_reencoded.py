@@ -1,4 +1,6 @@
-"""`verify --against` where video was encoded again: pictures instead of packets, and every fault has its name."""
+"""`verify --against` where video was encoded again: pictures instead of packets, and every fault
+has its name.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,10 @@ ENDLESS = {
 
 @pytest.fixture(scope="module")
 def reencoded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two episodes, one camera encoded again and smaller, the other copied. The source lies beside it."""
+    """Two episodes, one camera encoded again and smaller, the other copied.
+
+    The source lies beside it.
+    """
     folder = tmp_path_factory.mktemp("reencoded")
     cameras = (
         Camera(key=TOP, gop=20, bframes=2, stream="continuous"),
@@ -142,7 +147,7 @@ def test_frames_that_moved_are_found_and_named(
     assert (problem.episode, problem.member) == (0, f"ep-000000000.{TOP}.mp4")
 
 
-# -- Sound, though hard to tell --------------------------------------------------------------------------------
+# -- Sound, though hard to tell --------------------------------------------------------------------
 
 
 def found_in(tmp_path: Path, lumas: list[NDArray[np.uint8]], encoding: Encoding) -> list[str]:
@@ -170,7 +175,9 @@ def found_in(tmp_path: Path, lumas: list[NDArray[np.uint8]], encoding: Encoding)
 
 
 def test_keyframes_have_nothing_of_their_neighbours(tmp_path: Path) -> None:
-    """A faint blob that moves over a smooth ground: SVT-AV1's temporal filter would move it by a frame."""
+    """A faint blob that moves over a smooth ground: SVT-AV1's temporal filter would move it by a
+    frame.
+    """
     y, x = np.mgrid[:240, :320]
     blobs = [np.exp(-((x - 96 - 2 * i) ** 2 + (y - 120) ** 2) / 128) for i in range(18)]
     lumas = [(100 + 30 * blob).astype(np.uint8) for blob in blobs]
