@@ -177,7 +177,7 @@ class ToABucket(Conversions):
 
 
 def test_some_conversions(source: Path, whole: dict[str, str], tmp_path: Path) -> None:
-    ToAFolder(source, tmp_path).interrupt(5, 1, whole)
+    ToAFolder(source, tmp_path).interrupt(2, 1, whole)
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.slowly import some_quickly
+from support.slowly import slowly, some_quickly
 
 BIN = Path(sys.executable).parent
 
@@ -32,28 +32,44 @@ def shell(
     )
 
 
+LINES = (
+    'roboshard inspect "$2"',
+    "convert-to-shards --help",
+    'convert-to-shards "$1" "$3" --workers 1',
+    'convert-to-shards "$1" "$3-again" --dry-run',
+    'convert-to-shards "$1" "$3-again" --video-report',
+    'roboshard verify "$2"',
+    'roboshard export "$2" "$3-back"',
+    "roboshard --help",
+)
+LOGGED = (
+    'convert-to-shards "$1" "$3" --workers 1',
+    "convert-to-shards --nonsense",
+    'roboshard verify "$2"',
+    'roboshard export "$2" "$3-back"',
+    'roboshard inspect "$2"; roboshard inspect "$3-none"',
+    "convert-to-shards --help",
+)
+
+
 @pytest.mark.parametrize(
-    "environment",
+    ("environment", "lines"),
     [
-        {"PYTHONIOENCODING": "ascii"},
-        pytest.param({"PYTHONIOENCODING": "latin-1"}, marks=pytest.mark.slow),
+        ({"PYTHONIOENCODING": "ascii"}, LINES[:2]),
+        slowly({"PYTHONIOENCODING": "ascii"}, LINES[2:]),
+        slowly({"PYTHONIOENCODING": "latin-1"}, LINES),
     ],
-    ids=str,
+    ids=["ascii", "ascii, the others", "latin-1"],
 )
 def test_every_command_prints_what_the_terminal_can_show(
-    pusht_source: Path, pusht_shards: Path, tmp_path: Path, environment: dict[str, str]
+    pusht_source: Path,
+    pusht_shards: Path,
+    tmp_path: Path,
+    environment: dict[str, str],
+    lines: tuple[str, ...],
 ) -> None:
     root = tmp_path / "é→"
-    for line in (
-        'convert-to-shards "$1" "$3" --workers 1',
-        'convert-to-shards "$1" "$3-again" --dry-run',
-        'convert-to-shards "$1" "$3-again" --video-report',
-        'roboshard inspect "$2"',
-        'roboshard verify "$2"',
-        'roboshard export "$2" "$3-back"',
-        "roboshard --help",
-        "convert-to-shards --help",
-    ):
+    for line in lines:
         done = shell(line, pusht_source, pusht_shards, root, **environment)
         assert (done.returncode, done.stderr) == (0, ""), line
     done = shell('roboshard inspect "$1"', tmp_path / "é", **environment)
@@ -109,23 +125,23 @@ def test_a_full_disk_behind_the_output_is_an_error(pusht_shards: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "environment",
+    ("environment", "lines"),
     [
-        {},
-        *(pytest.param(it, marks=pytest.mark.slow) for it in ({"NO_COLOR": "1"}, {"TERM": "dumb"})),
+        ({}, LOGGED[:2]),
+        slowly({}, LOGGED[2:]),
+        slowly({"NO_COLOR": "1"}, LOGGED),
+        slowly({"TERM": "dumb"}, LOGGED),
     ],
-    ids=str,
+    ids=["plain", "plain, the others", "NO_COLOR", "dumb"],
 )
 def test_logs_hold_no_control_sequences(
-    pusht_source: Path, pusht_shards: Path, tmp_path: Path, environment: dict[str, str]
+    pusht_source: Path,
+    pusht_shards: Path,
+    tmp_path: Path,
+    environment: dict[str, str],
+    lines: tuple[str, ...],
 ) -> None:
-    for line in (
-        'convert-to-shards "$1" "$3" --workers 1',
-        'roboshard verify "$2"',
-        'roboshard export "$2" "$3-back"',
-        'roboshard inspect "$2"; roboshard inspect "$3-none"',
-        "convert-to-shards --help; convert-to-shards --nonsense",
-    ):
+    for line in lines:
         done = shell(line, pusht_source, pusht_shards, tmp_path / "out", **environment)
         assert "\x1b" not in done.stdout + done.stderr, line
         assert "\r" not in done.stdout + done.stderr, line

@@ -16,6 +16,7 @@ import pytest
 from numpy.typing import NDArray
 from support.containers import LENGTHS, TOP, Video, build
 from support.encode import sequential_rgb
+from support.slowly import slowly
 
 from roboshard.converter import ConvertConfig, convert
 from roboshard.loader import open_dataset
@@ -155,6 +156,12 @@ def test_it_verifies_against_its_source(source: Path, root: Path) -> None:
     assert report.ok, report.as_json()
 
 
+@pytest.mark.parametrize(
+    "video",
+    [IN_MATROSKA[0], IN_MP4[0], *map(slowly, IN_MATROSKA[1:] + IN_MP4[1:])],
+    indirect=True,
+    ids=lambda video: video.name,
+)
 def test_bytes_are_the_same_for_any_number_of_workers(source: Path, root: Path) -> None:
     again = converted(source, source.parent / "again", workers=2)
     names = {path.relative_to(root) for path in root.rglob("*") if path.is_file()}

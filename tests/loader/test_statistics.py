@@ -24,7 +24,7 @@ from support.lerobot_v21_source import write_v21
 from roboshard.converter import ConvertConfig, convert
 from roboshard.loader import Loader, Part, make_loader, open_dataset
 from roboshard.loader.meta import DatasetMeta
-from roboshard.loader.statistics import collect, kept
+from roboshard.loader.statistics import collect, stored
 from roboshard.shards import DamageError, OptionError, ShardedDataset
 from roboshard.shards.statistics import NAMES, QUANTILES
 
@@ -346,13 +346,13 @@ def test_they_are_found_where_nothing_can_be_kept(
 
 def test_old_files_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(kept, "MAX_FILES", 3)
+    monkeypatch.setattr(stored, "MAX_FILES", 3)
     for number in range(5):
         name = f"{number:064x}"
-        assert kept.kept(name, ["n"], lambda n=number: ({"n": n}, True)) == {"n": number}
+        assert stored.kept(name, ["n"], lambda n=number: ({"n": n}, True)) == {"n": number}
     assert len([*(tmp_path / "roboshard/statistics").glob("*.json")]) == 3
-    assert kept.kept("0" * 64, ["n"], lambda: ({"n": 9}, False)) == {"n": 9}
-    assert kept.kept("0" * 64, ["n"], lambda: ({"n": 8}, False)) == {
+    assert stored.kept("0" * 64, ["n"], lambda: ({"n": 9}, False)) == {"n": 9}
+    assert stored.kept("0" * 64, ["n"], lambda: ({"n": 8}, False)) == {
         "n": 8
     }  # that was not to be kept
 
