@@ -1,10 +1,11 @@
 """What `make_loader` returns: an iterable of batches that knows its length, its place and its dataset."""
 
-import time
+import os
 import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
@@ -16,18 +17,12 @@ from roboshard.loader import topology
 from roboshard.loader.job import LoadJob
 from roboshard.loader.long_gops import LongGopWarning
 from roboshard.loader.meta import DatasetMeta
-from roboshard.loader.order.mixture import MixturePlan
 from roboshard.loader.pipeline import draw_epoch
+from roboshard.loader.resume.current import current_state
 from roboshard.loader.resume.cursor import LaneCursor, lane_cursors
 from roboshard.loader.resume.epoch_lengths import EpochLengths
 from roboshard.loader.resume.growth import Recipe
-from roboshard.loader.resume.state import (
-    STATE_VERSION,
-    LoaderState,
-    MixtureState,
-    check_state,
-    nearest_state,
-)
+from roboshard.loader.resume.state import LoaderState, check_state, nearest_state
 from roboshard.loader.running.runner import EpochRunner
 from roboshard.loader.running.scratch import ScratchFolder
 from roboshard.loader.running.shared_frames import SharedFrames
@@ -116,8 +111,28 @@ class Loader:
         ]
 
     def stats(self) -> LoaderStats:
-        """What the loader has done so far; workers' numbers come with their batches."""
+        """Return what the loader has done so far; workers' numbers come with their batches.
+
+        `(later - earlier).as_dict()` has plain numbers of the time between two of them, for W&B or
+        TensorBoard.
+        """
         return self._runner.stats()
+
+    def trace(self, path: str | os.PathLike[str], *, steps: int = 20, skip: int = 0) -> None:
+        """Record what every thread and worker does during the coming steps, for ui.perfetto.dev.
+
+        The file is written when the step after the last one is asked for, and at the end of each
+        iteration before that. Several ranks write a file each: trace.rank0.json, …
+
+        Args:
+            path: a JSON file in Chrome's trace format; one that is there is replaced.
+            steps: how many.
+            skip: steps before those.
+
+        Raises:
+            OptionError: no such number of steps, or no such folder.
+        """
+        self._runner.steps.trace(Path(path), num_steps=steps, skip=skip)
 
     def __len__(self) -> int:
         """Steps of this epoch: the same on every rank, and in every epoch unless `episode_weights` are fractions."""
@@ -284,21 +299,20 @@ class Loader:
         """
         if iteration is not None and self._running == iteration:
             self._running = None
+            self._runner.steps.end()
             if self._received == len(self):
                 self._epoch, self._received = self._epoch + 1, 0
 
     def _received_by_user(self, iteration: int) -> Iterator[Batch]:
-        batches = self._runner.batches(self._epoch, self._received)
+        steps, batches = self._runner.steps, self._runner.batches(self._epoch, self._received)
+        steps.end()  # those of an iteration that this one replaces
         while True:
-            started = time.perf_counter()
+            steps.ask()
             batch = next(batches, None)
             if batch is None:
                 return
-            self._runner.counter.add(
-                wait_seconds=time.perf_counter() - started,
-                batches=1,
-                samples=self._lengths.num_samples(self._epoch, self._received),
-            )
+            num_samples = self._lengths.num_samples(self._epoch, self._received)
+            steps.give(self._epoch, self._received, num_samples)
             self._received += 1
             self._long_gops.judge(self._runner.counter)
             given, batch = [batch], None
@@ -310,33 +324,7 @@ class Loader:
                 )
 
     def _state(self, epoch: int, step: int) -> LoaderState:
-        order, slots, sources = self._job.config.order, self._job.slots, self._job.sources
-        state = LoaderState(
-            version=STATE_VERSION,
-            fingerprint=",".join(source.dataset.manifest.fingerprint for source in sources),
-            selection=self._selection_digests,
-            seed=order.seed,
-            epoch=epoch,
-            step=step,
-            global_batch_size=slots.global_batch_size,
-            rank_slots=slots.rank_slots,
-            shuffle=order.shuffle,
-            pool_episodes=order.pool_episodes,
-            episode_order=order.episode_order,
-            frame_order=order.frame_order,
-            drop_last=order.drop_last,
-        )
-        if not isinstance(self._plan, MixturePlan):
-            return state
-        drawn = [
-            {"epoch": own, "samples": samples} for own, samples in self._plan.drawn(epoch, step)
-        ]
-        return MixtureState(
-            **state.as_dict(),
-            weights=list(self._plan.parts),
-            drawn=drawn,
-            batches=order.batches,
-        )
+        return current_state(self._job, self._plan, self._selection_digests, epoch=epoch, step=step)
 
     @cached_property
     def _selection_digests(self) -> str:

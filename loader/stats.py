@@ -1,10 +1,15 @@
 """What a loader has done so far, in numbers."""
 
 from dataclasses import dataclass, field, fields
+from functools import cache
 from threading import Lock
+
+from roboshard.loader.spans import SpanRecorder
 
 GAUGE = {"gauge": True}
 """Marks a number that says how things stand; the others are sums."""
+DERIVED = ("wait_share", "samples_per_second", "frames_decoded_per_frame_used")
+"""Numbers that follow from others: of the time between two stats, those of their difference."""
 
 
 @dataclass
@@ -16,6 +21,8 @@ class LoaderStats:
     samples: int = 0
     wait_seconds: float = 0.0
     """The user waited for a batch."""
+    step_seconds: float = 0.0
+    """The user worked on a batch: from being given it to asking for the next one."""
     fetch_seconds: float = 0.0
     """Waiting for episodes that were not there yet, and turning their rows into arrays."""
     decode_seconds: float = 0.0
@@ -65,6 +72,33 @@ class LoaderStats:
         """1 where every frame decoded was used once; more where keyframes are far apart, less where frames repeat."""
         return self.frames_decoded / self.frames_used if self.frames_used else 0.0
 
+    @property
+    def wait_share(self) -> float:
+        """Share of the time of iterations that was spent waiting for batches, in 0..1."""
+        seconds = self.wait_seconds + self.step_seconds
+        return self.wait_seconds / seconds if seconds else 0.0
+
+    @property
+    def samples_per_second(self) -> float:
+        """Samples handed to the user for each second of iterations, waiting and working."""
+        seconds = self.wait_seconds + self.step_seconds
+        return self.samples / seconds if seconds else 0.0
+
+    def __sub__(self, earlier: "LoaderStats") -> "LoaderStats":
+        """Return what was done since earlier stats of the same loader, and how it stands now."""
+        sums = _names(gauges=False)
+        since = {name: getattr(self, name) - getattr(earlier, name) for name in sums}
+        return LoaderStats(**(vars(self) | since))
+
+    def as_dict(self, prefix: str = "") -> dict[str, float]:
+        """Return all numbers by name, also those that follow from others: for W&B, TensorBoard, …
+
+        Args:
+            prefix: what names begin with, as in "data/".
+        """
+        numbers = vars(self) | {name: getattr(self, name) for name in DERIVED}
+        return {prefix + name: number for name, number in numbers.items()}
+
     def add(self, other: "LoaderStats") -> None:
         """Add another's numbers to this one's."""
         for name in _names(gauges=True) + _names(gauges=False):
@@ -74,7 +108,9 @@ class LoaderStats:
 class Counter:
     """Stats under way, for any number of threads."""
 
-    def __init__(self) -> None:
+    def __init__(self, spans: SpanRecorder | None = None) -> None:
+        """Count from zero. `spans` records when it was done; None: one that is off."""
+        self.spans = SpanRecorder() if spans is None else spans
         self._lock = Lock()
         self._stats = LoaderStats()
 
@@ -108,5 +144,6 @@ class Counter:
             return taken
 
 
-def _names(*, gauges: bool) -> list[str]:
-    return [field.name for field in fields(LoaderStats) if bool(field.metadata) == gauges]
+@cache
+def _names(*, gauges: bool) -> tuple[str, ...]:
+    return tuple(field.name for field in fields(LoaderStats) if bool(field.metadata) == gauges)

@@ -5,6 +5,7 @@ memory yet. In uniform order two frames of a GOP are rarely wanted within the lo
 what announced steps want of it is kept, as long as there is room for it, instead of being decoded again.
 """
 
+import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
@@ -58,7 +59,9 @@ def decode_video(
                 return
             announced.draw_ahead()  # now: who takes the batch will want the interpreter's lock
             counter.set(steps_ahead=len(begun))
+            started = time.perf_counter()
             begun[0] = _complete(begun[0], threads, again)
+            counter.spans.add("wait for pictures", started)
             most = look_ahead_steps(begun[0].num_bytes)
             yield begun.popleft().batch()  # held by nobody here, so that its memory is free as the user lets go
     finally:

@@ -179,6 +179,7 @@ class DecodeThreads:
             frame_cache_hits=number,
             frame_cache_bytes_read=num_bytes,
         )
+        self._counter.spans.add("copy", started, camera=copy.key, pictures=number)
         with self._changed:
             copy.pending.left -= number
             if len(lacking):
@@ -211,6 +212,8 @@ class DecodeThreads:
             self._place(slot.key, picture, visit.requests[frame])
             visit.served.append(frame)
         self._settle(visit)
+        if known:
+            self._counter.spans.add("copy", visit.begun, camera=slot.key, pictures=len(known))
 
     def _decode(self, slot: Slice, frames: Sequence[int], rows: EpisodeRows | None = None) -> None:
         """Ascending frames, each to where it is wanted as it comes, and to the frame cache."""
@@ -229,6 +232,7 @@ class DecodeThreads:
                     return
         finally:
             self._settle(visit)
+            self._counter.spans.add("decode", visit.begun, camera=slot.key, frames=len(frames))
 
     def _decodable(
         self, slot: Slice, frames: Sequence[int], visit: "_Visit"
@@ -310,7 +314,7 @@ class _Visit:
         """Frames."""
         self._slot = slot
         self._is_video = slot.source.is_video(slot.key)
-        self._since = time.perf_counter()
+        self.begun = self._since = time.perf_counter()
         self._decoded_before = slot.source.num_decoded(slot.key)
 
     def counts(self, num_used: int) -> dict[str, float]:

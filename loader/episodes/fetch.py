@@ -190,7 +190,9 @@ class EpisodePool:
         if parsed is None:
             data = self._reads.take(position)
             self._counter.add(episodes_read=1)
+            started = time.perf_counter()
             parsed = parse_episode(data, source.features, source.tasks, source.membership)
+            self._counter.spans.add("parse", started, episode=data.record.episode_index)
             videos = data.videos
             self._share(position, parsed)
         episode = Episode(
@@ -272,4 +274,5 @@ def fetch_episodes(
         started = time.perf_counter()
         step = pool.step(coming.popleft())
         counter.add(fetch_seconds=time.perf_counter() - started)
+        counter.spans.add("fetch", started, episodes=len(step.episodes))
         yield step

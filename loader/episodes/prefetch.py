@@ -86,9 +86,11 @@ class EpisodePrefetcher:
         if self._closed:
             raise CancelledError
         request = self._coming[position]
+        started = time.perf_counter()
         try:
             return request.future.result()
         finally:
+            self._counter.spans.add("wait for an episode", started)
             del self._coming[position]
             self._coming_bytes -= request.num_bytes
             del request  # its error's traceback holds this frame, and all that the callers' hold
@@ -148,12 +150,22 @@ class EpisodePrefetcher:
 
     def _read(self, task: Sequence[_Request]) -> None:
         """Read neighbours and hand each one over as it comes."""
+        spans, since = self._counter.spans, time.perf_counter()
+
+        def on_read(num_bytes: int, origin: Literal["storage", "cache"]) -> None:
+            nonlocal since
+            self._count(num_bytes, origin)
+            spans.add("read", since, bytes=num_bytes, origin=origin)
+            since = time.perf_counter()
+
         positions = [request.position for request in task]
-        outcomes = self._dataset.read_episodes(positions, self._cameras, self._count)
+        outcomes = self._dataset.read_episodes(positions, self._cameras, on_read)
         for request in task:
             if self._closed:  # nobody takes the rest; a server that is away would be tried for each
                 return
+            since = time.perf_counter()
             _settle(request.future, next(outcomes))
+            spans.add("verify", since)
 
     def _count(self, num_bytes: int, origin: Literal["storage", "cache"]) -> None:
         if origin == "cache":

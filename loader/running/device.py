@@ -1,5 +1,6 @@
 """GPUs: what can be asked of them here, and the copy of a batch to one beside the training step."""
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -8,6 +9,7 @@ import torch
 from roboshard.common.errors import OptionError
 from roboshard.loader.config import LoaderConfig
 from roboshard.loader.samples.rows import Batch
+from roboshard.loader.stats import Counter
 
 
 def check_devices(config: LoaderConfig) -> None:
@@ -64,8 +66,9 @@ def pin_batch(batch: Batch) -> Batch:
 class Copies:
     """Copies of batches to a device, on a stream of their own: begun in one thread, awaited in another."""
 
-    def __init__(self, device: str | None) -> None:
+    def __init__(self, device: str | None, counter: Counter) -> None:
         """None: batches stay where they were made. Nothing is made on the device before the first batch."""
+        self._counter = counter
         self._device = None if device is None else torch.device(device)
         self._stream: Any = None
 
@@ -73,11 +76,17 @@ class Copies:
         """The batch on the device, and the event that tells when it has arrived."""
         if self._device is None:
             return batch, None
-        if self._device.type != "cuda":
-            return _each_tensor(batch, lambda tensor: tensor.to(self._device)), None
-        self._stream = self._stream or torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+        started = time.perf_counter()
+        begun = self._begun(batch, self._device)
+        self._counter.spans.add("copy to device", started)
+        return begun
+
+    def _begun(self, batch: Batch, device: torch.device) -> tuple[Batch, Any]:
+        if device.type != "cuda":
+            return _each_tensor(batch, lambda tensor: tensor.to(device)), None
+        self._stream = self._stream or torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         with torch.cuda.stream(self._stream):
-            copied = _each_tensor(batch, lambda tensor: tensor.to(self._device, non_blocking=True))
+            copied = _each_tensor(batch, lambda tensor: tensor.to(device, non_blocking=True))
             return copied, self._stream.record_event()
 
     def finish(self, batch: Batch, arrived: Any) -> Batch:

@@ -1,6 +1,7 @@
 """Where batches are made: by threads of this process, one step ahead, or by worker processes."""
 
 import atexit
+import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -17,9 +18,10 @@ from roboshard.loader.resources import Resources
 from roboshard.loader.running.background import run_in_background
 from roboshard.loader.running.device import Copies, decodes_on_gpu, pin_batch, should_pin
 from roboshard.loader.running.shared_frames import open_cache
+from roboshard.loader.running.steps import UserSteps
 from roboshard.loader.running.stream import EpochStream
 from roboshard.loader.running.transforms import Transforms
-from roboshard.loader.running.workers import WorkerPool
+from roboshard.loader.running.workers import FromWorker, WorkerPool
 from roboshard.loader.samples.rows import Batch
 from roboshard.loader.stats import Counter, LoaderStats
 
@@ -31,10 +33,12 @@ class EpochRunner:
         """Nothing is started before the first epoch."""
         self._job = job
         self._config = job.config
-        self._copies = Copies(job.config.read.device)
         self._workers: WorkerPool | None = None
         self._of_workers: dict[int, LoaderStats] = {}  # the last word of each on how it stands
         self.counter = Counter()
+        self._copies = Copies(job.config.read.device, self.counter)
+        split = job.config.split
+        self.steps = UserSteps(self.counter, split.rank if split.world_size > 1 else None)
         self.plan: Callable[[int], Plan] = lru_cache(maxsize=2)(job.plan)
         """The plan of an epoch; of this one and of the next one, which is begun beside it."""
         buffers = _buffers(job)
@@ -42,7 +46,7 @@ class EpochRunner:
         own = _InThreads(
             job=job,
             plan_of=self.plan,
-            copies=self._copies if self._transforms is None else Copies(None),
+            copies=self._copies if self._transforms is None else Copies(None, self.counter),
             buffers=buffers,
             counter=self.counter,
             cache=cache(partial(open_cache, job, self.counter)),
@@ -95,6 +99,7 @@ class EpochRunner:
 
     def close(self) -> None:
         """Stop the threads and the worker processes; the next epoch starts them again."""
+        self.steps.end()
         self._stream.close()
         if self._workers is not None:
             self._workers.close()
@@ -104,7 +109,9 @@ class EpochRunner:
     def _of_processes(
         self, epoch: int, first_step: int
     ) -> Generator[tuple[Batch, Any], None, None]:
-        workers = self._workers = self._workers or WorkerPool(self._job)
+        workers = self._workers = self._workers or WorkerPool(
+            self._job, self.steps.switch_of_workers()
+        )
         try:
             yield from starmap(self._arrived, workers.run(epoch, first_step))
         except GeneratorExit:
@@ -118,11 +125,17 @@ class EpochRunner:
             raise
         self._of_workers.clear()
 
-    def _arrived(self, batch: Batch, worker: int, stats: LoaderStats) -> tuple[Batch, Any]:
+    def _arrived(self, batch: Batch, done: FromWorker) -> tuple[Batch, Any]:
         """A worker's batch, on its way to where it is wanted."""
-        self.counter.merge(stats)
-        self._of_workers[worker] = stats
-        return self._copies.begin(pin_batch(batch) if self._config.read.pin_memory else batch)
+        self.counter.merge(done.stats)
+        self._of_workers[done.worker] = done.stats
+        self.steps.collect(done.worker, done.spans)
+        if not self._config.read.pin_memory:
+            return self._copies.begin(batch)
+        started = time.perf_counter()
+        pinned = pin_batch(batch)
+        self.counter.spans.add("pin", started)
+        return self._copies.begin(pinned)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -58,6 +58,7 @@ class Transforms:
                 reseed("batch", first)
                 batch = _checked(whole(batch))
         self._counter.add(assembly_seconds=time.perf_counter() - started)
+        self._counter.spans.add("transform", started, epoch=epoch, step=step)
         return next(single_samples([batch])) if self._is_single else batch
 
 

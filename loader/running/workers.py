@@ -4,8 +4,10 @@ import atexit
 import os
 import shutil
 import signal
+import time
 import weakref
 from collections.abc import Generator, Iterator, Sequence
+from ctypes import c_byte
 from functools import lru_cache
 from itertools import count
 from multiprocessing import get_context
@@ -15,7 +17,7 @@ from multiprocessing.reduction import ForkingPickler
 from multiprocessing.util import get_temp_dir
 from threading import current_thread, main_thread
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 import cloudpickle
 import torch.utils.data
@@ -42,6 +44,7 @@ from roboshard.loader.running.shared_frames import open_cache
 from roboshard.loader.running.stream import EpochStream
 from roboshard.loader.running.transforms import Transforms
 from roboshard.loader.samples.rows import Batch
+from roboshard.loader.spans import Span, SpanRecorder
 from roboshard.loader.stats import Counter, LoaderStats
 
 PREFETCHED_PER_WORKER = 1  # beside what each decodes ahead by itself
@@ -51,11 +54,21 @@ START_TAKES_S = 30.0
 START_METHOD = "spawn"  # decoders, file systems and thread pools do not survive a fork
 
 
+class FromWorker(NamedTuple):
+    """What comes with a batch of a worker."""
+
+    worker: int
+    stats: LoaderStats
+    """What it has done since its last batch."""
+    spans: list[Span]
+    """When, if that is recorded."""
+
+
 class WorkerPool:
     """torch DataLoader workers. They serve the steps in turn; torch collects them in order."""
 
-    def __init__(self, job: LoadJob) -> None:
-        """Processes start with the first epoch."""
+    def __init__(self, job: LoadJob, switch: c_byte) -> None:
+        """Processes start with the first epoch. The switch, in shared memory, is of their spans."""
         self._place = get_context(START_METHOD).Array(
             "q", 2
         )  # epoch and first step, read when an epoch starts
@@ -72,7 +85,7 @@ class WorkerPool:
         )
         self._receiver = SegmentReceiver(ring)
         self._loader = torch.utils.data.DataLoader(
-            _StepDataset(job, self._place, ring, _shared(job)),
+            _StepDataset(job, self._place, ring, _shared(job), switch),
             batch_size=None,
             num_workers=job.config.split.num_workers,
             collate_fn=_as_it_is,
@@ -85,7 +98,7 @@ class WorkerPool:
             _close, weakref.ref(self)
         )  # or multiprocessing would terminate them, whatever they are at
 
-    def run(self, epoch: int, first_step: int) -> Iterator[tuple[Batch, int, LoaderStats]]:
+    def run(self, epoch: int, first_step: int) -> Iterator[tuple[Batch, FromWorker]]:
         """The batches of an epoch from `first_step` on, in order, each with its worker and what it cost.
 
         An exception in a worker is raised here with its type and its traceback; so is a worker's death.
@@ -106,14 +119,14 @@ class WorkerPool:
                 raise
             raise RuntimeError("DataLoader worker exited unexpectedly; out of memory?") from error
 
-    def _begin(self) -> Iterator[tuple[Batch, int, LoaderStats]]:
+    def _begin(self) -> Iterator[tuple[Batch, FromWorker]]:
         """Begin an epoch; start the processes if there are none."""
         if current_thread() is not main_thread():
             return self._start()
         # Aside, since torch's iterator cannot be tidied up where an interrupt left it half made.
         return interrupts.run_aside(self._start, START_TAKES_S)
 
-    def _start(self) -> Iterator[tuple[Batch, int, LoaderStats]]:
+    def _start(self) -> Iterator[tuple[Batch, FromWorker]]:
         # torch draws the workers' seed here; what a training draws next must not depend on that.
         with fork_rng(devices=[]), interrupts.signals_for_the_parent(), without_main():
             batches = iter(self._loader)
@@ -156,16 +169,22 @@ class WorkerPool:
         return iterator._workers if isinstance(iterator, _MultiProcessingDataLoaderIter) else []
 
 
-class _StepDataset(torch.utils.data.IterableDataset[tuple[Message, int, LoaderStats]]):
+class _StepDataset(torch.utils.data.IterableDataset[tuple[Message, FromWorker]]):
     """A worker's share of the steps."""
 
     def __init__(
-        self, job: LoadJob, place: Any, ring: SegmentPlan, shared: SharedEpisodes | None
+        self,
+        job: LoadJob,
+        place: Any,
+        ring: SegmentPlan,
+        shared: SharedEpisodes | None,
+        switch: c_byte,
     ) -> None:
         self._job = job
         self._place = place
         self._ring = ring
         self._shared = shared
+        self._switch = switch
         self._here: _InWorker | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -175,8 +194,10 @@ class _StepDataset(torch.utils.data.IterableDataset[tuple[Message, int, LoaderSt
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state, _job=cloudpickle.loads(state["_job"]))
 
-    def __iter__(self) -> Iterator[tuple[Message, int, LoaderStats]]:
-        here = self._here = self._here or _InWorker(self._job, self._ring, self._shared)
+    def __iter__(self) -> Iterator[tuple[Message, FromWorker]]:
+        here = self._here = self._here or _InWorker(
+            self._job, self._ring, self._shared, Counter(SpanRecorder(self._switch))
+        )
         try:
             yield from here.messages(*self._place)
         except Exception as error:
@@ -188,30 +209,36 @@ class _StepDataset(torch.utils.data.IterableDataset[tuple[Message, int, LoaderSt
 class _InWorker:
     """What a worker keeps from epoch to epoch."""
 
-    def __init__(self, job: LoadJob, ring: SegmentPlan, shared: SharedEpisodes | None) -> None:
+    def __init__(
+        self, job: LoadJob, ring: SegmentPlan, shared: SharedEpisodes | None, counter: Counter
+    ) -> None:
         self._job = job
         self._shared = shared
         self._plan_of = lru_cache(maxsize=2)(job.plan)
         self._worker, self._num_workers = topology.worker()
         self._sender = SegmentSender(ring, self._worker)
-        self._counter = Counter()
+        self._counter = counter
         self._cache = open_cache(job, self._counter)
         self._transforms = (
             Transforms(job, self._sender, self._counter) if job.has_transforms else None
         )
         self._stream = EpochStream(self._begin)
 
-    def messages(self, epoch: int, first_step: int) -> Iterator[tuple[Message, int, LoaderStats]]:
-        """This worker's batches of an epoch, packed; its number; and what it has done since the last one."""
+    def messages(self, epoch: int, first_step: int) -> Iterator[tuple[Message, FromWorker]]:
+        """This worker's batches of an epoch, packed, and what it has done since the last one."""
         batches = self._stream.items(
             epoch, first_step, num_own_steps(self._plan_of(epoch), first_step)
         )
         steps = count(first_step + self._worker, self._num_workers)
 
-        def message(batch: Batch) -> tuple[Message, int, LoaderStats]:
+        def message(batch: Batch) -> tuple[Message, FromWorker]:
             if self._transforms is not None:
                 batch = self._transforms(batch, epoch, next(steps))
-            return self._sender.pack(batch), self._worker, self._counter.take()
+            started = time.perf_counter()
+            packed = self._sender.pack(batch)
+            self._counter.spans.add("pack", started)
+            done = FromWorker(self._worker, self._counter.take(), self._counter.spans.take())
+            return packed, done
 
         yield from map(message, batches)
 

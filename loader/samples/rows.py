@@ -65,6 +65,7 @@ def delta_windows(
         started = time.perf_counter()
         windowed = _windowed(step, offsets, pictures)
         counter.add(assembly_seconds=time.perf_counter() - started)
+        counter.spans.add("assemble", started, samples=len(step.rows))
         yield windowed
 
 
