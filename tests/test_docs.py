@@ -28,6 +28,7 @@ PUBLIC = (
     *(
         f"tools.{name}"
         for name in (
+            "bench",
             "doctor",
             "env",
             "export",

@@ -19,6 +19,7 @@ import pytest
 import roboshard.converter
 import roboshard.loader
 import roboshard.shards
+import roboshard.tools.bench
 import roboshard.tools.doctor
 import roboshard.tools.env
 import roboshard.tools.export
@@ -46,6 +47,7 @@ from roboshard.shards import ShardedDataset, rebuild
 ROOT = Path(__file__).parents[1]
 BASE = {"common", "storage", "shards"}
 TOOLS = (
+    "bench",
     "doctor",
     "env",
     "export",
@@ -64,6 +66,7 @@ MAY_IMPORT = {
     "converter": BASE | {"converter"},
     "loader": BASE | {"loader"},
     "tools": set(),
+    "tools.bench": BASE | {"tools.bench"},
     "tools.doctor": BASE | {"tools.doctor", "tools.verify"},
     "tools.env": BASE | {"tools.env"},
     "tools.export": BASE | {"tools.export"},
@@ -82,6 +85,7 @@ WHEN_NEEDED = {
     ROOT / "tools/upload/preview.py": {
         "loader"
     },  # decodes frames for the sample picture of a dataset card
+    ROOT / "tools/bench/measure.py": {"loader"},  # measures loaders
     ROOT / "tools/env/run.py": {"loader"},  # tells this process's rank, as a loader finds it
     ROOT / "tools/stats/run.py": {"loader"},  # chooses and finds statistics as a loader does
     ROOT / "tools/doctor/run.py": {"converter"},  # reads sources as a conversion does
@@ -328,6 +332,7 @@ def imported_from_anywhere(path: Path) -> Iterator[str]:
                 "roboshard.cli",
             },
         ),
+        ("roboshard.tools.bench", {"torch", "av", "roboshard.loader", "roboshard.converter"}),
         ("roboshard.tools.doctor", {"torch", "roboshard.loader", "roboshard.converter"}),
         ("roboshard.tools.idle", {"torch", "av", "roboshard.loader", "roboshard.converter"}),
         ("roboshard.tools.inspect", {"torch", "av", "roboshard.loader", "roboshard.converter"}),
@@ -459,6 +464,12 @@ def test_public_names() -> None:
         "VerifyConfig",
         "VerifyReport",
         "verify",
+    ]
+    assert sorted(roboshard.tools.bench.__all__) == [
+        "BenchConfig",
+        "BenchReport",
+        "Measurement",
+        "bench",
     ]
     assert sorted(roboshard.tools.doctor.__all__) == ["Diagnosis", "DoctorConfig", "diagnose"]
     assert sorted(roboshard.tools.env.__all__) == ["Environment", "describe"]
@@ -653,6 +664,27 @@ def test_export_options_and_report() -> None:
         "data_files",
         "video_files",
         "renumbered",
+    ]
+
+
+def test_bench_options_and_report() -> None:
+    assert signature(roboshard.tools.bench.BenchConfig) == (
+        "(*, url, step_ms=None, seconds=60.0, alone=False, batch_size=64, frame_order='uniform', "
+        "episode_order='global', pool_episodes=None, num_workers=0, decode_threads=None, "
+        "cameras=None, image_size=None, float32=False, delta_timestamps=(), decode_device='cpu', "
+        "device=None, memory_bytes=None, cache_dir=None, json=False)"
+    )
+    assert [field.name for field in fields(roboshard.tools.bench.BenchReport)] == [
+        "url",
+        "episodes",
+        "frames",
+        "batch_size",
+        "cores",
+        "step_ms",
+        "given",
+        "tried",
+        "first_epoch",
+        "perfect",
     ]
 
 

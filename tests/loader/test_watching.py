@@ -31,7 +31,7 @@ def load(root: Path, **options: Any) -> Loader:
     return make_loader(str(root), batch_size=8, seed=3, **options)
 
 
-# -- Numbers -------------------------------------------------------------------------------------------------------
+# -- Numbers -------------------------------------------------------------------------------------
 
 
 def test_all_numbers_are_flat_and_plain() -> None:
@@ -87,7 +87,7 @@ def test_the_user_waits_or_works_at_every_moment_of_an_iteration(
     assert (stats.wait_seconds, stats.step_seconds) == (3 + 2 + 1, 1 + 2)
 
 
-# -- Traces --------------------------------------------------------------------------------------------------------
+# -- Traces --------------------------------------------------------------------------------------
 
 
 def events_of(path: Path) -> dict[str, list[dict[str, Any]]]:
