@@ -224,8 +224,10 @@ class Loader:
         else:
             given = Loader(made[0])._given(state, strict)  # or an error, and this one is as it was
             self._let_go()
+            steps = self._runner.steps
             vars(self).clear()  # what was found out of the other snapshot too
             Loader.__init__(self, *made, recipe)
+            self._runner.steps.take_over(steps)
         self._epoch, self._received, self._resume_at = given.epoch, given.step, given.step
         self._loaded_end = None
         if given.step and given.step == self._lengths.steps(given.epoch):

@@ -45,6 +45,10 @@ class UserSteps:
         self._turn(on=False)
         self._trace = _Trace(path, num_steps, skip)
 
+    def take_over(self, other: "UserSteps") -> None:
+        """Go on with the trace that another loader was asked for, in whose place this one comes."""
+        self._trace, other._trace = other._trace, None
+
     def switch_of_workers(self) -> c_byte:
         """Return what turns the recorders of worker processes on and off."""
         if self._switch_of_workers is None:
@@ -64,8 +68,8 @@ class UserSteps:
             self._write(trace)
             self._turn(on=False)
             self._trace = None
-        elif trace is not None and trace.skip == 0 and trace.begin is None:
-            trace.begin = self._asked
+        elif trace is not None and trace.skip == 0 and not self._counter.spans.switch.value:
+            trace.begin = self._asked if trace.begin is None else trace.begin
             self._turn(on=True)
 
     def give(self, epoch: int, step: int, num_samples: int) -> None:

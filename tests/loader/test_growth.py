@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import shutil
 from dataclasses import dataclass
@@ -84,6 +85,20 @@ def test_a_state_resumes_on_exactly_what_it_was_saved_on(
     assert len(rest) == len(run.rest)
     assert all(torch.equal(one, other) for one, other in zip(rest, run.rest, strict=True))
     loader.close()
+
+
+def test_a_trace_that_was_asked_for_is_that_of_the_state_that_is_loaded(
+    grown: Grown, tmp_path: Path
+) -> None:
+    loader = load(grown.root, split=("train", 0.25))
+    loader.trace(tmp_path / "trace.json", steps=2)
+    with pytest.warns(UserWarning, match="had 3 episodes"):
+        loader.load_state_dict(grown.runs[0].state)
+    for _ in zip(range(3), loader, strict=False):
+        pass
+    events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
+    steps = [event["args"]["step"] for event in events if event["name"] == "step"]
+    assert steps == [1, 2]
 
 
 def test_the_newest_state_resumes_without_a_word(grown: Grown) -> None:
