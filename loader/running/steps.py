@@ -66,8 +66,6 @@ class UserSteps:
         trace = self._trace
         if trace is not None and trace.steps_left == 0:
             self._write(trace)
-            self._turn(on=False)
-            self._trace = None
         elif trace is not None and trace.skip == 0 and not self._counter.spans.switch.value:
             trace.begin = self._asked if trace.begin is None else trace.begin
             self._turn(on=True)
@@ -99,11 +97,16 @@ class UserSteps:
             self._switch_of_workers.value = on
         if not on:
             self._counter.spans.take()  # what nobody wants any more
+            self._counter.spans.num_left_out = 0
 
     def _write(self, trace: "_Trace") -> None:
-        """Write a trace, if there is anything new. A full disk does not end a training."""
+        """Write a trace, if there is anything new; one that has all its steps is over.
+
+        A full disk does not end a training.
+        """
         trace.add(self._counter.spans.take())
-        if trace.begin is None or len(trace.spans) == trace.num_written:
+        is_over, has_more = trace.steps_left == 0, len(trace.spans) > trace.num_written
+        if trace.begin is None or not (is_over or has_more):
             return
         of_rank = "" if self._rank is None else f"rank {self._rank}"
         names = {os.getpid(): of_rank or "training"}
@@ -118,6 +121,9 @@ class UserSteps:
         except StorageError as error:
             warnings.warn(f"the trace is lost: {error}", RuntimeWarning, stacklevel=2)
         trace.num_written = len(trace.spans)
+        if is_over:
+            self._trace = None
+            self._turn(on=False)
 
 
 class _Trace:
@@ -137,9 +143,9 @@ class _Trace:
     def count(self) -> None:
         """The user was given one more batch."""
         if self.begin is None:
-            self.skip -= 1
+            self.skip = max(0, self.skip - 1)
         else:
-            self.steps_left -= 1
+            self.steps_left = max(0, self.steps_left - 1)
 
     def add(self, spans: list[Span]) -> None:
         """Keep spans, as many as there is room for, without those from before the trace."""

@@ -134,14 +134,14 @@ def assert_covers(events: dict[str, list[dict[str, Any]]], numbers: list[int]) -
 
 
 def test_a_trace_shows_what_every_thread_did_in_each_step(arm_shards: Path, tmp_path: Path) -> None:
-    loader = load(arm_shards, image_transforms=lambda picture: picture)
+    loader = load(arm_shards, image_transforms=lambda picture: picture, device="cpu")
     loader.trace(tmp_path / "trace.json", steps=STEPS)
     for number, _ in enumerate(loader):
         assert (tmp_path / "trace.json").exists() == (number >= STEPS)
     events = events_of(tmp_path / "trace.json")
     assert_covers(events, list(range(STEPS)))
     assert len({event["tid"] for event in events["wait"] + events["step"]}) == 1
-    for name in (*OF_EVERY_STEP, "transform"):
+    for name in (*OF_EVERY_STEP, "transform", "copy to device"):
         assert len(events[name]) >= STEPS, name
     assert {"read", "verify", "parse", "decode"} <= events.keys()
     assert {event["args"]["camera"] for event in events["decode"]} == set(loader.meta.video_keys)
@@ -190,6 +190,20 @@ def test_a_trace_begins_after_the_steps_it_skips_and_goes_on_over_epochs(
     assert not loader._runner.counter.spans.switch.value
 
 
+def test_pictures_that_were_kept_are_copied_and_not_decoded(
+    arm_shards: Path, tmp_path: Path
+) -> None:
+    loader = load(arm_shards, frame_cache="64MB", frame_cache_dir=tmp_path / "frames")
+    loader.trace(tmp_path / "trace.json", skip=len(loader), steps=3)
+    for _ in range(2):
+        list(loader)
+    events = events_of(tmp_path / "trace.json")
+    assert_covers(events, [0, 1, 2])
+    pictures = sum(event["args"]["pictures"] for event in events["copy"])
+    assert pictures >= 3 * 8 * len(loader.meta.video_keys)
+    assert "decode" not in events
+
+
 def test_what_there_is_of_a_trace_is_written_where_the_loop_ends(
     arm_shards: Path, tmp_path: Path
 ) -> None:
@@ -200,6 +214,13 @@ def test_what_there_is_of_a_trace_is_written_where_the_loop_ends(
     loader.close()
     events = events_of(tmp_path / "left.json")
     assert [event["args"]["step"] for event in events["wait"]] == [0, 1, 2]
+    loader.trace(tmp_path / "whole.json", steps=2)  # in the place of the other one
+    for _ in itertools.islice(loader, 2):
+        pass
+    loader.close()
+    assert len(events_of(tmp_path / "whole.json")["wait"]) == 2
+    assert not loader._runner.counter.spans.switch.value, "it has all its steps"
+    assert events_of(tmp_path / "left.json") == events
 
 
 def test_nothing_is_recorded_before_and_after_a_trace(arm_shards: Path, tmp_path: Path) -> None:
@@ -258,6 +279,10 @@ def test_a_trace_has_an_end_to_its_size(tmp_path: Path, monkeypatch: pytest.Monk
     trace = json.loads((tmp_path / "trace.json").read_text())
     assert len([event for event in trace["traceEvents"] if event["ph"] == "X"]) == 40
     assert trace["otherData"] == {"spans_left_out": 10 + 30}
+    steps.ask()
+    steps.give(0, 0, num_samples=8)
+    steps.end()
+    assert not counter.spans.switch.value, "it is over, though there is no room for its step"
 
 
 def test_spans_from_before_a_trace_are_cut_or_left_out() -> None:
