@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 import webdataset as wds
+from support.interrupting import wait_until
 from support.lerobot_source import Camera, Source, build
 from support.slowly import slowly
 
@@ -305,10 +306,11 @@ def test_no_more_episodes_stay_in_memory_than_the_pools(
     loader = load(shards, batch_size=2, shuffle=True, pool_episodes=2)
     most = 0
     for _ in loader:
+        # A pool, one for the pool that follows, and what steps under way still need of the last;
+        # threads hold more for moments, however long a busy machine makes these.
+        assert wait_until(lambda: len(alive) <= 5)
         most = max(most, len(alive))
-    assert (
-        2 <= most <= 5
-    )  # a pool, one for the pool that follows, and what steps under way still need of the last
+    assert most >= 2
     gc.collect()
     assert not alive
 
