@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from support.case_checks import check_loads, check_round_trip, check_verifies
 from support.cases import check_sample, read_tool_case, tool_case_names
+from support.slowly import some_quickly
 
 from roboshard.common.errors import SourceError
 from roboshard.converter import ConvertConfig, convert
@@ -29,7 +30,7 @@ def test_verifies_against_its_source(name: str, tmp_path: Path) -> None:
     check_verifies(read_tool_case(name, tmp_path), tmp_path)
 
 
-@pytest.mark.parametrize("name", EXACT)
+@pytest.mark.parametrize("name", some_quickly(EXACT, set(EXACT[::4])))
 def test_comes_back_from_a_round_trip(name: str, tmp_path: Path) -> None:
     check_round_trip(read_tool_case(name, tmp_path), tmp_path)
 

@@ -625,6 +625,7 @@ def test_a_wrong_choice_names_its_dataset(shards: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_mixture_of_choices_resumes_at_every_step(shards: Path) -> None:
     parts = [
         Part(

@@ -125,6 +125,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory, pusht_shards: Path) -> Path
     return output
 
 
+@pytest.mark.slow
 def test_every_frame_comes_once_per_epoch_over_all_ranks(uninterrupted: Batches) -> None:
     per_epoch = -(-644 // BATCH)
     epoch = list(chain(*(uninterrupted[step] for step in range(1, per_epoch + 1))))

@@ -124,6 +124,7 @@ def test_batches_are_the_same(shards: str, num_workers: int, options: dict[str, 
     loader.close()
 
 
+@pytest.mark.slow
 def test_batches_are_the_same_with_two_workers(shards: str) -> None:
     options = {"image_size": (32, 48), "delta_timestamps": WINDOWS}
     loader = make_loader(shards, frame_cache="1GB", num_workers=2, **OPTIONS | options)

@@ -133,7 +133,8 @@ def test_whole_batches_of_one_dataset_in_exact_proportion(roots: Roots) -> None:
     assert ids(list(mixed)) == stream[3 * 12 :]
 
 
-@pytest.mark.parametrize("frame_order", ["uniform", slowly("sweep")])
+@pytest.mark.slow
+@pytest.mark.parametrize("frame_order", ["uniform", "sweep"])
 def test_batches_by_dataset_resume_at_every_step_in_any_topology(
     roots: Roots, frame_order: str
 ) -> None:

@@ -303,6 +303,7 @@ def test_local_datasets_are_not_copied_into_it(arm_shards: Path, cache: Path) ->
     assert loader.stats().cache_hits == 0
 
 
+@pytest.mark.slow
 def test_a_cap_smaller_than_the_dataset_is_held_and_changes_no_batch(
     http: RangeServer, arm_shards: Path, cache: Path
 ) -> None:

@@ -83,7 +83,9 @@ def test_another_run_has_the_same_batches(pusht_shards: Path, expected: list[Bat
     assert not torch.equal(other["noisy"], again["noisy"])
 
 
-@pytest.mark.parametrize("num_workers", [0, pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.parametrize(
+    "num_workers", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2))]
+)
 def test_an_interrupted_run_goes_on_with_the_same_batches_whatever_its_workers(
     pusht_shards: Path, expected: list[Batch], num_workers: int
 ) -> None:

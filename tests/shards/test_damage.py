@@ -103,7 +103,7 @@ def check(
         assert f"{name}, episode {episode}: " in found
 
 
-@settings(once_restored, max_examples=400)
+@settings(once_restored, max_examples=3 * settings().max_examples)
 @given(damages())
 def test_no_damage_to_any_file_changes_what_is_read(
     root: Path, honest: bytes, manifests: dict[str, ShardManifest], drawn: tuple[int, Damage]
@@ -114,7 +114,7 @@ def test_no_damage_to_any_file_changes_what_is_read(
     check(root, path, scaled(damage, path.stat().st_size), honest, manifests)
 
 
-@settings(once_restored, max_examples=300)
+@settings(once_restored, max_examples=2 * settings().max_examples)
 @given(damages())
 @example((0, Damage("truncate", 999_999)))  # the newline at the end, the one thing that may be lost
 def test_no_damage_to_the_root_of_trust_changes_what_is_read(
@@ -124,7 +124,7 @@ def test_no_damage_to_the_root_of_trust_changes_what_is_read(
     check(root, path, scaled(drawn[1], path.stat().st_size), honest, manifests)
 
 
-@settings(once_restored, max_examples=150)
+@settings(once_restored, max_examples=settings().max_examples)
 @given(first=damages(), second=damages())
 def test_two_things_at_once_do_not_hide_each_other(
     root: Path, honest: bytes, first: tuple[int, Damage], second: tuple[int, Damage]
