@@ -26,7 +26,7 @@ from roboshard.loader.decoding.pictures import Picture, made, resized
 from roboshard.loader.decoding.rgb import picture_of
 from roboshard.loader.decoding.settings import PictureSettings
 from roboshard.loader.decoding.slice_bytes import SliceBytes
-from roboshard.loader.decoding.torchcodec_module import torchcodec
+from roboshard.loader.decoding.torchcodec_module import torchcodec, turns_pictures
 from roboshard.shards.features import DepthScale
 from roboshard.shards.schema import CameraRecord
 from roboshard.shards.slices import SlicePackets, read_slice
@@ -75,7 +75,7 @@ def open_decoder(
     with _naming(where):
         whole = data.whole()
         packets = read_slice(whole, camera)
-        if depth is None and decodes_on_gpu(settings) and seeks_right(packets, camera):
+        if depth is None and decodes_on_gpu(settings) and _is_for_torchcodec(packets, camera):
             return TorchcodecDecoder(data, camera, settings)
         on_cpu = PacketDecoder(data, packets, camera, settings, _picture_maker(packets, depth))
         return on_cpu if settings.device == "cpu" else Moved(on_cpu, settings.device)
@@ -84,6 +84,11 @@ def open_decoder(
 def decodes_on_gpu(settings: PictureSettings) -> bool:
     """Whether pictures come from a GPU where it can decode them."""
     return settings.device != "cpu" and torchcodec() is not None
+
+
+def _is_for_torchcodec(packets: SlicePackets, camera: CameraRecord) -> bool:
+    """Whether torchcodec gives a slice's frames as they are, the right way up."""
+    return seeks_right(packets, camera) and (packets.tables.quarter_turns == 0 or turns_pictures())
 
 
 def _picture_maker(

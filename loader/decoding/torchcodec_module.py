@@ -14,9 +14,15 @@ def torchcodec() -> Any:
         warnings.warn(
             "torchcodec cannot be loaded, so the colors of this video may differ by some levels from those that"
             " LeRobot gives with it, and no GPU decodes. It needs FFmpeg's shared libraries (Debian and Ubuntu:"
-            f" apt-get install ffmpeg). The reason was: {str(error).splitlines()[0]}",
+            " apt-get install ffmpeg) and to be the release for the installed torch (as 0.4 for torch 2.7,"
+            f" 0.10 for torch 2.10). The reason was: {str(error).splitlines()[0]}",
             RuntimeWarning,
             stacklevel=2,
         )
         return None
     return decoders
+
+
+def turns_pictures() -> bool:
+    """Return whether torchcodec turns pictures as their file asks: releases before 0.11 do not."""
+    return "rotation" in torchcodec().VideoStreamMetadata.__dataclass_fields__

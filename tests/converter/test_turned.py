@@ -13,12 +13,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from support.broken_source import BrokenSource
+from support.decoders import TURNING, decode_with
 from support.lerobot_source import Camera, Source, build
 from support.mp4_boxes import turn
 from torchcodec.decoders import VideoDecoder  # type: ignore[attr-defined]
 
 from roboshard.converter import ConversionReport, ReencodeConfig
 from roboshard.loader import open_dataset
+from roboshard.loader.decoding import decode
 from roboshard.shards import OptionError
 from roboshard.tools.verify import VerifyConfig, verify
 
@@ -65,6 +67,7 @@ def test_size_is_that_of_the_picture_as_it_is_shown(tmp_path: Path, run: Run) ->
         run(CASE, tmp_path / "large", **reencode(size=(64, 96)))
 
 
+@TURNING
 @pytest.mark.parametrize("degrees", [90, 180, 270])
 def test_each_turn_is_torchcodecs(tmp_path: Path, run: Run, degrees: int) -> None:
     built = build(
@@ -124,8 +127,23 @@ def test_a_camera_that_info_says_null_of_is_encoded_and_described(tmp_path: Path
     assert report.ok, report.as_json()
 
 
+@TURNING
 def test_the_picture_is_the_sources(tmp_path: Path, run: Run) -> None:
     run(CASE, tmp_path / "again", **reencode(codec="libx264", crf=5))
     decoder = VideoDecoder(str(next(CASE.rglob("*.mp4"))))
     expected = np.stack([decoder.get_frame_at(i).data.numpy() for i in range(18)])
     assert psnr(pictures(tmp_path / "again"), expected) > 30
+
+
+def test_a_torchcodec_that_turns_nothing_is_given_no_turned_slice(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Releases before 0.11: a GPU would give the pictures as they lie."""
+    run(CASE, tmp_path / "copy")
+    expected = pictures(tmp_path / "copy")
+    asked: list[object] = []
+    decode_with("torchcodec", monkeypatch)
+    monkeypatch.setattr(decode, "TorchcodecDecoder", lambda *args: asked.append(args))
+    monkeypatch.setattr(decode, "turns_pictures", lambda: False)
+    assert np.array_equal(pictures(tmp_path / "copy"), expected)
+    assert not asked

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import sys
+from functools import cache
 from typing import Any
 
 import av
@@ -12,9 +14,10 @@ from numpy.typing import NDArray
 from support.decoders import decode_with
 from torchcodec.decoders import VideoDecoder
 
-from roboshard.loader.decoding import colors
+from roboshard.loader.decoding import colors, rgb
 from roboshard.loader.decoding.pictures import copy_picture
 from roboshard.loader.decoding.rgb import DecodedFrame, picture_of
+from roboshard.loader.decoding.torchcodec_module import torchcodec
 
 FORMATS = (
     *("yuv420p", "yuv422p", "yuv444p", "yuv440p", "yuv411p", "yuv410p", "nv12", "yuyv422"),
@@ -136,3 +139,21 @@ def test_the_interpolation_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None
     assert colors.interpolation.__wrapped__() == "BICUBIC"
     monkeypatch.undo()
     assert colors.interpolation.__wrapped__() in colors.INTERPOLATIONS
+
+
+def test_frames_are_converted_where_torchcodec_cannot_be_loaded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "torchcodec", None)  # as where it is for another torch
+    monkeypatch.setattr(colors, "torchcodec", cache(torchcodec.__wrapped__))
+    monkeypatch.setattr(colors, "interpolation", cache(colors.interpolation.__wrapped__))
+    monkeypatch.setattr(rgb, "_converters", rgb._Converters())
+    video = clip("yuv420p", (63, 96), (None, None))
+    with pytest.warns(RuntimeWarning, match="the release for the installed torch") as told:
+        found, _ = as_here(video)
+    assert [type(one.message) for one in told] == [RuntimeWarning]
+    again, _ = as_here(video)  # which warns no more
+    assert np.array_equal(found, again)
+    with av.open(io.BytesIO(video)) as container:
+        expected = colors.reformatted(next(container.decode(video=0)), "BICUBIC")
+    assert np.abs(found.astype(np.int64) - expected).max() <= 2

@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from support.language import JSON_TEXT
 
 from roboshard.common.errors import FormatError
 from roboshard.loader.episodes.columns import Column, make_column
@@ -326,8 +327,8 @@ def test_tool_calls_that_are_nested_too_deep_stay_text() -> None:
 CALLS = ['{"say": [1, null, "ü"]}', "not JSON", "3"]
 
 
-@pytest.mark.parametrize("kind", [pa.string(), pa.json_()], ids=str)
-def test_tool_calls_are_parsed_where_they_are_json(kind: pa.DataType) -> None:
+@pytest.mark.parametrize("kind", [pa.string(), JSON_TEXT], ids=str)
+def test_tool_calls_are_parsed_where_they_are_json(kind: pa.DataType | pa.Field) -> None:
     plain = pa.list_(pa.struct({"content": pa.string(), "tool_calls": pa.list_(pa.string())}))
     rows = [
         [{"content": "a", "tool_calls": CALLS}, {"content": None, "tool_calls": None}],

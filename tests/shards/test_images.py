@@ -17,6 +17,7 @@ import datasets
 import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
+from PIL import __version__ as PILLOW
 
 from roboshard.common.errors import FormatError
 from roboshard.shards.images import MAX_PIXELS, check_image, most_pixels, read_image
@@ -80,6 +81,8 @@ SAVED = [
 @pytest.mark.parametrize(("kind", "mode"), SAVED, ids=str)
 def test_every_mode_is_what_lerobot_makes_of_it(kind: str, mode: str) -> None:
     data = file_of(image_of(mode), kind)
+    if (kind, mode) == ("TIFF", "YCbCr") and int(PILLOW.split(".")[0]) < 13:
+        pytest.skip("older releases of Pillow cannot read the file that they write")
     found = read_image(data, MOST, WHERE)
     as_loaded = found / np.float32(255) if found.dtype == np.uint8 else found
     expected = lerobots(data)

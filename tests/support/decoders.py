@@ -3,6 +3,11 @@
 import pytest
 
 from roboshard.loader.decoding import decode, rgb
+from roboshard.loader.decoding.torchcodec_module import turns_pictures
+
+TURNING = pytest.mark.skipif(
+    not turns_pictures(), reason="this release of torchcodec turns no pictures: nothing to compare"
+)
 
 DECODERS = ("packets", "torchcodec", "pyav")
 """Packets converted by libswscale; torchcodec where it seeks rightly, as on a GPU; packets

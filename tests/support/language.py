@@ -14,6 +14,12 @@ import pyarrow as pa
 
 PERSISTENT, EVENTS = KEYS = ("language_persistent", "language_events")
 
+_AS_JSON = {"ARROW:extension:name": "arrow.json", "ARROW:extension:metadata": ""}
+JSON_TEXT: pa.DataType | pa.Field = (
+    pa.json_() if hasattr(pa, "json_") else pa.field("element", pa.string(), metadata=_AS_JSON)
+)
+"""Arrow's JSON type; before pyarrow 19 the text that files hold of it, which says that it is JSON."""
+
 
 def _arrow_type(*, has_timestamp: bool) -> pa.DataType:
     fields = [
@@ -22,7 +28,7 @@ def _arrow_type(*, has_timestamp: bool) -> pa.DataType:
         pa.field("style", pa.string()),
         *([pa.field("timestamp", pa.float32(), nullable=False)] if has_timestamp else []),
         pa.field("camera", pa.string()),
-        pa.field("tool_calls", pa.list_(pa.json_())),
+        pa.field("tool_calls", pa.list_(JSON_TEXT)),
     ]
     return pa.list_(pa.struct(fields))
 
