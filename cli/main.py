@@ -21,6 +21,7 @@ COMMANDS = {
     "stats": "statistics of what would be trained on: mean, std, min, max and quantiles",
     "export": "shards → LeRobot v3 dataset",
     "bench": "does training wait for data on this machine, and which setting helps",
+    "lerobot-meta": "meta/ for a folder of shards, by which LeRobot's own datasets read it",
     "lerobot-train": "LeRobot's trainer, with its options, on shards",
     "env": "versions, decoders, cores, ranks and GPUs, for reports of faults",
     "rebuild": "shards → manifests and index, where those are lost",

@@ -85,6 +85,33 @@ def check_has_grown(source: Source, base: Base) -> None:
             f"{where}: {len(gone)} episodes that {base.shown} has are not there any more: "
             f"{some(gone, SHOWN)}. What has lost or renumbered episodes is another dataset: {ANEW}"
         )
+    _check_tasks(source, base)
+
+
+def check_continues(source: Source, base: Base) -> None:
+    """Raise OptionError unless the source's episodes and tasks follow those of the dataset.
+
+    Args:
+        source: has only the episodes that are to be added, and all tasks.
+        base: the dataset.
+    """
+    where, count = source.meta.files.where(), len(base.episodes)
+    if not np.array_equal(base.episodes, np.arange(count)):
+        raise OptionError(
+            f"{base.shown}: its episodes are not numbered from 0 without gaps, so that none can "
+            "come after them. `roboshard export` numbers them anew: convert what it writes"
+        )
+    new = source.episode_indices
+    if not np.array_equal(new, np.arange(count, count + len(new))):
+        raise OptionError(
+            f"{where}: its episodes are {some(new.tolist(), SHOWN)}, where {base.shown} has "
+            f"{count} and the next one is {count}: another writer has added to it. Number them anew"
+        )
+    _check_tasks(source, base)
+
+
+def _check_tasks(source: Source, base: Base) -> None:
+    where = source.meta.files.where()
     here, there = base.manifest.task_texts, list(source.meta.tasks.texts)
     changed = [i for i, text in enumerate(here) if i >= len(there) or there[i] != text]
     if changed:

@@ -1,7 +1,7 @@
 """What a conversion will do: which episodes go into which shards, how encoded, under which id."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 
 import numpy as np
@@ -11,7 +11,13 @@ from roboshard.common import jsonio
 from roboshard.common.errors import OptionError
 from roboshard.common.interrupts import interruptible
 from roboshard.common.selection import check_tasks, parse_episodes, select_episodes
-from roboshard.converter.base import Base, check_fits, check_has_grown, read_base
+from roboshard.converter.base import (
+    Base,
+    check_continues,
+    check_fits,
+    check_has_grown,
+    read_base,
+)
 from roboshard.converter.config import ConvertConfig
 from roboshard.converter.partition import plan_shards, shuffle_episodes
 from roboshard.converter.reencoding.encoder import library_versions
@@ -85,20 +91,42 @@ def make_plan(config: ConvertConfig) -> ConversionPlan:
         (14, 1, None)
         >>> plan.source.meta.files.close()
     """
+    return _plan(config, continues=False)
+
+
+@interruptible
+def make_plan_of_new(config: ConvertConfig) -> ConversionPlan:
+    """Decide what goes where for a source that has only episodes which are to be added.
+
+    Args:
+        config: the options, with `append`.
+
+    Returns:
+        The plan as `make_plan` returns it; `info` counts the dataset's episodes too.
+
+    Raises:
+        OptionError: as `make_plan`; or episodes or tasks do not come right after the dataset's.
+        SourceError, MissingError, StorageError: as `make_plan`.
+    """
+    return _plan(config, continues=True)
+
+
+def _plan(config: ConvertConfig, *, continues: bool) -> ConversionPlan:
     files = open_source(config.source, config.scratch, config.scratch_bytes)
     try:
-        return _plan(config, files)
+        plan = _plan_of(config, files, continues)
+        return _counting_all(plan) if continues else plan
     except BaseException:
         files.close()
         raise
 
 
-def _plan(config: ConvertConfig, files: SourceFiles) -> ConversionPlan:
+def _plan_of(config: ConvertConfig, files: SourceFiles, continues: bool) -> ConversionPlan:
     source = read_source(files)
     base = read_base(config.destination) if config.append else None
     episodes = _chosen(source, config)
     if base is not None:
-        check_has_grown(source, base)
+        (check_continues if continues else check_has_grown)(source, base)
         episodes = np.setdiff1d(episodes, base.episodes)
         if not len(episodes):
             return _nothing(source, config, base)
@@ -122,6 +150,23 @@ def _plan(config: ConvertConfig, files: SourceFiles) -> ConversionPlan:
         provenance=provenance,
         base=base,
     )
+
+
+def _counting_all(plan: ConversionPlan) -> ConversionPlan:
+    """The plan whose info.json counts the episodes of the dataset and those of the source."""
+    base, meta = plan.base, plan.source.meta
+    if base is None:
+        return plan
+    totals = {
+        f"total_{what}": meta.counted.get(f"total_{what}", meta.info[f"total_{what}"]) + before
+        for what, before in (
+            ("episodes", base.manifest.total_episodes),
+            ("frames", base.manifest.total_frames),
+        )
+    }
+    info = meta.info | totals | {"splits": {"train": f"0:{totals['total_episodes']}"}}
+    provenance = plan.provenance.model_copy(update={"info": info, "counted": {}})
+    return replace(plan, provenance=provenance)
 
 
 def _nothing(source: Source, config: ConvertConfig, base: Base) -> ConversionPlan:

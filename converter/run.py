@@ -37,7 +37,7 @@ from roboshard.converter.destination.api import Destination
 from roboshard.converter.destination.opening import open_destination
 from roboshard.converter.engines.processes import run_tasks
 from roboshard.converter.engines.ray import run_on_ray
-from roboshard.converter.plan import ConversionPlan, make_plan
+from roboshard.converter.plan import ConversionPlan, make_plan, make_plan_of_new
 from roboshard.converter.report import ConversionReport, make_report, random_frame_costs
 from roboshard.converter.shard import (
     ShardResult,
@@ -78,10 +78,37 @@ def convert(config: ConvertConfig) -> ConversionReport:
         raise OptionError("dry_run: `convert` writes; `make_plan` says what it would write")
     if config.video_report:
         raise OptionError("video_report: `convert` writes; `survey_videos` reports")
-    plan = make_plan(config)
+    return _convert(make_plan(config), config)
+
+
+@interruptible
+def add_episodes(config: ConvertConfig) -> ConversionReport:
+    """Add the episodes of a source that has no others, as a recording that goes on.
+
+    As `convert` with `append`, but what the dataset has need not be in the source, and nothing is
+    compared. The source's statistics and tasks are to be those of all episodes, its totals its own.
+    It may lie inside the dataset's folder.
+
+    Args:
+        config: the options, with `append`.
+
+    Returns:
+        What was added.
+
+    Raises:
+        OptionError: as `convert`; or episodes or tasks do not come right after the dataset's.
+        SourceError, MissingError: as `convert`.
+    """
+    return _convert(make_plan_of_new(config), config, compares=False)
+
+
+def _convert(
+    plan: ConversionPlan, config: ConvertConfig, *, compares: bool = True
+) -> ConversionReport:
     with closing(plan.source.meta.files):
-        _check_unchanged(plan, config)
-        destination = _destination(plan, config)
+        if compares:
+            _check_unchanged(plan, config)
+        destination = _destination(plan, config, is_inside=not compares)
         part = None if config.shards is None else _numbers(plan, config)
         with destination.prepared(part):
             results = _run(convert_shard, plan, config, destination)
@@ -129,11 +156,14 @@ def finalize(config: ConvertConfig) -> ConversionReport:
             return _publish(plan, _finished_shards(plan, config, destination), destination)
 
 
-def _destination(plan: ConversionPlan, config: ConvertConfig) -> Destination:
+def _destination(
+    plan: ConversionPlan, config: ConvertConfig, *, is_inside: bool = False
+) -> Destination:
+    """Open the destination, which the source may lie in if `is_inside`."""
     return open_destination(
         config.destination,
         plan.provenance.conversion,
-        source=plan.source.meta.files.folder,
+        source=None if is_inside else plan.source.meta.files.folder,
         scratch=config.scratch,
         base=plan.base,
     )

@@ -25,6 +25,7 @@ import roboshard.tools.env
 import roboshard.tools.export
 import roboshard.tools.idle
 import roboshard.tools.inspect
+import roboshard.tools.lerobot_storage
 import roboshard.tools.lerobot_train
 import roboshard.tools.preview
 import roboshard.tools.stats
@@ -53,6 +54,7 @@ TOOLS = (
     "export",
     "idle",
     "inspect",
+    "lerobot_storage",
     "lerobot_train",
     "preview",
     "stats",
@@ -72,6 +74,8 @@ MAY_IMPORT = {
     "tools.export": BASE | {"tools.export"},
     "tools.idle": BASE | {"tools.idle"},
     "tools.inspect": BASE | {"tools.inspect"},
+    "tools.lerobot_storage": BASE
+    | {"tools.lerobot_storage", "tools.export", "converter", "loader"},
     "tools.lerobot_train": BASE | {"tools.lerobot_train", "loader"},
     "tools.preview": BASE | {"tools.preview", "loader"},
     "tools.stats": BASE | {"tools.stats"},
@@ -336,6 +340,7 @@ def imported_from_anywhere(path: Path) -> Iterator[str]:
         ("roboshard.tools.doctor", {"torch", "roboshard.loader", "roboshard.converter"}),
         ("roboshard.tools.idle", {"torch", "av", "roboshard.loader", "roboshard.converter"}),
         ("roboshard.tools.inspect", {"torch", "av", "roboshard.loader", "roboshard.converter"}),
+        ("roboshard.tools.lerobot_storage", {"torch", "lerobot", "roboshard.loader"}),
         ("roboshard.tools.stats", {"torch", "av", "roboshard.loader", "roboshard.converter"}),
         (
             "roboshard.tools.preview",
@@ -480,6 +485,14 @@ def test_public_names() -> None:
         "find_idle",
     ]
     assert sorted(roboshard.tools.inspect.__all__) == ["Summary", "summarize"]
+    assert sorted(roboshard.tools.lerobot_storage.__all__) == [
+        "FORMAT",
+        "create",
+        "recover",
+        "register",
+        "resume",
+        "write_meta",
+    ]
     assert sorted(roboshard.tools.lerobot_train.__all__) == ["LoaderOptions", "train"]
     assert sorted(roboshard.tools.export.__all__) == ["ExportConfig", "ExportReport", "export"]
     assert sorted(roboshard.tools.preview.__all__) == ["PreviewConfig", "PreviewReport", "preview"]

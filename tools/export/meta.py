@@ -166,13 +166,15 @@ def write_json(path: Path, value: jsonio.Json) -> None:
 
 
 def write_tasks(
-    path: Path, tasks: Sequence[str | None], columns: Mapping[str, Sequence[jsonio.Json]]
+    file: Path | IO[bytes],
+    tasks: Sequence[str | None],
+    columns: Mapping[str, Sequence[jsonio.Json]],
 ) -> None:
     """Write tasks.parquet as pandas does: the text is the index, so that its position is the task's
     number.
 
     Args:
-        path: the file.
+        file: the file, or its path.
         tasks: the texts; None where there is none.
         columns: what else is known of each task.
     """
@@ -205,7 +207,7 @@ def write_tasks(
     }
     fields = [pa.field(name, values.type) for name, values in found.items()]
     schema = pa.schema(fields, metadata={"pandas": json.dumps(pandas)})
-    pq.write_table(pa.Table.from_arrays(list(found.values()), schema=schema), path)
+    pq.write_table(pa.Table.from_arrays(list(found.values()), schema=schema), file)
 
 
 def _pandas_column(name: str) -> Row:

@@ -39,6 +39,7 @@ from roboshard.shards.locate import locate
 from roboshard.shards.manifest import load_dataset_manifest, load_index
 from roboshard.shards.names import (
     DATASET_MANIFEST,
+    LEROBOT_FOLDER,
     SHARD_FOLDER,
     SKIPPED_REPORT,
 )
@@ -224,7 +225,8 @@ def _check_files(
         if path.startswith(f"{SHARD_FOLDER}/"):
             remedy = "remove it: readers that take every file in shards/ would read it"
             Place(problems=problems, file=path).report("not listed in dataset.json", remedy)
-    beside = [path for path in others if not path.startswith(f"{SHARD_FOLDER}/")]
+    known = (f"{SHARD_FOLDER}/", f"{LEROBOT_FOLDER}/")
+    beside = [path for path in others if not path.startswith(known)]
     if beside:
         notes.append(f"{len(beside)} files are not of the dataset: {some(beside)}")
 
