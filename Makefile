@@ -8,7 +8,7 @@ PYTEST_WORKERS ?= 3
 # What needs nothing large beside the set-up; the rest has targets of its own.
 IN_PLACE := not ray and not lerobot and not rerun and not trainers
 
-.PHONY: setup ffmpeg demo test test-slow fuzz test-ray test-lerobot test-rerun test-trainers test-old-hub test-live lint types bench clean
+.PHONY: setup ffmpeg demo test test-slow fuzz test-ray test-lerobot test-rerun test-trainers test-old-hub test-live lint types bench bench-data gl clean
 
 setup: ffmpeg $(READY)
 
@@ -46,7 +46,7 @@ test-ray: setup
 # the policies of 0.4.4 and the trainers of both. A gigabyte, and six for 0.6.1, which needs Python 3.12: as python3.12 or from
 # pyenv or uv. Where there is none its tests are skipped, and the summary says so.
 test-lerobot: setup
-	PYTHONPATH=benchmarks $(BIN)/python -c 'from loading_peers import PEERS, lerobot_python; lerobot_python(PEERS, training=True)'
+	PYTHONPATH=benchmarks $(BIN)/python -c 'from peer_environments import PEERS, lerobot_python; lerobot_python(PEERS, training=True)'
 	$(BIN)/python -m pytest -m lerobot -rs
 
 # Recordings for the Rerun viewer, read back with rerun-sdk.
@@ -77,8 +77,21 @@ lint: setup
 types: setup
 	$(BIN)/mypy
 
-bench: setup
-	$(BIN)/python benchmarks/conversion.py
+# Records the datasets of the benchmarks below bench_data/: simulators and LeRobot's recorder in an environment of their
+# own, six gigabytes, which needs Python 3.12. BENCH=--quick for small ones, on which `make bench` takes minutes.
+BENCH ?=
+bench-data: setup gl
+	$(BIN)/python benchmarks/data.py $(BENCH)
+
+# MuJoCo draws without a display by EGL.
+gl:
+	@ldconfig -p | grep -q libEGL_mesa || { \
+	  SUDO=$$([ "$$(id -u)" = 0 ] || echo sudo); \
+	  $$SUDO apt-get update -qq && $$SUDO apt-get install -y -qq --no-install-recommends libegl1 libegl-mesa0 libgl1-mesa-dri >/dev/null; }
+
+# All benchmarks, for hours, with the other loaders in environments of their own below .peers/.
+bench: bench-data
+	$(BIN)/python benchmarks/run_all.py $(BENCH)
 
 clean:
 	rm -rf $(VENV) build demo_output *.egg-info

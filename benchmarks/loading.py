@@ -32,7 +32,8 @@ from typing import IO, Any
 import tyro
 
 from loading_cases import ALL, DEFAULT, Case
-from loading_peers import PROGRAMS, jpeg_shards, lerobot_environment, lerobot_python
+from loading_peers import jpeg_shards, lerobot_environment
+from peer_environments import PROGRAMS, lerobot_python
 from process_tree import TreeWatch
 from report import print_result
 from roboshard.shards.reader import ShardedDataset

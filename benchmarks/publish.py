@@ -7,6 +7,7 @@ Reads benchmarks/results/*.json. A page holds `<!-- NAME -->` … `<!-- /NAME --
 
 import json
 import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -39,10 +40,12 @@ def main() -> None:
 
 
 def render_blocks() -> dict[str, str]:
-    """Block name -> Markdown."""
+    """Block name -> Markdown, of what has been measured."""
     makers: dict[str, Callable[[Result], str]] = {
         "conversion": conversion_table,
         "loading": loading_table,
+        "loading_256x256": loading_table,
+        "loading_96x96": loading_table,
         "long_gop": loading_table,
         "matrix": matrix_table,
         "consumer": consumer_table,
@@ -55,7 +58,7 @@ def render_blocks() -> dict[str, str]:
         "remote": remote_table,
         "profile_loading": profile_table,
     }
-    return {name: make(load(name)) for name, make in makers.items()}
+    return {name: make(load(name)) for name, make in makers.items() if result_file(name).exists()}
 
 
 def fill(page: str, blocks: dict[str, str]) -> str:
@@ -68,8 +71,13 @@ def fill(page: str, blocks: dict[str, str]) -> str:
 
 def load(name: str) -> Result:
     """A benchmark's result."""
-    result: Result = json.loads((RESULTS / f"{name}.json").read_text())
+    result: Result = json.loads(result_file(name).read_text())
     return result
+
+
+def result_file(name: str) -> Path:
+    """Where a benchmark leaves its result."""
+    return RESULTS / f"{name}.json"
 
 
 def provenance(result: Result) -> str:
@@ -79,9 +87,11 @@ def provenance(result: Result) -> str:
 
 def conversion_table(result: Result) -> str:
     """Conversion beside copy and hash."""
+    words = shlex.split(result["command"])
+    repeated = Path(words[words.index("--source") + 1]).name
     return "\n".join(
         [
-            f"| {result['source_bytes'] / 1e9:.2f} GB of aloha_sim, repeated | MB/s | peak memory |",
+            f"| {result['source_bytes'] / 1e9:.2f} GB of {repeated}, repeated | MB/s | peak memory |",
             "|---|---|---|",
             f"| `cp -r`, then `sha256sum` of the copy | {result['copy_and_hash_mb_per_s']} | |",
             f"| `convert-to-shards` | {result['convert_mb_per_s']} | {result['peak_rss_mb']} MB, all processes |",

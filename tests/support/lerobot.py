@@ -8,9 +8,7 @@ needs Python 3.12, as `python3.12` or from pyenv or uv, and takes 6 GB.
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
-from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -70,7 +68,7 @@ def lerobot_of(version: str, home: Path, *, training: bool = False) -> LeRobot:
 
 
 def _peers() -> Any:
-    spec = spec_from_file_location("loading_peers", ROOT / "benchmarks/loading_peers.py")
+    spec = spec_from_file_location("peer_environments", ROOT / "benchmarks/peer_environments.py")
     assert spec is not None
     assert spec.loader is not None
     module = module_from_spec(spec)
@@ -95,14 +93,7 @@ def _environment_0_3() -> tuple[Path, list[str]]:
 
 
 def _environment_0_6() -> tuple[Path, list[str]]:
-    folder, wanted = PEERS / "lerobot_0.6.1", REQUIREMENTS.read_text()
-    python, ready = folder / "bin/python", folder / ".ready"
-    if not ready.exists() or ready.read_text() != wanted:
-        subprocess.run([_python_3_12(), "-m", "venv", "--clear", str(folder)], check=True)
-        install = [str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check"]
-        subprocess.run([*install, "-r", str(REQUIREMENTS)], check=True)
-        ready.write_text(wanted)
-    return python, []
+    return _peers().lerobot_06_python(PEERS), []
 
 
 def _training_0_6() -> tuple[Path, list[str]]:
@@ -126,28 +117,6 @@ def _training_0_6() -> tuple[Path, list[str]]:
 def _packages(python: Path) -> Path:
     where = [str(python), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
     return Path(subprocess.run(where, check=True, capture_output=True, text=True).stdout.strip())
-
-
-def _python_3_12() -> str:
-    """An interpreter of Python 3.12, wherever one is usual."""
-    for candidate in _interpreters():
-        says = [candidate, "-c", "import sys; print(*sys.version_info[:2])"]
-        done = subprocess.run(says, capture_output=True, text=True, check=False)
-        if done.returncode == 0 and done.stdout.split() == ["3", "12"]:
-            return candidate
-    raise LookupError("no Python 3.12 as python3.12, nor in pyenv (pyenv install 3.12) or uv")
-
-
-def _interpreters() -> Iterator[str]:
-    if found := shutil.which("python3.12"):
-        yield found
-    for command in (["pyenv", "prefix", "3.12"], ["uv", "python", "find", "3.12"]):
-        if shutil.which(command[0]) is None:
-            continue
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        place = Path(done.stdout.strip())
-        if done.returncode == 0:
-            yield str(place / "bin/python" if place.is_dir() else place)
 
 
 _ENVIRONMENTS = {"0.3.3": _environment_0_3, "0.4.4": _environment_0_4, "0.6.1": _environment_0_6}

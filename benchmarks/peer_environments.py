@@ -1,0 +1,110 @@
+"""Environments of other contenders and of the recorder, below .peers/, made when first used."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parent.parent
+PROGRAMS = PROJECT / "benchmarks" / "peers"
+PEERS = PROJECT / ".peers"
+LEROBOT_06 = PROJECT / "tests" / "lerobot_0.6_requirements.txt"
+RECORDER = PROJECT / "benchmarks" / "recording" / "requirements.txt"
+
+
+def lerobot_python(peers: Path, *, training: bool = False) -> Path:
+    """The interpreter with LeRobot 0.4.4, below `peers`; for training, with all of its policies."""
+    environment = peers / "lerobot"
+    install = ["--no-deps"]
+    _make(environment, sys.executable, PROGRAMS / "lerobot_requirements.txt", install)
+    if training:
+        _make(
+            environment,
+            sys.executable,
+            PROGRAMS / "lerobot_training_requirements.txt",
+            [*install, "-e", str(PROJECT)],
+            ready=".ready_training",
+        )
+    return environment / "bin" / "python"
+
+
+def lerobot_06_python(peers: Path) -> Path:
+    """The interpreter with LeRobot 0.6.1, of six gigabytes; LookupError without Python 3.12."""
+    environment = peers / "lerobot_0.6.1"
+    _make(environment, None, LEROBOT_06, [])
+    return environment / "bin" / "python"
+
+
+def recorder_python(peers: Path) -> Path:
+    """The interpreter with the simulators, which sees LeRobot 0.6.1."""
+    return beside(peers / "recorder", RECORDER, lerobot_06_python(peers))
+
+
+def beside(environment: Path, requirements: Path, python: Path) -> Path:
+    """An environment's interpreter, which sees another one's packages and has some of its own."""
+    if not _is_ready(environment / ".ready", requirements):
+        subprocess.run([str(python), "-m", "venv", "--clear", str(environment)], check=True)
+        own, theirs = _packages(environment / "bin" / "python"), _packages(python)
+        (own / "beside.pth").write_text(f"import site; site.addsitedir({str(theirs)!r})\n")
+        _install(environment, requirements, ["--no-deps"])
+        (environment / ".ready").write_text(requirements.read_text())
+    return environment / "bin" / "python"
+
+
+def _make(
+    environment: Path,
+    python: str | None,
+    requirements: Path,
+    options: Sequence[str],
+    ready: str = ".ready",
+) -> None:
+    """Make an environment with these requirements unless it is there; None: by any Python 3.12."""
+    if _is_ready(environment / ready, requirements):
+        return
+    subprocess.run([python or _python_3_12(), "-m", "venv", str(environment)], check=True)
+    _install(environment, requirements, options)
+    (environment / ready).write_text(requirements.read_text())
+
+
+def _is_ready(ready: Path, requirements: Path) -> bool:
+    return ready.exists() and ready.read_text() == requirements.read_text()
+
+
+def _install(environment: Path, requirements: Path, options: Sequence[str]) -> None:
+    command = [str(environment / "bin" / "python"), "-m", "pip", "install", "-q"]
+    command += ["--disable-pip-version-check", "-r", str(requirements), *options]
+    subprocess.run(command, check=True, stdout=sys.stderr)
+
+
+def _packages(python: Path) -> Path:
+    where = [str(python), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
+    return Path(subprocess.run(where, check=True, capture_output=True, text=True).stdout.strip())
+
+
+def _python_3_12() -> str:
+    """An interpreter of Python 3.12, wherever one is usual."""
+    for candidate in _interpreters():
+        says = [candidate, "-c", "import sys; print(*sys.version_info[:2])"]
+        done = subprocess.run(says, capture_output=True, text=True, check=False)
+        if done.returncode == 0 and done.stdout.split() == ["3", "12"]:
+            return candidate
+    raise LookupError("no Python 3.12 as python3.12, nor in pyenv (pyenv install 3.12) or uv")
+
+
+def _interpreters() -> Iterator[str]:
+    if found := shutil.which("python3.12"):
+        yield found
+    for command in (["pyenv", "prefix", "3.12"], ["uv", "python", "find", "3.12"]):
+        if shutil.which(command[0]) is None:
+            continue
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        place = Path(done.stdout.strip())
+        if done.returncode == 0:
+            yield str(place / "bin/python" if place.is_dir() else place)
+
+
+def offline(**variables: str) -> dict[str, str]:
+    """Variables of this process and these, with which nothing is asked of the Hub."""
+    return {**os.environ, "HF_HUB_OFFLINE": "1", **variables}

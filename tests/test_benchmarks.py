@@ -1,0 +1,54 @@
+"""The benchmarks that `make bench` runs: each is there, takes the options that it is given, and is published."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture(scope="module")
+def run_all() -> Iterator[ModuleType]:
+    sys.path.insert(0, str(BENCHMARKS))
+    yield importlib.import_module("run_all")
+    sys.path.remove(str(BENCHMARKS))
+
+
+def options_of(program: Path) -> set[str]:
+    """The fields of its `Options`, as options on the command line."""
+    (options,) = (
+        node
+        for node in ast.parse(program.read_text()).body
+        if isinstance(node, ast.ClassDef) and node.name == "Options"
+    )
+    names = {node.target.id for node in options.body if isinstance(node, ast.AnnAssign)}  # type: ignore[union-attr]
+    return {f"--{name.replace('_', '-')}" for name in names}
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_every_benchmark_is_there_and_takes_its_options(run_all: ModuleType, quick: bool) -> None:
+    for name in run_all.BENCHMARKS:
+        program, *words = run_all.command(name, Path("bench_data"), quick=quick)
+        given = {word for word in words if word.startswith("--")} | {"--output"}
+        assert given <= options_of(BENCHMARKS.parent / program), name
+
+
+def test_every_result_that_is_published_has_a_benchmark(run_all: ModuleType) -> None:
+    """publish.py names its results itself; it draws, so it is not imported here."""
+    blocks = re.findall(r'^ {8}"(\w+)": \w+_table,$', (BENCHMARKS / "publish.py").read_text(), re.M)
+    assert len(blocks) > 10
+    assert set(blocks) <= set(run_all.BENCHMARKS)
+
+
+def test_a_name_that_fits_no_benchmark_is_refused(run_all: ModuleType) -> None:
+    assert run_all.chosen(("loading*",)) == ["loading", "loading_256x256", "loading_96x96"]
+    with pytest.raises(SystemExit, match="no benchmark is called lodaing"):
+        run_all.chosen(("lodaing",))
