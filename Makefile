@@ -6,9 +6,9 @@ READY := $(VENV)/.ready
 # Tests wait for processes of their own: one more than there are cores.
 PYTEST_WORKERS ?= 3
 # What needs nothing large beside the set-up; the rest has targets of its own.
-IN_PLACE := not ray and not lerobot and not rerun and not trainers
+IN_PLACE := not ray and not lerobot and not rerun and not trainers and not gpu
 
-.PHONY: setup ffmpeg demo test test-slow fuzz test-ray test-lerobot test-rerun test-trainers test-old-hub test-live lint types bench bench-data gl clean
+.PHONY: setup ffmpeg demo test test-slow fuzz test-ray test-lerobot test-rerun test-trainers test-gpu test-old-hub test-live lint types bench bench-data gl clean
 
 setup: ffmpeg $(READY)
 
@@ -58,6 +58,12 @@ test-rerun: setup
 test-trainers: setup
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[test-trainers]'
 	$(BIN)/python -m pytest -m trainers
+
+# NVDEC, copies and page-locked memory, in an environment of yours with CUDA builds of torch and torchcodec:
+# `make test-gpu GPU_PYTHON=...`. Where torch finds no GPU all of it is skipped, and the summary says so.
+GPU_PYTHON ?= $(BIN)/python
+test-gpu: setup
+	$(GPU_PYTHON) -m pytest -m gpu -rs
 
 # What talks to the Hub, with the oldest huggingface_hub that is supported; it calls what hf_xet has deprecated since.
 test-old-hub: setup

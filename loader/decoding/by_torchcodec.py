@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from roboshard.common.errors import FormatError
+from roboshard.loader.decoding.gpu_fallback import notice_fallback
 from roboshard.loader.decoding.open_decoders import bytes_held
 from roboshard.loader.decoding.parameter_sets import starts_of_gops
 from roboshard.loader.decoding.pictures import Picture
@@ -62,9 +63,12 @@ class TorchcodecDecoder:
                 yield picture
 
     def _chunk(self, indices: Sequence[int]) -> Iterator[Picture]:
-        if self._decoder is None:
+        is_new = self._decoder is None
+        if is_new:
             self._decoder = self._opened()
         found = self._decoder.get_frames_at(list(indices))
+        if is_new:
+            notice_fallback(self._decoder, self._camera, self._device)
         if not self._are_of(found.pts_seconds.tolist(), indices):
             raise FormatError(f"other frames came than {indices[0]} to {indices[-1]}")
         return iter(found.data.numpy() if found.data.is_cpu else found.data)
