@@ -250,10 +250,15 @@ def stream(pipe: IO[str] | None) -> IO[str]:
 
 def summary(case: Case, runs: list[Run]) -> dict[str, Any]:
     """Settings, medians, and every run."""
+    return {"settings": case.settings, **summary_of(runs)}
+
+
+def summary_of(runs: list[Run]) -> dict[str, Any]:
+    """Medians, and every run."""
     numbers = [key for key, value in runs[0].items() if isinstance(value, int | float)]
     medians = {key: round(statistics.median(one[key] for one in runs), 3) for key in numbers}
     plain = [{key: value for key, value in one.items() if key != "batch"} for one in runs]
-    return {"settings": case.settings, "batch": runs[0]["batch"], "median": medians, "runs": plain}
+    return {"batch": runs[0]["batch"], "median": medians, "runs": plain}
 
 
 def ratios(cases: list[Case], runs: dict[str, list[Run]]) -> dict[str, Any]:

@@ -37,6 +37,21 @@ def lerobot_06_python(peers: Path) -> Path:
     return environment / "bin" / "python"
 
 
+def lerobot_06_training_python(peers: Path) -> Path:
+    """The interpreter with LeRobot 0.6.1's trainer, its policies and roboshard.
+
+    Beside the environment of its datasets: that with which roboshard's installation is tried stays without.
+    """
+    datasets, environment = lerobot_06_python(peers), peers / "lerobot_0.6.1_training"
+    ready, wanted = environment / ".ready", ["lerobot[training]==0.6.1", "-e", str(PROJECT)]
+    state = " ".join(wanted) + LEROBOT_06.read_text()
+    if not ready.exists() or ready.read_text() != state:
+        _sees(environment, datasets)
+        _pip(environment, wanted)
+        ready.write_text(state)
+    return environment / "bin" / "python"
+
+
 def recorder_python(peers: Path) -> Path:
     """The interpreter with the simulators, which sees LeRobot 0.6.1."""
     return beside(peers / "recorder", RECORDER, lerobot_06_python(peers))
@@ -45,10 +60,8 @@ def recorder_python(peers: Path) -> Path:
 def beside(environment: Path, requirements: Path, python: Path) -> Path:
     """An environment's interpreter, which sees another one's packages and has some of its own."""
     if not _is_ready(environment / ".ready", requirements):
-        subprocess.run([str(python), "-m", "venv", "--clear", str(environment)], check=True)
-        own, theirs = _packages(environment / "bin" / "python"), _packages(python)
-        (own / "beside.pth").write_text(f"import site; site.addsitedir({str(theirs)!r})\n")
-        _install(environment, requirements, ["--no-deps"])
+        _sees(environment, python)
+        _pip(environment, ["-r", str(requirements), "--no-deps"])
         (environment / ".ready").write_text(requirements.read_text())
     return environment / "bin" / "python"
 
@@ -64,7 +77,7 @@ def _make(
     if _is_ready(environment / ready, requirements):
         return
     subprocess.run([python or _python_3_12(), "-m", "venv", str(environment)], check=True)
-    _install(environment, requirements, options)
+    _pip(environment, ["-r", str(requirements), *options])
     (environment / ready).write_text(requirements.read_text())
 
 
@@ -72,9 +85,16 @@ def _is_ready(ready: Path, requirements: Path) -> bool:
     return ready.exists() and ready.read_text() == requirements.read_text()
 
 
-def _install(environment: Path, requirements: Path, options: Sequence[str]) -> None:
+def _sees(environment: Path, python: Path) -> None:
+    """Make an environment anew that sees the packages of another one."""
+    subprocess.run([str(python), "-m", "venv", "--clear", str(environment)], check=True)
+    own, theirs = _packages(environment / "bin" / "python"), _packages(python)
+    (own / "beside.pth").write_text(f"import site; site.addsitedir({str(theirs)!r})\n")
+
+
+def _pip(environment: Path, words: Sequence[str]) -> None:
     command = [str(environment / "bin" / "python"), "-m", "pip", "install", "-q"]
-    command += ["--disable-pip-version-check", "-r", str(requirements), *options]
+    command += ["--disable-pip-version-check", *words]
     subprocess.run(command, check=True, stdout=sys.stderr)
 
 

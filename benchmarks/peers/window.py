@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,19 @@ def report(result: dict[str, Any]) -> None:
     sys.stdin.readline()
 
 
+class Watch(Protocol):
+    """Looks at something else in the window."""
+
+    def since(self, begin: float) -> dict[str, float]:
+        """What it has seen since a `time.perf_counter()`, for the report."""
+
+
 def measure_batches(
-    batches: Iterator[Mapping[str, Any]], cameras: list[str], timing: Timing, started: float
+    batches: Iterator[Mapping[str, Any]],
+    cameras: list[str],
+    timing: Timing,
+    started: float,
+    watch: Watch | None = None,
 ) -> None:
     """Warm up, measure and report an endless stream of batches.
 
@@ -76,6 +87,7 @@ def measure_batches(
             "time_to_first_batch_s": round(first_batch_s, 3),
             **summary([late - early for early, late in itertools.pairwise(arrivals)]),
             "elapsed_s": arrivals[-1] - arrivals[0],
+            **(watch.since(arrivals[0]) if watch else {}),
             "batch": shapes,
         }
     )

@@ -1,4 +1,4 @@
-"""Whether a GPU decodes what it was given: where it cannot, torchcodec goes over to the CPU without a word."""
+"""Whether a GPU decodes what it was given: torchcodec goes over to the CPU without a word."""
 
 import warnings
 from functools import cache

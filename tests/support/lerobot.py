@@ -19,8 +19,6 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PEERS = ROOT / ".peers"
 VERSIONS = ("0.4.4", "0.6.1")
-REQUIREMENTS = Path(__file__).parents[1] / "lerobot_0.6_requirements.txt"
-TRAINING_PACKAGES = ("lerobot[training]==0.6.1",)
 V21_PACKAGES = ("lerobot==0.3.3", "datasets==3.6.0")
 
 
@@ -97,26 +95,7 @@ def _environment_0_6() -> tuple[Path, list[str]]:
 
 
 def _training_0_6() -> tuple[Path, list[str]]:
-    """Beside the environment of its datasets: that with which roboshard's installation is tried
-    stays without.
-    """
-    datasets, _ = _environment_0_6()
-    folder = PEERS / "lerobot_0.6.1_training"
-    python, ready = folder / "bin/python", folder / ".ready"
-    wanted = [*TRAINING_PACKAGES, "-e", str(ROOT)]
-    if not ready.exists() or ready.read_text() != " ".join(wanted) + REQUIREMENTS.read_text():
-        subprocess.run([str(datasets), "-m", "venv", "--clear", str(folder)], check=True)
-        theirs, ours = (_packages(each) for each in (datasets, python))
-        (ours / "beside.pth").write_text(f"import site; site.addsitedir({str(theirs)!r})\n")
-        install = [str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check"]
-        subprocess.run([*install, *wanted], check=True)
-        ready.write_text(" ".join(wanted) + REQUIREMENTS.read_text())
-    return python, []
-
-
-def _packages(python: Path) -> Path:
-    where = [str(python), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
-    return Path(subprocess.run(where, check=True, capture_output=True, text=True).stdout.strip())
+    return _peers().lerobot_06_training_python(PEERS), []
 
 
 _ENVIRONMENTS = {"0.3.3": _environment_0_3, "0.4.4": _environment_0_4, "0.6.1": _environment_0_6}
