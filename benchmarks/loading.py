@@ -9,11 +9,13 @@ From outside, this program samples the memory of the whole process tree, from it
 the CPU time that it uses in the window. Prints every run, medians over the rounds, and ratios of frames/s:
 taken round by round, then their median.
 
-All contenders give batches of 64 samples with all cameras at full size, in host memory:
+All contenders give batches of 64 samples with all cameras at full size, in host memory, bytes but where LeRobot 0.4.4
+has nothing else than float32; a sample's own frame of each camera, or that and the eight before it (window_9):
 
 - torchcodec_sequential: the limit. Threads that decode whole slices in order and throw the frames away.
-- roboshard: the loader. float32 where it stands beside LeRobot, which has nothing else, uint8 otherwise.
-- lerobot: map-style LeRobotDataset in a DataLoader, two workers.
+- roboshard: the loader. float32 where it stands beside LeRobot 0.4.4, uint8 otherwise.
+- lerobot, lerobot_0.6: map-style LeRobotDataset in a DataLoader, two workers.
+- spdl: `sample_decode_video` in two threads. energon: AVDecoder, two workers. litdata: torchcodec, two workers.
 - webdataset_jpeg: shards of JPEG frames, two workers, uint8.
 - long_gop: the same on videos with few keyframes (long_gop.py).
 """
@@ -32,8 +34,8 @@ from typing import IO, Any
 import tyro
 
 from loading_cases import ALL, DEFAULT, Case
-from loading_peers import jpeg_shards, lerobot_environment
-from peer_environments import PROGRAMS, lerobot_python
+from loading_peers import jpeg_shards, peer
+from peer_environments import PROGRAMS
 from process_tree import TreeWatch
 from report import print_result
 from roboshard.shards.reader import ShardedDataset
@@ -155,11 +157,14 @@ def program(case: Case, options: Options) -> Program:
         name: getattr(options, name)
         for name in ("warmup_s", "warmup_batches", "window_s", "min_batches")
     }
+    dataset = ShardedDataset.open(str(shards))
     given: dict[str, Any] = {
         "timing": timing,
-        "cameras": ShardedDataset.open(str(shards)).camera_keys,
+        "cameras": dataset.camera_keys,
         "batch_size": case.batch_size,
         "num_workers": case.num_workers,
+        "window": case.window,
+        "fps": dataset.manifest.fps,
     }
     python, environment = Path(sys.executable), None
     if case.contender == "torchcodec":
@@ -169,13 +174,10 @@ def program(case: Case, options: Options) -> Program:
     elif case.contender == "webdataset":
         given |= {"jpeg_shards": str(jpeg_shards(options.peers_dir, shards))}
     else:
-        if source is None:
-            raise SystemExit(f"{case.name}: needs --source or --long-gop-source")
-        given |= {"source": str(source.resolve())}
-        python, environment = lerobot_python(options.peers_dir.absolute()), lerobot_environment()
-    return Program(
-        [str(python), str(PROGRAMS / f"run_{case.contender}.py"), json.dumps(given)], environment
-    )
+        python, environment, needs = peer(case, options.peers_dir.absolute(), source, shards)
+        given |= needs
+    name = case.contender.removesuffix("_0.6")
+    return Program([str(python), str(PROGRAMS / f"run_{name}.py"), json.dumps(given)], environment)
 
 
 def run(contender: Program, timeout_s: float) -> Run:

@@ -3,7 +3,9 @@
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-Contender = Literal["torchcodec", "roboshard", "lerobot", "webdataset"]
+Contender = Literal[
+    "torchcodec", "roboshard", "lerobot", "lerobot_0.6", "webdataset", "spdl", "energon", "litdata"
+]
 Videos = Literal["source", "long_gop"]
 
 ROBOSHARD_KEYWORDS = (
@@ -37,6 +39,8 @@ class Case:
     """(height, width)"""
     tuned: bool | None = None
     """Of WebDataset: decoding and batching by hand, faster than what its documentation shows."""
+    window: int = 1
+    """Frames of each camera in a sample: its own and those before it."""
     over: tuple[str, ...] = ()
     """Cases of the same run that it is divided by, beside the limit."""
 
@@ -57,7 +61,7 @@ class Case:
         return {
             key: value
             for key, value in asdict(self).items()
-            if value is not None and key not in ("name", "over")
+            if value is not None and key not in ("name", "over") and (key, value) != ("window", 1)
         }
 
 
@@ -150,4 +154,45 @@ def variations() -> tuple[Case, ...]:
     )
 
 
-ALL: tuple[Case, ...] = (*DEFAULT, *variations())
+WINDOW = 9
+OTHERS: dict[str, dict[str, Any]] = {
+    "roboshard_sweep": {"contender": "roboshard", "frame_order": "sweep"},
+    "roboshard_uniform": {"contender": "roboshard", "frame_order": "uniform"},
+    "roboshard_uniform_float32": {
+        "contender": "roboshard",
+        "frame_order": "uniform",
+        "return_uint8": False,
+    },
+    "lerobot_0.6": {"contender": "lerobot_0.6", "num_workers": 2},
+    "lerobot_0.4_float32": {"contender": "lerobot", "num_workers": 2},
+    "spdl": {"contender": "spdl", "threads": 2},
+    "energon": {"contender": "energon", "num_workers": 2},
+    "litdata": {"contender": "litdata", "num_workers": 2},
+}
+"""Ways to load the same frames from the same video, with two threads or workers each."""
+
+
+def peer_case(videos: Videos, name: str, window: int) -> str:
+    """The name of one of them."""
+    return f"peers_{videos}_{name}{f'_window_{window}' if window > 1 else ''}"
+
+
+def beside_each_other() -> tuple[Case, ...]:
+    """All of these on both kinds of video, with single frames and with windows."""
+    return tuple(
+        Case(
+            name=peer_case(videos, name, window),
+            videos=videos,
+            window=window,
+            over=(
+                peer_case(videos, "roboshard_uniform" + "_float32" * ("float32" in name), window),
+            ),
+            **settings,
+        )
+        for videos in VIDEOS
+        for window in (1, WINDOW)
+        for name, settings in OTHERS.items()
+    )
+
+
+ALL: tuple[Case, ...] = (*DEFAULT, *variations(), *beside_each_other())

@@ -11,6 +11,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 PROGRAMS = PROJECT / "benchmarks" / "peers"
 PEERS = PROJECT / ".peers"
 LEROBOT_06 = PROJECT / "tests" / "lerobot_0.6_requirements.txt"
+ENERGON = PROJECT / "tests" / "shards" / "energon_requirements.txt"
 RECORDER = PROJECT / "benchmarks" / "recording" / "requirements.txt"
 
 

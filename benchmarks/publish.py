@@ -18,6 +18,7 @@ from matplotlib import pyplot as plt
 from loading_cases import ORDERS
 from loading_chart import draw_loading, draw_matrix
 from loading_matrix import LIMIT, matrix_rows
+from peers_table import peers_lines
 from shuffle_chart import draw_shuffle, shuffle_table
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -47,6 +48,9 @@ def render_blocks() -> dict[str, str]:
         "loading_256x256": loading_table,
         "loading_96x96": loading_table,
         "long_gop": loading_table,
+        "peers_480x640": peers_table,
+        "peers_256x256": peers_table,
+        "peers_96x96": peers_table,
         "matrix": matrix_table,
         "consumer": consumer_table,
         "steady": steady_table,
@@ -137,6 +141,11 @@ def loading_table(result: Result) -> str:
             provenance(result),
         ]
     )
+
+
+def peers_table(result: Result) -> str:
+    """Other loaders on the same frames."""
+    return "\n".join([*peers_lines(result), provenance(result)])
 
 
 def matrix_table(result: Result) -> str:

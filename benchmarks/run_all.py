@@ -34,6 +34,11 @@ BENCHMARKS: dict[str, str] = {
     "loading_96x96": LOADING.format(SMALL) + " --runs 5 --window-s 4 --warmup-s 8",
     "long_gop": f"loading.py {BOTH.format(LARGE)} --cases 'long_gop_*' --runs 5 --window-s 4"
     " --warmup-s 1",
+    **{
+        f"peers_{size}": f"loading.py {BOTH.format(data)} --cases '*torchcodec_sequential' 'peers_*'"
+        " --runs 5 --window-s 4 --warmup-s 4"
+        for size, data in (("480x640", LARGE), ("256x256", MIDDLE), ("96x96", SMALL))
+    },
     "matrix": LOADING.format(LARGE) + " --cases torchcodec_sequential 'matrix_source_*' --runs 3"
     " --window-s 2.5 --warmup-s 3",
     "consumer": f"consumer.py --shards {LARGE}_shards --batches 24 --runs 9",
@@ -56,7 +61,10 @@ BENCHMARKS: dict[str, str] = {
 
 QUICK: dict[str, str] = {
     **dict.fromkeys(
-        ("loading", "loading_256x256", "loading_96x96", "long_gop"),
+        (
+            *("loading", "loading_256x256", "loading_96x96", "long_gop"),
+            *("peers_480x640", "peers_256x256", "peers_96x96"),
+        ),
         "--runs 1 --window-s 0.5 --warmup-s 0.5 --min-batches 2",
     ),
     "matrix": "--runs 1 --window-s 0.5 --warmup-s 0.5 --min-batches 2"

@@ -2,8 +2,30 @@
 
 import time
 from collections.abc import Iterator
+from typing import Any
 
 from window import measure_batches, read_case
+
+
+class Stages:
+    """How long fetching and decoding took in the window, over all threads and workers."""
+
+    def __init__(self, loader: Any) -> None:
+        """Of this loader."""
+        self._loader = loader
+        self._before: Any = None
+
+    def begin(self) -> None:
+        """Start anew."""
+        self._before = self._loader.stats()
+
+    def since(self, begin: float) -> dict[str, float]:  # noqa: ARG002 - the window's, as `begin` was told
+        """Seconds since it began."""
+        now = self._loader.stats()
+        return {
+            "fetch_s": round(now.fetch_seconds - self._before.fetch_seconds, 3),
+            "decode_s": round(now.decode_seconds - self._before.decode_seconds, 3),
+        }
 
 
 def main() -> None:
@@ -16,10 +38,14 @@ def main() -> None:
         while True:
             yield from loader
 
+    times = {}
+    if case.get("window", 1) > 1:
+        seconds = [step / case["fps"] for step in range(1 - case["window"], 1)]
+        times["delta_timestamps"] = dict.fromkeys(case["cameras"], seconds)
     loader = make_loader(
-        case["shards"], cameras=case["cameras"], drop_last=True, **case["keywords"]
+        case["shards"], cameras=case["cameras"], drop_last=True, **times, **case["keywords"]
     )
-    measure_batches(epochs(loader), case["cameras"], timing, started)
+    measure_batches(epochs(loader), case["cameras"], timing, started, Stages(loader))
     loader.close()
 
 

@@ -133,6 +133,9 @@ class Usage:
         self._found: list[tuple[float, float]] = []
         Thread(target=self._read, daemon=True).start()
 
+    def begin(self) -> None:
+        """Nothing: times tell."""
+
     def since(self, begin: float) -> dict[str, float]:
         """Mean since a `time.perf_counter()`; ends the watch."""
         self._process.terminate()

@@ -47,6 +47,9 @@ def report(result: dict[str, Any]) -> None:
 class Watch(Protocol):
     """Looks at something else in the window."""
 
+    def begin(self) -> None:
+        """The window begins."""
+
     def since(self, begin: float) -> dict[str, float]:
         """What it has seen since a `time.perf_counter()`, for the report."""
 
@@ -72,6 +75,8 @@ def measure_batches(
     while time.perf_counter() < warm_until or taken < timing.warmup_batches:
         batch, taken = next(batches), taken + 1
     del batch
+    if watch:
+        watch.begin()
     announce_window()
     arrivals, samples, frames = [time.perf_counter()], 0, 0
     while arrivals[-1] - arrivals[0] < timing.window_s or len(arrivals) <= timing.min_batches:
