@@ -70,7 +70,7 @@ QUICK: dict[str, str] = {
     "matrix": "--runs 1 --window-s 0.5 --warmup-s 0.5 --min-batches 2"
     " --cases torchcodec_sequential '*_source_*_default'",
     "consumer": "--batches 4 --runs 1",
-    "steady": "--epochs 2",
+    "steady": "--epochs 3",
     "frame_cache": "--runs 1 --window-s 0.5",
     "profile_loading": "--seconds 2",
     "resume_cost": "--runs 1 --batch-size 16 --pool-episodes 2",
