@@ -35,7 +35,8 @@ def main() -> None:
         dataset, batch_size=case["batch_size"], sampler=sampler, num_workers=case["num_workers"]
     )
     found = {name: version(name) for name in VERSIONS}
-    print(f"{found}, video backend {dataset.video_backend}", file=sys.stderr)
+    backend = getattr(dataset, "video_backend", None) or dataset._video_backend  # 0.4.4, 0.6.1
+    print(f"{found}, video backend {backend}", file=sys.stderr)
     measure_batches(iter(loader), case["cameras"], timing, started)
 
 
