@@ -35,10 +35,10 @@ from roboshard.shards.schema import (
     EpisodeRecord,
     MemberEntry,
     SampleEntry,
-    ShardEntry,
     document_bytes,
     parse,
 )
+from roboshard.shards.shard_list import ShardEntry
 from roboshard.shards.slices import read_slice
 from roboshard.shards.writer import crc_text
 

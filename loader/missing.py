@@ -22,7 +22,8 @@ def lacking_values(dataset: ShardedDataset, episodes: Episodes, *, are_all: bool
     of those shards say it of each.
     """
     manifest = dataset.manifest
-    lacking = np.asarray([bool(shard.missing) for shard in manifest.shards], dtype=np.bool_)
+    lacking = np.zeros(len(manifest.shards), dtype=np.bool_)
+    lacking[[number for number, shard in manifest.shards.unlike.items() if shard.missing]] = True
     used = [number for number in np.unique(episodes.shard).tolist() if lacking[number]]
     features = manifest.features
     if are_all or not used:

@@ -1,8 +1,21 @@
 """What all JSON documents of the shard format are made of."""
 
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    StringConstraints,
+    model_serializer,
+)
+
+MAX_FRAMES = 1 << 40
+
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Count = Annotated[int, Field(ge=0, le=MAX_FRAMES)]
+Positive = Annotated[int, Field(ge=1, le=MAX_FRAMES)]
 
 
 class Document(BaseModel):
@@ -35,3 +48,11 @@ class Finding(Document):
     """File, row or feature."""
     what: str
     """What is odd."""
+
+
+class FileEntry(Document):
+    """Size and hash of a file beside the manifest."""
+
+    name: str
+    size: Count
+    sha256: Sha256

@@ -39,11 +39,11 @@ from roboshard.shards.schema import (
     MAX_MANIFEST_BYTES,
     DatasetManifest,
     SampleEntry,
-    ShardEntry,
     ShardManifest,
     parse,
     parse_value,
 )
+from roboshard.shards.shard_list import ShardEntry
 from roboshard.shards.writer import crc_text
 
 KEPT_BYTES = 8 << 20

@@ -16,12 +16,12 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from roboshard.shards.documents import FileEntry
 from roboshard.shards.index import INDEX_SCHEMA, index_table, table_bytes
 from roboshard.shards.manifest import file_entry, seal, shard_entry
 from roboshard.shards.names import DATASET_MANIFEST, grown_index_name, snapshot_name
 from roboshard.shards.schema import (
     DatasetManifest,
-    FileEntry,
     Provenance,
     ShardManifest,
     Snapshot,

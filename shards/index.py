@@ -134,11 +134,11 @@ def _problems(index: EpisodeIndex, manifest: DatasetManifest) -> list[str]:
     frames = np.bincount(
         index.shard, index.length, minlength=len(manifest.shards)
     )  # float64: no wrapping around
-    sizes = np.array([shard.size for shard in manifest.shards], dtype=np.int64)
-    if np.any(counts != np.array([shard.episodes for shard in manifest.shards], dtype=np.int64)):
+    if np.any(counts != manifest.shards.episodes):
         problems.append("the episodes of a shard are not as many as dataset.json says")
-    if np.any(frames != np.array([shard.frames for shard in manifest.shards])):
+    if np.any(frames != manifest.shards.frames):
         problems.append("the frames of a shard are not as many as dataset.json says")
+    sizes = manifest.shards.sizes
     if np.any(
         (index.offset < 0) | (index.size < 1) | (index.size > sizes[index.shard] - index.offset)
     ):

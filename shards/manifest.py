@@ -19,6 +19,7 @@ from roboshard.common.errors import (
     RoboshardError,
     StorageError,
 )
+from roboshard.shards.documents import FileEntry
 from roboshard.shards.index import index_bytes
 from roboshard.shards.missing import total
 from roboshard.shards.names import (
@@ -31,9 +32,7 @@ from roboshard.shards.schema import (
     FORMAT_VERSION,
     MAX_MANIFEST_BYTES,
     DatasetManifest,
-    FileEntry,
     Provenance,
-    ShardEntry,
     ShardManifest,
     Snapshot,
     check_version,
@@ -41,6 +40,7 @@ from roboshard.shards.schema import (
     parse,
     validate_json,
 )
+from roboshard.shards.shard_list import ShardEntry
 from roboshard.shards.versions import newest
 from roboshard.storage.cache import CacheKey, DiskCache, object_of
 

@@ -18,12 +18,12 @@ from roboshard.shards.tar import BLOCK, padded
 def dataset_problems(manifest: DatasetManifest) -> list[str]:
     """What contradicts itself in dataset.json."""
     problems = name_problems(manifest)
-    names = [shard.name for shard in manifest.shards]
+    names = manifest.shards.names
     if sorted(set(names)) != names:
         problems.append("shards: not in ascending order of name, or one occurs twice")
-    if sum(shard.episodes for shard in manifest.shards) != manifest.total_episodes:
+    if sum(manifest.shards.episodes.tolist()) != manifest.total_episodes:
         problems.append("total_episodes: not the sum over shards")
-    if sum(shard.frames for shard in manifest.shards) != manifest.total_frames:
+    if sum(manifest.shards.frames.tolist()) != manifest.total_frames:
         problems.append("total_frames: not the sum over shards")
     return [*problems, *_snapshot_problems(manifest), *spec_problems(manifest.features)]
 
@@ -31,7 +31,7 @@ def dataset_problems(manifest: DatasetManifest) -> list[str]:
 def name_problems(manifest: DatasetManifest) -> list[str]:
     """Names in dataset.json that are not those which the format gives: others could lead anywhere."""
     problems = []
-    for i, shard in enumerate(manifest.shards):
+    for i, shard in sorted(manifest.shards.unlike.items()):  # the others have the right ones
         if not is_shard_name(shard.name):
             problems.append(f"shards.{i}.name: {shard.name!r} is not shards/shard-NNNNNN.tar")
         elif shard.manifest.name != shard_manifest_name(shard.name):
@@ -56,8 +56,8 @@ def _snapshot_problems(manifest: DatasetManifest) -> list[str]:
     """What contradicts the rest in what dataset.json says of its snapshots: each holds more than the one before."""
     problems, before = [], 0
     episodes, frames = (
-        list(accumulate((getattr(shard, name) for shard in manifest.shards), initial=0))
-        for name in ("episodes", "frames")
+        list(accumulate(counts.tolist(), initial=0))
+        for counts in (manifest.shards.episodes, manifest.shards.frames)
     )
     for i, snapshot in enumerate(manifest.snapshots):
         count = snapshot.shards

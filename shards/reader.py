@@ -20,7 +20,8 @@ from roboshard.shards.locate import Urls, locate
 from roboshard.shards.manifest import load_dataset_manifest, load_index, load_shard_manifest
 from roboshard.shards.names import camera_suffixes
 from roboshard.shards.sample import EpisodeData, Piece, SampleRead, assemble, plan_sample
-from roboshard.shards.schema import DatasetManifest, SampleEntry, ShardEntry, ShardManifest
+from roboshard.shards.schema import DatasetManifest, SampleEntry, ShardManifest
+from roboshard.shards.shard_list import ShardEntry
 from roboshard.shards.snapshots import SnapshotName, load_snapshot
 
 __all__ = ["EpisodeData", "ReadSettings", "ShardedDataset"]
@@ -188,7 +189,7 @@ class ShardedDataset:
 def _only_shards(
     index: EpisodeIndex, manifest: DatasetManifest, names: Sequence[str], root: str
 ) -> EpisodeIndex:
-    numbers = {shard.name: number for number, shard in enumerate(manifest.shards)}
+    numbers = {name: number for number, name in enumerate(manifest.shards.names)}
     unknown = [name for name in names if name not in numbers]
     if unknown:
         raise OptionError(

@@ -16,13 +16,22 @@ from pydantic import (
 
 from roboshard.common import jsonio
 from roboshard.common.errors import FormatError, VersionError
-from roboshard.shards.documents import Document, Finding, SparseDocument
+from roboshard.shards.documents import (
+    Count,
+    Document,
+    FileEntry,
+    Finding,
+    Positive,
+    Sha256,
+    SparseDocument,
+)
 from roboshard.shards.missing import total
 from roboshard.shards.names import (
     MAX_EPISODES,
     RECORD_SUFFIX,
     ROWS_SUFFIX,
 )
+from roboshard.shards.shard_list import ShardList
 
 FORMAT_MAJOR = 1
 FORMAT_VERSION = f"{FORMAT_MAJOR}.0"
@@ -31,14 +40,10 @@ FORMAT_VERSION = f"{FORMAT_MAJOR}.0"
 MAX_RECORD_BYTES = 16 << 20
 MAX_MANIFEST_BYTES = 256 << 20
 MAX_MEMBER_BYTES = 64 << 30
-MAX_FRAMES = 1 << 40
 MAX_TICK = 1 << 62
 MAX_VERSION_CHARS = 32
 
 Crc32c = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{8}$")]
-Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-Count = Annotated[int, Field(ge=0, le=MAX_FRAMES)]
-Positive = Annotated[int, Field(ge=1, le=MAX_FRAMES)]
 Offset = Annotated[int, Field(ge=0, le=1 << 50)]
 EpisodeIndex = Annotated[int, Field(ge=0, lt=MAX_EPISODES)]
 Tick = Annotated[int, Field(ge=-MAX_TICK, le=MAX_TICK)]
@@ -183,28 +188,6 @@ class ShardManifest(Document):
     samples: list[SampleEntry]
 
 
-class FileEntry(Document):
-    """Size and hash of a file beside the manifest."""
-
-    name: str
-    size: Count
-    sha256: Sha256
-
-
-class ShardEntry(SparseDocument):
-    """One shard in dataset.json."""
-
-    name: str
-    size: Positive
-    sha256: Sha256
-    episodes: Positive
-    frames: Positive
-    manifest: FileEntry
-    missing: dict[str, Count] = Field(default_factory=dict)
-    """Feature key -> rows without a value, over the shard's episodes."""
-    absent_if_empty: ClassVar[tuple[str, ...]] = ("missing",)
-
-
 class SourceInfo(Document):
     """Where the dataset came from."""
 
@@ -284,7 +267,7 @@ class DatasetManifest(Provenance):
     """SHA-256 over the canonical JSON of this document without this field."""
     total_episodes: Count
     total_frames: Count
-    shards: list[ShardEntry]
+    shards: ShardList
     index: FileEntry
     snapshots: list[Snapshot] = Field(default_factory=list)
     """What the dataset was before each time that it grew, oldest first."""
@@ -293,7 +276,7 @@ class DatasetManifest(Provenance):
     @property
     def missing(self) -> dict[str, int]:
         """Feature key -> rows without a value, of features that have such rows."""
-        return total([shard.missing for shard in self.shards])
+        return total([shard.missing for shard in self.shards.unlike.values()])
 
 
 DocumentT = TypeVar("DocumentT", bound=Document)

@@ -32,8 +32,7 @@ from roboshard.converter.source.lerobot_common import (
 from roboshard.converter.source.lerobot_v21_stats import flat_stats, read_episode_stats
 from roboshard.converter.source.row_hints import Listed, RowHints
 from roboshard.converter.source.tasks import read_task_lines
-from roboshard.shards.documents import Finding
-from roboshard.shards.schema import MAX_FRAMES
+from roboshard.shards.documents import MAX_FRAMES, Finding
 
 EPISODES, EPISODES_STATS = "meta/episodes.jsonl", "meta/episodes_stats.jsonl"
 DEFAULT_CHUNK_SIZE = 1000

@@ -15,9 +15,9 @@ from roboshard import storage
 from roboshard.common import jsonio
 from roboshard.common.errors import FormatError, OptionError
 from roboshard.common.selection import some
+from roboshard.shards.documents import MAX_FRAMES
 from roboshard.shards.fetch import ReadSettings
 from roboshard.shards.parquet_limits import check_decoded
-from roboshard.shards.schema import MAX_FRAMES
 
 MAX_BYTES = 1 << 30
 COLUMNS = ("episode_index", "first", "stop")

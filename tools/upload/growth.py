@@ -5,7 +5,9 @@ rest is added.
 import hashlib
 from collections.abc import Mapping
 
-from roboshard.shards.schema import DatasetManifest, FileEntry, ShardEntry, Snapshot
+from roboshard.shards.documents import FileEntry
+from roboshard.shards.schema import DatasetManifest, Snapshot
+from roboshard.shards.shard_list import ShardEntry
 from roboshard.storage import StoredFile
 
 

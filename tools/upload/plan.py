@@ -15,14 +15,11 @@ from typing import TypeVar
 from roboshard import storage
 from roboshard.common import interrupts, jsonio
 from roboshard.common.errors import DamageError, MissingError, OptionError, RoboshardError
+from roboshard.shards.documents import FileEntry
 from roboshard.shards.manifest import conversion_named, load_dataset_manifest, load_shard_manifest
 from roboshard.shards.names import DATASET_MANIFEST, is_shard_name, shard_manifest_name
-from roboshard.shards.schema import (
-    MAX_MANIFEST_BYTES,
-    DatasetManifest,
-    FileEntry,
-    ShardEntry,
-)
+from roboshard.shards.schema import MAX_MANIFEST_BYTES, DatasetManifest
+from roboshard.shards.shard_list import ShardEntry
 from roboshard.storage import StoredFile, Upload, WritableStore, writable_store
 from roboshard.tools.upload.card import CARD, PREVIEW, is_ours, make_card
 from roboshard.tools.upload.config import UploadConfig

@@ -8,9 +8,10 @@ from numpy.typing import NDArray
 
 from roboshard.common import jsonio
 from roboshard.common.errors import RoboshardError
+from roboshard.shards.documents import MAX_FRAMES
 from roboshard.shards.rows import decode_rows, read_episode_row, read_provenance
 from roboshard.shards.scalars import scalars
-from roboshard.shards.schema import MAX_FRAMES, EpisodeRecord, Provenance
+from roboshard.shards.schema import EpisodeRecord, Provenance
 from roboshard.tools.verify.problems import CONVERT_AGAIN, Place
 
 _EXCUSES = {

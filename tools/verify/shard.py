@@ -9,7 +9,8 @@ from roboshard import storage
 from roboshard.common.errors import DamageError, MissingError, RoboshardError
 from roboshard.shards.manifest import load_shard_manifest
 from roboshard.shards.problems import shard_problems
-from roboshard.shards.schema import MAX_MANIFEST_BYTES, ShardEntry, ShardManifest, parse
+from roboshard.shards.schema import MAX_MANIFEST_BYTES, ShardManifest, parse
+from roboshard.shards.shard_list import ShardEntry
 from roboshard.tools.verify.checksums import check_bytes
 from roboshard.tools.verify.episode import Contents, Expected, SourceReader, check_episode
 from roboshard.tools.verify.index import IndexRows
