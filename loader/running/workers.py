@@ -7,6 +7,7 @@ import signal
 import time
 import weakref
 from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from ctypes import c_byte
 from functools import lru_cache
 from itertools import count
@@ -19,7 +20,6 @@ from threading import current_thread, main_thread
 from types import FrameType
 from typing import Any, NamedTuple
 
-import cloudpickle
 import torch.utils.data
 from torch.random import fork_rng
 from torch.utils.data._utils import signal_handling
@@ -41,6 +41,7 @@ from roboshard.loader.running.segment_pool import (
     SegmentSender,
 )
 from roboshard.loader.running.shared_frames import open_cache
+from roboshard.loader.running.shared_pickle import SharedPickle
 from roboshard.loader.running.stream import EpochStream
 from roboshard.loader.running.transforms import Transforms
 from roboshard.loader.samples.rows import Batch
@@ -84,8 +85,9 @@ class WorkerPool:
             batches_ahead=PREFETCHED_PER_WORKER + LOOK_AHEAD_STEPS[1],
         )
         self._receiver = SegmentReceiver(ring)
+        self._steps = _StepDataset(job, self._place, ring, _shared(job), switch)
         self._loader = torch.utils.data.DataLoader(
-            _StepDataset(job, self._place, ring, _shared(job), switch),
+            self._steps,
             batch_size=None,
             num_workers=job.config.split.num_workers,
             collate_fn=_as_it_is,
@@ -128,7 +130,12 @@ class WorkerPool:
 
     def _start(self) -> Iterator[tuple[Batch, FromWorker]]:
         # torch draws the workers' seed here; what a training draws next must not depend on that.
-        with fork_rng(devices=[]), interrupts.signals_for_the_parent(), without_main():
+        with (
+            fork_rng(devices=[]),
+            interrupts.signals_for_the_parent(),
+            without_main(),
+            self._steps.pickled_once(),
+        ):
             batches = iter(self._loader)
         try:
             interrupts.check()
@@ -186,13 +193,23 @@ class _StepDataset(torch.utils.data.IterableDataset[tuple[Message, FromWorker]])
         self._shared = shared
         self._switch = switch
         self._here: _InWorker | None = None
+        self._pickled: SharedPickle | None = None
+
+    @contextmanager
+    def pickled_once(self) -> Iterator[None]:
+        """Pickle the job for all processes that are started meanwhile, if any are."""
+        try:
+            yield
+        finally:
+            self._pickled = None
 
     def __getstate__(self) -> dict[str, Any]:
         # By value what the user's program defines, a lambda too: a worker does not import it.
-        return vars(self) | {"_job": cloudpickle.dumps(self._job)}
+        self._pickled = self._pickled or SharedPickle(self._job)
+        return vars(self) | {"_job": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state, _job=cloudpickle.loads(state["_job"]))
+        vars(self).update(state, _job=state["_pickled"].load(), _pickled=None)
 
     def __iter__(self) -> Iterator[tuple[Message, FromWorker]]:
         here = self._here = self._here or _InWorker(
