@@ -31,12 +31,19 @@ class LoaderStats:
     """Rows, windows and transforms were put together."""
     bytes_read: int = 0
     """From storage; what came out of the disk cache is not among them."""
+    network_bytes_read: int = 0
+    """Those of them that came over the network; the others came from local files."""
     reads: int = 0
     """Requests to storage that brought them, repeats after a failure not counted."""
     cache_hits: int = 0
     """Pieces of shards that the disk cache had."""
     cached_bytes_read: int = 0
     """Out of it."""
+    packet_bytes_read: int = 0
+    """Of video, where it lies in shards and caches on this machine, when its frames were wanted.
+
+    Mostly out of the system's page cache.
+    """
     episodes_read: int = 0
     episodes_shared: int = 0
     """Episodes that a worker was given by another one of its rank, which had read them."""
@@ -71,6 +78,11 @@ class LoaderStats:
     def frames_decoded_per_frame_used(self) -> float:
         """1 where every frame decoded was used once; more where keyframes are far apart, less where frames repeat."""
         return self.frames_decoded / self.frames_used if self.frames_used else 0.0
+
+    @property
+    def episode_misses(self) -> int:
+        """Times that an episode was not in memory: it was read, or another worker had read it."""
+        return self.episodes_read + self.episodes_shared
 
     @property
     def wait_share(self) -> float:
@@ -119,6 +131,10 @@ class Counter:
         with self._lock:
             for name, number in numbers.items():
                 setattr(self._stats, name, getattr(self._stats, name) + number)
+
+    def packets_read(self, num_bytes: int) -> None:
+        """Count what was read of a slice."""
+        self.add(packet_bytes_read=num_bytes)
 
     def set(self, **numbers: int) -> None:
         """Set gauges."""

@@ -1,7 +1,7 @@
 """Reading pieces of a shard: neighbours in one read, each verified, through the disk cache where there is one."""
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,8 +9,8 @@ from roboshard import storage
 from roboshard.common.errors import DamageError, MissingError
 from roboshard.shards.ranges import ByteRange, coalesce
 from roboshard.shards.sample import Piece
-from roboshard.shards.schema import ShardEntry
-from roboshard.storage.cache import CacheKey, DiskCache, object_of
+from roboshard.shards.shard_list import ShardEntry
+from roboshard.storage.cache import CacheKey, DiskCache, Keep, object_of
 from roboshard.storage.stored import StoredRange
 
 MAX_READ = 16 << 20
@@ -18,7 +18,11 @@ MAX_READ = 16 << 20
 MAX_GAP = 128 << 10
 """Unwanted bytes between two pieces that are cheaper to read than a second request."""
 
-OnRead = Callable[[int, Literal["storage", "cache"]], None]
+MAX_CLAIMS = 8
+"""Pieces that a read for the disk cache brings beside the one asked for: each takes two open files meanwhile."""
+
+Origin = Literal["file", "network", "cache"]
+OnRead = Callable[[int, Origin], None]
 """Told the bytes of each read, and where they came from."""
 
 
@@ -63,9 +67,9 @@ class ShardReads:
         )
         self._policy = settings.policy
         self._on_read = on_read
-        self._pieces = [piece for piece in planned if not self._is_cached(piece)]
-        ranges = [piece.range for piece in self._pieces]
-        self._planned = coalesce(ranges, max_gap=MAX_GAP, max_length=MAX_READ)
+        missing = {piece.range: piece for piece in planned if not self._is_cached(piece)}
+        self._pieces = [missing[place] for place in sorted(missing)]
+        self._planned = _reads_of(self._pieces)
         self._read: dict[ByteRange, memoryview] = {}
 
     def get(self, piece: Piece, where: str) -> memoryview:
@@ -78,8 +82,15 @@ class ShardReads:
         def fetch() -> bytes:
             nonlocal fetched
             fetched = True
-            data = bytes(self._verified(piece, where))
-            self._keep_others(cache, piece)
+            with ExitStack() as held:
+                others = self._claimed_with(cache, piece, held)
+                data = bytes(self._verified(piece, where))
+                # Before the first piece can be seen: who waits for it need not read the rest too.
+                for other, keep in others:
+                    found = self._from_block(other.range)
+                    with suppress(DamageError):  # it is read again when it is asked for
+                        other.check(found, str(other.range))
+                        keep(found)
             return data
 
         data = cache.get(self._key(piece), piece.range.length, fetch)
@@ -113,15 +124,37 @@ class ShardReads:
                 self._cache.keep(self._key(piece), data)
         return data
 
-    def _keep_others(self, cache: DiskCache, first: Piece) -> None:
-        """What came with the first piece, before that can be seen: who waits for it need not read the rest too."""
+    def _claimed_with(
+        self, cache: DiskCache, first: Piece, held: ExitStack
+    ) -> list[tuple[Piece, Keep]]:
+        """Claim what one read brings with a piece, up to where another process brings it.
+
+        The read becomes as short as that.
+        """
         block = self._block_of(first.range)
-        for piece in self._pieces:
-            if piece is not first and block.covers(piece.range):
-                data = self._from_block(piece.range)
-                with suppress(DamageError):  # it is read again when it is asked for
-                    piece.check(data, str(piece.range))
-                    cache.keep(self._key(piece), data)
+        inside = [piece for piece in self._pieces if block.covers(piece.range)]
+        if first not in inside:
+            return []
+        place = inside.index(first)
+        found: list[tuple[Piece, Keep]] = []
+        begin, end = place, place + 1
+        while end < len(inside) and (keep := self._claim(cache, inside[end], found, held)):
+            found.append((inside[end], keep))
+            end += 1
+        while begin > 0 and (keep := self._claim(cache, inside[begin - 1], found, held)):
+            begin -= 1
+            found.append((inside[begin], keep))
+        self._planned.remove(block)
+        for part in (inside[:begin], inside[begin:end], inside[end:]):
+            self._planned += _reads_of(part)
+        return found
+
+    def _claim(
+        self, cache: DiskCache, piece: Piece, claimed: Sequence[object], held: ExitStack
+    ) -> Keep | None:
+        if len(claimed) == MAX_CLAIMS:
+            return None
+        return cache.claim(self._key(piece), piece.range.length, held)
 
     def _block_of(self, wanted: ByteRange) -> ByteRange:
         return next((block for block in self._planned if block.covers(wanted)), wanted)
@@ -142,7 +175,7 @@ class ShardReads:
             raise MissingError(
                 f"{what}: missing, though dataset.json lists it; copy it again"
             ) from None
-        self._on_read(len(data), "storage")
+        self._on_read(len(data), "file" if self._is_local else "network")
         return memoryview(data)
 
     def _key(self, piece: Piece) -> CacheKey:
@@ -150,3 +183,9 @@ class ShardReads:
 
     def _is_cached(self, piece: Piece) -> bool:
         return self._cache is not None and self._cache.holds(self._key(piece), piece.range.length)
+
+
+def _reads_of(pieces: Sequence[Piece]) -> list[ByteRange]:
+    """The reads that bring pieces."""
+    ranges = [piece.range for piece in pieces]
+    return coalesce(ranges, max_gap=MAX_GAP, max_length=MAX_READ)

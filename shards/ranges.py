@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 
 
 @dataclass(frozen=True, order=True)
@@ -21,24 +22,29 @@ class ByteRange:
         return self.offset <= other.offset and other.stop <= self.stop
 
 
-def neighbours(ranges: Sequence[ByteRange], *, max_gap: int, max_length: int) -> list[list[int]]:
+def neighbours(
+    ranges: Sequence[ByteRange], *, max_gap: int, max_length: int, max_waste: float = inf
+) -> list[list[int]]:
     """Which ranges are read together: groups of positions in `ranges`, ascending by offset.
 
-    Neighbours at most `max_gap` bytes apart are joined while the whole has at most `max_length` bytes; a range that
-    is longer by itself makes a group of its own. Ranges that overlap are always joined.
+    Neighbours at most `max_gap` bytes apart are joined while the whole has at most `max_length`
+    bytes, and while all gaps in it have at most `max_waste` of the bytes that are wanted; a range
+    that is longer by itself makes a group of its own. Ranges that overlap are always joined.
     """
     groups: list[list[int]] = []
-    start = stop = 0
+    start = stop = gaps = 0
     for position in sorted(range(len(ranges)), key=lambda i: ranges[i]):
         piece = ranges[position]
         end = max(stop, piece.stop)
-        near, short = piece.offset - stop <= max_gap, end - start <= max_length
-        if groups and (piece.offset < stop or (near and short)):
+        gap = max(0, piece.offset - stop)
+        near, short = gap <= max_gap, end - start <= max_length
+        dense = gaps + gap <= max_waste * (end - start - gaps - gap)
+        if groups and (piece.offset < stop or (near and short and dense)):
             groups[-1].append(position)
-            stop = end
+            stop, gaps = end, gaps + gap
         else:
             groups.append([position])
-            start, stop = piece.offset, piece.stop
+            start, stop, gaps = piece.offset, piece.stop, 0
     return groups
 
 

@@ -606,6 +606,8 @@ def test_what_a_loader_can_do() -> None:
         "frames_decoded",
         "frames_requested",
         "frames_used",
+        "network_bytes_read",
+        "packet_bytes_read",
         "reads",
         "resident_bytes",
         "samples",

@@ -53,6 +53,7 @@ class InFile:
         stored: StoredRange,
         where: str,
         again: Callable[[], memoryview] | None,
+        on_read: Callable[[int], None],
     ) -> None:
         """Nothing is read yet.
 
@@ -62,8 +63,10 @@ class InFile:
             where: Names the slice in errors.
             again: Fetches the slice anew where the file is no more, as a disk cache may remove its own; None: that
                 is an error.
+            on_read: Told the bytes of each read of the file.
         """
         self._files, self._stored, self._where, self._again = files, stored, where, again
+        self._on_read = on_read
 
     def whole(self) -> memoryview:
         """Return all of them."""
@@ -76,10 +79,12 @@ class InFile:
             StorageError: The file cannot be read any more, or is shorter than it was.
         """
         try:
-            return memoryview(self._files.read(self._stored, begin, end))
+            found = memoryview(self._files.read(self._stored, begin, end))
         except (OSError, EOFError) as error:
             if self._again is not None:
                 return self._again()[begin:end]
             raise StorageError(
                 f"{self._where}: cannot be read any more: {error}; the dataset was changed while it is loaded"
             ) from error
+        self._on_read(len(found))
+        return found

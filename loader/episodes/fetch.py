@@ -245,7 +245,8 @@ class EpisodePool:
             return InMemory(videos[key])
         is_local = storage.is_local(source.dataset.root)
         again = None if is_local else partial(self._reads.read_again, position, key)
-        return InFile(self._files, stored, f"{parsed.where}, camera {key!r}", again)
+        where = f"{parsed.where}, camera {key!r}"
+        return InFile(self._files, stored, where, again, self._counter.packets_read)
 
     def _source(self, position: int) -> Source:
         return self._sources[bisect_right(self._first, position) - 1]

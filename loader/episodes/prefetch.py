@@ -10,15 +10,17 @@ from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import CancelledError, Future, InvalidStateError
 from contextlib import suppress
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from roboshard.common.errors import RoboshardError
 from roboshard.loader.sources import ConcatDataset
 from roboshard.loader.stats import Counter
-from roboshard.shards.fetch import MAX_GAP, MAX_READ
+from roboshard.shards.fetch import MAX_GAP, MAX_READ, Origin
 from roboshard.shards.ranges import ByteRange, neighbours
 from roboshard.shards.reader import EpisodeData, ShardedDataset
 
+MAX_WASTE = 0.05
+"""Bytes of episodes that lie between those that are wanted, of these: they would be read twice."""
 CLOSE_S = 1.0
 """How long reads under way are waited for when nobody wants them any more."""
 
@@ -130,7 +132,7 @@ class EpisodePrefetcher:
                 ByteRange(int(index.offset[requests[i].position]), requests[i].num_bytes)
                 for i in places
             ]
-            groups = neighbours(ranges, max_gap=MAX_GAP, max_length=MAX_READ)
+            groups = neighbours(ranges, max_gap=MAX_GAP, max_length=MAX_READ, max_waste=MAX_WASTE)
             tasks += [[places[member] for member in group] for group in groups]
         return [[requests[place] for place in task] for task in sorted(tasks, key=min)]
 
@@ -167,11 +169,12 @@ class EpisodePrefetcher:
             _settle(request.future, next(outcomes))
             spans.add("verify", since)
 
-    def _count(self, num_bytes: int, origin: Literal["storage", "cache"]) -> None:
+    def _count(self, num_bytes: int, origin: Origin) -> None:
         if origin == "cache":
             self._counter.add(cache_hits=1, cached_bytes_read=num_bytes)
         else:
-            self._counter.add(bytes_read=num_bytes, reads=1)
+            network = num_bytes if origin == "network" else 0
+            self._counter.add(bytes_read=num_bytes, network_bytes_read=network, reads=1)
 
 
 def _settle(future: Future[EpisodeData], outcome: EpisodeData | BaseException) -> None:

@@ -17,14 +17,13 @@ removed. Whatever fails here costs speed only: the caller's function is called, 
 error go back.
 """
 
-import errno
 import os
-import stat
 import time
 import warnings
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from crc32c import crc32c
@@ -32,9 +31,10 @@ from crc32c import crc32c
 from roboshard.common.errors import OptionError, StorageError
 from roboshard.storage.cache import files
 from roboshard.storage.cache import folder as cache_folder
+from roboshard.storage.cache.claims import Claim, Keep, keep_nothing, remove_entry
 from roboshard.storage.cache.eviction import evict
 from roboshard.storage.cache.files import PART, TRAILER, CacheKey, object_of
-from roboshard.storage.cache.folder import OVERHEAD, Account, opened_account
+from roboshard.storage.cache.folder import OVERHEAD, opened_account
 from roboshard.storage.cache.process import this_process
 from roboshard.storage.locks import is_at, lock_within, unlock
 
@@ -105,7 +105,7 @@ class DiskCache:
         if length + TRAILER.size > self.max_bytes - OVERHEAD:
             return fetch()
         with ExitStack() as held:
-            found: bytes | _Claim | None = None
+            found: bytes | Claim | None = None
             try:
                 self._open()
                 found = self._look(name, length, key) or self._claim(name, length, key, held)
@@ -125,21 +125,40 @@ class DiskCache:
         """Keep bytes that came along with others, if they are what the key says, unless they are
         there or coming.
         """
-        name = files.entry_name(key, len(data))
-        if len(data) + TRAILER.size > self.max_bytes - OVERHEAD:
-            return
         with ExitStack() as held:
-            try:
-                self._open()
-                found = (
-                    None
-                    if self.holds(key, len(data))
-                    else self._claim(name, len(data), key, held, wait_s=0)
-                )
-                if isinstance(found, _Claim):
-                    self._store(found, data, key)
-            except OSError as error:
-                self._step_aside(error)
+            keep = self.claim(key, len(data), held)
+            if keep is not None:
+                keep(data)
+
+    def claim(self, key: CacheKey, length: int, held: ExitStack) -> Keep | None:
+        """Say that an entry is coming: whoever asks for it waits until `held` ends.
+
+        Returns:
+            What keeps its bytes, if they are what the key says and can be kept; None: it is there,
+            or another brings it.
+        """
+        name = files.entry_name(key, length)
+        if length + TRAILER.size > self.max_bytes - OVERHEAD:
+            return keep_nothing
+        try:
+            self._open()
+            if self.holds(key, length):
+                return None
+            with ExitStack() as claiming:
+                found = self._claim(name, length, key, claiming, wait_s=0)
+                if not isinstance(found, Claim):
+                    return None
+                held.push(claiming.pop_all())
+                return partial(self._keep, found, key)
+        except OSError as error:
+            self._step_aside(error)
+            return keep_nothing
+
+    def _keep(self, claim: Claim, key: CacheKey, data: bytes | memoryview) -> None:
+        try:
+            self._store(claim, data, key)
+        except OSError as error:
+            self._step_aside(error)
 
     def holds(self, key: CacheKey, length: int) -> bool:
         """Whether an entry is there, for planning only: it may be gone, or found damaged, a moment
@@ -206,7 +225,7 @@ class DiskCache:
     def _drop(self, descriptor: int, name: str, bucket: int) -> None:
         with files.opened_home(self.folder) as home, opened_account(home) as account:
             if is_at(descriptor, name, bucket):
-                _remove(descriptor, name, bucket, account)
+                remove_entry(descriptor, name, bucket, account)
 
     # -- One download, however many ask ------------------------------------------------------------
 
@@ -217,7 +236,7 @@ class DiskCache:
         key: CacheKey,
         held: ExitStack,
         wait_s: float = WAIT_SECONDS,
-    ) -> "bytes | _Claim | None":
+    ) -> bytes | Claim | None:
         """The right to download, until `held` ends; the bytes, if another did; None: download, and
         keep nothing.
         """
@@ -231,7 +250,7 @@ class DiskCache:
                 if not at_once and (not wait_s or not lock_within(part, wait_s)):
                     return None
                 if is_at(part, name + PART, bucket):
-                    claim = _Claim(self, bucket, part, name)
+                    claim = Claim(self.folder, bucket, part, name)
                     claim.check()
                     attempt.callback(claim.end)
                     if (data := self._look_in(bucket, name, length, key)) is not None:
@@ -252,7 +271,7 @@ class DiskCache:
 
     # -- Writing -----------------------------------------------------------------------------------
 
-    def _store(self, claim: "_Claim", data: bytes | memoryview, key: CacheKey) -> None:
+    def _store(self, claim: Claim, data: bytes | memoryview, key: CacheKey) -> None:
         checksum = crc32c(data)
         if key.crc32c not in (None, checksum):
             return
@@ -283,39 +302,3 @@ class DiskCache:
             why = error.strerror or error
             text = f"{self.folder}: the cache is of no use for now ({why}); bytes are downloaded"
             warnings.warn(text, RuntimeWarning, stacklevel=3)
-
-
-class _Claim:
-    """A part file that this thread has locked, and must rename or remove."""
-
-    def __init__(self, cache: DiskCache, bucket: int, part: int, name: str) -> None:
-        self._cache = cache
-        self.bucket = bucket
-        self.part = part
-        self.name = name
-        self.is_published = False
-
-    def check(self) -> None:
-        """Raise OSError for a part that no cache made: writing it could change a file elsewhere."""
-        found = os.fstat(self.part)
-        if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
-            raise OSError(errno.EINVAL, "not a file of this cache", self.name + PART)
-
-    def end(self) -> None:
-        """Remove the part unless it has become an entry. Where that fails, a later scan does it."""
-        if self.is_published:
-            return
-        with suppress(OSError), files.opened_home(self._cache.folder) as home:
-            if os.fstat(self.part).st_size == 0:  # nothing to account for, so nothing to wait for
-                os.unlink(self.name + PART, dir_fd=self.bucket)
-                return
-            with opened_account(home) as account:
-                _remove(self.part, self.name + PART, self.bucket, account)
-
-
-def _remove(descriptor: int, name: str, bucket: int, account: Account) -> None:
-    expected = (files.entry_length(name) or 0) + TRAILER.size
-    os.unlink(name, dir_fd=bucket)
-    used = account.read()
-    if used is not None:  # less may go than was counted, where others changed the file; never more
-        account.write(used - min(os.fstat(descriptor).st_size, expected))

@@ -89,8 +89,19 @@ def test_what_fits_is_read_once(shards: Path) -> None:
     loader = load(shards)
     list(loader)
     stats = loader.stats()
-    assert stats.episodes_read == len(LENGTHS)
+    assert stats.episodes_read == stats.episode_misses == len(LENGTHS)
+    assert stats.episode_hits > len(LENGTHS)
+    assert stats.bytes_read > stats.network_bytes_read == 0
     assert stats.episodes_evicted == stats.episodes_read_again == 0
+
+
+def test_packets_are_counted_as_they_are_read_from_their_file(shards: Path) -> None:
+    loaders = [load(shards, shuffle=False, cameras=cameras) for cameras in (None, [])]
+    for loader in loaders:
+        list(loader)
+    all_of_them, none = (loader.stats() for loader in loaders)
+    assert 0 < all_of_them.packet_bytes_read <= 2 * all_of_them.bytes_read
+    assert none.packet_bytes_read == 0
 
 
 def test_video_stays_in_its_file(shards: Path) -> None:

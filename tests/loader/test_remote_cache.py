@@ -8,8 +8,9 @@ import multiprocessing
 import os
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import pytest
@@ -18,12 +19,20 @@ from support.remote_loading import digests, load_epochs, small_loader
 from support.servers import LocalHub, RangeServer
 
 from roboshard import storage
-from roboshard.shards import DamageError, OptionError, ReadSettings, ShardedDataset
+from roboshard.shards import (
+    DamageError,
+    OptionError,
+    ReadSettings,
+    RoboshardError,
+    ShardedDataset,
+    fetch,
+)
+from roboshard.shards.documents import FileEntry
 from roboshard.shards.fetch import ShardReads, ignore
 from roboshard.shards.ranges import ByteRange
 from roboshard.shards.reader import EpisodeData
 from roboshard.shards.sample import Piece
-from roboshard.shards.schema import FileEntry, ShardEntry
+from roboshard.shards.shard_list import ShardEntry
 from roboshard.storage.cache import MIN_BYTES, DiskCache, files
 from roboshard.storage.cache import folder as cache_folder
 
@@ -76,7 +85,7 @@ def test_the_second_epoch_reads_nothing(http: RangeServer, arm_shards: Path, cac
     assert digests(there) == digests(here)
     first, sent = there.stats(), len(http.requests)
     assert first.reads > 0
-    assert first.bytes_read == data_bytes(http)
+    assert first.bytes_read == first.network_bytes_read == data_bytes(http)
     assert digests(there) == digests(here)
     second = there.stats()
     assert (second.reads, second.bytes_read) == (first.reads, first.bytes_read)
@@ -206,6 +215,36 @@ def test_what_one_read_brought_is_there_for_all_when_the_first_of_it_is(
         assert isinstance(other, EpisodeData)
         assert other.videos == here.read_episode(position).videos
     assert data_bytes(http) == sent
+
+
+@pytest.mark.parametrize("max_claims", [0, 1, 8])
+def test_readers_at_the_same_time_bring_each_byte_once(
+    http: RangeServer,
+    arm_shards: Path,
+    cache: Path,
+    max_claims: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(fetch, "MAX_CLAIMS", max_claims)
+    http.latency_s = 0.02
+    here, positions = ShardedDataset.open(str(arm_shards)), list(range(20))
+    settings = ReadSettings(cache=DiskCache(cache, 1 << 30))
+
+    def read(first: int) -> list[bytes]:
+        dataset = ShardedDataset.open(http.url, settings)
+        turn = positions[first:] + positions[:first]
+        return [bytes(found.rows) for found in dataset.read_episodes(turn) if known(found)]
+
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(read, (0, 1, 2, 3)))
+    rows = [bytes(here.read_episode(position).rows) for position in positions]
+    assert found == [rows[first:] + rows[:first] for first in (0, 1, 2, 3)]
+    assert data_bytes(http) == needed_bytes(arm_shards)
+
+
+def known(found: EpisodeData | RoboshardError) -> TypeGuard[EpisodeData]:
+    """Whether an episode could be read."""
+    return isinstance(found, EpisodeData)
 
 
 def test_damaged_files_of_the_cache_are_fetched_again(

@@ -293,6 +293,15 @@ def test_neighbours_are_read_together_and_the_first_one_needed_sets_their_turn()
     reads.close()
 
 
+def test_episodes_that_nobody_wants_yet_are_not_read_with_those_around_them() -> None:
+    dataset = FakeDataset(spacing=100)
+    reads = reading(dataset, 1)
+    reads.want([30, 32, 34])
+    assert [reads.take(position) for position in (30, 32, 34)] == [30, 32, 34]  # type: ignore[comparison-overlap]
+    assert dataset.sources == [[30], [32], [34]]
+    reads.close()
+
+
 def test_an_episode_that_fails_takes_no_neighbour_with_it_and_can_be_asked_for_again() -> None:
     dataset = FakeDataset(spacing=100, failing=frozenset({12}))
     reads = reading(dataset, 2)

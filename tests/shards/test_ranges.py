@@ -57,6 +57,18 @@ def test_groups_hold_every_range_once_in_ascending_order(
     assert [ranges[position] for position in flat] == sorted(ranges)
 
 
+@given(ranges=RANGES, limits=LIMITS, max_waste=st.floats(0, 2))
+def test_gaps_in_a_group_are_a_small_share_of_what_is_wanted(
+    ranges: list[ByteRange], limits: tuple[int, int], max_waste: float
+) -> None:
+    max_gap, max_length = limits
+    for group in neighbours(ranges, max_gap=max_gap, max_length=max_length, max_waste=max_waste):
+        pieces = [ranges[position] for position in group]
+        wanted = len({byte for piece in pieces for byte in range(piece.offset, piece.stop)})
+        gaps = max(piece.stop for piece in pieces) - pieces[0].offset - wanted
+        assert gaps <= max_waste * wanted
+
+
 def test_tiles_are_joined_up_to_the_length_and_distant_ones_are_not() -> None:
     tiles = [ByteRange(100 * i, 100) for i in range(5)]
     assert coalesce(tiles, max_gap=0, max_length=250) == [

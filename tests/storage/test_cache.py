@@ -20,6 +20,8 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -31,7 +33,7 @@ from support import cache_worker as worker
 from support.cache_worker import CONTENTS, NUM_OBJECTS, TOTAL, entry_path, get, key
 
 from roboshard.common.errors import OptionError, StorageError
-from roboshard.storage.cache import CacheKey, DiskCache, object_of
+from roboshard.storage.cache import MIN_BYTES, CacheKey, DiskCache, object_of
 from roboshard.storage.cache import files as cache_files
 from roboshard.storage.cache import folder as cache_folder
 from roboshard.storage.cache.process import this_process
@@ -564,6 +566,46 @@ def test_what_came_along_is_kept_and_nobody_is_waited_for(cache: DiskCache) -> N
         assert download.result() == CONTENTS[0]
     assert [get(cache, number, never) for number in (0, 1)] == [CONTENTS[0], CONTENTS[1]]
     assert used(cache) == accounted(cache)
+
+
+def test_an_entry_that_is_said_to_come_is_waited_for(cache: DiskCache) -> None:
+    with ThreadPoolExecutor(1) as thread, ExitStack() as held:
+        keep = cache.claim(key(0), len(CONTENTS[0]), held)
+        assert keep is not None
+        with ExitStack() as other:
+            assert cache.claim(key(0), len(CONTENTS[0]), other) is None
+        asked = thread.submit(get, cache, 0, never)
+        keep(memoryview(CONTENTS[0]))
+        held.close()
+        assert asked.result(20) == CONTENTS[0]
+    with ExitStack() as held:
+        assert cache.claim(key(0), len(CONTENTS[0]), held) is None
+    assert used(cache) == accounted(cache)
+
+
+def test_an_entry_that_does_not_come_after_all_is_downloaded(cache: DiskCache) -> None:
+    with ThreadPoolExecutor(1) as thread, ExitStack() as held:
+        for number, wrong in ((0, None), (1, b"x" * len(CONTENTS[1]))):
+            keep = cache.claim(key(number), len(CONTENTS[number]), held)
+            assert keep is not None
+            if wrong is not None:
+                keep(wrong)
+        asked = [
+            thread.submit(get, cache, number, partial(CONTENTS.__getitem__, number))
+            for number in (0, 1)
+        ]
+        held.close()
+        assert [each.result(20) for each in asked] == CONTENTS[:2]
+    assert used(cache) == accounted(cache)
+
+
+def test_what_no_cache_can_hold_may_come_all_the_same(tmp_path: Path) -> None:
+    small = DiskCache(tmp_path / "small", MIN_BYTES)
+    with ExitStack() as held:
+        keep = small.claim(at(0), MIN_BYTES, held)
+        assert keep is not None
+        keep(bytes(MIN_BYTES))
+    assert not small.holds(at(0), MIN_BYTES)
 
 
 def test_who_waits_reads_what_was_written_also_when_it_is_evicted_at_once(cache: DiskCache) -> None:
