@@ -4,6 +4,7 @@ the disk cache.
 
 import errno
 import os
+import resource
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,8 +13,12 @@ from threading import Lock
 Identity = tuple[int, int, int, int]
 """Which file it is: device, inode, size, and when it was written."""
 
-MAX_OPEN_FILES = 64
-"""Files that a process keeps open; a system lets it have 1,024, sockets and pipes among them."""
+MIN_OPEN_FILES, MAX_OPEN_FILES = 64, 1024
+"""Files that a process keeps open: a cache has one for each episode, and opening it for every frame
+would cost a tenth of decoding a small picture.
+"""
+SHARE_OF_FILES = 4
+"""Of all that the system lets it have, often 1,024, one in so many; sockets and pipes are others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +49,9 @@ def read_up_to(descriptor: int, offset: int, length: int) -> bytes:
 class OpenFiles:
     """The files that were read last, open for reading; any number of threads may read at once."""
 
-    def __init__(self, most: int = MAX_OPEN_FILES) -> None:
-        """Nothing is opened before the first read; `most` files stay open."""
-        self._most = most
+    def __init__(self, most: int | None = None) -> None:
+        """Nothing is opened before the first read; `most` files stay open; None: as many as may."""
+        self._most = _allowed_files() if most is None else most
         self._lock = Lock()
         self._files: OrderedDict[str, _File] = OrderedDict()
         self._known: dict[str, Identity] = {}
@@ -99,6 +104,14 @@ class OpenFiles:
             while len(self._files) > self._most:
                 self._files.popitem(last=False)
         return file
+
+
+def _allowed_files() -> int:
+    """Return how many files this process may keep open for this."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return MAX_OPEN_FILES
+    return min(MAX_OPEN_FILES, max(MIN_OPEN_FILES, soft // SHARE_OF_FILES))
 
 
 class _File:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -160,6 +161,17 @@ def test_what_a_decoder_held_that_is_no_more_is_free_again() -> None:
 
 
 # -- Files -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("limit", "allowed"),
+    [(20_000, 1024), (1024, 256), (100, 64), (resource.RLIM_INFINITY, 1024)],
+)
+def test_a_share_of_the_files_that_a_process_may_have_stays_open(
+    monkeypatch: pytest.MonkeyPatch, limit: int, allowed: int
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (limit, limit))
+    assert OpenFiles()._most == allowed
 
 
 def test_files_stay_open_up_to_a_number_and_are_known_again(tmp_path: Path) -> None:
