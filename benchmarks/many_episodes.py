@@ -75,14 +75,14 @@ def main() -> None:
     options = tyro.cli(Options)
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary)
-        values: dict[str, Any] = {}
+        shapes: dict[str, Any] = {}
         for shape in options.shapes:
             root = folder / shape
             if not root.exists():
                 per_shard, shards = map(int, shape.split("x"))
                 write_copies(folder, root, per_shard, shards)
-            values[shape] = consumed(root)
-    print_result("many_episodes", values, options.output)
+            shapes[shape] = consumed(root)
+    print_result("many_episodes", {"shapes": shapes}, options.output)
 
 
 def write_copies(folder: Path, root: Path, per_shard: int, shards: int) -> None:

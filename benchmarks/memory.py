@@ -74,8 +74,15 @@ def main() -> None:
             "memory_bytes": options.small_budget,
         },
     }
-    values: dict[str, Any] = {"batch_size": options.batch_size, "steps": options.steps}
-    values |= {name: consumed(options, case) for name, case in cases.items()}
+    found = {name: consumed(options, case) for name, case in cases.items()}
+    first: dict[str, str] = {}
+    for name, case in found.items():
+        case["is_same_as"] = first.setdefault(case["digest"], name)
+    values: dict[str, Any] = {
+        "batch_size": options.batch_size,
+        "steps": options.steps,
+        "cases": found,
+    }
     print_result("memory", values, options.output)
 
 

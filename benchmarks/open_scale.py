@@ -5,10 +5,12 @@
 Writes dataset.json and the index of a dataset that has no shards, and opens it, locally and from an HTTP
 server of this machine, in a process of its own each time: `ShardedDataset.open`, then `make_loader`, then
 that and the first step of an epoch's plan. Memory is what a process takes at its peak, and at the end,
-beyond what it takes after its imports.
+beyond what it takes after its imports. Last, a process that is given the loader's job, as a worker is:
+the memory that is its own, and not shared with the others.
 """
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -26,17 +28,12 @@ import tyro
 
 from report import print_result
 from roboshard import storage
+from roboshard.shards.documents import FileEntry
 from roboshard.shards.index import INDEX_SCHEMA
 from roboshard.shards.manifest import file_entry, seal
 from roboshard.shards.names import DATASET_MANIFEST, EPISODE_INDEX, shard_manifest_name, shard_name
-from roboshard.shards.schema import (
-    Conversion,
-    FileEntry,
-    Provenance,
-    ShardEntry,
-    SourceInfo,
-    document_bytes,
-)
+from roboshard.shards.schema import Conversion, Provenance, SourceInfo, document_bytes
+from roboshard.shards.shard_list import ShardEntry
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 from support.servers import RangeServer  # the servers that the tests use
@@ -56,6 +53,16 @@ if what == "dataset":
     found = ShardedDataset.open(url)
 else:
     found = make_loader(url, batch_size=64, shuffle=True, cameras=[])
+    if what == "worker":
+        from multiprocessing import get_context
+        from open_scale_worker import SharedPickle, take
+        spawn = get_context("spawn")
+        told = spawn.SimpleQueue()
+        process = spawn.Process(target=take, args=(SharedPickle(found._job), told))
+        process.start()
+        print(json.dumps(told.get()))
+        process.join()
+        sys.exit()
     if what == "step":
         found._runner.plan(0).step(0, range(1))
 seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
@@ -87,11 +94,14 @@ def main() -> None:
         root = Path(folder)
         write_dataset(root, options.episodes, options.shards)
         values: dict[str, Any] = {
+            "episodes": options.episodes,
+            "shards": options.shards,
             "dataset_json_mb": round((root / DATASET_MANIFEST).stat().st_size / 1e6, 1),
             "index_mb": round((root / EPISODE_INDEX).stat().st_size / 1e6, 1),
         }
         for place, url in places(root, options):
             values[place] = {what: opened(url, what) for what in ("dataset", "loader", "step")}
+        values["worker"] = opened(str(root), "worker")
     print_result("open_scale", values, options.output)
 
 
@@ -113,7 +123,18 @@ def places(root: Path, options: Options) -> Iterator[tuple[str, str]]:
 def opened(url: str, what: str) -> dict[str, float]:
     """Open it in a process of its own."""
     command = [sys.executable, "-W", "ignore", "-c", OPENER, url, what]
-    return dict(json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout))
+    found = subprocess.run(
+        command,
+        check=True,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": _python_path()},
+    )
+    return dict(json.loads(found.stdout))
+
+
+def _python_path() -> str:
+    """This folder first, for what a spawned process imports."""
+    return os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
 
 
 def write_dataset(root: Path, episodes: int, shards: int) -> None:

@@ -14,6 +14,13 @@ from typing import Any
 
 import matplotlib as mpl
 from matplotlib import pyplot as plt
+from scale_tables import (
+    many_episodes_table,
+    memory_table,
+    open_scale_table,
+    remote_warm_table,
+    worker_cost_table,
+)
 
 from loading_cases import ORDERS
 from loading_chart import draw_loading, draw_matrix
@@ -61,6 +68,11 @@ def render_blocks() -> dict[str, str]:
         "resume_cost": resume_table,
         "remote": remote_table,
         "profile_loading": profile_table,
+        "memory": with_provenance(memory_table),
+        "many_episodes": with_provenance(many_episodes_table),
+        "worker_cost": with_provenance(worker_cost_table),
+        "open_scale": with_provenance(open_scale_table),
+        "remote_warm": with_provenance(remote_warm_table),
     }
     return {name: make(load(name)) for name, make in makers.items() if result_file(name).exists()}
 
@@ -87,6 +99,11 @@ def result_file(name: str) -> Path:
 def provenance(result: Result) -> str:
     """The line under a table: what printed it, and where."""
     return f"\n`{result['command']}` on {result['machine']}."
+
+
+def with_provenance(make: Callable[[Result], str]) -> Callable[[Result], str]:
+    """A maker of a table with the line that belongs under it."""
+    return lambda result: f"{make(result)}\n{provenance(result)}"
 
 
 def conversion_table(result: Result) -> str:

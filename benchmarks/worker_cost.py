@@ -75,13 +75,14 @@ class Options:
 def main() -> None:
     """Measure and print."""
     options = tyro.cli(Options)
-    values: dict[str, Any] = {"batch_size": options.batch_size, "steps": options.steps}
+    cases: dict[str, list[dict[str, float]]] = {}
     for _ in range(options.rounds):
         for pool in options.pools:
             for num_workers in options.num_workers:
                 name = f"pool {pool or 'default'}, {num_workers} workers"
-                values.setdefault(name, []).append(consumed(options, num_workers, pool))
-    print_result("worker_cost", values, options.output)
+                cases.setdefault(name, []).append(consumed(options, num_workers, pool))
+    values: dict[str, Any] = {"batch_size": options.batch_size, "steps": options.steps}
+    print_result("worker_cost", values | {"cases": cases}, options.output)
 
 
 def consumed(options: Options, num_workers: int, pool: int) -> dict[str, float]:
