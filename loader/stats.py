@@ -8,7 +8,12 @@ from roboshard.loader.spans import SpanRecorder
 
 GAUGE = {"gauge": True}
 """Marks a number that says how things stand; the others are sums."""
-DERIVED = ("wait_share", "samples_per_second", "frames_decoded_per_frame_used")
+DERIVED = (
+    "wait_share",
+    "samples_per_second",
+    "frames_decoded_per_frame_used",
+    "episode_misses",
+)
 """Numbers that follow from others: of the time between two stats, those of their difference."""
 
 

@@ -154,7 +154,7 @@ class EpisodePrefetcher:
         """Read neighbours and hand each one over as it comes."""
         spans, since = self._counter.spans, time.perf_counter()
 
-        def on_read(num_bytes: int, origin: Literal["storage", "cache"]) -> None:
+        def on_read(num_bytes: int, origin: Origin) -> None:
             nonlocal since
             self._count(num_bytes, origin)
             spans.add("read", since, bytes=num_bytes, origin=origin)
