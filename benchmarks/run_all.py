@@ -47,6 +47,7 @@ BENCHMARKS: dict[str, str] = {
     "profile_loading": f"profile_loading.py --shards {LARGE}_shards --seconds 8",
     "resume_cost": f"resume_cost.py --shards {LARGE}_shards --runs 5",
     "remote": f"remote.py --shards {LARGE}_shards --batches 12",
+    "remote_warm": f"remote.py --warm --num-workers 0 4 --batches 100 --shards {SMALL}_shards",
     "conversion": f"conversion.py --source {LARGE} --runs 5",
     "shuffle_quality": f"shuffle_quality.py --shards {LARGE}_shards"
     " --chart docs/pictures/shuffle.png",
@@ -75,6 +76,7 @@ QUICK: dict[str, str] = {
     "profile_loading": "--seconds 2",
     "resume_cost": "--runs 1 --batch-size 16 --pool-episodes 2",
     "remote": "--batches 2 --runs 1 --latency-ms 5",
+    "remote_warm": "--num-workers 0 --frame-orders uniform --batches 2 --runs 1 --latency-ms 5",
     "conversion": "--size 10000000 --runs 1",
     "shuffle_quality": "--copies 12 --ranks 1 8 --workers 0 2 --pools 4 16 --epochs 1"
     " --chart {data}/shuffle.png",
