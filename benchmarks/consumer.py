@@ -1,4 +1,5 @@
-"""What a training loop notices of the loader: how long it waits, and how much its own work slows decoding.
+"""What a training loop notices of the loader: how long it waits, and how much its own work slows
+decoding.
 
     python benchmarks/consumer.py --shards DATASET
 
@@ -6,12 +7,13 @@ Three consumers take turns on one loader, for `batches` batches each, `runs` tim
 
 - idle: takes batches as fast as they come. This is the time of a batch.
 - python: works in pure Python for 20 ms a batch, holding the interpreter's lock.
-- slow: sleeps for twice an idle consumer's batch, as a training step on a GPU would. It should never wait.
+- slow: sleeps for twice an idle consumer's batch, as a training step on a GPU would. It should
+  never wait.
 
-Prints medians: milliseconds a batch; the share of the time that was spent waiting for data, also without the waits
-for the first batch of an epoch (epochs of the dataset that this is run on may be very short); and the share spent on
-letting go of the last batch, as a `for` loop does when it has the next one: torch passes the interpreter's lock on
-there, for which decoding threads are waiting.
+Prints medians: milliseconds a batch; the share of the time that was spent waiting for data, also
+without the waits for the first batch of an epoch (epochs of the dataset that this is run on may be
+very short); and the share spent on letting go of the last batch, as a `for` loop does when it has
+the next one: torch passes the interpreter's lock on there, for which decoding threads are waiting.
 """
 
 import statistics
@@ -31,7 +33,9 @@ from roboshard.loader.config import FrameOrder
 
 PYTHON_WORK_S = 0.020
 UNTIMED = 4
-"""Batches at the beginning of each turn: the last consumer left as many behind as are decoded ahead."""
+"""Batches at the beginning of each turn: the last consumer left as many behind as are decoded
+ahead.
+"""
 
 
 @dataclass(frozen=True)

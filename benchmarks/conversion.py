@@ -2,9 +2,10 @@
 
     python benchmarks/conversion.py --source DATASET
 
-repeats a local LeRobot v3 dataset to --size, then alternates two programs over it: `cp -r` followed by
-`sha256sum` of the copy, and `convert-to-shards`. Both have read the source before (page cache warm). Prints each
-run, medians and the ratio as JSON; throughput is bytes of the source over wall-clock seconds.
+repeats a local LeRobot v3 dataset to --size, then alternates two programs over it: `cp -r` followed
+by `sha256sum` of the copy, and `convert-to-shards`. Both have read the source before (page cache
+warm). Prints each run, medians and the ratio as JSON; throughput is bytes of the source over
+wall-clock seconds.
 """
 
 import shutil
@@ -89,7 +90,8 @@ def main() -> None:
 
 
 def _copy_and_hash(source: Path, destination: Path) -> Run:
-    command = f"cp -r '{source}' '{destination}' && find '{destination}' -type f -print0 | xargs -0 sha256sum"
+    hashes = f"find '{destination}' -type f -print0 | xargs -0 sha256sum"
+    command = f"cp -r '{source}' '{destination}' && {hashes}"
     return _measure(["sh", "-c", command], destination)
 
 

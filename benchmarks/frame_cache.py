@@ -2,10 +2,11 @@
 
     python benchmarks/frame_cache.py --shards DATASET [--image-size 224 224]
 
-A loader without and one with a frame cache take turns, round by round, for some batches each; so does a
-plain copy of batches as large from memory to memory, by as many threads as decode. The batches of both
-loaders are held against each other before, byte by byte. Prints frames/s, medians over the rounds, and
-ratios, taken round by round. `--frame-cache-dir` measures a folder, which may be filled from before.
+A loader without and one with a frame cache take turns, round by round, for some batches each; so
+does a plain copy of batches as large from memory to memory, by as many threads as decode. The
+batches of both loaders are held against each other before, byte by byte. Prints frames/s, medians
+over the rounds, and ratios, taken round by round. `--frame-cache-dir` measures a folder, which may
+be filled from before.
 """
 
 import itertools
@@ -106,7 +107,9 @@ def made(options: Options, *, cached: bool = False) -> Loader:
 
 
 def fill(plain: Loader, cached: Loader) -> dict[str, float]:
-    """Load the first epoch with each, and the second one held against each other; seconds of the first."""
+    """Load the first epoch with each, and the second one held against each other; seconds of the
+    first.
+    """
     seconds = {}
     for name, loader in (("decode", plain), ("frame_cache", cached)):
         started = time.perf_counter()

@@ -1,4 +1,6 @@
-"""The charts of benchmarks/loading.py: every contender, and every setting, as a part of the limit."""
+"""The charts of benchmarks/loading.py: every contender, and every setting, as a part of the
+limit.
+"""
 
 from pathlib import Path
 from statistics import median
@@ -28,7 +30,10 @@ TITLES = {"source": "videos as recorded", "long_gop": "H.264, a keyframe every 2
 
 
 def draw_loading(result: Result, path: Path) -> None:
-    """Frames/s over the limit's: bars are medians, ticks are the rounds. One panel for each kind of video."""
+    """Frames/s over the limit's: bars are medians, ticks are the rounds.
+
+    One panel for each kind of video.
+    """
     mpl.use("agg")
     panels = {videos: headline(result, videos) for videos in TITLES}
     panels = {videos: names for videos, names in panels.items() if names}
@@ -86,7 +91,9 @@ def relative(result: Result, limit: str, name: str) -> list[float]:
 
 
 def draw_matrix(result: Result, path: Path) -> None:
-    """Frames/s over the limit's, a panel for each setting: dots are medians, ticks rounds, dotted the default."""
+    """Frames/s over the limit's, a panel for each setting: dots are medians, ticks rounds, dotted
+    the default.
+    """
     mpl.use("agg")
     groups = matrix_groups(result)
     figure, axes = plt.subplots(

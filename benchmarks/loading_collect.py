@@ -2,8 +2,8 @@
 
     python benchmarks/loading_collect.py --folder RESULTS --output FILE
 
-Each file keeps its machine and the limit that was measured beside its case, so that no number is compared with one
-of another node.
+Each file keeps its machine and the limit that was measured beside its case, so that no number is
+compared with one of another node.
 """
 
 import json

@@ -1,4 +1,6 @@
-"""The matrix of benchmarks/loading.py as rows and groups: one setting at a time away from the default."""
+"""The matrix of benchmarks/loading.py as rows and groups: one setting at a time away from the
+default.
+"""
 
 from collections.abc import Iterator
 from typing import Any
@@ -30,7 +32,9 @@ def matrix_groups(result: Result) -> dict[str, dict[str, tuple[str, ...]]]:
 
 
 def measured(result: Result) -> Iterator[tuple[dict[str, Any], tuple[str, ...]]]:
-    """What differs from the default, and the cases of it, one for each order; of settings that were measured."""
+    """What differs from the default, and the cases of it, one for each order; of settings that were
+    measured.
+    """
     for setting, changes in MATRIX.items():
         names = tuple(matrix_case("source", order, setting) for order in ORDERS)
         if result["cases"].keys() >= set(names):

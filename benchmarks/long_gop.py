@@ -1,10 +1,11 @@
-"""Make the hard case for random access: a LeRobot v3 dataset with few keyframes, as foreign recorders write it.
+"""Make the hard case for random access: a LeRobot v3 dataset with few keyframes, as foreign
+recorders write it.
 
     python benchmarks/long_gop.py --source DATASET --destination FOLDER
 
-Re-encodes every video to H.264 with B-frames and a keyframe at every 250th frame only, so that episodes begin
-anywhere between keyframes. Rows, file names, frame counts, timestamps and resolution stay as they were; frame
-counts and timestamps are compared with the source's.
+Re-encodes every video to H.264 with B-frames and a keyframe at every 250th frame only, so that
+episodes begin anywhere between keyframes. Rows, file names, frame counts, timestamps and resolution
+stay as they were; frame counts and timestamps are compared with the source's.
 """
 
 import json

@@ -34,7 +34,8 @@ import numpy as np
 from roboshard.loader import Part, make_loader
 
 roots, kind, pictures, steps = json.loads(sys.argv[1])
-options = {"batch_size": 64, "decode_threads": 2, "delta_timestamps": {"action": [i / 10 for i in range(16)]}}
+options = {"batch_size": 64, "decode_threads": 2}
+options["delta_timestamps"] = {"action": [i / 10 for i in range(16)]}
 options["cameras"] = None if pictures else []
 data = roots[0] if len(roots) == 1 else [(root, "frames") for root in roots]
 if kind == "by_dataset":

@@ -2,8 +2,9 @@
 
     python benchmarks/plan_scale.py
 
-Builds the plan of one epoch over --episodes episodes of about --frames frames, then asks for random steps of random
-ranks, for both frame orders. Memory is the peak of what Python and NumPy allocated while building.
+Builds the plan of one epoch over --episodes episodes of about --frames frames, then asks for random
+steps of random ranks, for both frame orders. Memory is the peak of what Python and NumPy allocated
+while building.
 """
 
 import statistics

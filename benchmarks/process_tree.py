@@ -46,7 +46,9 @@ class TreeWatch:
             _or_none(process.kill)
 
     def cpu_seconds(self) -> float:
-        """User and system time so far of the processes that live and, through their parents, of those that ended."""
+        """User and system time so far of the processes that live and, through their parents, of
+        those that ended.
+        """
         times = [_or_none(process.cpu_times) for process in self._tree()]
         return sum(
             found.user + found.system + found.children_user + found.children_system

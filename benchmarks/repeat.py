@@ -1,4 +1,6 @@
-"""Make a large LeRobot v3 dataset by repeating a small one: new episode and file numbers, the same videos."""
+"""Make a large LeRobot v3 dataset by repeating a small one: new episode and file numbers, the same
+videos.
+"""
 
 import json
 import shutil
@@ -11,7 +13,9 @@ import pyarrow.parquet as pq
 
 
 def repeat_dataset(source: Path, destination: Path, num_bytes: int) -> int:
-    """Write copies of `source` as one dataset until it has at least `num_bytes`; returns its size in bytes."""
+    """Write copies of `source` as one dataset until it has at least `num_bytes`; returns its size
+    in bytes.
+    """
     info = json.loads((source / "meta" / "info.json").read_text())
     once = sum(path.stat().st_size for path in source.rglob("*") if path.is_file())
     copies = -(-num_bytes // once)

@@ -1,4 +1,6 @@
-"""What every benchmark prints: its result as JSON, with the command and the machine that made it."""
+"""What every benchmark prints: its result as JSON, with the command and the machine that made
+it.
+"""
 
 import json
 import platform
@@ -11,11 +13,12 @@ import psutil
 
 def print_result(name: str, values: dict[str, Any], output: Path | None) -> None:
     """Print the result, and write it to `output` if given."""
-    memory, python = psutil.virtual_memory().total >> 30, platform.python_version()
+    memory = f"{psutil.virtual_memory().total >> 30} GiB"
+    cores = f"{psutil.cpu_count()} cores"
     result = {
         "benchmark": name,
         "command": " ".join(["python", *sys.argv]),
-        "machine": f"{platform.machine()}, {psutil.cpu_count()} cores, {memory} GiB, Python {python}",
+        "machine": f"{platform.machine()}, {cores}, {memory}, Python {platform.python_version()}",
         **values,
     }
     text = json.dumps(result, indent=2)

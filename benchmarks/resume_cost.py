@@ -2,8 +2,9 @@
 
     python benchmarks/resume_cost.py --shards DATASET
 
-Each run makes a fresh loader, loads the state of one of the steps, and takes one batch; the steps alternate. Prints
-medians of the time to the first batch (opening the dataset included) and of the bytes read until then.
+Each run makes a fresh loader, loads the state of one of the steps, and takes one batch; the steps
+alternate. Prints medians of the time to the first batch (opening the dataset included) and of the
+bytes read until then.
 """
 
 import statistics

@@ -58,7 +58,9 @@ def _beside_true(row: Result, name: str, *, digits: int) -> str:
 
 
 def draw_shuffle(result: Result, path: Path) -> None:
-    """One row of panels for each number of ranks, one column per number; dashed: the true shuffle."""
+    """One row of panels for each number of ranks, one column per number; dashed: the true
+    shuffle.
+    """
     mpl.use("agg")
     ranks = sorted({row["ranks"] for row in result["settings"]})
     figure, axes = plt.subplots(

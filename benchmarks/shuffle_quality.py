@@ -2,18 +2,20 @@
 
     python benchmarks/shuffle_quality.py --shards DATASET
 
-Lays a dataset's episodes out --copies times as one epoch and walks it as a loader does: by the real plan, through
-the stages that share it out over ranks and workers. No video is read. Per setting of ranks, pool and frame order:
+Lays a dataset's episodes out --copies times as one epoch and walks it as a loader does: by the real
+plan, through the stages that share it out over ranks and workers. No video is read. Per setting of
+ranks, pool and frame order:
 
 - distinct episodes in a global batch, over those in a global batch of the true shuffle;
 - mean distance on the unshuffled tape between neighbours in a batch, over that of the true shuffle;
-- autocorrelation of a feature's components along the stream of samples at lags 1 to 64: mean of the absolute values;
-- variance of their mean over --window global batches in a row, over that of the true shuffle: how noisy a gradient
-  is over some steps.
+- autocorrelation of a feature's components along the stream of samples at lags 1 to 64: mean of the
+  absolute values;
+- variance of their mean over --window global batches in a row, over that of the true shuffle: how
+  noisy a gradient is over some steps.
 
-For the default pool the epoch is walked with every number of workers, and has to be the same. Prints a table, and
-whether the default frame order is accepted: 0.9 of the true shuffle's distinct episodes with any of the ranks and
-workers. The exit code is 1 if it is not.
+For the default pool the epoch is walked with every number of workers, and has to be the same.
+Prints a table, and whether the default frame order is accepted: 0.9 of the true shuffle's distinct
+episodes with any of the ranks and workers. The exit code is 1 if it is not.
 """
 
 import sys
@@ -269,7 +271,9 @@ def measure(stream: Stream, tape: Tape, ranks: int, options: Options) -> dict[st
 
 
 def window_variance(values: Values, size: int) -> float:
-    """The mean square of the means over stretches of so many samples, over what it is in a true shuffle."""
+    """The mean square of the means over stretches of so many samples, over what it is in a true
+    shuffle.
+    """
     total = values.shape[1]
     count = total // size
     means = values[:, : count * size].reshape(len(values), count, size).mean(axis=2)

@@ -2,8 +2,9 @@
 
     python benchmarks/steady.py --shards DATASET
 
-Loads `epochs` epochs with each number of workers and prints, after each epoch, the memory of all processes (PSS:
-shared pages count once), open files and threads of this process; and the growth of the memory since the second epoch.
+Loads `epochs` epochs with each number of workers and prints, after each epoch, the memory of all
+processes (PSS: shared pages count once), open files and threads of this process; and the growth of
+the memory since the second epoch.
 """
 
 from dataclasses import dataclass, field

@@ -1,4 +1,7 @@
-"""Shards in, training batches out. `make.py` takes the keywords, `pipeline.py` shows the whole chain."""
+"""Shards in, training batches out.
+
+`make.py` takes the keywords, `pipeline.py` shows the whole chain.
+"""
 
 from roboshard.loader.loader import Loader
 from roboshard.loader.make import make_loader

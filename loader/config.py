@@ -1,4 +1,7 @@
-"""What a loader can be told, in groups: frozen, checked when made. `make_loader` takes the same names flat."""
+"""What a loader can be told, in groups: frozen, checked when made.
+
+`make_loader` takes the same names flat.
+"""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -63,7 +66,9 @@ class SampleConfig:
     cameras: Sequence[str] | None = None
     """Video features to decode; None: all, empty: none."""
     image_transforms: ImageTransform | None = None
-    """Called per sample and camera but depth with (C, H, W), or (T, C, H, W) under delta_timestamps."""
+    """Called per sample and camera but depth with (C, H, W), or (T, C, H, W) under
+    delta_timestamps.
+    """
     batch_transform: BatchTransform | None = None
     """Called with each batch, after `image_transforms`; what it returns is the batch."""
     return_uint8: bool = True
@@ -91,8 +96,8 @@ class SampleConfig:
             and all(isinstance(key, str) for key in self.pad_to)
             and are_indices(list(self.pad_to.values()))
             and all(1 <= width <= MAX_WIDTH for width in self.pad_to.values()),
-            f'pad_to must be a dict such as {{"action": 32}}, feature key -> 1 to {MAX_WIDTH} numbers, not '
-            f"{self.pad_to!r:.200}",
+            f'pad_to must be a dict such as {{"action": 32}}, feature key -> 1 to {MAX_WIDTH} '
+            f"numbers, not {self.pad_to!r:.200}",
         )
         object.__setattr__(self, "pad_to", {key: int(n) for key, n in self.pad_to.items()})
 
@@ -122,12 +127,13 @@ class SplitConfig:
         )
         _check(
             self.max_world_size >= 1 and self.max_world_size % self.world_size == 0,
-            f"max_world_size {self.max_world_size} must be a multiple of the world size {self.world_size}",
+            f"max_world_size {self.max_world_size} must be a multiple of the world size "
+            f"{self.world_size}",
         )
         _check(
             self.global_batch_size % self.max_world_size == 0,
-            f"batch_size x world_size = {self.global_batch_size} must be a multiple of max_world_size "
-            f"{self.max_world_size}",
+            f"batch_size x world_size = {self.global_batch_size} must be a multiple of "
+            f"max_world_size {self.max_world_size}",
         )
 
     @property
@@ -147,9 +153,13 @@ class ReadConfig:
     device: str | None = None
     """Batches are copied to this device; None: they stay where they were made."""
     pin_memory: bool | None = None
-    """Pictures in page-locked memory; None: where CUDA is there and batches stay in this process."""
+    """Pictures in page-locked memory; None: where CUDA is there and batches stay in this
+    process.
+    """
     cache_dir: str | None = None
-    """Folder that keeps bytes of remote shards, shared by all ranks and workers of a machine; None: none does."""
+    """Folder that keeps bytes of remote shards, shared by all ranks and workers of a machine; None:
+    none does.
+    """
     cache_bytes: int = 100 * 10**9
     """It never holds more than this."""
     frame_cache: int | str | None = None
@@ -159,9 +169,13 @@ class ReadConfig:
     memory_bytes: int = 2 << 30
     """Bytes that episodes may take in memory, over all workers of a rank."""
     retry_s: float = 120.0
-    """How long a remote read is tried again, in seconds without a new byte, before it is an error."""
+    """How long a remote read is tried again, in seconds without a new byte, before it is an
+    error.
+    """
     on_error: OnError = "raise"
-    """A damaged episode ends the run, or is replaced by the next one that can be read, counted and warned of."""
+    """A damaged episode ends the run, or is replaced by the next one that can be read, counted and
+    warned of.
+    """
 
     def __post_init__(self) -> None:
         _check(
@@ -206,8 +220,8 @@ class LoaderConfig:
     def __post_init__(self) -> None:
         _check(
             self.sample.batch_transform is None or self.split.batch_size is not None,
-            "batch_transform= is for batches, and batch_size=None gives single samples: give batch_size=1, "
-            "or transform samples as they come",
+            "batch_transform= is for batches, and batch_size=None gives single samples: give "
+            "batch_size=1, or transform samples as they come",
         )
 
 

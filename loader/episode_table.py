@@ -1,4 +1,6 @@
-"""Where each episode's samples lie among those of a dataset: the columns that LeRobot's samplers read."""
+"""Where each episode's samples lie among those of a dataset: the columns that LeRobot's samplers
+read.
+"""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,15 +13,18 @@ from roboshard.common.errors import OptionError
 
 COLUMNS = ("episode_index", "length", "dataset_from_index", "dataset_to_index")
 MAX_ROWS, ROWS_AN_EPISODE = 1 << 22, 64
-"""Rows of a column: as many as there are numbers, but no more than so many, and so many for each episode."""
+"""Rows of a column: as many as there are numbers, but no more than so many, and so many for each
+episode.
+"""
 
 
 @dataclass(frozen=True, eq=False)
 class EpisodeTable:
-    """As `LeRobotDatasetMetadata.episodes`: `table["dataset_from_index"]` is a column, `table[7]` a row.
+    """As `LeRobotDatasetMetadata.episodes`: `table["dataset_from_index"]` is a column, `table[7]` a
+    row.
 
-    Row n is episode n. Boundaries are numbers of samples, for `dataset[i]`; an episode that is not in the dataset, or
-    not among those chosen of it, has none: it begins where it ends.
+    Row n is episode n. Boundaries are numbers of samples, for `dataset[i]`; an episode that is not
+    in the dataset, or not among those chosen of it, has none: it begins where it ends.
     """
 
     episode_index: NDArray[np.int64]
@@ -47,7 +52,8 @@ class EpisodeTable:
 
         Raises:
             KeyError, IndexError: there is none.
-            OptionError: a column is asked for where the largest number is far beyond the number of episodes.
+            OptionError: a column is asked for where the largest number is far beyond the number of
+                episodes.
         """
         if isinstance(key, str):
             column: list[int] = self._columns[key].tolist()
@@ -67,8 +73,9 @@ class EpisodeTable:
     def _columns(self) -> dict[str, NDArray[np.int64]]:
         if len(self) > MAX_ROWS + ROWS_AN_EPISODE * len(self.episode_index):
             raise OptionError(
-                f"{len(self.episode_index)} episodes are numbered up to {int(self.episode_index[-1])}: columns with "
-                "a row for each number would not fit into memory; read rows by their number, or episode_index"
+                f"{len(self.episode_index)} episodes are numbered up to "
+                f"{int(self.episode_index[-1])}: columns with a row for each number would not fit "
+                "into memory; read rows by their number, or episode_index"
             )
         length = np.zeros(len(self), dtype=np.int64)
         length[self.episode_index] = self.num_samples

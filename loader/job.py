@@ -1,4 +1,6 @@
-"""From a configuration to what there is to load: every mistake is found here, before the first read of a shard."""
+"""From a configuration to what there is to load: every mistake is found here, before the first read
+of a shard.
+"""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -33,7 +35,10 @@ Plan = EpochPlan | MixturePlan
 
 @dataclass(frozen=True, kw_only=True)
 class LoadJob:
-    """All that a process needs to know to load an epoch. Picklable; opens nothing before it is run."""
+    """All that a process needs to know to load an epoch.
+
+    Picklable; opens nothing before it is run.
+    """
 
     sources: tuple[Source, ...]
     """One, or those of a mixture."""
@@ -75,7 +80,9 @@ class LoadJob:
 
     @property
     def transformed(self) -> tuple[str, ...]:
-        """Keys of the pictures that `image_transforms` is for: depth is left alone, as LeRobot does."""
+        """Keys of the pictures that `image_transforms` is for: depth is left alone, as LeRobot
+        does.
+        """
         return tuple(
             picture.key for picture in self.pictures if picture.key not in self.meta.depth_keys
         )
@@ -102,7 +109,9 @@ class LoadJob:
 
     @property
     def has_even_epochs(self) -> bool:
-        """Whether all epochs have as many steps: those of a mixture have, and of episodes without weights."""
+        """Whether all epochs have as many steps: those of a mixture have, and of episodes without
+        weights.
+        """
         return self.schedule is not None or self.episodes.repeats is None
 
     def shape(self, epoch: int) -> EpochShape:
@@ -200,7 +209,9 @@ def chosen_cameras(meta: DatasetMeta, sample: SampleConfig) -> tuple[str, ...]:
 
 
 def check_depth(features: Features, where: str = "") -> None:
-    """Raise OptionError for depth video from which no distance follows; `where` goes before the message."""
+    """Raise OptionError for depth video from which no distance follows; `where` goes before the
+    message.
+    """
     for key, spec in features.items():
         try:
             depth_scale(spec)

@@ -1,4 +1,6 @@
-"""What `make_loader` returns: an iterable of batches that knows its length, its place and its dataset."""
+"""What `make_loader` returns: an iterable of batches that knows its length, its place and its
+dataset.
+"""
 
 import os
 import weakref
@@ -33,7 +35,10 @@ from roboshard.loader.stats import LoaderStats
 
 
 class Loader:
-    """Iterates over one epoch at a time. An iteration that reaches its end moves the loader on to the next epoch."""
+    """Iterates over one epoch at a time.
+
+    An iteration that reaches its end moves the loader on to the next epoch.
+    """
 
     def __init__(
         self,
@@ -44,15 +49,16 @@ class Loader:
     ) -> None:
         """Plan the first epoch; nothing is read, and no process started, before iteration.
 
-        `scratch` is what the job's datasets are read through, and is removed with the loader; so are
-        the `frames` that it keeps in memory, when no other process uses them. With a `recipe` it loads states that
-        were saved before its datasets grew.
+        `scratch` is what the job's datasets are read through, and is removed with the loader; so
+        are the `frames` that it keeps in memory, when no other process uses them. With a `recipe`
+        it loads states that were saved before its datasets grew.
         """
         self._job = job
         self._recipe = recipe
         self._runner = EpochRunner(job)
-        # In this order, also where nobody calls `close`: what reads through a folder ends before it goes.
-        # At the end of the program each of the three ends by itself. Copies have none: they own none.
+        # In this order, also where nobody calls `close`: what reads through a folder ends before it
+        # goes. At the end of the program each of the three ends by itself. Copies have none: they
+        # own none.
         self._let_go = weakref.finalize(self, _let_go, self._runner, [scratch, frames])
         self._let_go.atexit = False
         self._measured = MeasuredStatistics(job)
@@ -72,12 +78,12 @@ class Loader:
 
     @cached_property
     def meta(self) -> DatasetMeta:
-        """Features, stats (of what is loaded), fps, tasks and camera keys; of a mixture, see `MixtureMeta`."""
+        """Features, stats of what is loaded, fps, tasks, camera keys; see also `MixtureMeta`."""
         return replace(self._job.meta, _statistics=self._measured.of(self._measured.everything))
 
     @cached_property
     def metas(self) -> Metas:
-        """Features and statistics of each dataset as it is loaded, by `dataset_index`, and by type of robot."""
+        """Features and statistics of each dataset as loaded, by `dataset_index` and by robot."""
         return Metas.of(self._job.metas, self._job.meta.features, self._measured)
 
     @property
@@ -92,7 +98,7 @@ class Loader:
 
     @property
     def num_padded(self) -> int:
-        """Samples of this epoch's last step that repeat others so that all ranks have as many; over all ranks."""
+        """Samples of this epoch's last step, over all ranks, that repeat others to fill it."""
         return self._lengths.of(self._epoch).num_padded
 
     @property
@@ -102,7 +108,7 @@ class Loader:
 
     @property
     def episodes(self) -> list[int]:
-        """Indices of the episodes that were chosen, ascending; in a mixture those of one dataset after the other."""
+        """Indices of the chosen episodes, ascending; of a mixture, dataset by dataset."""
         index = [source.dataset.index.episode_index for source in self._job.sources]
         return [
             int(number)
@@ -135,14 +141,15 @@ class Loader:
         self._runner.steps.trace(Path(path), num_steps=steps, skip=skip)
 
     def __len__(self) -> int:
-        """Steps of this epoch: the same on every rank, and in every epoch unless `episode_weights` are fractions."""
+        """Steps of this epoch on every rank; others have as many, unless weights are fractions."""
         return self._lengths.steps(self._epoch)
 
     def __getitem__(self, _: object) -> NoReturn:
-        """Refuse to be the dataset of a `torch.utils.data.DataLoader`, which asks for samples by number."""
+        """Refuse to be the dataset of torch's DataLoader, which asks for samples by number."""
         raise TypeError(
-            "a loader is iterated over: `for batch in loader`, without a DataLoader around it; it has batches and "
-            "workers of its own (batch_size=, num_workers=). Samples by number are what open_dataset gives"
+            "a loader is iterated over: `for batch in loader`, without a DataLoader around it; it "
+            "has batches and workers of its own (batch_size=, num_workers=). Samples by number are "
+            "what open_dataset gives"
         )
 
     def set_epoch(self, epoch: int) -> None:
@@ -152,9 +159,8 @@ class Loader:
         """
         if epoch < 0:
             raise OptionError(f"epoch must not be negative: {epoch}")
-        if (
-            epoch == self._loaded_end
-        ):  # a trainer that counts epochs itself: of this one nothing is left
+        # A trainer that counts epochs itself: of this one nothing is left.
+        if epoch == self._loaded_end:
             self._epoch = epoch
             self._received = self._resume_at = len(self)
         elif epoch != self._epoch:
@@ -163,11 +169,11 @@ class Loader:
         self._loaded_end = None
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the loader stands, counted in steps that the user has received; the same on all ranks."""
+        """Return where the loader stands, in steps the user has received; equal on all ranks."""
         return self._state(self._epoch, self._received).as_dict()
 
     def state_at(self, step: int, *, world_size: int, batch_size: int) -> dict[str, Any]:
-        """The state after `step` steps of training in all, for checkpoints that hold only a trainer's step.
+        """Return the state after `step` steps, for checkpoints with nothing but a trainer's step.
 
         Args:
             step: steps that the trainer has made since its start, over all epochs.
@@ -175,20 +181,22 @@ class Loader:
             batch_size: per rank, of the run that made them.
 
         Raises:
-            OptionError: that run's global batches were of another size, so that its steps mean other samples.
+            OptionError: that run's global batches were of another size, so that its steps mean
+                other samples.
         """
         ours = self._job.slots.global_batch_size
         if world_size * batch_size != ours:
             raise OptionError(
-                f"step {step} was counted with world_size x batch_size = {world_size} x {batch_size} = "
-                f"{world_size * batch_size} samples a step; this loader has {ours}: make it with the same"
+                f"step {step} was counted with world_size x batch_size = {world_size} x "
+                f"{batch_size} = {world_size * batch_size} samples a step; this loader has {ours}: "
+                "make it with the same"
             )
         if step < 0:
             raise OptionError(f"step must not be negative: {step}")
         return self._state(*self._lengths.place_after(step)).as_dict()
 
     def cursor(self) -> list[LaneCursor]:
-        """Return the sample that comes next in each lane of this rank: its shard, episode and frame."""
+        """Return, for each lane of this rank, the next sample: its shard, episode and frame."""
         place = self._lengths.next_step(self._epoch, self._received)
         if place is None:
             return []
@@ -201,17 +209,17 @@ class Loader:
     def load_state_dict(self, state: dict[str, Any], *, strict: bool = True) -> None:
         """Begin the next iteration after the step where the state was taken. Used once.
 
-        After the last step of an epoch that is the first step of the next. A dataset that has grown since is loaded
-        as it was when the state was saved, unless `snapshot=` says otherwise.
+        After the last step of an epoch that is the first step of the next. A dataset that has grown
+        since is loaded as it was when the state was saved, unless `snapshot=` says otherwise.
 
         Args:
             state: What `state_dict` returned, here or elsewhere.
-            strict: False: go on near the place of a state of the same data whose order or batches are others, and
-                warn of what is repeated or left out.
+            strict: False: go on near the place of a state of the same data whose order or batches
+                are others, and warn of what is repeated or left out.
 
         Raises:
-            OptionError: a state of another dataset, order, or shape of the plan, each difference named; or an
-                iteration is running, which would go on from where it is.
+            OptionError: a state of another dataset, order, or shape of the plan, each difference
+                named; or an iteration is running, which would go on from where it is.
         """
         if self._running is not None:
             raise OptionError(
@@ -254,22 +262,23 @@ class Loader:
         return self._state(nearest.epoch, nearest.step)
 
     def close(self) -> None:
-        """Stop threads and worker processes, and an iteration that is running; a later one starts them again.
+        """Stop threads, worker processes and a running iteration; a later one starts them again.
 
-        Once epochs follow each other the next one is begun ahead, and would wait in memory to be iterated over.
+        Once epochs follow each other the next one is begun ahead, and would wait in memory to be
+        iterated over.
         """
         self._runner.close()
         self._running = None
 
     def __iter__(self) -> Iterator[Batch]:
-        """The current epoch, or what a loaded state leaves of it: dicts of tensors, `batch_size` samples each.
+        """Yield the epoch, or what a loaded state leaves of it: dicts of tensors, a batch each.
 
         A new iteration ends one that is still running.
         """
         if topology.in_worker():
             raise OptionError(
-                "this loader is iterated in a worker of another DataLoader, where its state would be lost: iterate "
-                "over it directly; it has workers of its own (num_workers=)"
+                "this loader is iterated in a worker of another DataLoader, where its state would "
+                "be lost: iterate over it directly; it has workers of its own (num_workers=)"
             )
         self._end(self._running)
         self._received, self._resume_at, self._loaded_end = self._resume_at, 0, None
@@ -281,10 +290,11 @@ class Loader:
             self._end(iteration)
 
     def draws(self) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-        """Yield what each step takes, instead of its batch: (episode indices, rows in them), of shape (n,) both.
+        """Yield what each step takes, instead of its batch: (episode indices, rows in them), of
+        shape (n,) both.
 
-        Nothing is read. Begins where an iteration would, and moves the loader on to the next epoch at the end.
-        Of one dataset, not of a mixture.
+        Nothing is read. Begins where an iteration would, and moves the loader on to the next epoch
+        at the end. Of one dataset, not of a mixture.
         """
         epoch, first_step = self._epoch, self._resume_at
         self._received, self._resume_at, self._loaded_end = first_step, 0, None
@@ -295,9 +305,9 @@ class Loader:
             self._epoch, self._received = epoch + 1, 0
 
     def _end(self, iteration: int | None) -> None:
-        """Leave an iteration if it is running; one that gave all of its steps has completed its epoch.
+        """Leave an iteration if it is running; one that gave all its steps has ended its epoch.
 
-        Trainers that count steps by `len` (Lightning) let go of it there and never ask for one more.
+        Trainers that count steps by `len` (Lightning) let go of it there, and ask for no more.
         """
         if iteration is not None and self._running == iteration:
             self._running = None
@@ -318,11 +328,12 @@ class Loader:
             self._received += 1
             self._long_gops.judge(self._runner.counter)
             given, batch = [batch], None
-            yield given.pop()  # when the user lets go of it, its memory is free: nothing here may hold it
+            # when the user lets go of it, its memory is free: nothing here may hold it
+            yield given.pop()
             if self._running != iteration:
                 raise OptionError(
-                    "this iteration is over: another one has begun since, or set_epoch or close was called; a loader "
-                    "serves one iteration at a time"
+                    "this iteration is over: another one has begun since, or set_epoch or close "
+                    "was called; a loader serves one iteration at a time"
                 )
 
     def _state(self, epoch: int, step: int) -> LoaderState:

@@ -16,7 +16,10 @@ class LongGopWarning:
         self._is_judged = not order.shuffle or order.frame_order != "uniform"
 
     def judge(self, counter: Counter) -> None:
-        """Warn of what the frames so far have cost, if they are enough to tell. Called in the loader's iteration."""
+        """Warn of what the frames so far have cost, if they are enough to tell.
+
+        Called in the loader's iteration.
+        """
         if self._is_judged:
             return
         stats = counter.snapshot()
@@ -26,7 +29,9 @@ class LongGopWarning:
         cost = stats.frames_decoded_per_frame_used
         if cost > COSTLY:
             warn_caller(
-                f"{cost:.1f} frames are decoded for every frame used, because keyframes are far apart. "
+                f"{cost:.1f} frames are decoded for every frame used, because keyframes are far "
+                "apart. "
                 'frame_order="sweep" decodes frames in order; or convert the source again with '
-                "`convert-to-shards --video reencode --gop 2`, which makes every other frame a keyframe",
+                "`convert-to-shards --video reencode --gop 2`, which makes every other frame a "
+                "keyframe",
             )

@@ -87,74 +87,86 @@ def make_loader(  # noqa: PLR0913 - keyword-only, grouped behind
 ) -> Loader:
     """Load training batches from a roboshard dataset.
 
-    A sample is what map-style LeRobotDataset returns: the same keys, values, dtypes and shapes. Only
-    `return_uint8` differs in its default.
+    A sample is what map-style LeRobotDataset returns: the same keys, values, dtypes and shapes.
+    Only `return_uint8` differs in its default.
 
     Args:
-        urls: the dataset's root, one shard, a brace pattern, or a list of shards. Or a mixture: a list of pairs
-            (urls, weight) or of `Part`s, whose samples come in the proportion of the weights, each with its
-            `dataset_index`; a weight of "frames" is the number of the dataset's frames.
+        urls: the dataset's root, one shard, a brace pattern, or a list of shards. Or a mixture: a
+            list of pairs (urls, weight) or of `Part`s, whose samples come in the proportion of the
+            weights, each with its `dataset_index`; a weight of "frames" is the number of the
+            dataset's frames.
         batch_size: samples per rank and step; None: single samples, without a batch axis.
-        delta_timestamps: feature key -> offsets in seconds; the feature gains an axis of that length and a mask
-            `<key>_is_pad`, True where the window leaves the episode.
-        episodes: episode indices to use; or a function that is called once for each episode with its
-            `EpisodeInfo`, and returns whether it is used; None: all.
+        delta_timestamps: feature key -> offsets in seconds; the feature gains an axis of that
+            length and a mask `<key>_is_pad`, True where the window leaves the episode.
+        episodes: episode indices to use; or a function that is called once for each episode with
+            its `EpisodeInfo`, and returns whether it is used; None: all.
         exclude_episodes: episode indices that are not used.
         tasks: texts: only episodes with one of these tasks are used; None: with any.
-        split: ("train", 0.02) or ("val", 0.02): that side of a hold-out of this fraction of the episodes, drawn by
-            `seed`, or by a seed of its own as in ("val", 0.02, 7). An episode stays on its side when the
-            dataset grows.
-        snapshot: what a dataset was before it grew (`convert-to-shards --append`): its number, 0 is the dataset as
-            first converted, or its fingerprint; None: all there is.
-        keep_ranges: episode index -> [(first, stop), ...], the frames used as samples (windows still see all), stop
-            not included; or the path of a JSON or parquet file of them. Episodes that are not named are used whole.
-        episode_weights: episode index -> how often it comes in an epoch, or the name of a column of the source's
-            meta/episodes that says it: 2.0 twice, 0.5 every other epoch, 0 never. Epochs then differ in length.
-        drop_n_first_frames: leave out the first frames of every episode as samples (windows still see them).
+        split: ("train", 0.02) or ("val", 0.02): that side of a hold-out of this fraction of the
+            episodes, drawn by `seed`, or by a seed of its own as in ("val", 0.02, 7). An episode
+            stays on its side when the dataset grows.
+        snapshot: what a dataset was before it grew (`convert-to-shards --append`): its number, 0 is
+            the dataset as first converted, or its fingerprint; None: all there is.
+        keep_ranges: episode index -> [(first, stop), ...], the frames used as samples (windows
+            still see all), stop not included; or the path of a JSON or parquet file of them.
+            Episodes that are not named are used whole.
+        episode_weights: episode index -> how often it comes in an epoch, or the name of a column of
+            the source's meta/episodes that says it: 2.0 twice, 0.5 every other epoch, 0 never.
+            Epochs then differ in length.
+        drop_n_first_frames: leave out the first frames of every episode as samples (windows still
+            see them).
         drop_n_last_frames: the same for the last ones.
         shuffle: False: dataset order.
         seed: of the order.
-        pool_episodes: episodes whose frames are mixed with each other, per rank slot (`max_world_size`);
-            None: so many that batches are about as mixed as a true shuffle's, 64 at least and 1,024 over
-            all rank slots; 64 for "sweep".
-        episode_order: "global": any episode may follow any other; "shard": shard by shard, read in sequence.
-        frame_order: "uniform": a pool's frames in a random permutation; "sweep": its episodes all played forward
-            from random phases, chunks of them mixed: frames are decoded in order, not again from a keyframe each.
-        image_transforms: called per sample and camera with (C, H, W), or (T, C, H, W) for windows; not for depth.
-            Random numbers that it draws from the global generators of torch, Python and NumPy depend on
-            seed, epoch and step alone: a resumed run has the same pictures.
-        batch_transform: called with each batch, after `image_transforms`, and returns the batch that the
-            loader gives: to tokenise, pack or augment, in the workers if there are some. Its random numbers
-            likewise.
-        return_uint8: video as uint8 in 0..255; False: float32 in 0..1. Images from parquet are always float32, and
-            depth is float32 in millimetres.
-        image_size: (H, W): pictures are resized to it as they are decoded, bilinear with antialiasing: the pixels
-            that torch's `interpolate(antialias=True)` or torchvision's `v2.Resize` would make of them in uint8; depth
-            to the nearest pixel.
+        pool_episodes: episodes whose frames are mixed with each other, per rank slot
+            (`max_world_size`); None: so many that batches are about as mixed as a true shuffle's,
+            64 at least and 1,024 over all rank slots; 64 for "sweep".
+        episode_order: "global": any episode may follow any other; "shard": shard by shard, read in
+            sequence.
+        frame_order: "uniform": a pool's frames in a random permutation; "sweep": its episodes all
+            played forward from random phases, chunks of them mixed: frames are decoded in order,
+            not again from a keyframe each.
+        image_transforms: called per sample and camera with (C, H, W), or (T, C, H, W) for windows;
+            not for depth. Random numbers that it draws from the global generators of torch, Python
+            and NumPy depend on seed, epoch and step alone: a resumed run has the same pictures.
+        batch_transform: called with each batch, after `image_transforms`, and returns the batch
+            that the loader gives: to tokenise, pack or augment, in the workers if there are some.
+            Its random numbers likewise.
+        return_uint8: video as uint8 in 0..255; False: float32 in 0..1. Images from parquet are
+            always float32, and depth is float32 in millimetres.
+        image_size: (H, W): pictures are resized to it as they are decoded, bilinear with
+            antialiasing: the pixels that torch's `interpolate(antialias=True)` or torchvision's
+            `v2.Resize` would make of them in uint8; depth to the nearest pixel.
         tolerance_s: how far an offset may be from a whole number of frames.
         cameras: video features to decode; None: all, []: none.
         num_workers: worker processes; 0: this process, with threads.
-        decode_threads: threads that decode, per process; None: as many as the rank has cores, of those that
-            it shares with the other ranks of its node.
-        decode_device: "cuda": decode video on the GPU (NVDEC), where batches then are; rows stay on the CPU.
-        device: copy batches to this device, beside whatever else runs on it; None: they stay where they were made.
+        decode_threads: threads that decode, per process; None: as many as the rank has cores, of
+            those that it shares with the other ranks of its node.
+        decode_device: "cuda": decode video on the GPU (NVDEC), where batches then are; rows stay on
+            the CPU.
+        device: copy batches to this device, beside whatever else runs on it; None: they stay where
+            they were made.
         pin_memory: pictures in page-locked memory, for fast copies to a GPU; None: if there is one.
         rank: the data-parallel rank; None: torch.distributed's, else the launcher's RANK, else 0.
         world_size: the number of data-parallel ranks, given together with `rank`.
-        max_world_size: R: every world size that divides it sees the same global batches; None: world_size.
+        max_world_size: R: every world size that divides it sees the same global batches; None:
+            world_size.
         drop_last: leave out the last, incomplete step; False: pad it where ranks need it.
-        memory_bytes: of episodes and open decoders in memory, over all workers of this rank; None: 2 GiB. What does
-            not fit is read again from where it lies; batches are the same.
-        frame_cache: "8GB", or bytes: pictures are kept as they go into batches (after `image_size`), in
-            memory that the ranks and workers of a node share, and following epochs copy them instead of
-            decoding. What does not fit is decoded as before; batches are the same.
+        memory_bytes: of episodes and open decoders in memory, over all workers of this rank; None:
+            2 GiB. What does not fit is read again from where it lies; batches are the same.
+        frame_cache: "8GB", or bytes: pictures are kept as they go into batches (after
+            `image_size`), in memory that the ranks and workers of a node share, and following
+            epochs copy them instead of decoding. What does not fit is decoded as before; batches
+            are the same.
         frame_cache_dir: keep them in this folder of a local disk instead, which outlives the run.
-        cache_dir: folder of this machine that keeps what was read of remote shards, shared by its ranks and workers;
-            None: nothing is kept. Bytes are found by content, so one folder serves any number of datasets.
+        cache_dir: folder of this machine that keeps what was read of remote shards, shared by its
+            ranks and workers; None: nothing is kept. Bytes are found by content, so one folder
+            serves any number of datasets.
         cache_bytes: that folder never holds more.
-        retry_seconds: how long a remote read is tried again without a new byte before it is an error.
-        on_error: "skip" replaces a damaged episode by the next one, warns and counts it. Storage that cannot be
-            reached is an error all the same.
+        retry_seconds: how long a remote read is tried again without a new byte before it is an
+            error.
+        on_error: "skip" replaces a damaged episode by the next one, warns and counts it. Storage
+            that cannot be reached is an error all the same.
         on_missing: what becomes of features that some rows have no value of, or some datasets of a
             mixture: "error"; "drop" leaves them out, as MultiLeRobotDataset does; "fill" puts zeros
             there (False, "", black), and a mask `<key>_is_missing` in all samples, (n,), or (n, T)
@@ -171,7 +183,8 @@ def make_loader(  # noqa: PLR0913 - keyword-only, grouped behind
 
     Raises:
         OptionError: an argument that cannot be used with this dataset.
-        MissingError, FormatError, VersionError, DamageError, StorageError: no usable dataset at `urls`.
+        MissingError, FormatError, VersionError, DamageError, StorageError: no usable dataset at
+            `urls`.
 
     Example:
         >>> loader = make_loader("my_dataset_shards", batch_size=8, seed=1)
@@ -184,7 +197,8 @@ def make_loader(  # noqa: PLR0913 - keyword-only, grouped behind
         raise OptionError(f"on_missing must be 'error' or 'drop' or 'fill', not {on_missing!r}")
     if max_workers is not None:
         warnings.warn(
-            "max_workers has no effect any more, leave it out: any number of workers sees the same batches",
+            "max_workers has no effect any more, leave it out: any number of workers sees the "
+            "same batches",
             DeprecationWarning,
             stacklevel=2,
         )
@@ -252,8 +266,9 @@ def make_loader(  # noqa: PLR0913 - keyword-only, grouped behind
     loader = make_of_snapshots(urls, config, snapshot)
     if len(loader) == 0:  # the first epoch has as many episodes as any, where they have weights
         warnings.warn(
-            f"the loader has no batch: {config.split.global_batch_size} samples a step (batch_size x world_size) are "
-            "more than the frames chosen, and drop_last=True leaves out what is incomplete",
+            f"the loader has no batch: {config.split.global_batch_size} samples a step "
+            "(batch_size x world_size) are more than the frames chosen, and drop_last=True leaves "
+            "out what is incomplete",
             UserWarning,
             stacklevel=2,
         )
@@ -267,8 +282,8 @@ def make_of_snapshots(
     if is_mixture(urls):
         if snapshot is not None:
             raise OptionError(
-                "snapshot= is of one dataset, and a mixture has several: give it to its part, as in "
-                "[Part(urls, weight, snapshot=...), ...]"
+                "snapshot= is of one dataset, and a mixture has several: give it to its part, as "
+                "in [Part(urls, weight, snapshot=...), ...]"
             )
         asked: Snapshots = tuple(part.snapshot for part in mixture_parts(urls))
     else:

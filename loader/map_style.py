@@ -1,4 +1,7 @@
-"""Map-style access: any sample by its number, without an order, an epoch or a state. For evaluation and looking."""
+"""Map-style access: any sample by its number, without an order, an epoch or a state.
+
+For evaluation and looking.
+"""
 
 import operator
 import os
@@ -62,12 +65,13 @@ def open_dataset(  # noqa: PLR0913 - keyword-only, the same names as make_loader
     retry_seconds: float = 120.0,
     on_missing: OnMissingByNumber = "none",
 ) -> "MapDataset":
-    """Open a dataset for access by number: `dataset[i]` is the sample that LeRobotDataset(...)[i] is.
+    """Open a dataset for access by number: `dataset[i]` is the sample that LeRobotDataset(...)[i]
+    is.
 
     Args are those of `make_loader`. For training that is faster: samples asked for at random here
     cost a read and a decode each. One more choice for values that rows lack is the default here:
-    `on_missing="none"` gives None for them, as LeRobot does. A `split` is that of a loader whose `seed` is 0, or
-    the one that it names.
+    `on_missing="none"` gives None for them, as LeRobot does. A `split` is that of a loader whose
+    `seed` is 0, or the one that it names.
 
     Args:
         urls: the dataset's root, one shard, a brace pattern, or a list of shards.
@@ -77,7 +81,8 @@ def open_dataset(  # noqa: PLR0913 - keyword-only, the same names as make_loader
 
     Raises:
         OptionError: an argument that cannot be used with this dataset.
-        MissingError, FormatError, VersionError, DamageError, StorageError: no usable dataset at `urls`.
+        MissingError, FormatError, VersionError, DamageError, StorageError: no usable dataset at
+            `urls`.
 
     Example:
         >>> dataset = open_dataset("my_dataset_shards", delta_timestamps={"action": [0.0, 0.1]})
@@ -113,10 +118,15 @@ def open_dataset(  # noqa: PLR0913 - keyword-only, the same names as make_loader
 
 
 class MapDataset(torch.utils.data.Dataset[Batch]):
-    """Samples by number, in dataset order. For any number of threads, which take turns; and processes."""
+    """Samples by number, in dataset order.
+
+    For any number of threads, which take turns; and processes.
+    """
 
     absolute_to_relative_idx: None = None
-    """LeRobot's trainer asks for it: the boundaries in `meta.episodes` are numbers of samples as they stand."""
+    """LeRobot's trainer asks for it: the boundaries in `meta.episodes` are numbers of samples as
+    they stand.
+    """
 
     def __init__(self, job: LoadJob) -> None:
         """Nothing is read before the first sample."""
@@ -134,7 +144,9 @@ class MapDataset(torch.utils.data.Dataset[Batch]):
 
     @property
     def meta(self) -> MapMeta:
-        """Features, stats, fps, tasks and camera keys of the dataset, and where each episode's samples lie."""
+        """Features, stats, fps, tasks and camera keys of the dataset, and where each episode's
+        samples lie.
+        """
         return self._meta
 
     @property
@@ -158,9 +170,11 @@ class MapDataset(torch.utils.data.Dataset[Batch]):
         return int(self._starts[-1])
 
     def __getitem__(self, number: int) -> Batch:
-        """The sample with this number, counted over the chosen episodes; negative ones from the end.
+        """The sample with this number, counted over the chosen episodes; negative ones from the
+        end.
 
-        Raises IndexError; DamageError, FormatError, MissingError, StorageError naming shard and episode.
+        Raises IndexError; DamageError, FormatError, MissingError, StorageError naming shard and
+        episode.
         """
         return self.__getitems__([number])[0]
 
@@ -172,19 +186,22 @@ class MapDataset(torch.utils.data.Dataset[Batch]):
     def rows(self, numbers: Sequence[int]) -> Batch:
         """Several samples as one batch without their pictures, so that nothing is decoded.
 
-        Key -> tensor (n, ...), or a list of n values: strings, or tensors with None among them where
-        values are missing.
+        Key -> tensor (n, ...), or a list of n values: strings, or tensors with None among them
+        where values are missing.
         """
         return self._load(numbers, with_pictures=False)
 
     def episode(self, episode_index: int) -> "EpisodeView":
-        """The samples of one episode, by its `episode_index`. Raises OptionError where it is not among the chosen."""
+        """The samples of one episode, by its `episode_index`.
+
+        Raises OptionError where it is not among the chosen.
+        """
         found = self._meta.episodes.episode_index
         place = int(np.searchsorted(found, operator.index(episode_index)))
         if place == len(found) or found[place] != episode_index:
             raise OptionError(
-                f"episode {episode_index} is not in the dataset (or not among the chosen episodes), which has "
-                f"{len(found)} episodes from {found[0]} to {found[-1]}"
+                f"episode {episode_index} is not in the dataset (or not among the chosen "
+                f"episodes), which has {len(found)} episodes from {found[0]} to {found[-1]}"
             )
         return EpisodeView(self, range(int(self._starts[place]), int(self._starts[place + 1])))
 

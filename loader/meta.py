@@ -50,7 +50,9 @@ class DatasetMeta:
 
     @cached_property
     def features(self) -> dict[str, dict[str, Json]]:
-        """Feature key -> dtype, shape, names, as in the source's info.json; a shape is a tuple, as in LeRobot."""
+        """Feature key -> dtype, shape, names, as in the source's info.json; a shape is a tuple, as
+        in LeRobot.
+        """
         return {
             key: spec | {"shape": tuple(spec["shape"])}
             if isinstance(spec.get("shape"), list)
@@ -60,7 +62,8 @@ class DatasetMeta:
 
     @cached_property
     def stats(self) -> Stats:
-        """Feature key -> min, max, mean, std, count and quantiles (q01, q10, q50, q90, q99) as arrays.
+        """Feature key -> min, max, mean, std, count and quantiles (q01, q10, q50, q90, q99) as
+        arrays.
 
         Of a loader those of its samples: exact ones of numbers, from the rows, and for pictures
         what the source says. They are found when they are first asked for, and kept. Where all of
@@ -76,7 +79,8 @@ class DatasetMeta:
 
     @cached_property
     def exact_stats(self) -> Stats:
-        """The same with all of numbers found in the rows, also where the source has statistics of its own.
+        """The same with all of numbers found in the rows, also where the source has statistics of
+        its own.
 
         Raises:
             DamageError, FormatError, MissingError, StorageError: rows that cannot be read.
@@ -92,7 +96,8 @@ class DatasetMeta:
         action: str = "action",
         state: str = "observation.state",
     ) -> Stats:
-        """Return `stats` for a policy of relative actions, in which the state is taken from each action of a window.
+        """Return `stats` for a policy of relative actions, in which the state is taken from each
+        action of a window.
 
         Windows are those of the loader's `delta_timestamps`; what they have outside of the episode
         is left out.

@@ -1,4 +1,6 @@
-"""What loads in one process: threads that read and decode, the episodes in memory, their budgets."""
+"""What loads in one process: threads that read and decode, the episodes in memory, their
+budgets.
+"""
 
 import ctypes
 from contextlib import suppress
@@ -21,7 +23,9 @@ from roboshard.loader.sources import ConcatDataset
 from roboshard.loader.stats import Counter
 
 LOCAL_READING = (2, 128 << 20)
-"""Threads that read ahead in each process, and bytes that they read ahead, over all workers of a rank."""
+"""Threads that read ahead in each process, and bytes that they read ahead, over all workers of a
+rank.
+"""
 REMOTE_READING = (16, 512 << 20)
 
 KEPT_FRACTION = 0.5
@@ -36,7 +40,9 @@ MAX_LOOK_BACK = 32
 """Pictures kept of each slice for the windows of coming steps; of wider windows none are."""
 
 EARLY_BYTES = 128 << 20
-"""Pictures kept until their step begins, over all workers of a rank; in uniform order, where that saves decoding."""
+"""Pictures kept until their step begins, over all workers of a rank; in uniform order, where that
+saves decoding.
+"""
 
 
 class Resources:
@@ -101,12 +107,16 @@ class Resources:
 
 
 def shared_bytes(job: LoadJob) -> int:
-    """How much memory the workers of a rank share for episodes that one of them has read: at most."""
+    """How much memory the workers of a rank share for episodes that one of them has read: at
+    most.
+    """
     return int(job.config.read.memory_bytes * SHARED_FRACTION)
 
 
 def return_freed_memory() -> None:
-    """Give the system what is free in the heaps: glibc has one per thread, and they would fill up in turn."""
+    """Give the system what is free in the heaps: glibc has one per thread, and they would fill up
+    in turn.
+    """
     with suppress(OSError, AttributeError):  # another C library
         ctypes.CDLL(None).malloc_trim(0)
 
@@ -120,7 +130,9 @@ def _early_bytes(job: LoadJob) -> int:
 
 
 def _look_back(job: LoadJob) -> dict[str, int]:
-    """Camera -> frames by which windows of neighbouring samples overlap, where those are loaded in a row."""
+    """Camera -> frames by which windows of neighbouring samples overlap, where those are loaded in
+    a row.
+    """
     windows = {key: np.atleast_2d(job.offsets[key]) for key in job.cameras if key in job.offsets}
     spans = {key: int(np.ptp(frames, axis=1).max()) for key, frames in windows.items()}
     return {
@@ -142,7 +154,9 @@ def _reading(job: LoadJob) -> tuple[int, int]:
 
 
 def _resident_episodes(job: LoadJob) -> int:
-    """Episodes to keep: the pools of this process's lanes, and one more each for the pool that follows."""
+    """Episodes to keep: the pools of this process's lanes, and one more each for the pool that
+    follows.
+    """
     split = job.config.split
     per_lane = [job.config.order.pool_episodes]
     if job.schedule is not None:

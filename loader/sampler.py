@@ -1,4 +1,6 @@
-"""The order of a loader for torch's DataLoader: batches of numbers of samples, for whoever keeps one."""
+"""The order of a loader for torch's DataLoader: batches of numbers of samples, for whoever keeps
+one.
+"""
 
 from collections.abc import Iterator
 

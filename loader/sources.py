@@ -59,7 +59,9 @@ class ConcatDataset:
         cameras: Sequence[str] | None = None,
         on_read: OnRead = ignore,
     ) -> Iterator[EpisodeData | RoboshardError]:
-        """Read episodes as `ShardedDataset` does; cameras that a dataset lacks are not asked of it."""
+        """Read episodes as `ShardedDataset` does; cameras that a dataset lacks are not asked of
+        it.
+        """
         for number, own in groupby(positions, lambda position: bisect_right(self._first, position)):
             source = self._sources[number - 1]
             known = None if cameras is None else source.own_cameras(cameras)

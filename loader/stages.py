@@ -1,4 +1,5 @@
-"""A chain of stages, each an iterator made of the one before it, joined by WebDataset's DataPipeline.
+"""A chain of stages, each an iterator made of the one before it, joined by WebDataset's
+DataPipeline.
 
 DataPipeline takes any callables. Here the type checker holds each stage's input against the output
 of the stage before it.
@@ -17,7 +18,8 @@ class Stages(Generic[Item]):
     """Stages in the order in which items pass through them; immutable.
 
     Example:
-        >>> doubled = Stages(lambda: iter(range(3))).then(lambda items: (2 * item for item in items))
+        >>> numbers = Stages(lambda: iter(range(3)))
+        >>> doubled = numbers.then(lambda items: (2 * item for item in items))
         >>> list(doubled.run())
         [0, 2, 4]
     """

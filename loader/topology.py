@@ -18,12 +18,15 @@ LAUNCHER_VARIABLES = (
 
 
 def resolve_rank(rank: int | None, world_size: int | None) -> tuple[int, int]:
-    """(rank, world size): as given, else torch.distributed's, else the launcher's variables, else (0, 1).
+    """(rank, world size): as given, else torch.distributed's, else the launcher's variables, else
+    (0, 1).
 
-    Under tensor or pipeline parallelism several processes share their data: pass the data-parallel rank.
+    Under tensor or pipeline parallelism several processes share their data: pass the data-parallel
+    rank.
 
     Raises:
-        OptionError: only one of the two is given, or the environment's are not numbers or lack the rank.
+        OptionError: only one of the two is given, or the environment's are not numbers or lack the
+            rank.
     """
     if (rank is None) != (world_size is None):
         raise OptionError("pass both rank and world_size, or neither")
@@ -37,8 +40,9 @@ def resolve_rank(rank: int | None, world_size: int | None) -> tuple[int, int]:
             return _numbers(names, found)
         if found[1] not in (None, "1"):
             raise OptionError(
-                f"{names[1]} is {found[1]} in the environment, but {names[0]} is not set, so this process's rank is "
-                "unknown: pass rank and world_size, or make the loader after torch.distributed is initialised"
+                f"{names[1]} is {found[1]} in the environment, but {names[0]} is not set, so this "
+                "process's rank is unknown: pass rank and world_size, or make the loader after "
+                "torch.distributed is initialised"
             )
     return 0, 1
 
@@ -54,7 +58,9 @@ def _numbers(names: tuple[str, str], values: tuple[str | None, ...]) -> tuple[in
 
 
 def worker() -> tuple[int, int]:
-    """(worker, number of workers) of this process under a torch DataLoader; (0, 1) in the main process."""
+    """(worker, number of workers) of this process under a torch DataLoader; (0, 1) in the main
+    process.
+    """
     info = torch.utils.data.get_worker_info()
     return (0, 1) if info is None else (info.id, info.num_workers)
 
@@ -76,7 +82,8 @@ def user_cache_folder() -> Path | None:
 
 
 def default_threads(num_workers: int) -> int:
-    """Return the decoding threads of one process: its rank's share of the node's cores, shared out over its workers.
+    """Return the decoding threads of one process: its rank's share of the node's cores, shared out
+    over its workers.
 
     Args:
         num_workers: Of the rank; 0: it loads by itself.
@@ -85,7 +92,10 @@ def default_threads(num_workers: int) -> int:
 
 
 def _own_cores() -> int:
-    """Cores for this rank. Ranks that a launcher has bound to cores of their own share them with nobody."""
+    """Cores for this rank.
+
+    Ranks that a launcher has bound to cores of their own share them with nobody.
+    """
     for name, cores_of_node in _LOCAL_RANKS.items():
         ranks = os.environ.get(name, "").partition("(")[0]  # SLURM: 8(x4) for four nodes of 8
         if ranks.isdecimal() and int(ranks) > 1:
@@ -112,4 +122,6 @@ _LOCAL_RANKS: dict[str, Callable[[], int]] = {
     "SLURM_STEP_TASKS_PER_NODE": _cores_of_slurm,  # srun
     "OMPI_COMM_WORLD_LOCAL_SIZE": lambda: os.cpu_count() or 1,  # mpirun
 }
-"""Variables of launchers that say how many ranks a node has, and how many cores these have together."""
+"""Variables of launchers that say how many ranks a node has, and how many cores these have
+together.
+"""

@@ -1,8 +1,8 @@
 """The shard format: the vocabulary that converter and loader share.
 
-Reading top-down: `schema` (the documents), `names`, `tar` and `rows` (what a shard is made of), `writer` and
-`reader` (a shard out, an episode in), `manifest` and `index` (what holds a dataset together), `rebuild`
-(deriving those again from bare tars).
+Reading top-down: `schema` (the documents), `names`, `tar` and `rows` (what a shard is made of),
+`writer` and `reader` (a shard out, an episode in), `manifest` and `index` (what holds a dataset
+together), `rebuild` (deriving those again from bare tars).
 """
 
 from roboshard.common.errors import (

@@ -1,4 +1,6 @@
-"""The numbers that features have in many rows, collected episode by episode, and their statistics."""
+"""The numbers that features have in many rows, collected episode by episode, and their
+statistics.
+"""
 
 import math
 import tempfile
@@ -14,11 +16,15 @@ from roboshard.shards.scalars import as_declared
 from roboshard.shards.statistics import WIDEST, Numbers, Stats, statistics_of
 
 IN_MEMORY = 256 << 20
-"""Bytes of a feature's numbers; more of them lie in a file without a name, which the system pages in and out."""
+"""Bytes of a feature's numbers; more of them lie in a file without a name, which the system pages
+in and out.
+"""
 
 
 def make_array(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Return an array that is still to be filled, in memory or, if it is large, in a temporary file."""
+    """Return an array that is still to be filled, in memory or, if it is large, in a temporary
+    file.
+    """
     if math.prod(shape) * dtype.itemsize <= IN_MEMORY:
         return np.empty(shape, dtype=dtype)
     with tempfile.TemporaryFile() as file:
@@ -108,7 +114,9 @@ def collect_table(collected: CollectedNumbers, table: pa.Table, dtypes: Mapping[
 
 
 def _loaded(values: pa.Array, dtype: str) -> NDArray[Any] | None:
-    """Return the values that are there as numbers, (rows, ...); None: they are none, or of several shapes."""
+    """Return the values that are there as numbers, (rows, ...); None: they are none, or of several
+    shapes.
+    """
     if isinstance(values.type, pa.ExtensionType):
         values = values.storage
     missing: Mask | None = missing_rows(values, dtype)

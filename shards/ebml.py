@@ -1,4 +1,6 @@
-"""EBML (RFC 8794): elements of Matroska files, their names as numbers, and how they are read and written."""
+"""EBML (RFC 8794): elements of Matroska files, their names as numbers, and how they are read and
+written.
+"""
 
 import struct
 from collections.abc import Iterator
@@ -81,7 +83,9 @@ def elements(data: Data, start: int, end: int) -> Iterator[Element]:
 def _number(
     data: Data, start: int, end: int, max_length: int, *, keep_marker: bool
 ) -> tuple[int, int]:
-    """Return a number of variable length (RFC 8794, 4) and where it ends; an ID keeps its marker."""
+    """Return a number of variable length (RFC 8794, 4) and where it ends; an ID keeps its
+    marker.
+    """
     if start >= end:
         raise ValueError("an element is cut off")
     first = data[start]

@@ -1,4 +1,6 @@
-"""The tasks of all episodes, as the index has them: arrays, since there may be a million of them."""
+"""The tasks of all episodes, as the index has them: arrays, since there may be a million of
+them.
+"""
 
 from collections.abc import Collection
 from dataclasses import dataclass

@@ -1,4 +1,6 @@
-"""What kinds of features a dataset has, read from the `features` of info.json. docs/format.md has them as a table."""
+"""What kinds of features a dataset has, read from the `features` of info.json. docs/format.md has
+them as a table.
+"""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -81,7 +83,9 @@ def shape_of(spec: Spec) -> tuple[int, ...] | None:
 
 
 def picture_shape(spec: Spec) -> tuple[int, int, int] | None:
-    """Return (height, width, channels) of a camera, whichever way round they are said; None: unknown."""
+    """Return (height, width, channels) of a camera, whichever way round they are said; None:
+    unknown.
+    """
     shape = shape_of(spec)
     if shape is None or len(shape) != 3:
         return None
@@ -101,7 +105,9 @@ def keys_of(features: Features, dtype: str) -> tuple[str, ...]:
 
 
 def is_depth(spec: Spec) -> bool:
-    """Whether a camera shows distances, by the marks that LeRobot's `LeRobotDatasetMetadata.depth_keys` looks for."""
+    """Whether a camera shows distances, by the marks that LeRobot's
+    `LeRobotDatasetMetadata.depth_keys` looks for.
+    """
     info, older = spec.get("info") or {}, spec.get("video_info") or {}
     marks = (
         info.get("is_depth_map"),
@@ -114,7 +120,8 @@ def is_depth(spec: Spec) -> bool:
 def depth_factor(spec: Spec) -> float:
     """What depth images, and statistics of depth cameras, are multiplied with to be in millimetres.
 
-    LeRobot (`convert_image_depth_units`, `rescale_depth_stats`) leaves those as they are whose unit is not recorded.
+    LeRobot (`convert_image_depth_units`, `rescale_depth_stats`) leaves those as they are whose unit
+    is not recorded.
     """
     in_metres = is_depth(spec) and (spec.get("info") or {}).get("depth_unit") == "m"
     return MM_PER_M if in_metres else 1.0
@@ -122,7 +129,10 @@ def depth_factor(spec: Spec) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class DepthScale:
-    """How a depth video's codes lie between two distances. Defaults are those of LeRobot's `DepthEncoderConfig`."""
+    """How a depth video's codes lie between two distances.
+
+    Defaults are those of LeRobot's `DepthEncoderConfig`.
+    """
 
     depth_min: float = 0.01
     """In metres, of the lowest code."""
@@ -135,7 +145,8 @@ class DepthScale:
 
     @classmethod
     def of(cls, spec: Spec) -> Self:
-        """Of a camera, from `video.depth_min`, … of its `info`; what is missing there has its default.
+        """Of a camera, from `video.depth_min`, … of its `info`; what is missing there has its
+        default.
 
         Raises:
             FormatError: values that no distance follows from.

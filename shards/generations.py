@@ -1,7 +1,7 @@
 """From the shards of a dataset to its manifests, generation by generation.
 
-The first is what the first conversion wrote, each other what an append did, in the order of their numbers. The shards
-of a generation carry its provenance.
+The first is what the first conversion wrote, each other what an append did, in the order of their
+numbers. The shards of a generation carry its provenance.
 """
 
 from collections.abc import Sequence
@@ -77,7 +77,8 @@ def generations_of(
         is_added = provenance.conversion.grows is not None and number in generation.planned
         if found and not is_added:
             raise FormatError(
-                f"{root / first.shard}: from another conversion than {parts[0][0].shard}; keep them apart"
+                f"{root / first.shard}: from another conversion than {parts[0][0].shard}; keep "
+                "them apart"
             )
         found.append(generation)
     return found
@@ -115,10 +116,11 @@ def derived_files(
 
 
 def _as_it_was(root: Path, later: Sequence[Generation], derived: _Dataset) -> _Dataset:
-    """Return the snapshot that the next generation was added to, if it lies there and is of these shards.
+    """Return the snapshot that the next generation was added to, if it lies there and is of these
+    shards.
 
-    Other versions of the libraries write an index in other bytes: then its fingerprint, which states name, would be
-    another one. Where it does not lie there, it is the derived one.
+    Other versions of the libraries write an index in other bytes: then its fingerprint, which
+    states name, would be another one. Where it does not lie there, it is the derived one.
     """
     grows = later[0].provenance.conversion.grows if later else None
     if grows is None or grows == derived.manifest.fingerprint:
@@ -158,5 +160,6 @@ def _check_follows(
 def _refuse_missing(root: Path, missing: Sequence[str], planned: int) -> None:
     if missing:
         raise MissingError(
-            f"{root}: {len(missing)} of {planned} shards are missing ({', '.join(missing[:3])}, …); {PARTIAL}"
+            f"{root}: {len(missing)} of {planned} shards are missing ({', '.join(missing[:3])}, "
+            f"…); {PARTIAL}"
         )

@@ -1,4 +1,6 @@
-"""What reading frames out of a compressed stream costs, in frames decoded, from where its keyframes are."""
+"""What reading frames out of a compressed stream costs, in frames decoded, from where its keyframes
+are.
+"""
 
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -22,7 +24,9 @@ def last_keyframe(keyframes: Sequence[int], frame: int) -> int:
 
 
 def lowest_later(ticks: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return for each packet, in decode order, the lowest time of those after it; the last has none."""
+    """Return for each packet, in decode order, the lowest time of those after it; the last has
+    none.
+    """
     later = np.append(ticks[1:], np.iinfo(np.int64).max)
     return np.minimum.accumulate(later[::-1])[::-1]
 
@@ -39,7 +43,8 @@ def mean_random_cost(keyframes: Sequence[int], num_frames: int) -> float:
 
 
 def decode_cost(frames: Sequence[int], keyframes: Sequence[int], last: int | None) -> int:
-    """Frames decoded for these, ascending, by a decoder that has shown frame `last` (None: that was just opened).
+    """Frames decoded for these, ascending, by a decoder that has shown frame `last` (None: that was
+    just opened).
 
     It goes on from where it is, or from the last keyframe before a frame if that is nearer.
     """

@@ -1,8 +1,8 @@
 """Images of the rows: which files are opened, how large they may be, and what pixels they hold.
 
-Pillow can open far more than datasets hold, and starts other programs for some of it. Here a file is
-opened by a list of formats, its size is known before it is decoded, and whatever Pillow raises becomes
-a FormatError.
+Pillow can open far more than datasets hold, and starts other programs for some of it. Here a file
+is opened by a list of formats, its size is known before it is decoded, and whatever Pillow raises
+becomes a FormatError.
 """
 
 import io
@@ -74,7 +74,9 @@ def most_pixels(spec: Spec) -> int:
 
 
 def check_image(data: bytes, most: int, where: str) -> None:
-    """Raise FormatError unless a file's header is that of an image that `read_image` would decode."""
+    """Raise FormatError unless a file's header is that of an image that `read_image` would
+    decode.
+    """
     with _pillow_errors(where), _opened(data, most, where):
         pass
 
@@ -138,7 +140,10 @@ def _opened(data: bytes, most: int, where: str) -> Iterator[Image.Image]:
 
 
 def _turned(image: Image.Image) -> Image.Image:
-    """The image upright. EXIF that cannot be read says nothing, and the picture is good all the same."""
+    """The image upright.
+
+    EXIF that cannot be read says nothing, and the picture is good all the same.
+    """
     try:
         method = _TURNED.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     except PILLOW_ERRORS:

@@ -1,4 +1,6 @@
-"""From what a user gives (a root, a brace pattern, a list of shard URLs) to a dataset root and its shards."""
+"""From what a user gives (a root, a brace pattern, a list of shard URLs) to a dataset root and its
+shards.
+"""
 
 import os
 import posixpath
@@ -28,11 +30,12 @@ Urls = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 def locate(urls: Urls) -> tuple[str, tuple[str, ...] | None]:
     """(root, shard names under it), names being None when a whole dataset is meant.
 
-    Accepts a dataset root, one shard URL, a brace pattern (`DST/shards/shard-{000000..000007}.tar`), or a list
-    of shard URLs or patterns of one dataset.
+    Accepts a dataset root, one shard URL, a brace pattern
+    (`DST/shards/shard-{000000..000007}.tar`), or a list of shard URLs or patterns of one dataset.
 
     Raises:
-        OptionError: nothing given, shards of several datasets, or a URL that is neither root nor shard.
+        OptionError: nothing given, shards of several datasets, or a URL that is neither root nor
+            shard.
     """
     given = [os.fspath(url) for url in ([urls] if isinstance(urls, str | os.PathLike) else urls)]
     expanded = [url for pattern in given for url in _expand(pattern)]
@@ -69,7 +72,9 @@ def _expand(pattern: str) -> list[str]:
 
 @dataclass
 class _Group:
-    """A brace group while it is read: what its alternatives so far, and the one being read, expand to."""
+    """A brace group while it is read: what its alternatives so far, and the one being read, expand
+    to.
+    """
 
     start: int
     before_comma: int = 0

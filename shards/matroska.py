@@ -1,8 +1,8 @@
 """The blocks of a Matroska file (RFC 9559), as arrays: where each packet lies and when it is shown.
 
-Read before any demuxer sees the file, which then finds nothing that was not found here: one track of video, its
-packets one to a block, as they are; and neither attachments nor chapters, compression, links to other files, or
-indices that lead elsewhere than to what is there.
+Read before any demuxer sees the file, which then finds nothing that was not found here: one track
+of video, its packets one to a block, as they are; and neither attachments nor chapters,
+compression, links to other files, or indices that lead elsewhere than to what is there.
 """
 
 import struct
@@ -73,8 +73,9 @@ class MatroskaFile:
     scale_ns: int
     """Nanoseconds per tick."""
     tables: SampleTables
-    """Of its blocks, in decode order. Its description is the track entry's body; times of decoding are not stored,
-    and those of showing stand for them."""
+    """Of its blocks, in decode order. Its description is the track entry's body; times of decoding
+    are not stored, and those of showing stand for them.
+    """
 
     def packet(self, data: Data, number: int) -> bytes:
         """Return a packet as its decoder takes it."""
@@ -82,7 +83,9 @@ class MatroskaFile:
         return self._head(size) + bytes(data[start : start + size])
 
     def packets(self, data: memoryview) -> tuple[memoryview, SampleTables]:
-        """Return where packets lie as their decoder takes them, and tables with their offsets there."""
+        """Return where packets lie as their decoder takes them, and tables with their offsets
+        there.
+        """
         if self.codec_id != PRORES:
             return data, self.tables
         whole = [self.packet(data, number) for number in range(len(self.tables.sizes))]

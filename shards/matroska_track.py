@@ -1,7 +1,9 @@
-"""How Matroska names a codec and what its decoder must know: the track entry of a file (RFC 9559, 5.1.4).
+"""How Matroska names a codec and what its decoder must know: the track entry of a file (RFC 9559,
+5.1.4).
 
-Pure functions over what FFmpeg says of a stream. The names are those of the Matroska codec specifications; what
-they have no name for goes under its four letters, as in AVI (`V_MS/VFW/FOURCC`).
+Pure functions over what FFmpeg says of a stream. The names are those of the Matroska codec
+specifications; what they have no name for goes under its four letters, as in AVI
+(`V_MS/VFW/FOURCC`).
 """
 
 import struct
@@ -32,7 +34,9 @@ _NAMES = {
     "rawvideo": UNCOMPRESSED,
 }
 _LENGTH_PREFIXED = ("h264", "hevc", "av1")
-"""Codecs whose packets are under their own name only if their configuration record says how they are framed."""
+"""Codecs whose packets are under their own name only if their configuration record says how they
+are framed.
+"""
 _RAW = {
     "yuv420p": b"I420",
     "yuv422p": b"Y42B",
@@ -137,7 +141,9 @@ def track_entry(stream: Stream, coding: Coding, frame_ns: int) -> bytes:
 
 
 def with_frame_duration(track: bytes, frame_ns: int) -> bytes:
-    """Return a track entry's body with another time from frame to frame, in nanoseconds; 0: without."""
+    """Return a track entry's body with another time from frame to frame, in nanoseconds; 0:
+    without.
+    """
     kept = [
         track[begin:end]
         for kind, begin, _, end in ebml.elements(track, 0, len(track))

@@ -12,8 +12,9 @@ APP = b"roboshard"
 MAX_CLUSTER_BYTES = 1 << 22
 MILLISECOND_NS = 1_000_000
 FINE_NS = 10_000
-"""Nanoseconds per tick where times are not whole milliseconds: off by 5 µs at most, and a cluster's blocks may
-still be 0.3 s apart."""
+"""Nanoseconds per tick where times are not whole milliseconds: off by 5 µs at most, and a cluster's
+blocks may still be 0.3 s apart.
+"""
 
 _FIRST, _LAST = -(1 << 15), (1 << 15) - 1
 _KEYFRAME = 0x80
@@ -21,7 +22,10 @@ _DOC_VERSION, _DOC_READ_VERSION = 4, 2
 
 
 class MatroskaWriter:
-    """Writes one file, packet by packet, to an open file that can seek. Call `finish` at the end."""
+    """Writes one file, packet by packet, to an open file that can seek.
+
+    Call `finish` at the end.
+    """
 
     def __init__(self, file: IO[bytes], track: bytes, *, scale_ns: int, frame_ns: int = 0) -> None:
         """Begin the file.
@@ -52,7 +56,9 @@ class MatroskaWriter:
         self._write(ebml.element(ebml.TRACKS, ebml.element(ebml.TRACK_ENTRY, track)))
 
     def add(self, payload: bytes | memoryview, tick: int, *, is_keyframe: bool) -> None:
-        """Add a packet that is shown at `tick`; packets come in the order in which they are decoded."""
+        """Add a packet that is shown at `tick`; packets come in the order in which they are
+        decoded.
+        """
         relative = tick - self._cluster_tick
         is_full = self._cluster_bytes + len(payload) > MAX_CLUSTER_BYTES
         if not self._cluster or is_keyframe or is_full or not _FIRST <= relative <= _LAST:

@@ -1,4 +1,6 @@
-"""Rows without a value: nulls, lists with nulls in them, and features that are declared and not stored."""
+"""Rows without a value: nulls, lists with nulls in them, and features that are declared and not
+stored.
+"""
 
 from collections.abc import Mapping
 

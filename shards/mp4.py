@@ -1,4 +1,5 @@
-"""The sample tables of an MP4 file (ISO/IEC 14496-12), as arrays: where each packet lies and when it is shown.
+"""The sample tables of an MP4 file (ISO/IEC 14496-12), as arrays: where each packet lies and when
+it is shown.
 
 Read at once with numpy, they say of a slice what a demuxer would say packet by packet.
 """
@@ -46,14 +47,17 @@ class SampleTables:
     is_sync: NDArray[np.bool_]
     """Marked as a keyframe."""
     description: bytes
-    """Of the samples: their codec and what its decoder must know; not their bit rate, which it need not."""
+    """Of the samples: their codec and what its decoder must know; not their bit rate, which it need
+    not.
+    """
     extradata: bytes
     """The description's box for the decoder of H.264, HEVC or AV1; empty for other codecs."""
     is_turned: bool
     """The track is to be turned or moved before it is shown."""
     quarter_turns: int
-    """How often frames are to be turned by 90 degrees counterclockwise, 0 to 3: as FFmpeg and torchcodec read the
-    track's matrix, which they take for a rotation."""
+    """How often frames are to be turned by 90 degrees counterclockwise, 0 to 3: as FFmpeg and
+    torchcodec read the track's matrix, which they take for a rotation.
+    """
 
     @property
     def ends(self) -> IntArray:
@@ -73,14 +77,16 @@ class SampleTables:
 def read_sample_tables(data: Data, num_samples: int | None = None) -> SampleTables:
     """Read the tables of an MP4 file that holds one track and neither edit list nor fragments.
 
-    Nothing is allocated for a count before it is known to fit: the file's length, MAX_SAMPLES, and `num_samples`.
+    Nothing is allocated for a count before it is known to fit: the file's length, MAX_SAMPLES, and
+    `num_samples`.
 
     Args:
         data: The whole file.
         num_samples: How many samples there must be; None: any number.
 
     Raises:
-        ValueError: The file holds something else, or tables that contradict each other or end too early.
+        ValueError: The file holds something else, or tables that contradict each other or end too
+            early.
     """
     try:
         boxes = _leaves(data)
@@ -144,7 +150,9 @@ def _boxes(data: Data, start: int, end: int) -> Iterator[tuple[bytes, Span]]:
 
 
 def _table(data: Data, span: Span, columns: int, most: int, dtype: str = ">i4") -> IntArray:
-    """(entries, columns) numbers of a table that begins with version, flags and the number of its entries."""
+    """(entries, columns) numbers of a table that begins with version, flags and the number of its
+    entries.
+    """
     (count,) = struct.unpack_from(">I", data, span[0] + 4)
     if count > most:
         raise ValueError(f"a table of {count} entries for {most} samples")
@@ -219,7 +227,8 @@ def _timescale(data: Data, span: Span) -> int:
 
 
 def _description(data: Data, span: Span) -> list[bytes]:
-    """The one sample entry (8.5.2): its codec and fields, then the boxes within it (12.1.3) with their types.
+    """The one sample entry (8.5.2): its codec and fields, then the boxes within it (12.1.3) with
+    their types.
 
     Without btrt, of which each file has its own.
     """

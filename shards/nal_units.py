@@ -3,11 +3,14 @@
 from collections.abc import Iterator
 
 LENGTH_AT = {"h264": 4, "hevc": 21}
-"""Which byte of a configuration record says, in its last two bits, how long a NAL unit's length is, less one."""
+"""Which byte of a configuration record says, in its last two bits, how long a NAL unit's length is,
+less one.
+"""
 
 
 def length_size_of(codec: str, extradata: bytes) -> int | None:
-    """Return how many bytes of a packet say a NAL unit's length (ISO/IEC 14496-15, 5.3.3.1 and 8.3.3.1).
+    """Return how many bytes of a packet say a NAL unit's length (ISO/IEC 14496-15, 5.3.3.1 and
+    8.3.3.1).
 
     None: the codec has no such units, or `extradata` is no configuration record.
     """

@@ -1,9 +1,10 @@
 """How large a parquet file becomes when it is read, told before it is read.
 
-A few kilobytes of parquet can stand for gigabytes: pages that decompress to anything, dictionaries of
-one long text that every row names, run lengths, prefixes that every value repeats. What the footer says
-of sizes is a claim, and readers allocate what the pages say. So the headers of all pages are walked here,
-and what they decode to is bounded from above; of dictionaries alone the content is looked at.
+A few kilobytes of parquet can stand for gigabytes: pages that decompress to anything, dictionaries
+of one long text that every row names, run lengths, prefixes that every value repeats. What the
+footer says of sizes is a claim, and readers allocate what the pages say. So the headers of all
+pages are walked here, and what they decode to is bounded from above; of dictionaries alone the
+content is looked at.
 """
 
 import struct
@@ -42,7 +43,8 @@ def decoded_limit(file_size: int) -> int:
 
 
 def check_source(file: Any, path: Path, what: str) -> None:
-    """Refuse a parquet file of a source of which a row group decodes to more than it may, or with too many rows.
+    """Refuse a parquet file of a source of which a row group decodes to more than it may, or with
+    too many rows.
 
     Args:
         file: a `pyarrow.parquet.ParquetFile` of `path`, of which only the footer has been read.
@@ -105,8 +107,9 @@ def _check_groups(file: Any, view: memoryview, what: str, groups: list[list[Colu
             total += _chunk_bytes(chunk, column, view, allowed)
             if total > allowed:
                 raise FormatError(
-                    f"{what}: {len(view)} bytes of parquet that decode to {total} or more (column {column.path!r}), "
-                    f"more than the {allowed} that are read; shorter episodes or fewer columns have room"
+                    f"{what}: {len(view)} bytes of parquet that decode to {total} or more (column "
+                    f"{column.path!r}), more than the {allowed} that are read; shorter episodes or "
+                    "fewer columns have room"
                 )
 
 
@@ -132,7 +135,9 @@ def _chunk_bytes(chunk: ColumnChunk, column: Any, view: memoryview, allowed: int
 
 
 def _longest(content: memoryview, size: int, codec: int) -> int:
-    """Bytes of the longest text of a dictionary page; the size of the page where that would be dear to know."""
+    """Bytes of the longest text of a dictionary page; the size of the page where that would be dear
+    to know.
+    """
     if size > MAX_DICTIONARY_BYTES:
         return size
     if codec == _UNCOMPRESSED:

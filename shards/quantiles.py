@@ -1,4 +1,5 @@
-"""Exact quantiles of more numbers than are held at once: they are gone through a few times, in pieces.
+"""Exact quantiles of more numbers than are held at once: they are gone through a few times, in
+pieces.
 
 Few numbers are sorted. Of many the bits are looked at: those of a floating-point number, turned
 round where it is negative, are a whole number that stands in the same order. The first pass counts
@@ -102,7 +103,9 @@ def _searched_at_places(
 
 
 def _count_digits(pieces: Pieces, beginnings: NDArray[Any], shift: int) -> NDArray[np.float64]:
-    """Return how often each digit comes next in numbers with these beginnings, (beginnings, digits)."""
+    """Return how often each digit comes next in numbers with these beginnings, (beginnings,
+    digits).
+    """
     counts = np.zeros(len(beginnings) * DIGITS)
     is_first = shift + DIGIT_BITS == beginnings.dtype.itemsize * 8
     for values, weights in pieces():

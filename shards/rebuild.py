@@ -49,12 +49,13 @@ MAX_SAMPLES_PER_SHARD = 1_000_000
 def rebuild(root: Path, *, partial_dataset: bool = False) -> DatasetManifest:
     """Write every shard manifest, the index and dataset.json of `root` again from its shards.
 
-    The result is byte for byte what the conversion wrote, as long as every shard is there and undamaged:
-    hashes are taken of what lies on disk now.
+    The result is byte for byte what the conversion wrote, as long as every shard is there and
+    undamaged: hashes are taken of what lies on disk now.
 
     Args:
         root: a local dataset folder.
-        partial_dataset: accept that shards of the conversion are missing, and make a smaller dataset.
+        partial_dataset: accept that shards of the conversion are missing, and make a smaller
+            dataset.
 
     Returns:
         What dataset.json says now.
@@ -221,6 +222,6 @@ def _check_episodes_once(root: Path, manifests: list[ShardManifest]) -> None:
             other = holders.setdefault(sample.episode_index, manifest.shard)
             if other != manifest.shard:
                 raise FormatError(
-                    f"{root / manifest.shard}: holds episode {sample.episode_index}, as {other} does: a shard "
-                    "that was copied under a second name; remove one"
+                    f"{root / manifest.shard}: holds episode {sample.episode_index}, as {other} "
+                    "does: a shard that was copied under a second name; remove one"
                 )

@@ -1,8 +1,8 @@
 """The tabular member of a sample: `<key>.parquet`, one row per frame, every column of the source.
 
-Two records travel in its key-value metadata, where parquet keeps such things: the episode's own row of the
-source's meta/episodes (statistics included), and, in the first sample of each shard, the provenance from which
-the manifests can be rebuilt.
+Two records travel in its key-value metadata, where parquet keeps such things: the episode's own row
+of the source's meta/episodes (statistics included), and, in the first sample of each shard, the
+provenance from which the manifests can be rebuilt.
 """
 
 from collections.abc import Sequence
@@ -38,7 +38,9 @@ def source_metadata(table: pa.Table) -> dict[bytes, bytes]:
 def encode_rows(
     table: pa.Table, episode: dict[str, jsonio.Json], provenance: Provenance | None
 ) -> bytes:
-    """One parquet file of one row group; the same bytes for the same table, `as_stored`, and pyarrow version."""
+    """One parquet file of one row group; the same bytes for the same table, `as_stored`, and
+    pyarrow version.
+    """
     metadata = dict(table.schema.metadata or {})
     metadata[EPISODE_METADATA] = jsonio.dump(episode).rstrip()
     if provenance is not None:
@@ -63,7 +65,8 @@ def decode_rows(
     """The table, or those of `columns` that it has.
 
     Raises:
-        FormatError: not parquet, not `num_rows` rows, or larger when decoded than `parquet_limits` allows.
+        FormatError: not parquet, not `num_rows` rows, or larger when decoded than `parquet_limits`
+            allows.
     """
     file = _open(data, what)
     metadata = file.metadata
@@ -92,10 +95,11 @@ def decode_rows(
 
 
 def as_stored(table: pa.Table) -> pa.Table:
-    """The table as a process sees it that knows no extension types, with metadata of columns in one order.
+    """The table as a process sees it that knows no extension types, with metadata of columns in one
+    order.
 
-    Whether Arrow shows a column as an extension type depends on what else the process has imported: Hugging Face
-    `datasets` registers its arrays of two and more dimensions.
+    Whether Arrow shows a column as an extension type depends on what else the process has imported:
+    Hugging Face `datasets` registers its arrays of two and more dimensions.
     """
     if all(_is_as_stored(field) for field in table.schema):
         return table

@@ -1,4 +1,6 @@
-"""One episode in a shard: which bytes of it are wanted, and what they are, once read and verified."""
+"""One episode in a shard: which bytes of it are wanted, and what they are, once read and
+verified.
+"""
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
@@ -87,7 +89,8 @@ def plan_sample(
 ) -> SampleRead:
     """Which bytes to read: the whole sample at once, or record, rows and the videos of `cameras`.
 
-    `suffixes` says which member a camera's video is likely to be; its record has the last word on that.
+    `suffixes` says which member a camera's video is likely to be; its record has the last word on
+    that.
 
     Raises:
         FormatError: the sample has no record or no rows.
@@ -173,8 +176,8 @@ def _record_of(data: memoryview, read: SampleRead) -> EpisodeRecord:
     sample = read.sample
     if (record.episode_index, record.length) != (sample.episode_index, sample.length):
         raise FormatError(
-            f"{read.where}: its record is of episode {record.episode_index} with {record.length} rows, "
-            f"the manifest's of {sample.episode_index} with {sample.length}"
+            f"{read.where}: its record is of episode {record.episode_index} with {record.length} "
+            f"rows, the manifest's of {sample.episode_index} with {sample.length}"
         )
     listed = set(_by_suffix(sample))
     expected = {RECORD_SUFFIX, ROWS_SUFFIX, *(camera.member for camera in record.cameras)}

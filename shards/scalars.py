@@ -1,4 +1,6 @@
-"""Numbers in a column of rows, of whichever type they are stored, and the types that they are loaded with."""
+"""Numbers in a column of rows, of whichever type they are stored, and the types that they are
+loaded with.
+"""
 
 from typing import Any
 
@@ -13,8 +15,8 @@ from roboshard.shards.missing import is_list
 def scalars(column: pa.ChunkedArray) -> NDArray[Any] | None:
     """(rows,) a column's numbers; None: it does not hold one number a row.
 
-    Whole numbers stay such; where there are rows without a value, they are NaN among float64. A list of one
-    number is a number, as in datasets that store features of shape (1,) so.
+    Whole numbers stay such; where there are rows without a value, they are NaN among float64. A
+    list of one number is a number, as in datasets that store features of shape (1,) so.
     """
     while is_list(column.type):
         column = _without_lists(column)
@@ -53,9 +55,11 @@ def loaded_type(dtype: str) -> type[np.generic]:
 
 
 def as_declared(values: NDArray[Any], dtype: str) -> NDArray[Any]:
-    """Return numbers with the type of their feature, whatever they are stored as: LeRobot casts them so.
+    """Return numbers with the type of their feature, whatever they are stored as: LeRobot casts
+    them so.
 
-    Then all episodes have the same type, and a batch cuts nothing off of one that is put beside another.
+    Then all episodes have the same type, and a batch cuts nothing off of one that is put beside
+    another.
 
     Raises:
         ValueError: what is no number, or not a number of that type; the text says which one.
@@ -71,7 +75,10 @@ def as_declared(values: NDArray[Any], dtype: str) -> NDArray[Any]:
 
 
 def value_problem(column: pa.ChunkedArray, dtype: str) -> str | None:
-    """Return why values cannot be loaded as a feature of numbers or strings; None: they can. Nulls are no problem."""
+    """Return why values cannot be loaded as a feature of numbers or strings; None: they can.
+
+    Nulls are no problem.
+    """
     kind = column.type
     if dtype == "string":
         return f"strings are stored as {kind}" if pa.types.is_nested(kind) else None

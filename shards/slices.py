@@ -1,8 +1,9 @@
-"""A camera's video slice: held against its record before a demuxer sees it, and opened in one way everywhere.
+"""A camera's video slice: held against its record before a demuxer sees it, and opened in one way
+everywhere.
 
-FFmpeg finds out by itself what it was given: bytes that are a playlist make it open files and URLs. So a slice is
-opened only after its own tables have been read here, as the format that it was written in, and for decoders of the
-codec that its record names.
+FFmpeg finds out by itself what it was given: bytes that are a playlist make it open files and URLs.
+So a slice is opened only after its own tables have been read here, as the format that it was
+written in, and for decoders of the codec that its record names.
 """
 
 import os
@@ -154,7 +155,8 @@ def check_codec(camera: CameraRecord) -> None:
     """Raise FormatError unless the record names a codec that slices may have."""
     if camera.codec not in DECODERS:
         raise FormatError(
-            f"its record names the codec {camera.codec!r:.40}, which is none of {', '.join(DECODERS)}"
+            f"its record names the codec {camera.codec!r:.40}, which is none of "
+            f"{', '.join(DECODERS)}"
         )
 
 

@@ -1,6 +1,7 @@
 """What a dataset was before it grew: which snapshot is meant, and its dataset.json.
 
-Snapshots are numbered as they came: 0 is the dataset as it was first converted, the last number is what it is now.
+Snapshots are numbered as they came: 0 is the dataset as it was first converted, the last number is
+what it is now.
 """
 
 from roboshard import storage
@@ -22,7 +23,8 @@ def parse_snapshot(text: str | None) -> SnapshotName | None:
 
 
 def snapshot_number(manifest: DatasetManifest, snapshot: SnapshotName, what: str) -> int:
-    """Return the number of the snapshot that is meant; that of the newest is how many there are before it.
+    """Return the number of the snapshot that is meant; that of the newest is how many there are
+    before it.
 
     Args:
         manifest: the dataset as it is now.
@@ -30,7 +32,8 @@ def snapshot_number(manifest: DatasetManifest, snapshot: SnapshotName, what: str
         what: the dataset, for messages.
 
     Raises:
-        OptionError: there is none of that number or fingerprint, or several whose fingerprints begin so.
+        OptionError: there is none of that number or fingerprint, or several whose fingerprints
+            begin so.
     """
     fingerprints = [*(entry.fingerprint for entry in manifest.snapshots), manifest.fingerprint]
     newest = len(fingerprints) - 1
@@ -38,17 +41,19 @@ def snapshot_number(manifest: DatasetManifest, snapshot: SnapshotName, what: str
         if 0 <= snapshot <= newest:
             return snapshot
         raise OptionError(
-            f"{what}: snapshot {snapshot} is not one of 0..{newest}, of which {newest} is the dataset as it is now"
+            f"{what}: snapshot {snapshot} is not one of 0..{newest}, of which {newest} is the "
+            "dataset as it is now"
         )
     if not isinstance(snapshot, str) or len(snapshot) < MIN_DIGITS:
         raise OptionError(
-            f"snapshot {snapshot!r:.100} must be a number, or a fingerprint of at least {MIN_DIGITS} digits"
+            f"snapshot {snapshot!r:.100} must be a number, or a fingerprint of at least "
+            f"{MIN_DIGITS} digits"
         )
     found = [i for i, each in enumerate(fingerprints) if each.startswith(snapshot.lower())]
     if len(found) != 1:
         raise OptionError(
-            f"{what}: {len(found)} snapshots have a fingerprint that begins with {snapshot!r:.100}; "
-            "`roboshard inspect` lists them"
+            f"{what}: {len(found)} snapshots have a fingerprint that begins with "
+            f"{snapshot!r:.100}; `roboshard inspect` lists them"
         )
     return found[0]
 
@@ -70,8 +75,8 @@ def load_snapshot(
 
     Raises:
         OptionError: there is no such snapshot.
-        MissingError, DamageError, FormatError, StorageError: its dataset.json cannot be read, or is not the one
-            that the dataset names.
+        MissingError, DamageError, FormatError, StorageError: its dataset.json cannot be read, or is
+            not the one that the dataset names.
     """
     what = storage.redacted(root)
     number = (

@@ -1,6 +1,8 @@
-"""Statistics of features: exact ones of numbers in rows, and those of pictures, mixed from statistics.
+"""Statistics of features: exact ones of numbers in rows, and those of pictures, mixed from
+statistics.
 
-Each is a dict of the names that LeRobot's stats.json has: min, max, mean, std, count, q01, q10, q50, q90 and q99.
+Each is a dict of the names that LeRobot's stats.json has: min, max, mean, std, count, q01, q10,
+q50, q90 and q99.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,10 +26,14 @@ QUANTILES = {"q01": 0.01, "q10": 0.10, "q50": 0.50, "q90": 0.90, "q99": 0.99}
 MOMENTS = ("min", "max", "mean", "std")
 NAMES = (*MOMENTS, "count", *QUANTILES)
 OF_EPISODES = "stats/"
-"""How columns of meta/episodes begin that hold an episode's statistics: stats/<feature key>/<name>."""
+"""How columns of meta/episodes begin that hold an episode's statistics: stats/<feature
+key>/<name>.
+"""
 
 WIDEST = 4096
-"""Numbers of a feature in one row: wider ones are pictures of a kind, whose statistics are the source's."""
+"""Numbers of a feature in one row: wider ones are pictures of a kind, whose statistics are the
+source's.
+"""
 PIECE = 1 << 20
 """Numbers that are looked at together."""
 STEPS = 1024
@@ -35,11 +41,13 @@ STEPS = 1024
 
 
 def number_keys(features: Features) -> tuple[str, ...]:
-    """Keys of the features of numbers, one or a list in each row: their statistics are those of the rows."""
+    """Keys of the features of numbers, one or a list in each row: their statistics are those of the
+    rows.
+    """
     return tuple(key for key, spec in features.items() if spec.get("dtype") in SCALAR_DTYPES)
 
 
-# -- Of numbers --------------------------------------------------------------------------------------------------
+# -- Of numbers ------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +63,9 @@ class Numbers:
     factor: float = 1.0
     """How often all of them count, times their weights."""
     num_own: int | None = None
-    """Numbers of a row that are no padding, where vectors of several lengths are padded; None: all."""
+    """Numbers of a row that are no padding, where vectors of several lengths are padded; None:
+    all.
+    """
 
     def has(self, number: int) -> bool:
         """Whether one of the numbers of a row is no padding."""
@@ -75,8 +85,8 @@ class Numbers:
 def statistics_of(parts: Sequence[Numbers]) -> FeatureStats:
     """Return the statistics of a feature over the rows of all parts, which agree in shape.
 
-    `count` is the number of rows, whatever they weigh. A number that is padding in some parts has the statistics
-    of the others.
+    `count` is the number of rows, whatever they weigh. A number that is padding in some parts has
+    the statistics of the others.
     """
     described = [
         describe(partial(_pieces_of, parts, number)) for number in range(len(parts[0].values))
@@ -130,11 +140,12 @@ def _weighted_sum(values: NDArray[np.float64], weights: NDArray[np.float64] | No
     return float(values.sum() if weights is None else (values * weights).sum())
 
 
-# -- Of statistics -----------------------------------------------------------------------------------------------
+# -- Of statistics ---------------------------------------------------------------------------------
 
 
 def row_stats(row: Mapping[str, Json]) -> Stats:
-    """Return the statistics in an episode's row of meta/episodes as arrays, of whatever was written there.
+    """Return the statistics in an episode's row of meta/episodes as arrays, of whatever was written
+    there.
 
     What is no array of numbers is left out.
     """

@@ -1,8 +1,9 @@
 """Tar archives as the format writes and scans them.
 
-Writing is deterministic: regular files, mode 0644, owner, group and time zero, PAX records only where a name
-or size does not fit the plain header. Scanning reads headers alone, in bounded memory, and believes nothing:
-regular files with plain names only; no links, folders, devices or GNU extensions.
+Writing is deterministic: regular files, mode 0644, owner, group and time zero, PAX records only
+where a name or size does not fit the plain header. Scanning reads headers alone, in bounded memory,
+and believes nothing: regular files with plain names only; no links, folders, devices or GNU
+extensions.
 """
 
 import tarfile
@@ -55,7 +56,8 @@ def member_header(name: str, size: int) -> bytes:
 
 
 def scan(read: ReadRange, size: int, what: str) -> Iterator[TarMember]:
-    """The members of a tar of `size` bytes in order; `read(offset, length)` gives its bytes, `what` names it.
+    """The members of a tar of `size` bytes in order; `read(offset, length)` gives its bytes, `what`
+    names it.
 
     Raises:
         FormatError: a member that is not a plainly named regular file, or a header that is none.

@@ -1,7 +1,7 @@
 """Thrift's compact protocol, in which parquet writes its metadata, read without trust.
 
-Nothing is allocated for what the bytes claim; every step stays within them. Arrow ends the process at
-some footers that contradict themselves, so that metadata is looked at here first.
+Nothing is allocated for what the bytes claim; every step stays within them. Arrow ends the process
+at some footers that contradict themselves, so that metadata is looked at here first.
 https://github.com/apache/thrift/blob/master/doc/specs/thrift-compact-protocol.md
 """
 
@@ -58,7 +58,9 @@ class CompactReader:
         return found
 
     def struct(self, depth: int = 0) -> dict[int, Any]:
-        """Return field number -> value of a struct of numbers and structs; other values are None."""
+        """Return field number -> value of a struct of numbers and structs; other values are
+        None.
+        """
         found: dict[int, Any] = {}
         for number, kind in self.fields():
             if kind == STRUCT and depth < _MAX_DEPTH:

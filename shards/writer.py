@@ -24,7 +24,9 @@ def crc_text(value: int) -> str:
 
 
 class ShardWriter:
-    """Writes one shard to an open file, sample by sample; checksums are taken of the bytes as they pass."""
+    """Writes one shard to an open file, sample by sample; checksums are taken of the bytes as they
+    pass.
+    """
 
     def __init__(self, file: IO[bytes], *, shard: str, conversion: str) -> None:
         """Start a shard named `shard` for the conversion with that id."""

@@ -1,4 +1,6 @@
-"""roboshard installs into an environment with today's LeRobot: it moves none of its packages, and works there."""
+"""roboshard installs into an environment with today's LeRobot: it moves none of its packages, and
+works there.
+"""
 
 from __future__ import annotations
 

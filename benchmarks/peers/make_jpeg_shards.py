@@ -1,4 +1,5 @@
-"""Make WebDataset shards with one JPEG per frame and camera, the usual way to put images into webdataset.
+"""Make WebDataset shards with one JPEG per frame and camera, the usual way to put images into
+webdataset.
 
     python benchmarks/peers/make_jpeg_shards.py --shards ROBOSHARD_DATASET --destination FOLDER
 

@@ -1,12 +1,13 @@
 """The limit: threads that decode whole slices in order with torchcodec and throw the frames away.
 
-Slices are read (and verified) from the shards before the warm-up and held in memory, at most `max_bytes` of
-them, so that the window holds no read; opening a decoder, which scans the slice, is inside. A thread has one
-(episode, camera) at a time and decodes it in chunks of 32 frames; threads take slices from one endless round
-over the dataset. A chunk counts when it is complete; its "batch" latency is how long it took.
+Slices are read (and verified) from the shards before the warm-up and held in memory, at most
+`max_bytes` of them, so that the window holds no read; opening a decoder, which scans the slice, is
+inside. A thread has one (episode, camera) at a time and decodes it in chunks of 32 frames; threads
+take slices from one endless round over the dataset. A chunk counts when it is complete; its "batch"
+latency is how long it took.
 
-Only frames that rows show are counted: where an episode begins between keyframes, those on the way to its first one
-are work of the limit too, but no output.
+Only frames that rows show are counted: where an episode begins between keyframes, those on the way
+to its first one are work of the limit too, but no output.
 """
 
 import itertools

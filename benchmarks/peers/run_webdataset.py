@@ -1,8 +1,9 @@
 """Contender: webdataset over shards of JPEG frames (make_jpeg_shards.py).
 
-Shards in random order, a shuffle buffer of 1000 undecoded samples; then as its documentation shows it:
-`decode("torchrgb8")` and `batched` in the worker processes. Or `tuned`: PIL straight to views of uint8 arrays,
-collated by torch. The stream repeats without an end, so that workers do not start again at each epoch.
+Shards in random order, a shuffle buffer of 1000 undecoded samples; then as its documentation shows
+it: `decode("torchrgb8")` and `batched` in the worker processes. Or `tuned`: PIL straight to views
+of uint8 arrays, collated by torch. The stream repeats without an end, so that workers do not start
+again at each epoch.
 """
 
 import io
@@ -50,7 +51,9 @@ class Renamer:
 
 
 class Decoder:
-    """A tar sample to tensors: frames (C, H, W) uint8, as a view of the decoded rows of pixels; rows from JSON."""
+    """A tar sample to tensors: frames (C, H, W) uint8, as a view of the decoded rows of pixels;
+    rows from JSON.
+    """
 
     def __init__(self, cameras: list[str]) -> None:
         """For these cameras."""

@@ -1,6 +1,8 @@
-"""Memory for the pictures of a batch: handed out as tensors, and used again when nobody holds them any more.
+"""Memory for the pictures of a batch: handed out as tensors, and used again when nobody holds them
+any more.
 
-Fresh memory costs a page fault every 4 KiB, which together take about as long as decoding the pictures.
+Fresh memory costs a page fault every 4 KiB, which together take about as long as decoding the
+pictures.
 """
 
 import mmap
@@ -18,7 +20,9 @@ from numpy.typing import NDArray
 TRIMMED_EVERY = 512
 """Loans after which buffers are given up that none of those loans needed."""
 FITS = 2
-"""A buffer serves requests down to this fraction of its size: the last batch of an epoch is smaller."""
+"""A buffer serves requests down to this fraction of its size: the last batch of an epoch is
+smaller.
+"""
 
 Buffer = NDArray[np.uint8]
 
@@ -27,7 +31,9 @@ class Buffers(Protocol):
     """Where the memory of batches comes from."""
 
     def lend(self, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
-        """A contiguous tensor with anything in it; its memory is the caller's until the last view of it is gone."""
+        """A contiguous tensor with anything in it; its memory is the caller's until the last view
+        of it is gone.
+        """
 
 
 class ReusedBuffers:
@@ -72,7 +78,8 @@ class ReusedBuffers:
 class PinnedBuffers:
     """Page-locked memory, from which copies to a GPU run beside the program.
 
-    torch keeps and reuses such memory by itself, and waits for copies out of it that are still under way.
+    torch keeps and reuses such memory by itself, and waits for copies out of it that are still
+    under way.
     """
 
     def lend(self, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
@@ -92,7 +99,9 @@ class DeviceBuffers:
 
 
 def _fresh(num_bytes: int) -> Buffer:
-    """Memory straight from the system: in the heap, its comings and goings would leave gaps that stay."""
+    """Memory straight from the system: in the heap, its comings and goings would leave gaps that
+    stay.
+    """
     memory = mmap.mmap(-1, max(1, num_bytes), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(mmap, "MADV_HUGEPAGE"):
         with suppress(OSError):  # a kernel without them
@@ -106,7 +115,8 @@ def size_in_bytes(shape: Sequence[int], dtype: torch.dtype) -> int:
 
 
 def lease_of(buffer: Buffer, shape: Sequence[int], dtype: torch.dtype) -> tuple[Any, torch.Tensor]:
-    """(lease, tensor) over the beginning of `buffer`: the lease lives until the tensor's last view is gone.
+    """(lease, tensor) over the beginning of `buffer`: the lease lives until the tensor's last view
+    is gone.
 
     The storage of a tensor made by torch.from_numpy holds the array it was made from.
     """

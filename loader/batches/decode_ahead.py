@@ -1,8 +1,9 @@
 """Stage: the pictures of the coming steps, decoded ahead.
 
-Two or more steps have memory and are decoded at once: the look-ahead. More steps are drawn and announced, but take no
-memory yet. In uniform order two frames of a GOP are rarely wanted within the look-ahead; of a GOP that is decoded
-what announced steps want of it is kept, as long as there is room for it, instead of being decoded again.
+Two or more steps have memory and are decoded at once: the look-ahead. More steps are drawn and
+announced, but take no memory yet. In uniform order two frames of a GOP are rarely wanted within the
+look-ahead; of a GOP that is decoded what announced steps want of it is kept, as long as there is
+room for it, instead of being decoded again.
 """
 
 import time
@@ -18,14 +19,18 @@ from roboshard.loader.samples.rows import Batch, WindowedStep
 from roboshard.loader.stats import Counter
 
 LOOK_AHEAD_BYTES = 512 << 20
-"""Of batches that are being decoded at once; two steps at least, so that no thread waits for a step's last frame."""
+"""Of batches that are being decoded at once; two steps at least, so that no thread waits for a
+step's last frame.
+"""
 LOOK_AHEAD_STEPS = (2, 8)
 ANNOUNCED_SAMPLES = 1024
 """In steps that are announced, where pictures are kept for them."""
 ANNOUNCED_STEPS = 32
 """At most."""
 DRAWN_AT_ONCE = 4
-"""Steps, between two batches, until so many are announced; before the first batch one, for it is waited for."""
+"""Steps, between two batches, until so many are announced; before the first batch one, for it is
+waited for.
+"""
 
 
 Again = Callable[[Draw, Collection[Any], RoboshardError], WindowedStep]
@@ -63,7 +68,8 @@ def decode_video(
             begun[0] = _complete(begun[0], threads, again)
             counter.spans.add("wait for pictures", started)
             most = look_ahead_steps(begun[0].num_bytes)
-            yield begun.popleft().batch()  # held by nobody here, so that its memory is free as the user lets go
+            # held by nobody here, so that its memory is free as the user lets go
+            yield begun.popleft().batch()
     finally:
         threads.close()
 
@@ -103,7 +109,9 @@ class Announced:
         self._most_at_once = min(DRAWN_AT_ONCE, 1 + self._most_at_once)
 
     def end(self) -> None:
-        """Raise what went wrong as the step after the last one was drawn: those before it have been loaded."""
+        """Raise what went wrong as the step after the last one was drawn: those before it have been
+        loaded.
+        """
         if self._failure is not None:
             raise self._failure
 

@@ -18,7 +18,8 @@ def transform_images(
     buffers: Buffers,
     on_sample: Callable[[int], None] | None = None,
 ) -> Batch:
-    """Apply the transform per sample and camera, to (C, H, W) or (T, C, H, W); it may work in place.
+    """Apply the transform per sample and camera, to (C, H, W) or (T, C, H, W); it may work in
+    place.
 
     Args:
         batch: of several samples.
@@ -46,7 +47,8 @@ def _joined(
     first = results[0]
     if not first.is_cpu or first.dim() < 3 or first.dtype == torch.bfloat16:
         return torch.stack(list(results))
-    # With the channels last in memory, as they usually are; NumPy copies without threads of its own.
+    # With the channels last in memory, as they usually are; NumPy copies without threads of its
+    # own.
     memory = buffers.lend((len(results), *first.movedim(-3, -1).shape), first.dtype)
     for target, result in zip(memory, results, strict=True):
         np.copyto(target.numpy(), result.detach().movedim(-3, -1).numpy())

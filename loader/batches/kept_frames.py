@@ -1,4 +1,6 @@
-"""Pictures that were decoded before their step had begun, as a source like the episodes that they are of."""
+"""Pictures that were decoded before their step had begun, as a source like the episodes that they
+are of.
+"""
 
 from collections.abc import Iterator, Sequence
 
@@ -6,7 +8,10 @@ from roboshard.loader.decoding.pictures import Picture
 
 
 class KeptFrames:
-    """Of one step: the frame of a picture is its place in the step. Each is given once, and held no longer."""
+    """Of one step: the frame of a picture is its place in the step.
+
+    Each is given once, and held no longer.
+    """
 
     def __init__(self, pictures: dict[str, dict[int, Picture]]) -> None:
         """Picture key -> place -> picture."""

@@ -15,7 +15,10 @@ from roboshard.loader.samples.rows import Batch, PictureKey, WindowedStep, check
 
 
 class PendingBatch:
-    """A step whose pictures are on their way. Before it has begun it takes no memory for its batch."""
+    """A step whose pictures are on their way.
+
+    Before it has begun it takes no memory for its batch.
+    """
 
     def __init__(self, step: WindowedStep, pictures: Sequence[PictureKey], as_float: bool) -> None:
         self.draw = step.draw
@@ -40,14 +43,20 @@ class PendingBatch:
         """Picture key -> place -> what came before it had begun."""
 
     def keep(self, key: str, place: int, picture: Picture) -> bool:
-        """Hold a picture, which must be a lasting one, until the step begins. False: it has begun, put it."""
+        """Hold a picture, which must be a lasting one, until the step begins.
+
+        False: it has begun, put it.
+        """
         with self._lock:
             if not self.has_begun:
                 self._early[key][place] = picture
             return not self.has_begun
 
     def begin(self) -> dict[str, dict[int, Picture]]:
-        """From now on pictures are put. Returns those that were kept, to be put as well: key -> place -> picture."""
+        """From now on pictures are put.
+
+        Returns those that were kept, to be put as well: key -> place -> picture.
+        """
         with self._lock:
             self.has_begun = True
             early, self._early = self._early, {}
@@ -94,10 +103,14 @@ class PendingBatch:
         return sum(tensor.nbytes for tensor in self._tensors.values())
 
     def batch(self) -> Batch:
-        """Rows and pictures (n, C, H, W) or (n, T, C, H, W); in memory the channels stay last, as decoded."""
+        """Rows and pictures (n, C, H, W) or (n, T, C, H, W); in memory the channels stay last, as
+        decoded.
+        """
         return self.values | {key: self._tensors[key].movedim(-1, -3) for key in self._shapes}
 
 
 def _is_whole(picture: Any) -> bool:
-    """Whether a picture holds whole numbers that are no levels of brightness: an image of mode I."""
+    """Whether a picture holds whole numbers that are no levels of brightness: an image of mode
+    I.
+    """
     return bool(picture.dtype == np.int32)

@@ -1,8 +1,9 @@
-"""The random numbers of a user's transforms: the same for the same place of the order, whoever makes the batch.
+"""The random numbers of a user's transforms: the same for the same place of the order, whoever
+makes the batch.
 
-Transforms draw from the global generators of torch, Python and NumPy, torchvision's from torch's alone. For the
-time of a call these are seeded from what the numbers are for, and then are given back as they were, so that the
-program's own numbers go on as if nothing had been drawn.
+Transforms draw from the global generators of torch, Python and NumPy, torchvision's from torch's
+alone. For the time of a call these are seeded from what the numbers are for, and then are given
+back as they were, so that the program's own numbers go on as if nothing had been drawn.
 """
 
 import random
@@ -18,7 +19,9 @@ from roboshard.common.permute import derive_key
 GLOBAL: Any = np.random  # whose stubs do not have all that is there
 
 Reseed = Callable[[str, int], None]
-"""Begins the numbers of a purpose ("images", "batch") for the sample at a place of the step's global batch."""
+"""Begins the numbers of a purpose ("images", "batch") for the sample at a place of the step's
+global batch.
+"""
 
 
 class TransformGenerators:
@@ -76,7 +79,9 @@ class TransformGenerators:
 
 @contextmanager
 def _numpy_kept() -> Iterator[None]:
-    """Keep NumPy's global generator, of whatever kind a program has put there, while another is in its place."""
+    """Keep NumPy's global generator, of whatever kind a program has put there, while another is in
+    its place.
+    """
     kind = GLOBAL.get_bit_generator()
     if isinstance(kind, np.random.MT19937):
         state = np.random.get_state(legacy=False)

@@ -1,7 +1,8 @@
 """How long a thread of the user's program keeps the interpreter's lock while others decode.
 
-Decoding threads ask for the lock a few times a frame, for microseconds each. A program that computes in Python keeps
-it for 5 ms at a time unless told otherwise (`sys.setswitchinterval`), and all but stops them.
+Decoding threads ask for the lock a few times a frame, for microseconds each. A program that
+computes in Python keeps it for 5 ms at a time unless told otherwise (`sys.setswitchinterval`), and
+all but stops them.
 """
 
 import sys
@@ -11,7 +12,9 @@ TURN_S = 0.001
 
 
 class ShortTurns:
-    """A millisecond at a time from the first `begin` to the last `end`, unless the user has set less."""
+    """A millisecond at a time from the first `begin` to the last `end`, unless the user has set
+    less.
+    """
 
     def __init__(self) -> None:
         self._lock = Lock()
@@ -30,7 +33,9 @@ class ShortTurns:
                 self._ours = sys.getswitchinterval()  # whole microseconds
 
     def end(self) -> None:
-        """One less decodes; what was set before comes back, unless somebody has set something else meanwhile."""
+        """One less decodes; what was set before comes back, unless somebody has set something else
+        meanwhile.
+        """
         with self._lock:
             self._users -= 1
             if self._users == 0 and self._before is not None:

@@ -1,6 +1,7 @@
 """How torchcodec makes RGB of a frame, and LeRobot with it: what else makes RGB here does the same.
 
-It is decided by what a frame is, not by what decoded it, so that all frames of a slice are converted in one way.
+It is decided by what a frame is, not by what decoded it, so that all frames of a slice are
+converted in one way.
 """
 
 import io
@@ -15,13 +16,16 @@ from numpy.typing import NDArray
 from roboshard.loader.decoding.torchcodec_module import torchcodec
 
 INTERPOLATIONS = {"BICUBIC": 4, "BILINEAR": 2}
-"""Ways of filling in colors where a frame has fewer of them than pixels: PyAV's name -> libswscale's flag. The first
-is that of torchcodec's newer releases, the second of older ones."""
+"""Ways of filling in colors where a frame has fewer of them than pixels: PyAV's name ->
+libswscale's flag. The first is that of torchcodec's newer releases, the second of older ones.
+"""
 
 UNSPECIFIED, FULL_RANGE = 0, 2
 """Of FFmpeg's `AVColorRange`."""
 RGB_MATRIX = 0
-"""Of FFmpeg's `AVColorSpace`. Where torchcodec calls libswscale itself, that took it for BT.709 up to FFmpeg 7."""
+"""Of FFmpeg's `AVColorSpace`. Where torchcodec calls libswscale itself, that took it for BT.709 up
+to FFmpeg 7.
+"""
 
 _WITHOUT = ("yuv420p", "yuvj420p", "yuva420p", "yuv422p", "yuvj422p")
 """Formats of which frames of even height are converted without such a choice."""
@@ -39,7 +43,9 @@ def is_direct_call(width: int, is_turned: bool) -> bool:
 
 
 def interpolation_for(pixel_format: str, height: int) -> str:
-    """Return the interpolation for frames of a pixel format and height; torchcodec is loaded if it matters."""
+    """Return the interpolation for frames of a pixel format and height; torchcodec is loaded if it
+    matters.
+    """
     if pixel_format in _WITHOUT and not height % 2:
         return next(iter(INTERPOLATIONS))
     return interpolation()
@@ -47,7 +53,9 @@ def interpolation_for(pixel_format: str, height: int) -> str:
 
 @cache
 def interpolation() -> str:
-    """Return the interpolation of the torchcodec that is installed, by what it makes of a small video."""
+    """Return the interpolation of the torchcodec that is installed, by what it makes of a small
+    video.
+    """
     first, *_ = INTERPOLATIONS
     decoders = torchcodec()
     if decoders is None:
@@ -86,12 +94,16 @@ def reformatted(frame: av.VideoFrame, name: str, quarter_turns: int = 0) -> NDAr
 _FULL = ("yuvj", "gray", "ya")
 """How formats begin that imply the full range."""
 _KNOWN = (1, 2, 4, 5, 6, 7, 9)
-"""Matrices, as FFmpeg's `AVColorSpace` numbers them, that libswscale knows; it takes others for BT.601."""
+"""Matrices, as FFmpeg's `AVColorSpace` numbers them, that libswscale knows; it takes others for
+BT.601.
+"""
 _ALIKE = {10: 9}
 """BT.2020 with constant luminance, which it takes for that without."""
 _MAJOR = int(av.__version__.split(".")[0])
 _OTHER = {Colorspace.ITU709: Colorspace.ITU601}
-"""PyAV 15 tells libswscale matrix and range only where the target's differ, which RGB does not have."""
+"""PyAV 15 tells libswscale matrix and range only where the target's differ, which RGB does not
+have.
+"""
 _ONE_THREAD = {"threads": 1} if _MAJOR >= 17 else {}
 """For PyAV's conversions, which since version 17 start threads of their own for each picture."""
 

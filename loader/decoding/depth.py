@@ -19,8 +19,9 @@ MAX_MM = float(np.iinfo(np.uint16).max)
 def millimetres(scale: DepthScale) -> NDArray[np.float32]:
     """(4096,) float32: what each code stands for, whole millimetres.
 
-    The arithmetic is that of LeRobot's `dequantize_depth` (lerobot/datasets/depth_utils.py) for tensors with
-    `output_unit="mm"`, in the same order and in float32, so that the values are equal to the bit.
+    The arithmetic is that of LeRobot's `dequantize_depth` (lerobot/datasets/depth_utils.py) for
+    tensors with `output_unit="mm"`, in the same order and in float32, so that the values are equal
+    to the bit.
     """
     step = (scale.end - scale.start) / (NUM_CODES - 1)
     depth = torch.arange(NUM_CODES, dtype=torch.float32).mul_(step).add_(scale.start)
@@ -38,7 +39,9 @@ def depth_pixels(frame: av.VideoFrame, scale: DepthScale) -> NDArray[np.float32]
 
 
 def _codes(frame: av.VideoFrame) -> NDArray[np.uint16]:
-    """(H, W) as stored; of a frame in another format, as FFmpeg converts it, which LeRobot asks for too."""
+    """(H, W) as stored; of a frame in another format, as FFmpeg converts it, which LeRobot asks for
+    too.
+    """
     plane: Any = frame.reformat(format=PIXEL_FORMAT).planes[0]
     rows = np.frombuffer(plane, dtype="<u2").reshape(-1, plane.line_size // 2)
     return rows[: frame.height, : frame.width]

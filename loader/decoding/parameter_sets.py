@@ -1,9 +1,10 @@
 """Which parameter sets are in force where decoding begins.
 
-A decoder of H.264 or HEVC keeps the parameter sets that it has seen, whatever it is told to forget, and packets may
-carry sets of their own: a file joined from several encodes does. So a GOP is decoded as if its slice had been decoded
-up to there only by a decoder that has seen the same sets, and no others. An AV1 decoder forgets its sequence header,
-which a keyframe may leave to an earlier one.
+A decoder of H.264 or HEVC keeps the parameter sets that it has seen, whatever it is told to forget,
+and packets may carry sets of their own: a file joined from several encodes does. So a GOP is
+decoded as if its slice had been decoded up to there only by a decoder that has seen the same sets,
+and no others. An AV1 decoder forgets its sequence header, which a keyframe may leave to an earlier
+one.
 """
 
 from collections import defaultdict
@@ -21,14 +22,18 @@ MAX_UNITS = 4096
 MAX_SETS_BYTES = 1 << 16
 """Of the sets that lead up to a GOP; of an encoder's there are some hundred."""
 MAX_HEADER = 64
-"""Bytes of a sequence header that is looked for in all keyframes at once; encoders write about a dozen."""
+"""Bytes of a sequence header that is looked for in all keyframes at once; encoders write about a
+dozen.
+"""
 
 _H264_SETS, _H264_SEI = (7, 8, 13, 15), 6
 _HEVC_SETS = (32, 33, 34)
 _H264_PPS, _HEVC_PPS = 8, 34
 _AV1_SEQUENCE_HEADER, _AV1_TEMPORAL_DELIMITER = 1, 2
 _X264_BUILD = b"x264 - core "
-"""Begins a message by which FFmpeg knows an encoder's faults, and decodes 4:4:4 as that encoder meant it."""
+"""Begins a message by which FFmpeg knows an encoder's faults, and decodes 4:4:4 as that encoder
+meant it.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +41,9 @@ class Start:
     """What a decoder must have seen before a GOP's first packet."""
 
     sets: bytes = b""
-    """Parameter sets beyond those of the sample description, in decode order, as they stand in packets."""
+    """Parameter sets beyond those of the sample description, in decode order, as they stand in
+    packets.
+    """
     is_led: bool = False
     """The first packet lacks some of them: they are to be fed before it."""
     is_final: bool = True
@@ -200,7 +207,9 @@ def _av1_starts(
 
 
 def _sequence_header(packet: memoryview) -> bytes:
-    """The sequence header of a packet, which comes before its frames (AV1 5.3, 7.5); empty: it has none."""
+    """The sequence header of a packet, which comes before its frames (AV1 5.3, 7.5); empty: it has
+    none.
+    """
     position = 0
     try:
         while True:

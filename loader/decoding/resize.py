@@ -1,4 +1,6 @@
-"""Pictures at another size than they were stored in: as if they were resized after loading, only sooner."""
+"""Pictures at another size than they were stored in: as if they were resized after loading, only
+sooner.
+"""
 
 from typing import Any
 
@@ -12,9 +14,10 @@ from roboshard.loader.decoding.rgb import DecodedFrame
 class ResizedPicture:
     """A picture of brightness at another size: made where it goes to, when it goes there.
 
-    Bilinear with antialiasing, to the byte what `torch.nn.functional.interpolate(mode="bilinear", antialias=True)`
-    makes of the whole picture, and hence torchvision's `v2.Resize`; but for pictures one pixel wide, which torch 2.13
-    gets wrong in bytes.
+    Bilinear with antialiasing, to the byte what
+    `torch.nn.functional.interpolate(mode="bilinear", antialias=True)` makes of the whole picture,
+    and hence torchvision's `v2.Resize`; but for pictures one pixel wide, which torch 2.13 gets
+    wrong in bytes.
     """
 
     dtype = np.dtype(np.uint8)
@@ -50,14 +53,18 @@ class ResizedPicture:
 
 
 def resize_in_floats(picture: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """(H, W, C) uint8 at another size (H, W), by the same filter; on GPUs torch has it for floats only."""
+    """(H, W, C) uint8 at another size (H, W), by the same filter; on GPUs torch has it for floats
+    only.
+    """
     whole = _batched(picture).to(torch.float32)
     resized = torch.nn.functional.interpolate(whole, size=size, mode="bilinear", antialias=True)
     return resized.round_().clamp_(0, 255).to(torch.uint8)[0].movedim(0, -1)
 
 
 def nearest(pixels: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
-    """Pixels (H, W, ...) at another size (H, W), each the nearest one: between two depths there may be nothing."""
+    """Pixels (H, W, ...) at another size (H, W), each the nearest one: between two depths there may
+    be nothing.
+    """
     rows, columns = (
         ((np.arange(wanted) + 0.5) * had / wanted).astype(np.int64)
         for wanted, had in zip(size, pixels.shape[:2], strict=True)

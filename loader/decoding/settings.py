@@ -20,7 +20,9 @@ class PictureSettings:
     device: str = "cpu"
     """Where video is decoded."""
     look_back: Mapping[str, int] = field(default_factory=dict)
-    """Camera -> how many frames before its last one a slice will be asked for again, where that is known."""
+    """Camera -> how many frames before its last one a slice will be asked for again, where that is
+    known.
+    """
     kept: KeptDecoders = field(default_factory=partial(KeptDecoders, MAX_KEPT_BYTES))
     """Decoders that stay where they are in their slices."""
     codecs: Codecs = field(default_factory=Codecs)

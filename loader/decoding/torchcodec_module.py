@@ -12,10 +12,11 @@ def torchcodec() -> Any:
         from torchcodec import decoders  # noqa: PLC0415 - its absence is an answer, not an error
     except (ImportError, RuntimeError, OSError) as error:
         warnings.warn(
-            "torchcodec cannot be loaded, so the colors of this video may differ by some levels from those that"
-            " LeRobot gives with it, and no GPU decodes. It needs FFmpeg's shared libraries (Debian and Ubuntu:"
-            " apt-get install ffmpeg) and to be the release for the installed torch (as 0.4 for torch 2.7,"
-            f" 0.10 for torch 2.10). The reason was: {str(error).splitlines()[0]}",
+            "torchcodec cannot be loaded, so the colors of this video may differ by some levels "
+            "from those that LeRobot gives with it, and no GPU decodes. It needs FFmpeg's shared "
+            "libraries (Debian and Ubuntu: apt-get install ffmpeg) and to be the release for the "
+            "installed torch (as 0.4 for torch 2.7, 0.10 for torch 2.10). The reason was: "
+            f"{str(error).splitlines()[0]}",
             RuntimeWarning,
             stacklevel=2,
         )

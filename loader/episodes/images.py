@@ -40,9 +40,9 @@ class ImageFiles:
     def pixels(self, row: int) -> Pixels:
         """Return the picture of a row.
 
-        It is (H, W, C): uint8 levels; float32 of depth and of 16-bit and floating-point files; int32
-        of files of 32-bit integers. Zeros for a row without an image, as large as the first image of the
-        episode.
+        It is (H, W, C): uint8 levels; float32 of depth and of 16-bit and floating-point files;
+        int32 of files of 32-bit integers. Zeros for a row without an image, as large as the first
+        image of the episode.
 
         Raises:
             FormatError: what is no image, or is too large for its feature.
@@ -54,7 +54,9 @@ class ImageFiles:
         return pixels if self._depth_factor is None else _depth(pixels, self._depth_factor)
 
     def check(self) -> None:
-        """Raise FormatError for a file whose header is not that of an image, or of too large a one."""
+        """Raise FormatError for a file whose header is not that of an image, or of too large a
+        one.
+        """
         for row, file in enumerate(self._files):
             if file is not None:
                 check_image(file, self._most, f"{self._where}, row {row}")
@@ -72,7 +74,8 @@ class ImageFiles:
         shape = picture_shape(self._spec)
         if shape is None:
             raise FormatError(
-                f"{self._where}: no row has an image, and its shape {self._spec.get('shape')} says no "
+                f"{self._where}: no row has an image, and its shape {self._spec.get('shape')} says "
+                "no "
                 'size: leave it out with on_missing="drop"'
             )
         if is_depth(self._spec):

@@ -1,7 +1,7 @@
 """The last pictures that a slice has shown, kept because the next steps' windows look back at them.
 
-Played forward, an episode's windows overlap from step to step. Without this, each step would go back to the keyframe
-before its first frame and decode from there.
+Played forward, an episode's windows overlap from step to step. Without this, each step would go
+back to the keyframe before its first frame and decode from there.
 """
 
 from collections.abc import Iterable, Sequence
@@ -14,7 +14,10 @@ from roboshard.loader.decoding.pictures import Picture, copy_picture
 
 
 class LookBackFrames:
-    """The last `capacity` pictures of one slice, copied into memory that is used again. For one thread at a time."""
+    """The last `capacity` pictures of one slice, copied into memory that is used again.
+
+    For one thread at a time.
+    """
 
     def __init__(self, capacity: int) -> None:
         """Nothing is taken up before the first picture."""

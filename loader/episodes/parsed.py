@@ -20,14 +20,18 @@ from roboshard.storage.stored import StoredRange
 
 @dataclass(frozen=True, kw_only=True)
 class Membership:
-    """What an episode must know of what it is loaded with: other datasets, values that rows may lack."""
+    """What an episode must know of what it is loaded with: other datasets, values that rows may
+    lack.
+    """
 
     dataset: int | None = None
     """Which of the mixture's datasets it is of; None: there is but one dataset."""
     missing: Features = field(default_factory=dict)
     """Features of the mixture that its dataset lacks, and that are filled with zeros."""
     optional: tuple[str, ...] = ()
-    """Features with a mask `<key>_is_missing`: some dataset of the mixture lacks them, or some row."""
+    """Features with a mask `<key>_is_missing`: some dataset of the mixture lacks them, or some
+    row.
+    """
     nullable: tuple[str, ...] = ()
     """Those of them whose values single rows may lack: masks of windows say it of each row."""
     is_lenient: bool = False
@@ -68,7 +72,9 @@ class ParsedEpisode:
 
     @property
     def is_whole(self) -> bool:
-        """Whether an episode can be made of it without reading: nothing is left out but what lies in files."""
+        """Whether an episode can be made of it without reading: nothing is left out but what lies
+        in files.
+        """
         cameras = self.cameras.values()
         return not self.images and all(camera.key in self.stored for camera in cameras)
 
@@ -145,7 +151,9 @@ def _missing(key: str, where: str, number: int, *, is_stored: bool) -> FormatErr
 
 
 def _check_numbers(columns: Mapping[str, Column], where: str) -> None:
-    """Raise FormatError where a column that says which row it is does not hold one number in each."""
+    """Raise FormatError where a column that says which row it is does not hold one number in
+    each.
+    """
     for key in ROW_NUMBERS:
         column = columns.get(key)
         if column is not None and not (

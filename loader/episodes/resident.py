@@ -13,7 +13,8 @@ MAX_REMEMBERED = 1 << 16
 class ResidentEpisodes:
     """Episodes by position, least recently used first. For one thread.
 
-    What is dropped for lack of room can be read again: so the budget decides how fast it goes, and nothing else.
+    What is dropped for lack of room can be read again: so the budget decides how fast it goes, and
+    nothing else.
     """
 
     def __init__(self, most: int, max_bytes: int, counter: Counter) -> None:

@@ -1,4 +1,5 @@
-"""The numbers of an episode's rows side by side: what all columns hold of a row is fetched in one go.
+"""The numbers of an episode's rows side by side: what all columns hold of a row is fetched in one
+go.
 
 A step draws from about as many episodes as it has samples. Column by column it would take each
 row's values one by one; so they lie together, row by row, and are told apart in the batch.
@@ -43,7 +44,9 @@ class Layout(dict[str, Field]):
     """Feature key -> where its values lie. Those of equal specs are one object: see `layout_of`."""
 
     def __init__(self, specs: Specs) -> None:
-        """Lay out features, one after the other, those of wide numbers first: so all are aligned."""
+        """Lay out features, one after the other, those of wide numbers first: so all are
+        aligned.
+        """
         self.specs = specs
         self.num_bytes = 0
         for key, name, shape in sorted(specs, key=lambda spec: -np.dtype(spec[1]).itemsize):

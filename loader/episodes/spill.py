@@ -1,4 +1,6 @@
-"""Images of rows in a file without a name, where memory would be full of them: read back when they are decoded."""
+"""Images of rows in a file without a name, where memory would be full of them: read back when they
+are decoded.
+"""
 
 import os
 import tempfile
@@ -16,7 +18,10 @@ SMALL_BYTES = 1 << 16
 
 
 class SpilledFiles(Sequence[bytes | None]):
-    """The files of an episode's images, of which only their places are in memory. For any number of threads."""
+    """The files of an episode's images, of which only their places are in memory.
+
+    For any number of threads.
+    """
 
     def __init__(self, descriptor: int, ends: Sequence[int], is_there: Sequence[bool]) -> None:
         """Files lie one after the other, the first one from `ends[0]` to `ends[1]`."""
@@ -46,7 +51,10 @@ class SpilledFiles(Sequence[bytes | None]):
 
 
 class SpillStore:
-    """Where a process keeps images of rows. The file has no name: it is gone with the process, however that ends."""
+    """Where a process keeps images of rows.
+
+    The file has no name: it is gone with the process, however that ends.
+    """
 
     def __init__(self) -> None:
         """Nothing is written yet."""
@@ -108,7 +116,10 @@ class SpillStore:
             return self._end - length
 
     def _release(self, offset: int, length: int) -> None:
-        """Let a place be written over. It may be called wherever the garbage collector runs: no lock is taken."""
+        """Let a place be written over.
+
+        It may be called wherever the garbage collector runs: no lock is taken.
+        """
         self._released.append((offset, length))
 
     def _add_gap(self, offset: int, length: int) -> None:

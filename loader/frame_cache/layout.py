@@ -1,8 +1,9 @@
-"""Which pictures a frame cache keeps, and where each of them lies: pure functions of data and options.
+"""Which pictures a frame cache keeps, and where each of them lies: pure functions of data and
+options.
 
 A camera of a dataset has one store, in which the picture of every row has a place. The places are
-the same whatever is selected and however much is kept: so runs with other selections or budgets, and
-ranks and workers, find each other's pictures.
+the same whatever is selected and however much is kept: so runs with other selections or budgets,
+and ranks and workers, find each other's pictures.
 """
 
 import hashlib
@@ -182,8 +183,8 @@ def made_by() -> dict[str, str]:
 def _ranks(source: Source) -> NDArray[np.uint64]:
     """Return of each episode that is loaded where it comes in the order of keeping.
 
-    It depends on nothing but dataset and episode: what a smaller budget or selection keeps, a larger
-    one keeps too, as far as it fits.
+    It depends on nothing but dataset and episode: what a smaller budget or selection keeps, a
+    larger one keeps too, as far as it fits.
     """
     key = derive_key(f"frame cache {source.dataset.manifest.fingerprint}")
     ranks = random_integers(len(source.dataset.index), key)

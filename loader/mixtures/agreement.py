@@ -63,9 +63,9 @@ def agreed_features(
             + "; ".join(
                 f"{key!r} is missing from {', '.join(names)}" for key, names in lacking.items()
             )
-            + '. on_missing="drop" loads only what all have; on_missing="fill" fills with zeros and adds a mask '
-            "<key>_is_missing; cameras= can leave cameras out, and Part(rename=) gives features that are the "
-            "same one key"
+            + '. on_missing="drop" loads only what all have; on_missing="fill" fills with zeros '
+            "and adds a mask <key>_is_missing; cameras= can leave cameras out, and Part(rename=) "
+            "gives features that are the same one key"
         )
     kept = {
         key: union[key]
@@ -83,8 +83,8 @@ def agreed_features(
                 f"{kind} {list(shape)} in {name}" for name, (kind, shape) in kinds.items()
             )
             raise OptionError(
-                f"the datasets of a mixture must agree in dtype and shape of {key!r}, which is {shown}"
-                + _remedy(key, list(kinds.values()))
+                f"the datasets of a mixture must agree in dtype and shape of {key!r}, which is "
+                f"{shown}" + _remedy(key, list(kinds.values()))
             )
     return kept
 
@@ -176,13 +176,15 @@ def _side_by_side(
     if len(set(lengths.values())) > 1:
         told = ", ".join(f"{length} in {name}" for name, length in lengths.items())
         raise OptionError(
-            f"delta_timestamps: the windows of {key!r} have different lengths, {told}: a batch needs one length"
+            f"delta_timestamps: the windows of {key!r} have different lengths, {told}: a batch "
+            "needs one length"
         )
     for own, features, name in zip(found, loaded, where, strict=True):
         if key in features and key not in own:
             raise OptionError(
-                f"delta_timestamps: {key!r} has a window in {next(iter(lengths))} and none in {name}: give it one of "
-                f"as many offsets there, or one for all in make_loader(delta_timestamps=)"
+                f"delta_timestamps: {key!r} has a window in {next(iter(lengths))} and none in "
+                f"{name}: give it one of as many offsets there, or one for all in "
+                "make_loader(delta_timestamps=)"
             )
     none = np.zeros(next(iter(lengths.values()), 1), dtype=np.int64)
     return np.stack([own.get(key, none) for own in found])

@@ -1,4 +1,6 @@
-"""From a mixture as users write it, `[(urls, weight), ...]`, to what there is to load of each dataset."""
+"""From a mixture as users write it, `[(urls, weight), ...]`, to what there is to load of each
+dataset.
+"""
 
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -62,7 +64,8 @@ def make_mixture_job(
 
     Raises:
         OptionError: weights, options or datasets that do not go together, with what to do.
-        MissingError, FormatError, VersionError, DamageError, StorageError: a dataset that is not usable.
+        MissingError, FormatError, VersionError, DamageError, StorageError: a dataset that is not
+            usable.
     """
     members = mixture_parts(mixture)
     if snapshots is not None:
@@ -136,18 +139,22 @@ def mixture_parts(mixture: Mixture) -> list[Part]:
     """Return the parts of a mixture. Raises OptionError where one is none."""
     if not all(map(_is_weighted, mixture)):
         raise OptionError(
-            "a mixture is a list of pairs (urls, weight), each with a weight that is a number, or of Parts"
+            "a mixture is a list of pairs (urls, weight), each with a weight that is a number, or "
+            "of Parts"
         )
     return [entry if isinstance(entry, Part) else Part(*entry) for entry in mixture]
 
 
 def _frames(given: Sequence[Weight], parts: Sequence[_OpenPart]) -> list[int]:
-    """The frames of each part that are samples. Raises OptionError where some parts have numbers."""
+    """The frames of each part that are samples.
+
+    Raises OptionError where some parts have numbers.
+    """
     frames = [OwnEpochs(part.source.episodes).average for part in parts]
     if not all(weight == BY_FRAMES for weight in given):
         raise OptionError(
-            f'weight="frames" is for all parts of a mixture or for none, not {given!r:.200}: their datasets have '
-            f"{frames} frames that are samples, which can be given as numbers"
+            f'weight="frames" is for all parts of a mixture or for none, not {given!r:.200}: '
+            f"their datasets have {frames} frames that are samples, which can be given as numbers"
         )
     return frames
 
@@ -164,7 +171,8 @@ def _shares(given: Sequence[Weight]) -> tuple[int, ...]:
     parts = shares(weights)
     if min(parts) < 1:
         raise OptionError(
-            f"weights {weights}: one is less than 1/{MAX_PERIOD} of all, which is never drawn; leave it out"
+            f"weights {weights}: one is less than 1/{MAX_PERIOD} of all, which is never drawn; "
+            "leave it out"
         )
     return parts
 
@@ -178,13 +186,15 @@ def _check_selection(of_all: SelectionConfig) -> None:
         given.append("episode_weights")
     if given:
         raise OptionError(
-            f"{given[0]}= chooses from one dataset, and a mixture has several: give it to its part, as in "
-            f"[Part(urls, weight, {given[0]}=...), ...]"
+            f"{given[0]}= chooses from one dataset, and a mixture has several: give it to its "
+            f"part, as in [Part(urls, weight, {given[0]}=...), ...]"
         )
 
 
 def _opened(members: Sequence[Part], config: LoaderConfig) -> list[_OpenPart]:
-    """Open the datasets, each with its own selection, and name the one that a wrong option is of."""
+    """Open the datasets, each with its own selection, and name the one that a wrong option is
+    of.
+    """
     opened = []
     shards = carried_out(
         [partial(open_shards, part.urls, config, part.snapshot) for part in members]
@@ -213,8 +223,8 @@ def _open_part(source: Source, part: Part, where: str, sample: SampleConfig) -> 
     for key in part.delta_timestamps or ():
         if key not in features:
             raise OptionError(
-                f"{where}: delta_timestamps of the Part: {key!r} is not a feature that is loaded of it; it has "
-                f"{sorted(features)}"
+                f"{where}: delta_timestamps of the Part: {key!r} is not a feature that is loaded "
+                f"of it; it has {sorted(features)}"
             )
     stored = under(keys, manifest.features)
     return _OpenPart(

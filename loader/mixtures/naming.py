@@ -32,12 +32,13 @@ def sample_keys(features: Features, rename: Rename | None, where: str) -> dict[s
     for own, key in rename.items():
         if own != key and own in ROW_NUMBERS:
             raise OptionError(
-                f"{where}: rename: {own!r} says which row a sample is of, under this name in every dataset: "
-                "leave it out of rename="
+                f"{where}: rename: {own!r} says which row a sample is of, under this name in every "
+                "dataset: leave it out of rename="
             )
         if own != key and key in (*ROW_NUMBERS, *MADE):
             raise OptionError(
-                f"{where}: rename gives {own!r} the key {key!r}, which is the loader's own: choose another one"
+                f"{where}: rename gives {own!r} the key {key!r}, which is the loader's own: choose "
+                "another one"
             )
     renamed = {own: rename.get(own, own) for own in features}
     taken: dict[str, list[str]] = defaultdict(list)
@@ -47,8 +48,8 @@ def sample_keys(features: Features, rename: Rename | None, where: str) -> dict[s
     for key, owners in taken.items():
         if len(owners) > 1:
             raise OptionError(
-                f"{where}: rename gives {' and '.join(map(repr, owners))} the same key {key!r}: rename the other "
-                "one too, or leave it out with None in the place of its key"
+                f"{where}: rename gives {' and '.join(map(repr, owners))} the same key {key!r}: "
+                "rename the other one too, or leave it out with None in the place of its key"
             )
     return {own: key for own, key in renamed.items() if key is not None}
 

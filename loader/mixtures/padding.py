@@ -25,8 +25,8 @@ def check_padding(pad_to: Mapping[str, int], known: Collection[str]) -> None:
             )
         if f"{key}{DIM_MASK}" in known:
             raise OptionError(
-                f"pad_to: {key!r} would have the mask '{key}{DIM_MASK}', which is the name of a feature: give that "
-                "one another name with Part(rename=...)"
+                f"pad_to: {key!r} would have the mask '{key}{DIM_MASK}', which is the name of a "
+                "feature: give that one another name with Part(rename=...)"
             )
 
 
@@ -70,12 +70,13 @@ def _padded(spec: Spec, width: int, where: str) -> Spec:
     own = width_of(spec)
     if own is None:
         raise OptionError(
-            f"{where} has dtype {spec.get('dtype')} and shape {spec.get('shape')}: only vectors of numbers are "
-            "padded, so leave it out of pad_to="
+            f"{where} has dtype {spec.get('dtype')} and shape {spec.get('shape')}: only vectors of "
+            "numbers are padded, so leave it out of pad_to="
         )
     if own > width:
         raise OptionError(
-            f"{where} has {own} numbers, more than the {width} that it is to be padded to: give {own} or more"
+            f"{where} has {own} numbers, more than the {width} that it is to be padded to: give "
+            f"{own} or more"
         )
     return spec if own == width else {**spec, "shape": [width], "names": None}
 

@@ -26,8 +26,8 @@ Rename = Mapping[str, str | None]
 class Part:
     """A dataset of a mixture: `make_loader([Part("a", 0.7, split=("train", 0.02)), ("b", 0.3)])`.
 
-    A plain pair (urls, weight) is a part of which all is loaded. What `make_loader` says of all parts holds where
-    the part says nothing.
+    A plain pair (urls, weight) is a part of which all is loaded. What `make_loader` says of all
+    parts holds where the part says nothing.
     """
 
     urls: Urls
@@ -57,12 +57,13 @@ class Part:
     def __post_init__(self) -> None:
         if not (self.rename is None or _are_names(self.rename)):
             raise OptionError(
-                f'rename must be a dict such as {{"observation.image": "observation.images.top"}}, or with None in '
-                f"the place of a key that is left out, not {self.rename!r:.200}"
+                'rename must be a dict such as {"observation.image": "observation.images.top"}, '
+                f"or with None in the place of a key that is left out, not {self.rename!r:.200}"
             )
         if not isinstance(self.delta_timestamps, Mapping | None):
             raise OptionError(
-                f"delta_timestamps of a Part must be a dict of windows in seconds, not {self.delta_timestamps!r:.100}"
+                "delta_timestamps of a Part must be a dict of windows in seconds, not "
+                f"{self.delta_timestamps!r:.100}"
             )
 
     def selection(self, of_all: SelectionConfig) -> SelectionConfig:

@@ -17,7 +17,9 @@ IntArray = NDArray[np.int64]
 
 @dataclass(frozen=True, kw_only=True)
 class KeptRanges:
-    """The rows used of episodes of which only ranges of rows are: all ranges end to end, episode by episode."""
+    """The rows used of episodes of which only ranges of rows are: all ranges end to end, episode by
+    episode.
+    """
 
     first_row: IntArray
     """(num_ranges,) first row of each range, within its episode."""
@@ -36,7 +38,9 @@ class KeptRanges:
 
 @dataclass(frozen=True, kw_only=True)
 class Episodes:
-    """Episodes and their frames: arrays of shape (num_episodes,), in dataset order; every episode has a frame."""
+    """Episodes and their frames: arrays of shape (num_episodes,), in dataset order; every episode
+    has a frame.
+    """
 
     position: IntArray
     """Position in the dataset's episode index."""
@@ -56,14 +60,17 @@ class Episodes:
         return len(self.position)
 
     def rows(self, episode: IntArray, within: IntArray) -> IntArray:
-        """Return the rows of used frames: number `within` of the episode at place `episode`, for each pair."""
+        """Return the rows of used frames: number `within` of the episode at place `episode`, for
+        each pair.
+        """
         if self.kept is not None:
             return self.kept.rows(episode, within)
         rows: IntArray = self.first_row[episode] + within
         return rows
 
     def nearest_used(self, place: int, rows: IntArray) -> IntArray:
-        """Return, for each of `rows`, the last row used at or before it; before the first one, that one.
+        """Return, for each of `rows`, the last row used at or before it; before the first one, that
+        one.
 
         Args:
             place: of an episode in these arrays.
@@ -75,13 +82,17 @@ class Episodes:
         return nearest
 
     def in_epoch(self, epoch: int) -> "Episodes":
-        """Return the episodes of one epoch, each as often as it comes, those that come twice side by side."""
+        """Return the episodes of one epoch, each as often as it comes, those that come twice side
+        by side.
+        """
         if self.repeats is None:
             return self
         return self.take(np.repeat(np.arange(len(self)), self.repeats.in_epoch(epoch)))
 
     def take(self, places: IntArray) -> "Episodes":
-        """Return the episodes at places in these arrays, each once an epoch for each time that it is named."""
+        """Return the episodes at places in these arrays, each once an epoch for each time that it
+        is named.
+        """
         kept = self.kept
         if kept is not None:
             kept = replace(kept, episode_start=kept.episode_start[places])

@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from roboshard.common.permute import derive_key, permute_each, random_integers_each
 
 SWEEP_CHUNK = 2
-"""Frames that the longest episode of a pool gives at a time; shorter ones give less, in proportion."""
+"""Frames that the longest episode of a pool gives at a time; shorter ones give less, in
+proportion.
+"""
 
 IntArray = NDArray[np.int64]
 
@@ -58,7 +60,8 @@ def sweep(places: IntArray, group: IntArray, pools: Sequence[Pool]) -> IntArray:
 
     Each episode starts at a random phase and wraps around once. A pool is played in rounds; in
     each, every
-    episode gives a short chunk, as long as its share of the pool, and the chunks come in a random order.
+    episode gives a short chunk, as long as its share of the pool, and the chunks come in a random
+    order.
 
     Args:
         places: (n,) places in a pool's order.

@@ -1,4 +1,6 @@
-"""Which epoch of its own each sample of a mixture's dataset is of, where epochs may differ in length."""
+"""Which epoch of its own each sample of a mixture's dataset is of, where epochs may differ in
+length.
+"""
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -14,7 +16,10 @@ KEPT_STARTS = 64
 
 
 class OwnEpochs:
-    """The epochs of a dataset laid end to end. An epoch may be empty, where all weights are fractions."""
+    """The epochs of a dataset laid end to end.
+
+    An epoch may be empty, where all weights are fractions.
+    """
 
     def __init__(self, episodes: Episodes) -> None:
         """Count the frames of episodes that come as often as their weights say."""
@@ -24,7 +29,9 @@ class OwnEpochs:
         self.is_even = repeats is None
         """Whether all epochs have as many frames."""
         self.average = self._num_frames
-        """Frames of an epoch, rounded up: over many epochs, and of each where there are no weights."""
+        """Frames of an epoch, rounded up: over many epochs, and of each where there are no
+        weights.
+        """
         if repeats is not None:
             weights = repeats.numerator / repeats.denominator
             self.average = max(1, int(np.ceil((episodes.num_rows * weights).sum())))
@@ -51,7 +58,9 @@ class OwnEpochs:
         return epoch, number - self.start(epoch)
 
     def _epoch(self, number: int) -> int:
-        """The last epoch that begins at or before a sample: by bisection, from where it would be on average."""
+        """The last epoch that begins at or before a sample: by bisection, from where it would be on
+        average.
+        """
         if self.is_even:
             return number // self._num_frames
         low = high = number // self.average

@@ -1,10 +1,11 @@
-"""How often an episode comes in each epoch, where that is not once: arithmetic on the episode and the epoch.
+"""How often an episode comes in each epoch, where that is not once: arithmetic on the episode and
+the epoch.
 
-A weight is a fraction n/d. An episode comes floor(((e + 1) n + p) / d) - floor((e n + p) / d) times in epoch e: n
-times in any d epochs in a row, and in any other number of them as often as that says, give or take one. Its phase p
-(0 .. d-1) shifts when it comes. Phases are dealt out so that epochs are about equal: among episodes of one weight, in
-a keyed random order, each goes on where the one before it leaves off, so that each epoch has its share of them, give
-or take one.
+A weight is a fraction n/d. An episode comes floor(((e + 1) n + p) / d) - floor((e n + p) / d) times
+in epoch e: n times in any d epochs in a row, and in any other number of them as often as that says,
+give or take one. Its phase p (0 .. d-1) shifts when it comes. Phases are dealt out so that epochs
+are about equal: among episodes of one weight, in a keyed random order, each goes on where the one
+before it leaves off, so that each epoch has its share of them, give or take one.
 """
 
 from dataclasses import dataclass
@@ -18,7 +19,9 @@ MAX_DENOMINATOR = 1 << 16
 """d is never larger: weights that no such fraction is equal to are a little less or more."""
 MAX_WEIGHT = 1 << 16
 EXACT = 1e-9
-"""A weight within this share of a fraction is meant to be it, and the shortest such fraction is taken."""
+"""A weight within this share of a fraction is meant to be it, and the shortest such fraction is
+taken.
+"""
 UNIT = 1 << 20
 """Phases are passed on from weight to weight in parts of this."""
 
@@ -49,7 +52,9 @@ class Repeats:
 
 
 def make_repeats(weights: FloatArray, seed: int) -> Repeats | None:
-    """Return when episodes of these weights (0 to MAX_WEIGHT) come; None: each of them once an epoch."""
+    """Return when episodes of these weights (0 to MAX_WEIGHT) come; None: each of them once an
+    epoch.
+    """
     numerator, denominator = fractions(weights)
     if np.all(numerator == denominator):
         return None
@@ -60,8 +65,9 @@ def make_repeats(weights: FloatArray, seed: int) -> Repeats | None:
 def fractions(weights: FloatArray) -> tuple[IntArray, IntArray]:
     """Return weights as numerators and denominators: 0.1 and 1/3 become 1/10 and 1/3.
 
-    Each is the first convergent of the weight's continued fraction that is equal to it but for rounding, or
-    else the last one that MAX_DENOMINATOR admits, which is off by less than 1/MAX_DENOMINATOR.
+    Each is the first convergent of the weight's continued fraction that is equal to it but for
+    rounding, or else the last one that MAX_DENOMINATOR admits, which is off by less than
+    1/MAX_DENOMINATOR.
     """
     rest = np.asarray(weights, dtype=np.float64).copy()
     before = np.ones(len(rest), dtype=np.int64), np.zeros(len(rest), dtype=np.int64)
@@ -89,15 +95,18 @@ def fractions(weights: FloatArray) -> tuple[IntArray, IntArray]:
 
 
 def _phases(numerator: IntArray, denominator: IntArray, seed: int) -> IntArray:
-    """Return the phases: episodes by weight, and by chance among equals, take their turns one after the other."""
+    """Return the phases: episodes by weight, and by chance among equals, take their turns one after
+    the other.
+    """
     count = len(numerator)
     chance = permute(np.arange(count, dtype=np.int64), count, derive_key("repeats", seed))
     order = np.lexsort((chance, denominator, numerator))
     n, d = numerator[order], denominator[order]
     begins = np.flatnonzero(np.r_[True, (np.diff(n) != 0) | (np.diff(d) != 0)])
     sizes = np.diff(np.r_[begins, count])
-    # Where the weights of all episodes before a group add up to, in parts of UNIT; 1 - 1/UNIT at the beginning, so
-    # that the first epoch has as many episodes as all weights add up to, rounded up.
+    # Where the weights of all episodes before a group add up to, in parts of UNIT; 1 - 1/UNIT at
+    # the beginning, so that the first epoch has as many episodes as all weights add up to, rounded
+    # up.
     added = sizes * ((n[begins] * UNIT) // d[begins])
     start = (UNIT - 1 + np.cumsum(added) - added) % UNIT
     first = start * d[begins] // UNIT

@@ -1,11 +1,12 @@
-"""Which dataset of a mixture each place of its endless stream takes: a pure function of the weights.
+"""Which dataset of a mixture each place of its endless stream takes: a pure function of the
+weights.
 
-Weights become whole shares w of a period of W places. Within a period the places are dealt out by Tijdeman's rule
-("The chairman assignment problem", Discrete Mathematics 32, 1980): sample x of a dataset may come as soon as the
-dataset is owed 1/(2n-2) of a sample more than x, and of those that may, the one that must come first is taken. So the
-first g places hold, for every g and each of n datasets, w g / W samples give or take 1 - 1/(2n-2), which no rule can
-better: half a sample for two datasets, always less than one. Periods are equal, so a table of one answers for any
-place at once.
+Weights become whole shares w of a period of W places. Within a period the places are dealt out by
+Tijdeman's rule ("The chairman assignment problem", Discrete Mathematics 32, 1980): sample x of a
+dataset may come as soon as the dataset is owed 1/(2n-2) of a sample more than x, and of those that
+may, the one that must come first is taken. So the first g places hold, for every g and each of n
+datasets, w g / W samples give or take 1 - 1/(2n-2), which no rule can better: half a sample for two
+datasets, always less than one. Periods are equal, so a table of one answers for any place at once.
 """
 
 import heapq
@@ -24,10 +25,11 @@ IntArray = NDArray[np.int64]
 
 
 def shares(weights: Sequence[float]) -> tuple[int, ...]:
-    """Whole shares in the proportion of `weights`, their sum being the period: the shortest one that is exact.
+    """Whole shares in the proportion of `weights`, their sum being the period: the shortest one
+    that is exact.
 
-    0.7 and 0.3 become 7 and 3. Where no period up to MAX_PERIOD is exact, that one is shared out by largest
-    remainder; a share of 0 then says that a weight is too small.
+    0.7 and 0.3 become 7 and 3. Where no period up to MAX_PERIOD is exact, that one is shared out by
+    largest remainder; a share of 0 then says that a weight is too small.
     """
     proportions = np.asarray(weights, dtype=np.float64) / sum(weights)
     periods = np.arange(len(weights), MAX_PERIOD + 1, dtype=np.int64)
@@ -80,11 +82,12 @@ class Schedule:
 
 
 class LaneCounts:
-    """How many samples of each dataset every lane has drawn before any place of the stream, at once.
+    """How many samples of each dataset every lane has drawn before any place of the stream, at
+    once.
 
-    Steps are B places each, and rank slot r takes the places r B/R .. (r+1) B/R - 1 of them, for its lane. From step
-    to step the place within the period moves on by B; the residues that it goes through are a cycle, and sums along
-    the cycles are all that is stored.
+    Steps are B places each, and rank slot r takes the places r B/R .. (r+1) B/R - 1 of them, for
+    its lane. From step to step the place within the period moves on by B; the residues that it goes
+    through are a cycle, and sums along the cycles are all that is stored.
     """
 
     def __init__(self, schedule: Schedule, *, rank_slots: int, per_rank_slot: int) -> None:

@@ -20,7 +20,10 @@ IntArray = NDArray[np.int64]
 
 
 class Tape:
-    """Episodes in the order of an epoch, their frames laid end to end. Building it is O(episodes)."""
+    """Episodes in the order of an epoch, their frames laid end to end.
+
+    Building it is O(episodes).
+    """
 
     def __init__(self, episodes: Episodes, order: OrderConfig, epoch: int, pool_size: int) -> None:
         """Lay out epoch number `epoch` (from 0) for pools of `pool_size` episodes in each lane."""

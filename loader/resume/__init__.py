@@ -1,1 +1,3 @@
-"""Where a loader stands and how it goes on from there: states, cursors, epochs of different lengths."""
+"""Where a loader stands and how it goes on from there: states, cursors, epochs of different
+lengths.
+"""

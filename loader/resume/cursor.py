@@ -1,4 +1,6 @@
-"""Where a rank stands in its lanes, for people and tools: it follows from the step, and nothing is stored."""
+"""Where a rank stands in its lanes, for people and tools: it follows from the step, and nothing is
+stored.
+"""
 
 from bisect import bisect_right
 from collections.abc import Sequence

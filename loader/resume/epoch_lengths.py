@@ -1,4 +1,6 @@
-"""How many steps epochs have, which differ where episodes have weights, and where in them a count of steps leads."""
+"""How many steps epochs have, which differ where episodes have weights, and where in them a count
+of steps leads.
+"""
 
 from collections.abc import Callable
 from functools import lru_cache

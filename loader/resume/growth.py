@@ -27,7 +27,8 @@ class Recipe:
     """What the user asked for; a loader stays with that."""
 
     def for_state(self, fingerprint: object, sources: Sequence[Source]) -> Made | None:
-        """Make what a state was saved on, where its datasets have only grown since; None: they have not.
+        """Make what a state was saved on, where its datasets have only grown since; None: they have
+        not.
 
         Args:
             fingerprint: what the state says of its datasets.
@@ -52,8 +53,8 @@ class Recipe:
                 told.append(said)
         made = self.make(wanted)
         warn_caller(
-            f"{'; '.join(told)}: this loader now loads what the state was saved on. A new loader without a state "
-            "loads all there is",
+            f"{'; '.join(told)}: this loader now loads what the state was saved on. A new loader "
+            "without a state loads all there is",
         )
         return made
 
@@ -69,6 +70,6 @@ def _in_words(fingerprint: str, source: Source) -> str | None:
     if fingerprint not in known:
         return None
     return (
-        f"{storage.redacted(dataset.root)} had {known[fingerprint]} episodes when the state was saved, and has "
-        f"{newest.total_episodes}"
+        f"{storage.redacted(dataset.root)} had {known[fingerprint]} episodes when the state was "
+        f"saved, and has {newest.total_episodes}"
     )

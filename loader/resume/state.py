@@ -7,7 +7,9 @@ from typing import Any
 from roboshard.common.errors import OptionError
 
 STATE_VERSION = 2
-"""1: with worker slots, each of which had lanes of its own. With one of them the order is the same."""
+"""1: with worker slots, each of which had lanes of its own. With one of them the order is the
+same.
+"""
 
 
 OF_THE_PLACE = ("epoch", "step", "drawn")
@@ -44,7 +46,10 @@ class LoaderState:
 
 @dataclass(frozen=True, kw_only=True)
 class MixtureState(LoaderState):
-    """Position in the order of a mixture. `fingerprint` and `selection` are those of all datasets, in their order."""
+    """Position in the order of a mixture.
+
+    `fingerprint` and `selection` are those of all datasets, in their order.
+    """
 
     weights: list[int]
     """In whole parts."""
@@ -93,7 +98,8 @@ def check_state(
 def nearest_state(
     state: dict[str, Any], current: LoaderState, steps_of: Callable[[int], int]
 ) -> tuple[LoaderState, str]:
-    """Return the state of this loader that is nearest to one that does not fit, and what becomes of samples.
+    """Return the state of this loader that is nearest to one that does not fit, and what becomes of
+    samples.
 
     As many samples of the epoch count as received as the other loader had received.
 
@@ -132,17 +138,19 @@ def nearest_state(
     if orders:
         share = min(1.0, step / max(1, num_steps))
         told = (
-            f"its order is another one ({'; '.join(orders)}), so about {share:.0%} of the samples that are left "
-            "of it have been received, and as many never will be in it"
+            f"its order is another one ({'; '.join(orders)}), so about {share:.0%} of the samples "
+            "that are left of it have been received, and as many never will be in it"
         )
     return replace(current, epoch=given.epoch, step=step), (
-        f"the state does not fit this loader, which goes on at step {step} of {num_steps} of epoch {given.epoch}: "
-        + told
+        f"the state does not fit this loader, which goes on at step {step} of {num_steps} of epoch "
+        f"{given.epoch}: " + told
     )
 
 
 def _parsed(state: dict[str, Any], current: LoaderState) -> LoaderState:
-    """Return a state of the kind of this loader's; raise OptionError for other fields than it has."""
+    """Return a state of the kind of this loader's; raise OptionError for other fields than it
+    has.
+    """
     names = type(current).__dataclass_fields__
     optional = {name for name, field in names.items() if field.default is not MISSING}
     if not set(names) - optional <= set(state) <= set(names):
@@ -177,9 +185,9 @@ def _without_worker_slots(state: dict[str, Any]) -> dict[str, Any]:
     slots = state["worker_slots"]
     if slots != 1:
         raise OptionError(
-            f"the state was saved by a release whose order depended on max_workers, which was {slots}: "
-            "that order is no more, since workers share one pool now. Go on near its place with "
-            "load_state_dict(state, strict=False), or begin an epoch anew with set_epoch"
+            "the state was saved by a release whose order depended on max_workers, which was "
+            f"{slots}: that order is no more, since workers share one pool now. Go on near its "
+            "place with load_state_dict(state, strict=False), or begin an epoch anew with set_epoch"
         )
     kept = {name: value for name, value in state.items() if name != "worker_slots"}
     return kept | {"version": STATE_VERSION}

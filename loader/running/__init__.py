@@ -1,1 +1,3 @@
-"""Where the stages run: in threads or worker processes, from epoch to epoch, and how batches come back."""
+"""Where the stages run: in threads or worker processes, from epoch to epoch, and how batches come
+back.
+"""

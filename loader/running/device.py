@@ -20,8 +20,8 @@ def check_devices(config: LoaderConfig) -> None:
             _check_device(name, device)
     if decodes_on_gpu(config) and split.num_workers:
         raise OptionError(
-            f"decode_device={read.decode_device!r} decodes in this process: use it with num_workers=0, not "
-            f"{split.num_workers}"
+            f"decode_device={read.decode_device!r} decodes in this process: use it with "
+            f"num_workers=0, not {split.num_workers}"
         )
     if read.pin_memory and not torch.cuda.is_available():
         raise OptionError("pin_memory=True needs a CUDA device, and torch finds none; leave it out")
@@ -36,8 +36,9 @@ def _check_device(name: str, device: str) -> None:
         raise OptionError(f"{name} must be 'cpu' or 'cuda', not {device!r}")
     if kind.type == "cuda" and not torch.cuda.is_available():
         raise OptionError(
-            f"{name}={device!r}: torch finds no CUDA device (torch {torch.__version__}); it needs an NVIDIA GPU, its "
-            "driver, and a CUDA build of torch (and of torchcodec, to decode on it)"
+            f"{name}={device!r}: torch finds no CUDA device (torch {torch.__version__}); it needs "
+            "an NVIDIA GPU, its driver, and a CUDA build of torch (and of torchcodec, to decode on "
+            "it)"
         )
     if kind.type == "cuda" and (kind.index or 0) >= torch.cuda.device_count():
         raise OptionError(
@@ -64,10 +65,15 @@ def pin_batch(batch: Batch) -> Batch:
 
 
 class Copies:
-    """Copies of batches to a device, on a stream of their own: begun in one thread, awaited in another."""
+    """Copies of batches to a device, on a stream of their own: begun in one thread, awaited in
+    another.
+    """
 
     def __init__(self, device: str | None, counter: Counter) -> None:
-        """None: batches stay where they were made. Nothing is made on the device before the first batch."""
+        """None: batches stay where they were made.
+
+        Nothing is made on the device before the first batch.
+        """
         self._counter = counter
         self._device = None if device is None else torch.device(device)
         self._stream: Any = None
@@ -90,7 +96,9 @@ class Copies:
             return copied, self._stream.record_event()
 
     def finish(self, batch: Batch, arrived: Any) -> Batch:
-        """Let the current stream wait for the copy; the memory is kept until that stream is done with it."""
+        """Let the current stream wait for the copy; the memory is kept until that stream is done
+        with it.
+        """
         if arrived is None:
             return batch
         current = torch.cuda.current_stream(self._device)

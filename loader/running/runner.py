@@ -79,7 +79,8 @@ class EpochRunner:
     ) -> Generator[tuple[Batch, Any], None, None]:
         """The batches after the user's transforms, on their way to where they are wanted.
 
-        In the thread that iterates, which can draw no random numbers meanwhile: see `TransformGenerators`.
+        In the thread that iterates, which can draw no random numbers meanwhile: see
+        `TransformGenerators`.
         """
         steps = count(first_step)
 

@@ -1,6 +1,8 @@
-"""A folder of a loader for bytes of remote shards, where the user names none: shared by the workers of its rank.
+"""A folder of a loader for bytes of remote shards, where the user names none: shared by the workers
+of its rank.
 
-It goes with the loader. Of a process that was killed it stays, and the next loader of the same user removes it.
+It goes with the loader. Of a process that was killed it stays, and the next loader of the same user
+removes it.
 """
 
 import os
@@ -23,7 +25,9 @@ SHARE_OF_THE_DISK = 0.8
 
 
 class ScratchFolder:
-    """A temporary folder that is removed when nobody holds this any more, and at the end of the process."""
+    """A temporary folder that is removed when nobody holds this any more, and at the end of the
+    process.
+    """
 
     def __init__(self) -> None:
         """Make it, and remove those of processes that were killed.
@@ -41,7 +45,8 @@ class ScratchFolder:
 
 
 def with_scratch(job: LoadJob) -> tuple[LoadJob, ScratchFolder | None]:
-    """Give remote datasets without a cache a scratch folder, if there are any; it goes with whoever holds it.
+    """Give remote datasets without a cache a scratch folder, if there are any; it goes with whoever
+    holds it.
 
     Where none can be made, what is read of them stays in memory.
     """

@@ -1,9 +1,13 @@
-"""Batches from a worker process to its parent, through shared memory that is mapped once and used again and again.
+"""Batches from a worker process to its parent, through shared memory that is mapped once and used
+again and again.
 
-    worker    lends a segment to the decoder, sends its number, and lends it again when its flag says that it is free
-    parent    maps a segment when it first hears of it, and clears its flag when the user has let go of it
+    worker    lends a segment to the decoder, sends its number, and lends it again when its flag
+              says that it is free
+    parent    maps a segment when it first hears of it, and clears its flag when the user has let
+              go of it
 
-A segment has no name in the file system: when both processes are gone, however they ended, so is the memory.
+A segment has no name in the file system: when both processes are gone, however they ended, so is
+the memory.
 """
 
 import mmap
@@ -25,7 +29,9 @@ from roboshard.common.memory_files import anonymous_file
 from roboshard.loader.batches.buffers import FITS, Buffer, lease_of, size_in_bytes
 
 BATCHES_HELD = 3
-"""Batches of one worker that the user may hold in its segments; further ones are copied out of them."""
+"""Batches of one worker that the user may hold in its segments; further ones are copied out of
+them.
+"""
 SMALL_BYTES = 1 << 16
 """Tensors up to this size travel in the message."""
 POLL_S = 0.001
@@ -45,7 +51,9 @@ class SegmentPlan:
     def make(
         cls, *, start_method: str, num_workers: int, num_keys: int, batches_ahead: int
     ) -> "SegmentPlan":
-        """For batches of `num_keys` tensors, `batches_ahead` of which a worker may have made and not handed over."""
+        """For batches of `num_keys` tensors, `batches_ahead` of which a worker may have made and
+        not handed over.
+        """
         segments = num_keys * (
             batches_ahead + BATCHES_HELD + 2
         )  # and one being received, one to spare
@@ -90,7 +98,10 @@ class SegmentSender:
         self._lock = Lock()
 
     def lend(self, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
-        """See `Buffers`. Waits for a free segment, which comes: the parent copies what its user holds on to."""
+        """See `Buffers`.
+
+        Waits for a free segment, which comes: the parent copies what its user holds on to.
+        """
         while (tensor := self._lend_if_free(shape, dtype)) is None:
             time.sleep(POLL_S)
         return tensor

@@ -1,8 +1,8 @@
 """Where a loader's frame cache lies: in memory that the processes of a node share, or in a folder.
 
-In memory it is a folder of a file system in memory, whose name comes from what it holds: so all ranks
-of a node find the same one. Each holds a lock on it, and the last one removes it. What a job left that
-was killed, the next loader of the same user removes, or goes on with.
+In memory it is a folder of a file system in memory, whose name comes from what it holds: so all
+ranks of a node find the same one. Each holds a lock on it, and the last one removes it. What a job
+left that was killed, the next loader of the same user removes, or goes on with.
 """
 
 import os

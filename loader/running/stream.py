@@ -1,4 +1,6 @@
-"""Epochs one after the other: the next one is begun before it is asked for, where it is likely to be."""
+"""Epochs one after the other: the next one is begun before it is asked for, where it is likely to
+be.
+"""
 
 from collections.abc import Callable, Generator
 from typing import Generic, TypeVar
@@ -7,14 +9,17 @@ T = TypeVar("T")
 
 
 class EpochStream(Generic[T]):
-    """Epochs out of a generator that goes on from one into the next, so that none has to wait for its first items.
+    """Epochs out of a generator that goes on from one into the next, so that none has to wait for
+    its first items.
 
-    It does so once an epoch has followed the one before it. Until then, and where epochs are asked for in another
-    order, each is made by itself: nothing is kept or made that nobody may want.
+    It does so once an epoch has followed the one before it. Until then, and where epochs are asked
+    for in another order, each is made by itself: nothing is kept or made that nobody may want.
     """
 
     def __init__(self, begin: Callable[[int, int, bool], Generator[T, None, None]]) -> None:
-        """`begin` makes the items of an epoch from a step on, and if told so also those of all epochs after it."""
+        """`begin` makes the items of an epoch from a step on, and if told so also those of all
+        epochs after it.
+        """
         self._begin = begin
         self._items: Generator[T, None, None] | None = None
         self._goes_on = False
@@ -22,9 +27,12 @@ class EpochStream(Generic[T]):
         self._completed: int | None = None
 
     def items(self, epoch: int, first_step: int, number: int) -> Generator[T, None, None]:
-        """An epoch's items from `first_step` on, of which there are `number`. Ends an iteration that is running.
+        """An epoch's items from `first_step` on, of which there are `number`.
 
-        Whoever has been given all of them has had the epoch, though he may not ask whether there are more.
+        Ends an iteration that is running.
+
+        Whoever has been given all of them has had the epoch, though he may not ask whether there
+        are more.
         """
         if not number:  # nor has the generator gone on beyond it
             self.close()

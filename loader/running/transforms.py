@@ -1,6 +1,8 @@
-"""The user's transforms of the pictures and of the batch, where a batch is handed out: beside decoding.
+"""The user's transforms of the pictures and of the batch, where a batch is handed out: beside
+decoding.
 
-Threads decode the steps that come next meanwhile. With workers that is in each of them, beside training too.
+Threads decode the steps that come next meanwhile. With workers that is in each of them, beside
+training too.
 """
 
 import time
@@ -37,7 +39,8 @@ class Transforms:
         self._generators = TransformGenerators(job.config.order.seed, job.config.read.decode_device)
 
     def __call__(self, batch: Batch, epoch: int, step: int) -> Batch:
-        """Return the batch of a step, transformed; its random numbers depend on seed, epoch and step alone.
+        """Return the batch of a step, transformed; its random numbers depend on seed, epoch and
+        step alone.
 
         Raises:
             OptionError: `batch_transform` returned what is no batch.

@@ -17,7 +17,8 @@ def frame_offsets(
     """Feature key -> offsets in frames, (T,).
 
     Raises:
-        OptionError: an offset that is not a whole number of frames within `tolerance_s`, or no list of numbers.
+        OptionError: an offset that is not a whole number of frames within `tolerance_s`, or no list
+            of numbers.
     """
     offsets = {}
     for key, deltas in delta_timestamps.items():
@@ -26,15 +27,16 @@ def frame_offsets(
             seconds.ndim != 1 or seconds.size == 0 or not np.all(np.abs(seconds) <= MAX_OFFSET_S)
         ):  # NaN is not
             raise OptionError(
-                f"delta_timestamps[{key!r}] must be a list of at least one number of seconds, each within "
-                f"±{MAX_OFFSET_S:g}, not {deltas!r:.100}"
+                f"delta_timestamps[{key!r}] must be a list of at least one number of seconds, each "
+                f"within ±{MAX_OFFSET_S:g}, not {deltas!r:.100}"
             )
         frames = np.round(seconds * fps)
         wrong = seconds[np.abs(seconds * fps - frames) / fps > tolerance_s]
         if wrong.size:
             raise OptionError(
-                f"delta_timestamps[{key!r}]: {', '.join(map(str, wrong.tolist()))} s is not a whole number of frames "
-                f"at {fps:g} fps within tolerance_s={tolerance_s}; use multiples of 1/{fps:g}"
+                f"delta_timestamps[{key!r}]: {', '.join(map(str, wrong.tolist()))} s is not a "
+                f"whole number of frames at {fps:g} fps within tolerance_s={tolerance_s}; use "
+                f"multiples of 1/{fps:g}"
             )
         offsets[key] = frames.astype(np.int64)
     return offsets
@@ -50,7 +52,8 @@ def _seconds(deltas: Sequence[float]) -> NDArray[np.float64]:
 def window(
     rows: NDArray[np.int64], offsets: NDArray[np.int64], lengths: NDArray[np.int64]
 ) -> Window:
-    """Rows of the windows around some rows, clamped to their episodes, and which of them are padding.
+    """Rows of the windows around some rows, clamped to their episodes, and which of them are
+    padding.
 
     Args:
         rows: (n,) rows of episodes.

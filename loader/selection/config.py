@@ -1,4 +1,6 @@
-"""What a user can say of which episodes and frames are used, checked as far as that needs no dataset."""
+"""What a user can say of which episodes and frames are used, checked as far as that needs no
+dataset.
+"""
 
 import math
 import operator
@@ -16,7 +18,9 @@ from roboshard.loader.selection.information import EpisodeInfo
 EpisodePredicate = Callable[[EpisodeInfo], bool]
 Side = Literal["train", "val"]
 Split = tuple[Side, float] | tuple[Side, float, int]
-"""A side of a hold-out, the fraction held out, and the seed of the split if it is not the order's."""
+"""A side of a hold-out, the fraction held out, and the seed of the split if it is not the
+order's.
+"""
 KeepRanges = Mapping[int, Sequence[tuple[int, int]]] | str | os.PathLike[str]
 EpisodeWeights = Mapping[int, float] | str
 
@@ -35,7 +39,9 @@ class SelectionConfig:
     keep_ranges: KeepRanges | None = None
     """Episode index -> (first, stop) rows used as samples, or a file of them; None: all."""
     episode_weights: EpisodeWeights | None = None
-    """Episode index -> how often it comes in an epoch, or a column of the episodes' metadata; None: once."""
+    """Episode index -> how often it comes in an epoch, or a column of the episodes' metadata; None:
+    once.
+    """
     drop_n_first_frames: int = 0
     drop_n_last_frames: int = 0
 
@@ -50,8 +56,8 @@ class SelectionConfig:
         _check_split(self.split)
         if not isinstance(self.keep_ranges, Mapping | str | os.PathLike | None):
             raise OptionError(
-                "keep_ranges must be a dict, episode index -> [(first, stop), ...], or the path of a "
-                f"file of them, not {self.keep_ranges!r:.100}"
+                "keep_ranges must be a dict, episode index -> [(first, stop), ...], or the path of "
+                f"a file of them, not {self.keep_ranges!r:.100}"
             )
         _check_weights(self.episode_weights)
         for name in ("drop_n_first_frames", "drop_n_last_frames"):
@@ -77,7 +83,8 @@ def _check_indices(name: str, values: object) -> None:
     if values is not None and not are_indices(values):
         also = "; or a function that is told of an episode" if name == "episodes" else ""
         raise OptionError(
-            f"{name} must be a list of episode indices, as in [0, 1, 5] or range(10), not {values!r:.100}{also}"
+            f"{name} must be a list of episode indices, as in [0, 1, 5] or range(10), not "
+            f"{values!r:.100}{also}"
         )
 
 
@@ -94,8 +101,9 @@ def _check_split(split: object) -> None:
         and all(isinstance(seed, int) and 0 <= seed < 1 << 63 for seed in numbers[1:])
     ):
         raise OptionError(
-            'split must be ("train", 0.02) or ("val", 0.02): a side, and the fraction of episodes held out, '
-            f'more than 0 and less than 1; a seed may follow, as in ("val", 0.02, 7); not {split!r:.100}'
+            'split must be ("train", 0.02) or ("val", 0.02): a side, and the fraction of episodes '
+            "held out, more than 0 and less than 1; a seed may follow, as in "
+            f'("val", 0.02, 7); not {split!r:.100}'
         )
 
 
@@ -104,8 +112,8 @@ def _check_weights(weights: object) -> None:
         return
     if not isinstance(weights, Mapping):
         raise OptionError(
-            "episode_weights must be a dict, episode index -> weight, or the name of a column of the "
-            f"episodes' metadata, not {weights!r:.100}"
+            "episode_weights must be a dict, episode index -> weight, or the name of a column of "
+            f"the episodes' metadata, not {weights!r:.100}"
         )
     if not are_indices(weights):
         raise OptionError(
@@ -122,6 +130,6 @@ def check_weight(weight: object, what: str) -> None:
         number = float(weight)
     if not 0 <= number <= MAX_WEIGHT:  # NaN is not
         raise OptionError(
-            f"{what} is {weight!r:.40}: a weight says how often an episode comes in an epoch, a number "
-            f"from 0 (never) to {MAX_WEIGHT}"
+            f"{what} is {weight!r:.40}: a weight says how often an episode comes in an epoch, a "
+            f"number from 0 (never) to {MAX_WEIGHT}"
         )

@@ -27,9 +27,9 @@ STATS = "stats/"
 class EpisodeInfo:
     """An episode as a predicate sees it: `lambda e: e.length > 100 and e["success"]`.
 
-    `episode_index`, `length` and `tasks` are in the dataset's index and cost nothing. `e["column"]` and `stats` come
-    from the episode's row of the source's meta/episodes, which lies beside its rows: a predicate that asks for them
-    has the rows of the episodes read, without their videos.
+    `episode_index`, `length` and `tasks` are in the dataset's index and cost nothing. `e["column"]`
+    and `stats` come from the episode's row of the source's meta/episodes, which lies beside its
+    rows: a predicate that asks for them has the rows of the episodes read, without their videos.
     """
 
     __slots__ = ("_metadata", "_position", "episode_index", "length")
@@ -56,7 +56,9 @@ class EpisodeInfo:
 
     @property
     def stats(self) -> dict[str, dict[str, NDArray[Any]]]:
-        """Feature key -> min, max, mean, std, count, … of this episode, as arrays; empty where there are none."""
+        """Feature key -> min, max, mean, std, count, … of this episode, as arrays; empty where
+        there are none.
+        """
         found: dict[str, dict[str, NDArray[Any]]] = {}
         for name, value in self._metadata.row(self._position).items():
             if name.startswith(STATS) and value is not None:
@@ -65,18 +67,23 @@ class EpisodeInfo:
         return found
 
     def __getitem__(self, column: str) -> Json:
-        """Return the value of a column of its metadata. Raises OptionError where it has no such column."""
+        """Return the value of a column of its metadata.
+
+        Raises OptionError where it has no such column.
+        """
         row = self._metadata.row(self._position)
         if column not in row:
             names = [name for name in row if not name.startswith(STATS)]
             raise OptionError(
-                f"the metadata of episode {self.episode_index} have no column {column!r}; there are {names}"
-                + (f" and {STATS}…" if len(names) < len(row) else "")
+                f"the metadata of episode {self.episode_index} have no column {column!r}; there "
+                f"are {names}" + (f" and {STATS}…" if len(names) < len(row) else "")
             )
         return row[column]
 
     def get(self, column: str, default: Json = None) -> Json:
-        """Return the value of a column of its metadata, or `default` where it has no such column."""
+        """Return the value of a column of its metadata, or `default` where it has no such
+        column.
+        """
         return self._metadata.row(self._position).get(column, default)
 
     def __repr__(self) -> str:
@@ -84,7 +91,9 @@ class EpisodeInfo:
 
 
 class EpisodeMetadata:
-    """The metadata of episodes that are gone through in order: rows are read some ahead, and not kept."""
+    """The metadata of episodes that are gone through in order: rows are read some ahead, and not
+    kept.
+    """
 
     def __init__(self, dataset: ShardedDataset, positions: NDArray[np.int64]) -> None:
         """Read nothing yet; `positions` ascend."""

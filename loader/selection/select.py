@@ -30,7 +30,8 @@ Mask = NDArray[np.bool_]
 
 
 def select(dataset: ShardedDataset, selection: SelectionConfig, seed: int) -> Episodes:
-    """Return the chosen episodes with their usable rows; those that have none are left out with a warning.
+    """Return the chosen episodes with their usable rows; those that have none are left out with a
+    warning.
 
     Args:
         dataset: where to choose.
@@ -39,7 +40,8 @@ def select(dataset: ShardedDataset, selection: SelectionConfig, seed: int) -> Ep
 
     Raises:
         OptionError: a choice that the dataset does not have, or that leaves nothing.
-        FormatError, DamageError, MissingError, StorageError: metadata or a file of ranges that cannot be read.
+        FormatError, DamageError, MissingError, StorageError: metadata or a file of ranges that
+            cannot be read.
     """
     index = dataset.index
     keep = _chosen(dataset, selection, seed)
@@ -56,7 +58,8 @@ def select(dataset: ShardedDataset, selection: SelectionConfig, seed: int) -> Ep
         ranges = "" if selection.keep_ranges is None else " in keep_ranges"
         warn_caller(
             f"{vanished.size} episodes have no frame left{ranges} after drop_n_first_frames="
-            f"{selection.drop_n_first_frames} and drop_n_last_frames={selection.drop_n_last_frames}, among them "
+            f"{selection.drop_n_first_frames} and "
+            f"drop_n_last_frames={selection.drop_n_last_frames}, among them "
             f"{vanished[:5].tolist()}",
         )
     keep &= kept.num_rows >= 1
@@ -82,7 +85,7 @@ def _storage_rank(dataset: ShardedDataset) -> IntArray:
     return rank
 
 
-# -- Episodes ----------------------------------------------------------------------------------------------------
+# -- Episodes --------------------------------------------------------------------------------------
 
 
 def _chosen(dataset: ShardedDataset, selection: SelectionConfig, seed: int) -> Mask:
@@ -127,20 +130,22 @@ def _asked(predicate: EpisodePredicate, episodes: EpisodeMetadata) -> list[bool]
         answer = predicate(episode)
         if not isinstance(answer, bool | np.bool_):
             raise OptionError(
-                f"episodes: the function returned {answer!r:.100} for episode {episode.episode_index}: it must "
-                "return True or False"
+                f"episodes: the function returned {answer!r:.100} for episode "
+                f"{episode.episode_index}: it must return True or False"
             )
         found.append(bool(answer))
     return found
 
 
-# -- Frames ------------------------------------------------------------------------------------------------------
+# -- Frames ----------------------------------------------------------------------------------------
 
 
 def _with_ranges(
     whole: Episodes, dataset: ShardedDataset, selection: SelectionConfig
 ) -> tuple[Episodes, Mask]:
-    """Return the episodes with the rows that ranges leave of them, and which are named and have no range."""
+    """Return the episodes with the rows that ranges leave of them, and which are named and have no
+    range.
+    """
     is_emptied = np.zeros(len(whole), dtype=np.bool_)
     if selection.keep_ranges is None:
         return whole, is_emptied
@@ -165,7 +170,9 @@ def _with_ranges(
 
 
 def _ranges_here(given: KeepRanges, dataset: ShardedDataset) -> NamedRanges:
-    """Read ranges, and leave out those of episodes that are in other shards than the chosen ones."""
+    """Read ranges, and leave out those of episodes that are in other shards than the chosen
+    ones.
+    """
     ranges = read_ranges(given, dataset.settings)
     known = _known("keep_ranges", ranges.named, dataset)
     is_here = np.isin(ranges.episode_index, known)
@@ -180,7 +187,9 @@ def _ranges_here(given: KeepRanges, dataset: ShardedDataset) -> NamedRanges:
 
 
 def _of_ranges(whole: Episodes, episode: IntArray, first: IntArray, stop: IntArray) -> Episodes:
-    """Return the episodes with the rows of these ranges alone, which are in order of episode and row."""
+    """Return the episodes with the rows of these ranges alone, which are in order of episode and
+    row.
+    """
     count = stop - first
     num_rows = np.bincount(episode, count, minlength=len(whole)).astype(np.int64)
     first_row = np.zeros(len(whole), dtype=np.int64)
@@ -209,8 +218,8 @@ def _known(option: str, named: IntArray, dataset: ShardedDataset) -> IntArray:
     unknown = np.setdiff1d(named, index)
     if unknown.size and len(index) == dataset.manifest.total_episodes:
         raise OptionError(
-            f"{option}: episodes {unknown[:5].tolist()} are not in the dataset, which has {len(index)}"
-            + (f", from {index[0]} to {index[-1]}" if len(index) else "")
+            f"{option}: episodes {unknown[:5].tolist()} are not in the dataset, which has "
+            f"{len(index)}" + (f", from {index[0]} to {index[-1]}" if len(index) else "")
         )
     return np.setdiff1d(named, unknown)
 

@@ -1,9 +1,10 @@
 """Which episodes are held out: a pure function of the seed, the fraction and an episode's index.
 
-Of each run of 1/fraction indices in a row, one is held out, drawn by the seed. So whichever episodes there are
-beside it, which of them are chosen, and however many are added, an episode is on the same side. Of n episodes with
-indices in a row n times the fraction are held out, give or take one; of those of a task, recorded in one go, as
-well, and of tasks that take turns as many as chance has it.
+Of each run of 1/fraction indices in a row, one is held out, drawn by the seed. So whichever
+episodes there are beside it, which of them are chosen, and however many are added, an episode is on
+the same side. Of n episodes with indices in a row n times the fraction are held out, give or take
+one; of those of a task, recorded in one go, as well, and of tasks that take turns as many as chance
+has it.
 """
 
 from fractions import Fraction

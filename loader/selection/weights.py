@@ -1,4 +1,6 @@
-"""How often episodes come in an epoch, as users say it: by a dict, or by a column of the episodes' metadata."""
+"""How often episodes come in an epoch, as users say it: by a dict, or by a column of the episodes'
+metadata.
+"""
 
 from collections.abc import Mapping
 
@@ -15,10 +17,12 @@ from roboshard.shards.reader import ShardedDataset
 def weights_of(
     given: EpisodeWeights, dataset: ShardedDataset, positions: NDArray[np.int64]
 ) -> NDArray[np.float64]:
-    """Return the weights of episodes at positions of a dataset's index; those that a dict lacks have 1.
+    """Return the weights of episodes at positions of a dataset's index; those that a dict lacks
+    have 1.
 
     Raises:
-        OptionError: what is no weight, or less than can come, or no column of that name; with the episode.
+        OptionError: what is no weight, or less than can come, or no column of that name; with the
+            episode.
         DamageError, FormatError, MissingError, StorageError: metadata that cannot be read.
     """
     index = dataset.index.episode_index[positions]
@@ -40,8 +44,8 @@ def weights_of(
     too_small = np.flatnonzero((numerator == 0) & (weights > 0))
     if too_small.size:
         raise OptionError(
-            f"episode_weights: {weights[too_small[0]]} of episode {index[too_small[0]]} is less than once in "
-            f"{MAX_DENOMINATOR} epochs: give it 0, which leaves it out"
+            f"episode_weights: {weights[too_small[0]]} of episode {index[too_small[0]]} is less "
+            f"than once in {MAX_DENOMINATOR} epochs: give it 0, which leaves it out"
         )
     return weights
 

@@ -1,4 +1,6 @@
-"""The numbers of a dataset's samples, from its rows alone, and the statistics of its pictures, from its source."""
+"""The numbers of a dataset's samples, from its rows alone, and the statistics of its pictures, from
+its source.
+"""
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -38,7 +40,9 @@ class Collected:
     """What is known of a dataset's samples."""
 
     numbers: Mapping[str, Numbers]
-    """Feature key -> its values in the rows that are samples, and how often each is one in an epoch."""
+    """Feature key -> its values in the rows that are samples, and how often each is one in an
+    epoch.
+    """
     others: Stats
     """Feature key -> statistics of what has no such numbers: pictures, above all."""
     num_samples: float
@@ -132,7 +136,10 @@ def read_episodes(source: Source) -> Iterator[tuple[int, EpisodeData | Roboshard
 def parse_rows(
     data: EpisodeData | RoboshardError, source: Source, features: Features
 ) -> ParsedEpisode:
-    """Return the values of some features, as samples have them. Raises what is wrong with the episode."""
+    """Return the values of some features, as samples have them.
+
+    Raises what is wrong with the episode.
+    """
     if isinstance(data, RoboshardError):
         raise data
     lenient = replace(source.membership, is_lenient=True)
@@ -140,7 +147,9 @@ def parse_rows(
 
 
 def numbers_of(episode: ParsedEpisode) -> dict[str, tuple[NDArray[Any], NDArray[np.bool_] | None]]:
-    """Return feature key -> (values (rows, ...), which of them are there), of features of numbers of one shape."""
+    """Return feature key -> (values (rows, ...), which of them are there), of features of numbers
+    of one shape.
+    """
     found: dict[str, tuple[NDArray[Any], NDArray[np.bool_] | None]] = {}
     for key, own in episode.columns.items():
         column = episode.table.column(key) if own is None else own
@@ -157,7 +166,9 @@ def rows_used(source: Source, place: int) -> NDArray[np.int64]:
 
 
 class _Pictures:
-    """Statistics of pictures: the dataset's own where all of it is used, else those of the episodes, mixed."""
+    """Statistics of pictures: the dataset's own where all of it is used, else those of the
+    episodes, mixed.
+    """
 
     def __init__(self, source: Source, keys: Collection[str]) -> None:
         self._source = source

@@ -1,6 +1,8 @@
-"""What statistics a loader has: of its dataset, or of its mixture, each of its parts, and each type of robot.
+"""What statistics a loader has: of its dataset, or of its mixture, each of its parts, and each type
+of robot.
 
-They are found together when one of them is first asked for, in the process that asks, and kept in a file.
+They are found together when one of them is first asked for, in the process that asks, and kept in a
+file.
 """
 
 import hashlib
@@ -166,7 +168,9 @@ class MeasuredStatistics:
         return {_scope_name(members): as_json(of(members)) for members in self._scopes}
 
     def _factors(self, num_samples: Sequence[float], members: Members) -> list[float]:
-        """Return how often each dataset comes in an epoch of the mixture: in the shortest that has all of each."""
+        """Return how often each dataset comes in an epoch of the mixture: in the shortest that has
+        all of each.
+        """
         rates = [
             self._shares[number] / own for number, own in zip(members, num_samples, strict=True)
         ]
@@ -211,7 +215,9 @@ class StatisticsOf:
 
 @dataclass(frozen=True)
 class DeclaredStatistics:
-    """The statistics of a dataset as its source has them, with what these lack: found in all rows, if need be."""
+    """The statistics of a dataset as its source has them, with what these lack: found in all rows,
+    if need be.
+    """
 
     job: LoadJob
 
@@ -248,7 +254,9 @@ class Metas(tuple[DatasetMeta, ...]):
     """Metadata of the datasets of a loader, by `dataset_index`."""
 
     by_robot_type: dict[str | None, DatasetMeta]
-    """Type of robot, as the sources name it -> metadata of the datasets that were recorded with it, together."""
+    """Type of robot, as the sources name it -> metadata of the datasets that were recorded with it,
+    together.
+    """
 
     @classmethod
     def of(
@@ -275,7 +283,9 @@ class Metas(tuple[DatasetMeta, ...]):
 
 
 def _identity(source: Source) -> list[Any]:
-    """What a dataset's statistics depend on: which one, where it lies, what of it is chosen, and how it is loaded."""
+    """What a dataset's statistics depend on: which one, where it lies, what of it is chosen, and
+    how it is loaded.
+    """
     dataset = source.dataset
     place = storage.identity(dataset.root)
     if storage.is_local(dataset.root):
@@ -294,7 +304,9 @@ def _identity(source: Source) -> list[Any]:
 
 
 def _changes(member: Membership, key: str) -> list[Any]:
-    """What samples have of a feature that is not as its dataset has it: another key, more numbers."""
+    """What samples have of a feature that is not as its dataset has it: another key, more
+    numbers.
+    """
     own, width = member.own_keys.get(key), member.pad_to.get(key)
     return [] if own is None and width is None else [own, width]
 

@@ -1,8 +1,9 @@
-"""Statistics of relative actions: what is left of the actions of a sample's window when its state is taken away.
+"""Statistics of relative actions: what is left of the actions of a sample's window when its state
+is taken away.
 
-Policies that are trained on relative actions (LeRobot's `use_relative_actions`, openpi's delta actions) see these
-numbers, which lie about zero however far apart the actions are. Windows overlap: their values are not laid out, but
-made anew from the rows for each pass over them.
+Policies that are trained on relative actions (LeRobot's `use_relative_actions`, openpi's delta
+actions) see these numbers, which lie about zero however far apart the actions are. Windows overlap:
+their values are not laid out, but made anew from the rows for each pass over them.
 """
 
 from collections.abc import Iterator, Sequence
@@ -43,7 +44,9 @@ class RelativeActions:
     """Numbers of the action that stay as they are: those in whose name one of these is."""
 
     def is_relative(self, spec: Spec, size: int) -> list[bool]:
-        """Return which numbers of the action become relative, as LeRobot chooses them by their names."""
+        """Return which numbers of the action become relative, as LeRobot chooses them by their
+        names.
+        """
         names = [str(name).lower() for name in _names(spec)[:size]]
         tokens = [token.lower() for token in self.exclude_joints if token]
         mask = [not any(token in name for token in tokens) for name in names]
@@ -52,7 +55,9 @@ class RelativeActions:
 
 @dataclass(frozen=True, kw_only=True)
 class CollectedActions:
-    """Actions and states of a dataset's chosen episodes, row after row, and which rows are samples."""
+    """Actions and states of a dataset's chosen episodes, row after row, and which rows are
+    samples.
+    """
 
     actions: NDArray[np.float32]
     """(numbers, rows)."""
@@ -76,7 +81,9 @@ class CollectedActions:
     """Numbers of an action that are no padding."""
 
     def pieces(self, number: int, is_relative: bool, factor: float) -> Iterator[Piece]:
-        """Yield one number of the actions of all windows; places outside of the episode are padding, and left out."""
+        """Yield one number of the actions of all windows; places outside of the episode are
+        padding, and left out.
+        """
         for offset in self.offsets.tolist():
             for first in range(0, len(self.samples), PIECE):
                 part = slice(first, first + PIECE)
@@ -95,7 +102,8 @@ class CollectedActions:
 def collect_actions(
     source: Source, relative: RelativeActions, offsets: IntArray, *, skips: bool
 ) -> CollectedActions:
-    """Read the actions and states of the chosen episodes, whole: windows see more than the samples' own rows.
+    """Read the actions and states of the chosen episodes, whole: windows see more than the samples'
+    own rows.
 
     Raises:
         OptionError: there are no such features, or they are not rows of numbers that fit.
@@ -144,8 +152,9 @@ def collect_actions(
         raise OptionError("relative actions: no episode could be read")
     if len(arrays[relative.state]) < len(arrays[relative.action]):
         raise OptionError(
-            f"relative actions: {relative.action!r} has {len(arrays[relative.action])} numbers, and "
-            f"{relative.state!r}, which is taken away from them, has {len(arrays[relative.state])}"
+            f"relative actions: {relative.action!r} has {len(arrays[relative.action])} numbers, "
+            f"and {relative.state!r}, which is taken away from them, has "
+            f"{len(arrays[relative.state])}"
         )
     is_weighted = source.episodes.repeats is not None
     return CollectedActions(

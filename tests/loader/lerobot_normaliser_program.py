@@ -1,4 +1,6 @@
-"""Runs in the environment of LeRobot 0.6.1: its normalisers take statistics of ours, and its own agree with them."""
+"""Runs in the environment of LeRobot 0.6.1: its normalisers take statistics of ours, and its own
+agree with them.
+"""
 
 import json
 import sys
@@ -19,7 +21,9 @@ def main() -> None:
 
 
 def normalise(stats: Any, rows: Any) -> None:
-    """pi05's own normaliser, which is by quantiles, and the same by each other mode, there and back."""
+    """pi05's own normaliser, which is by quantiles, and the same by each other mode, there and
+    back.
+    """
     from lerobot.configs import FeatureType, NormalizationMode, PolicyFeature  # noqa: PLC0415
     from lerobot.policies.pi05.configuration_pi05 import PI05Config  # noqa: PLC0415
     from lerobot.processor.factory import make_default_policy_processor_steps  # noqa: PLC0415

@@ -1,4 +1,6 @@
-"""Runs in LeRobot's environment: what LeRobot reads of its dataset and of ours must be equal, and so must samples."""
+"""Runs in LeRobot's environment: what LeRobot reads of its dataset and of ours must be equal, and
+so must samples.
+"""
 
 import sys
 from typing import Any

@@ -1,4 +1,6 @@
-"""Runs in LeRobot's environment, which has torchvision: its random transforms resume, with any number of workers."""
+"""Runs in LeRobot's environment, which has torchvision: its random transforms resume, with any
+number of workers.
+"""
 
 import sys
 from typing import Any

@@ -1,4 +1,6 @@
-"""Memory that batches are made in: somebody's as long as anything looks at it, and used again after that."""
+"""Memory that batches are made in: somebody's as long as anything looks at it, and used again after
+that.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +54,7 @@ def start(tensor: torch.Tensor) -> int:
     return tensor.untyped_storage().data_ptr()
 
 
-# -- What is lent ----------------------------------------------------------------------------------------------
+# -- What is lent ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -121,7 +123,7 @@ def test_views_let_go_of_one_after_the_other_keep_it_to_the_last(memory: ReusedB
     assert address in [start(other) for other in [lend(memory) for _ in range(5)]]
 
 
-# -- Used again ------------------------------------------------------------------------------------------------
+# -- Used again ------------------------------------------------------------------------------------
 
 
 def test_memory_is_used_again_for_another_shape_and_dtype(memory: ReusedBuffers) -> None:
@@ -210,7 +212,7 @@ def test_it_outlives_its_lender() -> None:
     assert torch.equal(tensor, torch.full(SHAPE, 7, dtype=torch.uint8))
 
 
-# -- Bounds ----------------------------------------------------------------------------------------------------
+# -- Bounds ----------------------------------------------------------------------------------------
 
 
 def test_of_many_batches_kept_and_let_go_few_stay(
@@ -239,7 +241,7 @@ def test_sizes_that_are_no_longer_asked_for_are_given_back(memory: ReusedBuffers
     assert len(memory._free) + len(memory._returned) <= 2
 
 
-# -- Many at once ----------------------------------------------------------------------------------------------
+# -- Many at once ----------------------------------------------------------------------------------
 
 
 class Lending(RuleBasedStateMachine):

@@ -1,4 +1,6 @@
-"""Which episodes and frames are trained on, and how often: all ways to say it, alone and in mixtures."""
+"""Which episodes and frames are trained on, and how often: all ways to say it, alone and in
+mixtures.
+"""
 
 from __future__ import annotations
 
@@ -87,7 +89,7 @@ def refused(root: Any, **options: Any) -> str:
     return str(why.value)
 
 
-# -- Episodes ----------------------------------------------------------------------------------------------------
+# -- Episodes --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -198,7 +200,7 @@ def test_what_cannot_be_chosen_is_refused_with_the_remedy(
         load(shards, **options)
 
 
-# -- Hold-out ----------------------------------------------------------------------------------------------------
+# -- Hold-out --------------------------------------------------------------------------------------
 
 FRACTIONS = st.one_of(st.floats(0.001, 0.999), st.sampled_from([0.02, 0.1, 0.25, 1 / 3, 0.5, 0.9]))
 
@@ -249,7 +251,7 @@ def test_both_sides_are_all_episodes_each_once(shards: Path, seed: int, fraction
     assert side("val", seed=seed, exclude_episodes=[0, 4]) == [i for i in val if i not in (0, 4)]
 
 
-# -- Frames ------------------------------------------------------------------------------------------------------
+# -- Frames ----------------------------------------------------------------------------------------
 
 RANGES = {0: [(2, 5), (8, 12)], 2: [], 3: [(0, 7)], 5: [(4, 5)]}
 
@@ -354,7 +356,7 @@ def test_files_of_ranges_that_cannot_be_read_are_refused(shards: Path, tmp_path:
         load(shards, keep_ranges=twice)
 
 
-# -- Weights -----------------------------------------------------------------------------------------------------
+# -- Weights ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("shuffle", [False, True])
@@ -426,7 +428,7 @@ def test_weights_that_cannot_be_are_refused(shards: Path, weights: Any, reason: 
         load(shards, episode_weights=weights)
 
 
-# -- States ------------------------------------------------------------------------------------------------------
+# -- States ----------------------------------------------------------------------------------------
 
 CHOICE: dict[str, Any] = {
     "episode_weights": {0: 0.5, 1: 2.0, 4: 1.5, 6: 0.5, 9: 0.25},
@@ -538,7 +540,7 @@ def test_a_substitute_gives_only_frames_that_are_kept(shards: Path, tmp_path: Pa
     assert {frame for episode, frame in found if episode == 5} == {1, 6, 7}
 
 
-# -- Mixtures ----------------------------------------------------------------------------------------------------
+# -- Mixtures --------------------------------------------------------------------------------------
 
 
 def mixed(root: Path, **options: Any) -> list[Any]:
@@ -645,7 +647,7 @@ def test_a_mixture_of_choices_resumes_at_every_step(shards: Path) -> None:
     check_resume_at_every_step(setup, Topology(2), [Topology(1)])
 
 
-# -- A million episodes ------------------------------------------------------------------------------------------
+# -- A million episodes ----------------------------------------------------------------------------
 
 
 @pytest.mark.slow
@@ -676,13 +678,15 @@ def test_a_million_episodes_are_chosen_in_seconds(shards: Path) -> None:
     assert len(episodes) == pytest.approx(0.9 * 0.98 * count, rel=0.01)
 
 
-# -- Any choice --------------------------------------------------------------------------------------------------
+# -- Any choice ------------------------------------------------------------------------------------
 
 
 @given(st.data())
 @settings(deadline=None)
 def test_any_choice_of_episodes_frames_and_weights(shards: Path, data: st.DataObject) -> None:
-    """Frames and how often they come over four epochs, by the words of the options one after the other."""
+    """Frames and how often they come over four epochs, by the words of the options one after the
+    other.
+    """
     some = st.sets(st.sampled_from(ALL), max_size=8)
     wanted, excluded = data.draw(some), data.draw(st.sets(st.sampled_from(ALL), max_size=3))
     drop_first, drop_last = data.draw(st.integers(0, 4)), data.draw(st.integers(0, 4))
@@ -730,7 +734,7 @@ def test_any_choice_of_episodes_frames_and_weights(shards: Path, data: st.DataOb
     assert found == expected
 
 
-# -- Remote ------------------------------------------------------------------------------------------------------
+# -- Remote ----------------------------------------------------------------------------------------
 
 
 def test_a_remote_dataset_is_chosen_from_as_a_local_one(

@@ -1,4 +1,6 @@
-"""Colors are torchcodec's, to the bit, for every pixel format, size and tag, whichever way frames are converted."""
+"""Colors are torchcodec's, to the bit, for every pixel format, size and tag, whichever way frames
+are converted.
+"""
 
 from __future__ import annotations
 

@@ -139,7 +139,7 @@ def test_values_that_do_not_fit_are_refused_with_their_place(
         column(values, kind, dtype)
 
 
-# -- Rows without a value --------------------------------------------------------------------------------------
+# -- Rows without a value --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -322,7 +322,7 @@ def test_tool_calls_that_are_nested_too_deep_stay_text() -> None:
     assert found.take(np.array([0])) == [[{"tool_calls": [deep, [1]]}]]
 
 
-# -- Language --------------------------------------------------------------------------------------------------
+# -- Language --------------------------------------------------------------------------------------
 
 CALLS = ['{"say": [1, null, "ü"]}', "not JSON", "3"]
 

@@ -1,4 +1,6 @@
-"""Every mistake in the options is refused before anything is read, with what is wrong and what would do."""
+"""Every mistake in the options is refused before anything is read, with what is wrong and what
+would do.
+"""
 
 from __future__ import annotations
 
@@ -136,7 +138,7 @@ def test_a_string_has_no_window(tmp_path: Path) -> None:
         make_loader(str(tmp_path / "shards"), delta_timestamps={"note": [0.0]})
 
 
-# -- Episodes and frames that are left out ---------------------------------------------------------------------
+# -- Episodes and frames that are left out ---------------------------------------------------------
 
 
 def test_episodes_without_a_frame_left_are_named_in_a_warning(pusht_shards: Path) -> None:
@@ -162,7 +164,7 @@ def test_dropping_every_frame_is_an_error(pusht_shards: Path) -> None:
         make_loader(str(pusht_shards), drop_n_first_frames=10_000)
 
 
-# -- Where the dataset is --------------------------------------------------------------------------------------
+# -- Where the dataset is --------------------------------------------------------------------------
 
 
 def test_urls_that_lead_nowhere(tmp_path: Path, pusht_shards: Path) -> None:
@@ -180,7 +182,7 @@ def test_urls_that_lead_nowhere(tmp_path: Path, pusht_shards: Path) -> None:
         make_loader("pipe:cat shards/shard-000000.tar")
 
 
-# -- Which rank this is ----------------------------------------------------------------------------------------
+# -- Which rank this is ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("names", LAUNCHERS, ids=str)

@@ -1,4 +1,6 @@
-"""Damage is an error that says where: never fewer samples, never other ones, in this process or in workers."""
+"""Damage is an error that says where: never fewer samples, never other ones, in this process or in
+workers.
+"""
 
 from __future__ import annotations
 
@@ -107,7 +109,7 @@ def no_child_is_left() -> bool:
     return not multiprocessing.active_children()
 
 
-# -- Files that are gone, cut or changed -----------------------------------------------------------------------
+# -- Files that are gone, cut or changed -----------------------------------------------------------
 
 
 def test_a_missing_shard_is_named(copy: Path) -> None:
@@ -204,7 +206,7 @@ def whole(
     return root, load(root)
 
 
-# -- In worker processes ---------------------------------------------------------------------------------------
+# -- In worker processes ---------------------------------------------------------------------------
 
 
 @pytest.mark.slow
@@ -233,7 +235,7 @@ def test_a_shard_that_goes_missing_under_a_worker(copy: Path) -> None:
     assert no_child_is_left()
 
 
-# -- on_error="skip" -------------------------------------------------------------------------------------------
+# -- on_error="skip" -------------------------------------------------------------------------------
 
 
 def break_episodes(root: Path, episodes: list[int]) -> None:
@@ -296,7 +298,7 @@ def test_with_every_episode_damaged_there_is_nothing_to_substitute(copy: Path) -
         load(copy, on_error="skip")
 
 
-# -- on_error="skip" for video whose bytes are right and that cannot be decoded ------------------------------------
+# -- on_error="skip" for video whose bytes are right and that cannot be decoded --------------------
 
 UNDECODABLE = 2
 """An episode whose frames of one camera cannot be decoded, from one frame on."""
@@ -304,7 +306,9 @@ FIRST_LOST = 6
 
 
 def without_some_packets(camera: str, num_lost: int | None) -> Callable[[Members], None]:
-    """Zeros in the place of the packets of the last frames; None: a playlist in the place of the slice."""
+    """Zeros in the place of the packets of the last frames; None: a playlist in the place of the
+    slice.
+    """
 
     def apply(members: Members) -> None:
         name = f"{camera}.mp4"
@@ -335,7 +339,9 @@ def undecodable(honest: Path, tmp_path: Path, request: pytest.FixtureRequest) ->
 def test_what_cannot_be_decoded_is_substituted_whatever_came_before(
     undecodable: Path, honest: Path, shuffle: bool, num_workers: int
 ) -> None:
-    """A sample is another one only if a frame of its step and episode is lost; the same after a resumption."""
+    """A sample is another one only if a frame of its step and episode is lost; the same after a
+    resumption.
+    """
     options: dict[str, Any] = {"batch_size": 4, "shuffle": shuffle, "num_workers": num_workers}
     loader = make_loader(str(undecodable), on_error="skip", **options)
     found = list(loader)
@@ -420,7 +426,7 @@ def test_with_nothing_to_decode_there_is_nothing_to_substitute(
         load(Path(forged.seal()), on_error="skip")
 
 
-# -- Members that were made to deceive: every checksum fits ----------------------------------------------------
+# -- Members that were made to deceive: every checksum fits ----------------------------------------
 
 
 def without_media(video: bytes) -> bytes:

@@ -1,4 +1,6 @@
-"""Pictures decoded ahead by threads: the right ones, in memory that stays the user's, and no thread left behind."""
+"""Pictures decoded ahead by threads: the right ones, in memory that stays the user's, and no thread
+left behind.
+"""
 
 from __future__ import annotations
 
@@ -135,7 +137,10 @@ def around_decode(
 
 @pytest.fixture
 def uneven_threads(around_decode: Any) -> Iterator[set[str]]:
-    """Threads take any time for anything. What is given fills with slices that two of them decoded at once."""
+    """Threads take any time for anything.
+
+    What is given fills with slices that two of them decoded at once.
+    """
     dice, busy, shared = random.Random(1), Tally[tuple[int, str]](), set[str]()
 
     def unevenly(decode_really: Decode, episode: Episode, key: str, frames: Sequence[int]) -> Any:
@@ -155,7 +160,7 @@ def uneven_threads(around_decode: Any) -> Iterator[set[str]]:
     sys.setswitchinterval(interval)
 
 
-# -- The same batches, however threads run -----------------------------------------------------------------------
+# -- The same batches, however threads run ---------------------------------------------------------
 
 
 @every_order
@@ -329,7 +334,7 @@ def test_workers_give_what_threads_give(shards: Path, order: dict[str, Any]) -> 
     loader.close()
 
 
-# -- What the user keeps stays as it is ------------------------------------------------------------------------
+# -- What the user keeps stays as it is ------------------------------------------------------------
 
 
 @pytest.mark.parametrize("num_workers", TWO_WORKERS_SLOWLY)
@@ -358,7 +363,9 @@ def _checksums(batch: Batch) -> list[int]:
 def test_what_the_user_lets_go_of_is_held_by_nobody(
     shards: Path, num_workers: int, batch_size: int | None
 ) -> None:
-    """Or each stage would keep a batch's memory from being used again, until it has made the next one."""
+    """Or each stage would keep a batch's memory from being used again, until it has made the next
+    one.
+    """
     loader = load(shards, num_workers=num_workers, batch_size=batch_size)
     batches = iter(loader)
     for _ in range(4):
@@ -388,12 +395,14 @@ def test_what_the_user_writes_into_a_batch_is_in_no_other(shards: Path) -> None:
     assert_same(found, expected)
 
 
-# -- What decoders are asked for -------------------------------------------------------------------------------
+# -- What decoders are asked for -------------------------------------------------------------------
 
 
 @pytest.fixture
 def all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The whole epoch is within the look-ahead, asked for before the first frame is decoded, and served by then."""
+    """The whole epoch is within the look-ahead, asked for before the first frame is decoded, and
+    served by then.
+    """
     serve, wait_for, asked = DecodeThreads._serve, DecodeThreads.wait_for, threading.Event()
 
     def serve_later(threads: DecodeThreads, *arguments: Any) -> None:
@@ -505,7 +514,9 @@ def test_each_picture_goes_wherever_it_is_wanted_and_nowhere_else(
 def test_a_decoder_goes_on_from_where_it_stands(
     shards: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of the end of a slice and its beginning, which a sweep asks for together, the end comes first."""
+    """Of the end of a slice and its beginning, which a sweep asks for together, the end comes
+    first.
+    """
     episodes: list[Episode] = []
 
     class Kept(Episode):
@@ -539,7 +550,7 @@ def test_what_counts_as_used_has_been_decoded(tmp_path: Path) -> None:
         assert stats.frames_decoded == stats.frames_used > 0
 
 
-# -- Errors and other ends -------------------------------------------------------------------------------------
+# -- Errors and other ends -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("num_workers", TWO_WORKERS_SLOWLY)
@@ -690,7 +701,7 @@ def test_nothing_grows_over_many_epochs(shards: Path, num_workers: int) -> None:
     loader.close()
 
 
-# -- Transforms ------------------------------------------------------------------------------------------------
+# -- Transforms ------------------------------------------------------------------------------------
 
 TRANSFORMS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "in place": lambda picture: picture.clamp_(max=0.5 if picture.is_floating_point() else 100),
@@ -758,7 +769,7 @@ def test_transforms_in_workers(
     loader.close()
 
 
-# -- Sizes -----------------------------------------------------------------------------------------------------
+# -- Sizes -----------------------------------------------------------------------------------------
 
 
 @pytest.fixture(params=DECODERS)
@@ -845,7 +856,7 @@ def test_what_is_no_size_is_refused(shards: Path, size: Any) -> None:
         load(shards, image_size=size)
 
 
-# -- Devices ---------------------------------------------------------------------------------------------------
+# -- Devices ---------------------------------------------------------------------------------------
 
 without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 
@@ -911,7 +922,7 @@ def test_the_cpu_is_a_device(shards: Path, num_workers: int) -> None:
     loader.close()
 
 
-# -- What it costs, and being told of it -----------------------------------------------------------------------
+# -- What it costs, and being told of it -----------------------------------------------------------
 
 
 def _warnings_of(loader: Loader, epochs: int = 2) -> list[warnings.WarningMessage]:
@@ -972,7 +983,9 @@ def test_a_frame_at_random_costs_what_its_keyframes_say(
 
 
 def test_a_sweep_plays_each_episode_from_its_phase_on(distant_keyframes: Path) -> None:
-    """Each frame costs one; those before the phase that an episode begins at are decoded once more on the way."""
+    """Each frame costs one; those before the phase that an episode begins at are decoded once more
+    on the way.
+    """
     loader = load(distant_keyframes, frame_order="sweep")
     list(loader)
     stats = loader.stats()

@@ -1,4 +1,6 @@
-"""Packets from memory against torchcodec: the same pictures, in any order, and nothing written elsewhere."""
+"""Packets from memory against torchcodec: the same pictures, in any order, and nothing written
+elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -134,7 +136,7 @@ def check(decoder: PacketDecoder, slot: Slice, frames: Sequence[int]) -> None:
         assert np.array_equal(picture, slot.expected[frame]), frame
 
 
-# -- Pictures --------------------------------------------------------------------------------------------------
+# -- Pictures --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("camera", LOOKS, ids=lambda camera: camera.key)
@@ -189,7 +191,7 @@ def test_a_pixel_format_that_is_not_converted_here_is_refused(pixel_format: str)
         RgbConverter(64, 64, pixel_format, 2, 0)
 
 
-# -- Any order -------------------------------------------------------------------------------------------------
+# -- Any order -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("camera", STREAMS, ids=lambda camera: camera.key)
@@ -295,7 +297,7 @@ def test_an_epoch_needs_as_many_codecs_as_there_are_threads(
     assert 0 < len(made) <= 3 * 2, "in each epoch"
 
 
-# -- What cannot be decoded ------------------------------------------------------------------------------------------
+# -- What cannot be decoded ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("key", ["h264.reordered", "h264.near", "av1.far", "hevc.open"])

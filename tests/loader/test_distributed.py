@@ -1,4 +1,6 @@
-"""Real torchrun runs of the example: killed in the middle, and resumed with other numbers of processes."""
+"""Real torchrun runs of the example: killed in the middle, and resumed with other numbers of
+processes.
+"""
 
 from __future__ import annotations
 
@@ -89,7 +91,10 @@ def kill(run: subprocess.Popen[bytes]) -> None:
 
 
 def batches(output: Path) -> Batches:
-    """Step -> the global batch's frames, sorted; the last record of a step counts. Checks that losses are finite."""
+    """Step -> the global batch's frames, sorted; the last record of a step counts.
+
+    Checks that losses are finite.
+    """
     per_rank: dict[int, dict[int, list[int]]] = defaultdict(dict)
     for path in output.glob("batches-*.jsonl"):
         for line in path.read_text().splitlines():
@@ -109,7 +114,9 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory, pusht_shards: Path) 
 
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory: pytest.TempPathFactory, pusht_shards: Path) -> Path:
-    """The output of a run with four processes that was killed after its second checkpoint at the earliest."""
+    """The output of a run with four processes that was killed after its second checkpoint at the
+    earliest.
+    """
     output = tmp_path_factory.mktemp("ddp") / "killed"
     run = start(output, pusht_shards, 4)
     deadline = time.monotonic() + DEADLINE_S

@@ -1,4 +1,6 @@
-"""What LeRobot's trainer and samplers read from a dataset, held against the bundled dataset's own files."""
+"""What LeRobot's trainer and samplers read from a dataset, held against the bundled dataset's own
+files.
+"""
 
 from __future__ import annotations
 

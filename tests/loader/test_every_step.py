@@ -1,4 +1,6 @@
-"""A run goes on from a state taken at any step as if nothing had happened, in other processes and topologies too."""
+"""A run goes on from a state taken at any step as if nothing had happened, in other processes and
+topologies too.
+"""
 
 from __future__ import annotations
 
@@ -78,7 +80,7 @@ def state_after(root: Path, steps: int, **options: Any) -> dict[str, Any]:
     return state
 
 
-# -- At every step ---------------------------------------------------------------------------------------------
+# -- At every step ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -126,14 +128,18 @@ def test_decoded_frames(pusht_shards: Path, frame_order: str) -> None:
 
 @pytest.mark.slow
 def test_worker_processes_and_decoded_frames(pusht_shards: Path) -> None:
-    """States taken under two workers, restored under two and under none; the workers persist through all of it."""
+    """States taken under two workers, restored under two and under none; the workers persist
+    through all of it.
+    """
     setup = decoding_setup(pusht_shards, seed=3)
     check_resume_at_every_step(setup, Topology(1, 2), [Topology(2, 0)], fresh=False)
 
 
 @pytest.mark.slow
 def test_other_processes(pusht_shards: Path) -> None:
-    """A fresh Python process restores every state; another one restores one with workers of its own."""
+    """A fresh Python process restores every state; another one restores one with workers of its
+    own.
+    """
     setup = decoding_setup(pusht_shards)
     ranks = setup.loaders(Topology(2))
     stop = len(ranks[0]) + 2
@@ -159,7 +165,7 @@ def test_single_samples(pusht_shards: Path) -> None:
         ]
 
 
-# -- When a state is taken and loaded --------------------------------------------------------------------------
+# -- When a state is taken and loaded --------------------------------------------------------------
 
 
 def test_taking_a_state_changes_nothing(pusht_shards: Path) -> None:
@@ -243,11 +249,13 @@ def test_a_topology_that_does_not_fit_is_refused_at_once(
         loader_of(pusht_shards, **options)
 
 
-# -- Epochs ----------------------------------------------------------------------------------------------------
+# -- Epochs ----------------------------------------------------------------------------------------
 
 
 def test_a_trainer_that_counts_epochs_itself(pusht_shards: Path) -> None:
-    """It saves its epoch and the state inside the loop, and goes on with `set_epoch` of that epoch."""
+    """It saves its epoch and the state inside the loop, and goes on with `set_epoch` of that
+    epoch.
+    """
     expected = [batch for epoch in range(3) for batch in order_of(pusht_shards, epoch)]
     for saved_after in (13, 14, 15):
         loader = loader_of(pusht_shards)
@@ -303,7 +311,7 @@ def test_set_epoch_ends_an_iteration_over_another_epoch(pusht_shards: Path) -> N
     assert indices(loader) == order_of(pusht_shards, 5)
 
 
-# -- Steps of a trainer, and their number ----------------------------------------------------------------------
+# -- Steps of a trainer, and their number ----------------------------------------------------------
 
 
 def test_state_at_is_the_state_of_that_step_over_three_epochs(pusht_shards: Path) -> None:

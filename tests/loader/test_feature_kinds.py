@@ -127,7 +127,7 @@ def test_worker_processes_give_the_same(shards: str) -> None:
     loader.close()
 
 
-# -- Language --------------------------------------------------------------------------------------------------
+# -- Language --------------------------------------------------------------------------------------
 
 
 def test_messages_are_lists_of_dicts(shards: str) -> None:
@@ -182,7 +182,7 @@ def test_messages_have_no_window(shards: str) -> None:
         make_loader(shards, delta_timestamps={"language_events": [0.0]})
 
 
-# -- Depth images ----------------------------------------------------------------------------------------------
+# -- Depth images ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("return_uint8", [True, False])
@@ -234,7 +234,7 @@ def test_statistics_that_are_integers_stay_so_in_millimetres(shards: str) -> Non
     assert found == {METRES: ("f", [3000.0]), MILLIMETRES: ("i", [3])}
 
 
-# -- Depth video -----------------------------------------------------------------------------------------------
+# -- Depth video -----------------------------------------------------------------------------------
 
 
 def stored_codes(built: Built, key: str) -> NDArray[np.uint16]:
@@ -251,7 +251,9 @@ def dequantized(
     shift: float = 3.5,
     use_log: bool = True,
 ) -> torch.Tensor:
-    """float32 (samples, 1, H, W): LeRobot's `dequantize_depth` for tensors, in millimetres, step by step."""
+    """float32 (samples, 1, H, W): LeRobot's `dequantize_depth` for tensors, in millimetres, step by
+    step.
+    """
     start, end = (
         math.log(end + shift) if use_log else end for end in (float(depth_min), float(depth_max))
     )
@@ -469,7 +471,7 @@ def test_scales_that_say_nothing_are_refused(scale: Batch, reason: str) -> None:
         DepthScale.of({"info": scale})
 
 
-# -- Mixtures --------------------------------------------------------------------------------------------------
+# -- Mixtures --------------------------------------------------------------------------------------
 
 
 def test_a_mixture_of_depth_with_different_scales(

@@ -1,4 +1,6 @@
-"""Specs and rows that somebody forged, with checksums that fit: right samples, or an error that names the place."""
+"""Specs and rows that somebody forged, with checksums that fit: right samples, or an error that
+names the place.
+"""
 
 from __future__ import annotations
 
@@ -128,7 +130,7 @@ def use(root: str, tmp_path: Path) -> None:
                 each()
 
 
-# -- Specs -----------------------------------------------------------------------------------------------------
+# -- Specs -----------------------------------------------------------------------------------------
 
 
 @QUICK
@@ -221,7 +223,7 @@ def test_specs_that_are_merely_unknown_are_none_of_its_business(spec: dict[str, 
     assert not list(spec_problems({"x": spec}))
 
 
-# -- Rows ------------------------------------------------------------------------------------------------------
+# -- Rows ------------------------------------------------------------------------------------------
 
 CUT = b"\x89PNG\r\n\x1a\n"
 leaves = st.one_of(
@@ -384,7 +386,7 @@ def test_pixels_that_cannot_be_decoded_are_substituted_in_their_step_alone(
     assert spoiled == 1
 
 
-# -- Rows that are stored as something else than their feature says ----------------------------------------------
+# -- Rows that are stored as something else than their feature says --------------------------------
 
 
 def first_rows(root: Path) -> pa.Table:
@@ -419,7 +421,10 @@ def test_lists_of_one_number_say_it_too(honest: Path, forgery: Forgery, key: str
 def test_a_batch_of_episodes_stored_with_other_types_has_the_declared_one(
     honest: Path, forgery: Forgery
 ) -> None:
-    """LeRobot casts to the declared type. An episode of integers made integers of the others' fractions."""
+    """LeRobot casts to the declared type.
+
+    An episode of integers made integers of the others' fractions.
+    """
     shape = first_rows(honest).column("action").to_pylist()
     with_column(forgery, "action", pa.array([[2] * len(row) for row in shape]))
     (batch,) = make_loader(forgery.seal(), batch_size=18, shuffle=False)

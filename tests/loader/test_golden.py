@@ -1,4 +1,6 @@
-"""Samples equal those that LeRobot itself returned for the same dataset, recorded in pusht_sim.golden.json."""
+"""Samples equal those that LeRobot itself returned for the same dataset, recorded in
+pusht_sim.golden.json.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,8 @@ GOLDEN: dict[str, Any] = json.loads(
     (Path(__file__).parents[1] / "data/pusht_sim.golden.json").read_text()
 )
 DELTA_TIMESTAMPS: dict[str, list[float]] = GOLDEN["delta_timestamps"]
-PIXEL_STEP = 16  # of the golden file's grids, which tell frames apart where RGB conversion rounds differently
+# of the golden file's grids, which tell frames apart where RGB conversion rounds differently
+PIXEL_STEP = 16
 ROUNDING = 2
 
 both_kinds = pytest.mark.parametrize("kind", ["plain", "delta"])
@@ -75,9 +78,11 @@ def check_sample(sample: dict[str, Any], expected: dict[str, Any]) -> list[bool]
 
 
 def check_all(samples: list[dict[str, Any]], kind: str) -> None:
-    """Every golden sample is among `samples`, each frame of the dataset is there once, and all are equal.
+    """Every golden sample is among `samples`, each frame of the dataset is there once, and all are
+    equal.
 
-    A machine may round RGB otherwise than the one that recorded the golden file, but then it does so throughout.
+    A machine may round RGB otherwise than the one that recorded the golden file, but then it does
+    so throughout.
     """
     by_index = {int(sample["index"]): sample for sample in samples}
     assert sorted(by_index) == list(range(GOLDEN["num_frames"]))

@@ -1,4 +1,6 @@
-"""Loading a dataset that grows: earlier snapshots, states that were saved on them, readers that were there before."""
+"""Loading a dataset that grows: earlier snapshots, states that were saved on them, readers that
+were there before.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ FIRST = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A training on the dataset as it was one night: where it was saved, and what would have followed."""
+    """A training on the dataset as it was one night: where it was saved, and what would have
+    followed.
+    """
 
     state: dict[str, Any]
     rest: list[torch.Tensor]
@@ -192,7 +196,9 @@ def test_a_mixture_goes_back_with_each_of_its_datasets(grown: Grown) -> None:
 
 
 def test_a_loader_that_was_there_before_goes_on(tmp_path: Path) -> None:
-    """Through three nights, in the middle of its epoch and in the next ones, with metadata that it reads late."""
+    """Through three nights, in the middle of its epoch and in the next ones, with metadata that it
+    reads late.
+    """
     record(tmp_path / "robot", FIRST, cameras=())
     append(tmp_path / "robot", tmp_path / "shards")
     expected = indices(load(tmp_path / "shards"))

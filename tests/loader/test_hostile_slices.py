@@ -1,4 +1,6 @@
-"""Slices that are something else, with checksums that fit: an error that names the place, and nothing is opened."""
+"""Slices that are something else, with checksums that fit: an error that names the place, and
+nothing is opened.
+"""
 
 from __future__ import annotations
 
@@ -122,7 +124,9 @@ sys.addaudithook(_watch)
 
 @contextmanager
 def nothing_else_is_opened(secret: Path) -> Iterator[None]:
-    """Fail if a socket, a process or the secret file is opened, by Python or by FFmpeg's own calls."""
+    """Fail if a socket, a process or the secret file is opened, by Python or by FFmpeg's own
+    calls.
+    """
     before = secret.stat().st_atime_ns
     WATCHED.append([])
     try:
@@ -175,7 +179,10 @@ def box(kind: bytes, *bodies: bytes) -> bytes:
 
 
 def with_table(data: bytes, kind: bytes, body: bytes) -> bytes:
-    """A slice with another body in one of its tables. Offsets stay: its packets come before its tables."""
+    """A slice with another body in one of its tables.
+
+    Offsets stay: its packets come before its tables.
+    """
 
     def rebuilt(start: int, end: int) -> bytes:
         parts = []

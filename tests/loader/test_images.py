@@ -102,7 +102,7 @@ def test_an_image_that_points_outside_the_dataset_is_refused() -> None:
         images([*stored(GREY), {"bytes": None, "path": "/elsewhere/frame.png"}])
 
 
-# -- Rows without an image -------------------------------------------------------------------------------------
+# -- Rows without an image -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("gone", [None, {"bytes": None, "path": None}], ids=["null", "empty"])

@@ -1,4 +1,6 @@
-"""Slices with parameter sets in their packets: each frame is what decoding its slice in order gives, in any order."""
+"""Slices with parameter sets in their packets: each frame is what decoding its slice in order
+gives, in any order.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""LeRobot's normalisers run from our statistics, and torchvision's transforms resume; with the real ones."""
+"""LeRobot's normalisers run from our statistics, and torchvision's transforms resume; with the real
+ones.
+"""
 
 from __future__ import annotations
 

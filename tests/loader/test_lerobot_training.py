@@ -1,4 +1,6 @@
-"""LeRobot 0.4.4 trains from shards: its policies are what they would be from its own dataset, and so are samples."""
+"""LeRobot 0.4.4 trains from shards: its policies are what they would be from its own dataset, and
+so are samples.
+"""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ def column(batches: Iterable[Batch], key: str = "index") -> list[Any]:
     return [value.item() for batch in batches for value in batch[key]]
 
 
-# -- Batches ---------------------------------------------------------------------------------------------------
+# -- Batches ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("drop_last", [False, True])
@@ -130,7 +130,7 @@ def test_what_cannot_be_stacked_is_an_error_with_the_remedy(
         next(iter(loader))
 
 
-# -- Pictures --------------------------------------------------------------------------------------------------
+# -- Pictures --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("window", [[0.0], [-0.1, 0.0, 0.3]])
@@ -194,7 +194,7 @@ def test_cameras_choose_what_is_decoded_and_read(shards: Path) -> None:
     assert loaders["none"].stats().frames_decoded == 0
 
 
-# -- Which samples ---------------------------------------------------------------------------------------------
+# -- Which samples ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("shuffle", [False, True])
@@ -246,7 +246,7 @@ def test_shards_can_be_given_by_pattern_and_by_list(shards: Path) -> None:
     assert set(column(one, "episode_index")) == set(index.episode_index[index.shard == 1].tolist())
 
 
-# -- What it tells of itself -----------------------------------------------------------------------------------
+# -- What it tells of itself -----------------------------------------------------------------------
 
 
 def test_metadata_is_what_policies_are_built_from(shards: Path) -> None:
@@ -315,7 +315,7 @@ def test_no_more_episodes_stay_in_memory_than_the_pools(
     assert not alive
 
 
-# -- Living with others ----------------------------------------------------------------------------------------
+# -- Living with others ----------------------------------------------------------------------------
 
 
 def test_a_loader_survives_pickling_with_its_place(shards: Path) -> None:

@@ -1,4 +1,6 @@
-"""Values that rows lack are told before the first batch, and dropped, filled and masked, or None as asked."""
+"""Values that rows lack are told before the first batch, and dropped, filled and masked, or None as
+asked.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +55,7 @@ def healthy(tmp_path_factory: pytest.TempPathFactory) -> str:
     return converted(CASES / "image_palette/src", tmp_path_factory.mktemp("healthy") / "shards")
 
 
-# -- One dataset -----------------------------------------------------------------------------------------------
+# -- One dataset -----------------------------------------------------------------------------------
 
 
 def test_what_is_missing_is_said_before_anything_is_read(root: str, tmp_path: Path) -> None:
@@ -162,7 +164,7 @@ def test_episodes_without_missing_values_are_loaded_as_ever(root: str, tmp_path:
         make_loader(root, episodes=[2])
 
 
-# -- By number -------------------------------------------------------------------------------------------------
+# -- By number -------------------------------------------------------------------------------------
 
 
 def test_by_number_a_missing_value_is_none_as_lerobot_has_it(root: str) -> None:
@@ -205,7 +207,7 @@ def test_none_is_no_choice_for_batches(root: str) -> None:
         make_loader(root, on_missing="none")  # type: ignore[arg-type]
 
 
-# -- Mixtures --------------------------------------------------------------------------------------------------
+# -- Mixtures --------------------------------------------------------------------------------------
 
 
 def test_a_mixture_asks_as_one_dataset_does(root: str, healthy: str) -> None:
@@ -242,7 +244,7 @@ def test_what_a_dataset_lacks_and_what_a_row_lacks_are_one_mask(root: str, tmp_p
     assert batch["image_is_missing"][other].all()
 
 
-# -- What is recorded ------------------------------------------------------------------------------------------
+# -- What is recorded ------------------------------------------------------------------------------
 
 
 def test_manifests_record_what_is_missing(root: str, healthy: str) -> None:

@@ -1,4 +1,6 @@
-"""Mixtures of real datasets: what samples hold, resuming anywhere in any topology, and what is refused."""
+"""Mixtures of real datasets: what samples hold, resuming anywhere in any topology, and what is
+refused.
+"""
 
 from __future__ import annotations
 
@@ -61,7 +63,7 @@ def ids(batches: list[Any]) -> list[tuple[int, int]]:
     ]
 
 
-# -- Order and state -------------------------------------------------------------------------------------------
+# -- Order and state -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("frame_order", ["uniform", slowly("sweep")])
@@ -144,7 +146,7 @@ def test_batches_by_dataset_resume_at_every_step_in_any_topology(
     check_resume_at_every_step(setup, Topology(2), [Topology(1)], fresh=False)
 
 
-# -- Samples ---------------------------------------------------------------------------------------------------
+# -- Samples ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("batch_size", [7, None])
@@ -200,7 +202,9 @@ def test_what_only_some_have_is_filled_and_masked_or_left_out(roots: Roots) -> N
 
 
 def test_a_feature_that_is_named_like_a_mask_stays_as_it_is() -> None:
-    """`action_is_pad` of the datasets themselves: no window makes one, and one dataset lacks `action`."""
+    """`action_is_pad` of the datasets themselves: no window makes one, and one dataset lacks
+    `action`.
+    """
     flags = np.array([True, False, True])
     episodes: list[Any] = [
         SimpleNamespace(
@@ -246,7 +250,7 @@ def test_sizes_must_agree_unless_image_size_makes_them(roots: Roots) -> None:
     assert batch[TOP].shape == (6, 3, 32, 48)
 
 
-# -- What is refused -------------------------------------------------------------------------------------------
+# -- What is refused -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

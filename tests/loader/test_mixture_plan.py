@@ -1,4 +1,6 @@
-"""The order of a mixture is a pure function with promises, held here over many weights and topologies."""
+"""The order of a mixture is a pure function with promises, held here over many weights and
+topologies.
+"""
 
 from __future__ import annotations
 
@@ -102,7 +104,7 @@ def mixes(draw: st.DrawFn, *, shuffle: bool | None = None) -> Mix:
     return Mix(lengths, parts, slots, order)
 
 
-# -- Proportions -----------------------------------------------------------------------------------------------
+# -- Proportions -----------------------------------------------------------------------------------
 
 
 @SHARED
@@ -214,7 +216,7 @@ def test_other_weights_are_rounded_to_parts_of_the_longest_period(weights: list[
         assert abs(weight / sum(weights) - part / sum(parts)) < 1 / MAX_PERIOD
 
 
-# -- Samples ---------------------------------------------------------------------------------------------------
+# -- Samples ---------------------------------------------------------------------------------------
 
 
 @SHARED

@@ -1,4 +1,5 @@
-"""Real worker processes: they live as long as they are of use, and leave nothing behind, however the run ends.
+"""Real worker processes: they live as long as they are of use, and leave nothing behind, however
+the run ends.
 
 Run as a script it is such a run: `python test_processes.py ROOT loading|training`.
 """
@@ -77,7 +78,9 @@ def shared_memory(pids: Iterable[int]) -> set[Path]:
 
 @contextmanager
 def nothing_left() -> Iterator[None]:
-    """Afterwards this process has no workers, no shared memory, and no more open files than before."""
+    """Afterwards this process has no workers, no shared memory, and no more open files than
+    before.
+    """
     gc.collect()
     assert not workers()
     multiprocessing.get_context("spawn").Array(
@@ -196,11 +199,13 @@ def test_a_killed_worker_is_an_error_and_the_next_iteration_has_new_ones(
     assert are_gone(second)
 
 
-# -- The whole process ends --------------------------------------------------------------------------------------
+# -- The whole process ends ------------------------------------------------------------------------
 
 
 class Script:
-    """This file as a script, with its workers, its shared memory, and a folder for temporary files."""
+    """This file as a script, with its workers, its shared memory, and a folder for temporary
+    files.
+    """
 
     def __init__(self, root: Path, mode: str, temporary: Path, stderr: int | None = None) -> None:
         self.temporary = temporary
@@ -245,7 +250,9 @@ class Script:
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["loading", "training"])
 def test_ctrl_c(pusht_shards: Path, tmp_path: Path, mode: str) -> None:
-    """The first one is caught, and the loader goes on to be used; the second one ends the process."""
+    """The first one is caught, and the loader goes on to be used; the second one ends the
+    process.
+    """
     with Script(pusht_shards, mode, tmp_path) as script:
         assert script.hear() == {"step": 2}
         os.killpg(script.process.pid, signal.SIGINT)

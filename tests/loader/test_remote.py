@@ -1,4 +1,6 @@
-"""make_loader on remote URLs: the batches of the local dataset, bit for bit, or an error that names URL and cause."""
+"""make_loader on remote URLs: the batches of the local dataset, bit for bit, or an error that names
+URL and cause.
+"""
 
 from __future__ import annotations
 
@@ -82,7 +84,7 @@ def s3_root(s3_server: S3Server, arm_shards: Path) -> str:
     return s3_server.add_folder(arm_shards, "some/where")
 
 
-# -- The same batches -------------------------------------------------------------------------------------------
+# -- The same batches ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("episode_order", ["global", "shard"])
@@ -240,13 +242,14 @@ def test_without_the_right_token_nothing_is_loaded(
             assert "hf_local" not in repr(caught.value)
 
 
-# -- Faults -----------------------------------------------------------------------------------------------------
+# -- Faults ----------------------------------------------------------------------------------------
 
 CUT = {"after_bytes": 5000}
 SLOW = pytest.mark.slow
 URL = r"http://127\.0\.0\.1:\d+/shards/shard-\d{6}\.tar"
 FAULTS: list[tuple[str, dict[str, Any], str | None]] = [
-    # fault, its arguments, what the error says when it never ends (None: everything is read nevertheless)
+    # fault, its arguments, what the error says when it never ends (None: everything is read
+    # nevertheless)
     ("refuse", {}, "Connection refused"),
     ("drop", {}, "the connection broke"),
     ("reset", {"after_bytes": 0}, "the connection broke"),
@@ -564,7 +567,7 @@ def test_no_thread_and_no_file_is_left(http: RangeServer, local: Callable[..., l
     assert len(os.listdir("/proc/self/fd")) <= before
 
 
-# -- on_error="skip" --------------------------------------------------------------------------------------------
+# -- on_error="skip" -------------------------------------------------------------------------------
 
 
 @pytest.fixture

@@ -1,4 +1,6 @@
-"""Weights and kept ranges in the order: each frame as often as is said, in any epoch and topology."""
+"""Weights and kept ranges in the order: each frame as often as is said, in any epoch and
+topology.
+"""
 
 from __future__ import annotations
 
@@ -76,7 +78,7 @@ def orders(draw: st.DrawFn) -> tuple[OrderConfig, Slots]:
     )
 
 
-# -- How often ---------------------------------------------------------------------------------------------------
+# -- How often -------------------------------------------------------------------------------------
 
 
 @SHARED
@@ -154,7 +156,7 @@ PINNED = [
 ]
 
 
-# -- Every frame of the selection --------------------------------------------------------------------------------
+# -- Every frame of the selection ------------------------------------------------------------------
 
 
 @SHARED
@@ -210,7 +212,7 @@ def test_ranges_without_gaps_are_in_the_order_of_whole_episodes(
             assert draws[0].positions.tolist() == draws[1].positions.tolist()
 
 
-# -- In mixtures -------------------------------------------------------------------------------------------------
+# -- In mixtures -----------------------------------------------------------------------------------
 
 
 @SHARED
@@ -250,7 +252,8 @@ def test_each_dataset_of_a_mixture_goes_through_epochs_of_its_own(
     assert total == sum(map(len, streams))
     for rows, own, stream in zip(datasets, episodes, streams, strict=True):
         start = epoch = 0
-        # A step of several lanes takes from two epochs at their border: whole epochs are compared as sums.
+        # A step of several lanes takes from two epochs at their border: whole epochs are compared
+        # as sums.
         while start + own.num_frames(epoch) <= len(stream) and epoch < 60:
             start, epoch = start + own.num_frames(epoch), epoch + 1
         times = np.full(len(rows), epoch) if own.repeats is None else own.repeats.before(epoch)
@@ -278,7 +281,7 @@ def test_the_epoch_of_any_sample_is_found_at_once(
     assert own.epochs(numbers).tolist() == [own.place(each)[0] for each in numbers.tolist()]
 
 
-# -- A million episodes ------------------------------------------------------------------------------------------
+# -- A million episodes ----------------------------------------------------------------------------
 
 
 def test_a_million_weighted_episodes_are_planned_from_arrays() -> None:

@@ -116,7 +116,9 @@ def test_everything_is_taken_once_and_the_most_urgent_first(
 def check_early(
     kept: Tally[Want], early: Tally[int], of_gops: Tally[Want], most: int, announced: list[int]
 ) -> None:
-    """What is kept for announced steps, beside what was before: all that a step wants of a GOP, or nothing."""
+    """What is kept for announced steps, beside what was before: all that a step wants of a GOP, or
+    nothing.
+    """
     before, after = early.total(), early.total() + kept.total()
     for step, slot, frame in of_gops:
         if step in announced:

@@ -1,4 +1,6 @@
-"""Pictures at another size: what torch makes of whole ones, written where they are wanted and nowhere else."""
+"""Pictures at another size: what torch makes of whole ones, written where they are wanted and
+nowhere else.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Where a loader stands: epochs, restarts, checkpoints, and the same stream from any number of workers and ranks."""
+"""Where a loader stands: epochs, restarts, checkpoints, and the same stream from any number of
+workers and ranks.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,7 @@ def take(loader: Loader, count: int) -> Order:
     return order_of(batch for _, batch in zip(range(count), loader, strict=False))
 
 
-# -- Epochs ----------------------------------------------------------------------------------------------------
+# -- Epochs ----------------------------------------------------------------------------------------
 
 
 def test_epochs_advance_by_themselves_and_have_orders_of_their_own(pusht_shards: Path) -> None:
@@ -98,7 +100,7 @@ def test_a_second_iteration_ends_the_first(pusht_shards: Path) -> None:
     assert order_of(second) == whole[1:]
 
 
-# -- Checkpoints -----------------------------------------------------------------------------------------------
+# -- Checkpoints -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("frame_order", ["uniform", slowly("sweep")])
@@ -361,7 +363,7 @@ def test_a_state_loaded_while_iterating_is_refused(pusht_shards: Path) -> None:
         loader.load_state_dict(loader.state_dict())
 
 
-# -- Ranks and workers -----------------------------------------------------------------------------------------
+# -- Ranks and workers -----------------------------------------------------------------------------
 
 
 def test_ranks_share_every_epoch_without_overlap(pusht_shards: Path) -> None:

@@ -1,4 +1,6 @@
-"""Statistics of a mixture whose datasets call features otherwise and have vectors of other lengths."""
+"""Statistics of a mixture whose datasets call features otherwise and have vectors of other
+lengths.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,9 @@ def rows(root: str, key: str) -> NDArray[np.float64]:
 
 
 def check(found: dict[str, Any], own: list[NDArray[np.float64]]) -> None:
-    """Of the rows of both, the second ones twice; of numbers that only the first robot has, of its rows."""
+    """Of the rows of both, the second ones twice; of numbers that only the first robot has, of its
+    rows.
+    """
     both = np.concatenate([own[0][:, :2], own[1], own[1]])
     parts = [((0, 2), both), ((2, 4), own[0][:, 2:]), ((4, 5), np.zeros((1, 1)))]
     for (first, stop), values in parts:

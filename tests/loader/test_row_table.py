@@ -1,4 +1,6 @@
-"""Numbers of rows that lie side by side are those of their columns, whatever their types, shapes and order."""
+"""Numbers of rows that lie side by side are those of their columns, whatever their types, shapes
+and order.
+"""
 
 from __future__ import annotations
 

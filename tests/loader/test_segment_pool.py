@@ -1,4 +1,6 @@
-"""Batches that pass through shared memory: whole, never overwritten under their reader, and free again after it."""
+"""Batches that pass through shared memory: whole, never overwritten under their reader, and free
+again after it.
+"""
 
 from __future__ import annotations
 
@@ -118,7 +120,7 @@ def nothing_in_dev_shm() -> Iterator[None]:
     } == set()
 
 
-# -- What arrives ----------------------------------------------------------------------------------------------
+# -- What arrives ----------------------------------------------------------------------------------
 
 DTYPES = [
     torch.uint8,
@@ -196,7 +198,7 @@ def test_it_may_be_written_to(pair: Ring) -> None:
     assert all(is_all(other, 5) for other in others)
 
 
-# -- Segments are used again -----------------------------------------------------------------------------------
+# -- Segments are used again -----------------------------------------------------------------------
 
 
 def test_segments_are_mapped_once_and_their_handles_sent_once(
@@ -256,7 +258,7 @@ def test_memory_on_its_way_is_not_lent_again(pair: Ring) -> None:
     assert pair.num_in_use == 0
 
 
-# -- What the user holds ---------------------------------------------------------------------------------------
+# -- What the user holds ---------------------------------------------------------------------------
 
 HELD: dict[str, Callable[[Batch], Any]] = {
     "the batch": lambda batch: batch,
@@ -341,7 +343,7 @@ def test_a_worker_that_still_holds_an_old_tensor_frees_nobodys_memory_with_it(pa
     assert is_all(held["camera"], 2)
 
 
-# -- The receiver's end ----------------------------------------------------------------------------------------
+# -- The receiver's end ----------------------------------------------------------------------------
 
 
 def test_a_receiver_that_is_gone_gives_nothing_and_leaves_what_it_gave(pair: Ring) -> None:
@@ -377,7 +379,7 @@ def test_workers_do_not_touch_each_others_segments(pair: Ring) -> None:
     assert all(is_all(tensor, value) for tensor, value in held)
 
 
-# -- Any order -------------------------------------------------------------------------------------------------
+# -- Any order -------------------------------------------------------------------------------------
 
 
 class Passing(RuleBasedStateMachine):
@@ -475,7 +477,7 @@ def test_decoding_threads_lend_beside_a_user_who_keeps_some() -> None:
             assert all(is_all(view, value) for view, value in kept)
 
 
-# -- Between processes -----------------------------------------------------------------------------------------
+# -- Between processes -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

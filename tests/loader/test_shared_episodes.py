@@ -1,4 +1,6 @@
-"""What one worker has read and parsed serves the others of its rank: the same values, without reading again."""
+"""What one worker has read and parsed serves the others of its rank: the same values, without
+reading again.
+"""
 
 from __future__ import annotations
 

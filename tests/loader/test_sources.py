@@ -1,4 +1,6 @@
-"""Every source that converts is loaded as a slow, separate reading of it says, with both decoders."""
+"""Every source that converts is loaded as a slow, separate reading of it says, with both
+decoders.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,8 @@ from roboshard.loader import make_loader
 TOP = "observation.images.top"
 REFUSED = {"dropped_frames"}  # rows without a frame; the converter says so
 MORE_CASES = {
-    # Keyframes closer together than the decoder's delay: a seek by decoding time ends up one of them too late.
+    # Keyframes closer together than the decoder's delay: a seek by decoding time ends up one of
+    # them too late.
     "short_gops_hevc": Source(cameras=(Camera(key=TOP, codec="hevc", gop=2, bframes=3),)),
     "short_open_gops_hevc": Source(
         cameras=(Camera(key=TOP, codec="hevc", gop=3, bframes=3, open_gop=True),)
@@ -77,7 +80,9 @@ class Case:
 
     @cached_property
     def values(self) -> dict[str, list[list[Any]]]:
-        """Feature -> episode -> row -> its value by LeRobot's rules; `torch.tensor` of the Python value is one."""
+        """Feature -> episode -> row -> its value by LeRobot's rules; `torch.tensor` of the Python
+        value is one.
+        """
         source, episodes = self.built.source, range(len(self.built.source.lengths))
         values: dict[str, list[list[Any]]] = {}
         tables = [self.built.rows(episode) for episode in episodes]

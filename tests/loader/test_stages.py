@@ -1,4 +1,6 @@
-"""A chain of stages: what one gives the next one takes, item by item, and all of them are closed together."""
+"""A chain of stages: what one gives the next one takes, item by item, and all of them are closed
+together.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""`loader.meta.stats`: exact ones of the samples that are loaded, of a selection, a mixture, and relative actions."""
+"""`loader.meta.stats`: exact ones of the samples that are loaded, of a selection, a mixture, and
+relative actions.
+"""
 
 from __future__ import annotations
 
@@ -199,7 +201,7 @@ def test_a_fraction_of_a_weight_counts_as_often_as_it_comes(
     np.testing.assert_allclose(found["std"], np.sqrt(variance))
 
 
-# -- Mixtures ----------------------------------------------------------------------------------------------------
+# -- Mixtures --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("factors", [(1, 1), (1, 3), (4, 1)])
@@ -258,7 +260,7 @@ def test_robots_have_their_own(data: dict[str, tuple[str, Rows]]) -> None:
     assert make_loader(a).metas.by_robot_type["robot a"].robot_type == "robot a"
 
 
-# -- When they are found -----------------------------------------------------------------------------------------
+# -- When they are found ---------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -385,13 +387,15 @@ def kept_of(loader: Loader) -> bool:
     return (folder / f"{name}.json").exists()
 
 
-# -- Relative actions --------------------------------------------------------------------------------------------
+# -- Relative actions ------------------------------------------------------------------------------
 
 
 def relative(
     rows: Rows, often: Mapping[int, NDArray[np.int64]], offsets: list[int], mask: list[bool]
 ) -> NDArray[np.float64]:
-    """Actions of all windows less the state of their sample, as the words of the page say, one by one."""
+    """Actions of all windows less the state of their sample, as the words of the page say, one by
+    one.
+    """
     found = []
     for episode, times in often.items():
         actions, states = (
@@ -487,7 +491,7 @@ def test_what_cannot_be_relative_is_refused(data: dict[str, tuple[str, Rows]]) -
         DatasetMeta(meta.manifest).relative_stats()
 
 
-# -- Pictures, and what sources say ------------------------------------------------------------------------------
+# -- Pictures, and what sources say ----------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,6 @@
-"""Epochs one after the other: the next one is begun ahead where it is likely to come, and is the right one."""
+"""Epochs one after the other: the next one is begun ahead where it is likely to come, and is the
+right one.
+"""
 
 from __future__ import annotations
 
@@ -134,7 +136,7 @@ def test_an_epoch_whose_last_item_failed_is_not_over() -> None:
             next(items)
 
 
-# -- The loader ------------------------------------------------------------------------------------------------
+# -- The loader ------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

@@ -92,7 +92,9 @@ def test_accelerate_does_not_split_the_loader_again(
 
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_a_loader_draws_nothing_from_torchs_generator(num_workers: int, pusht_shards: Path) -> None:
-    """Dropout and noise draw from it: losses would depend on workers, and on where a run was resumed."""
+    """Dropout and noise draw from it: losses would depend on workers, and on where a run was
+    resumed.
+    """
     loader = make_loader(str(pusht_shards), batch_size=64, cameras=[], num_workers=num_workers)
     before = torch.get_rng_state()
     assert len(list(loader)) == 11
@@ -101,7 +103,9 @@ def test_a_loader_draws_nothing_from_torchs_generator(num_workers: int, pusht_sh
 
 
 class Hooks:
-    """What Lightning's loops do with a loader that has a state: ask, save as JSON, restore, iterate."""
+    """What Lightning's loops do with a loader that has a state: ask, save as JSON, restore,
+    iterate.
+    """
 
     def __init__(self, loader: Loader) -> None:
         self.loader = loader

@@ -1,4 +1,6 @@
-"""Transforms of pictures and batches: their random numbers follow from seed, epoch and step, and disturb nobody's."""
+"""Transforms of pictures and batches: their random numbers follow from seed, epoch and step, and
+disturb nobody's.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ Batch = dict[str, Any]
 
 
 def jitter(picture: torch.Tensor) -> torch.Tensor:
-    """A part of the picture, from a place and with a brightness that all three generators have a say in."""
+    """A part of the picture, from a place and with a brightness that all three generators have a
+    say in.
+    """
     left, top = random.randrange(17), int(np.random.randint(17))
     part = picture[..., top : top + 80, left : left + 80].float() * (0.5 + torch.rand(1))
     return part + torch.randn(1)
@@ -139,11 +143,13 @@ def test_single_samples_have_the_same_numbers_again(pusht_shards: Path) -> None:
     assert not torch.equal(found[0][IMAGE], found[1][IMAGE])
 
 
-# -- Other people's random numbers -------------------------------------------------------------------------------
+# -- Other people's random numbers -----------------------------------------------------------------
 
 
 def draws() -> tuple[float, ...]:
-    """Of all three generators; of a normal distribution NumPy keeps a second number for the next call."""
+    """Of all three generators; of a normal distribution NumPy keeps a second number for the next
+    call.
+    """
     return (
         float(torch.rand(1)),
         float(torch.randn(1)),
@@ -229,7 +235,7 @@ def test_the_numbers_are_these() -> None:
     ]
 
 
-# -- Where they run ----------------------------------------------------------------------------------------------
+# -- Where they run --------------------------------------------------------------------------------
 
 
 def test_without_workers_they_run_where_the_program_waits(pusht_shards: Path) -> None:
@@ -283,6 +289,8 @@ def test_single_samples_are_no_batches(pusht_shards: Path) -> None:
 
 
 def test_transforms_of_a_gpu_follow_the_copy(pusht_shards: Path) -> None:
-    """What `device=` is told comes after them: here it is the CPU, which says that they were called before."""
+    """What `device=` is told comes after them: here it is the CPU, which says that they were called
+    before.
+    """
     loader = loader_of(pusht_shards, device="cpu")
     assert next(iter(loader))[IMAGE].shape == (23, 3, 80, 80)

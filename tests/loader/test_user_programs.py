@@ -1,4 +1,6 @@
-"""Programs as people write them: no guard around their main part, functions of their own, standard input."""
+"""Programs as people write them: no guard around their main part, functions of their own, standard
+input.
+"""
 
 from __future__ import annotations
 

@@ -18,7 +18,9 @@ _AS_JSON = {"ARROW:extension:name": "arrow.json", "ARROW:extension:metadata": ""
 JSON_TEXT: pa.DataType | pa.Field = (
     pa.json_() if hasattr(pa, "json_") else pa.field("element", pa.string(), metadata=_AS_JSON)
 )
-"""Arrow's JSON type; before pyarrow 19 the text that files hold of it, which says that it is JSON."""
+"""Arrow's JSON type; before pyarrow 19 the text that files hold of it, which says that it is
+JSON.
+"""
 
 
 def _arrow_type(*, has_timestamp: bool) -> pa.DataType:

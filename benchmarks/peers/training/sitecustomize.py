@@ -1,7 +1,9 @@
-"""Lets torchvision be imported without its compiled operators, as a CUDA build of it beside a CPU build of torch.
+"""Lets torchvision be imported without its compiled operators, as a CUDA build of it beside a CPU
+build of torch.
 
-LeRobot policies use its models and transforms, which need none of them; but torchvision describes two operators
-on import as if they were there. Here they are declared, without an implementation: a call of one is an error.
+LeRobot policies use its models and transforms, which need none of them; but torchvision describes
+two operators on import as if they were there. Here they are declared, without an implementation: a
+call of one is an error.
 """
 
 import sys
