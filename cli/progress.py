@@ -37,6 +37,9 @@ def bar(doing: str, items: int, what: str, num_bytes: int) -> Iterator["_Bar"]:
         disable=not sys.stderr.isatty(),
     )
     shown = _Bar(display, num_bytes)
+    if display.disable:  # rich 13 ends one that is not shown with an empty line
+        yield shown
+        return
     # A process that is ended inside shall not leave a terminal without its cursor.
     with removed_at_exit(display.stop), display:
         yield shown
@@ -49,8 +52,10 @@ def counter(what: str, *, hidden: bool = False) -> Iterator[Callable[[int, int],
     is yielded.
     """
     console = Console(stderr=True)
-    hidden = hidden or not console.is_terminal
-    with Progress(console=console, transient=True, disable=hidden) as progress:
+    if hidden or not console.is_terminal:
+        yield lambda *_: None
+        return
+    with Progress(console=console, transient=True) as progress:
         task = progress.add_task(what, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
 

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import sys
 import threading
 from typing import Any
 
@@ -38,10 +39,12 @@ class Opened:
 
     def after_fork(self) -> None:
         """Keep what the parent opened, untouched: its event loop would lose the sockets that a
-        child lets go of.
+        child lets go of. fsspec 2024.6 would use it in the child, where its thread is gone.
         """
         self.inherited.append(self.shared)
         self.reset()
+        if asyn := sys.modules.get("fsspec.asyn"):
+            asyn.reset_lock()
 
     def reset(self) -> None:
         """Know of none."""

@@ -24,10 +24,13 @@ _MAGIC = {
 }
 _KINDS = "MP4, MOV, Matroska, WebM, AVI, MPEG-TS, MPEG-PS, FLV, Ogg or ASF"
 _TS_PACKET, _TS_SYNC = 188, b"\x47"
-OPENS_FLV = int(av.__version__.split(".")[0]) >= 16
+_AV = int(av.__version__.split(".")[0])
+OPENS_FLV = _AV >= 16
 """PyAV 15 ends the process where it is given options for one."""
 _ALONE = {"protocol_whitelist": "file", "enable_drefs": "0", "use_absolute_path": "0"}
 """Options of FFmpeg: no demuxer opens what its file names."""
+_ANY_TITLE: dict[str, Any] = {} if _AV >= 19 else {"metadata_errors": "replace"}
+"""A title in Latin-1 is no reason to fail. PyAV 19 has no such option and reads any text."""
 
 
 def open_video(path: Path) -> tuple[Any, Any]:
@@ -51,12 +54,8 @@ def open_video(path: Path) -> tuple[Any, Any]:
     if demuxer == "flv" and not OPENS_FLV:
         raise SourceError("an FLV file needs av 16 or newer: install it, or bring an MP4 file")
     try:
-        # a title in Latin-1 is no reason to fail
         container = av.open(
-            f"file:{path.absolute()}",
-            format=demuxer,
-            metadata_errors="replace",
-            options=dict(_ALONE),
+            f"file:{path.absolute()}", format=demuxer, options=dict(_ALONE), **_ANY_TITLE
         )
     except (av.FFmpegError, ValueError) as error:
         raise SourceError(f"no readable video stream: {_why(error)}") from error

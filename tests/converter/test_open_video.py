@@ -179,6 +179,25 @@ def test_a_numbered_name_is_a_name(tmp_path: Path) -> None:
         VideoFile(path).close()
 
 
+def test_a_title_in_latin_1_is_no_reason_to_fail(tmp_path: Path) -> None:
+    write_levels(tmp_path / "plain.mp4", [20], default=0)
+    with (
+        av.open(str(tmp_path / "plain.mp4")) as plain,
+        av.open(str(tmp_path / "titled.mp4"), "w") as target,
+    ):
+        target.metadata["title"] = "caf\u00e9"
+        copied = target.add_stream_from_template(plain.streams.video[0])
+        for packet in plain.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = copied
+                target.mux(packet)
+    data = (tmp_path / "titled.mp4").read_bytes()
+    assert data.count(b"caf\xc3\xa9") == 1
+    (tmp_path / "latin.mp4").write_bytes(data.replace(b"caf\xc3\xa9", b"caf\xe9 "))
+    container, _ = open_video(tmp_path / "latin.mp4")
+    container.close()
+
+
 @pytest.mark.parametrize("suffix", ["mkv", "avi", "ts", "flv", "mov"])
 def test_other_containers_open_as_what_they_are(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"file.{suffix}"
