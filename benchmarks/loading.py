@@ -3,19 +3,22 @@
     python benchmarks/loading.py --source LEROBOT_DATASET --shards ROBOSHARD_DATASET
         [--long-gop-source LEROBOT_DATASET --long-gop-shards ROBOSHARD_DATASET]
 
-The cases (loading_cases.py) take turns, round by round; each turn is a fresh process. It makes its loader,
-warms up and then takes batches for a window of wall-clock time (peers/window.py says how they are counted).
-From outside, this program samples the memory of the whole process tree, from its start to the window's end, and
-the CPU time that it uses in the window. Prints every run, medians over the rounds, and ratios of frames/s:
-taken round by round, then their median.
+The cases (loading_cases.py) take turns, round by round; each turn is a fresh process. It makes its
+loader, warms up and then takes batches for a window of wall-clock time (peers/window.py says how
+they are counted). From outside, this program samples the memory of the whole process tree, from its
+start to the window's end, and the CPU time that it uses in the window. Prints every run, medians
+over the rounds, and ratios of frames/s: taken round by round, then their median.
 
-All contenders give batches of 64 samples with all cameras at full size, in host memory, bytes but where LeRobot 0.4.4
-has nothing else than float32; a sample's own frame of each camera, or that and the eight before it (window_9):
+All contenders give batches of 64 samples with all cameras at full size, in host memory, bytes but
+where LeRobot 0.4.4 has nothing else than float32; a sample's own frame of each camera, or that and
+the eight before it (window_9):
 
-- torchcodec_sequential: the limit. Threads that decode whole slices in order and throw the frames away.
+- torchcodec_sequential: the limit. Threads that decode whole slices in order and throw the frames
+  away.
 - roboshard: the loader. float32 where it stands beside LeRobot 0.4.4, uint8 otherwise.
 - lerobot, lerobot_0.6: map-style LeRobotDataset in a DataLoader, two workers.
-- spdl: `sample_decode_video` in two threads. energon: AVDecoder, two workers. litdata: torchcodec, two workers.
+- spdl: `sample_decode_video` in two threads. energon: AVDecoder, two workers. litdata: torchcodec,
+  two workers.
 - webdataset_jpeg: shards of JPEG frames, two workers, uint8.
 - long_gop: the same on videos with few keyframes (long_gop.py).
 """
@@ -63,7 +66,9 @@ class Options:
     long_gop_shards: Path | None = None
     """That, converted."""
     cases: tuple[str, ...] = ()
-    """Names or patterns (`matrix_*_sweep_*`); default: the cases of the headline for which there is data."""
+    """Names or patterns (`matrix_*_sweep_*`); default: the cases of the headline for which there is
+    data.
+    """
     list: bool = False
     """Print the names of all cases and end."""
     runs: int = 5
@@ -264,7 +269,9 @@ def summary_of(runs: list[Run]) -> dict[str, Any]:
 
 
 def ratios(cases: list[Case], runs: dict[str, list[Run]]) -> dict[str, Any]:
-    """Frames/s of each case over its limit, and over what it stands beside, as far as these were measured too."""
+    """Frames/s of each case over its limit, and over what it stands beside, as far as these were
+    measured too.
+    """
     names = {case.name for case in cases}
     pairs = [(case.name, other) for case in cases for other in (case.limit, *case.over)]
     return {

@@ -21,7 +21,10 @@ ROBOSHARD_KEYWORDS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """One contender with its settings. Those of roboshard are keywords of `make_loader`; None: its default."""
+    """One contender with its settings.
+
+    Those of roboshard are keywords of `make_loader`; None: its default.
+    """
 
     name: str
     contender: Contender
@@ -46,7 +49,9 @@ class Case:
 
     @property
     def limit(self) -> str:
-        """The case that bounds this one: decoding the same videos in order and doing nothing else."""
+        """The case that bounds this one: decoding the same videos in order and doing nothing
+        else.
+        """
         return LIMITS[self.videos]
 
     @property

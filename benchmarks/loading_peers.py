@@ -1,4 +1,6 @@
-"""What the other contenders need, made when first used: environments, and the dataset in their formats."""
+"""What the other contenders need, made when first used: environments, and the dataset in their
+formats.
+"""
 
 import shutil
 import subprocess
@@ -20,7 +22,9 @@ from peer_environments import (
 def peer(
     case: Case, peers: Path, source: Path | None, shards: Path
 ) -> tuple[Path, dict[str, str] | None, dict[str, Any]]:
-    """(interpreter, variables, what else its program is given) of a contender in an environment of its own."""
+    """(interpreter, variables, what else its program is given) of a contender in an environment of
+    its own.
+    """
     if case.contender in ("lerobot", "lerobot_0.6"):
         if source is None:
             raise SystemExit(f"{case.name}: needs --source or --long-gop-source")

@@ -2,10 +2,10 @@
 
     python benchmarks/many_episodes.py
 
-Writes datasets of copies of one small episode, one camera and a few rows each: 10,000 in one shard, and
-100,000 in a thousand. Then loads each in a process of its own, one row of every episode: wall-clock and CPU
-time to the first batch from `make_loader` on, and memory after it, after each quarter of the epoch, and at
-its peak, beyond what the process takes after its imports.
+Writes datasets of copies of one small episode, one camera and a few rows each: 10,000 in one shard,
+and 100,000 in a thousand. Then loads each in a process of its own, one row of every episode:
+wall-clock and CPU time to the first batch from `make_loader` on, and memory after it, after each
+quarter of the epoch, and at its peak, beyond what the process takes after its imports.
 """
 
 import json

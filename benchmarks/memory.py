@@ -2,10 +2,11 @@
 
     python benchmarks/memory.py --shards DATASET
 
-Takes the same number of steps in a process of its own for each case, and prints the peak of its memory beyond what it
-takes after its imports, what it says of its episodes in memory, and a digest of all batches: pools of 16 and of 320
-episodes; 64 rank slots on one rank; and a budget of 64 MB, which has to give the same batches as the default one.
-The dataset should have 320 episodes or more; `repeat.py` makes one of a small one.
+Takes the same number of steps in a process of its own for each case, and prints the peak of its
+memory beyond what it takes after its imports, what it says of its episodes in memory, and a digest
+of all batches: pools of 16 and of 320 episodes; 64 rank slots on one rank; and a budget of 64 MB,
+which has to give the same batches as the default one. The dataset should have 320 episodes or more;
+`repeat.py` makes one of a small one.
 """
 
 import json

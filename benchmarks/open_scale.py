@@ -2,11 +2,11 @@
 
     python benchmarks/open_scale.py
 
-Writes dataset.json and the index of a dataset that has no shards, and opens it, locally and from an HTTP
-server of this machine, in a process of its own each time: `ShardedDataset.open`, then `make_loader`, then
-that and the first step of an epoch's plan. Memory is what a process takes at its peak, and at the end,
-beyond what it takes after its imports. Last, a process that is given the loader's job, as a worker is:
-the memory that is its own, and not shared with the others.
+Writes dataset.json and the index of a dataset that has no shards, and opens it, locally and from an
+HTTP server of this machine, in a process of its own each time: `ShardedDataset.open`, then
+`make_loader`, then that and the first step of an epoch's plan. Memory is what a process takes at
+its peak, and at the end, beyond what it takes after its imports. Last, a process that is given the
+loader's job, as a worker is: the memory that is its own, and not shared with the others.
 """
 
 import json
@@ -67,8 +67,10 @@ else:
         found._runner.plan(0).step(0, range(1))
 seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-print(json.dumps({"s": round(seconds, 2), "cpu_s": round(cpu, 2), "peak_mb": round((peak - before) / 1e6),
-                  "kept_mb": round((memory() - before) / 1e6)}))
+print(json.dumps({
+    "s": round(seconds, 2), "cpu_s": round(cpu, 2),
+    "peak_mb": round((peak - before) / 1e6), "kept_mb": round((memory() - before) / 1e6),
+}))
 """
 LENGTH, SIZE = 200, 1 << 20
 """Rows and bytes of an episode."""

@@ -1,4 +1,6 @@
-"""What `open_scale.py` runs in a process of its own that is given a loader's job, as a worker is."""
+"""What `open_scale.py` runs in a process of its own that is given a loader's job, as a worker
+is.
+"""
 
 import gc
 import time

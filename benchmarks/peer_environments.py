@@ -41,7 +41,8 @@ def lerobot_06_python(peers: Path) -> Path:
 def lerobot_06_training_python(peers: Path) -> Path:
     """The interpreter with LeRobot 0.6.1's trainer, its policies and roboshard.
 
-    Beside the environment of its datasets: that with which roboshard's installation is tried stays without.
+    Beside the environment of its datasets: that with which roboshard's installation is tried stays
+    without.
     """
     datasets, environment = lerobot_06_python(peers), peers / "lerobot_0.6.1_training"
     ready, wanted = environment / ".ready", ["lerobot[training]==0.6.1", "-e", str(PROJECT)]

@@ -1,4 +1,6 @@
-"""The other loaders beside this one on the same frames, as a table: one row each, one column a kind of video."""
+"""The other loaders beside this one on the same frames, as a table: one row each, one column a kind
+of video.
+"""
 
 from typing import Any
 
@@ -20,7 +22,9 @@ KINDS = {"source": "a keyframe every other frame", "long_gop": "every 250"}
 
 
 def peers_lines(result: Result) -> list[str]:
-    """Table of frames/s, CPU time, and fetch and decode time of a frame, over all threads and workers."""
+    """Table of frames/s, CPU time, and fetch and decode time of a frame, over all threads and
+    workers.
+    """
     columns = [(videos, window) for videos in VIDEOS for window in (1, WINDOW)]
     heads = [
         KINDS[videos] + (f", windows of {window}" if window > 1 else "")
@@ -36,7 +40,9 @@ def peers_lines(result: Result) -> list[str]:
 
 
 def cell(result: Result, case: str) -> str:
-    """One case: frames/s; CPU milliseconds a frame, and those of fetching and decoding as far as they are told."""
+    """One case: frames/s; CPU milliseconds a frame, and those of fetching and decoding as far as
+    they are told.
+    """
     if case not in result["cases"]:
         return "failed" if case in result.get("failed", {}) else ""
     found = result["cases"][case]["median"]

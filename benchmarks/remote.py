@@ -2,16 +2,18 @@
 
     python benchmarks/remote.py --shards DATASET
 
-A server on this machine (tests/support/servers) serves the dataset over HTTP with a latency before each reply and a
-limit to each connection's speed. Per order, a loader of the local folder and one of the server take turns of
-`batches` batches, epoch after epoch, `runs` times over; ratios are of turns of the same round. Before that, each
-loads its first batch in a fresh loader, and one whole epoch is counted: bytes read over the bytes of its episodes,
-and requests an episode, manifests and index included.
+A server on this machine (tests/support/servers) serves the dataset over HTTP with a latency before
+each reply and a limit to each connection's speed. Per order, a loader of the local folder and one
+of the server take turns of `batches` batches, epoch after epoch, `runs` times over; ratios are of
+turns of the same round. Before that, each loads its first batch in a fresh loader, and one whole
+epoch is counted: bytes read over the bytes of its episodes, and requests an episode, manifests and
+index included.
 
     python benchmarks/remote.py --warm --shards DATASET
 
-From the second epoch on, at default settings: per frame order and number of workers, a loader of each plays a whole
-epoch, which is counted and timed, and then they take turns in the epochs that follow. Bytes are counted to the end.
+From the second epoch on, at default settings: per frame order and number of workers, a loader of
+each plays a whole epoch, which is counted and timed, and then they take turns in the epochs that
+follow. Bytes are counted to the end.
 """
 
 import statistics
@@ -48,7 +50,9 @@ class Options:
     """Of one connection."""
     batch_size: int = 64
     pool_episodes: int = 4
-    """A quarter of a small dataset's episodes, so that there is something to read ahead; 0: the default."""
+    """A quarter of a small dataset's episodes, so that there is something to read ahead; 0: the
+    default.
+    """
     num_workers: tuple[int, ...] = (0,)
     count: bool = True
     """Count what a whole epoch reads. Of a large dataset that takes long."""

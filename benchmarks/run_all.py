@@ -35,8 +35,8 @@ BENCHMARKS: dict[str, str] = {
     "long_gop": f"loading.py {BOTH.format(LARGE)} --cases 'long_gop_*' --runs 5 --window-s 4"
     " --warmup-s 1",
     **{
-        f"peers_{size}": f"loading.py {BOTH.format(data)} --cases '*torchcodec_sequential' 'peers_*'"
-        " --runs 5 --window-s 4 --warmup-s 4"
+        f"peers_{size}": f"loading.py {BOTH.format(data)} --cases '*torchcodec_sequential' "
+        "'peers_*' --runs 5 --window-s 4 --warmup-s 4"
         for size, data in (("480x640", LARGE), ("256x256", MIDDLE), ("96x96", SMALL))
     },
     "matrix": LOADING.format(LARGE) + " --cases torchcodec_sequential 'matrix_source_*' --runs 3"

@@ -2,10 +2,11 @@
 
     python benchmarks/worker_cost.py --shards DATASET
 
-Loads the same steps in a process of its own for each number of workers and each pool, and prints, between two steps
-in mid-epoch: CPU time of all processes for each sample; video frames decoded for each one used, which rise with the
-workers, because frames of a GOP are wanted by steps of different workers; and episodes read for each step, which rise
-with the workers too, because each reads what it needs.
+Loads the same steps in a process of its own for each number of workers and each pool, and prints,
+between two steps in mid-epoch: CPU time of all processes for each sample; video frames decoded for
+each one used, which rise with the workers, because frames of a GOP are wanted by steps of different
+workers; and episodes read for each step, which rise with the workers too, because each reads what
+it needs.
 """
 
 import json

@@ -40,7 +40,9 @@ class Options:
     """Train a small policy on a dataset's cameras and, if it has one, observation.state."""
 
     shards: str | None = None
-    """A roboshard dataset: a folder, hf://buckets/…, s3://…; default: the bundled one, converted."""
+    """A roboshard dataset: a folder, hf://buckets/…, s3://…; default: the bundled one,
+    converted.
+    """
     cache_dir: Path | None = None
     """Folder of each machine that keeps what was read of remote shards."""
     output: Path = PROJECT / "demo_output" / "train_ddp"
@@ -110,7 +112,10 @@ class Training:
     step: int = 0
 
     def save(self, path: Path) -> None:
-        """Write the checkpoint, which appears whole. One rank writes for all: they have one state."""
+        """Write the checkpoint, which appears whole.
+
+        One rank writes for all: they have one state.
+        """
         temporary = path.with_suffix(".tmp")
         parts = {"policy": self.policy, "optimizer": self.optimizer, "loader": self.loader}
         torch.save(

@@ -30,8 +30,7 @@ class LongGopWarning:
         if cost > COSTLY:
             warn_caller(
                 f"{cost:.1f} frames are decoded for every frame used, because keyframes are far "
-                "apart. "
-                'frame_order="sweep" decodes frames in order; or convert the source again with '
-                "`convert-to-shards --video reencode --gop 2`, which makes every other frame a "
-                "keyframe",
+                'apart. frame_order="sweep" decodes frames in order; or convert the source again '
+                "with `convert-to-shards --video reencode --gop 2`, which makes every other frame "
+                "a keyframe",
             )

@@ -61,7 +61,9 @@ class LoaderStats:
     frames_used: int = 0
     """Video frames in samples, repeats included."""
     frames_requested: int = 0
-    """Video frames that decoders were asked for: those used, without repeats within the look-ahead."""
+    """Video frames that decoders were asked for: those used, without repeats within the
+    look-ahead.
+    """
     frames_decoded: int = 0
     """Video frames that had to be decoded for them, those on the way from a keyframe included."""
     frame_cache_hits: int = 0
@@ -77,11 +79,15 @@ class LoaderStats:
     steps_ahead: int = field(default=0, metadata=GAUGE)
     """Steps that are being decoded, or wait for the user."""
     resident_bytes: int = field(default=0, metadata=GAUGE)
-    """Episodes in memory: rows, tables of where packets lie, and video that lies in no local file."""
+    """Episodes in memory: rows, tables of where packets lie, and video that lies in no local
+    file.
+    """
 
     @property
     def frames_decoded_per_frame_used(self) -> float:
-        """1 where every frame decoded was used once; more where keyframes are far apart, less where frames repeat."""
+        """1 where every frame decoded was used once; more where keyframes are far apart, less where
+        frames repeat.
+        """
         return self.frames_decoded / self.frames_used if self.frames_used else 0.0
 
     @property

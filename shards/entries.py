@@ -1,13 +1,13 @@
-"""Entries of shard manifests, one by one: a manifest is hashed as a whole, and parsed where it is used.
+"""Entries of shard manifests: a manifest is hashed as a whole, and parsed where it is used.
 
-A shard of many small episodes has a manifest of megabytes, whose parsing takes seconds, where what is
-read next is one episode. So the manifest is compared with its hash when its shard is first used, and the
-places of its entries are noted: three numbers an episode, whatever the manifest holds. An entry is parsed
-when its episode is read, and all is checked that concerns it.
+A shard of many small episodes has a manifest of megabytes, whose parsing takes seconds, where what
+is read next is one episode. So the manifest is compared with its hash when its shard is first used,
+and the places of its entries are noted: three numbers an episode, whatever the manifest holds. An
+entry is parsed when its episode is read, and all is checked that concerns it.
 
-    first use    read it, compare its hash, find its entries: as `document_bytes` writes them, in the index's order
-    an entry     its bytes, from memory or from where they lie, with the CRC32C that they had then; parsed and checked
-    in doubt     whatever does not fit: the whole manifest is parsed and checked as `load_shard_manifest` does it
+    first use    read it, compare its hash, find its entries, as `document_bytes` writes them
+    an entry     its bytes, from memory or from where they lie, with the CRC32C that they had then
+    in doubt     the whole manifest is parsed and checked as `load_shard_manifest` does it
 """
 
 import os
@@ -103,8 +103,8 @@ class SampleEntries:
         """Return the entry of the episode at `position` of the index.
 
         Raises:
-            DamageError, FormatError, MissingError, StorageError: its shard's manifest, or a local shard's size, is
-                not what dataset.json and the index say.
+            DamageError, FormatError, MissingError, StorageError: its shard's manifest, or a local
+                shard's size, is not what dataset.json and the index say.
         """
         number = int(self._index.shard[position])
         if not self._is_known[number]:
@@ -117,10 +117,13 @@ class SampleEntries:
                 return entry
         return self._entry_of_whole(number, position)
 
-    # -- First use -------------------------------------------------------------------------------------------------
+    # -- First use ---------------------------------------------------------------------------------
 
     def _meet(self, number: int) -> None:
-        """Check a shard's manifest, and a local shard's size. Of others each read brings the size."""
+        """Check a shard's manifest, and a local shard's size.
+
+        Of others each read brings the size.
+        """
         shard = self._manifest.shards[number]
         data = self._load(shard)
         url = storage.join(self._root, shard.name)
@@ -138,7 +141,7 @@ class SampleEntries:
         self._is_known[number] = True
 
     def _find(self, shard: ShardEntry, data: bytes, places: NDArray[np.int64]) -> Found | None:
-        """Where the entries lie; None unless they are laid out as the index says, and the rest is as it must be."""
+        """Return where the entries lie; None unless the index and all else fit."""
         index = self._index
         ends = index.offset[places] + index.size[places]
         starts = np.concatenate([[0], ends[:-1]])
@@ -146,7 +149,7 @@ class SampleEntries:
             return None
         return find_entries(data, shard, index.episode_index[places])
 
-    # -- One entry -------------------------------------------------------------------------------------------------
+    # -- One entry ---------------------------------------------------------------------------------
 
     def _entry(self, number: int, position: int) -> SampleEntry | None:
         """The entry at its place; None where anything about it is not as it must be."""
@@ -160,7 +163,7 @@ class SampleEntries:
         return entry if is_right else None
 
     def _bytes(self, number: int, position: int) -> bytes:
-        """The bytes of an entry, which are those of the manifest that was compared with its hash."""
+        """Return the bytes of an entry, those of the manifest whose hash was compared."""
         begin, end = int(self._starts[position]), int(self._ends[position])
         with self._lock_of_held:
             held = self._held.get(number)
@@ -179,7 +182,7 @@ class SampleEntries:
         self._hold(number, data)
         return data[begin:end]
 
-    # -- In doubt --------------------------------------------------------------------------------------------------
+    # -- In doubt ----------------------------------------------------------------------------------
 
     def _entry_of_whole(self, number: int, position: int) -> SampleEntry:
         """The entry out of the whole manifest, all of which is checked."""
@@ -196,8 +199,8 @@ class SampleEntries:
         if sample is None or _identity(sample) != expected:
             what = storage.redacted(storage.join(self._root, shard.manifest.name))
             raise FormatError(
-                f"{what}: does not hold episode {int(self._index.episode_index[position])} where the "
-                "index says; `roboshard rebuild` derives both again"
+                f"{what}: does not hold episode {int(self._index.episode_index[position])} where "
+                "the index says; `roboshard rebuild` derives both again"
             )
         return sample
 
@@ -215,7 +218,7 @@ class SampleEntries:
             crc_text(int(index.crc32c[position])),
         )
 
-    # -- What is kept ----------------------------------------------------------------------------------------------
+    # -- What is kept ------------------------------------------------------------------------------
 
     def _load(self, shard: ShardEntry) -> bytes:
         settings = self._settings
@@ -246,7 +249,7 @@ class SampleEntries:
     def _lock_of_held(self) -> Lock:
         return self._guard.get(os.getpid()) or self._guard.setdefault(os.getpid(), Lock())
 
-    # -- Where shards are in the index ------------------------------------------------------------------------------
+    # -- Where shards are in the index -------------------------------------------------------------
 
     @cached_property
     def _stored_order(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -271,7 +274,8 @@ def find_entries(data: bytes, shard: ShardEntry, episodes: NDArray[np.int64]) ->
         episodes: the episode indices that the entries must be of, in order.
 
     Returns:
-        None where it is not laid out as `document_bytes` does it, or does not hold those episodes in that order.
+        None where it is not laid out as `document_bytes` does it, or does not hold those episodes
+        in that order.
     """
     head, *pieces = data.split(BEGIN)
     last = BEGIN + pieces[-1] if pieces else b""
@@ -293,7 +297,7 @@ def find_entries(data: bytes, shard: ShardEntry, episodes: NDArray[np.int64]) ->
 
 
 def _is_head(head: bytes, data: bytes, shard: ShardEntry) -> bool:
-    """Whether what comes before the entries is as it must be, and the whole is not too large to be parsed."""
+    """Whether what comes before the entries is right, and the whole small enough to parse."""
     if len(head) > MAX_HEAD_BYTES or not head.endswith(SAMPLES):
         return False
     try:
@@ -310,7 +314,7 @@ def _digits(episodes: NDArray[np.int64]) -> bytes:
 
 
 def parse_entry(data: bytes) -> SampleEntry | None:
-    """Return the one entry in these bytes of a manifest, from its start to that of the next or to the end."""
+    """Return the one entry in these bytes of a manifest: from its start to the next, or the end."""
     end = next((end for end in (BETWEEN, *ENDS) if data.endswith(end)), None)
     if end is None:
         return None
@@ -324,7 +328,9 @@ def parse_entry(data: bytes) -> SampleEntry | None:
 
 
 def check_shard_size(url: str, expected: int) -> None:
-    """Raise MissingError or DamageError unless the shard at `url` is there with the size it had when written."""
+    """Raise MissingError or DamageError unless the shard at `url` is there with the size it had
+    when written.
+    """
     try:
         found = storage.size(url)
     except MissingError:
@@ -333,7 +339,8 @@ def check_shard_size(url: str, expected: int) -> None:
         ) from None
     if found != expected:
         raise DamageError(
-            f"{storage.redacted(url)}: {found} bytes where dataset.json says {expected}: cut off or replaced"
+            f"{storage.redacted(url)}: {found} bytes where dataset.json says {expected}: cut off "
+            "or replaced"
         )
 
 

@@ -1,4 +1,6 @@
-"""Reading pieces of a shard: neighbours in one read, each verified, through the disk cache where there is one."""
+"""Reading pieces of a shard: neighbours in one read, each verified, through the disk cache where
+there is one.
+"""
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
@@ -19,7 +21,9 @@ MAX_GAP = 128 << 10
 """Unwanted bytes between two pieces that are cheaper to read than a second request."""
 
 MAX_CLAIMS = 8
-"""Pieces that a read for the disk cache brings beside the one asked for: each takes two open files meanwhile."""
+"""Pieces that a read for the disk cache brings beside the one asked for: each takes two open files
+meanwhile.
+"""
 
 Origin = Literal["file", "network", "cache"]
 OnRead = Callable[[int, Origin], None]
@@ -41,7 +45,8 @@ class ReadSettings:
 
 
 class ShardReads:
-    """Pieces of one shard: what is planned to be read together is read when the first of it is asked for.
+    """Pieces of one shard: what is planned to be read together is read when the first of it is
+    asked for.
 
     For one thread. Keeps what it has read until it is dropped itself.
     """
@@ -73,7 +78,10 @@ class ShardReads:
         self._read: dict[ByteRange, memoryview] = {}
 
     def get(self, piece: Piece, where: str) -> memoryview:
-        """The bytes of a piece, planned or not, verified. Raises DamageError, MissingError, StorageError."""
+        """The bytes of a piece, planned or not, verified.
+
+        Raises DamageError, MissingError, StorageError.
+        """
         cache = self._cache
         if cache is None or self._block_of(piece.range) in self._read:
             return self._verified(piece, where)
@@ -99,7 +107,9 @@ class ShardReads:
         return memoryview(data)
 
     def stored(self, piece: Piece) -> StoredRange | None:
-        """Return where a piece that was read lies in a local file, if it does; a cache may remove its own."""
+        """Return where a piece that was read lies in a local file, if it does; a cache may remove
+        its own.
+        """
         if self._is_local:
             path = str(storage.local_path(self._url))
             return StoredRange(path, piece.range.offset, piece.range.length)

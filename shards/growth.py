@@ -3,10 +3,10 @@
     shards/shard-000007.tar, .json     the new shards, complete
     snapshots/FINGERPRINT.json         dataset.json as it was until now, byte for byte
     snapshots/episodes-HASH.parquet    the index of what the dataset is now
-    dataset.json                       last, replaced atomically: until then the dataset is what it was
+    dataset.json                       last, replaced atomically: it is what it was until then
 
-No file but dataset.json is ever replaced or removed. So a reader that has read the old dataset.json finds all that it
-lists, and what was killed before the last step has changed nothing.
+No file but dataset.json is ever replaced or removed. So a reader that has read the old dataset.json
+finds all that it lists, and what was killed before the last step has changed nothing.
 """
 
 import hashlib
@@ -40,7 +40,9 @@ class Grown:
 
 
 def snapshot_of(manifest: DatasetManifest, data: bytes) -> Snapshot:
-    """Return what a dataset that grows says of what it was; `data` is its dataset.json until then."""
+    """Return what a dataset that grows says of what it was; `data` is its dataset.json until
+    then.
+    """
     return Snapshot(
         fingerprint=manifest.fingerprint,
         conversion=manifest.conversion.id,
@@ -93,7 +95,8 @@ def grown_index_entry(index: bytes) -> FileEntry:
 
 
 def extended_index(index: bytes, num_shards: int, manifests: Sequence[ShardManifest]) -> bytes:
-    """Return the index of a dataset of `num_shards` shards with those of further ones: as of all manifests together.
+    """Return the index of a dataset of `num_shards` shards with those of further ones: as of all
+    manifests together.
 
     Raises:
         ArrowException, OSError: `index` is none.

@@ -1,4 +1,7 @@
-"""`episodes.parquet`: one row per episode, what a loader plans from. Derived from the shard manifests."""
+"""`episodes.parquet`: one row per episode, what a loader plans from.
+
+Derived from the shard manifests.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -108,7 +111,9 @@ def read_index(data: bytes, manifest: DatasetManifest, what: str) -> EpisodeInde
 
 
 def _shape_problems(file: Any, manifest: DatasetManifest, num_bytes: int) -> list[str]:
-    """What can be known before any column is read: a few kilobytes of parquet can claim billions of rows."""
+    """What can be known before any column is read: a few kilobytes of parquet can claim billions of
+    rows.
+    """
     metadata, schema, problems = file.metadata, file.schema_arrow, []
     rows = sum(metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))
     if not rows == metadata.num_rows == manifest.total_episodes:

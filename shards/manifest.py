@@ -1,7 +1,8 @@
 """Making, reading and cross-checking the manifests of a dataset.
 
-dataset.json is the root of trust: it holds its own fingerprint and the hashes of the index, of every shard and
-of every shard's manifest, so that a change anywhere contradicts something that was read before it.
+dataset.json is the root of trust: it holds its own fingerprint and the hashes of the index, of
+every shard and of every shard's manifest, so that a change anywhere contradicts something that was
+read before it.
 """
 
 import hashlib
@@ -47,7 +48,9 @@ from roboshard.storage.cache import CacheKey, DiskCache, object_of
 SOURCE_INFO = "meta/info.json"
 """What every LeRobot dataset has."""
 MAX_READS = 4
-"""How often dataset.json is read at the most: one that grows at that moment may come half old and half new."""
+"""How often dataset.json is read at the most: one that grows at that moment may come half old and
+half new.
+"""
 
 
 def file_entry(name: str, data: bytes) -> FileEntry:
@@ -75,7 +78,9 @@ def seal(
     version: str = FORMAT_VERSION,
     snapshots: Sequence[Snapshot] = (),
 ) -> DatasetManifest:
-    """The dataset manifest over finished shards, with its fingerprint; `version` is the newest of theirs."""
+    """The dataset manifest over finished shards, with its fingerprint; `version` is the newest of
+    theirs.
+    """
     value = {
         "format": "roboshard",
         "version": version,
@@ -175,7 +180,9 @@ def parse_dataset_manifest(data: bytes, what: str) -> DatasetManifest:
 
 
 def conversion_named(manifest: bytes, what: str) -> str | None:
-    """Return the id of the conversion that a shard's manifest or dataset.json names; None: it cannot be read."""
+    """Return the id of the conversion that a shard's manifest or dataset.json names; None: it
+    cannot be read.
+    """
     try:
         named = jsonio.load(manifest, what, MAX_MANIFEST_BYTES).get("conversion")
     except FormatError:
@@ -191,8 +198,8 @@ def _what_instead(root: str, policy: storage.RetryPolicy) -> str:
         storage.size(url, policy=policy)
     except RoboshardError:  # none, or not to be told
         return (
-            "Not a roboshard dataset, or its conversion has not finished: run convert-to-shards again "
-            "to complete it"
+            "Not a roboshard dataset, or its conversion has not finished: run convert-to-shards "
+            "again to complete it"
         )
     return (
         "This is a LeRobot dataset, which is not loaded as it is: convert it first, "
@@ -234,7 +241,8 @@ def load_manifest_bytes(
     policy: storage.RetryPolicy = storage.READING,
     cache: DiskCache | None = None,
 ) -> bytes:
-    """Return a shard's manifest, compared with its hash in dataset.json; a remote one is kept in `cache`.
+    """Return a shard's manifest, compared with its hash in dataset.json; a remote one is kept in
+    `cache`.
 
     Raises:
         MissingError, DamageError, StorageError: with the manifest's name.
@@ -255,7 +263,9 @@ def load_manifest_bytes(
 
 
 def stored_manifest(root: str, shard: ShardEntry, cache: DiskCache | None) -> str | None:
-    """Return the local file that begins with a shard's manifest, once it was loaded; None: there is none."""
+    """Return the local file that begins with a shard's manifest, once it was loaded; None: there is
+    none.
+    """
     key = _cache_key(root, shard)
     if key is None:
         return storage.join(root, shard.manifest.name)
@@ -272,7 +282,8 @@ def _cache_key(root: str, shard: ShardEntry) -> CacheKey | None:
 
 
 def parse_shard_manifest(data: bytes, shard: ShardEntry, url: str) -> ShardManifest:
-    """Parse a shard's manifest and check it against dataset.json and against itself; `url` names it in errors.
+    """Parse a shard's manifest and check it against dataset.json and against itself; `url` names it
+    in errors.
 
     Raises:
         FormatError, VersionError: with every problem.
@@ -324,7 +335,8 @@ def load_checked(
 def _read_entry(url: str, entry: FileEntry, max_bytes: int, policy: storage.RetryPolicy) -> bytes:
     if entry.size > max_bytes:
         raise StorageError(
-            f"{storage.redacted(url)}: {entry.size} bytes, more than the {max_bytes} that such a file may have"
+            f"{storage.redacted(url)}: {entry.size} bytes, more than the {max_bytes} that such a "
+            "file may have"
         )
     if not storage.is_local(
         url

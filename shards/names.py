@@ -1,7 +1,8 @@
 """Names in the shard format: samples, members, shards, and the files beside them.
 
-Pure functions. A sample key holds no dot, because WebDataset takes a member's key to be its name up to the
-first dot; and no two suffixes of a sample differ by case alone, because WebDataset lower-cases suffixes.
+Pure functions. A sample key holds no dot, because WebDataset takes a member's key to be its name up
+to the first dot; and no two suffixes of a sample differ by case alone, because WebDataset
+lower-cases suffixes.
 """
 
 import re
@@ -50,7 +51,10 @@ def member_name(key: str, suffix: str) -> str:
 
 
 def split_member_name(name: str) -> tuple[str, str]:
-    """(key, suffix) of a member name, as WebDataset splits it. Raises FormatError for names that are not safe."""
+    """(key, suffix) of a member name, as WebDataset splits it.
+
+    Raises FormatError for names that are not safe.
+    """
     key, dot, suffix = name.partition(".")
     unsafe = "/" in name or "\\" in name or any(ord(c) < 32 or ord(c) == 127 for c in name)
     if unsafe or not key or not dot or not suffix:
@@ -93,12 +97,13 @@ def grown_index_name(sha256: str) -> str:
 
 
 def camera_suffixes(camera_keys: Sequence[str]) -> dict[str, str]:
-    """Camera feature key -> member suffix, `<key>.mp4`, made unique where keys differ by case alone.
+    """Camera feature key -> member suffix, `<key>.mp4`, made unique where keys differ by case
+    alone.
 
     What cannot stand in a file's name, `/` above all, becomes `_`; the episode's record says whose
     a member is. Keys that need no such change come first. Of keys that collide, the first in sorted
-    order keeps its name; the others get `-2`, `-3`, … appended. A slice that an MP4 file cannot hold
-    is a member of the same name with `.mkv` in place of `.mp4`.
+    order keeps its name; the others get `-2`, `-3`, … appended. A slice that an MP4 file cannot
+    hold is a member of the same name with `.mkv` in place of `.mp4`.
     """
     suffixes: dict[str, str] = {}
     taken: set[str] = set()

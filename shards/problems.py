@@ -29,7 +29,9 @@ def dataset_problems(manifest: DatasetManifest) -> list[str]:
 
 
 def name_problems(manifest: DatasetManifest) -> list[str]:
-    """Names in dataset.json that are not those which the format gives: others could lead anywhere."""
+    """Names in dataset.json that are not those which the format gives: others could lead
+    anywhere.
+    """
     problems = []
     for i, shard in sorted(manifest.shards.unlike.items()):  # the others have the right ones
         if not is_shard_name(shard.name):
@@ -53,7 +55,9 @@ def name_problems(manifest: DatasetManifest) -> list[str]:
 
 
 def _snapshot_problems(manifest: DatasetManifest) -> list[str]:
-    """What contradicts the rest in what dataset.json says of its snapshots: each holds more than the one before."""
+    """What contradicts the rest in what dataset.json says of its snapshots: each holds more than
+    the one before.
+    """
     problems, before = [], 0
     episodes, frames = (
         list(accumulate(counts.tolist(), initial=0))
@@ -78,7 +82,9 @@ def _snapshot_problems(manifest: DatasetManifest) -> list[str]:
 
 
 def shard_problems(manifest: ShardManifest) -> list[str]:
-    """What contradicts itself in a shard manifest: samples must tile the shard, members their sample."""
+    """What contradicts itself in a shard manifest: samples must tile the shard, members their
+    sample.
+    """
     problems, position = [], 0
     for i, sample in enumerate(manifest.samples):
         if sample.key != sample_key(sample.episode_index):
@@ -99,7 +105,9 @@ def shard_problems(manifest: ShardManifest) -> list[str]:
 
 
 def member_problems(sample: SampleEntry) -> list[str]:
-    """Return what contradicts itself in the members of a sample: they must lie in its range, one after the other."""
+    """Return what contradicts itself in the members of a sample: they must lie in its range, one
+    after the other.
+    """
     problems, position = [], sample.offset
     for j, member in enumerate(sample.members):
         if not member.name.startswith(f"{sample.key}."):

@@ -49,7 +49,10 @@ def neighbours(
 
 
 def coalesce(ranges: Sequence[ByteRange], *, max_gap: int, max_length: int) -> list[ByteRange]:
-    """The reads that bring these ranges: each lies whole in one of them. Joined as `neighbours` says."""
+    """The reads that bring these ranges: each lies whole in one of them.
+
+    Joined as `neighbours` says.
+    """
     groups = neighbours(ranges, max_gap=max_gap, max_length=max_length)
     return [_around([ranges[position] for position in group]) for group in groups]
 

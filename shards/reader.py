@@ -1,4 +1,6 @@
-"""Reading a dataset: manifests and index once, episodes by position, every byte checked before it is used."""
+"""Reading a dataset: manifests and index once, episodes by position, every byte checked before it
+is used.
+"""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -166,7 +168,9 @@ class ShardedDataset:
             return error
 
     def shard_manifest(self, shard: ShardEntry) -> ShardManifest:
-        """The manifest of a shard, read, parsed and checked as a whole, as is a local shard's size; not kept."""
+        """The manifest of a shard, read, parsed and checked as a whole, as is a local shard's size;
+        not kept.
+        """
         manifest = load_shard_manifest(self.root, shard, policy=self.settings.policy)
         url = storage.join(self.root, shard.name)
         if storage.is_local(url):

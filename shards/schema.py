@@ -1,6 +1,7 @@
 """The JSON documents of the shard format as validated types (docs/format.md is the normative text).
 
-Reading a document reports every problem with its place. Fields that this release does not know are kept.
+Reading a document reports every problem with its place. Fields that this release does not know are
+kept.
 """
 
 from typing import Annotated, ClassVar, Literal, Self, TypeVar
@@ -56,14 +57,18 @@ class CameraRecord(Document):
     key: str
     """Feature key in the source dataset."""
     member: str
-    """Suffix of the tar member: its name is `<sample key>.<member>`. It ends with `.mp4` or `.mkv`."""
+    """Suffix of the tar member: its name is `<sample key>.<member>`. It ends with `.mp4` or
+    `.mkv`.
+    """
     codec: str
     """FFmpeg's name of the codec: h264, hevc, av1, …"""
     width: Positive
     height: Positive
     pix_fmt: str
     num_frames: Positive
-    """Frames in the slice in presentation order, those to skip and those past the episode's end included."""
+    """Frames in the slice in presentation order, those to skip and those past the episode's end
+    included.
+    """
     skip_frames: Count
     """Frames before the episode's first one: the slice starts at a keyframe."""
     keyframes: list[Count]
@@ -73,7 +78,9 @@ class CameraRecord(Document):
     pts: list[tuple[Tick, Count, Positive]]
     """Presentation times of all frames as runs [first tick, step, count]."""
     rows: list[tuple[Count, Count, Positive]]
-    """Row -> frame of the slice, as runs [first row, first frame, count] that cover every row in order."""
+    """Row -> frame of the slice, as runs [first row, first frame, count] that cover every row in
+    order.
+    """
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -157,7 +164,10 @@ class MemberEntry(Document):
 
 
 class SampleEntry(SparseDocument):
-    """One sample of a shard. The samples' ranges tile the shard: the last one reaches to its end."""
+    """One sample of a shard.
+
+    The samples' ranges tile the shard: the last one reaches to its end.
+    """
 
     key: str
     episode_index: EpisodeIndex
@@ -216,7 +226,9 @@ class Conversion(SparseDocument):
 
 
 class Provenance(SparseDocument):
-    """The part of dataset.json that a bare shard repeats, so that manifests can be rebuilt from tars alone."""
+    """The part of dataset.json that a bare shard repeats, so that manifests can be rebuilt from
+    tars alone.
+    """
 
     source: SourceInfo
     conversion: Conversion
@@ -300,7 +312,10 @@ def parse_value(cls: type[DocumentT], value: dict[str, jsonio.Json], what: str) 
 
 
 def validate_json(cls: type[DocumentT], data: bytes, what: str) -> DocumentT:
-    """Check JSON as `jsonio.dump` writes it. Raises FormatError with every problem and its place."""
+    """Check JSON as `jsonio.dump` writes it.
+
+    Raises FormatError with every problem and its place.
+    """
     try:
         return cls.model_validate_json(data)
     except ValidationError as error:

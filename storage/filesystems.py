@@ -153,8 +153,8 @@ def explain(error: Exception, url: str, policy: RetryPolicy, said: str = "") -> 
         looked = _CREDENTIALS.get(scheme, "the places that its fsspec filesystem reads")
         return AttemptError(
             f"access is refused ({told}). Credentials are looked for in: {looked}, and fsspec's "
-            "configuration "
-            f'(~/.config/fsspec, where a public bucket says {{"{scheme}": {{"anon": true}}}})',
+            "configuration (~/.config/fsspec, where a public bucket says "
+            f'{{"{scheme}": {{"anon": true}}}})',
             tries=1,
         )
     stalled = isinstance(error, TimeoutError) or "timeout" in words

@@ -18,7 +18,9 @@ MIN_OPEN_FILES, MAX_OPEN_FILES = 64, 1024
 would cost a tenth of decoding a small picture.
 """
 SHARE_OF_FILES = 4
-"""Of all that the system lets it have, often 1,024, one in so many; sockets and pipes are others."""
+"""Of all that the system lets it have, often 1,024, one in so many; sockets and pipes are
+others.
+"""
 
 
 @dataclass(frozen=True, slots=True)

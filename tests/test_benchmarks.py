@@ -1,4 +1,6 @@
-"""The benchmarks that `make bench` runs: each is there, takes the options that it is given, and is published."""
+"""The benchmarks that `make bench` runs: each is there, takes the options that it is given, and is
+published.
+"""
 
 from __future__ import annotations
 

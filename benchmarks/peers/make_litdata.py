@@ -1,4 +1,5 @@
-"""Write a dataset as litData's chunks: an item is an episode, its video and which of its frames rows show.
+"""Write a dataset as litData's chunks: an item is an episode, its video and which of its frames
+rows show.
 
 .peers/litdata/bin/python benchmarks/peers/make_litdata.py SHARDS FOLDER
 """

@@ -1,4 +1,6 @@
-"""Which frames a contender without an order of its own is asked for, and how long it fetched and decoded."""
+"""Which frames a contender without an order of its own is asked for, and how long it fetched and
+decoded.
+"""
 
 import random
 import threading

@@ -1,7 +1,9 @@
-"""Contender: Megatron Energon over our own shards, prepared by `energon prepare`, frames by its AVDecoder.
+"""Contender: Megatron Energon over our own shards, prepared by `energon prepare`, frames by its
+AVDecoder.
 
-A sample of Energon's is one of the tar file's, an episode: its cooker takes a random frame, or window, of it, each
-time that it comes. Two worker processes, a shuffle buffer of episodes; batches hold pictures alone.
+A sample of Energon's is one of the tar file's, an episode: its cooker takes a random frame, or
+window, of it, each time that it comes. Two worker processes, a shuffle buffer of episodes; batches
+hold pictures alone.
 """
 
 import random

@@ -1,7 +1,7 @@
 """Contender: map-style LeRobotDataset in torch's DataLoader, as LeRobot trains with it.
 
-Runs in an environment of its own, with LeRobot 0.4.4 (float32 frames) or 0.6.1 (bytes, as its trainer
-has them). LeRobot's own defaults otherwise: torchcodec. The sampler is an endless one: the
+Runs in an environment of its own, with LeRobot 0.4.4 (float32 frames) or 0.6.1 (bytes, as its
+trainer has them). LeRobot's own defaults otherwise: torchcodec. The sampler is an endless one: the
 permutations of `shuffle=True` one after the other, without the restart of the worker processes at
 each epoch's end, which a short dataset would make look more expensive than it is.
 """

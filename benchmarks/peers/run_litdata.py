@@ -1,7 +1,9 @@
-"""Contender: litData's chunks of episodes (make_litdata.py), frames decoded by torchcodec in DataLoader workers.
+"""Contender: litData's chunks of episodes (make_litdata.py), frames decoded by torchcodec in
+DataLoader workers.
 
-litData hands out items, here a whole episode's video: for a random frame, a worker gets the episode of it and decodes
-what is wanted. "fetch" is getting the item, "decode" all that torchcodec does. Batches hold pictures alone.
+litData hands out items, here a whole episode's video: for a random frame, a worker gets the episode
+of it and decodes what is wanted. "fetch" is getting the item, "decode" all that torchcodec does.
+Batches hold pictures alone.
 """
 
 import time

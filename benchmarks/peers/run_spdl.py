@@ -1,8 +1,9 @@
 """Contender: SPDL decodes random frames of our slices in threads, by `sample_decode_video`.
 
-Slices lie in memory after their first use, demuxed, as a program would keep a small dataset; reading and demuxing is
-"fetch". SPDL has no order, no rows and no windows of its own: frames come from a permutation of all of them,
-batches hold pictures alone. Frames of a batch that lie in one slice are asked for at once.
+Slices lie in memory after their first use, demuxed, as a program would keep a small dataset;
+reading and demuxing is "fetch". SPDL has no order, no rows and no windows of its own: frames come
+from a permutation of all of them, batches hold pictures alone. Frames of a batch that lie in one
+slice are asked for at once.
 """
 
 import time
@@ -38,7 +39,9 @@ class Loader:
         self.watch = Stopwatch()
 
     def batches(self) -> Iterator[dict[str, Any]]:
-        """Camera -> (B, H, W, 3) or (B, T, H, W, 3) uint8, as SPDL makes pictures, seen as channels first."""
+        """Camera -> (B, H, W, 3) or (B, T, H, W, 3) uint8, as SPDL makes pictures, seen as channels
+        first.
+        """
         frames = shuffled(self._dataset.index.length.tolist())
         with ThreadPoolExecutor(self._threads) as pool:
             ahead = [self._begin(pool, frames) for _ in range(2)]

@@ -1,8 +1,10 @@
-"""The timed window that every contender runs, in whatever environment it lives: standard library only.
+"""The timed window that every contender runs, in whatever environment it lives: standard library
+only.
 
-A contender is a program that gets its case as one JSON argument and speaks to the harness by lines of JSON on
-standard output: `{"event": "window"}` when the timed window begins and `{"event": "result", ...}` when it is
-over; then it waits for a line on standard input, so that the harness finds its processes still there, and ends.
+A contender is a program that gets its case as one JSON argument and speaks to the harness by lines
+of JSON on standard output: `{"event": "window"}` when the timed window begins and
+`{"event": "result", ...}` when it is over; then it waits for a line on standard input, so that the
+harness finds its processes still there, and ends.
 """
 
 import itertools
@@ -63,9 +65,10 @@ def measure_batches(
 ) -> None:
     """Warm up, measure and report an endless stream of batches.
 
-    The window runs from the arrival of the last warm-up batch to the arrival of the first batch after `window_s`;
-    throughput is what arrived in between over the wall-clock time in between. Latency is how long the consumer, which
-    does nothing else, waited for each batch of the window. `started` is when the contender began to make its loader.
+    The window runs from the arrival of the last warm-up batch to the arrival of the first batch
+    after `window_s`; throughput is what arrived in between over the wall-clock time in between.
+    Latency is how long the consumer, which does nothing else, waited for each batch of the window.
+    `started` is when the contender began to make its loader.
     """
     batch = next(batches)
     first_batch_s = time.perf_counter() - started

@@ -25,8 +25,9 @@ CHUNK_FRAMES = 8
 class TorchcodecDecoder:
     """torchcodec in exact mode, the time of every frame checked.
 
-    It seeks by presentation time where the demuxer counts in decoding time, and so starts a keyframe too late in
-    streams that reorder further than their keyframes are apart; and it takes every keyframe for a safe one.
+    It seeks by presentation time where the demuxer counts in decoding time, and so starts a
+    keyframe too late in streams that reorder further than their keyframes are apart; and it takes
+    every keyframe for a safe one.
     """
 
     def __init__(self, data: SliceBytes, camera: CameraRecord, settings: PictureSettings) -> None:
@@ -93,10 +94,11 @@ class TorchcodecDecoder:
 
 
 def seeks_right(packets: SlicePackets, camera: CameraRecord) -> bool:
-    """Whether torchcodec finds the keyframes of a slice, and decodes from each as if it had decoded all before it.
+    """Whether torchcodec finds the keyframes of a slice, and decodes from each as if it had decoded
+    all before it.
 
-    It looks by the time of showing for a keyframe that the demuxer finds by the time of decoding, and takes each for
-    a safe one.
+    It looks by the time of showing for a keyframe that the demuxer finds by the time of decoding,
+    and takes each for a safe one.
     """
     tables = packets.tables
     places = np.flatnonzero(tables.is_sync)
@@ -112,7 +114,10 @@ def seeks_right(packets: SlicePackets, camera: CameraRecord) -> bool:
 
 
 class _Bytes:
-    """Memory as NumPy asks for it. Said to be writable, of which torch would warn otherwise; nobody writes."""
+    """Memory as NumPy asks for it.
+
+    Said to be writable, of which torch would warn otherwise; nobody writes.
+    """
 
     def __init__(self, data: memoryview) -> None:
         array = np.frombuffer(data, dtype=np.uint8)

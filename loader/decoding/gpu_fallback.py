@@ -33,10 +33,10 @@ def notice_fallback(decoder: Any, camera: CameraRecord, device: str) -> None:
 def _warn(video: str, device: str, reason: str) -> None:
     chip = torch.cuda.get_device_name(device)
     warnings.warn(
-        f"{chip} does not decode {video}: {reason}. It is"
-        f" decoded on the CPU and copied, frame by frame. decode_device='cpu' with device={device!r}"
-        " does the same on all cores and copies whole batches; or give the dataset a codec that this"
-        " chip decodes (convert-to-shards --video reencode)",
+        f"{chip} does not decode {video}: {reason}. It is decoded on the CPU and copied, frame by "
+        f"frame. decode_device='cpu' with device={device!r} does the same on all cores and copies "
+        "whole batches; or give the dataset a codec that this chip decodes (convert-to-shards "
+        "--video reencode)",
         RuntimeWarning,
         stacklevel=2,
     )

@@ -61,8 +61,8 @@ class InFile:
             files: What reads.
             stored: Where the slice lies.
             where: Names the slice in errors.
-            again: Fetches the slice anew where the file is no more, as a disk cache may remove its own; None: that
-                is an error.
+            again: Fetches the slice anew where the file is no more, as a disk cache may remove its
+                own; None: that is an error.
             on_read: Told the bytes of each read of the file.
         """
         self._files, self._stored, self._where, self._again = files, stored, where, again
@@ -84,7 +84,8 @@ class InFile:
             if self._again is not None:
                 return self._again()[begin:end]
             raise StorageError(
-                f"{self._where}: cannot be read any more: {error}; the dataset was changed while it is loaded"
+                f"{self._where}: cannot be read any more: {error}; the dataset was changed while "
+                "it is loaded"
             ) from error
         self._on_read(len(found))
         return found

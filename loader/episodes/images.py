@@ -75,8 +75,7 @@ class ImageFiles:
         if shape is None:
             raise FormatError(
                 f"{self._where}: no row has an image, and its shape {self._spec.get('shape')} says "
-                "no "
-                'size: leave it out with on_missing="drop"'
+                'no size: leave it out with on_missing="drop"'
             )
         if is_depth(self._spec):
             return np.zeros(shape, dtype=np.float32)

@@ -1,6 +1,8 @@
-"""Reading episodes before they are needed: in the order of need, neighbours together, under a budget of bytes.
+"""Reading episodes before they are needed: in the order of need, neighbours together, under a
+budget of bytes.
 
-Threads do nothing but read and verify. Who needs an episode takes it, or what went wrong with it, when it is there.
+Threads do nothing but read and verify. Who needs an episode takes it, or what went wrong with it,
+when it is there.
 """
 
 import queue
@@ -82,7 +84,8 @@ class EpisodePrefetcher:
     def take(self, position: int) -> EpisodeData:
         """The episode, when it is there.
 
-        Raises what `ShardedDataset.read_episode` raises; CancelledError when another thread has called `stop`.
+        Raises what `ShardedDataset.read_episode` raises; CancelledError when another thread has
+        called `stop`.
         """
         self.want([position])
         if self._closed:
@@ -111,7 +114,10 @@ class EpisodePrefetcher:
             request.future.cancel()
 
     def close(self) -> None:
-        """End the threads. Reads that hang end by themselves, and do not hold up the program's end."""
+        """End the threads.
+
+        Reads that hang end by themselves, and do not hold up the program's end.
+        """
         self.stop()
         for _ in self._threads:
             self._tasks.put(None)
@@ -121,7 +127,9 @@ class EpisodePrefetcher:
         self._threads.clear()
 
     def _together(self, requests: Sequence[_Request]) -> list[list[_Request]]:
-        """Neighbours in one shard, which one read brings; in the order in which the first of each is needed."""
+        """Neighbours in one shard, which one read brings; in the order in which the first of each
+        is needed.
+        """
         index = self._dataset.index
         of_shard: dict[int, list[int]] = defaultdict(list)
         for place, request in enumerate(requests):

@@ -1,4 +1,6 @@
-"""A value for many processes, pickled once: its large arrays lie in memory that all of them share."""
+"""A value for many processes, pickled once: its large arrays lie in memory that all of them
+share.
+"""
 
 import io
 import mmap

@@ -101,9 +101,11 @@ class WorkerPool:
         )  # or multiprocessing would terminate them, whatever they are at
 
     def run(self, epoch: int, first_step: int) -> Iterator[tuple[Batch, FromWorker]]:
-        """The batches of an epoch from `first_step` on, in order, each with its worker and what it cost.
+        """The batches of an epoch from `first_step` on, in order, each with its worker and what it
+        cost.
 
-        An exception in a worker is raised here with its type and its traceback; so is a worker's death.
+        An exception in a worker is raised here with its type and its traceback; so is a worker's
+        death.
         """
         if not all(
             process.is_alive() for process in self._processes()
@@ -165,7 +167,9 @@ class WorkerPool:
         _join_feeders(iterator)
 
     def close(self) -> None:
-        """Stop the processes, also under an iterator that somebody still holds; torch has no public way to."""
+        """Stop the processes, also under an iterator that somebody still holds; torch has no public
+        way to.
+        """
         iterator, self._loader._iterator = self._loader._iterator, None
         if isinstance(iterator, _MultiProcessingDataLoaderIter):
             iterator._shutdown_workers()
@@ -282,7 +286,9 @@ def _join_feeders(iterator: _MultiProcessingDataLoaderIter) -> None:
 
 
 def _can_be_sent(kind: type[Exception]) -> bool:
-    """Whether the parent can have an error of this type, that of a class which pickle finds by its name."""
+    """Whether the parent can have an error of this type, that of a class which pickle finds by its
+    name.
+    """
     try:
         ForkingPickler.dumps(kind)
     except Exception:  # noqa: BLE001 - whatever the class does when it is pickled
@@ -297,7 +303,9 @@ def _close(pool: weakref.ref[WorkerPool]) -> None:
 
 
 def _leave_interrupts_to_the_parent(_worker: int) -> None:
-    """Ctrl-C reaches the whole process group: the parent decides, and is not told of dead workers first."""
+    """Ctrl-C reaches the whole process group: the parent decides, and is not told of dead workers
+    first.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _end_tidily)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, interrupts.FOR_THE_PARENT)

@@ -1,4 +1,6 @@
-"""Ranges of frames that are used as samples, as users give them: a dict, or a JSON or parquet file."""
+"""Ranges of frames that are used as samples, as users give them: a dict, or a JSON or parquet
+file.
+"""
 
 import operator
 import os
@@ -45,12 +47,14 @@ def read_ranges(
     """Read ranges from a dict or a file.
 
     Args:
-        given: episode index -> [(first, stop), ...]; or the path or URL of a JSON file of such an object, or of a
-            parquet file with a row for each range, of which an episode without any has one of nulls.
+        given: episode index -> [(first, stop), ...]; or the path or URL of a JSON file of such an
+            object, or of a parquet file with a row for each range, of which an episode without any
+            has one of nulls.
         settings: how files are read.
 
     Raises:
-        OptionError: what is no range, ranges that overlap, or a file of another kind; with the episode.
+        OptionError: what is no range, ranges that overlap, or a file of another kind; with the
+            episode.
         FormatError, MissingError, StorageError: the file is not readable.
     """
     if isinstance(given, Mapping):
@@ -66,14 +70,17 @@ def read_ranges(
 
 
 def check_bounds(ranges: NamedRanges, episode_index: IntArray, length: IntArray) -> None:
-    """Raise OptionError for ranges that leave their episode; `episode_index` ascends, and has all of them."""
+    """Raise OptionError for ranges that leave their episode; `episode_index` ascends, and has all
+    of them.
+    """
     lengths = length[np.searchsorted(episode_index, ranges.episode_index)]
     outside = np.flatnonzero(ranges.stop > lengths)
     if outside.size:
         at = int(outside[0])
         raise OptionError(
-            f"keep_ranges: ({ranges.first[at]}, {ranges.stop[at]}) of episode {ranges.episode_index[at]} leaves it, "
-            f"which has {lengths[at]} frames. Is this file of another dataset, or of an earlier state of this one?"
+            f"keep_ranges: ({ranges.first[at]}, {ranges.stop[at]}) of episode "
+            f"{ranges.episode_index[at]} leaves it, which has {lengths[at]} frames. Is this file "
+            "of another dataset, or of an earlier state of this one?"
         )
 
 
@@ -116,7 +123,8 @@ def _of_parquet(data: bytes, what: str) -> tuple[IntArray, IntArray]:
         missing = [name for name in COLUMNS if name not in table.column_names]
         if missing:
             raise OptionError(
-                f"{what}: no column {', '.join(missing)}: a row is a range, with episode_index, first, stop"
+                f"{what}: no column {', '.join(missing)}: a row is a range, with episode_index, "
+                "first, stop"
             )
         episode, first, stop = (table[name].cast(pa.int64()) for name in COLUMNS)
         is_range = first.is_valid().to_numpy()
@@ -147,7 +155,7 @@ def _checked(episodes: IntArray, rows: IntArray, what: str) -> NamedRanges:
     if overlap.size:
         pairs = [f"({first[i]}, {stop[i]})" for i in (int(overlap[0]), int(overlap[0]) + 1)]
         raise OptionError(
-            f"{what}: {some(pairs)} of episode {episode[overlap[0]]} overlap: make one range of them; what shall "
-            "come more often has a weight (episode_weights)"
+            f"{what}: {some(pairs)} of episode {episode[overlap[0]]} overlap: make one range of "
+            "them; what shall come more often has a weight (episode_weights)"
         )
     return NamedRanges(named=named, episode_index=episode, first=first, stop=stop)

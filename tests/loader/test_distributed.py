@@ -4,21 +4,19 @@ processes.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import os
 import shutil
 import subprocess
 import sys
-import time
 from collections import defaultdict
 from itertools import chain
 from pathlib import Path
 
-import psutil
 import pytest
 from support.process_of_torchrun import PREFIX
+from support.torchrun import kill, kill_after
 
 PROJECT = Path(__file__).parents[2]
 STEPS = 30  # more than an epoch of 21
@@ -76,18 +74,8 @@ def finish(run: subprocess.Popen[bytes], output: Path) -> None:
     try:
         status = run.wait(DEADLINE_S)
     finally:
-        kill(run)
+        kill([run])
     assert status == 0, (output / "stderr.txt").read_text()
-
-
-def kill(run: subprocess.Popen[bytes]) -> None:
-    """SIGKILL to torchrun and to its workers, which are sessions of their own."""
-    with contextlib.suppress(psutil.NoSuchProcess):
-        root = psutil.Process(run.pid)
-        for process in [root, *root.children(recursive=True)]:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
-    run.wait()
 
 
 def batches(output: Path) -> Batches:
@@ -119,15 +107,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory, pusht_shards: Path) -> Path
     """
     output = tmp_path_factory.mktemp("ddp") / "killed"
     run = start(output, pusht_shards, 4)
-    deadline = time.monotonic() + DEADLINE_S
-    log = output / "batches-0.jsonl"
-    try:
-        while run.poll() is None and time.monotonic() < deadline:
-            if log.exists() and len(log.read_text().splitlines()) >= 2 * EVERY + 2:
-                break
-            time.sleep(0.005)
-    finally:
-        kill(run)
+    kill_after([run], output / "batches-0.jsonl", 2 * EVERY + 2, DEADLINE_S)
     assert max(batches(output)) < STEPS, "it ended before it was killed"
     return output
 

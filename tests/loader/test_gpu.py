@@ -32,7 +32,9 @@ MAX_LEVELS = 3
 
 @pytest.fixture(scope="module", params=CODECS)
 def shards(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A dataset whose only camera has this codec, in pictures that all of NVDEC's codecs can have."""
+    """A dataset whose only camera has this codec, in pictures that all of NVDEC's codecs can
+    have.
+    """
     folder = tmp_path_factory.mktemp("gpu")
     camera = Camera(key="observation.images.top", codec=request.param, size=SIZE)
     source = build(folder / "source", Source(lengths=(40, 30), cameras=(camera,)))
@@ -91,7 +93,9 @@ def test_pictures_are_in_page_locked_memory(shards: Path) -> None:
 
 
 def test_a_copy_is_whole_when_the_step_reads_it(shards: Path) -> None:
-    """The stream of the step is busy, and batches before are dropped: their memory must not be used again."""
+    """The stream of the step is busy, and batches before are dropped: their memory must not be used
+    again.
+    """
     expected = [batch["observation.images.top"].sum().item() for batch in load(shards)]
     loader, sums = load(shards, device="cuda"), []
     matrix = torch.randn(2048, 2048, device="cuda")

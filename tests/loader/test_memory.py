@@ -1,4 +1,6 @@
-"""Memory has a budget, whatever the pool: what does not fit is read again where it lies, for the same batches."""
+"""Memory has a budget, whatever the pool: what does not fit is read again where it lies, for the
+same batches.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +66,7 @@ def load(root: Path | str, **options: Any) -> Loader:
     return make_loader(str(root), **({"batch_size": 8, "seed": 3} | options))
 
 
-# -- The budget ------------------------------------------------------------------------------------------------
+# -- The budget ------------------------------------------------------------------------------------
 
 
 @pytest.mark.filterwarnings("ignore:.* frames are decoded for every frame used")
@@ -160,7 +162,7 @@ def test_what_a_decoder_held_that_is_no_more_is_free_again() -> None:
     assert (left.held_bytes, again.held_bytes, kept.num_bytes) == (10, 10, 20)
 
 
-# -- Files -----------------------------------------------------------------------------------------------------
+# -- Files -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -197,7 +199,7 @@ def test_files_stay_open_up_to_a_number_and_are_known_again(tmp_path: Path) -> N
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-# -- Remote shards ---------------------------------------------------------------------------------------------
+# -- Remote shards ---------------------------------------------------------------------------------
 
 
 def data_bytes(server: RangeServer) -> int:
@@ -291,7 +293,7 @@ def test_the_folder_of_a_process_that_was_killed_is_removed_by_the_next_one(
     assert not list(temporary.iterdir())
 
 
-# -- Images of rows --------------------------------------------------------------------------------------------
+# -- Images of rows --------------------------------------------------------------------------------
 
 
 def test_a_store_gives_back_what_it_was_given_and_uses_its_room_again() -> None:

@@ -1,4 +1,6 @@
-"""The disk cache under remote loading: nothing is read twice, ranks share it, and it never changes a batch."""
+"""The disk cache under remote loading: nothing is read twice, ranks share it, and it never changes
+a batch.
+"""
 
 from __future__ import annotations
 
@@ -143,7 +145,9 @@ def test_a_url_that_is_signed_anew_or_has_another_password_is_the_same_place() -
 def test_a_dataset_that_claims_the_hashes_of_another_neither_gets_nor_places_its_bytes(
     range_server: RangeServer, tmp_path: Path, first: str
 ) -> None:
-    """Both manifests say the same of their shard, down to the last byte; only what lies there differs."""
+    """Both manifests say the same of their shard, down to the last byte; only what lies there
+    differs.
+    """
     content = {"mine": b"private" * 3000, "hostile": b"forged!" * 3000}
     for name, data in content.items():
         (tmp_path / name / "shards").mkdir(parents=True)
@@ -364,7 +368,7 @@ def test_a_cap_smaller_than_the_dataset_is_held_and_changes_no_batch(
     assert loader.stats().cache_hits > 0
 
 
-# -- Four ranks ---------------------------------------------------------------------------------------------------
+# -- Four ranks ------------------------------------------------------------------------------------
 
 
 def run_ranks(

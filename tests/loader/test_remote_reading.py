@@ -1,4 +1,6 @@
-"""What remote loading asks a server for: what the steps need, ahead and in their order, and no more once left."""
+"""What remote loading asks a server for: what the steps need, ahead and in their order, and no more
+once left.
+"""
 
 from __future__ import annotations
 
@@ -70,7 +72,7 @@ def needed_bytes(root: Path) -> int:
     return int(ShardedDataset.open(str(root)).index.size.sum())
 
 
-# -- Requests and bytes -----------------------------------------------------------------------------------------
+# -- Requests and bytes ----------------------------------------------------------------------------
 
 
 def test_global_order_asks_once_for_an_episode_and_never_for_a_shard(
@@ -151,7 +153,9 @@ def test_resuming_reads_what_its_steps_need_and_no_more_than_a_start(
     plan = small_loader(http.url, **options)._job.plan(0)
 
     def first_batch_from(step: int) -> tuple[int, int]:
-        """Bytes of shards sent until the first batch is there, and of the episodes of the steps drawn till then."""
+        """Bytes of shards sent until the first batch is there, and of the episodes of the steps
+        drawn till then.
+        """
         loader = small_loader(http.url, **options)
         loader.load_state_dict(loader.state_dict() | {"step": step})
         http.reset()
@@ -175,7 +179,7 @@ def test_resuming_reads_what_its_steps_need_and_no_more_than_a_start(
     assert sum(resumed) / len(resumed) <= 1.2 * fresh
 
 
-# -- Reading ahead ----------------------------------------------------------------------------------------------
+# -- Reading ahead ---------------------------------------------------------------------------------
 
 
 LEAVES_BEFORE_ITS_STEP: dict[str, Any] = {
@@ -229,15 +233,17 @@ def test_any_budget_gives_the_same_batches_and_is_held(
         patch.setattr(resources, "LOCAL_READING", (threads, budget))
         patch.setattr(resources, "EpisodePrefetcher", Watched)
         assert digests(small_loader(str(arm_shards), cameras=[], **options)) == expected
-    # What a step needs now is read whatever the budget (it may have left the memory since it was expected); beyond
-    # that nothing is begun unless there is room.
+    # What a step needs now is read whatever the budget (it may have left the memory since it was
+    # expected); beyond that nothing is begun unless there is room.
     assert all(before < budget or before == after for before, after in coming if before)
     assert not read_threads()
 
 
 @dataclass
 class FakeDataset:
-    """Episodes of 100 bytes, ten to a shard, `spacing` apart; reading one takes a moment and may fail."""
+    """Episodes of 100 bytes, ten to a shard, `spacing` apart; reading one takes a moment and may
+    fail.
+    """
 
     spacing: int = 1 << 30
     seconds: float = 0.0
@@ -396,7 +402,7 @@ def test_leaving_in_mid_epoch_leaves_nothing(http: RangeServer) -> None:
         assert loader.stats().resident_bytes == loader.stats().steps_ahead == 0
 
 
-# -- Ctrl-C in a stall --------------------------------------------------------------------------------------------
+# -- Ctrl-C in a stall -----------------------------------------------------------------------------
 
 
 @pytest.fixture

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
 import subprocess
 import sys
-import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
-import psutil
 import pytest
 from support.network_namespaces import INTERFACE, Node, two_nodes
 from support.process_of_torchrun import PREFIX
+from support.torchrun import kill, kill_after
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "train_ddp.py"
 STEPS, EVERY, BATCH = 24, 5, 32
@@ -60,17 +58,6 @@ def on_nodes(nodes: tuple[Node, Node], shards: Path, output: Path) -> list[subpr
         )
         for node in nodes
     ]
-
-
-def kill(runs: Sequence[subprocess.Popen[bytes]]) -> None:
-    """SIGKILL to all launchers and their processes, as when nodes lose their power."""
-    for run in runs:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            root = psutil.Process(run.pid)
-            for process in [root, *root.children(recursive=True)]:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    process.kill()
-        run.wait()
 
 
 def finish(runs: Sequence[subprocess.Popen[bytes]], output: Path) -> None:
@@ -129,15 +116,8 @@ def killed(
 ) -> Path:
     """The output of a run whose nodes went away after its second checkpoint at the earliest."""
     output = tmp_path_factory.mktemp("two_nodes") / "killed"
-    runs, log = on_nodes(nodes, pusht_shards, output), output / "batches-0.jsonl"
-    deadline = time.monotonic() + DEADLINE_S
-    try:
-        while time.monotonic() < deadline and all(run.poll() is None for run in runs):
-            if log.exists() and len(log.read_text().splitlines()) >= 2 * EVERY + 2:
-                break
-            time.sleep(0.005)
-    finally:
-        kill(runs)
+    runs = on_nodes(nodes, pusht_shards, output)
+    kill_after(runs, output / "batches-0.jsonl", 2 * EVERY + 2, DEADLINE_S)
     assert max(steps_of(output)) < STEPS, "it ended before it was killed"
     return output
 

@@ -242,7 +242,9 @@ def test_a_dataset_of_no_episodes_has_an_empty_index() -> None:
 
 
 def test_opening_many_shards_takes_little_more_memory_than_their_entries(tmp_path: Path) -> None:
-    """The parsed JSON of dataset.json is gone before entries are made of it, and those are packed."""
+    """The parsed JSON of dataset.json is gone before entries are made of it, and those are
+    packed.
+    """
     number = 1000
     write_dataset(tmp_path, PROVENANCE, made([[(i, 1)] for i in range(number)]))
     manifest = load_dataset_manifest(str(tmp_path))  # what is made once is there

@@ -160,9 +160,14 @@ def info_of(
 
 
 def write_json(path: Path, value: jsonio.Json) -> None:
-    """Write JSON as LeRobot does, indented."""
+    """Write JSON as LeRobot does."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value, indent=4, ensure_ascii=False), encoding="utf-8")
+    path.write_bytes(indented(value))
+
+
+def indented(value: jsonio.Json) -> bytes:
+    """Return JSON as LeRobot writes it."""
+    return json.dumps(value, indent=4, ensure_ascii=False).encode()
 
 
 def write_tasks(

@@ -14,9 +14,8 @@ from roboshard.tools.lerobot_storage.reader import ShardReader
 from roboshard.tools.lerobot_storage.writer import ShardWriter
 
 _module = importlib.import_module("lerobot.datasets.dataset_reader")
-_base: type = getattr(
-    _module, "BaseDatasetReader", object
-)  # a release without the registry has none
+# A release without the registry has no such class.
+_base: type = getattr(_module, "BaseDatasetReader", object)
 DatasetReader = type("DatasetReader", (ShardReader, _base), {"__module__": __name__})
 """`ShardReader` as one of LeRobot's readers."""
 

@@ -10,7 +10,6 @@ It is derived: nothing of roboshard's own reads it, and it can be made again at 
 """
 
 import io
-import json
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +24,7 @@ from roboshard.shards.episode_tasks import EpisodeTasks, read_episode_tasks
 from roboshard.shards.names import LEROBOT_FOLDER
 from roboshard.shards.reader import ShardedDataset
 from roboshard.tools.export.layout import VIDEO_PATH
-from roboshard.tools.export.meta import info_of, write_tasks
+from roboshard.tools.export.meta import indented, info_of, write_tasks
 
 FORMAT = "roboshard"
 """What info.json of LeRobot calls the storage format."""
@@ -92,10 +91,10 @@ def write_meta_of(dataset: ShardedDataset, folder: Path) -> None:
         episodes: _episodes(dataset.index.length, read_episode_tasks(dataset)),
         TASKS: _tasks(dataset),
         SNAPSHOT: jsonio.dump({"fingerprint": manifest.fingerprint}),
-        INFO: _indented(info),
+        INFO: indented(info),
     }
     if manifest.stats is not None:
-        files = {STATS: _indented(manifest.stats), **files}
+        files = {STATS: indented(manifest.stats), **files}
     for name, data in files.items():
         storage.write_bytes(folder / name, data, below=folder)
     for path in (folder / EPISODES).glob("*/*.parquet"):
@@ -136,7 +135,7 @@ def _episodes(lengths: NDArray[np.int64], tasks: EpisodeTasks) -> bytes:
             "meta/episodes/file_index": zeros,
         }
     )
-    return _parquet(table)
+    return parquet_bytes(table)
 
 
 def _tasks(dataset: ShardedDataset) -> bytes:
@@ -145,11 +144,8 @@ def _tasks(dataset: ShardedDataset) -> bytes:
     return file.getvalue()
 
 
-def _parquet(table: pa.Table) -> bytes:
+def parquet_bytes(table: pa.Table) -> bytes:
+    """Return a table as the bytes of a parquet file."""
     file = io.BytesIO()
     pq.write_table(table, file)
     return file.getvalue()
-
-
-def _indented(value: jsonio.Json) -> bytes:
-    return json.dumps(value, indent=4, ensure_ascii=False).encode()

@@ -9,7 +9,6 @@ from contextlib import suppress
 from roboshard.common.errors import OptionError
 from roboshard.tools.lerobot_storage.registration import register
 
-with suppress(
-    OptionError
-):  # no registry, no format: LeRobot says then that it knows none of that name
+# No registry, no format: LeRobot says then that it knows none of that name.
+with suppress(OptionError):
     register()

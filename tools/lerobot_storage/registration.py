@@ -30,8 +30,7 @@ def register() -> None:
     except ImportError as error:
         raise OptionError(
             f"LeRobot has no registry of storage formats here ({error}); releases up to 0.6.1 are "
-            "without. "
-            "roboshard.loader.open_dataset reads the same samples with any release"
+            "without. roboshard.loader.open_dataset reads the same samples with any release"
         ) from error
     registry.register_dataset_reader(FORMAT, BACKEND)
     writers = getattr(registry, "register_dataset_writer", None)

@@ -21,11 +21,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from roboshard import storage
-from roboshard.common import jsonio
 from roboshard.common.errors import MissingError, OptionError, SourceError
 from roboshard.converter.base import Base, read_base
 from roboshard.converter.config import ConvertConfig, parse_size
@@ -33,8 +31,8 @@ from roboshard.converter.run import add_episodes
 from roboshard.converter.source.files import LocalFiles
 from roboshard.converter.source.opening import read_source
 from roboshard.storage.locks import is_at, lock
-from roboshard.tools.export.meta import write_tasks
-from roboshard.tools.lerobot_storage.meta_folder import write_meta
+from roboshard.tools.export.meta import indented, write_tasks
+from roboshard.tools.lerobot_storage.meta_folder import parquet_bytes, write_meta
 from roboshard.tools.lerobot_storage.recorded import (
     RecordedEpisode,
     aggregated,
@@ -122,14 +120,14 @@ class Staging:
         number = len(self._recorded)
         tasks = list(dict.fromkeys([*self._tasks, *episode.tasks]))
         if not self._recorded:
-            self._write("meta/info.json", _indented(self._first_info(episode)))
+            self._write("meta/info.json", indented(self._first_info(episode)))
         files = episode_files(number, episode)
         for key, (source, target) in files.videos.items():
             _check_file(source, key)
             _move(source, self._folder / target)
         table, row = episode.numbered(number, self.num_episodes, self.num_frames, tasks)
-        self._write(files.rows, _parquet(table))
-        self._write(files.row, _parquet(row))
+        self._write(files.rows, parquet_bytes(table))
+        self._write(files.row, parquet_bytes(row))
         self._keep(RecordedEpisode.of_row(row), tasks)
         self.discard(recorded)
         if self._bytes >= self._shard_bytes:
@@ -213,10 +211,10 @@ class Staging:
             "total_tasks": len(self._tasks),
             "splits": {"train": f"0:{count}"},
         }
-        self._write("meta/info.json", _indented(info | totals))
+        self._write("meta/info.json", indented(info | totals))
         stats = None if self._base is None else self._base.manifest.stats
         together = aggregated(stats or {}, self._base_frames, self._recorded)
-        self._write("meta/stats.json", _indented(together))
+        self._write("meta/stats.json", indented(together))
         target = self._folder / "meta/tasks.parquet"
         storage.write_atomic(
             target, lambda file: write_tasks(file, self._tasks, {}), below=self.root
@@ -325,14 +323,3 @@ def _move(source: Path, target: Path) -> None:
         os.fsync(file.fileno())
     source.rename(target)
     storage.sync_folder(target.parent)
-
-
-def _parquet(table: pa.Table) -> bytes:
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink)
-    data: bytes = sink.getvalue().to_pybytes()
-    return data
-
-
-def _indented(value: jsonio.Json) -> bytes:
-    return json.dumps(value, indent=4, ensure_ascii=False).encode()
