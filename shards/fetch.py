@@ -5,6 +5,7 @@ there is one.
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Literal
 
 from roboshard import storage
@@ -72,9 +73,15 @@ class ShardReads:
         )
         self._policy = settings.policy
         self._on_read = on_read
-        missing = {piece.range: piece for piece in planned if not self._is_cached(piece)}
-        self._pieces = [missing[place] for place in sorted(missing)]
-        self._planned = _reads_of(self._pieces)
+        self._pieces: list[Piece] = []
+        self._planned: list[ByteRange] = []
+        places = {piece.range: piece for piece in planned}
+        # What is cached is no gap to read over: its bytes would come twice.
+        for is_cached, run in groupby((places[at] for at in sorted(places)), self._is_cached):
+            if not is_cached:
+                pieces = list(run)
+                self._pieces += pieces
+                self._planned += _reads_of(pieces)
         self._read: dict[ByteRange, memoryview] = {}
 
     def get(self, piece: Piece, where: str) -> memoryview:
@@ -126,9 +133,8 @@ class ShardReads:
             if self._is_local:
                 raise
             storage.forget(self._url)
-            data = self._from_storage(
-                piece.range
-            )  # a proxy's or a network's fault may not come twice
+            # A proxy's or a network's fault may not come twice.
+            data = self._from_storage(piece.range)
             piece.check(data, where)
             if self._cache is not None:  # beside another one it was damaged, and not kept
                 self._cache.keep(self._key(piece), data)

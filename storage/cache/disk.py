@@ -259,10 +259,11 @@ class DiskCache:
                     return claim
                 if not at_once:
                     # The one who had it has ended. If well, this is the entry itself, whatever
-                    # became of its name since; if not, everyone who waited tries alone and at once,
-                    # not one after the other.
+                    # became of its name since, or it was there already; if not, everyone who
+                    # waited tries alone and at once, not one after the other.
                     unlock(part)
-                    return files.read_entry(part, name, length, key.crc32c)
+                    brought = files.read_entry(part, name, length, key.crc32c)
+                    return brought or self._look_in(bucket, name, length, key)
             # A scan removed the part as a dead one's, between its opening and its lock; or its
             # entry is ready.
             if (data := self._look_in(bucket, name, length, key)) is not None:

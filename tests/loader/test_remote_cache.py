@@ -246,6 +246,19 @@ def test_readers_at_the_same_time_bring_each_byte_once(
     assert data_bytes(http) == needed_bytes(arm_shards)
 
 
+@pytest.mark.parametrize("there", [(4,), (3, 5), (0, 2, 4, 6, 8)])
+def test_a_read_does_not_pass_over_what_is_there_already(
+    http: RangeServer, arm_shards: Path, cache: Path, there: tuple[int, ...]
+) -> None:
+    settings = ReadSettings(cache=DiskCache(cache, 1 << 30))
+    for position in there:
+        ShardedDataset.open(http.url, settings).read_episode(position)
+    dataset = ShardedDataset.open(http.url, settings)
+    found = list(dataset.read_episodes(range(20)))
+    assert all(known(each) for each in found)
+    assert data_bytes(http) == needed_bytes(arm_shards)
+
+
 def known(found: EpisodeData | RoboshardError) -> TypeGuard[EpisodeData]:
     """Whether an episode could be read."""
     return isinstance(found, EpisodeData)

@@ -599,6 +599,21 @@ def test_an_entry_that_does_not_come_after_all_is_downloaded(cache: DiskCache) -
     assert used(cache) == accounted(cache)
 
 
+def test_who_waits_for_one_who_found_it_there_reads_it_too(cache: DiskCache) -> None:
+    get(cache, 0, partial(CONTENTS.__getitem__, 0))
+    entry = entry_path(cache, 0)
+    aside, part = entry.with_name("aside"), entry.with_name(entry.name + cache_files.PART)
+    entry.rename(aside)
+    with ThreadPoolExecutor(1) as thread, part.open("wb") as finder:
+        assert lock_within(finder.fileno(), 0)
+        asked = thread.submit(get, cache, 0, never)
+        time.sleep(0.2)  # it waits for the finder
+        aside.rename(entry)
+        part.unlink()
+        finder.close()
+        assert asked.result(20) == CONTENTS[0]
+
+
 def test_what_no_cache_can_hold_may_come_all_the_same(tmp_path: Path) -> None:
     small = DiskCache(tmp_path / "small", MIN_BYTES)
     with ExitStack() as held:
