@@ -70,7 +70,7 @@ from roboshard.loader.episodes.shared import SharedEpisodes
 shared = SharedEpisodes.__new__(SharedEpisodes)
 shared._size, shared._descriptor = int(sys.argv[2]), int(sys.argv[1])
 draw = random.Random(int(sys.argv[3]))
-while os.getppid() != 1:
+while os.getppid() == int(sys.argv[4]):  # whoever adopts it if the test is killed
     position = draw.randrange(50)
     found = shared.get(position)
     assert found is None or found == bytes([position]) * len(found), position
@@ -83,7 +83,7 @@ def test_processes_that_write_at_once_and_are_killed_leave_nothing_wrong() -> No
     descriptor = shared._descriptor
     writers = [
         subprocess.Popen(
-            [sys.executable, "-c", WRITER, str(descriptor), str(SIZE), str(seed)],
+            [sys.executable, "-c", WRITER, *map(str, (descriptor, SIZE, seed, os.getpid()))],
             pass_fds=[descriptor],
         )
         for seed in range(3)
