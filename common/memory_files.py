@@ -4,7 +4,9 @@ open.
 
 import os
 import tempfile
+import weakref
 from contextlib import ExitStack
+from multiprocessing.reduction import DupFd
 from typing import Any
 
 
@@ -36,3 +38,35 @@ def anonymous_file(num_bytes: int | None = None) -> Any:
             file.truncate(num_bytes)
         stack.pop_all()
         return file
+
+
+class SharedMemoryFile:
+    """A descriptor of a file in memory. Pickled while a process is started, it is open there too.
+
+    Closed when nobody refers to it any longer.
+
+    Example:
+        >>> with anonymous_file() as file:
+        ...     _ = file.write(b"episode")
+        ...     shared = SharedMemoryFile(file)
+        >>> os.pread(shared.descriptor, 7, 0)
+        b'episode'
+    """
+
+    def __init__(self, file: Any) -> None:
+        """Keep a file of `anonymous_file`, which may be closed then.
+
+        Raises:
+            OSError: too many files are open.
+        """
+        self._own(os.dup(file.fileno()))
+
+    def _own(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+        weakref.finalize(self, os.close, descriptor)
+
+    def __getstate__(self) -> Any:
+        return DupFd(self.descriptor)
+
+    def __setstate__(self, handle: Any) -> None:
+        self._own(handle.detach())

@@ -9,15 +9,12 @@ written over meanwhile, or never finished, and then they read the episode themse
 import fcntl
 import os
 import struct
-import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
-from multiprocessing.reduction import DupFd
-from typing import Any
 
 from crc32c import crc32c
 
-from roboshard.common.memory_files import anonymous_file
+from roboshard.common.memory_files import SharedMemoryFile, anonymous_file
 
 SLOTS = 1 << 14
 """Episodes that the table has a place for. Two whose positions are equal modulo this share one."""
@@ -46,11 +43,7 @@ class SharedEpisodes:
         self._size = max_bytes
         with anonymous_file() as file:
             file.truncate(RING_AT + max_bytes)
-            self._own(os.dup(file.fileno()))
-
-    def _own(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-        weakref.finalize(self, os.close, descriptor)
+            self._file = SharedMemoryFile(file)
 
     def __contains__(self, position: int) -> bool:
         """Whether an episode is there, and likely to be there still when `get` is called soon."""
@@ -62,7 +55,7 @@ class SharedEpisodes:
         if entry is None:
             return None
         offset, length, checksum = entry
-        data = os.pread(self._descriptor, length, RING_AT + offset)
+        data = os.pread(self._file.descriptor, length, RING_AT + offset)
         return data if len(data) == length and crc32c(data) == checksum else None
 
     def put(self, position: int, data: bytes) -> None:
@@ -70,18 +63,18 @@ class SharedEpisodes:
         if len(data) > LARGEST * self._size:
             return
         with self._locked():
-            (cursor,) = CURSOR.unpack(os.pread(self._descriptor, CURSOR.size, 0))
+            (cursor,) = CURSOR.unpack(os.pread(self._file.descriptor, CURSOR.size, 0))
             if cursor % self._size + len(data) > self._size:  # in one piece
                 cursor += self._size - cursor % self._size
             offset = cursor % self._size
-            os.pwrite(self._descriptor, CURSOR.pack(cursor + len(data)), 0)
-            os.pwrite(self._descriptor, data, RING_AT + offset)
+            os.pwrite(self._file.descriptor, CURSOR.pack(cursor + len(data)), 0)
+            os.pwrite(self._file.descriptor, data, RING_AT + offset)
             entry = ENTRY.pack(position + 1, offset, len(data), crc32c(data))
-            os.pwrite(self._descriptor, entry + CHECKSUM.pack(crc32c(entry)), _place(position))
+            os.pwrite(self._file.descriptor, entry + CHECKSUM.pack(crc32c(entry)), _place(position))
 
     def _entry(self, position: int) -> tuple[int, int, int] | None:
         """Offset, length and checksum of an episode's bytes."""
-        packed = os.pread(self._descriptor, ENTRY_BYTES, _place(position))
+        packed = os.pread(self._file.descriptor, ENTRY_BYTES, _place(position))
         found, offset, length, checksum = ENTRY.unpack_from(packed)
         if found != position + 1 or packed[ENTRY.size :] != CHECKSUM.pack(
             crc32c(packed[: ENTRY.size])
@@ -91,18 +84,11 @@ class SharedEpisodes:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        fcntl.lockf(self._descriptor, fcntl.LOCK_EX)
+        fcntl.lockf(self._file.descriptor, fcntl.LOCK_EX)
         try:
             yield
         finally:
-            fcntl.lockf(self._descriptor, fcntl.LOCK_UN)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"size": self._size, "handle": DupFd(self._descriptor)}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self._size = state["size"]
-        self._own(state["handle"].detach())
+            fcntl.lockf(self._file.descriptor, fcntl.LOCK_UN)
 
 
 def _place(position: int) -> int:

@@ -47,17 +47,6 @@ def padded_features(features: Features, pad_to: Mapping[str, int], where: str = 
     }
 
 
-def padded_widths(features: Features, pad_to: Mapping[str, int]) -> dict[str, int]:
-    """Return how many numbers of each padded vector are a dataset's own: feature key -> numbers.
-
-    Args:
-        features: of the dataset, before they are padded.
-        pad_to: feature key -> numbers in its vectors.
-    """
-    widths = {key: width_of(features[key]) for key in pad_to if key in features}
-    return {key: width for key, width in widths.items() if width is not None}
-
-
 def width_of(spec: Spec) -> int | None:
     """Return how many numbers a vector has; None: the feature is no vector of numbers."""
     shape = shape_of(spec)

@@ -4,14 +4,11 @@ share.
 
 import io
 import mmap
-import os
-import weakref
-from multiprocessing.reduction import DupFd
 from typing import Any
 
 import cloudpickle
 
-from roboshard.common.memory_files import anonymous_file
+from roboshard.common.memory_files import SharedMemoryFile, anonymous_file
 
 SHARED_BYTES = 1 << 16
 """Arrays of as many bytes are shared; smaller ones are pickled with the rest."""
@@ -28,7 +25,7 @@ class SharedPickle:
             Exception: whatever the value raises when it is pickled; OSError: no memory is left.
         """
         self._places: list[tuple[int, int]] = []
-        self._descriptor: int | None = None
+        self._shared: SharedMemoryFile | None = None
         buffers: list[memoryview] = []
 
         def is_small(buffer: Any) -> bool:
@@ -50,25 +47,12 @@ class SharedPickle:
                 file.write(view)
                 self._places.append((start, start + view.nbytes))
             file.flush()
-            self._own(os.dup(file.fileno()))
-
-    def _own(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-        weakref.finalize(self, os.close, descriptor)
+            self._shared = SharedMemoryFile(file)
 
     def load(self) -> Any:
         """Return the value. What is written into its arrays only this process sees."""
-        if self._descriptor is None:
+        if self._shared is None:
             return cloudpickle.loads(self._data)
-        whole = memoryview(mmap.mmap(self._descriptor, 0, access=mmap.ACCESS_COPY))
+        whole = memoryview(mmap.mmap(self._shared.descriptor, 0, access=mmap.ACCESS_COPY))
         shared = [whole[start:end] for start, end in self._places]
         return cloudpickle.loads(self._data, buffers=shared)
-
-    def __getstate__(self) -> dict[str, Any]:
-        handle = None if self._descriptor is None else DupFd(self._descriptor)
-        return {"data": self._data, "places": self._places, "handle": handle}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self._data, self._places, self._descriptor = state["data"], state["places"], None
-        if state["handle"] is not None:
-            self._own(state["handle"].detach())

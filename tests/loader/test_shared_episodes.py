@@ -66,9 +66,11 @@ def test_the_oldest_make_room() -> None:
 
 WRITER = """
 import os, random, sys
+from roboshard.common.memory_files import SharedMemoryFile
 from roboshard.loader.episodes.shared import SharedEpisodes
 shared = SharedEpisodes.__new__(SharedEpisodes)
-shared._size, shared._descriptor = int(sys.argv[2]), int(sys.argv[1])
+shared._size = int(sys.argv[2])
+shared._file = SharedMemoryFile(open(int(sys.argv[1]), "r+b", buffering=0))
 draw = random.Random(int(sys.argv[3]))
 while os.getppid() == int(sys.argv[4]):  # whoever adopts it if the test is killed
     position = draw.randrange(50)
@@ -80,7 +82,7 @@ while os.getppid() == int(sys.argv[4]):  # whoever adopts it if the test is kill
 
 def test_processes_that_write_at_once_and_are_killed_leave_nothing_wrong() -> None:
     shared = SharedEpisodes(SIZE)
-    descriptor = shared._descriptor
+    descriptor = shared._file.descriptor
     writers = [
         subprocess.Popen(
             [sys.executable, "-c", WRITER, *map(str, (descriptor, SIZE, seed, os.getpid()))],
