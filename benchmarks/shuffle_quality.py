@@ -31,6 +31,7 @@ import numpy as np
 import tyro
 from numpy.typing import NDArray
 
+from pages.shuffle import draw_shuffle, shuffle_table
 from report import print_result
 from roboshard.loader import topology
 from roboshard.loader.config import FrameOrder, LoaderConfig, OrderConfig, SplitConfig
@@ -39,7 +40,6 @@ from roboshard.loader.order.pools import default_pool
 from roboshard.loader.pipeline import draw_epoch
 from roboshard.shards import ShardedDataset
 from roboshard.shards.rows import decode_rows
-from shuffle_chart import draw_shuffle, shuffle_table
 
 LAGS = range(1, 65)
 ORDERS: tuple[FrameOrder, ...] = get_args(FrameOrder)

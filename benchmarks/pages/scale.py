@@ -1,15 +1,8 @@
-"""Tables of what loading takes as pools, datasets and workers grow, and of remote shards."""
+"""Tables of what loading takes as pools, datasets, plans and workers grow, and of remote shards."""
 
 import statistics
-from typing import Any
 
-Result = dict[str, Any]
-
-
-def table(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    """Markdown."""
-    lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
-    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
+from pages.markdown import Result, table
 
 
 def memory_table(result: Result) -> str:
@@ -147,4 +140,55 @@ def remote_warm_table(result: Result) -> str:
                 f"{found['bytes_over_needed_at_the_end']:.3f}",
             )
         )
+    return table(heads, rows)
+
+
+def plan_table(result: Result) -> str:
+    """Cost of a plan at scale."""
+    heads = (
+        "frame_order",
+        "built in",
+        "memory to build",
+        "any step of 64 samples, median",
+        "p99",
+    )
+    rows = [
+        (
+            f"`{order}`",
+            f"{found['build_s']} s",
+            f"{found['build_peak_mb']} MB",
+            f"{found['seek_ms_median']} ms",
+            f"{found['seek_ms_p99']} ms",
+        )
+        for order in ("uniform", "sweep")
+        for found in [result[order]]
+    ]
+    return table(heads, rows)
+
+
+def many_datasets_table(result: Result) -> str:
+    """Fifty datasets beside one."""
+    names = {
+        "one": "one, of as many episodes",
+        "alike": f"{result['datasets']}, alike",
+        "by_dataset": f'{result["datasets"]}, alike, `batches="by_dataset"`',
+        "unlike": f"{result['datasets']}, each without a feature of the others",
+    }
+    heads = (
+        "datasets",
+        "a step of 64 samples, CPU time",
+        "without pictures",
+        "memory, peak",
+        "opened in",
+    )
+    rows = [
+        (
+            name,
+            f"{result['pictures'][kind]['step_ms']} ms",
+            f"{result['rows'][kind]['step_ms']} ms",
+            f"{result['pictures'][kind]['peak_mb']} MB",
+            f"{result['rows'][kind]['open_s']} s",
+        )
+        for kind, name in names.items()
+    ]
     return table(heads, rows)

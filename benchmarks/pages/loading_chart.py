@@ -4,16 +4,14 @@ limit.
 
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import matplotlib as mpl
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
 from loading_cases import ORDERS, matrix_case
-from loading_matrix import LIMIT, matrix_groups
-
-Result = dict[str, Any]
+from pages.markdown import Result
+from pages.matrix import LIMIT, matrix_groups
 
 COLORS = {"torchcodec": "0.4", "roboshard": "tab:blue", "lerobot": "0.7", "webdataset": "0.7"}
 COLORS_OF_ORDERS = ("tab:blue", "tab:orange")

@@ -2,11 +2,8 @@
 of video.
 """
 
-from typing import Any
-
 from loading_cases import LIMITS, OTHERS, VIDEOS, WINDOW, peer_case
-
-Result = dict[str, Any]
+from pages.markdown import Result, table
 
 LABELS = {
     "roboshard_sweep": "roboshard, `sweep`",
@@ -21,7 +18,7 @@ LABELS = {
 KINDS = {"source": "a keyframe every other frame", "long_gop": "every 250"}
 
 
-def peers_lines(result: Result) -> list[str]:
+def peers_table(result: Result) -> str:
     """Table of frames/s, CPU time, and fetch and decode time of a frame, over all threads and
     workers.
     """
@@ -30,13 +27,12 @@ def peers_lines(result: Result) -> list[str]:
         KINDS[videos] + (f", windows of {window}" if window > 1 else "")
         for videos, window in columns
     ]
-    lines = [f"| | {' | '.join(heads)} |", f"|{'---|' * (1 + len(columns))}"]
     limits = [cell(result, LIMITS[videos]) if window == 1 else "" for videos, window in columns]
-    lines.append(f"| the limit: torchcodec in order | {' | '.join(limits)} |")
+    rows = [("the limit: torchcodec in order", *limits)]
     for name in OTHERS:
         cells = [cell(result, peer_case(videos, name, window)) for videos, window in columns]
-        lines.append(f"| {LABELS[name]} | {' | '.join(cells)} |")
-    return lines
+        rows.append((LABELS[name], *cells))
+    return table(("", *heads), rows)
 
 
 def cell(result: Result, case: str) -> str:

@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from loading_cases import LIMITS, MATRIX, ORDERS, matrix_case
-
-Result = dict[str, Any]
+from pages.markdown import Result
 
 LIMIT = LIMITS["source"]
 

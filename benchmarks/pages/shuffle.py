@@ -1,13 +1,12 @@
 """What benchmarks/shuffle_quality.py found, as a table and as charts over pool sizes."""
 
 from pathlib import Path
-from typing import Any
 
 import matplotlib as mpl
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
-Result = dict[str, Any]
+from pages.markdown import Result, table
 
 TITLES = {
     "distinct_episodes_over_true_shuffle": "distinct episodes in a batch, of a true shuffle's",
@@ -31,7 +30,7 @@ MARKERS = ("o", "s", "^", "D")
 def shuffle_table(result: Result) -> str:
     """Every frame order with its default pool, beside a true shuffle."""
     heads = [column.format(window=result["window"]) for column in COLUMNS]
-    lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
+    rows = []
     for row in result["settings"]:
         if row["is_default"]:
             cells = (
@@ -44,8 +43,8 @@ def shuffle_table(result: Result) -> str:
                 _beside_true(row, "mean_abs_autocorrelation", digits=4),
                 _beside_true(row, "window_variance", digits=2),
             )
-            lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+            rows.append(cells)
+    return table(heads, rows)
 
 
 def _workers(result: Result, row: Result) -> str:
