@@ -2,9 +2,10 @@
 
     python benchmarks/profile_loading.py --shards DATASET
 
-Takes batches in a process of its own while py-spy looks at it `rate` times a second, once at whatever runs and once
-at who holds the interpreter's lock. Prints shares of the threads' busy samples per stage, for both frame orders, and
-the share of wall-clock time in which the lock was held. `--flame-graph FOLDER` keeps py-spy's pictures.
+Takes batches in a process of its own while py-spy looks at it `rate` times a second, once at
+whatever runs and once at who holds the interpreter's lock. Prints shares of the threads' busy
+samples per stage, for both frame orders, and the share of wall-clock time in which the lock was
+held. `--flame-graph FOLDER` keeps py-spy's pictures.
 """
 
 import subprocess
