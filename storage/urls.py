@@ -20,7 +20,8 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _BLANK = re.compile(r"\s")
 _SECRET = re.compile(
     rf"([?&;](?:{_CREDENTIAL.pattern}|secret|password|api[-_]?key|key)=)[^\s&;'\"<>()]+|"
-    r"((?:account_?key|sharedaccesssignature|(?:secret_?)?access_?key(?:_?id)?)[\"']?\s*[=:]\s*)[^\s;,]+|"
+    r"((?:account_?key|sharedaccesssignature|(?:secret_?)?access_?key(?:_?id)?)"
+    r"[\"']?\s*[=:]\s*)[^\s;,]+|"
     r"((?:authorization|bearer|basic)[\"']?:?\s+(?:bearer\s+|basic\s+)?)[\w.~+/=-]{8,}|"
     r"\bhf_[A-Za-z0-9]{8,}|\b(?:AKIA|ASIA)[A-Z0-9]{12,}|\beyJ[\w-]{8,}\.[\w-]+\.[\w-]*",
     re.IGNORECASE,
