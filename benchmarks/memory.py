@@ -1,24 +1,28 @@
 """What a loader's memory depends on, and what it does not.
 
-    python benchmarks/memory.py --shards DATASET
+    python benchmarks/memory.py --source DATASET
 
-Takes the same number of steps in a process of its own for each case, and prints the peak of its
-memory beyond what it takes after its imports, what it says of its episodes in memory, and a digest
-of all batches: pools of 16 and of 320 episodes; 64 rank slots on one rank; and a budget of 64 MB,
-which has to give the same batches as the default one. The dataset should have 320 episodes or more;
-`repeat.py` makes one of a small one.
+Repeats a local LeRobot v3 dataset until it has --episodes of them, and converts it. Then takes the
+same number of steps in a process of its own for each case, and prints the peak of its memory beyond
+what it takes after its imports, what it says of its episodes in memory, and a digest of all
+batches: pools of 16 and of 320 episodes; 64 rank slots on one rank; and a budget of 8 MB, which
+has to give the same batches as the default one.
 """
 
 import json
+import shutil
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import tyro
 
+from repeat import repeat_dataset
 from report import print_result
+from roboshard.converter import ConvertConfig, convert
 
 CONSUMER = """
 import hashlib, itertools, json, resource, sys
@@ -51,13 +55,14 @@ loader.close()
 class Options:
     """Memory of a loader."""
 
-    shards: str
-    """A roboshard dataset."""
+    source: Path
+    """A local LeRobot v3 dataset."""
+    episodes: int = 320
     steps: int = 40
     batch_size: int = 64
     pools: tuple[int, int] = (16, 320)
     rank_slots: int = 64
-    small_budget: int = 64_000_000
+    small_budget: int = 8_000_000
     output: Path | None = None
     """Write the JSON here too."""
 
@@ -65,6 +70,23 @@ class Options:
 def main() -> None:
     """Measure and print."""
     options = tyro.cli(Options)
+    with tempfile.TemporaryDirectory() as folder:
+        measured(options, converted(options, Path(folder)))
+
+
+def converted(options: Options, folder: Path) -> Path:
+    """Shards of as many episodes as are wanted, copies of those that there are."""
+    info = json.loads((options.source / "meta" / "info.json").read_text())
+    size = sum(path.stat().st_size for path in options.source.rglob("*") if path.is_file())
+    copies = -(-options.episodes // info["total_episodes"])
+    repeat_dataset(options.source, folder / "source", copies * size)
+    convert(ConvertConfig(source=str(folder / "source"), destination=str(folder / "shards")))
+    shutil.rmtree(folder / "source")
+    return folder / "shards"
+
+
+def measured(options: Options, shards: Path) -> None:
+    """Print what each case takes."""
     few, many = options.pools
     cases: dict[str, dict[str, Any]] = {
         f"pool of {few}": {"pool_episodes": few},
@@ -75,11 +97,12 @@ def main() -> None:
             "memory_bytes": options.small_budget,
         },
     }
-    found = {name: consumed(options, case) for name, case in cases.items()}
+    found = {name: consumed(options, shards, case) for name, case in cases.items()}
     first: dict[str, str] = {}
     for name, case in found.items():
         case["is_same_as"] = first.setdefault(case["digest"], name)
     values: dict[str, Any] = {
+        "episodes": options.episodes,
         "batch_size": options.batch_size,
         "steps": options.steps,
         "cases": found,
@@ -87,11 +110,11 @@ def main() -> None:
     print_result("memory", values, options.output)
 
 
-def consumed(options: Options, case: dict[str, Any]) -> dict[str, Any]:
+def consumed(options: Options, shards: Path, case: dict[str, Any]) -> dict[str, Any]:
     """Take the steps in a process of its own."""
     case = {"batch_size": options.batch_size, **case}
     command = [sys.executable, "-W", "ignore", "-c", CONSUMER]
-    command += [options.shards, str(options.steps), json.dumps(case)]
+    command += [str(shards), str(options.steps), json.dumps(case)]
     return dict(json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout))
 
 

@@ -55,7 +55,7 @@ BENCHMARKS: dict[str, str] = {
     "open_scale": "open_scale.py",
     "many_datasets": "many_datasets.py --runs 4",
     "many_episodes": "many_episodes.py",
-    "memory": f"memory.py --shards {SMALL}_shards",
+    "memory": f"memory.py --source {LARGE}",
     "worker_cost": f"worker_cost.py --shards {MIDDLE}_shards",
 }
 """Name of the result -> program of this folder and its options."""
@@ -84,7 +84,7 @@ QUICK: dict[str, str] = {
     "open_scale": "--episodes 1000 --shards 100",
     "many_datasets": "--datasets 4 --steps 5 --runs 1",
     "many_episodes": "--shapes 100x1 10x10",
-    "memory": "--steps 4 --pools 2 4",
+    "memory": "--episodes 8 --steps 4 --pools 2 4",
     "worker_cost": "--num-workers 0 1 --pools 0 --warm-up 2 --steps 4 --batch-size 8",
 }
 """What is set otherwise for a quick look."""
