@@ -56,7 +56,7 @@ BENCHMARKS: dict[str, str] = {
     "many_datasets": "many_datasets.py --runs 4",
     "many_episodes": "many_episodes.py",
     "memory": f"memory.py --source {LARGE}",
-    "worker_cost": f"worker_cost.py --shards {MIDDLE}_shards",
+    "worker_cost": f"worker_cost.py --rounds 3 --shards {SMALL}_shards",
 }
 """Name of the result -> program of this folder and its options."""
 
