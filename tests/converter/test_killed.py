@@ -14,9 +14,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
+from support.interrupting import processes
 from support.lerobot_source import Camera, Source, build
 from support.slowly import some_quickly
 
@@ -62,27 +62,6 @@ def whole(
     root = tmp_path_factory.mktemp("killed") / "shards"
     assert run(source, root).shards > EPISODES // 2
     return tree(root)
-
-
-class Process(NamedTuple):
-    """A line of /proc."""
-
-    pid: int
-    parent: int
-    session: int
-    command: bytes
-
-
-def processes() -> Iterator[Process]:
-    """All that run; not those that ended and whose parent has not asked how."""
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            state, parent, _, session = (folder / "stat").read_text().rpartition(")")[2].split()[:4]
-            command = (folder / "cmdline").read_bytes()
-        except OSError:
-            continue  # it ended just now
-        if state not in "ZX":
-            yield Process(int(folder.name), int(parent), int(session), command)
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 20.0) -> bool:

@@ -24,6 +24,7 @@ from urllib.parse import unquote
 
 import pytest
 from support.broken_source import BrokenSource
+from support.interrupting import processes
 from support.lerobot_source import Camera, Source, build
 from support.servers.hub import LocalHub
 from support.servers.s3 import S3Server
@@ -606,6 +607,8 @@ def test_killed_while_it_downloads(
         wait_until(lambda: list(scratch.glob("*/files/*.part")))
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+        # its workers hold their locks until they are gone too
+        wait_until(lambda: all(found.session != process.pid for found in processes()))
     assert len(list(scratch.iterdir())) == 1
     assert not (tmp_path / "shards/dataset.json").exists()
     assert run(BUCKET, tmp_path / "shards", scratch=str(scratch)).reused_shards >= shards
