@@ -87,7 +87,8 @@ class FrameStore:
     def look(self, first: int, stop: int) -> None:
         """Learn which pictures of the rows from `first` to `stop` other processes have written."""
         data = os.pread(self.marks, (stop - first) * MARK_BYTES, first * MARK_BYTES)
-        marks = np.frombuffer(data, dtype="<u4").reshape(-1, 2)
+        whole = len(data) // MARK_BYTES * MARK_BYTES  # less than all where the file was cut off
+        marks = np.frombuffer(data[:whole], dtype="<u4").reshape(-1, 2)
         new = first + np.flatnonzero(marks[:, 1] == MAGIC)
         new = new[self._state[new] == UNKNOWN]
         self._sums[new] = marks[new - first, 0]
@@ -95,6 +96,7 @@ class FrameStore:
 
     def good(self, rows: IntArray) -> NDArray[np.bool_]:
         """Return which pictures are there and are what was written, each checked once."""
+        self._notice_cuts()
         for row in rows[self._state[rows] == FOUND].tolist():
             if _checksum(self.picture(row), row) == self._sums[row]:
                 self._state[row] = GOOD
@@ -142,6 +144,20 @@ class FrameStore:
             self._state[row] = GOOD
             written += len(data)
         return written
+
+    def _notice_cuts(self) -> None:
+        """Take pictures for damaged that lie in no file any more: to read a mapping there ends the process.
+
+        A file that was cut off is not written to again, which would make it longer: other processes
+        could not tell then what it has lost.
+        """
+        for number, file in enumerate(self._files):
+            first = number * self._rows_a_file
+            stop = min(first + self._rows_a_file, self.spec.num_rows)
+            left = first + os.fstat(file).st_size // self.spec.picture_bytes
+            if left < stop:
+                self.is_writable = False
+                self._state[left:stop] = BAD
 
     def _drop(self, row: int) -> None:
         """Take the mark from a picture that is damaged; where that fails, this process remembers it."""

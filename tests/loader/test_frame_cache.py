@@ -384,6 +384,22 @@ def test_damaged_bytes_are_found_and_made_again(shards: str, tmp_path: Path) -> 
         loader.close()
 
 
+@pytest.mark.parametrize("left", [0, 1, 4096, 100_001])
+def test_files_that_are_cut_off_while_they_are_read_are_made_up_for(
+    shards: str, tmp_path: Path, left: int
+) -> None:
+    """`left`: bytes of each file, which may end within a picture, a mark or a page."""
+    kept = {"frame_cache": "1GB", "frame_cache_dir": tmp_path / "kept"}
+    loader = make_loader(shards, **kept, **OPTIONS)
+    first = epochs(loader, 1)
+    for path in (tmp_path / "kept").rglob("*"):
+        if path.name == "marks" or path.name.startswith("pictures-"):
+            os.truncate(path, min(left, path.stat().st_size))
+    assert_same(first + epochs(loader), expected(shards, 3))
+    assert loader.stats().frame_cache_damaged > 0
+    loader.close()
+
+
 def test_nothing_is_taken_for_another_dataset_size_or_version(
     shards: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
