@@ -32,6 +32,11 @@ from roboshard.loader.resources import Resources, return_freed_memory
 from roboshard.loader.samples.rows import Batch, WindowedStep, delta_windows
 from roboshard.loader.stages import Stages
 
+DRAWN_STEPS = 64
+"""Steps that are drawn in one go, at the most."""
+DRAWN_SAMPLES = 65_536
+"""And samples of them."""
+
 
 @dataclass(frozen=True)
 class NodeStep:
@@ -113,6 +118,14 @@ def split_by_worker(steps: Iterable[NodeStep]) -> Iterator[NodeStep]:
 
 
 def draw_samples(steps: Iterable[NodeStep], plan: Plan) -> Iterator[Draw]:
-    """Which rows of which episodes each step takes."""
-    for step in steps:
-        yield plan.step(step.step, step.rank_slots)
+    """Which rows of which episodes each step takes.
+
+    Steps are drawn several in one go: one at first, then twice as many each time, but no more than
+    have `DRAWN_SAMPLES` samples.
+    """
+    remaining, at_once, most = iter(steps), 1, DRAWN_STEPS
+    while several := list(itertools.islice(remaining, min(at_once, most))):
+        draws = plan.steps([step.step for step in several], several[0].rank_slots)
+        at_once = 2 * len(several)
+        most = min(DRAWN_STEPS, DRAWN_SAMPLES // max(1, len(draws[0].rows))) or 1
+        yield from draws

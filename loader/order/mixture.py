@@ -109,6 +109,10 @@ class MixturePlan:
         positions, rows = self._samples(datasets, epochs, lanes, within)
         return Draw(step=step, positions=positions, rows=rows)
 
+    def steps(self, steps: Sequence[int], rank_slots: Sequence[int]) -> list[Draw]:
+        """Several steps, each as `step` gives it."""
+        return [self.step(step, rank_slots) for step in steps]
+
     def _samples(
         self, datasets: IntArray, epochs: IntArray, lanes: IntArray, within: IntArray
     ) -> tuple[IntArray, IntArray]:

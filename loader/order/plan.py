@@ -96,17 +96,34 @@ class EpochPlan(EpochShape):
         Raises:
             IndexError: no such step.
         """
+        (draw,) = self.steps([step], rank_slots)
+        return draw
+
+    def steps(self, steps: Sequence[int], rank_slots: Sequence[int]) -> list[Draw]:
+        """Several steps, each as `step` gives it: what costs is not their number but that of calls.
+
+        Raises:
+            IndexError: no such step.
+        """
+        slots = np.asarray(rank_slots, dtype=np.int64)
+        places = [self._places(step, slots) for step in steps]
+        lanes, within = (np.concatenate(part) for part in zip(*places, strict=True))
+        positions, rows = self.lane_samples(lanes, within)
+        ends = np.cumsum([len(own) for own, _ in places]).tolist()
+        return [
+            Draw(step=step, positions=positions[begin:end], rows=rows[begin:end])
+            for step, begin, end in zip(steps, [0, *ends], ends, strict=False)
+        ]
+
+    def _places(self, step: int, slots: IntArray) -> tuple[IntArray, IntArray]:
+        """The lanes that a step takes samples of, and the places of these in their lanes."""
         if not 0 <= step < self.num_steps:
             raise IndexError(f"step {step} of an epoch of {self.num_steps}")
-        slots = np.asarray(rank_slots, dtype=np.int64)
-        if step < self.num_full_steps:
-            size = self._slots.per_rank_slot
-            within = np.arange(step * size, (step + 1) * size, dtype=np.int64)
-            lanes, within = np.repeat(slots, size), np.tile(within, len(slots))
-        else:
-            lanes, within = self._left_over(slots)
-        positions, rows = self.lane_samples(lanes, within)
-        return Draw(step=step, positions=positions, rows=rows)
+        if step >= self.num_full_steps:
+            return self._left_over(slots)
+        size = self._slots.per_rank_slot
+        within = np.arange(step * size, (step + 1) * size, dtype=np.int64)
+        return np.repeat(slots, size), np.tile(within, len(slots))
 
     def lane_bounds(self, lane: int) -> tuple[int, int]:
         """First tape position of a lane, and the one after its last."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import chain, zip_longest
+from itertools import chain, islice, zip_longest
 from types import SimpleNamespace
 from typing import Any, cast
 from unittest.mock import patch
@@ -20,7 +20,14 @@ from roboshard.loader.config import EpisodeOrder, FrameOrder, LoaderConfig, Orde
 from roboshard.loader.epochs import num_own_steps
 from roboshard.loader.order.frame_order import Pool, sweep
 from roboshard.loader.order.plan import Draw, Episodes, EpochPlan, Slots
-from roboshard.loader.pipeline import draw_epoch, split_by_node
+from roboshard.loader.pipeline import (
+    DRAWN_SAMPLES,
+    DRAWN_STEPS,
+    NodeStep,
+    draw_epoch,
+    draw_samples,
+    split_by_node,
+)
 
 Frame = tuple[int, int]  # position of the episode, row
 
@@ -193,6 +200,47 @@ def test_a_step_is_the_same_whenever_it_is_asked_for(setup: Setup, random: Any) 
     for step in steps[:10]:
         assert frames_of(setup.plan.step(step, setup.every_slot)) == in_order[step]
         assert setup.plan.step(step, [0]).step == step
+
+
+@SHARED
+@given(setups(), st.data())
+def test_steps_that_are_drawn_in_one_go_are_the_same(setup: Setup, data: st.DataObject) -> None:
+    one_by_one, plan = all_steps(setup), setup.plan
+    chosen = data.draw(
+        st.lists(st.integers(0, plan.num_steps - 1), min_size=1) if plan.num_steps else st.nothing()
+    )
+    draws = plan.steps(chosen, setup.every_slot)
+    assert [draw.step for draw in draws] == chosen
+    assert [frames_of(draw) for draw in draws] == [one_by_one[step] for step in chosen]
+
+
+@given(
+    sizes=st.tuples(st.integers(1, 200_000), st.integers(1, 2_000)),
+    taken=st.integers(1, 200),
+)
+def test_no_more_than_a_bounded_number_of_samples_is_drawn_ahead(
+    sizes: tuple[int, int], taken: int
+) -> None:
+    batch_size, num_steps = sizes
+    drawn: list[int] = []
+
+    class Steps:
+        def steps(self, steps: Sequence[int], rank_slots: Sequence[int]) -> list[Draw]:
+            drawn.extend(steps)
+            return [
+                Draw(step=step, positions=np.empty(0), rows=np.broadcast_to(0, batch_size))
+                for step in steps
+            ]
+
+    nodes = (NodeStep(step, range(1)) for step in range(num_steps))
+    given_out = []
+    for draw in islice(draw_samples(nodes, cast(EpochPlan, Steps())), taken):
+        given_out.append(draw.step)
+        ahead = len(drawn) - len(given_out)
+        assert ahead <= max(len(given_out), 1), "the first ones are not waited for"
+        assert not ahead or (ahead + 1) * batch_size <= DRAWN_SAMPLES
+        assert ahead < DRAWN_STEPS
+    assert given_out == list(range(min(taken, num_steps)))
 
 
 @SHARED
