@@ -46,6 +46,7 @@ STAGES = {
     "_requests": "hand in requests",
     "_windowed": "rows and windows",
     "step": "draw and fetch",
+    "steps": "draw and fetch",
     "expect": "draw and fetch",
     "_read": "read and verify",
     "read_episodes": "read and verify",

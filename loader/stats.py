@@ -140,12 +140,14 @@ class Counter:
     def add(self, **numbers: float) -> None:
         """Add to sums."""
         with self._lock:
+            sums = vars(self._stats)
             for name, number in numbers.items():
-                setattr(self._stats, name, getattr(self._stats, name) + number)
+                sums[name] += number
 
     def packets_read(self, num_bytes: int) -> None:
         """Count what was read of a slice."""
-        self.add(packet_bytes_read=num_bytes)
+        with self._lock:
+            self._stats.packet_bytes_read += num_bytes
 
     def set(self, **numbers: int) -> None:
         """Set gauges."""

@@ -41,7 +41,8 @@ def read_up_to(descriptor: int, offset: int, length: int) -> bytes:
 
     One call of the system may bring fewer than there are.
     """
-    chunks = []
+    chunks = [os.pread(descriptor, length, offset)]
+    offset, length = offset + len(chunks[0]), length - len(chunks[0])
     while length > 0 and (chunk := os.pread(descriptor, length, offset)):
         chunks.append(chunk)
         offset, length = offset + len(chunk), length - len(chunk)

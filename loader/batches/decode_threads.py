@@ -7,11 +7,11 @@ to have is put there as it is decoded.
 """
 
 import time
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from threading import Condition
+from threading import Condition, RLock
 
 from roboshard.common.errors import RoboshardError
 from roboshard.loader.batches.buffers import Buffers
@@ -64,7 +64,8 @@ class DecodeThreads:
         self._counter = counter
         self._num_threads = num_threads
         self._executor = ThreadPoolExecutor(num_threads, thread_name_prefix="roboshard-decode")
-        self._changed = Condition()
+        self._lock = RLock()
+        self._changed = Condition(self._lock)
         self._waiting = RequestQueue()
         self._served: dict[Slice, Requests] = {}
         self._num_serving = 0
@@ -132,15 +133,19 @@ class DecodeThreads:
 
     def _start_serving(self) -> None:
         """As many threads as there is to do for; one task serves slice after slice."""
+        idle = self._num_threads - self._num_serving
+        if not idle:
+            return
         free = len(self._copies) + self._waiting.num_free(self._served)
-        for _ in range(min(free, self._num_threads - self._num_serving)):
+        for _ in range(min(free, idle)):
             self._num_serving += 1
             now: list[Slice | Copy] = []
             self._executor.submit(self._serve, now).add_done_callback(partial(self._after, now))
 
     def _serve(self, now: list[Slice | Copy]) -> None:
         """Copy and decode until there is nothing left to do; `now` holds what is at hand."""
-        while (task := self._next()) is not None:
+        task: Slice | Copy | None = None
+        while (task := self._next(task)) is not None:
             now[:] = [task]
             if isinstance(task, Copy):
                 self._copy(task)
@@ -150,9 +155,14 @@ class DecodeThreads:
                 return
             now.clear()
 
-    def _next(self) -> Slice | Copy | None:
-        """What is to be done first of what no other thread does; None: there is nothing for now."""
-        with self._changed:
+    def _next(self, done: Slice | Copy | None) -> Slice | Copy | None:
+        """What is to be done first of what no other thread does, after what this one has `done`.
+
+        None: there is nothing for now.
+        """
+        with self._lock:
+            if isinstance(done, Slice):
+                del self._served[done]
             if self._copies and not self._stopped:
                 return self._copies.popleft()
             taken = None if self._stopped else self._waiting.take(self._served, self._most_early())
@@ -202,8 +212,6 @@ class DecodeThreads:
             self._decode(slot, way, rows)
             if self._stopped:
                 return
-        with self._changed:
-            del self._served[slot]
 
     def _take_cached(self, slot: Slice, rows: EpisodeRows, known: dict[int, int]) -> None:
         """Copy frames that have come to the frame cache since the steps that want them were drawn."""
@@ -260,6 +268,9 @@ class DecodeThreads:
 
     def _place(self, key: str, picture: Picture, targets: Sequence[Target]) -> None:
         """Put a picture to where it is wanted, or keep it for steps that have not begun."""
+        if len(targets) == 1 and targets[0].step.has_begun:  # as is mostly so
+            targets[0].step.put(key, targets[0].place, picture, self._buffers)
+            return
         if not all(target.step.has_begun for target in targets):
             kept = lasting(picture)
             self._largest_early = max(self._largest_early, kept.nbytes)
@@ -278,10 +289,10 @@ class DecodeThreads:
         targets = [target for frame in visit.served for target in visit.requests.pop(frame)]
         self._counter.add(**visit.counts(len(targets)))
         visit.served.clear()
-        with self._changed:
-            for target in targets:
-                target.step.left -= 1
-                if not target.step.left:
+        with self._lock:
+            for step, _ in targets:
+                step.left -= 1
+                if not step.left:
                     self._changed.notify_all()
 
     def _after(self, now: list[Slice | Copy], future: Future[None]) -> None:
@@ -338,12 +349,15 @@ def _requests(
     step: WindowedStep, pending: PendingBatch, wanted: Mapping[str, IntArray]
 ) -> dict[Slice, Requests]:
     """What is to be decoded of a step: key -> places."""
-    requests: dict[Slice, Requests] = defaultdict(lambda: defaultdict(list))
-    episode_of = step.episode_of.tolist()
+    requests: dict[Slice, Requests] = {}
     for key, places in wanted.items():
         per_sample = step.frames[key].shape[1]
         frames = step.frames[key].ravel()[places].tolist()
-        for place, frame in zip(places.tolist(), frames, strict=True):
-            slot = Slice(step.episodes[episode_of[place // per_sample]], key)
-            requests[slot][frame].append(Target(pending, place))
+        episodes = step.episode_of[places // per_sample].tolist()
+        of_episode: list[Requests] = [{} for _ in step.episodes]
+        for place, frame, episode in zip(places.tolist(), frames, episodes, strict=True):
+            of_episode[episode].setdefault(frame, []).append(Target(pending, place))
+        for source, own in zip(step.episodes, of_episode, strict=True):
+            if own:
+                requests[Slice(source, key)] = own
     return requests

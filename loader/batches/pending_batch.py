@@ -13,6 +13,8 @@ from roboshard.loader.batches.buffers import Buffers
 from roboshard.loader.decoding.pictures import Picture, copy_picture, is_brightness
 from roboshard.loader.samples.rows import Batch, PictureKey, WindowedStep, check_shapes
 
+_WHOLE = np.dtype(np.int32)
+
 
 class PendingBatch:
     """A step whose pictures are on their way.
@@ -113,4 +115,4 @@ def _is_whole(picture: Any) -> bool:
     """Whether a picture holds whole numbers that are no levels of brightness: an image of mode
     I.
     """
-    return bool(picture.dtype == np.int32)
+    return bool(picture.dtype == _WHOLE)

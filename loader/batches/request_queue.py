@@ -57,24 +57,26 @@ class _Step:
 
     def __init__(self, number: int, requests: Mapping[Slice, Requests]) -> None:
         self.number = number
+        self.has_begun = False
         self.num_early = 0
         """Pictures that were taken before the step had begun."""
         self.slices: dict[Slice, dict[int, Requests]] = {}
         """Slice -> GOP -> requests."""
         for slot, frames in requests.items():
             gops = self.slices[slot] = {}
+            source, key = slot
             for frame, targets in frames.items():
-                gops.setdefault(slot.source.gop(slot.key, frame), {})[frame] = targets
+                gops.setdefault(source.gop(key, frame), {})[frame] = targets
 
     def move(self, slot: Slice, gop: int, requests: Requests) -> int:
         """Add to these what it wants of a GOP: how many pictures."""
-        gops = self.slices.get(slot, {})
+        gops = self.slices[slot]
         moved = 0
-        for frame, targets in gops.pop(gop, {}).items():
+        for frame, targets in gops.pop(gop).items():
             requests.setdefault(frame, []).extend(targets)
             moved += len(targets)
         if not gops:
-            self.slices.pop(slot, None)
+            del self.slices[slot]
         return moved
 
 
@@ -92,8 +94,8 @@ class RequestQueue:
         self._announced: deque[_Step] = deque()
         self._num_announced = 0
         """So far."""
-        self._early_of: dict[tuple[Slice, int], list[_Step]] = {}
-        """GOP of a slice -> announced steps that want something of it, the most urgent first."""
+        self._wanting: dict[tuple[Slice, int], list[_Step]] = {}
+        """GOP of a slice -> steps that want something of it, the most urgent first."""
         self.num_early = 0
         """Pictures that were taken for steps that are still only announced."""
 
@@ -102,25 +104,23 @@ class RequestQueue:
         step = _Step(self._num_announced, requests)
         self._num_announced += 1
         self._announced.append(step)
-        for slot, gops in step.slices.items():
-            for gop in gops:
-                self._early_of.setdefault((slot, gop), []).append(step)
+        self._note(step)
 
     def begin(self, requests: Mapping[Slice, Requests]) -> None:
         """The step that was announced first wants its pictures now: before others these, which were kept for it."""
-        announced = self._announced.popleft()
-        self.num_early -= announced.num_early
-        for slot, gops in announced.slices.items():
-            for gop in gops:
-                self._forget(slot, gop, announced)
-        step = _Step(announced.number, requests)
-        step.slices |= announced.slices
-        if step.slices:
-            self._begun.append(step)
+        step = self._announced.popleft()
+        step.has_begun = True
+        self.num_early -= step.num_early
+        if requests:
+            step.slices = _Step(step.number, requests).slices | step.slices
+        self._begun.append(step)
 
     def insert(self, requests: Mapping[Slice, Requests]) -> None:
         """Want pictures of a step that was not announced, before all others."""
-        self._begun.insert(0, _Step(self._num_announced, requests))
+        step = _Step(self._num_announced, requests)
+        step.has_begun = True
+        self._note(step)
+        self._begun.insert(0, step)
 
     def num_free(self, busy: Container[Slice]) -> int:
         """Slices that something is wanted of now, and that are not busy."""
@@ -131,37 +131,48 @@ class RequestQueue:
 
         No more is taken for steps that are only announced when `most_early` pictures of theirs are out.
         """
-        for number, step in enumerate(self._begun):
-            slot = next((slot for slot in step.slices if slot not in busy), None)
-            if slot is not None:
-                gops = step.slices.pop(slot)
-                for gop, requests in gops.items():
-                    for later in self._begun[number + 1 :]:
-                        later.move(slot, gop, requests)
-                    self._take_early(slot, gop, requests, most_early)
-                self._begun = [left for left in self._begun if left.slices]
-                return Taken(
-                    slot,
-                    {
-                        frame: targets
-                        for frames in gops.values()
-                        for frame, targets in frames.items()
-                    },
-                )
+        while self._begun and not self._begun[0].slices:
+            del self._begun[0]
+        for step in self._begun:
+            for slot in step.slices:
+                if slot not in busy:
+                    return Taken(slot, self._take(step, slot, most_early))
         return None
 
-    def _take_early(self, slot: Slice, gop: int, requests: Requests, most: int) -> None:
-        for step in list(self._early_of.get((slot, gop), ())):
-            distance = (step.number - self._announced[0].number) / len(self._announced)
-            if self.num_early >= most * (1 - distance**2):
-                return
-            moved = step.move(slot, gop, requests)
-            step.num_early += moved
-            self.num_early += moved
-            self._forget(slot, gop, step)
+    def _take(self, step: _Step, slot: Slice, most_early: int) -> Requests:
+        """What a step wants of a slice, and what others want of the same GOPs."""
+        taken: Requests = {}
+        for gop, requests in step.slices.pop(slot).items():
+            others = self._wanting.pop((slot, gop), ())  # nobody else wants what was kept
+            if len(others) > 1:
+                others = [other for other in others if other is not step]
+                waiting = self._move(others, slot, gop, requests, most_early)
+                if waiting:
+                    self._wanting[slot, gop] = waiting
+            taken.update(requests)
+        return taken
 
-    def _forget(self, slot: Slice, gop: int, step: _Step) -> None:
-        steps = self._early_of[slot, gop]
-        steps.remove(step)
-        if not steps:
-            del self._early_of[slot, gop]
+    def _move(
+        self, steps: Sequence[_Step], slot: Slice, gop: int, requests: Requests, most_early: int
+    ) -> list[_Step]:
+        """Add to these requests what other steps want of the GOP; return those that have to wait."""
+        waiting = []
+        for step in steps:
+            if step.has_begun:
+                step.move(slot, gop, requests)
+            elif self._has_room(step, most_early):
+                moved = step.move(slot, gop, requests)
+                step.num_early += moved
+                self.num_early += moved
+            else:
+                waiting.append(step)
+        return waiting
+
+    def _has_room(self, step: _Step, most_early: int) -> bool:
+        distance = (step.number - self._announced[0].number) / len(self._announced)
+        return self.num_early < most_early * (1 - distance**2)
+
+    def _note(self, step: _Step) -> None:
+        for slot, gops in step.slices.items():
+            for gop in gops:
+                self._wanting.setdefault((slot, gop), []).append(step)

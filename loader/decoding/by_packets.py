@@ -126,18 +126,22 @@ class PacketDecoder:
 
     def _picture(self, index: int, following: int | None) -> Picture:
         """One frame; `following` is asked for next."""
-        gop = self._gops.of(index)
-        failed, error = self._failed.get(gop, (len(self._frame_of), None))
-        if error is not None and failed <= self._packet_of[index]:
-            raise error.with_traceback(None)
-        goes_back = self._next_frame > index or (self._is_drained and not self._is_fed(index))
+        if self._failed:
+            self._check_failed(index)
         codec = self._codec
-        if codec is None or gop != self._gop or goes_back:
-            codec = self._start(gop)
-        frame = self._decoded(codec, index, self._goes_on(index + 1, following))
+        goes_on = codec is not None and self._next_frame <= index < self._end_frame
+        if codec is None or not goes_on or (self._is_drained and not self._is_fed(index)):
+            codec = self._start(self._gops.of(index))
+        frame = self._decoded(codec, index, following)
         self.num_decoded += index + 1 - self._next_frame
         self._next_frame = index + 1
         return self._make(frame)
+
+    def _check_failed(self, index: int) -> None:
+        """Raise what is wrong with a packet that a frame needs, if it was met before."""
+        failed, error = self._failed.get(self._gops.of(index), (len(self._frame_of), None))
+        if error is not None and failed <= self._packet_of[index]:
+            raise error.with_traceback(None)
 
     def _start(self, gop: int) -> Codec:
         """Be at the beginning of a GOP, with a decoder that is as new."""
@@ -166,17 +170,19 @@ class PacketDecoder:
     def _new_codec(self) -> Codec:
         return Codec(self._slice.whole(), self._camera)
 
-    def _decoded(self, codec: Codec, index: int, goes_on: bool) -> av.VideoFrame:
+    def _decoded(self, codec: Codec, index: int, following: int | None) -> av.VideoFrame:
         """Feed packets until the frame is there. If the codec is not to go on, it need not see further ones."""
+        ready = self._ready
         while True:
-            while self._ready:
-                frame = self._ready.popleft()
+            while ready:
+                frame = ready.popleft()
                 if frame.pts == index:
                     return frame
             if self._is_drained:
                 raise FormatError(f"frame {index} was not decoded")
             is_fed = self._is_fed(index)
-            if self._next_packet == self._end_packet or (is_fed and not goes_on):
+            is_last = is_fed and not self._goes_on(index + 1, following)
+            if is_last or self._next_packet == self._end_packet:
                 self._drain(codec)
                 continue
             try:
@@ -273,7 +279,9 @@ class Gops:
 
     def kind(self, gop: int) -> Kind | None:
         """Return which decoders may serve the GOP; None: only a new one, and no other GOP after it."""
-        start = self.start(gop)
+        if self._starts is None:
+            return self._description
+        start = self._starts[gop]
         if self._description is None or not start.is_final:
             return None
         return self._description + start.sets

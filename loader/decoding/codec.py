@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from threading import Lock
-from typing import Any, cast
+from typing import Any
 
 import av
 from av.video.frame import VideoFrame
@@ -36,7 +36,8 @@ class Codec:
         self, data: memoryview | bytes, pts: int, dts: int, *, is_keyframe: bool
     ) -> list[VideoFrame]:
         """Decode a packet; the frames that are complete, in the order in which they are shown."""
-        packet: Any = av.Packet(cast(bytes, data))  # any buffer will do
+        buffer: Any = data  # any will do
+        packet: Any = av.Packet(buffer)
         packet.pts, packet.dts = pts, dts
         # A PNG picture that is not said to be a keyframe is taken for a difference to the last one.
         packet.is_keyframe = is_keyframe
@@ -63,15 +64,14 @@ class Codecs:
     def take(self, kind: Kind, make: Callable[[], Codec]) -> Codec:
         """One for GOPs of this kind, or a new one."""
         with self._lock:
-            place = next(
-                (i for i in reversed(range(len(self._idle))) if self._idle[i][0] == kind), None
-            )
-            if place is not None:
-                return self._idle.pop(place)[1]
+            for place in range(len(self._idle) - 1, -1, -1):
+                if self._idle[place][0] == kind:
+                    return self._idle.pop(place)[1]
         return make()
 
     def give_back(self, kind: Kind, codec: Codec) -> None:
         """Hand in a decoder that has been reset."""
         with self._lock:
             self._idle.append((kind, codec))
-            del self._idle[:-MAX_IDLE]
+            if len(self._idle) > MAX_IDLE:
+                del self._idle[0]

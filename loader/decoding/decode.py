@@ -139,16 +139,15 @@ def decode_frames(
 ) -> Iterator[Picture]:
     """Pictures (H, W, C) by ascending index, each to be used before the next. Raises FormatError naming `where`."""
     size = (camera.height, camera.width)
-    allowed = {size, size[::-1]}  # a display matrix turns
     settings.kept.take(decoder)
     try:
-        with _naming(where):
-            for picture in decoder.frames(indices):
-                if picture.shape[:2] not in allowed:
-                    raise ValueError(
-                        f"frames of {tuple(picture.shape[:2])} pixels where its record says {size}"
-                    )
-                yield resized(picture, settings.image_size)
+        for picture in decoder.frames(indices):
+            found = picture.shape[:2]
+            if found not in (size, size[::-1]):  # a display matrix turns
+                raise ValueError(f"frames of {tuple(found)} pixels where its record says {size}")
+            yield picture if settings.image_size is None else resized(picture, settings.image_size)
+    except FAILURES as error:
+        raise _unreadable(where, error) from error
     finally:
         settings.kept.give_back(decoder)
 
@@ -159,4 +158,8 @@ def _naming(where: str) -> Iterator[None]:
     try:
         yield
     except FAILURES as error:
-        raise FormatError(f"{where}: cannot be decoded: {error}") from error
+        raise _unreadable(where, error) from error
+
+
+def _unreadable(where: str, error: BaseException) -> FormatError:
+    return FormatError(f"{where}: cannot be decoded: {error}")

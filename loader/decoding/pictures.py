@@ -23,6 +23,9 @@ uint8: brightness; float32 and int32: depth, used as it is.
 """
 
 
+_TO_BE_MADE = (DecodedFrame, ResizedPicture)
+
+
 def is_brightness(picture: Picture) -> bool:
     """Whether a picture's values are levels of 0..255, which become 0..1 as floating-point numbers."""
     return picture.dtype.itemsize == 1
@@ -41,7 +44,7 @@ def resized(picture: Picture, size: tuple[int, int] | None) -> Picture:
 
 def made(picture: Picture) -> Picture:
     """The same with its values there, for where they are needed more than once."""
-    return picture.pixels() if isinstance(picture, DecodedFrame | ResizedPicture) else picture
+    return picture.pixels() if isinstance(picture, _TO_BE_MADE) else picture
 
 
 def lasting(picture: Picture) -> "NDArray[Any] | DecodedFrame | torch.Tensor":
@@ -54,7 +57,7 @@ def lasting(picture: Picture) -> "NDArray[Any] | DecodedFrame | torch.Tensor":
 def copy_picture(picture: Picture, target: Any) -> None:
     """A picture to an array or tensor of its shape, as levels of 0..1 where that has floating point."""
     is_scaled = is_brightness(picture) and target.dtype.itemsize > 1
-    if isinstance(picture, DecodedFrame | ResizedPicture) and not is_scaled:
+    if isinstance(picture, _TO_BE_MADE) and not is_scaled:
         picture.into(target)
         return
     target[...] = made(picture)

@@ -155,8 +155,9 @@ class DecodedFrame:
             ValueError: It cannot be converted here.
         """
         self._planes: Planes = frame.planes
-        if any(plane.line_size <= 0 for plane in self._planes):
-            raise ValueError("a frame that is stored from its last row to its first")
+        for plane in self._planes:
+            if plane.line_size <= 0:
+                raise ValueError("a frame that is stored from its last row to its first")
         self._turns = quarter_turns
         self._kind = (
             frame.width,

@@ -1,6 +1,7 @@
 """An episode in memory: its rows as arrays, its cameras as videos."""
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -66,7 +67,8 @@ class Episode:
                 )
         if membership.dataset is not None:  # datasets list their features in orders of their own
             self.columns = dict(sorted(self.columns.items()))
-        self._tasks = tasks
+        self.task_texts = tasks
+        """Of its dataset, by task_index."""
         self._settings = settings
         self._videos = {
             key: Video(
@@ -99,18 +101,23 @@ class Episode:
         None for a dataset without tasks.
         """
         column = self.columns.get("task_index")
-        if "task" in self.membership.missing:
-            return [""] * len(rows)
-        if column is None or not self._tasks:
+        if column is None and "task" not in self.membership.missing:
             return None
-        indices = np.asarray(column.take(rows)).reshape(len(rows)).astype(np.int64).tolist()
-        if column.missing is None:
-            return [self._tasks[index] for index in indices]
+        indices = np.zeros(len(rows)) if column is None else np.asarray(column.take(rows))
+        tasks = self.texts_of(indices)
+        if tasks is None or column is None or column.missing is None:
+            return tasks
         gone = column.missing[rows].tolist()
-        return [
-            "" if is_gone else self._tasks[index]
-            for index, is_gone in zip(indices, gone, strict=True)
-        ]
+        return ["" if is_gone else task for task, is_gone in zip(tasks, gone, strict=True)]
+
+    def texts_of(self, indices: NDArray[Any]) -> list[str | None] | None:
+        """The tasks of rows (n,) by their task_index; None for a dataset without tasks."""
+        if "task" in self.membership.missing:
+            return [""] * len(indices)
+        if not self.task_texts:
+            return None
+        texts = self.task_texts
+        return [texts[index] for index in indices.reshape(len(indices)).astype(np.int64).tolist()]
 
     def check_images(self) -> None:
         """Raise FormatError for an image whose header is not that of one that can be decoded."""
@@ -125,6 +132,14 @@ class Episode:
         """Which frames of the camera's slice these rows show; of an image feature, the rows themselves."""
         video = self._videos.get(key)
         return rows if video is None else video.frames_of_rows(rows)
+
+    def first_frame(self, key: str) -> int | None:
+        """Which frame of the camera's slice the first row shows, where each row shows the one after the last's.
+
+        None: `frames_of_rows` knows. An image feature is as a camera without frames to skip.
+        """
+        video = self._videos.get(key)
+        return 0 if video is None else video.first_frame
 
     def rows_of_frame(self, key: str, frame: int) -> NDArray[np.int64]:
         """Return the rows that show a frame of the camera's slice; of an image feature, the row itself."""

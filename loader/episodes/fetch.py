@@ -80,6 +80,8 @@ class EpisodePool:
         self._files = OpenFiles()
         self._spill = SpillStore()
         self._damaged: set[int] = set()  # positions
+        self._hits = 0
+        """Episodes of this step that were in memory."""
         self._told: set[int] = set()
         """Positions of episodes with frames that cannot be decoded, of which users were told."""
 
@@ -113,6 +115,8 @@ class EpisodePool:
         positions, episode_of = np.unique(draw.positions, return_inverse=True)
         needed = [self._unspoiled(position, spoiled) for position in positions.tolist()]
         self._resident.shrink(len(needed))
+        self._counter.add(episode_hits=self._hits)
+        self._hits = 0
         rows = draw.rows.copy()
         for number, (episode, position) in enumerate(zip(needed, positions.tolist(), strict=True)):
             if episode.position != position:  # a substitute can be shorter, or use other rows
@@ -149,7 +153,7 @@ class EpisodePool:
     def _get(self, position: int) -> Episode:
         episode = self._resident.get(position)
         if episode is not None:
-            self._counter.add(episode_hits=1)
+            self._hits += 1
             return episode
         episode = self._read_or_substitute(position)
         self._resident.add(position, episode)

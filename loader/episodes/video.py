@@ -43,6 +43,8 @@ class Video:
             depth,
         )
         self._frame_of_row = camera.frames()
+        self.first_frame = camera.skip_frames if len(camera.rows) == 1 else None
+        """The frame that the first row shows, where each row shows the one after the last's."""
         self._decoder: FrameDecoder | None = None
         self._recent = self._memory()
 
@@ -87,9 +89,12 @@ class Video:
 
         First those that are kept, which decoding further would displace; then forward from where the decoder stands.
         """
+        last = self._last_frame()
+        if self._recent is None and frames and last < frames[0]:
+            return (frames,)
         kept = set() if self._recent is None else self._recent.kept(frames)
         others = [frame for frame in frames if frame not in kept]
-        after = bisect_right(others, self._last_frame())
+        after = bisect_right(others, last)
         return tuple(way for way in (sorted(kept), others[after:], others[:after]) if way)
 
     def pictures(self, frames: Sequence[int]) -> Iterator[tuple[int, Picture]]:

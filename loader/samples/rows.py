@@ -70,20 +70,22 @@ def delta_windows(
 
 
 def _windowed(step: DrawnStep, offsets: Offsets, pictures: Sequence[PictureKey]) -> WindowedStep:
-    lengths = np.asarray([episode.length for episode in step.episodes], dtype=np.int64)[
-        step.episode_of
-    ]
-    dataset = np.asarray([episode.membership.dataset or 0 for episode in step.episodes])[
-        step.episode_of
-    ]
+    has_datasets = step.episodes[0].membership.dataset is not None
+    lengths = dataset = np.zeros(0, dtype=np.int64)
+    if offsets:
+        lengths = np.asarray([episode.length for episode in step.episodes])[step.episode_of]
+    if has_datasets:
+        dataset = np.asarray([episode.membership.dataset for episode in step.episodes])
+        dataset = dataset[step.episode_of]
     windows = {
         key: window(step.rows, frames if frames.ndim == 1 else frames[dataset], lengths)
         for key, frames in offsets.items()
     }
     rows_of = {key: rows for key, (rows, _) in windows.items()}
     by_episode = np.argsort(step.episode_of, kind="stable")
-    ends = np.cumsum(np.bincount(step.episode_of, minlength=len(step.episodes)))
-    members = np.split(by_episode, ends[:-1])
+    counts = np.bincount(step.episode_of, minlength=len(step.episodes))
+    ends = np.cumsum(counts).tolist()
+    members = [by_episode[begin:end] for begin, end in zip([0, *ends[:-1]], ends, strict=True)]
     side_by_side = _side_by_side(step, members)
     values: Batch = {
         key: torch.from_numpy(side_by_side[key])
@@ -92,13 +94,10 @@ def _windowed(step: DrawnStep, offsets: Offsets, pictures: Sequence[PictureKey])
         for key in step.episodes[0].columns
     }
     values |= {f"{key}_is_pad": torch.from_numpy(is_pad) for key, (_, is_pad) in windows.items()}
-    tasks = [
-        episode.tasks(step.rows[inside])
-        for episode, inside in zip(step.episodes, members, strict=True)
-    ]
-    if tasks[0] is not None:
-        values["task"] = _in_places(members, [texts or [] for texts in tasks])
-    if step.episodes[0].membership.dataset is not None:
+    tasks = _tasks(step, members, side_by_side.get("task_index"))
+    if tasks is not None:
+        values["task"] = tasks
+    if has_datasets:
         values["dataset_index"] = torch.from_numpy(dataset)
     _mark_missing(values, step, members, rows_of)
     _mark_padding(values, step)
@@ -112,6 +111,24 @@ def _windowed(step: DrawnStep, offsets: Offsets, pictures: Sequence[PictureKey])
         rows=shown,
         draw=step.draw,
     )
+
+
+def _tasks(
+    step: DrawnStep, members: Sequence[IntArray], indices: NDArray[Any] | None
+) -> list[Any] | None:
+    """The task of each sample; `indices` are those of all, where the rows of all have one.
+
+    None for a dataset without tasks.
+    """
+    if indices is not None and len({id(episode.task_texts) for episode in step.episodes}) == 1:
+        return step.episodes[0].texts_of(indices)
+    tasks = [
+        episode.tasks(step.rows[inside])
+        for episode, inside in zip(step.episodes, members, strict=True)
+    ]
+    if tasks[0] is None:
+        return None
+    return _in_places(members, [texts or [] for texts in tasks])
 
 
 def _mark_missing(
@@ -242,7 +259,11 @@ def check_shapes(key: str, shapes: set[tuple[int, ...]]) -> None:
 
 
 def _frames(step: DrawnStep, members: Sequence[IntArray], key: str, rows: IntArray) -> IntArray:
-    frames = np.empty_like(rows)
-    for episode, inside in zip(step.episodes, members, strict=True):
-        frames[inside] = episode.frames_of_rows(key, rows[inside])
+    """The frames of a camera's slices that these rows, (n, T), show."""
+    firsts = [episode.first_frame(key) for episode in step.episodes]
+    known = np.asarray([first or 0 for first in firsts], dtype=np.int64)
+    frames: IntArray = rows + known[step.episode_of, None]
+    for episode, inside, first in zip(step.episodes, members, firsts, strict=True):
+        if first is None:
+            frames[inside] = episode.frames_of_rows(key, rows[inside])
     return frames
