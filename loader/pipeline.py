@@ -6,12 +6,14 @@
     draw              which rows of which episodes a step takes            order/
     fetch             those episodes, read ahead, verified, in memory      episodes/fetch.py
     windows           rows and delta windows of the step's samples         samples/rows.py
-    decode            pictures of this step and the next ones, by threads  batches/decode_ahead.py, decoding/decode.py
+    decode            pictures of this step and the next ones, by threads  batches/decode_ahead.py
+                      which decoder serves a slice                         decoding/decode.py
     batch             as it is, or its samples one by one                  batches/batch.py
     transforms        the user's, where the batch is handed out            running/transforms.py
 
-Each stage takes an iterator and gives one. WebDataset's DataPipeline joins them: the first four for each epoch anew,
-the others once, so that the first batches of an epoch are decoded beside the last ones of the one before.
+Each stage takes an iterator and gives one. WebDataset's DataPipeline joins them: the first four for
+each epoch anew, the others once, so that the first batches of an epoch are decoded beside the last
+ones of the one before.
 """
 
 import itertools
@@ -65,7 +67,9 @@ def load(job: LoadJob, epochs: Iterable[EpochPart], own: Resources) -> Generator
 
 
 def _again(job: LoadJob, own: Resources) -> Again | None:
-    """What makes a step again without episodes that cannot be decoded; None: users want to be told of them."""
+    """What makes a step again without episodes that cannot be decoded; None: users want to be told
+    of them.
+    """
 
     def again(draw: Draw, spoiled: Collection[Any], error: RoboshardError) -> WindowedStep:
         positions = {episode.position for episode in spoiled}
@@ -109,7 +113,8 @@ def split_by_node(steps: Iterable[int], config: LoaderConfig) -> Iterator[NodeSt
 
 
 def split_by_worker(steps: Iterable[NodeStep]) -> Iterator[NodeStep]:
-    """Yield every N-th step: the workers take turns, worker 0 first, as torch's DataLoader asks them.
+    """Yield every N-th step: the workers take turns, worker 0 first, as torch's DataLoader asks
+    them.
 
     Workers decide nothing about the order: what a step holds is the same whoever serves it.
     """

@@ -214,7 +214,9 @@ class DecodeThreads:
                 return
 
     def _take_cached(self, slot: Slice, rows: EpisodeRows, known: dict[int, int]) -> None:
-        """Copy frames that have come to the frame cache since the steps that want them were drawn."""
+        """Copy frames that have come to the frame cache since the steps that want them were
+        drawn.
+        """
         visit = _Visit(slot, self._served[slot], rows)
         for frame, picture in rows.pictures(known):
             self._place(slot.key, picture, visit.requests[frame])
@@ -245,7 +247,9 @@ class DecodeThreads:
     def _decodable(
         self, slot: Slice, frames: Sequence[int], visit: "_Visit"
     ) -> Iterator[tuple[int, Picture]]:
-        """Those of the frames that can be decoded; what is wrong with the others is told to the steps they are of."""
+        """Those of the frames that can be decoded; what is wrong with the others is told to the
+        steps they are of.
+        """
         left = dict.fromkeys(frames)
         while left:
             try:

@@ -1,4 +1,6 @@
-"""Which pictures are wanted and not begun yet: step by step, of each slice a GOP at a time. No thread, no decoder."""
+"""Which pictures are wanted and not begun yet: step by step, of each slice a GOP at a time. No
+thread, no decoder.
+"""
 
 from collections import deque
 from collections.abc import Container, Iterator, Mapping, Sequence
@@ -83,10 +85,11 @@ class _Step:
 class RequestQueue:
     """Requests of steps, the most urgent step first.
 
-    A slice is visited for what the most urgent step wants of it. A decoder passes through a GOP from its keyframe on:
-    whoever else wants a frame of one that is decoded now gets it now. So do steps that are only announced, whose
-    pictures have to be kept until then: as long as there is room, and of it the less the later a step comes, so that
-    what is kept is mostly what is needed soon.
+    A slice is visited for what the most urgent step wants of it. A decoder passes through a GOP
+    from its keyframe on: whoever else wants a frame of one that is decoded now gets it now. So do
+    steps that are only announced, whose pictures have to be kept until then: as long as there is
+    room, and of it the less the later a step comes, so that what is kept is mostly what is needed
+    soon.
     """
 
     def __init__(self) -> None:
@@ -107,7 +110,9 @@ class RequestQueue:
         self._note(step)
 
     def begin(self, requests: Mapping[Slice, Requests]) -> None:
-        """The step that was announced first wants its pictures now: before others these, which were kept for it."""
+        """The step that was announced first wants its pictures now: before others these, which were
+        kept for it.
+        """
         step = self._announced.popleft()
         step.has_begun = True
         self.num_early -= step.num_early
@@ -129,7 +134,8 @@ class RequestQueue:
     def take(self, busy: Container[Slice], most_early: int = 0) -> Taken | None:
         """What to decode next of a slice that is not busy; None: nothing.
 
-        No more is taken for steps that are only announced when `most_early` pictures of theirs are out.
+        No more is taken for steps that are only announced when `most_early` pictures of theirs are
+        out.
         """
         while self._begun and not self._begun[0].slices:
             del self._begun[0]
@@ -155,7 +161,9 @@ class RequestQueue:
     def _move(
         self, steps: Sequence[_Step], slot: Slice, gop: int, requests: Requests, most_early: int
     ) -> list[_Step]:
-        """Add to these requests what other steps want of the GOP; return those that have to wait."""
+        """Add to these requests what other steps want of the GOP; return those that have to
+        wait.
+        """
         waiting = []
         for step in steps:
             if step.has_begun:

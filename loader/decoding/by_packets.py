@@ -1,9 +1,9 @@
 """Decoding the packets of a slice from where they lie in memory.
 
-The slice's own tables say where each packet is, so no demuxer reads it and seeking costs nothing. Each GOP, from one
-safe keyframe to the next, is decoded by itself, by a decoder that is as new: so a frame is the same whatever was
-decoded before it. A decoder is needed only while frames are decoded: where keyframes are near, a few serve all slices
-in turn, and stay warm in the caches.
+The slice's own tables say where each packet is, so no demuxer reads it and seeking costs nothing.
+Each GOP, from one safe keyframe to the next, is decoded by itself, by a decoder that is as new: so
+a frame is the same whatever was decoded before it. A decoder is needed only while frames are
+decoded: where keyframes are near, a few serve all slices in turn, and stay warm in the caches.
 """
 
 from array import array
@@ -32,14 +32,17 @@ READ_AT_ONCE = 1 << 16
 """Bytes that are read of a GOP in one go, unless a packet is larger."""
 
 CHEAP_TO_BEGIN = 2.0
-"""Frames decoded for one picked at random, up to which each visit of a slice begins at a keyframe: to go on with the
-codec of the last visit, which is cold by then, costs more."""
+"""Frames decoded for one picked at random, up to which each visit of a slice begins at a keyframe:
+to go on with the codec of the last visit, which is cold by then, costs more.
+"""
 
 
 class PacketDecoder:
-    """Begins at the last safe keyframe; goes on from the frame that it gave last where keyframes are far apart.
+    """Begins at the last safe keyframe; goes on from the frame that it gave last where keyframes
+    are far apart.
 
-    So it decodes the frames that `shards.gop.decode_cost` counts, and of streams that reorder those in flight.
+    So it decodes the frames that `shards.gop.decode_cost` counts, and of streams that reorder those
+    in flight.
     """
 
     def __init__(
@@ -69,7 +72,9 @@ class PacketDecoder:
         self._packet_of = _numbers(tables.as_shown)
         """Frame -> its packet."""
         self._frame_of = _numbers(np.argsort(tables.as_shown))
-        """Packet -> its frame, which decoders pass on as its time: two packets may have one time."""
+        """Packet -> its frame, which decoders pass on as its time: two packets may have one
+        time.
+        """
         self._is_keyframe = tables.is_sync.tobytes()
         self._gops = Gops(packets, camera)
         self._keeps_codec = mean_random_cost(camera.keyframes, camera.num_frames) > CHEAP_TO_BEGIN
@@ -89,7 +94,9 @@ class PacketDecoder:
         self._next_packet = 0
         self._next_frame = 0
         self._failed: dict[int, tuple[int, Exception]] = {}
-        """GOP -> the first of its packets that cannot be decoded, and why: nothing after it is tried again."""
+        """GOP -> the first of its packets that cannot be decoded, and why: nothing after it is
+        tried again.
+        """
         self.num_decoded = 0
         """Frames decoded so far, those in flight not counted."""
 
@@ -112,7 +119,8 @@ class PacketDecoder:
         """Give frames by ascending index. After an error the next ones begin anew.
 
         Raises:
-            FormatError, ValueError, av.FFmpegError: A frame cannot be decoded, whatever was asked for before.
+            FormatError, ValueError, av.FFmpegError: A frame cannot be decoded, whatever was asked
+            for before.
         """
         for index, following in zip_longest(indices, indices[1:]):
             try:
@@ -171,7 +179,9 @@ class PacketDecoder:
         return Codec(self._slice.whole(), self._camera)
 
     def _decoded(self, codec: Codec, index: int, following: int | None) -> av.VideoFrame:
-        """Feed packets until the frame is there. If the codec is not to go on, it need not see further ones."""
+        """Feed packets until the frame is there. If the codec is not to go on, it need not see
+        further ones.
+        """
         ready = self._ready
         while True:
             while ready:
@@ -242,7 +252,9 @@ class PacketDecoder:
 
 
 class Gops:
-    """The GOPs of a slice: from each safe keyframe to the next, in decode order as in the order of showing."""
+    """The GOPs of a slice: from each safe keyframe to the next, in decode order as in the order of
+    showing.
+    """
 
     def __init__(self, packets: SlicePackets, camera: CameraRecord) -> None:
         """Find them. Raises ValueError for packets that cannot be those of a decodable slice."""
@@ -259,7 +271,9 @@ class Gops:
         self._description = tables.description if camera.codec in FORGETTING else None
 
     def of(self, frame: int) -> int:
-        """Return the GOP that a frame is in. Raises FormatError for one before the first keyframe."""
+        """Return the GOP that a frame is in. Raises FormatError for one before the first
+        keyframe.
+        """
         gop = bisect_right(self._frames, frame) - 1
         if gop < 0:
             raise FormatError(f"no keyframe up to frame {frame}")
@@ -278,7 +292,9 @@ class Gops:
         return NO_SETS if self._starts is None else self._starts[gop]
 
     def kind(self, gop: int) -> Kind | None:
-        """Return which decoders may serve the GOP; None: only a new one, and no other GOP after it."""
+        """Return which decoders may serve the GOP; None: only a new one, and no other GOP after
+        it.
+        """
         if self._starts is None:
             return self._description
         start = self._starts[gop]

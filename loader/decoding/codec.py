@@ -1,4 +1,6 @@
-"""Decoders without files: packets in, frames out. They pass from slice to slice, so that few are needed."""
+"""Decoders without files: packets in, frames out. They pass from slice to slice, so that few are
+needed.
+"""
 
 from collections.abc import Callable
 from threading import Lock
@@ -13,14 +15,20 @@ from roboshard.shards.slices import open_container
 FORGETTING = frozenset(
     ("av1", "dnxhd", "ffv1", "h264", "hevc", "huffyuv", "png", "prores", "rawvideo", "utvideo")
 )
-"""Codecs whose decoders are as new after `Codec.reset`, but for the parameter sets of H.264 and HEVC.
+"""Codecs whose decoders are as new after `Codec.reset`, but for the parameter sets of H.264 and
+HEVC.
 
-AV1 forgets all, the others begin anew with each keyframe."""
+AV1 forgets all, the others begin anew with each keyframe.
+"""
 MAX_IDLE = 32
-"""Decoders that wait for a slice of their kind; slices of one dataset are of as many kinds as it has cameras."""
+"""Decoders that wait for a slice of their kind; slices of one dataset are of as many kinds as it
+has cameras.
+"""
 
 Kind = bytes
-"""What a decoder has been told before the packets of a GOP: GOPs of one kind may be given to one decoder in turn."""
+"""What a decoder has been told before the packets of a GOP: GOPs of one kind may be given to one
+decoder in turn.
+"""
 
 
 class Codec:
@@ -55,7 +63,9 @@ class Codec:
 
 
 class Codecs:
-    """Decoders that nobody uses now. What they work with is warm in the caches, so the last one is taken first."""
+    """Decoders that nobody uses now. What they work with is warm in the caches, so the last one is
+    taken first.
+    """
 
     def __init__(self) -> None:
         self._lock = Lock()

@@ -1,12 +1,15 @@
-"""Decoding frames of an episode's slice: which decoder serves it, decided once, before its first frame.
+"""Decoding frames of an episode's slice: which decoder serves it, decided once, before its first
+frame.
 
-    on the CPU   by_packets.py      packets from memory, through FFmpeg's decoders that PyAV brings along
+    on the CPU   by_packets.py      packets from memory, through FFmpeg's decoders of PyAV
       colors     rgb.py, colors.py  as torchcodec makes them, and LeRobot with it
       depths     depth.py           codes to millimetres
-    on a GPU     by_torchcodec.py   but depth, and slices in which torchcodec would seek wrongly: as on the CPU, then
+    on a GPU     by_torchcodec.py   but depth, and slices in which torchcodec would seek wrongly:
+                                    those as on the CPU
                                     moved there
 
-A slice is read by `shards.slices.read_slice` before any of them sees it. What its decoder cannot decode is an error.
+A slice is read by `shards.slices.read_slice` before any of them sees it. What its decoder cannot
+decode is an error.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -137,7 +140,9 @@ def decode_frames(
     settings: PictureSettings,
     where: str,
 ) -> Iterator[Picture]:
-    """Pictures (H, W, C) by ascending index, each to be used before the next. Raises FormatError naming `where`."""
+    """Pictures (H, W, C) by ascending index, each to be used before the next. Raises FormatError
+    naming `where`.
+    """
     size = (camera.height, camera.width)
     settings.kept.take(decoder)
     try:

@@ -28,7 +28,9 @@ class Keeps(Protocol):
 
 
 class KeptDecoders:
-    """Which decoders are open and not in use, the one that was used longest ago first. For any number of threads."""
+    """Which decoders are open and not in use, the one that was used longest ago first. For any
+    number of threads.
+    """
 
     def __init__(self, max_bytes: int) -> None:
         """Keep decoders open whose bytes are `max_bytes` in all."""

@@ -27,12 +27,16 @@ _TO_BE_MADE = (DecodedFrame, ResizedPicture)
 
 
 def is_brightness(picture: Picture) -> bool:
-    """Whether a picture's values are levels of 0..255, which become 0..1 as floating-point numbers."""
+    """Whether a picture's values are levels of 0..255, which become 0..1 as floating-point
+    numbers.
+    """
     return picture.dtype.itemsize == 1
 
 
 def resized(picture: Picture, size: tuple[int, int] | None) -> Picture:
-    """A picture at a size (H, W), None: its own; depth by the nearest pixel, brightness by a filter."""
+    """A picture at a size (H, W), None: its own; depth by the nearest pixel, brightness by a
+    filter.
+    """
     if size is None or tuple(picture.shape[:2]) == size:
         return picture
     if isinstance(picture, torch.Tensor):
@@ -48,14 +52,18 @@ def made(picture: Picture) -> Picture:
 
 
 def lasting(picture: Picture) -> "NDArray[Any] | DecodedFrame | torch.Tensor":
-    """The same in memory of its own, for longer than until its decoder is asked for the next one."""
+    """The same in memory of its own, for longer than until its decoder is asked for the next
+    one.
+    """
     if isinstance(picture, ResizedPicture):
         return picture.pixels()
     return picture.clone() if isinstance(picture, torch.Tensor) else picture.copy()
 
 
 def copy_picture(picture: Picture, target: Any) -> None:
-    """A picture to an array or tensor of its shape, as levels of 0..1 where that has floating point."""
+    """A picture to an array or tensor of its shape, as levels of 0..1 where that has floating
+    point.
+    """
     is_scaled = is_brightness(picture) and target.dtype.itemsize > 1
     if isinstance(picture, _TO_BE_MADE) and not is_scaled:
         picture.into(target)

@@ -1,7 +1,8 @@
 """From decoded frames to RGB, straight into the memory of a batch.
 
-PyAV's conversion makes a new frame each time, which would have to be copied; torchcodec's pictures too lie in memory
-of its own. So FFmpeg's function is called here itself, in the libswscale that PyAV has loaded.
+PyAV's conversion makes a new frame each time, which would have to be copied; torchcodec's pictures
+too lie in memory of its own. So FFmpeg's function is called here itself, in the libswscale that
+PyAV has loaded.
 """
 
 import ctypes
@@ -30,7 +31,9 @@ from roboshard.loader.decoding.colors import (
 _BT709 = 1  # of FFmpeg's `AVColorSpace`
 _ONE = 1 << 16  # contrast and saturation, in fixed point
 _WIDTH, _HEIGHT = 32, 2
-"""Of pictures whose sizes are multiples of these, nothing is written past the end of a row or of the last row."""
+"""Of pictures whose sizes are multiples of these, nothing is written past the end of a row or of
+the last row.
+"""
 _PALETTE = "pal8"
 """A format whose frames have their colors in a table, which PyAV does not show."""
 _ALIGNED = 64
@@ -52,9 +55,9 @@ class RgbConverter:
     ) -> None:
         """Convert as torchcodec does frames with these attributes, which are those of PyAV's.
 
-        torchcodec calls libswscale itself for pictures that are a multiple of 32 wide and are not turned, and then
-        leaves the range at what the pixel format implies; other pictures go through a filter graph, which believes
-        the frame.
+        torchcodec calls libswscale itself for pictures that are a multiple of 32 wide and are not
+        turned, and then leaves the range at what the pixel format implies; other pictures go
+        through a filter graph, which believes the frame.
 
         Raises:
             ValueError: libswscale cannot convert them.
@@ -91,7 +94,9 @@ class RgbConverter:
         self._memory: NDArray[np.uint8] | None = None
 
     def into(self, planes: "Planes", target: NDArray[np.uint8]) -> None:
-        """Write a frame's RGB to `target`, (H, W, 3) in one piece. Raises ValueError for another shape."""
+        """Write a frame's RGB to `target`, (H, W, 3) in one piece. Raises ValueError for another
+        shape.
+        """
         if target.shape != self.shape:
             raise ValueError(f"a picture of shape {self.shape} does not fit {target.shape}")
         if self._fits:
@@ -181,12 +186,16 @@ class DecodedFrame:
             raise ValueError(f"a picture of shape {self.shape} does not fit {target.shape}")
 
     def pixels(self) -> NDArray[np.uint8]:
-        """Its RGB (H, W, 3), in memory that this thread's next picture of the same kind is written to."""
+        """Its RGB (H, W, 3), in memory that this thread's next picture of the same kind is written
+        to.
+        """
         pixels = _converter(self._kind).pixels(self._planes)
         return np.ascontiguousarray(np.rot90(pixels, self._turns)) if self._turns else pixels
 
     def copy(self) -> "DecodedFrame":
-        """The same in memory of its own: the frame's is its codec's, which keeps as much for good as is ever held."""
+        """The same in memory of its own: the frame's is its codec's, which keeps as much for good
+        as is ever held.
+        """
         same = copy(self)
         same._planes = [_OwnPlane(plane) for plane in self._planes]
         return same
@@ -238,7 +247,9 @@ def _implied_range(library: Any, context: int) -> int:
 
 
 def picture_of(frame: av.VideoFrame, quarter_turns: int = 0) -> DecodedFrame | NDArray[np.uint8]:
-    """Return a frame's RGB, (H, W, 3), turned counterclockwise; in some formats only PyAV converts it."""
+    """Return a frame's RGB, (H, W, 3), turned counterclockwise; in some formats only PyAV converts
+    it.
+    """
     try:
         return DecodedFrame(frame, quarter_turns)
     except ValueError:
@@ -250,8 +261,8 @@ def picture_of(frame: av.VideoFrame, quarter_turns: int = 0) -> DecodedFrame | N
 def swscale() -> Any:
     """The functions used of libswscale and libavutil (libswscale/swscale.h, libavutil/pixdesc.h).
 
-    They are looked up through PyAV's module, hence in the libraries that it is linked with, of whichever version.
-    None where the system does not look them up so.
+    They are looked up through PyAV's module, hence in the libraries that it is linked with, of
+    whichever version. None where the system does not look them up so.
     """
     try:
         library: Any = ctypes.CDLL(av.video.reformatter.__file__)

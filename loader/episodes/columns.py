@@ -1,9 +1,9 @@
 """Columns of an episode's rows as tensors, with the types that LeRobot gives them.
 
 Features of floats become float32, of integers int64, of bool bool, whatever numbers they are stored
-as; a value of one number is a 0-d tensor, lists are tensors of their shape, and strings stay strings.
-Language columns are lists of messages, each a dict, decoded when a sample needs them. Rows without a
-value hold zeros, or what is empty, and the column says which they are.
+as; a value of one number is a 0-d tensor, lists are tensors of their shape, and strings stay
+strings. Language columns are lists of messages, each a dict, decoded when a sample needs them. Rows
+without a value hold zeros, or what is empty, and the column says which they are.
 """
 
 import itertools
@@ -97,7 +97,9 @@ class LanguageColumn:
         self._values = values
 
     def take(self, rows: NDArray[np.int64]) -> list[Any]:
-        """See `Column`: per row a list of dicts, or None; tool calls are parsed, as LeRobot's JSON feature does."""
+        """See `Column`: per row a list of dicts, or None; tool calls are parsed, as LeRobot's JSON
+        feature does.
+        """
         if rows.ndim > 1:
             raise TypeError(f"messages have no delta window of {rows.shape[1]} rows")
         found: list[Any] = [self._values[row].as_py() for row in rows.tolist()]
@@ -171,7 +173,8 @@ def padded_column(column: Column, width: int, where: str) -> tuple[Column, int]:
     own = shape[0] if shape else 1
     if own > width:
         raise FormatError(
-            f"{where}: its rows hold {own} numbers, more than the {width} that pad_to= makes of them, "
+            f"{where}: its rows hold {own} numbers, more than the {width} that pad_to= makes of "
+            "them, "
             "and than dataset.json says"
         )
     if own == width:

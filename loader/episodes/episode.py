@@ -86,7 +86,9 @@ class Episode:
         """About the memory that it takes, open decoders apart."""
 
     def missing(self, key: str) -> Mask | None:
-        """Return which rows (rows,) have no value of a feature; None: none, or it is not in the rows."""
+        """Return which rows (rows,) have no value of a feature; None: none, or it is not in the
+        rows.
+        """
         values = self.columns.get(key) or self._images.get(key)
         return None if values is None else values.missing
 
@@ -129,12 +131,15 @@ class Episode:
         return key in self._videos
 
     def frames_of_rows(self, key: str, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Which frames of the camera's slice these rows show; of an image feature, the rows themselves."""
+        """Which frames of the camera's slice these rows show; of an image feature, the rows
+        themselves.
+        """
         video = self._videos.get(key)
         return rows if video is None else video.frames_of_rows(rows)
 
     def first_frame(self, key: str) -> int | None:
-        """Which frame of the camera's slice the first row shows, where each row shows the one after the last's.
+        """Which frame of the camera's slice the first row shows, where each row shows the one after
+        the last's.
 
         None: `frames_of_rows` knows. An image feature is as a camera without frames to skip.
         """
@@ -142,7 +147,9 @@ class Episode:
         return 0 if video is None else video.first_frame
 
     def rows_of_frame(self, key: str, frame: int) -> NDArray[np.int64]:
-        """Return the rows that show a frame of the camera's slice; of an image feature, the row itself."""
+        """Return the rows that show a frame of the camera's slice; of an image feature, the row
+        itself.
+        """
         video = self._videos.get(key)
         return np.asarray([frame]) if video is None else video.rows_of_frame(frame)
 
@@ -169,8 +176,8 @@ class Episode:
     def pictures(self, key: str, frames: Sequence[int]) -> Iterator[tuple[int, Picture]]:
         """Ascending frames of a camera or image feature with their pictures (H, W, C).
 
-        Each is to be used before the next one. Not for two threads at once per key. Raises FormatError naming shard,
-        episode and camera.
+        Each is to be used before the next one. Not for two threads at once per key. Raises
+        FormatError naming shard, episode and camera.
         """
         if key in self._videos:
             return self._videos[key].pictures(frames)

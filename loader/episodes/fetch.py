@@ -1,4 +1,6 @@
-"""Stage: the episodes that a step needs, read ahead, verified and kept while their pool is in use."""
+"""Stage: the episodes that a step needs, read ahead, verified and kept while their pool is in
+use.
+"""
 
 import itertools
 import time
@@ -33,7 +35,9 @@ from roboshard.storage.stored import OpenFiles
 DRAWS_AT_ONCE = 8
 """Steps whose episodes are wanted together, so that neighbours in a shard are found."""
 MAX_DRAWS = 4096
-"""Steps that are looked ahead at the most: an epoch in which nothing new comes is not drawn at once."""
+"""Steps that are looked ahead at the most: an epoch in which nothing new comes is not drawn at
+once.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +55,9 @@ class DrawnStep:
 
 
 class EpisodePool:
-    """The episodes that steps need: read when they are not in memory, and replaced where they may be."""
+    """The episodes that steps need: read when they are not in memory, and replaced where they may
+    be.
+    """
 
     def __init__(  # noqa: PLR0913 - keyword-only
         self,
@@ -67,7 +73,8 @@ class EpisodePool:
     ) -> None:
         """Hold `most` episodes of `max_bytes` in all, beside those of the current step.
 
-        `shared`: what other workers have read, and are given what this one reads; None: there are none.
+        `shared`: what other workers have read, and are given what this one reads; None: there are
+        none.
         """
         self._sources = sources
         self._first = [source.first for source in sources]
@@ -109,8 +116,9 @@ class EpisodePool:
 
         Args:
             draw: Which samples.
-            spoiled: Positions of episodes with frames for this step that cannot be decoded. Others take their place
-                in it, and in no other step: so what a step holds does not depend on the steps before it.
+            spoiled: Positions of episodes with frames for this step that cannot be decoded. Others
+                take their place in it, and in no other step: so what a step holds does not depend
+                on the steps before it.
         """
         positions, episode_of = np.unique(draw.positions, return_inverse=True)
         needed = [self._unspoiled(position, spoiled) for position in positions.tolist()]
@@ -129,7 +137,9 @@ class EpisodePool:
         return episodes.nearest_used(int(np.searchsorted(episodes.position, position)), rows)
 
     def tell(self, spoiled: Collection[int], error: RoboshardError) -> None:
-        """Warn and count, once for each episode, that another one takes its place where it cannot be decoded."""
+        """Warn and count, once for each episode, that another one takes its place where it cannot
+        be decoded.
+        """
         new = set(spoiled) - self._told
         if new:
             self._told |= new
@@ -160,7 +170,9 @@ class EpisodePool:
         return episode
 
     def _read_or_substitute(self, position: int) -> Episode:
-        """The episode at `position`, or with on_error="skip" the next one in use of its dataset that can be read."""
+        """The episode at `position`, or with on_error="skip" the next one in use of its dataset
+        that can be read.
+        """
         source = self._source(position)
         used = source.episodes.position
         place = int(np.searchsorted(used, position))
@@ -243,7 +255,9 @@ class EpisodePool:
         videos: Mapping[str, memoryview],
         key: str,
     ) -> SliceBytes:
-        """Return a slice that is read where it lies; a disk cache may remove it, and then it is fetched again."""
+        """Return a slice that is read where it lies; a disk cache may remove it, and then it is
+        fetched again.
+        """
         stored = parsed.stored.get(key)
         if stored is None:
             return InMemory(videos[key])
@@ -265,7 +279,9 @@ def _warn(error: RoboshardError) -> None:
 def fetch_episodes(
     draws: Iterable[Draw], pool: EpisodePool, reads: EpisodePrefetcher, counter: Counter
 ) -> Iterator[DrawnStep]:
-    """Draw -> its samples, with their episodes in memory; those of the coming draws are read meanwhile."""
+    """Draw -> its samples, with their episodes in memory; those of the coming draws are read
+    meanwhile.
+    """
     remaining = iter(draws)
     coming: deque[Draw] = deque()
     while True:

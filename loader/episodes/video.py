@@ -1,4 +1,6 @@
-"""One camera of an episode in memory: its slice, and how to come by its pictures at the least cost."""
+"""One camera of an episode in memory: its slice, and how to come by its pictures at the least
+cost.
+"""
 
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
@@ -16,7 +18,9 @@ from roboshard.shards.gop import mean_random_cost
 from roboshard.shards.schema import CameraRecord
 
 CHEAP_TO_GO_BACK = 4.0
-"""Frames decoded for one picked at random, up to which pictures that are needed again are decoded again."""
+"""Frames decoded for one picked at random, up to which pictures that are needed again are decoded
+again.
+"""
 
 
 BYTES_A_FRAME = 64
@@ -24,7 +28,9 @@ BYTES_A_FRAME = 64
 
 
 class Video:
-    """A slice that is decoded when pictures of it are asked for. `pictures` is for one thread at a time."""
+    """A slice that is decoded when pictures of it are asked for. `pictures` is for one thread at a
+    time.
+    """
 
     def __init__(
         self,
@@ -87,7 +93,8 @@ class Video:
     def ways(self, frames: Sequence[int]) -> tuple[Sequence[int], ...]:
         """Ascending frames in the order that costs least, as ascending parts, none of them empty.
 
-        First those that are kept, which decoding further would displace; then forward from where the decoder stands.
+        First those that are kept, which decoding further would displace; then forward from where
+        the decoder stands.
         """
         last = self._last_frame()
         if self._recent is None and frames and last < frames[0]:
@@ -139,7 +146,9 @@ class Video:
         return -1 if last_frame is None else last_frame
 
     def _memory(self) -> LookBackFrames | None:
-        """Only where going back is dear: where keyframes are near, memory is worth more than a few frames."""
+        """Only where going back is dear: where keyframes are near, memory is worth more than a few
+        frames.
+        """
         camera, settings = self._camera, self._settings
         look_back = settings.look_back.get(camera.key, 0)
         is_dear = mean_random_cost(camera.keyframes, camera.num_frames) > CHEAP_TO_GO_BACK

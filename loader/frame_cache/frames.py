@@ -69,7 +69,9 @@ class FrameCache:
             self._warn("cannot be written: what is there is used, and nothing is added", None)
 
     def find(self, step: WindowedStep) -> list[Found]:
-        """Return which pictures of a step are there, as far as can be known without reading them."""
+        """Return which pictures of a step are there, as far as can be known without reading
+        them.
+        """
         positions = np.asarray([episode.position for episode in step.episodes], dtype=np.int64)
         position = positions[step.episode_of]
         is_kept = self._kept[position]
@@ -94,7 +96,9 @@ class FrameCache:
         return found
 
     def rows(self, source: Any, key: str) -> "EpisodeRows | None":
-        """Return the places of an episode's pictures; None: none of them are kept, or `source` is none."""
+        """Return the places of an episode's pictures; None: none of them are kept, or `source` is
+        none.
+        """
         if not isinstance(source, Episode):
             return None
         number = int(np.searchsorted(self._layout.first, source.position, side="right")) - 1
@@ -106,7 +110,9 @@ class FrameCache:
         return EpisodeRows(self, store, source, key, first)
 
     def add(self, store: FrameStore, rows: Sequence[int], pixels: NDArray[Any]) -> None:
-        """Keep a picture. Where there is no more room, that is a warning, and nothing more is kept."""
+        """Keep a picture. Where there is no more room, that is a warning, and nothing more is
+        kept.
+        """
         if not store.is_writable:
             return
         try:
@@ -120,7 +126,9 @@ class FrameCache:
                 self._warn("takes no more pictures: what is there is used", error)
 
     def good(self, store: FrameStore, rows: IntArray) -> NDArray[np.bool_]:
-        """Return which pictures are what was written; what is damaged is counted, and made again."""
+        """Return which pictures are what was written; what is damaged is counted, and made
+        again.
+        """
         good = store.good(rows)
         if not good.all():
             self._counter.add(frame_cache_damaged=int((~good).sum()))
@@ -137,7 +145,9 @@ class FrameCache:
         return store.has(rows)
 
     def _warn(self, what: str, error: OSError | None) -> None:
-        """Warn, if no other process that shares the files has: a lock says so, which ends with it."""
+        """Warn, if no other process that shares the files has: a lock says so, which ends with
+        it.
+        """
         stores = list(self._stores.values())
         if stores and not _is_first(stores[0].marks):
             return
@@ -198,7 +208,9 @@ class EpisodeRows(NamedTuple):
         ]
 
     def keep(self, frame: int, picture: Picture) -> Picture:
-        """Keep a decoded picture, if it is one that is kept, and return it with its values there."""
+        """Keep a decoded picture, if it is one that is kept, and return it with its values
+        there.
+        """
         rows = self.of(frame)
         if not len(rows) or not self.store.is_writable or not self.store.fits(picture):
             return picture

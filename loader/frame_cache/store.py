@@ -1,11 +1,12 @@
 """The pictures of one camera in files that any number of processes share.
 
-    pictures-000   the pictures, one after the other in the order of their rows; most of it may be holes
-    marks          of each picture 8 bytes: MAGIC and the CRC32C of row and picture; zeros: it is not there
+    pictures-000   the pictures in the order of their rows; most of it may be holes
+    marks          of each picture 8 bytes: MAGIC and the CRC32C of row and picture; zeros: it is
+                   not there
 
-A mark is written after its picture: so a process that is killed leaves nothing that is believed. Two
-processes that write the same picture write the same bytes. Files are written by the kernel's calls,
-which say where a disk is full, and read through mappings, which copy twice as fast.
+A mark is written after its picture: so a process that is killed leaves nothing that is believed.
+Two processes that write the same picture write the same bytes. Files are written by the kernel's
+calls, which say where a disk is full, and read through mappings, which copy twice as fast.
 """
 
 import json
@@ -30,7 +31,9 @@ MOST_BYTES = 1 << 40
 FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW
 
 UNKNOWN, FOUND, GOOD, BAD = 0, 1, 2, 3
-"""What a process knows of a picture: nothing, it is marked, it is what it must be, it is damaged."""
+"""What a process knows of a picture: nothing, it is marked, it is what it must be, it is
+damaged.
+"""
 
 
 class FrameStore:
@@ -146,7 +149,8 @@ class FrameStore:
         return written
 
     def _notice_cuts(self) -> None:
-        """Take pictures for damaged that lie in no file any more: to read a mapping there ends the process.
+        """Take pictures for damaged that lie in no file any more: to read a mapping there ends the
+        process.
 
         A file that was cut off is not written to again, which would make it longer: other processes
         could not tell then what it has lost.
@@ -160,7 +164,9 @@ class FrameStore:
                 self._state[left:stop] = BAD
 
     def _drop(self, row: int) -> None:
-        """Take the mark from a picture that is damaged; where that fails, this process remembers it."""
+        """Take the mark from a picture that is damaged; where that fails, this process remembers
+        it.
+        """
         self._state[row] = BAD
         if self.is_writable:
             with suppress(OSError):
@@ -184,7 +190,9 @@ def _write(file: int, data: memoryview, offset: int) -> None:
 
 
 def _opened(path: Path, length: int) -> tuple[int, bool]:
-    """Return a file of a length, and whether it can be written; what is not written of it is zeros."""
+    """Return a file of a length, and whether it can be written; what is not written of it is
+    zeros.
+    """
     try:
         file = os.open(path, os.O_RDWR | os.O_CREAT | FLAGS, 0o666)
         is_writable = True

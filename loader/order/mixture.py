@@ -1,14 +1,17 @@
-"""The order of a mixture as arithmetic: which samples of which datasets each step takes, for any step, at once.
+"""The order of a mixture as arithmetic: which samples of which datasets each step takes, for any
+step, at once.
 
     stream      endless, B places a step; schedule.py says which dataset each place takes
-    samples     a dataset's places are numbered; number n is of its own epoch n div F, where F are its frames
+    samples     a dataset's places are numbered; number n is of its own epoch n div F, where F are
+                its frames
                 (own_epochs.py: where episodes have weights, its epochs differ in length)
     tape        each epoch of each dataset has a tape of its own (plan.py), with a seed of its own
-    lanes       the tape is cut into R lanes, each as long as what the steps of that lane draw of the epoch
+    lanes       the tape is cut into R lanes, each as long as what the steps of that lane draw of
+                the epoch
 
-So each dataset's samples n F .. (n + 1) F - 1 are each of its frames once, in its own order, while a rank reads only
-the episodes of its lanes. Nothing is simulated and nothing ends: all steps are full, and a mixture's epoch is a
-number of them. See docs/order.md.
+So each dataset's samples n F .. (n + 1) F - 1 are each of its frames once, in its own order, while
+a rank reads only the episodes of its lanes. Nothing is simulated and nothing ends: all steps are
+full, and a mixture's epoch is a number of them. See docs/order.md.
 """
 
 from collections.abc import Sequence
@@ -32,7 +35,9 @@ KEPT_TAPES = 4
 
 
 class MixturePlan:
-    """One epoch of a mixture, a stretch of its endless stream; `EpochPlan` is the same for one dataset."""
+    """One epoch of a mixture, a stretch of its endless stream; `EpochPlan` is the same for one
+    dataset.
+    """
 
     num_padded = 0
     """There is no incomplete step."""
@@ -45,7 +50,9 @@ class MixturePlan:
         schedule: Schedule,
         epoch: int,
     ) -> None:
-        """Epoch number `epoch` (from 0) of datasets, the positions of whose episodes are distinct."""
+        """Epoch number `epoch` (from 0) of datasets, the positions of whose episodes are
+        distinct.
+        """
         self._episodes = episodes
         self._slots = slots
         self._parts = schedule.parts
@@ -70,7 +77,8 @@ class MixturePlan:
 
     @cached_property
     def num_steps(self) -> int:
-        """Steps of an epoch: until every dataset has been through once, counted from the stream's beginning.
+        """Steps of an epoch: until every dataset has been through once, counted from the stream's
+        beginning.
 
         Where episodes of a dataset have weights, once is an epoch of average length.
         """
@@ -163,6 +171,8 @@ def pool_sizes(order: OrderConfig, schedule: Schedule) -> list[int]:
 
 
 def _order_of(order: OrderConfig, dataset: int) -> OrderConfig:
-    """The order within a dataset: with a seed of its own, for datasets of equal size would move in step."""
+    """The order within a dataset: with a seed of its own, for datasets of equal size would move in
+    step.
+    """
     seed = int.from_bytes(derive_key("dataset", order.seed, dataset)[:8], "little") >> 1
     return replace(order, seed=seed)

@@ -52,7 +52,9 @@ class Draw:
 
 
 class EpochShape:
-    """How many steps an epoch has, and what its last one holds: arithmetic on the number of its frames."""
+    """How many steps an epoch has, and what its last one holds: arithmetic on the number of its
+    frames.
+    """
 
     def __init__(self, num_frames: int, order: OrderConfig, slots: Slots) -> None:
         self.num_frames = num_frames
@@ -78,12 +80,16 @@ class EpochShape:
 
     @property
     def num_padded(self) -> int:
-        """Samples of the last step that repeat others so that all ranks have as many; over all ranks."""
+        """Samples of the last step that repeat others so that all ranks have as many; over all
+        ranks.
+        """
         return 0 if self._order.drop_last else -self.num_left_over % self._slots.rank_slots
 
 
 class EpochPlan(EpochShape):
-    """One epoch's order. Building it is O(episodes); asking for a step is O(log episodes) per sample."""
+    """One epoch's order. Building it is O(episodes); asking for a step is O(log episodes) per
+    sample.
+    """
 
     def __init__(self, episodes: Episodes, order: OrderConfig, slots: Slots, epoch: int) -> None:
         """Lay out epoch number `epoch` (from 0)."""

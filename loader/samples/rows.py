@@ -253,7 +253,8 @@ def check_shapes(key: str, shapes: set[tuple[int, ...]]) -> None:
     """Raise FormatError unless all shapes that a feature has within a step are the same."""
     if len(shapes) > 1:
         raise FormatError(
-            f"{key!r} has shapes {sorted(shapes)} within one batch and cannot be stacked; use batch_size=None "
+            f"{key!r} has shapes {sorted(shapes)} within one batch and cannot be stacked; use "
+            "batch_size=None "
             "and a collate function of your own"
         )
 
