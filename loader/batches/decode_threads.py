@@ -26,6 +26,7 @@ from roboshard.loader.batches.request_queue import (
     Target,
 )
 from roboshard.loader.batches.switch_interval import SHORT_SWITCH_INTERVAL
+from roboshard.loader.batches.visit import Visit
 from roboshard.loader.decoding.pictures import Picture, lasting, made
 from roboshard.loader.frame_cache.frames import EpisodeRows, FrameCache
 from roboshard.loader.samples.rows import PictureKey, WindowedStep
@@ -217,7 +218,7 @@ class DecodeThreads:
         """Copy frames that have come to the frame cache since the steps that want them were
         drawn.
         """
-        visit = _Visit(slot, self._served[slot], rows)
+        visit = Visit(slot, self._served[slot], rows)
         for frame, picture in rows.pictures(known):
             self._place(slot.key, picture, visit.requests[frame])
             visit.served.append(frame)
@@ -227,7 +228,7 @@ class DecodeThreads:
 
     def _decode(self, slot: Slice, frames: Sequence[int], rows: EpisodeRows | None = None) -> None:
         """Ascending frames, each to where it is wanted as it comes, and to the frame cache."""
-        visit = _Visit(slot, self._served[slot])
+        visit = Visit(slot, self._served[slot])
         if rows is not None:
             frames = rows.with_passed(frames)
         try:
@@ -245,7 +246,7 @@ class DecodeThreads:
             self._counter.spans.add("decode", visit.begun, camera=slot.key, frames=len(frames))
 
     def _decodable(
-        self, slot: Slice, frames: Sequence[int], visit: "_Visit"
+        self, slot: Slice, frames: Sequence[int], visit: Visit
     ) -> Iterator[tuple[int, Picture]]:
         """Those of the frames that can be decoded; what is wrong with the others is told to the
         steps they are of.
@@ -288,7 +289,7 @@ class DecodeThreads:
     def _most_early(self) -> int:
         return self._early_bytes // (self._largest_early or GUESSED_BYTES)
 
-    def _settle(self, visit: "_Visit") -> None:
+    def _settle(self, visit: Visit) -> None:
         """Tell the steps what they have got: an error of a later frame is none of theirs."""
         targets = [target for frame in visit.served for target in visit.requests.pop(frame)]
         self._counter.add(**visit.counts(len(targets)))
@@ -316,37 +317,6 @@ class DecodeThreads:
             self._changed.notify_all()
             if not self._stopped:
                 self._start_serving()
-
-
-class _Visit:
-    """A slice while it is served, and what has not been settled of it."""
-
-    def __init__(self, slot: Slice, requests: Requests, cached: EpisodeRows | None = None) -> None:
-        """`cached`: where the pictures come from, if they are not decoded."""
-        self.requests = requests
-        self._cached = cached
-        self.served: list[int] = []
-        """Frames."""
-        self._slot = slot
-        self._is_video = slot.source.is_video(slot.key)
-        self.begun = self._since = time.perf_counter()
-        self._decoded_before = slot.source.num_decoded(slot.key)
-
-    def counts(self, num_used: int) -> dict[str, float]:
-        """For the loader's statistics, since the last time."""
-        now, decoded = time.perf_counter(), self._slot.source.num_decoded(self._slot.key)
-        found = {
-            "decode_seconds": now - self._since,
-            "frames_used": num_used * self._is_video,
-            "frames_decoded": decoded - self._decoded_before,
-        }
-        if self._cached is None:
-            found["frames_requested"] = len(self.served) * self._is_video
-        else:
-            found["frame_cache_hits"] = num_used
-            found["frame_cache_bytes_read"] = num_used * self._cached.store.spec.picture_bytes
-        self._since, self._decoded_before = now, decoded
-        return found
 
 
 def _requests(

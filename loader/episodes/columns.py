@@ -174,8 +174,7 @@ def padded_column(column: Column, width: int, where: str) -> tuple[Column, int]:
     if own > width:
         raise FormatError(
             f"{where}: its rows hold {own} numbers, more than the {width} that pad_to= makes of "
-            "them, "
-            "and than dataset.json says"
+            "them, and than dataset.json says"
         )
     if own == width:
         return column, own

@@ -254,8 +254,7 @@ def check_shapes(key: str, shapes: set[tuple[int, ...]]) -> None:
     if len(shapes) > 1:
         raise FormatError(
             f"{key!r} has shapes {sorted(shapes)} within one batch and cannot be stacked; use "
-            "batch_size=None "
-            "and a collate function of your own"
+            "batch_size=None and a collate function of your own"
         )
 
 
