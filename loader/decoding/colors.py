@@ -35,11 +35,27 @@ _HEIGHT, _WIDTH = 33, 64
 
 
 def is_direct_call(width: int, is_turned: bool) -> bool:
-    """Whether torchcodec calls libswscale itself; other frames go through a filter graph.
-
-    The first leaves the range at what the pixel format implies, the second believes the frame.
-    """
+    """Whether torchcodec calls libswscale itself; other frames go through a filter graph."""
     return width % _DIRECT_WIDTH == 0 and not is_turned
+
+
+def is_full_range(pixel_format: str, color_range: int, is_implied: bool, is_direct: bool) -> bool:
+    """Whether torchcodec takes a frame's values to fill the full range.
+
+    A filter graph believes the frame. Where torchcodec calls libswscale itself its newer releases
+    do too, and older ones leave the range at what the pixel format implies; torchcodec is loaded if
+    that matters.
+
+    Args:
+        pixel_format: of the frame.
+        color_range: what it says of itself, by FFmpeg's `AVColorRange`.
+        is_implied: Whether the pixel format implies the full range.
+        is_direct: Whether torchcodec calls libswscale itself.
+    """
+    if color_range == UNSPECIFIED:
+        return is_implied
+    is_said = color_range == FULL_RANGE or pixel_format.startswith("yuvj")
+    return is_said if is_said == is_implied or not is_direct or believes_range() else is_implied
 
 
 def interpolation_for(pixel_format: str, height: int) -> str:
@@ -57,16 +73,24 @@ def interpolation() -> str:
     video.
     """
     first, *_ = INTERPOLATIONS
-    decoders = torchcodec()
-    if decoders is None:
+    frame = _noise()
+    found = _by_torchcodec(frame, "rawvideo", "nut")
+    if found is None:
         return first
-    try:
-        frame, video = _sample()
-        decoder = decoders.VideoDecoder(video, dimension_order="NHWC", num_ffmpeg_threads=1)
-        found = decoder[0].numpy().astype(np.int64)
-    except (RuntimeError, ValueError, av.FFmpegError):
-        return first  # its FFmpeg may lack the format of the video
     return min(INTERPOLATIONS, key=lambda name: int(np.abs(found - reformatted(frame, name)).sum()))
+
+
+@cache
+def believes_range() -> bool:
+    """Return whether the torchcodec that is installed believes a frame's range where it calls
+    libswscale itself, by what it makes of a small video.
+    """
+    dark = np.full((_DIRECT_WIDTH * 3 // 2, _DIRECT_WIDTH), 128, dtype=np.uint8)
+    dark[:_DIRECT_WIDTH] = 16  # black, unless in the full range
+    frame = av.VideoFrame.from_ndarray(dark, format="yuv420p")
+    frame.color_range = FULL_RANGE
+    found = _by_torchcodec(frame, "ffv1", "matroska")
+    return found is None or bool(found.any())
 
 
 def reformatted(frame: av.VideoFrame, name: str, quarter_turns: int = 0) -> NDArray[np.uint8]:
@@ -75,9 +99,8 @@ def reformatted(frame: av.VideoFrame, name: str, quarter_turns: int = 0) -> NDAr
     pixel_format, colorspace = frame.format.name, int(frame.colorspace)
     is_direct = is_direct_call(frame.width, is_turned=quarter_turns != 0)
     if not frame.format.is_rgb:
-        is_full = int(frame.color_range) == FULL_RANGE
-        if is_direct or int(frame.color_range) == UNSPECIFIED:
-            is_full = pixel_format.startswith(_FULL)
+        is_implied = pixel_format.startswith(_FULL)
+        is_full = is_full_range(pixel_format, int(frame.color_range), is_implied, is_direct)
         told |= {"src_color_range": ColorRange.JPEG if is_full else ColorRange.MPEG}
         if is_direct and colorspace == RGB_MATRIX:
             told |= {"src_colorspace": Colorspace.ITU709}
@@ -108,15 +131,31 @@ _ONE_THREAD = {"threads": 1} if _MAJOR >= 17 else {}
 """For PyAV's conversions, which since version 17 start threads of their own for each picture."""
 
 
-def _sample() -> tuple[av.VideoFrame, bytes]:
-    """A frame of noise, and a video of it that has not been compressed."""
+def _noise() -> av.VideoFrame:
+    """A frame of noise."""
     noise = np.random.default_rng(0).integers(0, 256, (_HEIGHT, _WIDTH, 3), dtype=np.uint8)
-    frame = av.VideoFrame.from_ndarray(noise, format="rgb24").reformat(format="yuv420p")
+    return av.VideoFrame.from_ndarray(noise, format="rgb24").reformat(format="yuv420p")
+
+
+def _by_torchcodec(frame: av.VideoFrame, codec: str, container: str) -> NDArray[np.int64] | None:
+    """Return the RGB (H, W, 3) that torchcodec makes of a frame; None where it cannot be asked."""
+    decoders = torchcodec()
+    if decoders is None:
+        return None
     buffer = io.BytesIO()
-    with av.open(buffer, "w", format="nut") as output:
-        stream = output.add_stream("rawvideo", rate=1)
-        stream.height, stream.width, stream.pix_fmt = _HEIGHT, _WIDTH, "yuv420p"
-        frame.pts = 0
-        output.mux(stream.encode(frame))
-        output.mux(stream.encode(None))
-    return frame, buffer.getvalue()
+    try:
+        with av.open(buffer, "w", format=container) as output:
+            stream: Any = output.add_stream(codec, rate=1)
+            stream.height, stream.width = frame.height, frame.width
+            stream.pix_fmt = frame.format.name
+            stream.codec_context.color_range = frame.color_range
+            frame.pts = 0
+            output.mux(stream.encode(frame))
+            output.mux(stream.encode(None))
+        decoder = decoders.VideoDecoder(
+            buffer.getvalue(), dimension_order="NHWC", num_ffmpeg_threads=1
+        )
+        pixels: NDArray[np.int64] = decoder[0].numpy().astype(np.int64)
+    except (RuntimeError, ValueError, av.FFmpegError):
+        return None  # its FFmpeg may lack the format of the video
+    return pixels

@@ -19,12 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from roboshard.loader.decoding.colors import (
-    FULL_RANGE,
     INTERPOLATIONS,
     RGB_MATRIX,
-    UNSPECIFIED,
     interpolation_for,
     is_direct_call,
+    is_full_range,
     reformatted,
 )
 
@@ -56,8 +55,7 @@ class RgbConverter:
         """Convert as torchcodec does frames with these attributes, which are those of PyAV's.
 
         torchcodec calls libswscale itself for pictures that are a multiple of 32 wide and are not
-        turned, and then leaves the range at what the pixel format implies; other pictures go
-        through a filter graph, which believes the frame.
+        turned; other pictures go through a filter graph.
 
         Raises:
             ValueError: libswscale cannot convert them.
@@ -77,9 +75,8 @@ class RgbConverter:
         is_direct = is_direct_call(width, is_turned)
         if is_direct and colorspace == RGB_MATRIX:
             colorspace = _BT709
-        is_full = _implied_range(library, context)
-        if not is_direct and color_range != UNSPECIFIED:
-            is_full = int(color_range == FULL_RANGE or pixel_format.startswith("yuvj"))
+        is_implied = _implied_range(library, context)
+        is_full = int(is_full_range(pixel_format, color_range, is_implied, is_direct))
         matrix = library.sws_getCoefficients(colorspace)
         library.sws_setColorspaceDetails(context, matrix, is_full, matrix, is_full, 0, _ONE, _ONE)
         self.shape = (height, width, 3)
@@ -237,13 +234,13 @@ def _converter(kind: _Kind) -> RgbConverter:
     return found
 
 
-def _implied_range(library: Any, context: int) -> int:
-    """1 where the source's pixel format implies the full range, otherwise 0."""
+def _implied_range(library: Any, context: int) -> bool:
+    """Whether the source's pixel format implies the full range."""
     inverse, forward = ctypes.c_void_p(), ctypes.c_void_p()
     implied, target, *others = (ctypes.c_int() for _ in range(5))
     found = (inverse, implied, forward, target, *others)
     library.sws_getColorspaceDetails(context, *(ctypes.addressof(each) for each in found))
-    return implied.value
+    return implied.value != 0
 
 
 def picture_of(frame: av.VideoFrame, quarter_turns: int = 0) -> DecodedFrame | NDArray[np.uint8]:

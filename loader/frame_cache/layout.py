@@ -174,6 +174,7 @@ def made_by() -> dict[str, str]:
     return {
         "roboshard": version("roboshard"),
         "torch": torch.__version__,
+        "torchcodec": version("torchcodec"),
         "cpu": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
         "pillow": version("pillow"),
         **libraries,

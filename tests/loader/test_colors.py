@@ -12,6 +12,7 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from support.decoders import decode_with
 from torchcodec.decoders import VideoDecoder
@@ -141,6 +142,40 @@ def test_the_interpolation_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None
     assert colors.interpolation.__wrapped__() == "BICUBIC"
     monkeypatch.undo()
     assert colors.interpolation.__wrapped__() in colors.INTERPOLATIONS
+
+
+@pytest.mark.parametrize("believes", [False, True])
+def test_a_range_is_believed_as_by_the_torchcodec_that_is_installed(
+    believes: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """0.17 does, wherever libswscale is called; releases before it do not."""
+
+    class Other:
+        @staticmethod
+        def VideoDecoder(video: bytes, **_: Any) -> list[torch.Tensor]:
+            with av.open(io.BytesIO(video)) as container:
+                luma = next(container.decode(video=0)).to_ndarray()[:32]
+            return [torch.from_numpy(luma if believes else luma - 16)]
+
+    monkeypatch.setattr(colors, "torchcodec", lambda: Other)
+    asked = cache(colors.believes_range.__wrapped__)
+    assert asked() is believes
+    monkeypatch.setattr(colors, "believes_range", asked)
+    monkeypatch.setattr(rgb, "_converters", rgb._Converters())
+    frame = av.VideoFrame.from_ndarray(
+        np.full((96, 64), 128, dtype=np.uint8) - DARKER, format="yuv420p"
+    )
+    frame.color_range = colors.FULL_RANGE
+    target = np.empty((64, 64, 3), dtype=np.uint8)
+    copy_picture(picture_of(frame), target)
+    assert np.all(target == (16 if believes else 0))
+    assert np.array_equal(colors.reformatted(frame, "BICUBIC"), target)
+    monkeypatch.setattr(colors, "torchcodec", lambda: None)
+    assert colors.believes_range.__wrapped__(), "as the newest"
+
+
+DARKER = np.repeat(np.array([[112], [0]], dtype=np.uint8), (64, 32), axis=0)
+"""Of a frame of 64 x 64: black, unless its values fill the full range."""
 
 
 def test_frames_are_converted_where_torchcodec_cannot_be_loaded(

@@ -6,7 +6,7 @@ import itertools
 import json
 import sys
 from collections.abc import Callable
-from functools import partial
+from functools import partialmethod
 from pathlib import Path
 from typing import Any
 
@@ -291,7 +291,7 @@ def test_an_episode_that_fails_leaves_the_earlier_ones(
     saved(writer, EPISODES[0])
     with monkeypatch.context() as patched:
         full = StorageError("no space left on device")
-        patched.setattr(OneEpisode, "save_episode", partial(_raising, full))
+        patched.setattr(OneEpisode, "save_episode", partialmethod(_raising, full))
         with pytest.raises(StorageError):
             saved(writer, EPISODES[1])
     writer.cleanup_interrupted_episode(1)  # what LeRobot calls where a recording ends by an error
@@ -300,7 +300,7 @@ def test_an_episode_that_fails_leaves_the_earlier_ones(
     check_episodes(root, *EPISODES[:2])
 
 
-def _raising(error: Exception, *_: Any, **__: Any) -> None:
+def _raising(_: OneEpisode, error: Exception, **__: Any) -> None:
     raise error
 
 
