@@ -8,7 +8,7 @@ PYTEST_WORKERS ?= 3
 # What needs nothing large beside the set-up; the rest has targets of its own.
 IN_PLACE := not ray and not lerobot and not rerun and not trainers and not gpu
 
-.PHONY: setup ffmpeg demo test test-slow fuzz test-ray test-lerobot test-rerun test-trainers test-gpu test-old-hub test-live lint types bench bench-data gl clean
+.PHONY: setup ffmpeg demo test test-slow fuzz test-ray test-lerobot test-rerun test-trainers test-gpu test-newest test-oldest test-old-hub test-live lint types bench bench-data gl clean
 
 setup: ffmpeg $(READY)
 
@@ -71,6 +71,19 @@ test-old-hub: setup
 	.peers/old_hub/bin/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile -m 'not slow and $(IN_PLACE)' \
 	  -W 'ignore:hf_xet:DeprecationWarning' \
 	  tests/tools/upload tests/storage tests/converter/test_convert_remote.py tests/converter/test_remote_sources.py tests/loader/test_remote.py
+
+# What loads, converts, reads and uploads, with the newest releases of everything on the newest Python, and with the lowest
+# release of every range in pyproject.toml on the lowest: environments of six gigabytes each, below .peers/.
+BY_VERSIONS := tests/cases tests/cli tests/common tests/converter tests/fuzz tests/loader tests/shards tests/storage \
+  tests/tools tests/trust tests/test_support_servers.py tests/test_support_sources.py
+test-newest: setup
+	PYTHONPATH=tests $(BIN)/python -m support.interpreters 3.13 .peers/newest tests/newest_requirements.txt
+	.peers/newest/bin/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile -m 'not slow and $(IN_PLACE)' $(BY_VERSIONS)
+
+test-oldest: setup
+	PYTHONPATH=tests $(BIN)/python -m support.interpreters 3.11 .peers/oldest tests/oldest_requirements.txt
+	.peers/oldest/bin/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile -m 'not slow and $(IN_PLACE)' \
+	  -W 'ignore:hf_xet:DeprecationWarning' $(BY_VERSIONS)
 
 # Needs HF_TOKEN with write access; makes private repositories in your account and removes them.
 test-live: setup

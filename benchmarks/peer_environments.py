@@ -1,11 +1,14 @@
 """Environments of other contenders and of the recorder, below .peers/, made when first used."""
 
 import os
-import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+
+from support.interpreters import interpreter
 
 PROJECT = Path(__file__).resolve().parent.parent
 PROGRAMS = PROJECT / "benchmarks" / "peers"
@@ -78,7 +81,7 @@ def _make(
     """Make an environment with these requirements unless it is there; None: by any Python 3.12."""
     if _is_ready(environment / ready, requirements):
         return
-    subprocess.run([python or _python_3_12(), "-m", "venv", str(environment)], check=True)
+    subprocess.run([python or interpreter("3.12"), "-m", "venv", str(environment)], check=True)
     _pip(environment, ["-r", str(requirements), *options])
     (environment / ready).write_text(requirements.read_text())
 
@@ -103,28 +106,6 @@ def _pip(environment: Path, words: Sequence[str]) -> None:
 def _packages(python: Path) -> Path:
     where = [str(python), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
     return Path(subprocess.run(where, check=True, capture_output=True, text=True).stdout.strip())
-
-
-def _python_3_12() -> str:
-    """An interpreter of Python 3.12, wherever one is usual."""
-    for candidate in _interpreters():
-        says = [candidate, "-c", "import sys; print(*sys.version_info[:2])"]
-        done = subprocess.run(says, capture_output=True, text=True, check=False)
-        if done.returncode == 0 and done.stdout.split() == ["3", "12"]:
-            return candidate
-    raise LookupError("no Python 3.12 as python3.12, nor in pyenv (pyenv install 3.12) or uv")
-
-
-def _interpreters() -> Iterator[str]:
-    if found := shutil.which("python3.12"):
-        yield found
-    for command in (["pyenv", "prefix", "3.12"], ["uv", "python", "find", "3.12"]):
-        if shutil.which(command[0]) is None:
-            continue
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        place = Path(done.stdout.strip())
-        if done.returncode == 0:
-            yield str(place / "bin/python" if place.is_dir() else place)
 
 
 def offline(**variables: str) -> dict[str, str]:

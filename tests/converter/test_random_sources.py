@@ -4,6 +4,7 @@ in order.
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import tempfile
@@ -117,6 +118,17 @@ def null_actions(table: pa.Table, random: np.random.Generator) -> pa.Table:
     )
 
 
+def keeps_null_lists() -> bool:
+    """Whether this pyarrow writes and reads lists of a fixed size with nulls among them."""
+    actions = [[0.0, 1.0], None, [2.0, 3.0]]
+    file = io.BytesIO()
+    try:
+        pq.write_table(pa.table({"action": pa.array(actions, pa.list_(pa.float32(), 2))}), file)
+        return bool(pq.read_table(file)["action"].to_pylist() == actions)
+    except (pa.ArrowNotImplementedError, pa.ArrowInvalid, OSError):
+        return False
+
+
 def as_floats(table: pa.Table, _: np.random.Generator) -> pa.Table:
     return put(table, "task_index", pc.cast(table["task_index"], pa.float64()))
 
@@ -184,7 +196,7 @@ CHANGES: dict[str, Change] = {
     "without a hint": in_episodes(without_hint),
     "frame_index": in_rows(numbers_from("frame_index")),
     "index": in_rows(numbers_from("index")),
-    "nulls": in_rows(null_actions),
+    **({"nulls": in_rows(null_actions)} if keeps_null_lists() else {}),
     "floats": in_rows(as_floats),
     "small": in_rows(as_small),
     "times": other_times,

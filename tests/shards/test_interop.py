@@ -9,10 +9,12 @@ import subprocess
 import sys
 import tarfile
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.version import Version
 from support import containers
 from support.containers import Video
 from support.lerobot_source import HARD_CASES, build
@@ -23,6 +25,8 @@ from roboshard.converter import ConvertConfig, convert
 from roboshard.shards import ShardedDataset
 from roboshard.shards.names import sample_key
 
+KNOWS_VIDEO = Version(version("datasets")) >= Version("4.8")
+"""Whether files of video are that to its builder; before, bytes."""
 CASES = ("pusht", "mid_gop_starts", "tasks_in_any_script", "case_colliding_cameras", "matroska")
 Sample = dict[str, Any]
 
@@ -215,6 +219,7 @@ def test_hugging_face_datasets_reads_every_episode(
     for key, fields in expected.items():
         sample = {name: value for name, value in found[key].items() if not name.startswith("__")}
         assert {name.lower() for name in sample} == fields.keys()
-        assert sorted(videos) == sorted(name for name in sample if name.endswith((".mp4", ".mkv")))
+        files = [name for name in sample if name.endswith((".mp4", ".mkv"))]
+        assert sorted(videos) == (sorted(files) if KNOWS_VIDEO else [])
         for name, value in sample.items():
             assert (value["bytes"] if name in videos else value) == fields[name.lower()], name
