@@ -321,6 +321,16 @@ def test_a_conversion_by_config_file_alone(pusht_source: Path, tmp_path: Path) -
     assert len(ShardedDataset.open(str(tmp_path / "out")).index) == 2
 
 
+NO_SUCH_CHOICE = "--on-error: 'ignore' is an invalid choice"
+"""Which releases of tyro word otherwise."""
+
+
+def is_told(expected: str, message: str) -> bool:
+    if expected == NO_SUCH_CHOICE:
+        return all(part in message for part in ("--on-error", "'ignore'", "invalid choice"))
+    return expected in message
+
+
 @pytest.mark.parametrize(
     ("name", "text", "expected"),
     [
@@ -336,7 +346,7 @@ def test_a_conversion_by_config_file_alone(pusht_source: Path, tmp_path: Path) -
         ("c.ini", "workers = 2", "c.ini: the name must end in .yaml, .yml, .json or .toml"),
         ("c.yaml", "shard_size: huge\n", "shard size 'huge' is not a size; write it like 256MB"),
         ("c.json", '{"workers": "many"}', "many"),
-        ("c.json", '{"on_error": "ignore"}', "'ignore' for argument '--on-error'"),
+        ("c.json", '{"on_error": "ignore"}', NO_SUCH_CHOICE),
     ],
     ids=str,
 )
@@ -345,9 +355,10 @@ def test_config_files_that_cannot_be_used(
 ) -> None:
     path = tmp_path / name
     path.write_text(text, encoding="utf-8")
-    assert expected in refusal(
+    message = refusal(
         "convert-to-shards", EXIT_USAGE, tmp_path / "in", tmp_path / "out", "--config", path
     )
+    assert is_told(expected, message)
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -366,7 +377,7 @@ def test_config_files_that_cannot_be_used(
             "episode 14 was chosen and does not exist; the dataset has 14, from 0 to 13",
         ),
         (["--tolerance-s", "-1"], "tolerance_s must be in 0..10 seconds"),
-        (["--on-error", "ignore"], "invalid choice 'ignore' for argument '--on-error'"),
+        (["--on-error", "ignore"], NO_SUCH_CHOICE),
         (["--shards", "4"], "write it like 3/16"),
         (["--gop", "2"], "--gop: how to encode again, which needs --video reencode"),
         (["--gop", "3"], "they need video reencode"),
@@ -385,9 +396,8 @@ def test_config_files_that_cannot_be_used(
 def test_options_that_cannot_be_used(
     refusal: Refusal, pusht_source: Path, tmp_path: Path, flags: list[str], expected: str
 ) -> None:
-    assert expected in refusal(
-        "convert-to-shards", EXIT_USAGE, pusht_source, tmp_path / "out", *flags
-    )
+    message = refusal("convert-to-shards", EXIT_USAGE, pusht_source, tmp_path / "out", *flags)
+    assert is_told(expected, message)
     assert list(tmp_path.iterdir()) == []
 
 

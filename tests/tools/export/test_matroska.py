@@ -5,11 +5,13 @@ its tolerance.
 from __future__ import annotations
 
 import json
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from packaging.version import Version
 from support import containers
 from support.containers import FPS, LENGTHS, TOP, Video
 from support.encode import sequential_rgb
@@ -19,6 +21,11 @@ from roboshard.converter import ConvertConfig, convert
 from roboshard.tools.export import ExportConfig, export
 
 LEROBOT_TOLERANCE_S = 1e-4
+
+pytestmark = pytest.mark.skipif(
+    Version(version("torchcodec")) < Version("0.9"),
+    reason="this torchcodec opens no Matroska file by approximate frame numbers",
+)
 
 
 @pytest.mark.parametrize(
