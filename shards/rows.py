@@ -29,6 +29,18 @@ EXTENSION_NAME, EXTENSION_METADATA = b"ARROW:extension:name", b"ARROW:extension:
 """As Arrow's format names them, in the metadata of a field."""
 
 
+def unreadable(what: str, error: Exception) -> str:
+    """Return what to say of a parquet file that pyarrow cannot read."""
+    is_new = int(pa.__version__.split(".")[0]) >= _READS_NULL_LISTS
+    remedy = "" if is_new or _NULL_LISTS not in str(error) else "; update pyarrow to 26 or newer"
+    return f"{what}: unreadable parquet: {error}{remedy}"
+
+
+_NULL_LISTS = "Expected all lists to be of size="
+"""Of what pyarrow says before this release of nulls among lists of a fixed length."""
+_READS_NULL_LISTS = 26
+
+
 def source_metadata(table: pa.Table) -> dict[bytes, bytes]:
     """Return the metadata of a table's schema without what shards add to it."""
     found = table.schema.metadata or {}
@@ -86,7 +98,7 @@ def decode_rows(
     except FormatError:
         raise
     except (pa.ArrowException, OSError, LookupError, TypeError, ValueError) as error:
-        raise FormatError(f"{what}: unreadable parquet: {error}") from None
+        raise FormatError(unreadable(what, error)) from None
     if table.num_rows != num_rows:
         raise FormatError(
             f"{what}: {table.num_rows} rows could be read where the episode has {num_rows}"

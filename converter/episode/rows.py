@@ -22,7 +22,7 @@ from roboshard.converter.source.findings import finding
 from roboshard.converter.source.plain import plain_row, without_nanoseconds
 from roboshard.shards.documents import Finding
 from roboshard.shards.parquet_limits import check_source
-from roboshard.shards.rows import as_stored
+from roboshard.shards.rows import as_stored, unreadable
 
 METADATA_BLOCK = (
     64  # rows of a hundred columns: converting them together costs little more than one would
@@ -255,4 +255,4 @@ def _readable(what: str) -> Iterator[None]:
     except (pa.ArrowException, OSError, UnicodeDecodeError, OverflowError) as error:
         if isinstance(error, SourceError | MissingError):
             raise
-        raise SourceError(f"{what}: unreadable parquet: {error}") from error
+        raise SourceError(unreadable(what, error)) from error
