@@ -5,8 +5,11 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
+import pytest
+
 from roboshard.converter import ConvertConfig, convert
 from roboshard.loader import open_dataset
+from roboshard.loader.decoding.colors import interpolation
 from roboshard.tools.export import ExportConfig, export
 from roboshard.tools.verify import VerifyConfig, verify
 
@@ -15,6 +18,18 @@ from .cases import Case, check_sample
 FURTHER_ROWS = {"totals_wrong": 1}
 """Rows past those that LeRobot returns: 0.4.4 believes a total that is too small. The rows are the
 truth."""
+
+
+INTERPOLATED = {"h264_bt2020", "hevc_10bit_g4", "odd_420_svtav1"}
+"""Cases whose colors depend on how torchcodec fills them in."""
+
+
+def skip_other_colors(case: Case) -> None:
+    """LeRobot's samples are those with torchcodec's newer releases; an older one has others, as the
+    loader with it has (tests/loader/test_colors.py).
+    """
+    if case.name in INTERPOLATED and interpolation() != "BICUBIC":
+        pytest.skip("this torchcodec fills in other colors than that of LeRobot's samples")
 
 
 def converted(source: Path, destination: Path) -> str:
@@ -39,6 +54,7 @@ def check_in_order(root: str, case: Case, order: list[int]) -> None:
 
 def check_loads(case: Case, folder: Path) -> None:
     """Converted, samples are LeRobot's: forwards, backwards and shuffled."""
+    skip_other_colors(case)
     root = converted(case.source, folder / "shards")
     forwards = list(range(len(case.samples)))
     shuffled = random.Random(0).sample(forwards * 2, 2 * len(forwards))
@@ -55,6 +71,7 @@ def check_verifies(case: Case, folder: Path) -> None:
 
 def check_round_trip(case: Case, folder: Path) -> None:
     """LeRobot -> shards -> LeRobot -> shards: the samples are still LeRobot's."""
+    skip_other_colors(case)
     root = converted(case.source, folder / "shards")
     export(ExportConfig(source=root, destination=str(folder / "exported")))
     again = converted(folder / "exported", folder / "again")
