@@ -4,7 +4,6 @@ in order.
 
 from __future__ import annotations
 
-import io
 import json
 import shutil
 import tempfile
@@ -22,6 +21,7 @@ from hypothesis import strategies as st
 from support.broken_source import BrokenSource
 from support.lerobot_source import Built, Camera, Source, build
 from support.lerobot_v21_source import read_lines, write_lines, write_v21
+from support.null_lists import keeps_null_lists
 from support.row_reading import check_samples, read_samples
 
 from roboshard.converter import ConvertConfig, convert
@@ -116,17 +116,6 @@ def null_actions(table: pa.Table, random: np.random.Generator) -> pa.Table:
     return table.set_column(
         at, table.schema.field(at), pa.array(values, table.schema.field(at).type)
     )
-
-
-def keeps_null_lists() -> bool:
-    """Whether this pyarrow writes and reads lists of a fixed size with nulls among them."""
-    actions = [[0.0, 1.0], None, [2.0, 3.0]]
-    file = io.BytesIO()
-    try:
-        pq.write_table(pa.table({"action": pa.array(actions, pa.list_(pa.float32(), 2))}), file)
-        return bool(pq.read_table(file)["action"].to_pylist() == actions)
-    except (pa.ArrowNotImplementedError, pa.ArrowInvalid, OSError):
-        return False
 
 
 def as_floats(table: pa.Table, _: np.random.Generator) -> pa.Table:

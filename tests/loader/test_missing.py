@@ -18,6 +18,7 @@ import torch
 from support.cases import CASES
 from support.damage import Forgery
 from support.missing_values import ADDED, COUNT, COUNTED, REWARD, build_missing, rewrite_rows
+from support.null_lists import keeps_null_lists
 
 from roboshard.common.errors import FormatError, MissingError, OptionError
 from roboshard.converter import ConvertConfig, convert
@@ -42,6 +43,8 @@ def converted(source: Path, destination: Path) -> str:
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if not keeps_null_lists():
+        pytest.skip("this pyarrow keeps no nulls among lists of a fixed length")
     return build_missing(tmp_path_factory.mktemp("missing") / "source")
 
 

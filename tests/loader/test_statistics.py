@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from support.lerobot_source import Camera, Source, build
 from support.lerobot_v21_source import write_v21
+from support.null_lists import NEEDS_NULL_LISTS
 
 from roboshard.converter import ConvertConfig, convert
 from roboshard.loader import Loader, Part, make_loader, open_dataset
@@ -560,6 +561,7 @@ def test_open_dataset_has_the_sources_and_what_they_lack(tmp_path: Path) -> None
     check(found, {"action": relative(rows, whole((3, 5, 2)), [0], [True] * 4)})
 
 
+@NEEDS_NULL_LISTS
 def test_rows_without_a_value_are_left_out(tmp_path: Path) -> None:
     root = build(tmp_path / "source", Source(lengths=(4, 3), cameras=(), extra_features=True)).root
     (path,) = (root / "data").rglob("*.parquet")
