@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 from support.missing_values import REWARD, build_missing
+from support.null_lists import NEEDS_NULL_LISTS
 
 from roboshard.converter import ConvertConfig, convert
 from roboshard.loader import open_dataset
@@ -15,6 +16,7 @@ from roboshard.tools.preview.content import make_content
 from roboshard.tools.preview.thumbnails import as_picture
 
 
+@NEEDS_NULL_LISTS
 def test_an_episode_that_lacks_values_is_drawn(tmp_path: Path) -> None:
     source = build_missing(tmp_path / "source")
     root = str(tmp_path / "shards")
