@@ -535,8 +535,11 @@ def test_the_command(forgery: Forgery, tmp_path: Path, capsys: pytest.CaptureFix
     assert "1 problem" in told.err
     (problem,) = json.loads(report.read_bytes())["problems"]
     assert (problem["file"], problem["episode"]) == (SHARDS.format(1), None)
-    with pytest.raises(SystemExit, match="2"):
-        dispatch(["verify", str(forgery.root), "--sample", "0"])
+    try:
+        code: object = dispatch(["verify", str(forgery.root), "--sample", "0"])
+    except SystemExit as error:  # by tyro 1, which says it in its own way
+        code = error.code
+    assert code == 2
 
 
 @pytest.mark.parametrize(
