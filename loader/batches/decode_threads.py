@@ -328,10 +328,9 @@ def _requests(
         per_sample = step.frames[key].shape[1]
         frames = step.frames[key].ravel()[places].tolist()
         episodes = step.episode_of[places // per_sample].tolist()
-        of_episode: list[Requests] = [{} for _ in step.episodes]
+        own_of: dict[PictureSource, Requests] = {}  # one may be there twice, in another's place
+        of_episode = [own_of.setdefault(source, {}) for source in step.episodes]
         for place, frame, episode in zip(places.tolist(), frames, episodes, strict=True):
             of_episode[episode].setdefault(frame, []).append(Target(pending, place))
-        for source, own in zip(step.episodes, of_episode, strict=True):
-            if own:
-                requests[Slice(source, key)] = own
+        requests |= {Slice(source, key): own for source, own in own_of.items() if own}
     return requests
