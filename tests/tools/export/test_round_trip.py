@@ -99,9 +99,12 @@ class Lerobot:
         paths = sorted((self.root / "meta/episodes").glob("*/*.parquet"))
         return [row for path in paths for row in pq.ParquetFile(path).read().to_pylist()]
 
-    def rows(self, episode: Json) -> pa.Table:
+    def rows_file(self, episode: Json) -> Path:
         place = {name: episode[f"data/{name}"] for name in ("chunk_index", "file_index")}
-        table = pq.ParquetFile(self.root / self.info["data_path"].format(**place)).read()
+        return self.root / str(self.info["data_path"]).format(**place)
+
+    def rows(self, episode: Json) -> pa.Table:
+        table = pq.ParquetFile(self.rows_file(episode)).read()
         start = table.column("episode_index").to_pylist().index(episode["episode_index"])
         return table.slice(start, episode["length"])
 
@@ -133,9 +136,13 @@ def payloads(file: Any) -> list[tuple[float, bool, bytes]]:
 def test_rows_are_equal_with_their_types_and_metadata(trip: Trip) -> None:
     source, exported = Lerobot(trip.source), Lerobot(trip.exported)
     assert len(exported.episodes) == len(source.episodes)
+    # Each file of the source has metadata of its own (a fingerprint), and one that is exported has
+    # those of its first episode; which episodes are in one depends on the bytes that pyarrow makes.
+    metadata: dict[Path, Any] = {}
     for before, after in zip(source.episodes, exported.episodes, strict=True):
         expected, found = source.rows(before), exported.rows(after)
-        assert found.schema.equals(expected.schema, check_metadata=True)
+        first = metadata.setdefault(exported.rows_file(after), expected.schema.metadata)
+        assert found.schema.equals(expected.schema.with_metadata(first), check_metadata=True)
         assert repr(found.to_pylist()) == repr(expected.to_pylist())
         assert {name: value for name, value in after.items() if not name.startswith(PLACES)} == {
             name: value for name, value in before.items() if not name.startswith(PLACES)
