@@ -20,7 +20,12 @@ FURTHER_ROWS = {"totals_wrong": 1}
 truth."""
 
 
-INTERPOLATED = {"h264_bt2020", "hevc_10bit_g4", "odd_420_svtav1"}
+INTERPOLATED = {
+    "h264_bt2020",
+    "hevc_10bit_g4",
+    "odd_420_svtav1",
+    "0.6.1/recorded_hevc_10bit",
+}
 """Cases whose colors depend on how torchcodec fills them in."""
 
 
