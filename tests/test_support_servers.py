@@ -20,6 +20,7 @@ import s3fs
 import urllib3
 from huggingface_hub import HfApi, HfFileSystem
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
+from packaging.version import Version
 from support.servers import LocalHub, RangeServer, S3Server
 from support.servers.faults import KINDS
 
@@ -44,7 +45,8 @@ def client() -> Iterator[urllib3.PoolManager]:
 def get(
     client: urllib3.PoolManager, server: RangeServer, **headers: str
 ) -> urllib3.BaseHTTPResponse:
-    return client.request("GET", f"{server.url}/a%20file", headers=RANGE | headers)
+    url = f"{server.url}/a%20file"
+    return client.request("GET", url, headers=RANGE | headers, redirect=False)
 
 
 def raw(server: RangeServer) -> tuple[http.client.HTTPResponse, bytes]:
@@ -408,10 +410,15 @@ def test_links_expire_and_are_signed(
     assert len(local_hub.token_leaks) == 1, "the Hub notices"
 
 
+TELLS_OF_FAILURES = Version(huggingface_hub.__version__) >= Version("1.33")
+"""Whether a batch that failed in part is an error to it."""
+
+
 def test_partial_failure_of_a_batch(this_hub: LocalHub) -> None:
     this_hub.add_bucket("me/partial")
     this_hub.refuse_in_batch("b.txt")
-    with pytest.raises(HfHubHTTPError, match=r"b\.txt"):
+    told = pytest.raises(HfHubHTTPError, match=r"b\.txt")
+    with told if TELLS_OF_FAILURES else contextlib.nullcontext():
         HfApi().batch_bucket_files("me/partial", add=[(b"a", "a.txt"), (b"b", "b.txt")])
     assert set(this_hub.bucket_files("me/partial")) == {"a.txt"}
 
