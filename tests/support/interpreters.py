@@ -5,9 +5,11 @@ python -m support.interpreters VERSION FOLDER REQUIREMENTS
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,10 +30,11 @@ def interpreter(version: str) -> str:
 
 def environment(version: str, folder: Path, requirements: Path) -> Path:
     """The interpreter of an environment with roboshard and just these requirements; made anew where
-    they, or those of roboshard, have changed.
+    they, what roboshard says of itself as a project, or the version have changed.
     """
     ready = folder / ".ready"
-    wanted = requirements.read_text() + (ROOT / "pyproject.toml").read_text()
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    wanted = f"{version}\n{requirements.read_text()}{json.dumps(project, indent=1)}\n"
     python = folder / "bin/python"
     if not ready.exists() or ready.read_text() != wanted:
         subprocess.run([interpreter(version), "-m", "venv", "--clear", str(folder)], check=True)
