@@ -97,7 +97,7 @@ def picture_bytes(loader: Loader) -> int:
     return sum(store.picture_bytes * store.num_rows for store in layout_of(loader).stores)
 
 
-# -- The same batches ------------------------------------------------------------------------------------------
+# -- The same batches ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("num_workers", [0, slowly(2)])
@@ -196,7 +196,7 @@ def test_mixtures_in_which_a_camera_is_missing(shards: str, tmp_path: Path) -> N
     loader.close()
 
 
-# -- What is kept of what does not fit -------------------------------------------------------------------------
+# -- What is kept of what does not fit -------------------------------------------------------------
 
 
 def test_a_part_is_kept_that_stays_the_same(shards: str) -> None:
@@ -243,7 +243,7 @@ def test_another_selection_finds_what_is_there(shards: str, tmp_path: Path) -> N
     assert (stats.frames_decoded, stats.frame_cache_hits) == (0, 3 * (LENGTHS[1] + LENGTHS[3]))
 
 
-# -- Processes that share it -----------------------------------------------------------------------------------
+# -- Processes that share it -----------------------------------------------------------------------
 
 
 @contextmanager
@@ -354,7 +354,7 @@ def test_what_a_killed_process_left_goes_with_the_next_loader(shards: str, memor
     del other
 
 
-# -- A folder that outlives the run ----------------------------------------------------------------------------
+# -- A folder that outlives the run ----------------------------------------------------------------
 
 
 def pictures_of(folder: Path, key: str) -> Path:
@@ -451,7 +451,7 @@ def refusing(open_: Any) -> Any:
     return refused
 
 
-# -- Where there is no room, or no right to it -----------------------------------------------------------------
+# -- Where there is no room, or no right to it -----------------------------------------------------
 
 
 @pytest.mark.parametrize("num_written", [0, 30])

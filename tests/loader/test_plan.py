@@ -116,7 +116,7 @@ def setups(draw: st.DrawFn, *, shuffle: bool | None = None) -> Setup:
     return Setup(episodes, order, slots, draw(st.integers(0, 5)))
 
 
-# -- Every frame once, in steps that fit every topology ---------------------------------------------------------
+# -- Every frame once, in steps that fit every topology --------------------------------------------
 
 
 @SHARED
@@ -285,7 +285,7 @@ def test_steps_that_there_are_not_are_refused(setup: Setup, beyond: int) -> None
             plan.step(step, [0])
 
 
-# -- Which order it is -----------------------------------------------------------------------------------------
+# -- Which order it is -----------------------------------------------------------------------------
 
 
 @given(setups(shuffle=True), st.integers(0, 2**62))
@@ -363,7 +363,7 @@ def test_orders_never_change(
     assert found == PINNED[episode_order, frame_order, rank_slots]
 
 
-# -- Size ------------------------------------------------------------------------------------------------------
+# -- Size ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("frame_order", ["uniform", "sweep"])
