@@ -4,6 +4,7 @@ after a kill.
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
@@ -108,9 +109,11 @@ def test_a_killed_conversion_goes_on_from_what_is_there_and_few_shards_are_here(
     )
     most, ended = [0], threading.Event()
 
+    pattern = str(tmp_path / "scratch/*/shards/shard-*.tar")
+
     def sample() -> None:
-        while not ended.wait(0.01):
-            most[0] = max(most[0], len(list(tmp_path.glob("scratch/*/shards/shard-*.tar"))))
+        while not ended.wait(0.01):  # by what bears folders that vanish meanwhile
+            most[0] = max(most[0], len(glob.glob(pattern)))
 
     sampler = threading.Thread(target=sample)
     sampler.start()
