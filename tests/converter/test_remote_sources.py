@@ -54,8 +54,8 @@ convert(ConvertConfig(shard_size="70KB", **options))
 
 @pytest.fixture(scope="module")
 def robot(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twelve episodes in 6 data files of 23 to 28 KB, 6 and 4 videos of 7 and 10 KB, 87 to 103 KB of
-    metadata, as pyarrow writes them; 6 shards.
+    """Twelve episodes in 6 data files of 23 to 28 KB, 6 and 4 videos of 7 and 10 KB, 87 to 103 KB
+    of metadata, as pyarrow writes them; 6 shards.
     """
     root = tmp_path_factory.mktemp("remote") / "robot"
     cameras = tuple(
