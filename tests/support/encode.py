@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from fractions import Fraction
 from pathlib import Path
@@ -18,6 +16,7 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 from torchcodec._core import ops as torchcodec_ops
 
+from .encoder_thread import in_encoder_thread
 from .spec import Camera, Color
 from .stamp import Codes, Frame
 
@@ -44,10 +43,7 @@ def write_video(
         parts: list[Path] = []
         for number, frames in enumerate(segments):
             parts.append(Path(folder) / f"{number}.mp4")
-            # SVT-AV1, run as root, gives the calling thread real-time priority, which its children
-            # would inherit.
-            with ThreadPoolExecutor(1) as thread:
-                thread.submit(_encode, parts[-1], frames, camera=camera, fps=fps).result()
+            _encode(parts[-1], frames, camera=camera, fps=fps)
         hidden = Fraction(camera.hidden_frames, fps)
         shift = Fraction(camera.start_offset_s).limit_denominator(1000) - hidden
         _join(path, parts, shift=shift, fast_start=camera.moov == "head")
@@ -94,10 +90,9 @@ def hidden_times(path: Path) -> list[Fraction]:
         ]
 
 
+@in_encoder_thread
 def _encode(path: Path, frames: Iterable[Frame | Codes], *, camera: Camera, fps: int) -> None:
     """Encode one run of frames into an MP4 file of its own."""
-    if camera.codec == "av1":
-        os.environ.setdefault("SVT_LOG", "1")  # errors only; read from C, it has no other switch
     with av.open(str(path), "w") as container:
         stream = container.add_stream(
             _ENCODERS[camera.codec], rate=fps, options=_encoder_options(camera)

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from roboshard.shards.mp4 import read_sample_tables
 from roboshard.shards.schema import CameraRecord
 
+from .encoder_thread import in_encoder_thread
+
 HEIGHT, WIDTH = 48, 64
 _NO_EDIT_LIST = {"use_editlist": "0"}
 
@@ -40,6 +42,7 @@ Coded = tuple[int, int, bool, bytes]
 """(pts, dts, is a keyframe, payload)"""
 
 
+@in_encoder_thread
 def encode_run(codec: str, run: Run, seed: int) -> bytes:
     """An MP4 file of a run of noise."""
     noise = np.random.default_rng(seed)

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
 
 import av
 
+from .encoder_thread import in_encoder_thread
 from .stamp import Frame
 
 FPS = 10
 
 
+@in_encoder_thread
 def record(
     path: Path,
     frames: Sequence[Frame],
@@ -27,21 +27,6 @@ def record(
     """Encode frames, each uint8 (H, W, 3), at 10 a second, with one thread: the same bytes on every
     machine.
     """
-    os.environ.setdefault("SVT_LOG", "1")  # errors only; read from C, it has no other switch
-    # SVT-AV1, run as root, gives the calling thread real-time priority, which its children would
-    # inherit.
-    with ThreadPoolExecutor(1) as thread:
-        thread.submit(_record, path, frames, encoder, options, pix_fmt, container).result()
-
-
-def _record(
-    path: Path,
-    frames: Sequence[Frame],
-    encoder: str,
-    options: Mapping[str, str],
-    pix_fmt: str,
-    container: str,
-) -> None:
     with av.open(str(path), "w", format=container) as output:
         stream = output.add_stream(encoder, rate=FPS, options=dict(options))
         assert isinstance(stream, av.VideoStream)
