@@ -2,31 +2,39 @@
 
 from roboshard.common.caller import warn_caller
 from roboshard.loader.config import OrderConfig
-from roboshard.loader.stats import Counter
+from roboshard.loader.stats import Counter, LoaderStats
 from roboshard.shards.gop import COSTLY
 
-WARN_AFTER = 256
-"""Video frames used before the cost of decoding them is judged."""
+FIRST_FRAMES = 2048
+"""Video frames used that say little: few later ones are known yet that share their GOPs."""
+JUDGED_FRAMES = 256
+"""Video frames used after those, by which the cost of decoding them is judged."""
 
 
 class LongGopWarning:
-    """Warns once, when the first frames have shown what a frame in random order costs."""
+    """Warns once, when enough frames have shown what a frame in random order costs."""
 
     def __init__(self, order: OrderConfig) -> None:
         self._is_judged = not order.shuffle or order.frame_order != "uniform"
+        self._first: LoaderStats | None = None
+        """As the frames were used that say little."""
 
     def judge(self, counter: Counter) -> None:
-        """Warn of what the frames so far have cost, if they are enough to tell.
+        """Warn of what frames have cost of late, if there were enough to tell.
 
         Called in the loader's iteration.
         """
         if self._is_judged:
             return
         stats = counter.snapshot()
-        if stats.frames_used < WARN_AFTER:
+        if self._first is None:
+            self._first = stats if stats.frames_used >= FIRST_FRAMES else None
+            return
+        num_used = stats.frames_used - self._first.frames_used
+        if num_used < JUDGED_FRAMES:
             return
         self._is_judged = True
-        cost = stats.frames_decoded_per_frame_used
+        cost = (stats.frames_decoded - self._first.frames_decoded) / num_used
         if cost > COSTLY:
             warn_caller(
                 f"{cost:.1f} frames are decoded for every frame used, because keyframes are far "

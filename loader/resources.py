@@ -11,6 +11,7 @@ from roboshard import storage
 from roboshard.loader import topology
 from roboshard.loader.batches.buffers import Buffers
 from roboshard.loader.batches.decode_threads import DecodeThreads
+from roboshard.loader.batches.thread_limit import ThreadLimit
 from roboshard.loader.decoding.open_decoders import KeptDecoders
 from roboshard.loader.decoding.settings import PictureSettings
 from roboshard.loader.episodes.fetch import EpisodePool
@@ -21,6 +22,7 @@ from roboshard.loader.job import LoadJob
 from roboshard.loader.order.mixture import pool_sizes
 from roboshard.loader.sources import ConcatDataset
 from roboshard.loader.stats import Counter
+from roboshard.shards.features import picture_shape
 
 LOCAL_READING = (2, 128 << 20)
 """Threads that read ahead in each process, and bytes that they read ahead, over all workers of a
@@ -89,8 +91,7 @@ class Resources:
             shared=shared,
         )
         self.threads = DecodeThreads(
-            num_threads=config.read.decode_threads
-            or topology.default_threads(config.split.num_workers),
+            limit=_thread_limit(job),
             pictures=job.pictures,
             as_float=not sample.return_uint8,
             buffers=buffers,
@@ -119,6 +120,21 @@ def return_freed_memory() -> None:
     """
     with suppress(OSError, AttributeError):  # another C library
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def _thread_limit(job: LoadJob) -> ThreadLimit:
+    """The threads that were asked for, else as many of the rank's cores as gain something."""
+    read = job.config.read
+    most = read.decode_threads or topology.default_threads(job.config.split.num_workers)
+    shapes = [
+        picture_shape(source.features[picture.key])
+        for source in job.sources
+        for picture in job.pictures
+        if picture.key in source.features
+    ]
+    sizes = [shape[0] * shape[1] for shape in shapes if shape is not None]
+    is_free = read.decode_threads is None and read.decode_device == "cpu" and bool(sizes)
+    return ThreadLimit(most, pixels=sum(sizes) / len(sizes) if is_free else None)
 
 
 def _early_bytes(job: LoadJob) -> int:

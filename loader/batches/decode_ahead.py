@@ -11,9 +11,12 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
 
+import torch
+
 from roboshard.common.errors import RoboshardError
 from roboshard.loader.batches.decode_threads import DecodeThreads
 from roboshard.loader.batches.pending_batch import PendingBatch
+from roboshard.loader.episodes.episode import Episode
 from roboshard.loader.order.plan import Draw
 from roboshard.loader.samples.rows import Batch, WindowedStep
 from roboshard.loader.stats import Counter
@@ -23,13 +26,18 @@ LOOK_AHEAD_BYTES = 512 << 20
 step's last frame.
 """
 LOOK_AHEAD_STEPS = (2, 8)
-ANNOUNCED_SAMPLES = 1024
-"""In steps that are announced, where pictures are kept for them."""
-ANNOUNCED_STEPS = 32
-"""At most."""
-DRAWN_AT_ONCE = 4
-"""Steps, between two batches, until so many are announced; before the first batch one, for it is
-waited for.
+ANNOUNCED_BYTES = 16 << 20
+"""Of steps that are announced, where pictures are kept for them: rows, and notes of pictures."""
+NOTE_BYTES = 1 << 10
+"""About what the note of a picture that is wanted takes."""
+ANNOUNCED_PER_KEPT = 12
+"""Pictures of announced steps for each that there is room to keep: more would be kept for longer,
+and so fewer in all.
+"""
+DRAWN_AT_ONCE = (4, 16)
+"""Steps, between two batches, until so many are announced: the first number whatever happens, the
+second one at the most, as long as the batch is not ready that is waited for. Before the first batch
+one.
 """
 
 
@@ -42,6 +50,7 @@ def decode_video(
     steps: Iterable[WindowedStep],
     threads: DecodeThreads,
     counter: Counter,
+    episode_bytes: int,
     again: Again | None = None,
 ) -> Iterator[Batch]:
     """Add the pictures: (n, C, H, W), or (n, T, C, H, W) under a window.
@@ -50,9 +59,10 @@ def decode_video(
         steps: Those of this process, in order.
         threads: What decodes.
         counter: For the loader's statistics.
+        episode_bytes: Of the episodes that announced steps may hold in memory.
         again: What makes a step again of which a frame cannot be decoded; None: that is an error.
     """
-    announced = Announced(steps, threads)
+    announced = Announced(steps, threads, episode_bytes)
     begun: deque[PendingBatch] = deque()
     most = look_ahead_steps(LOOK_AHEAD_BYTES)  # until the first batch shows how large one is
     try:
@@ -62,7 +72,9 @@ def decode_video(
             if not begun:
                 announced.end()
                 return
-            announced.draw_ahead()  # now: who takes the batch will want the interpreter's lock
+            announced.draw_ahead(
+                begun[0]
+            )  # now: who takes the batch will want the interpreter's lock
             counter.set(steps_ahead=len(begun))
             started = time.perf_counter()
             begun[0] = _complete(begun[0], threads, again)
@@ -90,23 +102,37 @@ def _complete(pending: PendingBatch, threads: DecodeThreads, again: Again | None
 class Announced:
     """Steps that have been drawn and have not begun, in order."""
 
-    def __init__(self, steps: Iterable[WindowedStep], threads: DecodeThreads) -> None:
+    def __init__(
+        self, steps: Iterable[WindowedStep], threads: DecodeThreads, episode_bytes: int
+    ) -> None:
+        """`episode_bytes`: of their episodes, after which no more is drawn ahead."""
         self._coming = iter(steps)
         self._threads = threads
-        self._announced: deque[PendingBatch] = deque()
+        self._announced: deque[tuple[PendingBatch, WindowedStep]] = deque()
+        self._holding = Holding()
+        self._episode_bytes = episode_bytes
         self._most_at_once = 1
         self._failure: RoboshardError | None = None
 
     def next(self) -> PendingBatch | None:
         """The next step to begin; None: there is none any more."""
-        return self._announced.popleft() if self._announced or self._draw() else None
+        if not self._announced and not self._draw():
+            return None
+        pending, step = self._announced.popleft()
+        self._holding.remove(step)
+        return pending
 
-    def draw_ahead(self) -> None:
-        """Draw the step after the next one, or more where pictures are kept for them."""
-        for _ in range(self._most_at_once):
-            if self._are_enough() or not self._draw():
+    def draw_ahead(self, awaited: PendingBatch) -> None:
+        """Draw the step after the next one, or more where pictures are kept for them.
+
+        `awaited`: what is waited for next.
+        """
+        least, most = DRAWN_AT_ONCE
+        for number in range(self._most_at_once):
+            is_time = number < least or awaited.left > 0
+            if not is_time or self._are_enough() or not self._draw():
                 break
-        self._most_at_once = min(DRAWN_AT_ONCE, 1 + self._most_at_once)
+        self._most_at_once = min(most, 1 + self._most_at_once)
 
     def end(self) -> None:
         """Raise what went wrong as the step after the last one was drawn: those before it have been
@@ -125,14 +151,57 @@ class Announced:
             return False
         if step is None:
             return False
-        self._announced.append(self._threads.announce(step))
+        self._announced.append((self._threads.announce(step), step))
+        self._holding.add(step)
         return True
 
     def _are_enough(self) -> bool:
-        if not self._threads.keeps_early:
+        most_kept = self._threads.most_early
+        if not most_kept:
             return len(self._announced) >= 1
-        num_samples = sum(step.num_samples for step in self._announced)
-        return num_samples >= ANNOUNCED_SAMPLES or len(self._announced) >= ANNOUNCED_STEPS
+        held = self._holding
+        return (
+            held.num_pictures >= ANNOUNCED_PER_KEPT * most_kept
+            or held.row_bytes + NOTE_BYTES * held.num_pictures >= ANNOUNCED_BYTES
+            or held.episode_bytes >= self._episode_bytes
+        )
+
+
+class Holding:
+    """What steps that have not begun hold in memory."""
+
+    def __init__(self) -> None:
+        """There are none yet."""
+        self.row_bytes = 0
+        self.num_pictures = 0
+        """That are wanted."""
+        self.episode_bytes = 0
+        """Of their episodes, each once."""
+        self._steps_of: dict[Episode, int] = {}
+        """Episode -> of how many steps it is."""
+
+    def add(self, step: WindowedStep) -> None:
+        """Count one more step."""
+        self._count(step, 1)
+        for episode in step.episodes:
+            before = self._steps_of.get(episode, 0)
+            self._steps_of[episode] = before + 1
+            if not before:
+                self.episode_bytes += episode.held_bytes
+
+    def remove(self, step: WindowedStep) -> None:
+        """Forget a step that was added."""
+        self._count(step, -1)
+        for episode in step.episodes:
+            self._steps_of[episode] -= 1
+            if not self._steps_of[episode]:
+                del self._steps_of[episode]
+                self.episode_bytes -= episode.held_bytes
+
+    def _count(self, step: WindowedStep, sign: int) -> None:
+        values = [value for value in step.values.values() if isinstance(value, torch.Tensor)]
+        self.row_bytes += sign * sum(value.nbytes for value in values)
+        self.num_pictures += sign * sum(frames.size for frames in step.frames.values())
 
 
 def look_ahead_steps(bytes_per_step: int) -> int:

@@ -26,6 +26,7 @@ from roboshard.loader.batches.request_queue import (
     Target,
 )
 from roboshard.loader.batches.switch_interval import SHORT_SWITCH_INTERVAL
+from roboshard.loader.batches.thread_limit import ThreadLimit
 from roboshard.loader.batches.visit import Visit
 from roboshard.loader.decoding.pictures import Picture, lasting, made
 from roboshard.loader.frame_cache.frames import EpisodeRows, FrameCache
@@ -45,7 +46,7 @@ class DecodeThreads:
     def __init__(  # noqa: PLR0913 - keyword-only
         self,
         *,
-        num_threads: int,
+        limit: ThreadLimit,
         pictures: Sequence[PictureKey],
         as_float: bool,
         buffers: Buffers,
@@ -53,7 +54,10 @@ class DecodeThreads:
         early_bytes: int,
         cache: FrameCache | None = None,
     ) -> None:
-        """`early_bytes`: of pictures that are kept for steps that have not begun; 0: none are."""
+        """Threads start as they are needed.
+
+        `early_bytes`: of pictures that are kept for steps that have not begun; 0: none are.
+        """
         self._cache = cache
         self._copies: deque[Copy] = deque()
         """What begun steps have in the frame cache."""
@@ -63,8 +67,8 @@ class DecodeThreads:
         self._as_float = as_float
         self._buffers = buffers
         self._counter = counter
-        self._num_threads = num_threads
-        self._executor = ThreadPoolExecutor(num_threads, thread_name_prefix="roboshard-decode")
+        self._limit = limit
+        self._executor = ThreadPoolExecutor(limit.now, thread_name_prefix="roboshard-decode")
         self._lock = RLock()
         self._changed = Condition(self._lock)
         self._waiting = RequestQueue()
@@ -76,9 +80,9 @@ class DecodeThreads:
         SHORT_SWITCH_INTERVAL.begin()
 
     @property
-    def keeps_early(self) -> bool:
-        """Whether it helps to announce steps long before they begin."""
-        return self._early_bytes > 0
+    def most_early(self) -> int:
+        """Pictures that are kept for steps that have not begun; about so many."""
+        return self._early_bytes // (self._largest_early or GUESSED_BYTES)
 
     def announce(self, step: WindowedStep) -> PendingBatch:
         """A step that will begin after those announced before it."""
@@ -134,8 +138,8 @@ class DecodeThreads:
 
     def _start_serving(self) -> None:
         """As many threads as there is to do for; one task serves slice after slice."""
-        idle = self._num_threads - self._num_serving
-        if not idle:
+        idle = self._limit.now - self._num_serving
+        if idle <= 0:
             return
         free = len(self._copies) + self._waiting.num_free(self._served)
         for _ in range(min(free, idle)):
@@ -164,9 +168,12 @@ class DecodeThreads:
         with self._lock:
             if isinstance(done, Slice):
                 del self._served[done]
+            if self._num_serving > self._limit.now:
+                self._num_serving -= 1
+                return None
             if self._copies and not self._stopped:
                 return self._copies.popleft()
-            taken = None if self._stopped else self._waiting.take(self._served, self._most_early())
+            taken = None if self._stopped else self._waiting.take(self._served, self.most_early)
             if taken is None:
                 self._num_serving -= 1
                 return None
@@ -192,6 +199,7 @@ class DecodeThreads:
         )
         self._counter.spans.add("copy", started, camera=copy.key, pictures=number)
         with self._changed:
+            self._limit.count(used=number * copy.is_video, decoded=0)
             copy.pending.left -= number
             if len(lacking):
                 places = {copy.key: lacking}
@@ -286,15 +294,14 @@ class DecodeThreads:
         for target in targets:
             target.step.put(key, target.place, pixels, self._buffers)
 
-    def _most_early(self) -> int:
-        return self._early_bytes // (self._largest_early or GUESSED_BYTES)
-
     def _settle(self, visit: Visit) -> None:
         """Tell the steps what they have got: an error of a later frame is none of theirs."""
         targets = [target for frame in visit.served for target in visit.requests.pop(frame)]
-        self._counter.add(**visit.counts(len(targets)))
+        counts = visit.counts(len(targets))
+        self._counter.add(**counts)
         visit.served.clear()
         with self._lock:
+            self._limit.count(counts["frames_used"], counts["frames_decoded"])
             for step, _ in targets:
                 step.left -= 1
                 if not step.left:

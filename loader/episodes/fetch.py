@@ -76,6 +76,7 @@ class EpisodePool:
         `shared`: what other workers have read, and are given what this one reads; None: there are
         none.
         """
+        self.max_bytes = max_bytes
         self._sources = sources
         self._first = [source.first for source in sources]
         self._reads = reads

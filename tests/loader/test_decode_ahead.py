@@ -18,10 +18,12 @@ import warnings
 import weakref
 import zlib
 from collections import Counter as Tally
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import psutil
@@ -39,15 +41,16 @@ from roboshard.converter import ConvertConfig, convert
 from roboshard.loader import Loader, make_loader, resources
 from roboshard.loader.batches import decode_ahead
 from roboshard.loader.batches.buffers import ReusedBuffers
-from roboshard.loader.batches.decode_ahead import LOOK_AHEAD_STEPS, look_ahead_steps
+from roboshard.loader.batches.decode_ahead import LOOK_AHEAD_STEPS, Holding, look_ahead_steps
 from roboshard.loader.batches.decode_threads import DecodeThreads
 from roboshard.loader.batches.pending_batch import PendingBatch
 from roboshard.loader.batches.request_queue import Slice, Target
+from roboshard.loader.batches.thread_limit import ThreadLimit
 from roboshard.loader.decoding.resize import ResizedPicture
 from roboshard.loader.episodes import fetch
 from roboshard.loader.episodes.episode import Episode
 from roboshard.loader.episodes.fetch import EpisodePool
-from roboshard.loader.long_gops import WARN_AFTER
+from roboshard.loader.long_gops import FIRST_FRAMES, JUDGED_FRAMES
 from roboshard.loader.samples.rows import PictureKey, WindowedStep
 from roboshard.loader.stats import Counter
 from roboshard.shards import DamageError, FormatError, OptionError
@@ -292,6 +295,66 @@ def test_what_is_kept_for_later_steps_is_bounded(
         assert max(held) > early_bytes // max(early_pictures) / 2
 
 
+def test_steps_that_are_announced_hold_no_more_than_there_is_memory_for(
+    shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of episodes as much as `memory_bytes` has for them, and a step at least; of rows and notes as
+    much as they may.
+    """
+    held: list[tuple[int, int, int]] = []
+    add = Holding.add
+
+    def recorded(holding: Holding, step: WindowedStep) -> None:
+        add(holding, step)
+        of_step = sum(episode.held_bytes for episode in step.episodes)
+        notes = holding.num_pictures * decode_ahead.NOTE_BYTES
+        held.append((holding.row_bytes + notes, holding.episode_bytes, of_step))
+
+    def most() -> list[int]:
+        found = np.max(held, axis=0).tolist()
+        held.clear()
+        return found
+
+    monkeypatch.setattr(Holding, "add", recorded)
+    options = ORDERS["uniform"] | {"batch_size": 1}
+    expected = list(load(shards, **options))
+    rows, episodes, of_step = most()
+    assert episodes > LITTLE_MEMORY / 2 + of_step, "or this test says nothing"
+    assert_same(load(shards, memory_bytes=LITTLE_MEMORY, **options), expected)
+    assert most()[1] <= LITTLE_MEMORY / 2 + of_step
+    monkeypatch.setattr(decode_ahead, "ANNOUNCED_BYTES", rows // 4)
+    assert_same(load(shards, **options), expected)
+    assert rows / 4 < most()[0] < rows / 2
+    monkeypatch.undo()
+    monkeypatch.setattr(Holding, "add", recorded)
+    monkeypatch.setattr(decode_ahead, "ANNOUNCED_PER_KEPT", 0)
+    assert_same(load(shards, **options), expected)
+    assert most()[0] < rows / 4
+
+
+def test_what_announced_steps_hold_is_that_of_each_episode_once() -> None:
+    episodes = [Mock(held_bytes=10**number) for number in range(4)]
+    chance = random.Random(7)
+
+    def step() -> Any:
+        values = {"action": torch.zeros(3, 2), "task": ["a"] * 3}
+        frames = {TOP: np.zeros((3, 2), np.int64)}
+        own = chance.sample(episodes, 2)
+        return Mock(values=values, frames=frames, episodes=own)
+
+    holding, steps = Holding(), deque[Any]()
+    for _ in range(200):
+        if steps and chance.random() < 0.5:
+            holding.remove(steps.popleft())
+        else:
+            steps.append(step())
+            holding.add(steps[-1])
+        distinct = {id(episode): episode for own in steps for episode in own.episodes}
+        assert holding.episode_bytes == sum(own.held_bytes for own in distinct.values())
+        assert holding.row_bytes == len(steps) * 3 * 2 * 4
+        assert holding.num_pictures == len(steps) * 6
+
+
 def test_a_damaged_episode_is_an_error_at_the_step_that_needs_it(
     shards: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -492,7 +555,7 @@ def test_each_picture_goes_wherever_it_is_wanted_and_nowhere_else(
             expected[number].append(frame)
     counter = Counter()
     threads = DecodeThreads(
-        num_threads=1,
+        limit=ThreadLimit(1, pixels=None),
         pictures=keys,
         as_float=False,
         buffers=ReusedBuffers(),
@@ -935,10 +998,21 @@ def _warnings_of(loader: Loader, epochs: int = 2) -> list[warnings.WarningMessag
     return caught
 
 
+@pytest.fixture
+def judged_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether keyframes are far apart is told from the first frames on, which few data have."""
+    monkeypatch.setattr("roboshard.loader.long_gops.FIRST_FRAMES", 0)
+
+
+LITTLE_MEMORY = 1 << 16
+"""Of episodes, so that few steps are announced and each frame is decoded for itself."""
+
+
+@pytest.mark.usefixtures("judged_at_once")
 @pytest.mark.parametrize("num_workers", TWO_WORKERS_SLOWLY)
 def test_distant_keyframes_are_warned_of_once(distant_keyframes: Path, num_workers: int) -> None:
-    loader = load(distant_keyframes, num_workers=num_workers, batch_size=2)
-    (warning,) = _warnings_of(loader)
+    options: dict[str, Any] = {"batch_size": 2, "memory_bytes": LITTLE_MEMORY}
+    (warning,) = _warnings_of(load(distant_keyframes, num_workers=num_workers, **options))
     assert re.match(
         r'\d+\.\d frames are decoded for every frame used.*frame_order="sweep"',
         str(warning.message),
@@ -949,6 +1023,20 @@ def test_distant_keyframes_are_warned_of_once(distant_keyframes: Path, num_worke
     assert COSTLY < cost <= mean_random_cost([0], LONG_GOP)
 
 
+def test_what_the_first_frames_cost_is_not_warned_of(distant_keyframes: Path) -> None:
+    """Few later frames are known at first that share their GOPs; here soon all of them are."""
+    loader = load(distant_keyframes, batch_size=2)
+    costs: list[float] = []
+    assert _warnings_of(loader, 1 + (FIRST_FRAMES + JUDGED_FRAMES) // sum(LONG_LENGTHS)) == []
+    for epochs in (1, 5):
+        again = load(distant_keyframes, batch_size=2)
+        for _ in range(epochs):
+            list(again)
+        costs.append(again.stats().frames_decoded_per_frame_used)
+    assert costs[1] < costs[0]
+
+
+@pytest.mark.usefixtures("judged_at_once")
 @pytest.mark.parametrize(
     "options",
     [
@@ -962,14 +1050,16 @@ def test_distant_keyframes_are_warned_of_once(distant_keyframes: Path, num_worke
 def test_nothing_is_warned_of_where_frames_are_cheap_or_few(
     distant_keyframes: Path, options: dict[str, Any]
 ) -> None:
-    assert 3 * (LONG_GOP - 9) * 2 < WARN_AFTER < sum(LONG_LENGTHS)
+    assert 3 * (LONG_GOP - 9) * 2 < JUDGED_FRAMES < sum(LONG_LENGTHS)
     assert _warnings_of(load(distant_keyframes, batch_size=2, **options)) == []
 
 
+@pytest.mark.usefixtures("judged_at_once")
 def test_near_keyframes_are_not_warned_of(pusht_shards: Path) -> None:
     assert _warnings_of(load(pusht_shards, batch_size=2), epochs=1) == []
 
 
+@pytest.mark.usefixtures("judged_at_once")
 @pytest.mark.parametrize("gop", [slowly(1), 2, SHORT_GOP])
 def test_a_frame_at_random_costs_what_its_keyframes_say(
     tmp_path: Path, gop: int, monkeypatch: pytest.MonkeyPatch

@@ -1,0 +1,54 @@
+"""How many threads gain something by decoding. Arithmetic alone.
+
+What Python does around each frame is done under the interpreter's lock, by one thread at a time,
+and threads that wait for it cost time of their own. The smaller the pictures, the more of a frame's
+time that is.
+"""
+
+import math
+
+PIXELS_A_THREAD = 14_000
+"""Decoded a frame that is used, for each thread: below that, another one gains nothing."""
+JUDGED_FRAMES = 256
+"""Frames used, after which it is known how many are decoded for each."""
+FORGOTTEN_FRAMES = 8192
+"""Frames used, after which those before them count half."""
+
+
+class ThreadLimit:
+    """Begins with all threads, for the first batch is waited for and may cost many decodes.
+
+    Example:
+        >>> limit = ThreadLimit(most=16, pixels=96 * 96)
+        >>> limit.now
+        16
+        >>> limit.count(used=256, decoded=256)
+        >>> limit.now
+        1
+        >>> limit.count(used=256, decoded=10_000)  # keyframes are far apart
+        >>> limit.now
+        14
+    """
+
+    def __init__(self, most: int, pixels: float | None) -> None:
+        """Allow `most` threads at the most.
+
+        Args:
+            most: threads.
+            pixels: of a picture, on average; None: always allow all.
+        """
+        self.now = most
+        self._most = most
+        self._pixels = pixels
+        self._used = self._decoded = 0.0
+
+    def count(self, used: float, decoded: float) -> None:
+        """Count frames that were used, and those that were decoded for them."""
+        self._used += used
+        self._decoded += decoded
+        if self._pixels is None or self._used < JUDGED_FRAMES:
+            return
+        work = self._pixels * max(1.0, self._decoded / self._used)
+        self.now = min(self._most, max(1, math.ceil(work / PIXELS_A_THREAD)))
+        if self._used >= FORGOTTEN_FRAMES:
+            self._used, self._decoded = self._used / 2, self._decoded / 2
