@@ -38,6 +38,11 @@ READING_FRACTION = 0.25
 SHARED_FRACTION = 0.125
 """Share of `memory_bytes` for rows that one worker has parsed, for the others."""
 
+SMALL_DATASET_BYTES = 64 << 20
+"""Of episodes of earlier pools, over all workers of a rank: what is read again costs as much as
+decoding a few of its frames, which shows where episodes are short.
+"""
+
 MAX_LOOK_BACK = 32
 """Pictures kept of each slice for the windows of coming steps; of wider windows none are."""
 
@@ -86,6 +91,7 @@ class Resources:
             ),
             most=_resident_episodes(job),
             max_bytes=memory - kept,
+            more_bytes=SMALL_DATASET_BYTES // max(1, config.split.num_workers),
             on_error=config.read.on_error,
             counter=counter,
             shared=shared,

@@ -67,11 +67,13 @@ class EpisodePool:
         pictures: PictureSettings,
         most: int,
         max_bytes: int,
+        more_bytes: int,
         on_error: OnError,
         counter: Counter,
         shared: SharedEpisodes | None = None,
     ) -> None:
-        """Hold `most` episodes of `max_bytes` in all, beside those of the current step.
+        """Hold `most` episodes of `max_bytes` in all, beside those of the current step; more than
+        `most` as long as all are of `more_bytes`.
 
         `shared`: what other workers have read, and are given what this one reads; None: there are
         none.
@@ -84,7 +86,7 @@ class EpisodePool:
         self._on_error = on_error
         self._counter = counter
         self._shared = shared
-        self._resident = ResidentEpisodes(most, max_bytes, counter)
+        self._resident = ResidentEpisodes(most, max_bytes, more_bytes, counter)
         self._files = OpenFiles()
         self._spill = SpillStore()
         self._damaged: set[int] = set()  # positions

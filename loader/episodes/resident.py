@@ -1,4 +1,6 @@
-"""The episodes in memory: those used last, as many as their pools have, under a budget of bytes."""
+"""The episodes in memory: those used last, as many as their pools have and some more where they are
+small, under a budget of bytes.
+"""
 
 from collections import OrderedDict
 from weakref import WeakValueDictionary
@@ -17,10 +19,15 @@ class ResidentEpisodes:
     nothing else.
     """
 
-    def __init__(self, most: int, max_bytes: int, counter: Counter) -> None:
-        """Hold `most` episodes of `max_bytes` in all, beside those that are needed at once."""
+    def __init__(self, most: int, max_bytes: int, more_bytes: int, counter: Counter) -> None:
+        """Hold `most` episodes of `max_bytes` in all, beside those that are needed at once.
+
+        And more than `most`, as long as all of them are of `more_bytes`: so small datasets are read
+        once.
+        """
         self._most = most
         self._max_bytes = max_bytes
+        self._more_bytes = min(more_bytes, max_bytes)
         self._counter = counter
         self._held: OrderedDict[int, Episode] = OrderedDict()
         self._num_bytes = 0
@@ -53,7 +60,8 @@ class ResidentEpisodes:
 
     def shrink(self, needed: int) -> None:
         """Drop what was used longest ago, as far as there is no room, but not the last `needed`."""
-        while len(self._held) > max(self._most, needed):
+        most = max(self._most, needed)
+        while len(self._held) > most and self._num_bytes > self._more_bytes:
             self._drop()
         while self._num_bytes > self._max_bytes and len(self._held) > needed:
             position = self._drop()

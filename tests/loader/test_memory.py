@@ -15,10 +15,12 @@ import time
 import warnings
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
+from unittest.mock import Mock, patch
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from support.batches import assert_same
 from support.lerobot_source import Camera, Source, build
 from support.remote_loading import digests, small_loader
@@ -26,11 +28,13 @@ from support.servers.range_server import RangeServer
 from support.slowly import slowly
 
 from roboshard.converter import ConvertConfig, convert
-from roboshard.loader import Loader, make_loader
+from roboshard.loader import Loader, make_loader, resources
 from roboshard.loader.decoding.open_decoders import KeptDecoders
 from roboshard.loader.episodes import spill
+from roboshard.loader.episodes.resident import ResidentEpisodes
 from roboshard.loader.episodes.spill import SpillStore
 from roboshard.loader.running.scratch import PREFIX, ScratchFolder
+from roboshard.loader.stats import Counter
 from roboshard.shards import ShardedDataset, StorageError
 from roboshard.storage.stored import OpenFiles, StoredRange
 
@@ -96,6 +100,51 @@ def test_what_fits_is_read_once(shards: Path) -> None:
     assert stats.episode_hits > len(LENGTHS)
     assert stats.bytes_read > stats.network_bytes_read == 0
     assert stats.episodes_evicted == stats.episodes_read_again == 0
+
+
+def test_a_small_dataset_stays_in_memory_whatever_its_pools(
+    shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def played(times: int) -> tuple[list[Any], int]:
+        loader = load(shards, pool_episodes=2, frame_order="sweep")
+        batches = [batch for _ in range(times) for batch in loader]
+        return batches, loader.stats().episodes_read
+
+    batches, num_read = played(5)
+    # The first epoch ends all that it began, for another one may not follow.
+    assert num_read <= 2 * len(LENGTHS)
+    monkeypatch.setattr(resources, "SMALL_DATASET_BYTES", 0)
+    again, num_read_again = played(5)
+    assert_same(again, batches)
+    assert num_read_again > 4 * len(LENGTHS)
+
+
+@given(
+    sizes=st.lists(st.integers(1, 50), min_size=1, max_size=60),
+    most=st.integers(1, 8),
+    max_bytes=st.integers(1, 300),
+    more_bytes=st.integers(0, 300),
+    needed=st.integers(1, 4),
+)
+def test_more_than_the_pools_have_is_held_only_while_it_is_small(
+    sizes: list[int], most: int, max_bytes: int, more_bytes: int, needed: int
+) -> None:
+    resident = ResidentEpisodes(most, max_bytes, more_bytes, Counter())
+    held: list[int] = []
+    for position, size in enumerate(sizes):
+        resident.add(position, Mock(held_bytes=size))
+        resident.shrink(needed)
+        kept = [place for place in range(position + 1) if place in resident._held]
+        assert kept == list(range(position + 1 - len(kept), position + 1)), "those used last"
+        num_bytes = sum(sizes[place] for place in kept)
+        assert num_bytes <= max_bytes or len(kept) <= needed
+        assert len(kept) <= max(most, needed) or num_bytes <= min(more_bytes, max_bytes)
+        last = position - len(kept)
+        if last in held:
+            too_many = len(kept) + 1 > max(most, needed) and num_bytes + sizes[last] > more_bytes
+            too_large = num_bytes + sizes[last] > max_bytes
+            assert too_many or too_large, "nothing is dropped that there is room for"
+        held = kept
 
 
 def test_packets_are_counted_as_they_are_read_from_their_file(shards: Path) -> None:
