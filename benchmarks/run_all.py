@@ -30,8 +30,8 @@ LOADING = "loading.py --source {0} --shards {0}_shards"
 
 BENCHMARKS: dict[str, str] = {
     "loading": LOADING.format(LARGE) + " --runs 5 --window-s 4 --warmup-s 8",
-    "loading_256x256": LOADING.format(MIDDLE) + " --runs 5 --window-s 4 --warmup-s 8",
-    "loading_96x96": LOADING.format(SMALL) + " --runs 5 --window-s 4 --warmup-s 8",
+    "loading_256x256": LOADING.format(MIDDLE) + " --runs 5 --window-s 6 --warmup-s 10",
+    "loading_96x96": LOADING.format(SMALL) + " --runs 5 --window-s 6 --warmup-s 10",
     "long_gop": f"loading.py {BOTH.format(LARGE)} --cases 'long_gop_*' --runs 5 --window-s 4"
     " --warmup-s 1",
     **{
