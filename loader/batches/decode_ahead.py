@@ -72,9 +72,8 @@ def decode_video(
             if not begun:
                 announced.end()
                 return
-            announced.draw_ahead(
-                begun[0]
-            )  # now: who takes the batch will want the interpreter's lock
+            # Now: who takes the batch will want the interpreter's lock.
+            announced.draw_ahead(awaited=begun[0])
             counter.set(steps_ahead=len(begun))
             started = time.perf_counter()
             begun[0] = _complete(begun[0], threads, again)
