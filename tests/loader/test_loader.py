@@ -21,7 +21,8 @@ from support.lerobot_source import Camera, Source, build
 from support.slowly import slowly
 
 from roboshard.converter import ConvertConfig, convert
-from roboshard.loader import Loader, make_loader, topology
+from roboshard.loader import Loader, make_loader, resources, topology
+from roboshard.loader.batches import decode_ahead
 from roboshard.loader.episodes import fetch
 from roboshard.loader.episodes.episode import Episode
 from roboshard.shards import FormatError, OptionError, ShardedDataset
@@ -303,6 +304,9 @@ def test_no_more_episodes_stay_in_memory_than_the_pools(
             alive.add(self)
 
     monkeypatch.setattr(fetch, "Episode", Counted)
+    # Of what is small more may stay, and be announced: test_memory.py, test_decode_ahead.py.
+    monkeypatch.setattr(resources, "SMALL_DATASET_BYTES", 0)
+    monkeypatch.setattr(decode_ahead, "ANNOUNCED_BYTES", 0)
     loader = load(shards, batch_size=2, shuffle=True, pool_episodes=2)
     most = 0
     for _ in loader:
