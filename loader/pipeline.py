@@ -50,13 +50,14 @@ class NodeStep:
 
 def load(job: LoadJob, epochs: Iterable[EpochPart], own: Resources) -> Generator[Batch, None, None]:
     """Yield the batches of this process in order, epoch after epoch. Close `own` at the end."""
-    pictures, counter, most = job.pictures, own.counter, own.pool.max_bytes
+    pictures, counter = job.pictures, own.counter
+    most_bytes = own.pool.max_bytes
     are_single = job.config.split.batch_size is None and not job.has_transforms
     stages = (
         Stages(lambda: draw_epochs(epochs, job.config))
         .then(lambda draws: fetch_episodes(draws, own.pool, own.reads, counter))
         .then(lambda steps: delta_windows(steps, job.offsets, pictures, counter))
-        .then(lambda steps: decode_video(steps, own.threads, counter, most, _again(job, own)))
+        .then(lambda steps: decode_video(steps, own.threads, counter, most_bytes, _again(job, own)))
         .then(single_samples if are_single else iter)
     )
     try:

@@ -26,7 +26,6 @@ class PendingBatch:
         self.draw = step.draw
         """What it was drawn as: a step that is held keeps no episode in memory."""
         self.values = step.values
-        self.num_samples = len(step.episode_of)
         self.has_begun = False
         self.left = sum(frames.size for frames in step.frames.values())
         self.error: BaseException | None = None

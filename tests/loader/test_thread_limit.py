@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import threading
-from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.batches import assert_same
-from support.lerobot_source import Camera, Source, build
+from support.lerobot_source import Camera, Source
+from support.shards_of import shards_of
 
-from roboshard.converter import ConvertConfig, convert
 from roboshard.loader import make_loader, topology
 from roboshard.loader.batches.decode_threads import DecodeThreads
 from roboshard.loader.batches.request_queue import Slice
 from roboshard.loader.batches.thread_limit import JUDGED_FRAMES, ThreadLimit
 
-TOP = "observation.images.top"
 MOST = 4
 
 counts = st.lists(st.tuples(st.integers(0, 300), st.integers(0, 30_000)), max_size=60)
@@ -75,25 +73,21 @@ def test_what_frames_cost_of_late_decides() -> None:
 
 
 @pytest.fixture(scope="module")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shards(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Four cameras of small pictures, each of them a keyframe."""
-    folder = tmp_path_factory.mktemp("small")
     cameras = tuple(
         Camera(key=f"observation.images.{name}", gop=1, size=(48, 64)) for name in "abcd"
     )
-    build(folder / "source", Source(lengths=(30,) * 6, cameras=cameras))
-    convert(
-        ConvertConfig(source=str(folder / "source"), destination=str(folder / "shards"), workers=1)
-    )
-    return folder / "shards"
+    source = Source(lengths=(30,) * 6, cameras=cameras)
+    return shards_of({"small": source}, tmp_path_factory.mktemp("small"))["small"]
 
 
 @pytest.mark.parametrize("decode_threads", [None, MOST])
 def test_small_pictures_are_decoded_by_one_thread_unless_more_are_asked_for(
-    shards: Path, monkeypatch: pytest.MonkeyPatch, decode_threads: int | None
+    shards: str, monkeypatch: pytest.MonkeyPatch, decode_threads: int | None
 ) -> None:
     options: dict[str, Any] = {"batch_size": 10, "seed": 3}
-    expected = list(make_loader(str(shards), decode_threads=1, **options))
+    expected = list(make_loader(shards, decode_threads=1, **options))
     monkeypatch.setattr(topology, "default_threads", lambda _workers: MOST)
     serve = DecodeThreads._serve_slice
     busy: set[int] = set()
@@ -106,7 +100,7 @@ def test_small_pictures_are_decoded_by_one_thread_unless_more_are_asked_for(
         busy.remove(threading.get_ident())
 
     monkeypatch.setattr(DecodeThreads, "_serve_slice", recorded)
-    batches = list(make_loader(str(shards), decode_threads=decode_threads, **options))
+    batches = list(make_loader(shards, decode_threads=decode_threads, **options))
     assert_same(batches, expected)
     most_of_late = max(at_once[-len(at_once) // 3 :])
     assert most_of_late == 1 if decode_threads is None else most_of_late > 1

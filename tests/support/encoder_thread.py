@@ -1,5 +1,6 @@
-"""Where encoders run: SVT-AV1, run as root, gives the thread that opens it real-time priority, which
-that thread's children inherit, and which nothing beside them can withstand.
+"""Where encoders run: SVT-AV1, run as root, gives the thread that opens it real-time priority.
+
+That thread's children inherit it, and nothing beside them can withstand them.
 """
 
 from __future__ import annotations
