@@ -15,7 +15,6 @@ import torch.utils.data
 
 from roboshard.common.errors import OptionError
 from roboshard.loader.batches.buffers import ReusedBuffers
-from roboshard.loader.batches.images import transform_images
 from roboshard.loader.config import (
     ImageTransform,
     LoaderConfig,
@@ -36,6 +35,7 @@ from roboshard.loader.samples.rows import Batch, delta_windows
 from roboshard.loader.selection.config import EpisodePredicate, SelectionConfig, Split
 from roboshard.loader.statistics.measure import DeclaredStatistics
 from roboshard.loader.stats import Counter
+from roboshard.loader.transforms.images import transform_images
 from roboshard.shards.locate import Urls
 from roboshard.shards.snapshots import SnapshotName
 

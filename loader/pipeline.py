@@ -1,15 +1,15 @@
 """The whole chain from plan to batch, stage by stage: the file to read first.
 
-    plan              which steps there are                                order/
-    split by node     which rank slots of a step are this rank's           here
-    split by worker   which steps are this worker's                        here
-    draw              which rows of which episodes a step takes            order/
-    fetch             those episodes, read ahead, verified, in memory      episodes/fetch.py
-    windows           rows and delta windows of the step's samples         samples/rows.py
-    decode            pictures of this step and the next ones, by threads  batches/decode_ahead.py
-                      which decoder serves a slice                         decoding/decode.py
-    batch             as it is, or its samples one by one                  batches/batch.py
-    transforms        the user's, where the batch is handed out            running/transforms.py
+    plan              which steps there are                              order/
+    split by node     which rank slots of a step are this rank's         here
+    split by worker   which steps are this worker's                      here
+    draw              which rows of which episodes a step takes          order/
+    fetch             those episodes, read ahead, verified, in memory    episodes/fetch.py
+    windows           rows and delta windows of the step's samples       samples/rows.py
+    decode            pictures of this and coming steps, by threads      look_ahead/decode_ahead.py
+                      which decoder serves a slice                       decoding/decode.py
+    batch             as it is, or its samples one by one                batches/single_samples.py
+    transforms        the user's, where the batch is handed out          transforms/apply.py
 
 Each stage takes an iterator and gives one. WebDataset's DataPipeline joins them: the first four for
 each epoch anew, the others once, so that the first batches of an epoch are decoded beside the last
@@ -23,12 +23,12 @@ from typing import Any
 
 from roboshard.common.errors import RoboshardError
 from roboshard.loader import topology
-from roboshard.loader.batches.batch import single_samples
-from roboshard.loader.batches.decode_ahead import Again, decode_video
+from roboshard.loader.batches.single_samples import single_samples
 from roboshard.loader.config import LoaderConfig
 from roboshard.loader.episodes.fetch import fetch_episodes
 from roboshard.loader.epochs import EpochPart
 from roboshard.loader.job import LoadJob, Plan
+from roboshard.loader.look_ahead.decode_ahead import Again, decode_video
 from roboshard.loader.order.plan import Draw
 from roboshard.loader.resources import Resources, return_freed_memory
 from roboshard.loader.samples.rows import Batch, WindowedStep, delta_windows

@@ -10,8 +10,6 @@ import numpy as np
 from roboshard import storage
 from roboshard.loader import topology
 from roboshard.loader.batches.buffers import Buffers
-from roboshard.loader.batches.decode_threads import DecodeThreads
-from roboshard.loader.batches.thread_limit import ThreadLimit
 from roboshard.loader.decoding.open_decoders import KeptDecoders
 from roboshard.loader.decoding.settings import PictureSettings
 from roboshard.loader.episodes.fetch import EpisodePool
@@ -19,6 +17,8 @@ from roboshard.loader.episodes.prefetch import EpisodePrefetcher
 from roboshard.loader.episodes.shared import SharedEpisodes
 from roboshard.loader.frame_cache.frames import FrameCache
 from roboshard.loader.job import LoadJob
+from roboshard.loader.look_ahead.decode_threads import DecodeThreads
+from roboshard.loader.look_ahead.thread_limit import ThreadLimit
 from roboshard.loader.order.mixture import pool_sizes
 from roboshard.loader.sources import ConcatDataset
 from roboshard.loader.stats import Counter

@@ -100,7 +100,17 @@ WHEN_NEEDED = {
     ROOT / "tools/verify/source.py": {"converter"},  # verify --against reads sources
 }
 """Files that import another part when they come to it, and not before."""
-STAGES = ("order", "decoding", "episodes", "samples", "frame_cache", "batches", "running")
+STAGES = (
+    "order",
+    "decoding",
+    "episodes",
+    "samples",
+    "frame_cache",
+    "batches",
+    "look_ahead",
+    "transforms",
+    "running",
+)
 """Folders of the loader, in the order in which data flows through them: none knows of one after
 it.
 """

@@ -1,1 +1,1 @@
-"""Pictures put into the memory of their batches, decoded ahead by threads."""
+"""Memory of batches, and what is put into it."""

@@ -20,10 +20,10 @@ from roboshard.loader.running.device import Copies, decodes_on_gpu, pin_batch, s
 from roboshard.loader.running.shared_frames import open_cache
 from roboshard.loader.running.steps import UserSteps
 from roboshard.loader.running.stream import EpochStream
-from roboshard.loader.running.transforms import Transforms
 from roboshard.loader.running.workers import FromWorker, WorkerPool
 from roboshard.loader.samples.rows import Batch
 from roboshard.loader.stats import Counter, LoaderStats
+from roboshard.loader.transforms.apply import Transforms
 
 
 class EpochRunner:

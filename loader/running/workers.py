@@ -28,10 +28,10 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 from roboshard.common import interrupts
 from roboshard.common.processes import without_main
 from roboshard.loader import topology
-from roboshard.loader.batches.decode_ahead import LOOK_AHEAD_STEPS
 from roboshard.loader.episodes.shared import SharedEpisodes
 from roboshard.loader.epochs import epochs_from, num_own_steps
 from roboshard.loader.job import LoadJob
+from roboshard.loader.look_ahead.decode_ahead import LOOK_AHEAD_STEPS
 from roboshard.loader.pipeline import load
 from roboshard.loader.resources import Resources, shared_bytes
 from roboshard.loader.running.segment_pool import (
@@ -43,10 +43,10 @@ from roboshard.loader.running.segment_pool import (
 from roboshard.loader.running.shared_frames import open_cache
 from roboshard.loader.running.shared_pickle import SharedPickle
 from roboshard.loader.running.stream import EpochStream
-from roboshard.loader.running.transforms import Transforms
 from roboshard.loader.samples.rows import Batch
 from roboshard.loader.spans import Span, SpanRecorder
 from roboshard.loader.stats import Counter, LoaderStats
+from roboshard.loader.transforms.apply import Transforms
 
 PREFETCHED_PER_WORKER = 1  # beside what each decodes ahead by itself
 DEATH_TAKES_S = 1.0

@@ -41,16 +41,16 @@ from roboshard.converter import ConvertConfig, convert
 from roboshard.loader import Loader, make_loader, resources
 from roboshard.loader.batches import decode_ahead
 from roboshard.loader.batches.buffers import ReusedBuffers
-from roboshard.loader.batches.decode_ahead import LOOK_AHEAD_STEPS, Holding, look_ahead_steps
-from roboshard.loader.batches.decode_threads import DecodeThreads
 from roboshard.loader.batches.pending_batch import PendingBatch
-from roboshard.loader.batches.request_queue import Slice, Target
-from roboshard.loader.batches.thread_limit import ThreadLimit
 from roboshard.loader.decoding.resize import ResizedPicture
 from roboshard.loader.episodes import fetch
 from roboshard.loader.episodes.episode import Episode
 from roboshard.loader.episodes.fetch import EpisodePool
 from roboshard.loader.long_gops import FIRST_FRAMES, JUDGED_FRAMES
+from roboshard.loader.look_ahead.decode_ahead import LOOK_AHEAD_STEPS, Holding, look_ahead_steps
+from roboshard.loader.look_ahead.decode_threads import DecodeThreads
+from roboshard.loader.look_ahead.request_queue import Slice, Target
+from roboshard.loader.look_ahead.thread_limit import ThreadLimit
 from roboshard.loader.samples.rows import PictureKey, WindowedStep
 from roboshard.loader.stats import Counter
 from roboshard.shards import DamageError, FormatError, OptionError
@@ -283,7 +283,7 @@ def test_what_is_kept_for_later_steps_is_bounded(
 
     monkeypatch.setattr(DecodeThreads, "begin", recorded)
     monkeypatch.setattr(decode_ahead, "LOOK_AHEAD_STEPS", (2, 2))
-    monkeypatch.setattr("roboshard.loader.batches.decode_threads.GUESSED_BYTES", 16384)
+    monkeypatch.setattr("roboshard.loader.look_ahead.decode_threads.GUESSED_BYTES", 16384)
     for early_bytes in (60_000, 300_000):
         held.clear()
         early_pictures.clear()

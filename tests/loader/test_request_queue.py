@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from roboshard.loader.batches.pending_batch import PendingBatch
-from roboshard.loader.batches.request_queue import RequestQueue, Requests, Slice, Target
 from roboshard.loader.episodes.episode import Episode
+from roboshard.loader.look_ahead.request_queue import RequestQueue, Requests, Slice, Target
 
 GOP = 3
 SLICES = 3

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from roboshard.loader import make_loader, open_dataset
-from roboshard.loader.batches.switch_interval import TURN_S, ShortTurns
+from roboshard.loader.look_ahead.switch_interval import TURN_S, ShortTurns
 
 pytestmark = pytest.mark.usefixtures("no_threads_before")
 

@@ -13,9 +13,9 @@ from support.lerobot_source import Camera, Source
 from support.shards_of import shards_of
 
 from roboshard.loader import make_loader, topology
-from roboshard.loader.batches.decode_threads import DecodeThreads
-from roboshard.loader.batches.request_queue import Slice
-from roboshard.loader.batches.thread_limit import JUDGED_FRAMES, ThreadLimit
+from roboshard.loader.look_ahead.decode_threads import DecodeThreads
+from roboshard.loader.look_ahead.request_queue import Slice
+from roboshard.loader.look_ahead.thread_limit import JUDGED_FRAMES, ThreadLimit
 
 MOST = 4
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from roboshard.loader import Loader, make_loader
-from roboshard.loader.batches.randomness import TransformGenerators
+from roboshard.loader.transforms.randomness import TransformGenerators
 from roboshard.shards import OptionError
 
 IMAGE = "observation.image"

@@ -2,8 +2,8 @@
 
 import time
 
-from roboshard.loader.batches.request_queue import Requests, Slice
 from roboshard.loader.frame_cache.frames import EpisodeRows
+from roboshard.loader.look_ahead.request_queue import Requests, Slice
 
 
 class Visit:

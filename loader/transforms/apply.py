@@ -10,13 +10,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from roboshard.common.errors import OptionError
-from roboshard.loader.batches.batch import single_samples
 from roboshard.loader.batches.buffers import Buffers
-from roboshard.loader.batches.images import transform_images
-from roboshard.loader.batches.randomness import TransformGenerators
+from roboshard.loader.batches.single_samples import single_samples
 from roboshard.loader.job import LoadJob
 from roboshard.loader.samples.rows import Batch
 from roboshard.loader.stats import Counter
+from roboshard.loader.transforms.images import transform_images
+from roboshard.loader.transforms.randomness import TransformGenerators
 
 
 class Transforms:

@@ -15,21 +15,21 @@ from threading import Condition, RLock
 
 from roboshard.common.errors import RoboshardError
 from roboshard.loader.batches.buffers import Buffers
-from roboshard.loader.batches.copies import Copy, IntArray, copies_of, others
-from roboshard.loader.batches.kept_frames import KeptFrames
 from roboshard.loader.batches.pending_batch import PendingBatch
-from roboshard.loader.batches.request_queue import (
+from roboshard.loader.decoding.pictures import Picture, lasting, made
+from roboshard.loader.frame_cache.frames import EpisodeRows, FrameCache
+from roboshard.loader.look_ahead.copies import Copy, IntArray, copies_of, others
+from roboshard.loader.look_ahead.kept_frames import KeptFrames
+from roboshard.loader.look_ahead.request_queue import (
     PictureSource,
     RequestQueue,
     Requests,
     Slice,
     Target,
 )
-from roboshard.loader.batches.switch_interval import SHORT_SWITCH_INTERVAL
-from roboshard.loader.batches.thread_limit import ThreadLimit
-from roboshard.loader.batches.visit import Visit
-from roboshard.loader.decoding.pictures import Picture, lasting, made
-from roboshard.loader.frame_cache.frames import EpisodeRows, FrameCache
+from roboshard.loader.look_ahead.switch_interval import SHORT_SWITCH_INTERVAL
+from roboshard.loader.look_ahead.thread_limit import ThreadLimit
+from roboshard.loader.look_ahead.visit import Visit
 from roboshard.loader.samples.rows import PictureKey, WindowedStep
 from roboshard.loader.stats import Counter
 

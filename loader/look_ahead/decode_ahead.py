@@ -14,9 +14,9 @@ from typing import Any
 import torch
 
 from roboshard.common.errors import RoboshardError
-from roboshard.loader.batches.decode_threads import DecodeThreads
 from roboshard.loader.batches.pending_batch import PendingBatch
 from roboshard.loader.episodes.episode import Episode
+from roboshard.loader.look_ahead.decode_threads import DecodeThreads
 from roboshard.loader.order.plan import Draw
 from roboshard.loader.samples.rows import Batch, WindowedStep
 from roboshard.loader.stats import Counter

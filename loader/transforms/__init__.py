@@ -1,0 +1,1 @@
+"""The user's transforms, and the random numbers that they draw."""
