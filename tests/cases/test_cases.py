@@ -7,8 +7,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from support.case_checks import check_loads, check_round_trip, check_verifies, converted
+from support.case_checks import check_loads, check_round_trip, check_verifies
 from support.cases import CASES, case_names, read_case
+from support.converting import converted
 
 from roboshard.common.errors import SourceError
 

@@ -16,10 +16,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from support.interrupting import ENDS_WITHIN_S, LINE, Command, wait_until
+from support.interrupting import ENDS_WITHIN_S, LINE, Command
 from support.lerobot_source import Camera, Source, build
 from support.publishing import hashes, in_bucket
 from support.servers import LocalHub
+from support.waiting import wait_until
 
 from roboshard.converter import ConvertConfig, convert
 

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from support.containers import LENGTHS, TOP, Video, build
+from support.converting import converted
 from support.encode import sequential_rgb
 from support.slowly import slowly
 
@@ -83,15 +84,7 @@ def source(video: Video, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def root(source: Path) -> Path:
-    return converted(source, source.parent / "shards")
-
-
-def converted(source: Path, destination: Path, workers: int = 1) -> Path:
-    config = ConvertConfig(
-        source=str(source), destination=str(destination), shard_size="64KB", workers=workers
-    )
-    convert(config)
-    return destination
+    return Path(converted(source, source.parent / "shards"))
 
 
 def in_order(source: Path) -> NDArray[np.uint8]:
@@ -163,7 +156,7 @@ def test_it_verifies_against_its_source(source: Path, root: Path) -> None:
     ids=lambda video: video.name,
 )
 def test_bytes_are_the_same_for_any_number_of_workers(source: Path, root: Path) -> None:
-    again = converted(source, source.parent / "again", workers=2)
+    again = Path(converted(source, source.parent / "again", workers=2))
     names = {path.relative_to(root) for path in root.rglob("*") if path.is_file()}
     assert names == {path.relative_to(again) for path in again.rglob("*") if path.is_file()}
     for name in names:
@@ -186,7 +179,7 @@ def test_it_comes_back_from_a_round_trip(
     files = [path for path in (exported / "videos").rglob("*") if path.is_file()]
     assert {path.suffix for path in files} == {extension}
     assert json.loads((exported / "meta/info.json").read_text())["video_path"].endswith(extension)
-    dataset = open_dataset(str(converted(exported, tmp_path / "again")))
+    dataset = open_dataset(converted(exported, tmp_path / "again"))
     for number, expected in enumerate(in_order(source)):
         assert np.array_equal(dataset[number][TOP].numpy().transpose(1, 2, 0), expected)
 

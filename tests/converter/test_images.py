@@ -13,10 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from support.cases import CASES, Case, check_sample, read_case
+from support.converting import converted
 from support.missing_values import DATA, rewrite_rows
 
 from roboshard.common.errors import FormatError, MissingError, SourceError
-from roboshard.converter import ConvertConfig, convert
 from roboshard.loader import make_loader, open_dataset
 from roboshard.shards import ShardedDataset
 from roboshard.tools.export import ExportConfig, export
@@ -29,14 +29,6 @@ STRUCT = pa.struct({"bytes": pa.binary(), "path": pa.string()})
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
     return Path(shutil.copytree(CASES / "image_some_missing/src", tmp_path / "source"))
-
-
-def converted(source: Path, **options: Any) -> str:
-    root = str(source.with_name("shards"))
-    convert(
-        ConvertConfig(source=str(source), destination=root, shard_size="64KB", workers=1, **options)
-    )
-    return root
 
 
 def check_all(root: str, case: Case) -> None:
@@ -93,7 +85,7 @@ def test_images_beside_the_rows_come_into_the_shards(source: Path, name: str, ki
     else:
         fields = STRUCT if kind == "struct" else pa.struct({"path": pa.string()})
         set_images(source, [path and {"path": path} for path in paths], fields)
-    root = converted(source)
+    root = converted(source, source.with_name("shards"))
     check_all(root, CASE)
     findings = ShardedDataset.open(root).read_episode(0).record.findings
     assert "image-by-path" in {finding.code for finding in findings}
@@ -111,14 +103,14 @@ def test_some_rows_may_hold_their_image_and_others_point_to_one(source: Path) ->
         for row, file in enumerate(files_of(source))
     ]
     set_images(source, rows, STRUCT)
-    check_all(converted(source), CASE)
+    check_all(converted(source, source.with_name("shards")), CASE)
 
 
 @pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary()], ids=str)
 def test_bare_bytes_are_images(source: Path, kind: pa.DataType) -> None:
     files = files_of(source)
     set_images(source, files, kind)
-    root = converted(source)
+    root = converted(source, source.with_name("shards"))
     check_all(root, CASE)
     assert verify(VerifyConfig(url=root, against=str(source))).ok
     exported = source.with_name("exported")
@@ -133,7 +125,7 @@ def test_an_image_that_is_not_in_the_dataset_is_refused(source: Path, path: str)
     with pytest.raises(
         SourceError, match=r"episode 0, feature 'image', row 0: its image .* is not in"
     ):
-        converted(source)
+        converted(source, source.with_name("shards"))
 
 
 def gif() -> bytes:
@@ -150,15 +142,15 @@ def test_what_no_loader_would_open_is_refused_or_left_out(source: Path, file: by
     with pytest.raises(
         SourceError, match="episode 1, feature 'image', row 2: not a readable image"
     ):
-        converted(source)
-    root = converted(source, on_error="skip")
+        converted(source, source.with_name("shards"))
+    root = converted(source, source.with_name("shards"), on_error="skip")
     assert open_dataset(root).num_episodes == 2
 
 
 def test_images_of_no_file_at_all_are_refused(source: Path) -> None:
     set_images(source, [[[1, 2], [3, 4]]] * 18, pa.list_(pa.list_(pa.uint8())))
     with pytest.raises(SourceError, match=r"images are stored as list.* not as files"):
-        converted(source)
+        converted(source, source.with_name("shards"))
 
 
 # -- A source where shards are expected ------------------------------------------------------------
@@ -185,7 +177,7 @@ def test_an_image_that_is_cut_off_is_an_error_with_its_place(source: Path) -> No
     rows = [{"bytes": data, "path": None} for data in files_of(source)]
     rows[0] = {"bytes": whole[:60], "path": None}
     set_images(source, rows, STRUCT)
-    root = converted(source)
+    root = converted(source, source.with_name("shards"))
     with pytest.raises(
         FormatError, match="episode 0, feature 'image', row 0: not a readable image"
     ):

@@ -19,6 +19,7 @@ import pytest
 from support.interrupting import processes
 from support.lerobot_source import Camera, Source, build
 from support.slowly import some_quickly
+from support.waiting import wait_until
 
 from roboshard.converter import ConversionReport
 from roboshard.shards import ShardedDataset
@@ -62,13 +63,6 @@ def whole(
     root = tmp_path_factory.mktemp("killed") / "shards"
     assert run(source, root).shards > EPISODES // 2
     return tree(root)
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 20.0) -> bool:
-    end = time.monotonic() + seconds
-    while not (met := condition()) and time.monotonic() < end:
-        time.sleep(0.001)
-    return met
 
 
 class Conversion:

@@ -29,6 +29,7 @@ from support.interrupting import processes
 from support.lerobot_source import Camera, Source, build
 from support.servers.hub import LocalHub
 from support.servers.s3 import S3Server
+from support.waiting import wait_until
 
 from roboshard.converter import ConversionReport, ConvertConfig, ReencodeConfig, make_plan
 from roboshard.converter.source.scratch import PREFIX, Scratch, remove_leftovers
@@ -602,12 +603,6 @@ def converting(hub: LocalHub, tmp_path: Path, workers: int) -> Iterator[subproce
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         hub.configure(bytes_per_second=None)
-
-
-def wait_until(condition: Callable[[], object], seconds: float = 30.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition() and time.monotonic() < end:
-        time.sleep(0.001)
 
 
 @pytest.mark.parametrize(

@@ -32,12 +32,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from support.batches import Batch, assert_same, threads_left
+from support.converting import shards_of
 from support.damage import Forgery
 from support.decoders import DECODERS, decode_with
-from support.lerobot_source import Camera, Source, build
+from support.lerobot_source import Camera, Source
 from support.slowly import slowly
 
-from roboshard.converter import ConvertConfig, convert
 from roboshard.loader import Loader, make_loader, resources
 from roboshard.loader.batches import decode_ahead
 from roboshard.loader.batches.buffers import ReusedBuffers
@@ -84,35 +84,21 @@ every_order = pytest.mark.parametrize("order", ORDERS.values(), ids=ORDERS)
 with_and_without_workers = pytest.mark.parametrize("num_workers", [0, 2])
 
 
-def shards_of(source: Source, folder: Path) -> Path:
-    build(folder / "source", source)
-    convert(
-        ConvertConfig(
-            source=str(folder / "source"),
-            destination=str(folder / "shards"),
-            shard_size="64KB",
-            workers=1,
-        )
-    )
-    return folder / "shards"
-
-
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two cameras that are hard to seek in different ways, and an image feature."""
-    return shards_of(SOURCE, tmp_path_factory.mktemp("ahead"))
+    return Path(shards_of(SOURCE, tmp_path_factory.mktemp("ahead")))
 
 
 @pytest.fixture(scope="module")
 def distant_keyframes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One keyframe an episode."""
     camera = Camera(key=TOP, gop=LONG_GOP, size=(32, 48))
-    return shards_of(
-        Source(lengths=LONG_LENGTHS, cameras=(camera,)), tmp_path_factory.mktemp("distant")
-    )
+    source = Source(lengths=LONG_LENGTHS, cameras=(camera,))
+    return Path(shards_of(source, tmp_path_factory.mktemp("distant")))
 
 
-def load(root: Path, **options: Any) -> Loader:
+def load(root: Path | str, **options: Any) -> Loader:
     return make_loader(str(root), **({"batch_size": 5} | options))
 
 

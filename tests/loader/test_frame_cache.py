@@ -21,12 +21,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.batches import Batch, assert_same
+from support.converting import shards_of
 from support.frame_cache_rank import digest
-from support.lerobot_source import Camera, Source, build
+from support.lerobot_source import Camera, Source
 from support.slowly import slowly
 
 from roboshard.common.errors import OptionError, StorageError
-from roboshard.converter import ConvertConfig, convert
 from roboshard.loader import Loader, make_loader
 from roboshard.loader.frame_cache import layout, store
 from roboshard.loader.running import shared_frames
@@ -55,13 +55,7 @@ WINDOWS = {TOP: [-0.3, 0.0, 0.1], STILL: [-0.1, 0.0]}
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return converted(tmp_path_factory.mktemp("frames"), SOURCE)
-
-
-def converted(folder: Path, source: Source) -> str:
-    root = build(folder / "source", source).root
-    convert(ConvertConfig(source=str(root), destination=str(folder / "shards"), workers=1))
-    return str(folder / "shards")
+    return shards_of(SOURCE, tmp_path_factory.mktemp("frames"))
 
 
 @pytest.fixture(autouse=True)
@@ -150,7 +144,7 @@ def test_nothing_is_decoded_from_the_second_epoch_on(shards: str) -> None:
 def test_a_gop_is_decoded_once_and_not_again_for_its_other_frames(tmp_path: Path) -> None:
     """What is decoded on the way to a frame is kept: far keyframes cost one epoch."""
     lengths = (60, 60, 60)
-    long = converted(tmp_path, Source(lengths=lengths, cameras=(Camera(key=TOP, gop=250),)))
+    long = shards_of(Source(lengths=lengths, cameras=(Camera(key=TOP, gop=250),)), tmp_path)
     options = OPTIONS | {"batch_size": 2, "decode_threads": 1}
     loader = make_loader(long, frame_cache="1GB", **options)
     bare = make_loader(long, **options)
@@ -188,7 +182,7 @@ def test_resuming_in_mid_epoch(shards: str) -> None:
 
 def test_mixtures_in_which_a_camera_is_missing(shards: str, tmp_path: Path) -> None:
     other = Source(lengths=(8, 14, 5), cameras=(Camera(key=TOP),), seed=1)
-    mixture = [(shards, 0.6), (converted(tmp_path, other), 0.4)]
+    mixture = [(shards, 0.6), (shards_of(other, tmp_path), 0.4)]
     options = {"cameras": [TOP, WRIST], "on_missing": "fill", "image_size": (32, 48)}
     loader = make_loader(mixture, frame_cache="1GB", **OPTIONS | options)
     assert_same(epochs(loader, 3), expected(mixture, 3, **options))
@@ -404,7 +398,7 @@ def test_nothing_is_taken_for_another_dataset_size_or_version(
     shards: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept = {"frame_cache": "1GB", "frame_cache_dir": tmp_path / "kept"}
-    other = converted(tmp_path, Source(lengths=LENGTHS, cameras=SOURCE.cameras, seed=5))
+    other = shards_of(Source(lengths=LENGTHS, cameras=SOURCE.cameras, seed=5), tmp_path)
     cases: list[tuple[str, dict[str, Any]]] = [
         (shards, {}),
         (shards, {"image_size": (32, 48)}),

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 import torch
 import webdataset as wds
-from support.interrupting import wait_until
 from support.lerobot_source import Camera, Source, build
 from support.slowly import slowly
+from support.waiting import wait_until
 
 from roboshard.converter import ConvertConfig, convert
 from roboshard.loader import Loader, make_loader, resources, topology

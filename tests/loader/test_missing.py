@@ -16,12 +16,12 @@ import pyarrow as pa
 import pytest
 import torch
 from support.cases import CASES
+from support.converting import converted
 from support.damage import Forgery
 from support.missing_values import ADDED, COUNT, COUNTED, REWARD, build_missing, rewrite_rows
 from support.null_lists import keeps_null_lists
 
 from roboshard.common.errors import FormatError, MissingError, OptionError
-from roboshard.converter import ConvertConfig, convert
 from roboshard.loader import make_loader, open_dataset
 from roboshard.shards import rebuild
 from roboshard.shards.manifest import load_dataset_manifest
@@ -30,15 +30,6 @@ from roboshard.tools.verify import VerifyConfig, verify
 
 LENGTHS = (6, 5, 7)
 ROW_OF = {"reward": REWARD, "count": COUNT}
-
-
-def converted(source: Path, destination: Path) -> str:
-    convert(
-        ConvertConfig(
-            source=str(source), destination=str(destination), shard_size="64KB", workers=1
-        )
-    )
-    return str(destination)
 
 
 @pytest.fixture(scope="module")

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from support.converting import each_converted
 from support.lerobot_source import Camera, Source
 from support.resume import Setup, Topology, check_resume_at_every_step, record
-from support.shards_of import shards_of
 from support.slowly import slowly
 
 from roboshard.loader import Loader, make_loader
@@ -39,7 +39,7 @@ Roots = dict[str, str]
 
 @pytest.fixture(scope="module")
 def roots(tmp_path_factory: pytest.TempPathFactory) -> Roots:
-    return shards_of(SOURCES, tmp_path_factory.mktemp("mixture"))
+    return each_converted(SOURCES, tmp_path_factory.mktemp("mixture"))
 
 
 def mixture_of(roots: Roots) -> list[Any]:

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from support.converting import each_converted
 from support.lerobot_source import Camera, Source
 from support.resume import Setup, Topology, check_resume_at_every_step
-from support.shards_of import shards_of
 from support.slowly import slowly
 
 from roboshard.loader import Loader, Part, make_loader, open_dataset
@@ -45,7 +45,7 @@ Roots = dict[str, str]
 
 @pytest.fixture(scope="module")
 def roots(tmp_path_factory: pytest.TempPathFactory) -> Roots:
-    return shards_of(SOURCES, tmp_path_factory.mktemp("robots"))
+    return each_converted(SOURCES, tmp_path_factory.mktemp("robots"))
 
 
 def robots(roots: Roots, **of_cart: Any) -> list[Any]:

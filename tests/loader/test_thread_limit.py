@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.batches import assert_same
+from support.converting import shards_of
 from support.lerobot_source import Camera, Source
-from support.shards_of import shards_of
 
 from roboshard.loader import make_loader, topology
 from roboshard.loader.look_ahead.decode_threads import DecodeThreads
@@ -79,7 +79,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> str:
         Camera(key=f"observation.images.{name}", gop=1, size=(48, 64)) for name in "abcd"
     )
     source = Source(lengths=(30,) * 6, cameras=cameras)
-    return shards_of({"small": source}, tmp_path_factory.mktemp("small"))["small"]
+    return shards_of(source, tmp_path_factory.mktemp("small"))
 
 
 @pytest.mark.parametrize("decode_threads", [None, MOST])

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from roboshard.converter import ConvertConfig, convert
 from roboshard.loader import open_dataset
 from roboshard.loader.decoding.colors import interpolation
 from roboshard.tools.export import ExportConfig, export
 from roboshard.tools.verify import VerifyConfig, verify
 
 from .cases import Case, check_sample
+from .converting import converted
 
 FURTHER_ROWS = {"totals_wrong": 1}
 """Rows past those that LeRobot returns: 0.4.4 believes a total that is too small. The rows are the
@@ -35,16 +35,6 @@ def skip_other_colors(case: Case) -> None:
     """
     if case.name in INTERPOLATED and interpolation() != "BICUBIC":
         pytest.skip("this torchcodec fills in other colors than that of LeRobot's samples")
-
-
-def converted(source: Path, destination: Path) -> str:
-    """Convert a dataset into several shards, and return their root."""
-    convert(
-        ConvertConfig(
-            source=str(source), destination=str(destination), shard_size="64KB", workers=1
-        )
-    )
-    return str(destination)
 
 
 def check_in_order(root: str, case: Case, order: list[int]) -> None:

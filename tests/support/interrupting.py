@@ -130,12 +130,3 @@ class Command:
             if found.session == self.process.pid:
                 os.kill(found.pid, signal.SIGKILL)
         self.process.wait()
-
-
-def wait_until(condition: object, seconds: float = 20.0) -> bool:
-    """Wait until a function returns true; False: it did not in time."""
-    assert callable(condition)
-    end = time.monotonic() + seconds
-    while not (met := bool(condition())) and time.monotonic() < end:
-        time.sleep(0.001)
-    return met

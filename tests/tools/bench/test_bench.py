@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.interrupting import ENDS_WITHIN_S, LINE, Command, wait_until
+from support.interrupting import ENDS_WITHIN_S, LINE, Command
 from support.servers import RangeServer
+from support.waiting import wait_until
 
 from roboshard.cli.main import dispatch
 from roboshard.shards import OptionError

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from support.case_checks import FURTHER_ROWS, converted
+from support.case_checks import FURTHER_ROWS
 from support.cases import CASES as TROUBLE_CASES
 from support.cases import TOOL_CASES, case_names, read_tool_case, tool_case_names
+from support.converting import converted
 from support.lerobot_source import HARD_CASES, Camera, Source, build
 from support.lerobot_tools import outcomes
 

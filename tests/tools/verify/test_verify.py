@@ -15,14 +15,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from support.converting import shards_of
 from support.damage import Damage, Forgery, damaged
-from support.lerobot_source import Camera, Source, build
+from support.lerobot_source import Camera, Source
 from support.servers import RangeServer
 
 from roboshard.cli.main import dispatch
 from roboshard.common.errors import OptionError
 from roboshard.common.jsonio import dump
-from roboshard.converter import ConvertConfig, convert
 from roboshard.shards.index import index_bytes
 from roboshard.shards.schema import ShardManifest
 from roboshard.tools.verify import Problem, VerifyConfig, VerifyReport, verify
@@ -35,16 +35,6 @@ SHARDS = "shards/shard-{:06d}.tar"
 PAYLOAD = b"mdat"
 
 
-def converted(folder: Path, source: Source) -> Path:
-    built = build(folder / "source", source)
-    convert(
-        ConvertConfig(
-            source=str(built.root), destination=str(folder / "shards"), shard_size="64KB", workers=1
-        )
-    )
-    return folder / "shards"
-
-
 @pytest.fixture(scope="module")
 def honest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Several shards of several episodes; two cameras that differ, four tasks.
@@ -53,10 +43,8 @@ def honest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """
     cameras = (Camera(key=TOP, gop=4, bframes=1), Camera(key=WRIST, gop=2, size=(48, 64)))
     tasks = ("push", "pull", "lift", "place")
-    return converted(
-        tmp_path_factory.mktemp("honest"),
-        Source(lengths=(8, 9, 7, 8, 10, 6), cameras=cameras, tasks=tasks),
-    )
+    source = Source(lengths=(8, 9, 7, 8, 10, 6), cameras=cameras, tasks=tasks)
+    return Path(shards_of(source, tmp_path_factory.mktemp("honest")))
 
 
 @pytest.fixture
@@ -112,10 +100,8 @@ def test_nor_does_a_hard_source(tmp_path: Path) -> None:
         Camera(key=TOP, edit_list=True, bframes=2),
         Camera(key=WRIST, codec="hevc", gop=8, bframes=3, open_gop=True, stream="continuous"),
     )
-    shards = converted(
-        tmp_path,
-        Source(lengths=(1, 9, 5), cameras=cameras, extra_features=True, tasks_per_episode=1),
-    )
+    source = Source(lengths=(1, 9, 5), cameras=cameras, extra_features=True, tasks_per_episode=1)
+    shards = Path(shards_of(source, tmp_path))
     assert found(shards, against=str(tmp_path / "source"), frames=1).problems == ()
 
 
