@@ -39,7 +39,6 @@ from support.lerobot_source import Camera, Source
 from support.slowly import slowly
 
 from roboshard.loader import Loader, make_loader, resources
-from roboshard.loader.batches import decode_ahead
 from roboshard.loader.batches.buffers import ReusedBuffers
 from roboshard.loader.batches.pending_batch import PendingBatch
 from roboshard.loader.decoding.resize import ResizedPicture
@@ -47,6 +46,7 @@ from roboshard.loader.episodes import fetch
 from roboshard.loader.episodes.episode import Episode
 from roboshard.loader.episodes.fetch import EpisodePool
 from roboshard.loader.long_gops import FIRST_FRAMES, JUDGED_FRAMES
+from roboshard.loader.look_ahead import decode_ahead
 from roboshard.loader.look_ahead.decode_ahead import LOOK_AHEAD_STEPS, Holding, look_ahead_steps
 from roboshard.loader.look_ahead.decode_threads import DecodeThreads
 from roboshard.loader.look_ahead.request_queue import Slice, Target

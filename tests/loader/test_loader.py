@@ -22,9 +22,9 @@ from support.waiting import wait_until
 
 from roboshard.converter import ConvertConfig, convert
 from roboshard.loader import Loader, make_loader, resources, topology
-from roboshard.loader.batches import decode_ahead
 from roboshard.loader.episodes import fetch
 from roboshard.loader.episodes.episode import Episode
+from roboshard.loader.look_ahead import decode_ahead
 from roboshard.shards import FormatError, OptionError, ShardedDataset
 
 TOP, WRIST, STILL = "observation.images.top", "observation.images.wrist", "observation.images.still"

@@ -27,10 +27,10 @@ from support.remote_loading import bounded, digests, read_threads, small_loader
 from support.servers import RangeServer
 
 from roboshard.loader import resources
-from roboshard.loader.batches import decode_ahead
 from roboshard.loader.episodes import fetch as episodes
 from roboshard.loader.episodes import prefetch
 from roboshard.loader.episodes.prefetch import EpisodePrefetcher
+from roboshard.loader.look_ahead import decode_ahead
 from roboshard.loader.stats import Counter
 from roboshard.shards import DamageError, EpisodeData, ShardedDataset
 from roboshard.shards import fetch as shard_fetch
