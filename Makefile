@@ -67,7 +67,7 @@ test-gpu: setup
 
 # What talks to the Hub, with the oldest huggingface_hub that is supported; it calls what hf_xet has deprecated since.
 test-old-hub: setup
-	PYTHONPATH=tests $(BIN)/python -m support.beside .peers/old_hub tests/old_hub_requirements.txt
+	PYTHONPATH=tests $(BIN)/python -m support.environments beside .peers/old_hub tests/old_hub_requirements.txt
 	.peers/old_hub/bin/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile -m 'not slow and $(IN_PLACE)' \
 	  -W 'ignore:hf_xet:DeprecationWarning' \
 	  tests/tools/upload tests/storage tests/converter/test_convert_remote.py tests/converter/test_remote_sources.py tests/loader/test_remote.py
@@ -77,11 +77,11 @@ test-old-hub: setup
 BY_VERSIONS := tests/cases tests/cli tests/common tests/converter tests/fuzz tests/loader tests/shards tests/storage \
   tests/tools tests/trust tests/test_support_servers.py tests/test_support_sources.py
 test-newest: setup
-	PYTHONPATH=tests $(BIN)/python -m support.interpreters 3.13 .peers/newest tests/newest_requirements.txt
+	PYTHONPATH=tests $(BIN)/python -m support.environments 3.13 .peers/newest tests/newest_requirements.txt
 	.peers/newest/bin/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile -m 'not slow and $(IN_PLACE)' $(BY_VERSIONS)
 
 test-oldest: setup
-	PYTHONPATH=tests $(BIN)/python -m support.interpreters 3.11 .peers/oldest tests/oldest_requirements.txt
+	PYTHONPATH=tests $(BIN)/python -m support.environments 3.11 .peers/oldest tests/oldest_requirements.txt
 	.peers/oldest/bin/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile -m 'not slow and $(IN_PLACE)' \
 	  -W 'ignore:hf_xet:DeprecationWarning' $(BY_VERSIONS)
 

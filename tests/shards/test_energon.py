@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from support.beside import environment_beside
+from support.environments import environment_beside
 
 from roboshard.shards import ShardedDataset
 from roboshard.shards.names import sample_key
