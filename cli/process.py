@@ -17,6 +17,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import NoReturn
@@ -26,6 +27,8 @@ from roboshard.cli import terminal
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 TIDY_S = 1.0
 """Seconds for the last tidying, before the process ends without."""
+CHILDREN_TIDY_S = 0.5
+"""Seconds of them for processes that it started to end by themselves."""
 
 
 class _SignalledError(KeyboardInterrupt):
@@ -85,11 +88,23 @@ def _end(number: int) -> NoReturn:
     timer = threading.Timer(TIDY_S, _leave, (number,))
     timer.daemon = True
     timer.start()
-    for child in multiprocessing.active_children():
-        child.kill()
-        child.join()
+    _end_children()
     atexit._run_exitfuncs()  # among them what removes unfinished files
     _leave(number)
+
+
+def _end_children() -> None:
+    """Those that hold something beside memory, as workers of a loader do, tidy up; no other hears
+    SIGTERM.
+    """
+    children = multiprocessing.active_children()
+    for child in children:
+        child.terminate()
+    until = time.monotonic() + CHILDREN_TIDY_S
+    for child in children:
+        child.join(max(0.0, until - time.monotonic()))
+        child.kill()
+        child.join()
 
 
 _leaving = threading.Lock()

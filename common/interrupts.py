@@ -123,9 +123,14 @@ def _await(ended: "queue.SimpleQueue[Future[ResultT]]", grace_s: float) -> bool:
     return False
 
 
+def is_stopping() -> bool:
+    """Whether this thread's work has been asked to stop."""
+    return _local.stop is not None and _local.stop.is_set()
+
+
 def check() -> None:
     """Raise KeyboardInterrupt if this thread's work has been asked to stop."""
-    if _local.stop is not None and _local.stop.is_set():
+    if is_stopping():
         raise KeyboardInterrupt
 
 

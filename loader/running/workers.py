@@ -169,7 +169,12 @@ class WorkerPool:
     def close(self) -> None:
         """Stop the processes, also under an iterator that somebody still holds; torch has no public
         way to.
+
+        In work that was asked to stop there is no time to let each end what it is at.
         """
+        if interrupts.is_stopping():
+            self.kill()
+            return
         iterator, self._loader._iterator = self._loader._iterator, None
         if isinstance(iterator, _MultiProcessingDataLoaderIter):
             iterator._shutdown_workers()

@@ -12,12 +12,14 @@ import json
 import multiprocessing
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ import psutil
 import pytest
 
 from roboshard.loader import Loader, make_loader
+from roboshard.loader.running.segment_pool import SOCKETS_NAME, SOCKETS_PATH
 from roboshard.shards import DamageError, OptionError
 
 SOON_S = (
@@ -245,6 +248,27 @@ class Script:
     def __exit__(self, *_: object) -> None:
         self.process.kill()
         self.process.communicate()
+
+
+def test_a_folder_for_temporary_files_has_room_for_sockets(
+    pusht_shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The longest path that is taken works; a longer one is refused before processes start."""
+    base = Path(tempfile.mkdtemp())
+    room = SOCKETS_PATH - len(SOCKETS_NAME) - len(str(base)) - 1
+    for spare in (0, 1):
+        folder = base / ("d" * (room + spare))
+        folder.mkdir()
+        monkeypatch.setattr(tempfile, "tempdir", str(folder))
+        monkeypatch.setenv("TMPDIR", str(folder))
+        with closing(loader_of(pusht_shards, num_workers=1)) as loader:
+            if spare:
+                with pytest.raises(OptionError, match=r"75 bytes .* has 76: set TMPDIR"):
+                    next(iter(loader))
+            else:
+                assert len(next(iter(loader))["index"]) == 4
+    monkeypatch.undo()
+    shutil.rmtree(base)
 
 
 @pytest.mark.slow

@@ -246,17 +246,16 @@ def test_all_settings_are_tried(pusht_shards: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", ["0", "2"])
-def test_ctrl_c_ends_it_with_a_line_and_leaves_nothing(
-    pusht_shards: Path, tmp_path: Path, workers: str
-) -> None:
+@pytest.mark.parametrize(("workers", "seconds"), [("0", 6), ("2", 6), ("2", 1.5)])
+def test_ctrl_c(pusht_shards: Path, tmp_path: Path, workers: str, seconds: float) -> None:
+    """Seconds from the start of its workers, who load only after the second one."""
     command = Command(
         tmp_path, "roboshard", "bench", pusht_shards, "--step-ms", "3", "--num-workers", workers
     )
     try:
         if workers != "0":
             assert wait_until(lambda: len(command.workers) == 2, seconds=60)
-        assert not wait_until(lambda: not command.is_running, seconds=6)
+        assert not wait_until(lambda: not command.is_running, seconds=seconds)
         command.send(signal.SIGINT, to_group=True)
         assert command.wait_gone() < ENDS_WITHIN_S
         assert command.said == LINE[signal.SIGINT]
