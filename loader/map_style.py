@@ -247,7 +247,7 @@ class _OneProcess:
         self._job = job
         self._counter = Counter()
         self._buffers = ReusedBuffers()
-        self._resources = Resources(job, self._buffers, self._counter)
+        self._resources = Resources(job, self._buffers, self._counter, least_threads=1)
         self.close = weakref.finalize(self, self._resources.close)
         """End the threads; also done when nobody holds this any more."""
 

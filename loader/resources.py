@@ -55,13 +55,15 @@ saves decoding.
 class Resources:
     """What reads and decodes in this process: threads, and the episodes in memory."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - keyword-only
         self,
         job: LoadJob,
         buffers: Buffers,
         counter: Counter,
+        *,
         shared: SharedEpisodes | None = None,
         cache: FrameCache | None = None,
+        least_threads: int = 0,
     ) -> None:
         """Nothing is read before it is needed.
 
@@ -71,6 +73,8 @@ class Resources:
             counter: What counts.
             shared: With the other workers of this rank, if there are any.
             cache: Pictures of earlier epochs; None: none are kept.
+            least_threads: That decode, 1 where an interrupt may reach the thread that waits for
+                batches: with 0 that one may decode them itself, and must not be torn from it.
         """
         config, sample = job.config, job.config.sample
         self.buffers = buffers
@@ -97,7 +101,7 @@ class Resources:
             shared=shared,
         )
         self.threads = DecodeThreads(
-            limit=_thread_limit(job),
+            limit=_thread_limit(job, least_threads),
             pictures=job.pictures,
             as_float=not sample.return_uint8,
             buffers=buffers,
@@ -128,7 +132,7 @@ def return_freed_memory() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def _thread_limit(job: LoadJob) -> ThreadLimit:
+def _thread_limit(job: LoadJob, least: int) -> ThreadLimit:
     """The threads that were asked for, else as many of the rank's cores as gain something."""
     read = job.config.read
     most = read.decode_threads or topology.default_threads(job.config.split.num_workers)
@@ -140,7 +144,7 @@ def _thread_limit(job: LoadJob) -> ThreadLimit:
     ]
     sizes = [shape[0] * shape[1] for shape in shapes if shape is not None]
     is_free = read.decode_threads is None and read.decode_device == "cpu" and bool(sizes)
-    return ThreadLimit(most, pixels=sum(sizes) / len(sizes) if is_free else None)
+    return ThreadLimit(most, sum(sizes) / len(sizes) if is_free else None, least)
 
 
 def _early_bytes(job: LoadJob) -> int:

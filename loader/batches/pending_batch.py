@@ -43,6 +43,11 @@ class PendingBatch:
         self._early: dict[str, dict[int, Picture]] = defaultdict(dict)
         """Picture key -> place -> what came before it had begun."""
 
+    @property
+    def is_over(self) -> bool:
+        """Whether all has come, or something is wrong with it."""
+        return not self.left or self.error is not None
+
     def keep(self, key: str, place: int, picture: Picture) -> bool:
         """Hold a picture, which must be a lasting one, until the step begins.
 

@@ -56,8 +56,12 @@ class Copy(NamedTuple):
         return np.concatenate([np.empty(0, dtype=np.int64), *lacking]), num_bytes
 
 
-def copies_of(pending: PendingBatch, step: WindowedStep, cache: FrameCache) -> Iterator[Copy]:
-    """Yield what there is to copy for a step, in parts for one thread each."""
+def copies_of(pending: PendingBatch, step: WindowedStep, cache: FrameCache | None) -> list[Copy]:
+    """Return what there is to copy for a step, in parts for one thread each."""
+    return [] if cache is None else list(_parts(pending, step, cache))
+
+
+def _parts(pending: PendingBatch, step: WindowedStep, cache: FrameCache) -> Iterator[Copy]:
     parts: list[Found] = []
     for found in cache.find(step):
         for begin in range(0, len(found.places), COPIED_AT_ONCE):

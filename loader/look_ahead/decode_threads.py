@@ -3,12 +3,13 @@
 Steps are served in their order; of a slice what one of them needs is decoded together, in
 ascending order, and with it what others need of the same GOPs (request_queue.py). A slice is served
 by one thread at a time. What a frame cache has is copied out of it instead (copies.py); what it is
-to have is put there as it is decoded.
+to have is put there as it is decoded. Where no thread beside it gains anything (thread_limit.py),
+the one that waits for a step serves slices itself until that step is complete.
 """
 
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from threading import Condition, RLock
@@ -18,7 +19,7 @@ from roboshard.loader.batches.buffers import Buffers
 from roboshard.loader.batches.pending_batch import PendingBatch
 from roboshard.loader.decoding.pictures import Picture, lasting, made
 from roboshard.loader.frame_cache.frames import EpisodeRows, FrameCache
-from roboshard.loader.look_ahead.copies import Copy, IntArray, copies_of, others
+from roboshard.loader.look_ahead.copies import Copy, copies_of, others
 from roboshard.loader.look_ahead.kept_frames import KeptFrames
 from roboshard.loader.look_ahead.request_queue import (
     PictureSource,
@@ -26,6 +27,7 @@ from roboshard.loader.look_ahead.request_queue import (
     Requests,
     Slice,
     Target,
+    requests_of,
 )
 from roboshard.loader.look_ahead.switch_interval import SHORT_SWITCH_INTERVAL
 from roboshard.loader.look_ahead.thread_limit import ThreadLimit
@@ -38,6 +40,8 @@ SETTLED_AT_ONCE = 8
 
 GUESSED_BYTES = 1 << 20
 """Of a picture, until the first one shows its size."""
+
+Task = Slice | Copy
 
 
 class DecodeThreads:
@@ -87,8 +91,8 @@ class DecodeThreads:
     def announce(self, step: WindowedStep) -> PendingBatch:
         """A step that will begin after those announced before it."""
         pending = PendingBatch(step, self._pictures, self._as_float)
-        copies = self._found(step, pending)
-        requests = _requests(step, pending, others(step, copies))
+        copies = copies_of(pending, step, self._cache)
+        requests = requests_of(step, pending, others(step, copies))
         with self._changed:
             self._waiting.announce(requests)
             self._announced_copies[pending] = copies
@@ -113,20 +117,40 @@ class DecodeThreads:
         """Decode the pictures of a step that was not announced, before those of all others."""
         pending = PendingBatch(step, self._pictures, self._as_float)
         pending.begin()
-        copies = self._found(step, pending)
+        copies = copies_of(pending, step, self._cache)
         with self._changed:
             self._copies.extendleft(copies)
-            self._waiting.insert(_requests(step, pending, others(step, copies)))
+            self._waiting.insert(requests_of(step, pending, others(step, copies)))
             self._start_serving()
         return pending
 
     def wait_for(self, pending: PendingBatch) -> PendingBatch:
         """The step, when it is complete. Raises what went wrong with one of its slices."""
-        with self._changed:
-            self._changed.wait_for(lambda: not pending.left or pending.error)
+        while True:
+            with self._changed:
+                self._start_serving()
+                self._changed.wait_for(lambda: pending.is_over or self._is_left_to_waiter())
+                if pending.is_over:
+                    break
+                self._num_serving += 1
+            self._serve_here(pending)
         if pending.error:
             raise pending.error
         return pending
+
+    def _is_left_to_waiter(self) -> bool:
+        """Whether there is something to do that no thread is to begin."""
+        return not self._limit.now and (
+            len(self._copies) + self._waiting.num_free(self._served) > 0
+        )
+
+    def _serve_here(self, until: PendingBatch) -> None:
+        """Serve slices until a step is over, in the thread that waits for it."""
+        now: list[Task] = []
+        try:
+            self._serve(now, until)
+        except BaseException as error:  # noqa: BLE001 - it is of those who need what is at hand
+            self._failed(now, error)
 
     def close(self) -> None:
         """End the threads; what they have not begun is dropped."""
@@ -144,13 +168,13 @@ class DecodeThreads:
         free = len(self._copies) + self._waiting.num_free(self._served)
         for _ in range(min(free, idle)):
             self._num_serving += 1
-            now: list[Slice | Copy] = []
+            now: list[Task] = []
             self._executor.submit(self._serve, now).add_done_callback(partial(self._after, now))
 
-    def _serve(self, now: list[Slice | Copy]) -> None:
-        """Copy and decode until there is nothing left to do; `now` holds what is at hand."""
-        task: Slice | Copy | None = None
-        while (task := self._next(task)) is not None:
+    def _serve(self, now: list[Task], until: PendingBatch | None = None) -> None:
+        """Copy and decode until nothing is left, or a step is over; `now` holds what is at hand."""
+        task: Task | None = None
+        while (task := self._next(task, until)) is not None:
             now[:] = [task]
             if isinstance(task, Copy):
                 self._copy(task)
@@ -160,16 +184,17 @@ class DecodeThreads:
                 return
             now.clear()
 
-    def _next(self, done: Slice | Copy | None) -> Slice | Copy | None:
+    def _next(self, done: Task | None, until: PendingBatch | None) -> Task | None:
         """What is to be done first of what no other thread does, after what this one has `done`.
 
-        None: there is nothing for now.
+        None: there is nothing for now, or the step that it serves `until` is over.
         """
-        with self._lock:
+        with self._changed:
             if isinstance(done, Slice):
                 del self._served[done]
-            if self._num_serving > self._limit.now:
+            if self._num_serving > self._limit.now if until is None else until.is_over:
                 self._num_serving -= 1
+                self._changed.notify_all()  # what it leaves may be for who waits
                 return None
             if self._copies and not self._stopped:
                 return self._copies.popleft()
@@ -179,10 +204,6 @@ class DecodeThreads:
                 return None
             slot, self._served[slot] = taken
             return slot
-
-    def _found(self, step: WindowedStep, pending: PendingBatch) -> list[Copy]:
-        """What the frame cache has of a step."""
-        return [] if self._cache is None else list(copies_of(pending, step, self._cache))
 
     def _copy(self, copy: Copy) -> None:
         """Copy pictures out of the frame cache; those that are damaged there are decoded."""
@@ -203,7 +224,7 @@ class DecodeThreads:
             copy.pending.left -= number
             if len(lacking):
                 places = {copy.key: lacking}
-                self._waiting.insert(_requests(copy.step, copy.pending, places))
+                self._waiting.insert(requests_of(copy.step, copy.pending, places))
                 self._start_serving()
             if not copy.pending.left:
                 self._changed.notify_all()
@@ -307,11 +328,14 @@ class DecodeThreads:
                 if not step.left:
                     self._changed.notify_all()
 
-    def _after(self, now: list[Slice | Copy], future: Future[None]) -> None:
+    def _after(self, now: list[Task], future: Future[None]) -> None:
         """Tell the steps that need a slice what went wrong with it."""
         error = None if future.cancelled() else future.exception()
-        if error is None:
-            return
+        if error is not None:
+            self._failed(now, error)
+
+    def _failed(self, now: list[Task], error: BaseException) -> None:
+        """Tell the steps that need what is at hand, which nobody serves any more."""
         with self._changed:
             self._num_serving -= 1
             for task in now:
@@ -324,20 +348,3 @@ class DecodeThreads:
             self._changed.notify_all()
             if not self._stopped:
                 self._start_serving()
-
-
-def _requests(
-    step: WindowedStep, pending: PendingBatch, wanted: Mapping[str, IntArray]
-) -> dict[Slice, Requests]:
-    """What is to be decoded of a step: key -> places."""
-    requests: dict[Slice, Requests] = {}
-    for key, places in wanted.items():
-        per_sample = step.frames[key].shape[1]
-        frames = step.frames[key].ravel()[places].tolist()
-        episodes = step.episode_of[places // per_sample].tolist()
-        own_of: dict[PictureSource, Requests] = {}  # one may be there twice, in another's place
-        of_episode = [own_of.setdefault(source, {}) for source in step.episodes]
-        for place, frame, episode in zip(places.tolist(), frames, episodes, strict=True):
-            of_episode[episode].setdefault(frame, []).append(Target(pending, place))
-        requests |= {Slice(source, key): own for source, own in own_of.items() if own}
-    return requests

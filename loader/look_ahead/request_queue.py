@@ -8,6 +8,8 @@ from typing import NamedTuple, Protocol
 
 from roboshard.loader.batches.pending_batch import PendingBatch
 from roboshard.loader.decoding.pictures import Picture
+from roboshard.loader.look_ahead.copies import IntArray
+from roboshard.loader.samples.rows import WindowedStep
 
 
 class PictureSource(Protocol):
@@ -184,3 +186,20 @@ class RequestQueue:
         for slot, gops in step.slices.items():
             for gop in gops:
                 self._wanting.setdefault((slot, gop), []).append(step)
+
+
+def requests_of(
+    step: WindowedStep, pending: PendingBatch, wanted: Mapping[str, IntArray]
+) -> dict[Slice, Requests]:
+    """What is to be decoded of a step: key -> places."""
+    requests: dict[Slice, Requests] = {}
+    for key, places in wanted.items():
+        per_sample = step.frames[key].shape[1]
+        frames = step.frames[key].ravel()[places].tolist()
+        episodes = step.episode_of[places // per_sample].tolist()
+        own_of: dict[PictureSource, Requests] = {}  # one may be there twice, in another's place
+        of_episode = [own_of.setdefault(source, {}) for source in step.episodes]
+        for place, frame, episode in zip(places.tolist(), frames, episodes, strict=True):
+            of_episode[episode].setdefault(frame, []).append(Target(pending, place))
+        requests |= {Slice(source, key): own for source, own in own_of.items() if own}
+    return requests

@@ -2,13 +2,16 @@
 
 What Python does around each frame is done under the interpreter's lock, by one thread at a time,
 and threads that wait for it cost time of their own. The smaller the pictures, the more of a frame's
-time that is.
+time that is. Of the smallest even one thread beside the one that draws steps and waits for batches
+is too many: that one decodes them itself.
 """
 
 import math
 
 PIXELS_A_THREAD = 14_000
-"""Decoded a frame that is used, for each thread: below that, another one gains nothing."""
+"""Decoded a frame that is used, for each thread: below that, another one gains nothing, and one
+alone less than none.
+"""
 JUDGED_FRAMES = 256
 """Frames used, after which it is known how many are decoded for each."""
 FORGOTTEN_FRAMES = 8192
@@ -23,21 +26,23 @@ class ThreadLimit:
         >>> limit.now
         16
         >>> limit.count(used=256, decoded=256)
-        >>> limit.now
-        1
+        >>> limit.now  # none: whoever waits for a batch decodes it
+        0
         >>> limit.count(used=256, decoded=10_000)  # keyframes are far apart
         >>> limit.now
         14
     """
 
-    def __init__(self, most: int, pixels: float | None) -> None:
+    def __init__(self, most: int, pixels: float | None, least: int = 0) -> None:
         """Allow `most` threads at the most.
 
         Args:
             most: threads.
             pixels: of a picture, on average; None: always allow all.
+            least: threads; 0 or 1.
         """
         self.now = most
+        self._least = least
         self._most = most
         self._pixels = pixels
         self._used = self._decoded = 0.0
@@ -49,6 +54,7 @@ class ThreadLimit:
         if self._pixels is None or self._used < JUDGED_FRAMES:
             return
         work = self._pixels * max(1.0, self._decoded / self._used)
-        self.now = min(self._most, max(1, math.ceil(work / PIXELS_A_THREAD)))
+        threads = math.ceil(work / PIXELS_A_THREAD)
+        self.now = self._least if threads <= 1 else min(self._most, threads)
         if self._used >= FORGOTTEN_FRAMES:
             self._used, self._decoded = self._used / 2, self._decoded / 2

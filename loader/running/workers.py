@@ -269,7 +269,9 @@ class _InWorker:
         yield from map(message, batches)
 
     def _begin(self, epoch: int, first_step: int, goes_on: bool) -> Generator[Batch, None, None]:
-        own = Resources(self._job, self._sender, self._counter, self._shared, self._cache)
+        own = Resources(
+            self._job, self._sender, self._counter, shared=self._shared, cache=self._cache
+        )
         return load(self._job, epochs_from(self._plan_of, epoch, first_step, goes_on), own)
 
 

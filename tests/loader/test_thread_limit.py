@@ -1,8 +1,10 @@
-"""How many threads decode: as many as gain something."""
+"""How many threads decode: as many as gain something, and none where one gains nothing."""
 
 from __future__ import annotations
 
+import itertools
 import threading
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -12,25 +14,27 @@ from support.batches import assert_same
 from support.converting import shards_of
 from support.lerobot_source import Camera, Source
 
-from roboshard.loader import make_loader, topology
+from roboshard.loader import make_loader, open_dataset, topology
 from roboshard.loader.look_ahead.decode_threads import DecodeThreads
 from roboshard.loader.look_ahead.request_queue import Slice
 from roboshard.loader.look_ahead.thread_limit import JUDGED_FRAMES, ThreadLimit
 
 MOST = 4
+OPTIONS: dict[str, Any] = {"batch_size": 10, "seed": 3}
 
 counts = st.lists(st.tuples(st.integers(0, 300), st.integers(0, 30_000)), max_size=60)
 
 
-@given(most=st.integers(1, 64), pixels=st.floats(1, 1e7), counted=counts)
-def test_it_is_between_one_and_all(
-    most: int, pixels: float, counted: list[tuple[int, int]]
+@given(most=st.integers(1, 64), pixels=st.floats(1, 1e7), least=st.integers(0, 1), counted=counts)
+def test_it_is_between_least_and_all(
+    most: int, pixels: float, least: int, counted: list[tuple[int, int]]
 ) -> None:
-    limit, free = ThreadLimit(most, pixels), ThreadLimit(most, None)
+    limit, free = ThreadLimit(most, pixels, least), ThreadLimit(most, None)
     for used, decoded in counted:
         limit.count(used, decoded)
         free.count(used, decoded)
-        assert 1 <= limit.now <= most
+        assert least <= limit.now <= most
+        assert limit.now != 1 or 1 in (most, least), "one alone gains nothing"
         assert free.now == most
 
 
@@ -52,7 +56,7 @@ def test_more_work_is_for_more_threads(
 
 
 @pytest.mark.parametrize(
-    ("size", "threads"), [((96, 96), 1), ((128, 128), 2), ((256, 256), 5), ((480, 640), 16)]
+    ("size", "threads"), [((96, 96), 0), ((128, 128), 2), ((256, 256), 5), ((480, 640), 16)]
 )
 def test_sizes_that_policies_train_on(size: tuple[int, int], threads: int) -> None:
     limit = ThreadLimit(16, size[0] * size[1])
@@ -66,7 +70,7 @@ def test_what_frames_cost_of_late_decides() -> None:
     limit = ThreadLimit(16, 96 * 96)
     for _ in range(1000):
         limit.count(100, 100)
-    assert limit.now == 1
+    assert limit.now == 0
     for _ in range(300):
         limit.count(100, 2500)
     assert limit.now > 10
@@ -82,25 +86,102 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> str:
     return shards_of(source, tmp_path_factory.mktemp("small"))
 
 
-@pytest.mark.parametrize("decode_threads", [None, MOST])
-def test_small_pictures_are_decoded_by_one_thread_unless_more_are_asked_for(
-    shards: str, monkeypatch: pytest.MonkeyPatch, decode_threads: int | None
-) -> None:
-    options: dict[str, Any] = {"batch_size": 10, "seed": 3}
-    expected = list(make_loader(shards, decode_threads=1, **options))
+class Serving:
+    """Which threads serve slices, and how many do at once."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        serve = DecodeThreads._serve_slice
+        busy: set[int] = set()
+        self.at_once: list[int] = []
+        self.names: list[str] = []
+
+        def recorded(threads: DecodeThreads, slot: Slice) -> None:
+            busy.add(threading.get_ident())
+            self.at_once.append(len(busy))
+            self.names.append(threading.current_thread().name)
+            serve(threads, slot)
+            busy.remove(threading.get_ident())
+
+        monkeypatch.setattr(DecodeThreads, "_serve_slice", recorded)
+
+    @property
+    def late(self) -> tuple[int, set[str]]:
+        """Of the last third: the most at once, and the kinds of threads."""
+        third = -len(self.names) // 3
+        names = {name.partition("_")[0] for name in self.names[third:]}
+        return max(self.at_once[third:]), names
+
+
+@pytest.fixture
+def serving(monkeypatch: pytest.MonkeyPatch) -> Serving:
     monkeypatch.setattr(topology, "default_threads", lambda _workers: MOST)
+    return Serving(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def expected(shards: str) -> list[Any]:
+    return list(make_loader(shards, decode_threads=1, **OPTIONS))
+
+
+def test_small_pictures_are_decoded_by_the_thread_that_waits_for_them(
+    shards: str, serving: Serving, expected: list[Any]
+) -> None:
+    assert_same(list(make_loader(shards, **OPTIONS)), expected)
+    assert serving.late == (1, {"roboshard-background"})
+
+
+def test_as_many_threads_decode_as_are_asked_for(
+    shards: str, serving: Serving, expected: list[Any]
+) -> None:
+    assert_same(list(make_loader(shards, decode_threads=MOST, **OPTIONS)), expected)
+    most, names = serving.late
+    assert most > 1
+    assert names == {"roboshard-decode"}
+
+
+def test_a_dataset_by_number_is_decoded_by_threads_that_no_interrupt_reaches(
+    shards: str, serving: Serving
+) -> None:
+    with closing(open_dataset(shards)) as dataset:
+        for number in range(150):
+            dataset[number]
+    assert serving.late == (1, {"roboshard-decode"})
+
+
+@pytest.mark.parametrize("costs", [[0, MOST], [MOST, 0], [0, MOST, 0, 2] * 9])
+def test_threads_come_and_go_as_pictures_cost(
+    shards: str,
+    serving: Serving,
+    expected: list[Any],
+    costs: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whatever the limit is at any moment, all that is wanted comes, and is the same."""
+    coming = itertools.cycle(costs)
+
+    def count(limit: ThreadLimit, _used: float, _decoded: float) -> None:
+        limit.now = next(coming)
+
+    monkeypatch.setattr(ThreadLimit, "count", count)
+    assert_same(list(make_loader(shards, **OPTIONS)), expected)
+    assert {name.partition("_")[0] for name in serving.names} == {
+        "roboshard-background",
+        "roboshard-decode",
+    }
+
+
+def test_what_goes_wrong_in_the_thread_that_waits_is_an_error_of_that_step(
+    shards: str, serving: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
     serve = DecodeThreads._serve_slice
-    busy: set[int] = set()
-    at_once: list[int] = []
+    slices = itertools.count()
 
-    def recorded(threads: DecodeThreads, slot: Slice) -> None:
-        busy.add(threading.get_ident())
-        at_once.append(len(busy))
+    def fail(threads: DecodeThreads, slot: Slice) -> None:
+        if next(slices) == 200:
+            raise MemoryError("of slice 200")
         serve(threads, slot)
-        busy.remove(threading.get_ident())
 
-    monkeypatch.setattr(DecodeThreads, "_serve_slice", recorded)
-    batches = list(make_loader(shards, decode_threads=decode_threads, **options))
-    assert_same(batches, expected)
-    most_of_late = max(at_once[-len(at_once) // 3 :])
-    assert most_of_late == 1 if decode_threads is None else most_of_late > 1
+    monkeypatch.setattr(DecodeThreads, "_serve_slice", fail)
+    with pytest.raises(MemoryError, match="of slice 200"):
+        list(make_loader(shards, **OPTIONS))
+    assert next(slices) > 200
