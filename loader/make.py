@@ -142,7 +142,8 @@ def make_loader(  # noqa: PLR0913 - keyword-only, grouped behind
         num_workers: worker processes; 0: this process, with threads.
         decode_threads: threads that decode, per process; None: as many as the rank has cores, of
             those that it shares with the other ranks of its node, but of small pictures no more
-            than gain something: one at 96 x 96, five at 256 x 256.
+            than gain something: none at 96 x 96, which the thread that draws steps decodes itself,
+            five at 256 x 256.
         decode_device: "cuda": decode video on the GPU (NVDEC), where batches then are; rows stay on
             the CPU.
         device: copy batches to this device, beside whatever else runs on it; None: they stay where

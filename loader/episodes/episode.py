@@ -28,6 +28,9 @@ from roboshard.shards.missing import Mask
 SliceOpener = Callable[[str], SliceBytes]
 """The dataset's key of a camera -> the bytes of its slice."""
 
+EPISODE_BYTES = 6 << 10
+"""Of an episode, however short: its objects. Of episodes of a few rows that is most of them."""
+
 
 class Episode:
     """Rows and video of one episode, ready to make samples from."""
@@ -82,7 +85,7 @@ class Episode:
         }
         spilled = 0 if spill is None else sum(own.keep_in(spill) for own in self._images.values())
         videos = sum(video.held_bytes for video in self._videos.values())
-        self.held_bytes = max(0, parsed.num_bytes - spilled) + videos
+        self.held_bytes = EPISODE_BYTES + max(0, parsed.num_bytes - spilled) + videos
         """About the memory that it takes, open decoders apart."""
 
     def missing(self, key: str) -> Mask | None:

@@ -23,6 +23,8 @@ again.
 """
 
 
+SLICE_BYTES = 6 << 10
+"""Of a slice that has been visited, however short: its objects, and those of its decoder."""
 BYTES_A_FRAME = 64
 """Of the tables that say where its packet lies, which row shows it, and which GOP it is of."""
 
@@ -57,7 +59,7 @@ class Video:
     @property
     def held_bytes(self) -> int:
         """About the memory that the slice takes in all, an open decoder apart."""
-        return self._data.num_bytes + BYTES_A_FRAME * self._camera.num_frames
+        return SLICE_BYTES + self._data.num_bytes + BYTES_A_FRAME * self._camera.num_frames
 
     @property
     def num_decoded(self) -> int:
