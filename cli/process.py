@@ -94,8 +94,8 @@ def _end(number: int) -> NoReturn:
 
 
 def _end_children() -> None:
-    """Those that hold something beside memory, as workers of a loader do, tidy up; no other hears
-    SIGTERM.
+    """A loader's workers tidy up on SIGTERM. A conversion's hold nothing, do not hear it, and are
+    killed.
     """
     children = multiprocessing.active_children()
     for child in children:

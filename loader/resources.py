@@ -73,8 +73,8 @@ class Resources:
             counter: What counts.
             shared: With the other workers of this rank, if there are any.
             cache: Pictures of earlier epochs; None: none are kept.
-            least_threads: That decode, 1 where an interrupt may reach the thread that waits for
-                batches: with 0 that one may decode them itself, and must not be torn from it.
+            least_threads: Threads that decode, at least. 0: the one that waits for a batch may
+                decode it itself; no interrupt may reach it, which would leave a decoder half-way.
         """
         config, sample = job.config, job.config.sample
         self.buffers = buffers
