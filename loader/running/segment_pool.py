@@ -12,7 +12,6 @@ the memory.
 
 import mmap
 import os
-import tempfile
 import time
 import uuid
 import weakref
@@ -63,7 +62,7 @@ class SegmentPlan:
         Raises:
             OptionError: the folder for temporary files has too long a path for sockets in it.
         """
-        check_temporary_folder(tempfile.gettempdir())
+        _check_temporary_folder()
         segments = num_keys * (
             batches_ahead + BATCHES_HELD + 2
         )  # and one being received, one to spare
@@ -71,8 +70,13 @@ class SegmentPlan:
         return cls(token=uuid.uuid4().hex, segments_per_worker=segments, flags=flags)
 
 
-def check_temporary_folder(folder: str) -> None:
-    """Raise OptionError if its path is too long for the sockets of worker processes in it."""
+def _check_temporary_folder() -> None:
+    """Raise OptionError if its path is too long for the sockets of worker processes in it.
+
+    They find it in the environment; what a program sets in `tempfile` is not theirs.
+    """
+    named = (os.environ.get(name, "") for name in ("TMPDIR", "TEMP", "TMP"))
+    folder = next(filter(os.path.isdir, named), "")  # the system's own is short
     length, most = len(os.fsencode(folder)), SOCKETS_PATH - len(SOCKETS_NAME)
     if length > most:
         raise OptionError(

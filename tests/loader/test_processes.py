@@ -259,7 +259,6 @@ def test_a_folder_for_temporary_files_has_room_for_sockets(
     for spare in (0, 1):
         folder = base / ("d" * (room + spare))
         folder.mkdir()
-        monkeypatch.setattr(tempfile, "tempdir", str(folder))
         monkeypatch.setenv("TMPDIR", str(folder))
         with closing(loader_of(pusht_shards, num_workers=1)) as loader:
             if spare:
