@@ -70,6 +70,14 @@ def in_worker() -> bool:
     return torch.utils.data.get_worker_info() is not None
 
 
+def temporary_folder() -> str:
+    """Return the folder for temporary files that the environment names, where worker processes find
+    it; what a program sets in `tempfile` is not theirs. Empty: it names none.
+    """
+    named = (os.environ.get(name, "") for name in ("TMPDIR", "TEMP", "TMP"))
+    return next(filter(os.path.isdir, named), "")
+
+
 def user_cache_folder() -> Path | None:
     """Return the user's folder for what can be made again, as XDG names it; None: there is none."""
     named = os.environ.get("XDG_CACHE_HOME", "")

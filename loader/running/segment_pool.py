@@ -27,6 +27,7 @@ import torch
 
 from roboshard.common.errors import OptionError
 from roboshard.common.memory_files import anonymous_file
+from roboshard.loader import topology
 from roboshard.loader.batches.buffers import FITS, Buffer, lease_of, size_in_bytes
 
 BATCHES_HELD = 3
@@ -71,12 +72,8 @@ class SegmentPlan:
 
 
 def _check_temporary_folder() -> None:
-    """Raise OptionError if its path is too long for the sockets of worker processes in it.
-
-    They find it in the environment; what a program sets in `tempfile` is not theirs.
-    """
-    named = (os.environ.get(name, "") for name in ("TMPDIR", "TEMP", "TMP"))
-    folder = next(filter(os.path.isdir, named), "")  # the system's own is short
+    """Raise OptionError if its path is too long for the sockets of worker processes in it."""
+    folder = topology.temporary_folder()
     length, most = len(os.fsencode(folder)), SOCKETS_PATH - len(SOCKETS_NAME)
     if length > most:
         raise OptionError(

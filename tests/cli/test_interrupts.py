@@ -16,13 +16,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from support.converting import converted
 from support.interrupting import ENDS_WITHIN_S, LINE, Command
 from support.lerobot_source import Camera, Source, build
 from support.publishing import hashes, in_bucket
 from support.servers import LocalHub
 from support.waiting import wait_until
-
-from roboshard.converter import ConvertConfig, convert
 
 pytest_plugins = ["support.servers.fixtures"]
 pytestmark = pytest.mark.skipif(
@@ -58,15 +57,8 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def whole(source: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The files of a conversion that nothing interrupted."""
     root = tmp_path_factory.mktemp("interrupted") / "shards"
-    convert_here(source, root)
+    converted(source, root)
     return hashes(root)
-
-
-def convert_here(source: Path, destination: Path | str) -> object:
-    config = ConvertConfig(
-        source=str(source), destination=str(destination), shard_size="64KB", workers=1
-    )
-    return convert(config)
 
 
 @contextmanager
@@ -152,7 +144,7 @@ class Conversions(ABC):
             if WAYS[way][0] == KILL:
                 left = {path: digest for path, digest in left.items() if "/." not in f"/{path}"}
             check_files(left, whole)
-            convert_here(self.source, self.place(number))
+            converted(self.source, self.place(number))
             assert self.files(number) == whole
             shutil.rmtree(self.folder / str(number), ignore_errors=True)
         return met

@@ -10,7 +10,7 @@ from roboshard.converter import ConvertConfig, convert
 from support.lerobot_source import Source, build
 
 
-def converted(source: Path, destination: Path, **options: Any) -> str:
+def converted(source: Path, destination: Path | str, **options: Any) -> str:
     """Convert a dataset by one process into several shards, and return their root."""
     chosen = {"shard_size": "64KB", "workers": 1} | options
     convert(ConvertConfig(source=str(source), destination=str(destination), **chosen))
