@@ -18,6 +18,8 @@ _UNSAFE = re.compile(
     "[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029\u061c\u200e\u200f\u202a-\u202e\u2066-\u206f"
     "\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
 )
+# A backslash before a bracket is dropped by rich, where no tag follows, which `escape` sees to.
+_BEFORE_BRACKETS = re.compile(r"(\\+)(?=\[(?![a-z#/@][^[]*?]))")
 _BREAKS = re.compile(r"[ \t]*(?:\r\n|[\t\n\v\f\r\x85\u2028\u2029])[ \t]*")
 
 
@@ -26,7 +28,8 @@ def plain(text: object, *, lines: bool = False) -> str:
 
     Args:
         text: what is to be printed; anything but a string is taken as `str` writes it.
-        lines: keep line breaks, as messages of several lines have them. Otherwise they are spaces.
+        lines: keep line breaks but the last ones, as messages of several lines have them.
+            Otherwise they are spaces.
 
     Returns:
         The text, cut to MAX_PRINTED characters; unsafe characters are written as escapes (`\\x1b`).
@@ -34,7 +37,7 @@ def plain(text: object, *, lines: bool = False) -> str:
     whole = str(text)
     kept = whole if len(whole) <= MAX_PRINTED else f"{whole[:MAX_PRINTED]}…"
     parts = kept.splitlines() if lines else [_BREAKS.sub(" ", kept)]
-    return "\n".join(_UNSAFE.sub(_escaped, part) for part in parts)
+    return "\n".join(_UNSAFE.sub(_escaped, part) for part in parts).rstrip("\n")
 
 
 def as_markup(text: object, *, lines: bool = False) -> str:
@@ -44,7 +47,7 @@ def as_markup(text: object, *, lines: bool = False) -> str:
     # Backslashes before a tag, which may follow, are written twice; so let a tag follow, of no
     # text.
     end = "\\\\" * (len(shown) - len(kept)) + "[none][/none]" if kept != shown else ""
-    return escape(kept) + end
+    return escape(_BEFORE_BRACKETS.sub(r"\1\\", kept)) + end
 
 
 def _escaped(found: re.Match[str]) -> str:

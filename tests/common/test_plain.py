@@ -93,6 +93,7 @@ def is_harmless(shown: str) -> bool:
 
 
 @given(st.text(st.characters()), st.booleans())
+@example("one\n\n", True)
 def test_plain_text_has_nothing_to_obey(text: str, lines: bool) -> None:
     found = plain(text, lines=lines)
     assert is_harmless(found)
@@ -110,6 +111,8 @@ def test_readable_text_of_any_script_stays(text: str) -> None:
 @example("\\")
 @example("[red]\\\\")
 @example("\\[/]")
+@example("\\[")
+@example("\\\\[A] \\[b [c]")
 def test_rich_shows_the_text_itself(text: str) -> None:
     shown = io.StringIO()
     console = Console(file=shown, width=10**6, color_system=None, highlight=False, emoji=False)
