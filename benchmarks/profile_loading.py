@@ -1,11 +1,12 @@
 """Where a loader's time goes, by sampling its threads.
 
-    python benchmarks/profile_loading.py --shards DATASET
+    python benchmarks/profile_loading.py --shards DATASET [DATASET ...]
 
 Takes batches in a process of its own while py-spy looks at it `rate` times a second, once at
 whatever runs and once at who holds the interpreter's lock. Prints shares of the threads' busy
 samples per stage, for both frame orders, and the share of wall-clock time in which the lock was
-held. `--flame-graph FOLDER` keeps py-spy's pictures.
+held: over the frames that were loaded meanwhile, the microseconds of it that each takes.
+`--flame-graph FOLDER` keeps py-spy's pictures.
 """
 
 import subprocess
@@ -14,7 +15,7 @@ import tempfile
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import tyro
 
@@ -23,27 +24,37 @@ from report import print_result
 CONSUMER = """
 import itertools, sys, time
 from roboshard.loader import make_loader
-shards, order, seconds = sys.argv[1], sys.argv[2], float(sys.argv[3])
+shards, order, warm_up_s, seconds = sys.argv[1], sys.argv[2], *map(float, sys.argv[3:])
 loader = make_loader(shards, batch_size=64, frame_order=order, drop_last=True)
-until = time.monotonic() + seconds
 epochs = itertools.chain.from_iterable(itertools.repeat(loader))
-for _ in itertools.takewhile(lambda _: time.monotonic() < until, epochs):
-    pass
+
+def frames_by(until):
+    for _ in itertools.takewhile(lambda _: time.monotonic() < until, epochs):
+        pass
+    return loader.stats().frames_used
+
+now = time.monotonic()
+before = frames_by(now + warm_up_s)
+began, found = time.monotonic(), frames_by(now + warm_up_s + seconds)
+print((found - before) / (time.monotonic() - began))
 """
 WARM_UP_S = 8
+MARGIN_S = 5
+"""The consumer goes on for so much longer than it is looked at."""
+ORDERS = ("sweep", "uniform")
 STAGES = {
     # innermost function of ours on the stack -> what it is
     "feed": "decode: PyAV and FFmpeg",
     "drain": "decode: PyAV and FFmpeg",
     "_convert": "convert to RGB in the batch",
-    "_lend": "lend memory for a batch",
+    "lend": "lend memory for a batch",
     "open_decoder": "open a slice",
     "take": "choose what to decode, and with which codec",
     "_decode": "Python around each frame",
     "lasting": "keep a picture for a later step",
     "announce": "hand in requests",
     "begin": "hand in requests",
-    "_requests": "hand in requests",
+    "requests_of": "hand in requests",
     "_windowed": "rows and windows",
     "step": "draw and fetch",
     "steps": "draw and fetch",
@@ -57,75 +68,86 @@ STAGES = {
 class Options:
     """Profile of loading."""
 
-    shards: str
-    """A roboshard dataset."""
+    shards: tuple[str, ...]
+    """roboshard datasets."""
     seconds: int = 12
     rate: int = 200
     flame_graph: Path | None = None
-    """Folder for flame graphs, one per order."""
+    """Folder for flame graphs, one per dataset and order."""
     output: Path | None = None
     """Write the JSON here too."""
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """A consumer that was looked at."""
+
+    stacks: Counter[str]
+    """Stack -> samples."""
+    frames_per_s: float
 
 
 def main() -> None:
     """Measure and print."""
     options = tyro.cli(Options)
     values: dict[str, Any] = {"seconds": options.seconds, "rate": options.rate}
-    for order in ("sweep", "uniform"):
-        busy = stages(sampled(options, order, ["--format", "raw"]))
-        held = sum(sampled(options, order, ["--format", "raw", "--gil"]).values())
-        total = sum(busy.values())
-        values[order] = {
-            "busy_threads": round(total / options.seconds / options.rate, 2),
-            "share": {stage: round(count / total, 3) for stage, count in busy.most_common()},
-            "lock_held": round(held / options.seconds / options.rate, 3),
+    values["datasets"] = {
+        Path(shards).name.removesuffix("_shards"): {
+            order: profile(options, shards, order) for order in ORDERS
         }
-        if options.flame_graph:
-            options.flame_graph.mkdir(parents=True, exist_ok=True)
-            sampled(
-                options, order, ["--format", "flamegraph"], options.flame_graph / f"{order}.svg"
-            )
+        for shards in options.shards
+    }
     print_result("profile_loading", values, options.output)
 
 
+def profile(options: Options, shards: str, order: str) -> dict[str, Any]:
+    """Where the time goes as one dataset is loaded in one order."""
+    looks = options.seconds * options.rate
+    busy = stages(sampled(options, shards, order, ["--format", "raw"]).stacks)
+    locked = sampled(options, shards, order, ["--format", "raw", "--gil"])
+    held = sum(locked.stacks.values()) / looks
+    total = sum(busy.values())
+    if options.flame_graph:
+        options.flame_graph.mkdir(parents=True, exist_ok=True)
+        picture = options.flame_graph / f"{Path(shards).name}_{order}.svg"
+        sampled(options, shards, order, ["--format", "flamegraph"], picture)
+    return {
+        "busy_threads": round(total / looks, 2),
+        "share": {stage: round(count / total, 3) for stage, count in busy.most_common()},
+        "lock_held": round(held, 3),
+        "lock_held_us_per_frame": round(1e6 * held / locked.frames_per_s, 1),
+    }
+
+
 def sampled(
-    options: Options,
-    order: Literal["sweep", "uniform"],
-    extra: list[str],
-    picture: Path | None = None,
-) -> Counter[str]:
-    """Stack -> samples of a running consumer."""
+    options: Options, shards: str, order: str, extra: list[str], picture: Path | None = None
+) -> Sampled:
+    """Look at a consumer while it runs."""
+    times = (WARM_UP_S, options.seconds + MARGIN_S)
     consumer = subprocess.Popen(
-        [
-            sys.executable,
-            "-c",
-            CONSUMER,
-            options.shards,
-            order,
-            str(WARM_UP_S + options.seconds + 5),
-        ]
+        [sys.executable, "-c", CONSUMER, shards, order, *map(str, times)],
+        stdout=subprocess.PIPE,
+        text=True,
     )
     with tempfile.TemporaryDirectory() as folder:
-        found = Path(folder) / "stacks"
+        found = picture or Path(folder) / "stacks"
         try:
             consumer.wait(WARM_UP_S)
         except subprocess.TimeoutExpired:
-            command = [str(Path(sys.executable).with_name("py-spy")), "record", "--nonblocking"]
-            command += [
-                "--pid",
-                str(consumer.pid),
-                "--duration",
-                str(options.seconds),
-                "--rate",
-                str(options.rate),
-            ]
-            command += ["--output", str(picture or found), *extra]
+            look = ("--nonblocking", "--duration", options.seconds, "--rate", options.rate)
+            where = ("--pid", consumer.pid, "--output", found)
+            py_spy = Path(sys.executable).with_name("py-spy")
             subprocess.run(
-                command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+                [str(word) for word in (py_spy, "record", *look, *where, *extra)],
+                check=True,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
             )
-        consumer.wait()
+        frames_per_s, _ = consumer.communicate()
         lines = [] if picture else found.read_text().splitlines()
-    return Counter({stack: int(count) for stack, count in (line.rsplit(" ", 1) for line in lines)})
+    stacks = (line.rsplit(" ", 1) for line in lines)
+    counted = Counter({stack: int(count) for stack, count in stacks})
+    return Sampled(counted, float(frames_per_s))
 
 
 def stages(stacks: Counter[str]) -> Counter[str]:

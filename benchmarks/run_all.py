@@ -44,7 +44,8 @@ BENCHMARKS: dict[str, str] = {
     "consumer": f"consumer.py --shards {LARGE}_shards --batches 24 --runs 9",
     "steady": f"steady.py --shards {LARGE}_shards --num-episodes 1 --batch-size 16",
     "frame_cache": f"frame_cache.py --shards {LARGE}_shards --runs 5 --window-s 2",
-    "profile_loading": f"profile_loading.py --shards {LARGE}_shards --seconds 8",
+    "profile_loading": "profile_loading.py --seconds 8"
+    f" --shards {LARGE}_shards {MIDDLE}_shards {SMALL}_shards",
     "resume_cost": f"resume_cost.py --shards {LARGE}_shards --runs 5",
     "remote": f"remote.py --shards {LARGE}_shards --batches 12",
     "remote_warm": f"remote.py --warm --num-workers 0 4 --batches 100 --shards {SMALL}_shards",

@@ -1,5 +1,6 @@
 """Tables of what a run notices of the loader: waiting, memory, caches, resuming, remote data."""
 
+from collections import Counter
 from typing import Any
 
 from pages.markdown import Result, ratios, table
@@ -85,18 +86,25 @@ def remote_table(result: Result) -> str:
 
 def profile_table(result: Result) -> str:
     """Where a loader's time goes."""
-    orders = ("sweep", "uniform")
-    shares = {order: result[order]["share"] for order in orders}
-    stages = sorted(shares["uniform"], key=shares["uniform"].__getitem__, reverse=True)
-    rows = [(s, *(f"{shares[order].get(s, 0.0):.1%}" for order in orders)) for s in stages]
-    rows += [
-        ("threads busy at once", *(str(result[order]["busy_threads"]) for order in orders)),
-        (
-            "interpreter's lock held",
-            *(f"{result[order]['lock_held']:.0%} of the time" for order in orders),
-        ),
+    found = {
+        f"{name}, {order}": of_order
+        for name, orders in result["datasets"].items()
+        for order, of_order in orders.items()
+    }
+    total = Counter[str]()
+    for of_order in found.values():
+        total.update(of_order["share"])
+    rows = [
+        (stage, *(f"{of_order['share'].get(stage, 0.0):.1%}" for of_order in found.values()))
+        for stage, _ in total.most_common()
     ]
-    return table(("", *orders), rows)
+    for label, key, unit in (
+        ("threads busy at once", "busy_threads", ""),
+        ("interpreter's lock held, of the time", "lock_held", ".0%"),
+        ("interpreter's lock held, microseconds a frame", "lock_held_us_per_frame", ""),
+    ):
+        rows.append((label, *(format(of_order[key], unit) for of_order in found.values())))
+    return table(("", *found), rows)
 
 
 def frame_cache_table(result: Result) -> str:

@@ -87,8 +87,9 @@ class _Step:
 class RequestQueue:
     """Requests of steps, the most urgent step first.
 
-    A slice is visited for what the most urgent step wants of it. A decoder passes through a GOP
-    from its keyframe on: whoever else wants a frame of one that is decoded now gets it now. So do
+    A slice is visited for what the most urgent step wants of it; where frames come in their order,
+    for some steps after it too, as each visit has a price. A decoder passes through a GOP from its
+    keyframe on: whoever else wants a frame of one that is decoded now gets it now. So do
     steps that are only announced, whose pictures have to be kept until then: as long as there is
     room, and of it the less the later a step comes, so that what is kept is mostly what is needed
     soon.
@@ -137,19 +138,30 @@ class RequestQueue:
         """What to decode next of a slice that is not busy; None: nothing.
 
         No more is taken for steps that are only announced when `most_early` pictures of theirs are
-        out.
+        out. 0: frames of a slice are wanted in their order, and so at once by some steps in a row.
         """
         while self._begun and not self._begun[0].slices:
             del self._begun[0]
-        for step in self._begun:
+        together = 1 if most_early else self._num_together()
+        for number, step in enumerate(self._begun):
             for slot in step.slices:
                 if slot not in busy:
-                    return Taken(slot, self._take(step, slot, most_early))
+                    taken: Requests = {}
+                    for wanting in self._begun[number : number + together]:
+                        if slot in wanting.slices:
+                            self._take(taken, wanting, slot, most_early)
+                    return Taken(slot, taken)
         return None
 
-    def _take(self, step: _Step, slot: Slice, most_early: int) -> Requests:
-        """What a step wants of a slice, and what others want of the same GOPs."""
-        taken: Requests = {}
+    def _num_together(self) -> int:
+        """For how many steps a slice is visited at once: half of those that are decoded, so that
+        they are not all ready at once. Nothing delays the first batch.
+        """
+        is_first = bool(self._begun) and self._begun[0].number == 0
+        return 1 if is_first else max(1, len(self._begun) // 2)
+
+    def _take(self, taken: Requests, step: _Step, slot: Slice, most_early: int) -> None:
+        """Add what a step wants of a slice, and what others want of the same GOPs."""
         for gop, requests in step.slices.pop(slot).items():
             others = self._wanting.pop((slot, gop), ())  # nobody else wants what was kept
             if len(others) > 1:
@@ -158,7 +170,6 @@ class RequestQueue:
                 if waiting:
                     self._wanting[slot, gop] = waiting
             taken.update(requests)
-        return taken
 
     def _move(
         self, steps: Sequence[_Step], slot: Slice, gop: int, requests: Requests, most_early: int

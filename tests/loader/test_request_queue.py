@@ -64,6 +64,7 @@ def test_everything_is_taken_once_and_the_most_urgent_first(
 ) -> None:
     waiting, coming, left = RequestQueue(), list(enumerate(steps)), Tally[Want]()
     announced: list[int] = []
+    num_begun = 0
     early = Tally[int]()
     """Announced step -> pictures that were taken for it."""
     while True:
@@ -76,6 +77,7 @@ def test_everything_is_taken_once_and_the_most_urgent_first(
             )
         if announced and chance.random() < 0.5:
             del early[announced.pop(0)]
+            num_begun += 1
             waiting.begin({})
         busy = {slot for slot in EVERY_SLICE if chance.random() < 0.5}
         free = {
@@ -95,8 +97,12 @@ def test_everything_is_taken_once_and_the_most_urgent_first(
         given_out = Tally(
             (target.step, number, frame) for frame, ts in taken.requests.items() for target in ts
         )
-        chosen = gops_of(left, first_free(left, free), number)
-        assert chosen, "the slice is wanted by the first step that can be served"
+        first = first_free(left, free)
+        assert gops_of(left, first, number), "the first step that can be served wants the slice"
+        begun = decoded_now(left, num_begun)
+        together = 1 if most_early or begun[0] == 0 else max(1, len(begun) // 2)
+        at = begun.index(first)
+        chosen = {gop for s in begun[at : at + together] for gop in gops_of(left, s, number)}
         of_gops = Tally(
             {want: n for want, n in left.items() if want[1] == number and want[2] // GOP in chosen}
         )
@@ -135,6 +141,12 @@ def check_early(
                 assert after >= room, "there was room for it"
 
 
+def decoded_now(left: Tally[Want], num_begun: int) -> list[int]:
+    """Steps that have begun, from the first one on that wants something."""
+    wanting = [step for step, _, _ in left if step < num_begun]
+    return list(range(min(wanting, default=num_begun), num_begun))
+
+
 def first_free(left: Tally[Want], free: set[int]) -> int:
     """The first step that wants something of a slice that is free."""
     return min(int(step) for step, slot, _ in left if slot in free)
@@ -161,6 +173,16 @@ def test_what_one_step_wants_of_a_slice_comes_together() -> None:
         5: [3],
     }
     assert waiting.take(()) is None
+
+
+def test_a_slice_is_visited_for_steps_in_a_row_but_for_the_first_batch_alone() -> None:
+    waiting = RequestQueue()
+    for number in range(5):
+        waiting.announce(asked_for(number, {0: [3 * number]}))
+        waiting.begin({})
+    taken = [waiting.take(()) for _ in range(3)]
+    frames = [sorted(found.requests) if found else None for found in taken]
+    assert frames == [[0], [3, 6], [9]], "half of four, then half of two"
 
 
 def test_what_was_kept_for_a_step_comes_before_what_it_wants_else() -> None:
