@@ -51,7 +51,7 @@ STAGES = {
     "open_decoder": "open a slice",
     "take": "choose what to decode, and with which codec",
     "_decode": "Python around each frame",
-    "lasting": "keep a picture for a later step",
+    "owned_copy": "keep a picture for a later step",
     "announce": "hand in requests",
     "begin": "hand in requests",
     "requests_of": "hand in requests",

@@ -2,7 +2,7 @@
 
 from roboshard.common.caller import warn_caller
 from roboshard.loader.config import OrderConfig
-from roboshard.loader.stats import Counter, LoaderStats
+from roboshard.loader.stats import LoaderStats, StatsCounter
 from roboshard.shards.gop import COSTLY
 
 FIRST_FRAMES = 2048
@@ -19,7 +19,7 @@ class LongGopWarning:
         self._first: LoaderStats | None = None
         """As the frames were used that say little."""
 
-    def judge(self, counter: Counter) -> None:
+    def judge(self, counter: StatsCounter) -> None:
         """Warn of what frames have cost of late, if there were enough to tell.
 
         Called in the loader's iteration.

@@ -34,7 +34,7 @@ from roboshard.loader.resources import Resources
 from roboshard.loader.samples.rows import Batch, delta_windows
 from roboshard.loader.selection.config import EpisodePredicate, SelectionConfig, Split
 from roboshard.loader.statistics.measure import DeclaredStatistics
-from roboshard.loader.stats import Counter
+from roboshard.loader.stats import StatsCounter
 from roboshard.loader.transforms.images import transform_images
 from roboshard.shards.locate import Urls
 from roboshard.shards.snapshots import SnapshotName
@@ -245,7 +245,7 @@ class _OneProcess:
     def __init__(self, job: LoadJob) -> None:
         self.process = os.getpid()
         self._job = job
-        self._counter = Counter()
+        self._counter = StatsCounter()
         self._buffers = ReusedBuffers()
         self._resources = Resources(job, self._buffers, self._counter, least_threads=1)
         self.close = weakref.finalize(self, self._resources.close)

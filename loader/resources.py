@@ -21,7 +21,7 @@ from roboshard.loader.look_ahead.decode_threads import DecodeThreads
 from roboshard.loader.look_ahead.thread_limit import ThreadLimit
 from roboshard.loader.order.mixture import pool_sizes
 from roboshard.loader.sources import ConcatDataset
-from roboshard.loader.stats import Counter
+from roboshard.loader.stats import StatsCounter
 from roboshard.shards.features import picture_shape
 
 LOCAL_READING = (2, 128 << 20)
@@ -59,7 +59,7 @@ class Resources:
         self,
         job: LoadJob,
         buffers: Buffers,
-        counter: Counter,
+        counter: StatsCounter,
         *,
         shared: SharedEpisodes | None = None,
         cache: FrameCache | None = None,

@@ -128,7 +128,7 @@ class LoaderStats:
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
 
-class Counter:
+class StatsCounter:
     """Stats under way, for any number of threads."""
 
     def __init__(self, spans: SpanRecorder | None = None) -> None:

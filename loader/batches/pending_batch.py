@@ -49,7 +49,7 @@ class PendingBatch:
         return not self.left or self.error is not None
 
     def keep(self, key: str, place: int, picture: Picture) -> bool:
-        """Hold a picture, which must be a lasting one, until the step begins.
+        """Hold a picture, which must have memory of its own, until the step begins.
 
         False: it has begun, put it.
         """

@@ -110,7 +110,7 @@ class PacketDecoder:
         """About what it holds open between two visits; 0: nothing."""
         return 0 if self._codec is None else bytes_held(self._camera)
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """Close what is open; the next frame begins at a keyframe."""
         self._codec = None
         self._ready.clear()
@@ -130,7 +130,7 @@ class PacketDecoder:
                 raise
             yield picture
         self._window = memoryview(b"")
-        self._let_go()
+        self._release()
 
     def _picture(self, index: int, following: int | None) -> Picture:
         """One frame; `following` is asked for next."""
@@ -238,7 +238,7 @@ class PacketDecoder:
             return following < self._end_frame
         return self._keeps_codec and frame < self._end_frame
 
-    def _let_go(self) -> None:
+    def _release(self) -> None:
         """Of the codec, unless it is to go on."""
         if self._codec is not None and not self._goes_on(self._next_frame, None):
             self._ready.clear()

@@ -46,7 +46,7 @@ class TorchcodecDecoder:
         """About what its pictures take between two visits, the slice itself apart; 0: nothing."""
         return 0 if self._decoder is None else bytes_held(self._camera)
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """Close the decoder; the next frame begins at a keyframe."""
         self._decoder = None
         self.last_frame = None

@@ -25,7 +25,7 @@ from roboshard.loader.decoding.by_packets import PacketDecoder
 from roboshard.loader.decoding.by_torchcodec import TorchcodecDecoder, seeks_right
 from roboshard.loader.decoding.depth import depth_pixels
 from roboshard.loader.decoding.open_decoders import Keeps
-from roboshard.loader.decoding.pictures import Picture, made, resized
+from roboshard.loader.decoding.pictures import Picture, resized, with_pixels
 from roboshard.loader.decoding.rgb import picture_of
 from roboshard.loader.decoding.settings import PictureSettings
 from roboshard.loader.decoding.slice_bytes import SliceBytes
@@ -123,14 +123,14 @@ class Moved:
         """About what it holds open between two visits; 0: nothing."""
         return self._decoder.held_bytes
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """Close what is open; the next frame begins at a keyframe."""
-        self._decoder.let_go()
+        self._decoder.release()
 
     def frames(self, indices: Sequence[int]) -> Iterator[Picture]:
         """Frames by ascending index, as tensors (H, W, C) on the GPU."""
         for picture in self._decoder.frames(indices):
-            yield torch.as_tensor(made(picture), device=self._device)
+            yield torch.as_tensor(with_pixels(picture), device=self._device)
 
 
 def decode_frames(

@@ -23,7 +23,7 @@ class Keeps(Protocol):
     def held_bytes(self) -> int:
         """About what it holds open; 0: nothing."""
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """Close it; the next frame begins at a keyframe."""
 
 
@@ -63,4 +63,4 @@ class KeptDecoders:
                 self._num_bytes -= its_bytes
                 oldest = found()  # None: its episode has gone
                 if oldest is not None:
-                    oldest.let_go()
+                    oldest.release()

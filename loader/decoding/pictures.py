@@ -46,12 +46,12 @@ def resized(picture: Picture, size: tuple[int, int] | None) -> Picture:
     return ResizedPicture(picture, size)
 
 
-def made(picture: Picture) -> Picture:
+def with_pixels(picture: Picture) -> Picture:
     """The same with its values there, for where they are needed more than once."""
     return picture.pixels() if isinstance(picture, _TO_BE_MADE) else picture
 
 
-def lasting(picture: Picture) -> "NDArray[Any] | DecodedFrame | torch.Tensor":
+def owned_copy(picture: Picture) -> "NDArray[Any] | DecodedFrame | torch.Tensor":
     """The same in memory of its own, for longer than until its decoder is asked for the next
     one.
     """
@@ -68,6 +68,6 @@ def copy_picture(picture: Picture, target: Any) -> None:
     if isinstance(picture, _TO_BE_MADE) and not is_scaled:
         picture.into(target)
         return
-    target[...] = made(picture)
+    target[...] = with_pixels(picture)
     if is_scaled:
         target /= 255  # a division that converts as it goes takes three times as long

@@ -166,10 +166,10 @@ class Episode:
         video = self._videos.get(key)
         return frame if video is None else video.gop(frame)
 
-    def ways(self, key: str, frames: Sequence[int]) -> tuple[Sequence[int], ...]:
+    def decode_runs(self, key: str, frames: Sequence[int]) -> tuple[Sequence[int], ...]:
         """Ascending frames in the order that costs least, as ascending parts."""
         video = self._videos.get(key)
-        return (frames,) if video is None else video.ways(frames)
+        return (frames,) if video is None else video.decode_runs(frames)
 
     def num_decoded(self, key: str) -> int:
         """Frames decoded so far for a camera; none for an image feature."""

@@ -29,7 +29,7 @@ from roboshard.loader.episodes.shared import SharedEpisodes
 from roboshard.loader.episodes.spill import SpillStore
 from roboshard.loader.order.plan import Draw
 from roboshard.loader.sources import Source
-from roboshard.loader.stats import Counter
+from roboshard.loader.stats import StatsCounter
 from roboshard.storage.stored import OpenFiles
 
 DRAWS_AT_ONCE = 8
@@ -69,7 +69,7 @@ class EpisodePool:
         max_bytes: int,
         more_bytes: int,
         on_error: OnError,
-        counter: Counter,
+        counter: StatsCounter,
         shared: SharedEpisodes | None = None,
     ) -> None:
         """Hold `most` episodes of `max_bytes` in all, beside those of the current step; more than
@@ -280,7 +280,7 @@ def _warn(error: RoboshardError) -> None:
 
 
 def fetch_episodes(
-    draws: Iterable[Draw], pool: EpisodePool, reads: EpisodePrefetcher, counter: Counter
+    draws: Iterable[Draw], pool: EpisodePool, reads: EpisodePrefetcher, counter: StatsCounter
 ) -> Iterator[DrawnStep]:
     """Draw -> its samples, with their episodes in memory; those of the coming draws are read
     meanwhile.

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from roboshard.common.errors import RoboshardError
 from roboshard.loader.sources import ConcatDataset
-from roboshard.loader.stats import Counter
+from roboshard.loader.stats import StatsCounter
 from roboshard.shards.fetch import MAX_GAP, MAX_READ, Origin
 from roboshard.shards.ranges import ByteRange, neighbours
 from roboshard.shards.reader import EpisodeData, ShardedDataset
@@ -45,7 +45,7 @@ class EpisodePrefetcher:
         cameras: Sequence[str],
         num_threads: int,
         max_bytes: int,
-        counter: Counter,
+        counter: StatsCounter,
     ) -> None:
         """Nothing is started before the first episode is wanted."""
         self._dataset = dataset
@@ -146,12 +146,12 @@ class EpisodePrefetcher:
 
     def _work(self) -> None:
         while (task := self._tasks.get()) is not None and not self._closed:
-            self._carry_out(task)
+            self._run(task)
             # A thread that waits holds nothing: an error of this task holds its taker's frames, and
             # with them whoever would end the thread.
             del task
 
-    def _carry_out(self, task: Sequence[_Request]) -> None:
+    def _run(self, task: Sequence[_Request]) -> None:
         try:
             self._read(task)
         except BaseException as error:  # noqa: BLE001 - of whatever kind, it is the takers'

@@ -6,7 +6,7 @@ from collections import OrderedDict
 from weakref import WeakValueDictionary
 
 from roboshard.loader.episodes.episode import Episode
-from roboshard.loader.stats import Counter
+from roboshard.loader.stats import StatsCounter
 
 MAX_REMEMBERED = 1 << 16
 """Positions of episodes that there was no room for."""
@@ -19,7 +19,7 @@ class ResidentEpisodes:
     nothing else.
     """
 
-    def __init__(self, most: int, max_bytes: int, more_bytes: int, counter: Counter) -> None:
+    def __init__(self, most: int, max_bytes: int, more_bytes: int, counter: StatsCounter) -> None:
         """Hold `most` episodes of `max_bytes` in all, beside those that are needed at once.
 
         And more than `most`, as long as all of them are of `more_bytes`: so small datasets are read

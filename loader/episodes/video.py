@@ -92,7 +92,7 @@ class Video:
         """Which GOP of the slice a frame is in."""
         return bisect_right(self._camera.keyframes, frame)
 
-    def ways(self, frames: Sequence[int]) -> tuple[Sequence[int], ...]:
+    def decode_runs(self, frames: Sequence[int]) -> tuple[Sequence[int], ...]:
         """Ascending frames in the order that costs least, as ascending parts, none of them empty.
 
         First those that are kept, which decoding further would displace; then forward from where
@@ -104,7 +104,7 @@ class Video:
         kept = set() if self._recent is None else self._recent.kept(frames)
         others = [frame for frame in frames if frame not in kept]
         after = bisect_right(others, last)
-        return tuple(way for way in (sorted(kept), others[after:], others[:after]) if way)
+        return tuple(run for run in (sorted(kept), others[after:], others[:after]) if run)
 
     def pictures(self, frames: Sequence[int]) -> Iterator[tuple[int, Picture]]:
         """Ascending frames with their pictures (H, W, C), in the order in which they are to be had.

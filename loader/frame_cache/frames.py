@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from roboshard.loader.decoding.pictures import Picture, copy_picture, made
+from roboshard.loader.decoding.pictures import Picture, copy_picture, with_pixels
 from roboshard.loader.episodes.episode import Episode
 from roboshard.loader.frame_cache.layout import IntArray, Layout
 from roboshard.loader.frame_cache.store import FrameStore
 from roboshard.loader.samples.rows import WindowedStep
-from roboshard.loader.stats import Counter
+from roboshard.loader.stats import StatsCounter
 from roboshard.storage.locks import lock
 
 
@@ -44,7 +44,7 @@ class Found(NamedTuple):
 class FrameCache:
     """The stores of a loader, as one process sees them. For any number of threads."""
 
-    def __init__(self, spec: FrameCacheSpec, counter: Counter) -> None:
+    def __init__(self, spec: FrameCacheSpec, counter: StatsCounter) -> None:
         """Open the stores. Those that cannot be opened are done without, with a warning."""
         self._layout = spec.layout
         self._first_row = np.concatenate([rows[:-1] for rows in spec.layout.first_row])
@@ -214,7 +214,7 @@ class EpisodeRows(NamedTuple):
         rows = self.of(frame)
         if not len(rows) or not self.store.is_writable or not self.store.fits(picture):
             return picture
-        pixels: NDArray[Any] = np.asarray(made(picture))
+        pixels: NDArray[Any] = np.asarray(with_pixels(picture))
         self.cache.add(self.store, rows.tolist(), pixels)
         return pixels
 

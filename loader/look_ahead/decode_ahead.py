@@ -19,7 +19,7 @@ from roboshard.loader.episodes.episode import Episode
 from roboshard.loader.look_ahead.decode_threads import DecodeThreads
 from roboshard.loader.order.plan import Draw
 from roboshard.loader.samples.rows import Batch, WindowedStep
-from roboshard.loader.stats import Counter
+from roboshard.loader.stats import StatsCounter
 
 LOOK_AHEAD_BYTES = 512 << 20
 """Of batches that are being decoded at once; two steps at least, so that no thread waits for a
@@ -49,7 +49,7 @@ frame of it cannot be decoded."""
 def decode_video(
     steps: Iterable[WindowedStep],
     threads: DecodeThreads,
-    counter: Counter,
+    counter: StatsCounter,
     episode_bytes: int,
     again: Again | None = None,
 ) -> Iterator[Batch]:

@@ -17,7 +17,7 @@ from threading import Condition, RLock
 from roboshard.common.errors import RoboshardError
 from roboshard.loader.batches.buffers import Buffers
 from roboshard.loader.batches.pending_batch import PendingBatch
-from roboshard.loader.decoding.pictures import Picture, lasting, made
+from roboshard.loader.decoding.pictures import Picture, owned_copy, with_pixels
 from roboshard.loader.frame_cache.frames import EpisodeRows, FrameCache
 from roboshard.loader.look_ahead.copies import Copy, copies_of, others
 from roboshard.loader.look_ahead.kept_frames import KeptFrames
@@ -33,7 +33,7 @@ from roboshard.loader.look_ahead.switch_interval import SHORT_SWITCH_INTERVAL
 from roboshard.loader.look_ahead.thread_limit import ThreadLimit
 from roboshard.loader.look_ahead.visit import Visit
 from roboshard.loader.samples.rows import PictureKey, WindowedStep
-from roboshard.loader.stats import Counter
+from roboshard.loader.stats import StatsCounter
 
 SETTLED_AT_ONCE = 8
 """Frames of a slice after which the steps that they are of are told."""
@@ -54,7 +54,7 @@ class DecodeThreads:
         pictures: Sequence[PictureKey],
         as_float: bool,
         buffers: Buffers,
-        counter: Counter,
+        counter: StatsCounter,
         early_bytes: int,
         cache: FrameCache | None = None,
     ) -> None:
@@ -238,8 +238,8 @@ class DecodeThreads:
             known = rows.known(frames)
             frames = [frame for frame in frames if frame not in known]
             self._take_cached(slot, rows, known)
-        for way in slot.source.ways(slot.key, frames):
-            self._decode(slot, way, rows)
+        for run in slot.source.decode_runs(slot.key, frames):
+            self._decode(slot, run, rows)
             if self._stopped:
                 return
 
@@ -306,12 +306,12 @@ class DecodeThreads:
             targets[0].step.put(key, targets[0].place, picture, self._buffers)
             return
         if not all(target.step.has_begun for target in targets):
-            kept = lasting(picture)
+            kept = owned_copy(picture)
             self._largest_early = max(self._largest_early, kept.nbytes)
             targets = [
                 target for target in targets if not target.step.keep(key, target.place, kept)
             ]
-        pixels = picture if len(targets) < 2 else made(picture)
+        pixels = picture if len(targets) < 2 else with_pixels(picture)
         for target in targets:
             target.step.put(key, target.place, pixels, self._buffers)
 

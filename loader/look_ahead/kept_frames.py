@@ -21,7 +21,7 @@ class KeptFrames:
         """All together."""
         return 0
 
-    def ways(self, key: str, frames: Sequence[int]) -> tuple[Sequence[int], ...]:  # noqa: ARG002
+    def decode_runs(self, key: str, frames: Sequence[int]) -> tuple[Sequence[int], ...]:  # noqa: ARG002
         """In any order."""
         return (frames,)
 

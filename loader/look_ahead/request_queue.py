@@ -18,7 +18,7 @@ class PictureSource(Protocol):
     def gop(self, key: str, frame: int) -> int:
         """Which GOP a frame is in: what is decoded together."""
 
-    def ways(self, key: str, frames: Sequence[int]) -> tuple[Sequence[int], ...]:
+    def decode_runs(self, key: str, frames: Sequence[int]) -> tuple[Sequence[int], ...]:
         """Ascending frames in the order that costs least, as ascending parts."""
 
     def pictures(self, key: str, frames: Sequence[int]) -> Iterator[tuple[int, Picture]]:

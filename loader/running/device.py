@@ -9,7 +9,7 @@ import torch
 from roboshard.common.errors import OptionError
 from roboshard.loader.config import LoaderConfig
 from roboshard.loader.samples.rows import Batch
-from roboshard.loader.stats import Counter
+from roboshard.loader.stats import StatsCounter
 
 
 def check_devices(config: LoaderConfig) -> None:
@@ -69,7 +69,7 @@ class Copies:
     another.
     """
 
-    def __init__(self, device: str | None, counter: Counter) -> None:
+    def __init__(self, device: str | None, counter: StatsCounter) -> None:
         """None: batches stay where they were made.
 
         Nothing is made on the device before the first batch.

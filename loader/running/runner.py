@@ -22,7 +22,7 @@ from roboshard.loader.running.steps import UserSteps
 from roboshard.loader.running.stream import EpochStream
 from roboshard.loader.running.workers import FromWorker, WorkerPool
 from roboshard.loader.samples.rows import Batch
-from roboshard.loader.stats import Counter, LoaderStats
+from roboshard.loader.stats import LoaderStats, StatsCounter
 from roboshard.loader.transforms.apply import Transforms
 
 
@@ -35,7 +35,7 @@ class EpochRunner:
         self._config = job.config
         self._workers: WorkerPool | None = None
         self._of_workers: dict[int, LoaderStats] = {}  # the last word of each on how it stands
-        self.counter = Counter()
+        self.counter = StatsCounter()
         self._copies = Copies(job.config.read.device, self.counter)
         split = job.config.split
         self.steps = UserSteps(self.counter, split.rank if split.world_size > 1 else None)
@@ -147,7 +147,7 @@ class _InThreads:
     plan_of: Callable[[int], Plan]
     copies: Copies
     buffers: Buffers
-    counter: Counter
+    counter: StatsCounter
     cache: Callable[[], FrameCache | None]
     """Pictures of earlier epochs, opened when they are first needed."""
 

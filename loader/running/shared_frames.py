@@ -19,7 +19,7 @@ from roboshard.loader.frame_cache.frames import FrameCache, FrameCacheSpec
 from roboshard.loader.frame_cache.layout import Layout, make_layout
 from roboshard.loader.job import LoadJob
 from roboshard.loader.running.device import decodes_on_gpu
-from roboshard.loader.stats import Counter
+from roboshard.loader.stats import StatsCounter
 from roboshard.storage.cache import claim_folder
 from roboshard.storage.held_folder import join_held_folder, leave_held_folder
 
@@ -74,7 +74,7 @@ def with_frame_cache(job: LoadJob) -> tuple[LoadJob, SharedFrames | None]:
     return replace(job, frame_cache=spec), frames
 
 
-def open_cache(job: LoadJob, counter: Counter) -> FrameCache | None:
+def open_cache(job: LoadJob, counter: StatsCounter) -> FrameCache | None:
     """Open a job's frame cache in this process; None: it has none."""
     return None if job.frame_cache is None else FrameCache(job.frame_cache, counter)
 

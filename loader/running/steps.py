@@ -12,13 +12,13 @@ from roboshard.common import jsonio
 from roboshard.common.errors import OptionError, StorageError
 from roboshard.loader.running.trace import trace_events
 from roboshard.loader.spans import MAX_SPANS, Span
-from roboshard.loader.stats import Counter
+from roboshard.loader.stats import StatsCounter
 
 
 class UserSteps:
     """Counts the user's waiting and working, and writes the trace that was asked for."""
 
-    def __init__(self, counter: Counter, rank: int | None) -> None:
+    def __init__(self, counter: StatsCounter, rank: int | None) -> None:
         """Trace nothing yet. `rank`: of this process; None: there is but one."""
         self._counter = counter
         self._rank = rank

@@ -45,7 +45,7 @@ from roboshard.loader.running.shared_pickle import SharedPickle
 from roboshard.loader.running.stream import EpochStream
 from roboshard.loader.samples.rows import Batch
 from roboshard.loader.spans import Span, SpanRecorder
-from roboshard.loader.stats import Counter, LoaderStats
+from roboshard.loader.stats import LoaderStats, StatsCounter
 from roboshard.loader.transforms.apply import Transforms
 
 PREFETCHED_PER_WORKER = 1  # beside what each decodes ahead by itself
@@ -222,7 +222,7 @@ class _StepDataset(torch.utils.data.IterableDataset[tuple[Message, FromWorker]])
 
     def __iter__(self) -> Iterator[tuple[Message, FromWorker]]:
         here = self._here = self._here or _InWorker(
-            self._job, self._ring, self._shared, Counter(SpanRecorder(self._switch))
+            self._job, self._ring, self._shared, StatsCounter(SpanRecorder(self._switch))
         )
         try:
             yield from here.messages(*self._place)
@@ -236,7 +236,7 @@ class _InWorker:
     """What a worker keeps from epoch to epoch."""
 
     def __init__(
-        self, job: LoadJob, ring: SegmentPlan, shared: SharedEpisodes | None, counter: Counter
+        self, job: LoadJob, ring: SegmentPlan, shared: SharedEpisodes | None, counter: StatsCounter
     ) -> None:
         self._job = job
         self._shared = shared

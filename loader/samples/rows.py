@@ -17,7 +17,7 @@ from roboshard.loader.episodes.fetch import DrawnStep
 from roboshard.loader.episodes.row_table import gather
 from roboshard.loader.order.plan import Draw
 from roboshard.loader.samples.windows import window
-from roboshard.loader.stats import Counter
+from roboshard.loader.stats import StatsCounter
 
 Batch = dict[str, Any]
 Offsets = Mapping[str, NDArray[np.int64]]
@@ -58,7 +58,10 @@ class WindowedStep:
 
 
 def delta_windows(
-    steps: Iterable[DrawnStep], offsets: Offsets, pictures: Sequence[PictureKey], counter: Counter
+    steps: Iterable[DrawnStep],
+    offsets: Offsets,
+    pictures: Sequence[PictureKey],
+    counter: StatsCounter,
 ) -> Iterator[WindowedStep]:
     """Per step: rows and their windows, padding masks, tasks, and which frames to decode."""
     for step in steps:

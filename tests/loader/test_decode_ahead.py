@@ -52,7 +52,7 @@ from roboshard.loader.look_ahead.decode_threads import DecodeThreads
 from roboshard.loader.look_ahead.request_queue import Slice, Target
 from roboshard.loader.look_ahead.thread_limit import ThreadLimit
 from roboshard.loader.samples.rows import PictureKey, WindowedStep
-from roboshard.loader.stats import Counter
+from roboshard.loader.stats import StatsCounter
 from roboshard.shards import DamageError, FormatError, OptionError
 from roboshard.shards.gop import COSTLY, mean_random_cost
 
@@ -539,7 +539,7 @@ def test_each_picture_goes_wherever_it_is_wanted_and_nowhere_else(
         for number in wanted[frame]:
             targets.append(Target(steps[number], len(expected[number])))
             expected[number].append(frame)
-    counter = Counter()
+    counter = StatsCounter()
     threads = DecodeThreads(
         limit=ThreadLimit(1, pixels=None),
         pictures=keys,
@@ -576,16 +576,16 @@ def test_a_decoder_goes_on_from_where_it_stands(
     monkeypatch.setattr(fetch, "Episode", Kept)
     list(load(shards, episodes=[0], shuffle=False, cameras=[TOP, WRIST]))
     (episode,), frames = episodes, [0, 3, 7, 8, 11]
-    assert episode.ways(TOP, frames) == (frames,), "after the last one it stands nowhere"
-    assert episode.ways(STILL, frames) == (frames,), "images stand nowhere"
+    assert episode.decode_runs(TOP, frames) == (frames,), "after the last one it stands nowhere"
+    assert episode.decode_runs(STILL, frames) == (frames,), "images stand nowhere"
     assert [frame for frame, _ in episode.pictures(TOP, [3, 6])] == [3, 6]
-    assert episode.ways(TOP, frames) == ([7, 8, 11], [0, 3])
+    assert episode.decode_runs(TOP, frames) == ([7, 8, 11], [0, 3])
     assert [frame for frame, _ in episode.pictures(TOP, [7])] == [7]
-    assert episode.ways(TOP, frames) == (frames,), (
+    assert episode.decode_runs(TOP, frames) == (frames,), (
         "it would begin anew at the keyframe that comes next"
     )
     assert [frame for frame, _ in episode.pictures(WRIST, [2])] == [2]
-    assert episode.ways(WRIST, frames) == (frames,), "keyframes are near"
+    assert episode.decode_runs(WRIST, frames) == (frames,), "keyframes are near"
 
 
 def test_what_counts_as_used_has_been_decoded(tmp_path: Path) -> None:
