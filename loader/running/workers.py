@@ -73,7 +73,7 @@ class WorkerPool:
         self._place = get_context(START_METHOD).Array(
             "q", 2
         )  # epoch and first step, read when an epoch starts
-        ring = SegmentPlan.make(
+        segments = SegmentPlan.make(
             start_method=START_METHOD,
             num_workers=job.config.split.num_workers,
             num_keys=max(
@@ -84,8 +84,8 @@ class WorkerPool:
             ),
             batches_ahead=PREFETCHED_PER_WORKER + LOOK_AHEAD_STEPS[1],
         )
-        self._receiver = SegmentReceiver(ring)
-        self._steps = _StepDataset(job, self._place, ring, _shared(job), switch)
+        self._receiver = SegmentReceiver(segments)
+        self._steps = _StepDataset(job, self._place, segments, _shared(job), switch)
         self._loader = torch.utils.data.DataLoader(
             self._steps,
             batch_size=None,
@@ -192,13 +192,13 @@ class _StepDataset(torch.utils.data.IterableDataset[tuple[Message, FromWorker]])
         self,
         job: LoadJob,
         place: Any,
-        ring: SegmentPlan,
+        segments: SegmentPlan,
         shared: SharedEpisodes | None,
         switch: c_byte,
     ) -> None:
         self._job = job
         self._place = place
-        self._ring = ring
+        self._segments = segments
         self._shared = shared
         self._switch = switch
         self._here: _InWorker | None = None
@@ -222,7 +222,7 @@ class _StepDataset(torch.utils.data.IterableDataset[tuple[Message, FromWorker]])
 
     def __iter__(self) -> Iterator[tuple[Message, FromWorker]]:
         here = self._here = self._here or _InWorker(
-            self._job, self._ring, self._shared, StatsCounter(SpanRecorder(self._switch))
+            self._job, self._segments, self._shared, StatsCounter(SpanRecorder(self._switch))
         )
         try:
             yield from here.messages(*self._place)
@@ -236,13 +236,13 @@ class _InWorker:
     """What a worker keeps from epoch to epoch."""
 
     def __init__(
-        self, job: LoadJob, ring: SegmentPlan, shared: SharedEpisodes | None, counter: StatsCounter
+        self, job: LoadJob, segments: SegmentPlan, shared: SharedEpisodes | None, counter: StatsCounter
     ) -> None:
         self._job = job
         self._shared = shared
         self._plan_of = lru_cache(maxsize=2)(job.plan)
         self._worker, self._num_workers = topology.worker()
-        self._sender = SegmentSender(ring, self._worker)
+        self._sender = SegmentSender(segments, self._worker)
         self._counter = counter
         self._cache = open_cache(job, self._counter)
         self._transforms = (
