@@ -4,7 +4,7 @@ from typing import Any
 
 from roboshard.tools.bench.config import BenchConfig
 
-NUMBERS_OF_WORKERS = (0, 2, 4)
+NUMBERS_OF_WORKERS = (0, 2, 4, 8)
 
 
 def others(config: BenchConfig, cores: int) -> list[dict[str, Any]]:
