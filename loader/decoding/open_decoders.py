@@ -21,10 +21,10 @@ class Keeps(Protocol):
 
     @property
     def held_bytes(self) -> int:
-        """About what it holds open; 0: nothing."""
+        """About how many bytes the open decoder holds; 0: none is open."""
 
     def release(self) -> None:
-        """Close it; the next frame begins at a keyframe."""
+        """Close the decoder; the next frame begins at a keyframe."""
 
 
 class KeptDecoders:
@@ -41,7 +41,7 @@ class KeptDecoders:
 
     @property
     def num_bytes(self) -> int:
-        """About what the idle ones hold."""
+        """About how many bytes the open decoders hold that are not in use."""
         return self._num_bytes
 
     def take(self, decoder: Keeps) -> None:
@@ -51,7 +51,7 @@ class KeptDecoders:
             self._num_bytes -= num_bytes
 
     def give_back(self, decoder: Keeps) -> None:
-        """End a use; others may have to be let go of for it."""
+        """End a use of a decoder; others may have to be closed to make room for it."""
         num_bytes = decoder.held_bytes
         if not num_bytes:
             return

@@ -26,4 +26,4 @@ class PictureSettings:
     kept: KeptDecoders = field(default_factory=partial(KeptDecoders, MAX_KEPT_BYTES))
     """Decoders that stay where they are in their slices."""
     codecs: Codecs = field(default_factory=Codecs)
-    """Shared by the slices of a process."""
+    """Decoders that nobody uses now, shared by the slices of a process."""
