@@ -17,7 +17,7 @@ class LongGopWarning:
     def __init__(self, order: OrderConfig) -> None:
         self._is_judged = not order.shuffle or order.frame_order != "uniform"
         self._first: LoaderStats | None = None
-        """As the frames were used that say little."""
+        """The statistics after the frames that say little; None: these were not used yet."""
 
     def judge(self, counter: StatsCounter) -> None:
         """Warn of what frames have cost of late, if there were enough to tell.

@@ -121,8 +121,7 @@ _KNOWN = (1, 2, 4, 5, 6, 7, 9)
 BT.601.
 """
 _ALIKE = {10: 9}
-"""Matrix -> the one that libswscale takes it for: BT.2020 with constant luminance for that without.
-"""
+"""Matrix -> the one libswscale takes it for: BT.2020 with constant luminance for that without."""
 _MAJOR = int(av.__version__.split(".")[0])
 _OTHER = {Colorspace.ITU709: Colorspace.ITU601}
 """Matrix of a frame -> another one, to be named for its target: PyAV 15 tells libswscale matrix and

@@ -216,8 +216,7 @@ class _OwnPlane:
 
 
 _Kind = tuple[int, int, str, int, int, bool]
-"""What a converter is for: (width, height, pixel format, color space, color range, is it turned).
-"""
+"""What a converter is for: width, height, pixel format, color space, color range, is it turned."""
 
 
 class _Converters(threading.local):

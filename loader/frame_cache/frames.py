@@ -24,10 +24,10 @@ class FrameCacheSpec:
     """What a process has to know of a frame cache to take part in it. Picklable."""
 
     folder: Path
-    """Where the stores lie."""
+    """Folder in which the stores lie."""
     layout: Layout
     is_checked: bool
-    """Whether pictures that are found there are held against their checksums: on disks they are."""
+    """Whether pictures that are found are held against their checksums: on disks they are."""
 
 
 class Found(NamedTuple):
@@ -36,9 +36,9 @@ class Found(NamedTuple):
     key: str
     store: FrameStore
     places: IntArray
-    """Where they go, among all pictures of the key in the step."""
+    """Where the pictures go, among all pictures of the key in the step."""
     rows: IntArray
-    """Which rows of the dataset show them."""
+    """Which rows of the dataset show the pictures."""
 
 
 class FrameCache:
