@@ -51,7 +51,7 @@ class FrameDecoder(Keeps, Protocol):
 
     def frames(self, indices: Sequence[int]) -> Iterator[Picture]:
         """Yield frames by ascending index: (H, W, 3) uint8; of depth (H, W, 1) float32 in
-        millimetres.
+        millimeters.
 
         Each is to be used before the next one is asked for.
         """

@@ -129,7 +129,7 @@ class EpisodePrefetcher:
         self._threads.clear()
 
     def _together(self, requests: Sequence[_Request]) -> list[list[_Request]]:
-        """Return groups of neighbours in one shard, each of which one read brings, in the order in
+        """Return groups of neighbors in one shard, each of which one read brings, in the order in
         which the first of each is needed.
         """
         index = self._dataset.index

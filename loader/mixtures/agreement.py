@@ -102,7 +102,7 @@ def _remedy(key: str, kinds: Sequence[tuple[str, tuple[Any, ...]]]) -> str:
 
 
 def _kind(key: str, spec: Spec, sample: SampleConfig) -> tuple[str, tuple[Any, ...]]:
-    """(dtype, shape) as they are loaded. Raises OptionError for a picture of no known size."""
+    """Return (dtype, shape) as loaded. Raises OptionError for a picture of no known size."""
     dtype = str(spec["dtype"])
     if dtype in ("image", "video"):
         shape = picture_shape(spec)
