@@ -60,8 +60,8 @@ def decode_video(
     Args:
         steps: Those of this process, in order.
         threads: What decodes.
-        counter: For the loader's statistics.
-        episode_bytes: Of the episodes that announced steps may hold in memory.
+        counter: Counts for the loader's statistics.
+        episode_bytes: Bytes of the episodes that announced steps may hold in memory.
         again: What makes a step again of which a frame cannot be decoded; None: that is an error.
     """
     announced = Announced(steps, threads, episode_bytes)

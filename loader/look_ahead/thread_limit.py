@@ -38,9 +38,9 @@ class ThreadLimit:
         """Allow `most` threads at the most.
 
         Args:
-            most: threads.
-            pixels: of a picture, on average; None: always allow all.
-            least: threads; 0 or 1.
+            most: Threads at the most, and at first.
+            pixels: Pixels of a picture, on average; None: always allow all threads.
+            least: Threads at the least, 0 or 1.
         """
         self.now = most
         self._least = least

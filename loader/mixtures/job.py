@@ -60,7 +60,7 @@ def make_mixture_job(
     Args:
         mixture: the datasets and their weights.
         config: what is said of all of them.
-        snapshots: of each dataset, instead of what its part names.
+        snapshots: the snapshot of each dataset, instead of the one that its part names.
 
     Raises:
         OptionError: weights, options or datasets that do not go together, with what to do.

@@ -102,7 +102,7 @@ class EpisodeMetadata:
         self._rows: OrderedDict[int, dict[str, Json] | RoboshardError] = OrderedDict()
 
     def __iter__(self) -> Iterator[EpisodeInfo]:
-        """Go through the episodes."""
+        """Yield each episode in order, as a predicate sees it."""
         index = self._dataset.index
         for position in self._positions.tolist():
             yield EpisodeInfo(

@@ -40,7 +40,9 @@ def transform_images(
 def _joined(
     key: str, pictures: torch.Tensor, results: Sequence[torch.Tensor], buffers: Buffers
 ) -> torch.Tensor:
-    """The results as one tensor: the one that the transform was given where it worked in place."""
+    """Return the results as one tensor: the one that the transform was given where it worked in
+    place.
+    """
     if all(_is_same(result, picture) for result, picture in zip(results, pictures, strict=True)):
         return pictures
     check_shapes(key, {tuple(result.shape) for result in results})
