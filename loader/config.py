@@ -72,7 +72,7 @@ class SampleConfig:
     batch_transform: BatchTransform | None = None
     """Called with each batch, after `image_transforms`; what it returns is the batch."""
     return_uint8: bool = True
-    """Video frames as uint8 in 0..255; False: float32 in 0..1. Depth is float32 in millimetres."""
+    """Video frames as uint8 in 0..255; False: float32 in 0..1. Depth is float32 in millimeters."""
     image_size: tuple[int, int] | None = None
     """(H, W) that pictures are resized to as they are decoded; None: as stored."""
     on_missing: OnMissingByNumber = "error"
@@ -165,7 +165,9 @@ class ReadConfig:
     frame_cache: int | str | None = None
     """Bytes of pictures that are kept for the epochs that follow, or "8GB"; None: none are."""
     frame_cache_dir: str | None = None
-    """Folder that keeps these pictures; None: memory that the node's ranks share keeps them."""
+    """Folder that keeps the pictures of `frame_cache`; None: memory that the node's ranks share
+    keeps them.
+    """
     memory_bytes: int = 2 << 30
     """Bytes that episodes may take in memory, over all workers of a rank."""
     retry_s: float = 120.0

@@ -8,7 +8,7 @@ from roboshard.shards.gop import COSTLY
 FIRST_FRAMES = 2048
 """Video frames used that say little: few later ones are known yet that share their GOPs."""
 JUDGED_FRAMES = 256
-"""Video frames used after those, by which the cost of decoding them is judged."""
+"""Video frames used after the `FIRST_FRAMES`, by which the cost of decoding is judged."""
 
 
 class LongGopWarning:

@@ -67,7 +67,7 @@ def choose_features(
 
 
 def with_none(batch: Batch, features: Features) -> Batch:
-    """Return a batch that was filled with None where values are missing, and without its masks.
+    """Return a filled batch with None where values are missing, and without its masks.
 
     Raises:
         FormatError: a window in which a row has no value, which LeRobot cannot stack either.

@@ -47,8 +47,8 @@ MAX_LOOK_BACK = 32
 """Pictures kept of each slice for the windows of coming steps; of wider windows none are."""
 
 EARLY_BYTES = 128 << 20
-"""Pictures kept until their step begins, over all workers of a rank; in uniform order, where that
-saves decoding.
+"""Bytes of pictures kept until their step begins, over all workers of a rank; in uniform order,
+where that saves decoding.
 """
 
 
@@ -176,7 +176,7 @@ def _is_forward(job: LoadJob) -> bool:
 
 
 def _reading(job: LoadJob) -> tuple[int, int]:
-    """Return (threads, bytes) that read ahead in this process."""
+    """Return how many threads read ahead in this process, and how many bytes."""
     is_local = all(storage.is_local(source.dataset.root) for source in job.sources)
     threads, num_bytes = LOCAL_READING if is_local else REMOTE_READING
     most = min(num_bytes, int(job.config.read.memory_bytes * READING_FRACTION))

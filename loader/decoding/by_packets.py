@@ -113,7 +113,7 @@ class PacketDecoder:
         return 0 if self._codec is None else bytes_held(self._camera)
 
     def release(self) -> None:
-        """Close what is open; the next frame begins at a keyframe."""
+        """Close the codec, if one is open; the next frame begins at a keyframe."""
         self._codec = None
         self._ready.clear()
 
@@ -148,7 +148,7 @@ class PacketDecoder:
         return self._make(frame)
 
     def _check_failed(self, index: int) -> None:
-        """Raise what is wrong with a packet that a frame needs, if it was met before."""
+        """Raise the error of a packet that a frame needs, if it was met before."""
         failed, error = self._failed.get(self._gops.of(index), (len(self._frame_of), None))
         if error is not None and failed <= self._packet_of[index]:
             raise error.with_traceback(None)
@@ -215,7 +215,9 @@ class PacketDecoder:
         self._next_packet += 1
 
     def _packet(self, at: int) -> memoryview:
-        """Return a packet; where it is to be read, with those that follow it in its GOP."""
+        """Return the bytes of a packet; where they are to be read, with packets that follow it in
+        its GOP.
+        """
         begin, end = self._begin[at], self._end[at]
         first = self._window_begin
         if not first <= begin <= end <= first + len(self._window):

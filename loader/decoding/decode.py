@@ -3,7 +3,7 @@ frame.
 
     on the CPU   by_packets.py      packets from memory, through FFmpeg's decoders of PyAV
       colors     rgb.py, colors.py  as torchcodec makes them, and LeRobot with it
-      depths     depth.py           codes to millimetres
+      depths     depth.py           codes to millimeters
     on a GPU     by_torchcodec.py   but depth, and slices in which torchcodec would seek wrongly:
                                     those as on the CPU
                                     moved there
@@ -127,7 +127,7 @@ class Moved:
         return self._decoder.held_bytes
 
     def release(self) -> None:
-        """Close what is open; the next frame begins at a keyframe."""
+        """Close the decoder, if it is open; the next frame begins at a keyframe."""
         self._decoder.release()
 
     def frames(self, indices: Sequence[int]) -> Iterator[Picture]:

@@ -1,4 +1,4 @@
-"""Depth video: distances as 12-bit codes, and the way back to millimetres."""
+"""Depth video: distances as 12-bit codes, and the way back to millimeters."""
 
 from functools import cache
 from typing import Any

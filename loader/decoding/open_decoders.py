@@ -12,7 +12,7 @@ FRAMES_HELD = 12
 
 
 def bytes_held(camera: CameraRecord) -> int:
-    """Return about what the pictures take that an open decoder of a camera's slice holds."""
+    """Return about how many bytes the pictures take that a camera's open decoder holds."""
     return FRAMES_HELD * camera.width * camera.height * 3 // 2  # 8 bits, 4:2:0
 
 
@@ -45,7 +45,7 @@ class KeptDecoders:
         return self._num_bytes
 
     def take(self, decoder: Keeps) -> None:
-        """Begin to use a decoder: until it is given back, it is let go of by nobody else."""
+        """Begin to use a decoder: until it is given back, nobody else closes it."""
         with self._lock:
             _, num_bytes = self._idle.pop(id(decoder), (None, 0))
             self._num_bytes -= num_bytes

@@ -193,7 +193,7 @@ def padded_column(column: Column, width: int, where: str) -> tuple[Column, int]:
 
 @contextmanager
 def unreadable(where: str) -> Iterator[None]:
-    """Make a FormatError that names their place of whatever Arrow and NumPy raise for values."""
+    """Make a FormatError that names `where` of whatever Arrow and NumPy raise for values."""
     try:
         yield
     except RoboshardError:

@@ -93,8 +93,8 @@ class Episode:
         """About how many bytes the episode takes in memory, open decoders apart."""
 
     def missing(self, key: str) -> Mask | None:
-        """Return which rows (rows,) have no value of a feature; None: none, or it is not in the
-        rows.
+        """Return which rows (rows,) have no value of a feature; None: all have one, or the feature
+        is not in the rows.
         """
         values = self.columns.get(key) or self._images.get(key)
         return None if values is None else values.missing

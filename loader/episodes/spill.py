@@ -63,7 +63,7 @@ class SpillStore:
         self._free: list[tuple[int, int]] = []
         """(offset, length) of what may be written over, by offset; no two of them touch."""
         self._released: deque[tuple[int, int]] = deque()
-        """(offset, length) of what was released since, in any order."""
+        """(offset, length) of what was released and is not in `_free` yet, in any order."""
         self._end = 0
 
     @property

@@ -64,7 +64,7 @@ class DecodeThreads:
         """
         self._cache = cache
         self._copies: deque[Copy] = deque()
-        """What begun steps have in the frame cache."""
+        """Copies out of the frame cache for begun steps, which no thread has taken yet."""
         self._announced_copies: dict[PendingBatch, list[Copy]] = {}
         """Step that has not begun -> what it has in the frame cache."""
         self._pictures = pictures

@@ -50,7 +50,7 @@ Requests = dict[int, list[Target]]
 
 
 class Taken(NamedTuple):
-    """What one thread is to decode."""
+    """What one thread is to decode: a slice, and what is wanted of it."""
 
     slot: Slice
     requests: Requests

@@ -58,7 +58,7 @@ def _joined(
 
 
 def _is_same(result: torch.Tensor, picture: torch.Tensor) -> bool:
-    """Whether a transform returned the very tensor it was given."""
+    """Whether a transform returned the very tensor that it was given."""
     return result is picture or (
         result.dtype == picture.dtype
         and result.shape == picture.shape
