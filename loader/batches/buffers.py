@@ -20,7 +20,9 @@ from numpy.typing import NDArray
 TRIMMED_EVERY = 512
 """Loans after which buffers are given up that none of those loans needed."""
 FITS = 2
-"""A buffer serves requests down to its size over this: the last batch of an epoch is smaller."""
+"""A buffer serves requests that fill at least one part in so many of it: the last batch of an epoch
+is smaller.
+"""
 
 Buffer = NDArray[np.uint8]
 

@@ -146,8 +146,8 @@ class Episode:
         return rows if video is None else video.frames_of_rows(rows)
 
     def first_frame(self, key: str) -> int | None:
-        """Return which frame of the camera's slice the first row shows, where every row shows the
-        frame after that of the row before it.
+        """Return which frame of the camera's slice the first row shows, where each further row
+        shows the next frame.
 
         None: `frames_of_rows` knows. An image feature is as a camera without frames to skip.
         """

@@ -54,8 +54,8 @@ class Video:
         )
         self._frame_of_row = camera.frames()
         self.first_frame = camera.skip_frames if len(camera.rows) == 1 else None
-        """The frame that the first row shows, where every row shows the frame after that of the row
-        before it; None: rows show others.
+        """The frame that the first row shows, where each further row shows the next frame; None:
+        they do not.
         """
         self._decoder: FrameDecoder | None = None
         self._recent = self._memory()

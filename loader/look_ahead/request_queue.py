@@ -131,7 +131,7 @@ class RequestQueue:
         self._begun.insert(0, step)
 
     def num_free(self, busy: Container[Slice]) -> int:
-        """Return of how many slices something is wanted now that are not busy."""
+        """Return how many slices are not busy and have something that is wanted of them now."""
         return len({slot for step in self._begun for slot in step.slices if slot not in busy})
 
     def take(self, busy: Container[Slice], most_early: int = 0) -> Taken | None:

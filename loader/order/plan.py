@@ -30,7 +30,7 @@ class Slots:
     """The shape of the plan. It stays the same when the world size changes."""
 
     rank_slots: int
-    """R: rank slots of all ranks, each of which has a lane of its own."""
+    """R: how many rank slots there are over all ranks, each with a lane of its own."""
     global_batch_size: int
     """B: samples of a step over all ranks, a multiple of R."""
 

@@ -70,7 +70,7 @@ class Schedule:
         return found
 
     def before(self, dataset: int | IntArray, places: IntArray) -> IntArray:
-        """Return how many of the places before each of `places` take this dataset, or its own."""
+        """Return how many places before each of `places` take `dataset`, which may be an array."""
         periods, rest = np.divmod(places, self.period)
         count: IntArray = periods * self._shares[dataset] + self._before[dataset, rest]
         return count

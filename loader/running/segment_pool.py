@@ -48,7 +48,7 @@ class SegmentPlan:
     """What both sides know of each other; picklable while a process is started."""
 
     token: str
-    """Name of the parent's side."""
+    """Name of the parent's side, by which messages find it."""
     segments_per_worker: int
     flags: Any
     """Shared bytes, one per worker and segment: 1 while its memory is somebody's."""

@@ -36,7 +36,7 @@ class PictureKey:
 
     @property
     def has_time_axis(self) -> bool:
-        """Whether pictures have a time axis: a window of one video frame has none, as LeRobot's."""
+        """Whether pictures have a time axis: windows of one video frame have none (as LeRobot)."""
         return self.offsets is not None and not (self.is_video and len(self.offsets) == 1)
 
 
