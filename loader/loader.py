@@ -73,7 +73,7 @@ class Loader:
         self._long_gops = LongGopWarning(job.config.order)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave folders to this one: a copy does not remove them, nor is it made anew."""
+        """Leave folders to this loader: a copy does not remove them, nor is it made anew."""
         return vars(self) | {"_release_all": None, "_recipe": None}
 
     @cached_property
@@ -103,7 +103,7 @@ class Loader:
 
     @property
     def num_episodes(self) -> int:
-        """Episodes that were chosen; in a mixture, of all its datasets."""
+        """How many episodes were chosen; in a mixture, of all its datasets."""
         return sum(len(source.episodes) for source in self._job.sources)
 
     @property

@@ -38,8 +38,8 @@ to go on with the codec of the last visit, which is cold by then, costs more.
 
 
 class PacketDecoder:
-    """Begins at the last safe keyframe; goes on from the frame that it gave last where keyframes
-    are far apart.
+    """Decodes packets from the last safe keyframe on, or goes on from the frame that it gave last
+    where keyframes are far apart.
 
     So it decodes the frames that `shards.gop.decode_cost` counts, and of streams that reorder those
     in flight.
@@ -67,10 +67,10 @@ class PacketDecoder:
         self._settings, self._make = settings, picture
         self._payload = data if packets.is_whole else InMemory(packets.payload)
         self._window, self._window_begin = memoryview(b""), 0
-        """What was read of the payload last, and where that begins."""
+        """The bytes of the payload that were read last, and the offset at which they begin."""
         self._begin, self._end = _numbers(tables.offsets), _numbers(tables.ends)
         self._packet_of = _numbers(tables.as_shown)
-        """Frame -> its packet."""
+        """Frame, in the order of showing -> its packet, in the order of decoding."""
         self._frame_of = _numbers(np.argsort(tables.as_shown))
         """Packet -> its frame, which decoders pass on as its time: two packets may have one
         time.
@@ -80,17 +80,17 @@ class PacketDecoder:
         self._keeps_codec = mean_random_cost(camera.keyframes, camera.num_frames) > CHEAP_TO_BEGIN
         self._codec: Codec | None = None
         self._kind: Kind | None = None
-        """Of the codec; None: it may serve one run through a GOP alone."""
+        """The kind of the codec; None: the codec may serve one run through a GOP alone."""
         self._gop = 0
         """The GOP that the codec is in, if there is a codec."""
         self._end_frame = self._end_packet = 0
-        """Where that ends."""
+        """The first frame, and the first packet, after the GOP that the codec is in."""
         self._lead = b""
-        """What is still to be fed before the next packet."""
+        """Parameter sets that are still to be fed before the next packet."""
         self._ready: deque[av.VideoFrame] = deque()
-        """Frames that have come and were not asked for yet."""
+        """Frames that were decoded and not asked for yet."""
         self._is_drained = False
-        """All that were fed have come."""
+        """Whether the codec has given the frames of all packets that were fed to it."""
         self._next_packet = 0
         self._next_frame = 0
         self._failed: dict[int, tuple[int, Exception]] = {}
@@ -102,16 +102,18 @@ class PacketDecoder:
 
     @property
     def last_frame(self) -> int | None:
-        """The frame that it gave last, unless its codec has gone to another slice since."""
+        """The frame that the decoder gave last; None: it has no codec to go on with."""
         return None if self._codec is None else self._next_frame - 1
 
     @property
     def held_bytes(self) -> int:
-        """About what it holds open between two visits; 0: nothing."""
+        """About how many bytes the decoder holds between two visits of its slice; 0: it is not
+        open.
+        """
         return 0 if self._codec is None else bytes_held(self._camera)
 
     def release(self) -> None:
-        """Close what is open; the next frame begins at a keyframe."""
+        """Close the codec, if one is open; the next frame begins at a keyframe."""
         self._codec = None
         self._ready.clear()
 
@@ -133,7 +135,7 @@ class PacketDecoder:
         self._release()
 
     def _picture(self, index: int, following: int | None) -> Picture:
-        """One frame; `following` is asked for next."""
+        """Decode one frame; `following` is the frame that is asked for next, if any is."""
         if self._failed:
             self._check_failed(index)
         codec = self._codec
@@ -146,13 +148,13 @@ class PacketDecoder:
         return self._make(frame)
 
     def _check_failed(self, index: int) -> None:
-        """Raise what is wrong with a packet that a frame needs, if it was met before."""
+        """Raise the error of a packet that a frame needs, if it was met before."""
         failed, error = self._failed.get(self._gops.of(index), (len(self._frame_of), None))
         if error is not None and failed <= self._packet_of[index]:
             raise error.with_traceback(None)
 
     def _start(self, gop: int) -> Codec:
-        """Be at the beginning of a GOP, with a decoder that is as new."""
+        """Go to the beginning of a GOP and return a decoder that is as new."""
         kind = self._gops.kind(gop)
         if self._codec is not None and (kind is None or kind != self._kind):
             self._give_back(self._codec)
@@ -179,8 +181,8 @@ class PacketDecoder:
         return Codec(self._slice.whole(), self._camera)
 
     def _decoded(self, codec: Codec, index: int, following: int | None) -> av.VideoFrame:
-        """Feed packets until the frame is there. If the codec is not to go on, it need not see
-        further ones.
+        """Return a frame, for which packets are fed until it is there. If the codec is not to go
+        on, it need not see further ones.
         """
         ready = self._ready
         while True:
@@ -213,7 +215,9 @@ class PacketDecoder:
         self._next_packet += 1
 
     def _packet(self, at: int) -> memoryview:
-        """Return a packet; where it is to be read, with those that follow it in its GOP."""
+        """Return the bytes of a packet; where they are to be read, with packets that follow it in
+        its GOP.
+        """
         begin, end = self._begin[at], self._end[at]
         first = self._window_begin
         if not first <= begin <= end <= first + len(self._window):
@@ -239,7 +243,7 @@ class PacketDecoder:
         return self._keeps_codec and frame < self._end_frame
 
     def _release(self) -> None:
-        """Of the codec, unless it is to go on."""
+        """Give the codec back, unless it is to go on in its GOP."""
         if self._codec is not None and not self._goes_on(self._next_frame, None):
             self._ready.clear()
             self._give_back(self._codec)
@@ -257,7 +261,7 @@ class Gops:
     """
 
     def __init__(self, packets: SlicePackets, camera: CameraRecord) -> None:
-        """Find them. Raises ValueError for packets that cannot be those of a decodable slice."""
+        """Find the GOPs. Raises ValueError for packets that are not those of a decodable slice."""
         tables = packets.tables
         frames = np.asarray(camera.keyframes, dtype=np.int64)
         firsts = tables.as_shown[frames]
@@ -304,7 +308,7 @@ class Gops:
 
 
 def _divides(tables: SampleTables) -> NDArray[np.bool_]:
-    """Of each packet whether it is shown after all before it, and before all after it."""
+    """Return (packets,) whether each is shown after all before it, and before all after it."""
     before = np.maximum.accumulate(np.append(np.iinfo(np.int64).min, tables.pts[:-1]))
     later = np.append(tables.pts[1:], np.iinfo(np.int64).max)
     after = np.minimum.accumulate(later[::-1])[::-1]
@@ -313,5 +317,5 @@ def _divides(tables: SampleTables) -> NDArray[np.bool_]:
 
 
 def _numbers(column: IntArray) -> "array[int]":
-    """Numbers that are quick to look up one by one, and no larger than they must be."""
+    """Return numbers that are quick to look up one by one, and no larger than they must be."""
     return array("q", column.tobytes())

@@ -26,21 +26,21 @@ from roboshard.storage.held_folder import join_held_folder, leave_held_folder
 IN_MEMORY = Path("/dev/shm")  # noqa: S108 - below it a folder of this user alone
 PREFIX = "roboshard-frames-"
 HOME = "roboshard-frames"
-"""Below the user's folder: nothing outside it is touched."""
+"""Name of the folder below the user's: nothing outside it is touched."""
 
 
 class SharedFrames:
     """A folder in memory that other processes of this user share; it goes with the last of them."""
 
     def __init__(self, parent: Path, name: str) -> None:
-        """Make it, or join those who have.
+        """Make the folder, or join those who have made it.
 
         Raises:
             OSError: It cannot be made, or is another user's.
         """
         self.folder, descriptor = join_held_folder(parent, f"{PREFIX}{os.getuid()}-", name)
         self.close = weakref.finalize(self, _leave, self.folder, descriptor, os.getpid())
-        """Let go of it; at the latest when nobody holds this any more."""
+        """Let go of the folder; at the latest when nobody holds this any more."""
 
 
 def with_frame_cache(job: LoadJob) -> tuple[LoadJob, SharedFrames | None]:
