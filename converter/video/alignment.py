@@ -20,7 +20,9 @@ from roboshard.common.errors import SourceError
 
 MAX_DRIFT_FRAMES = 0.25
 MAX_SECONDS = 1e6
-"""Eleven days. Times beyond them are those of a clock, in which float32 has no seconds any more."""
+"""Largest time in seconds: eleven days. Times beyond are those of a clock, in which float32 has no
+seconds any more.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
