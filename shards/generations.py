@@ -44,7 +44,7 @@ class Generation:
 
     @property
     def planned(self) -> range:
-        """Numbers of its shards."""
+        """Numbers of the shards that were planned for the generation."""
         conversion = self.provenance.conversion
         return range(conversion.first_shard, conversion.first_shard + conversion.num_shards)
 

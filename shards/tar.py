@@ -32,9 +32,9 @@ class TarMember:
     start: int
     """Offset of the first header block that belongs to the member."""
     offset: int
-    """Offset of the payload."""
+    """Offset of the member's payload."""
     size: int
-    """Payload bytes."""
+    """Bytes of the member's payload."""
 
     @property
     def end(self) -> int:

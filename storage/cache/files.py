@@ -49,7 +49,7 @@ class CacheKey(NamedTuple):
     alone.
     """
     offset: int
-    """First byte in the object."""
+    """Where the bytes begin in the object."""
     crc32c: int | None
     """Checksum of the bytes that are read. It is no part of an entry's name: it is what the entry
     is held against.
@@ -92,8 +92,8 @@ def entry_length(name: str) -> int | None:
 
 
 def bucket_name(name: str) -> str:
-    """One of 4096 sub-folders: a million entries are 250 in each, also where they are all of one
-    shard.
+    """Return which of 4096 sub-folders an entry lies in: a million entries are 250 in each, also
+    where they are all of one shard.
     """
     return f"{crc32c(name.encode()) & 0xFFF:03x}"
 
