@@ -1,4 +1,4 @@
-"""Which episodes go into which shard: pure arithmetic over indices and estimated sizes."""
+"""Dividing episodes among shards: pure arithmetic over indices and estimated sizes."""
 
 import numpy as np
 from numpy.typing import NDArray

@@ -158,7 +158,7 @@ def refuse_changed(changed: Sequence[ChangedEpisode], plan: ConversionPlan) -> N
 
 
 class _StoredError(Exception):
-    """What is wrong with the shard, not with the source."""
+    """An error of the shard that is compared, not of the source."""
 
     def __init__(self, error: RoboshardError) -> None:
         super().__init__()

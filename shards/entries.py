@@ -62,7 +62,7 @@ ENDS = (b"}]}\n", b"}]}")
 """How a manifest ends, with a newline or without."""
 MAX_HEAD_BYTES = 4096
 _UNTOLD = "an entry"
-"""Named in errors that nobody sees: the whole manifest is parsed then, whose errors name it."""
+"""Name in errors that nobody sees: the whole manifest is parsed then, whose errors name it."""
 
 
 class Found(NamedTuple):

@@ -11,7 +11,7 @@ from roboshard.common.errors import FormatError
 from roboshard.common.jsonio import Json
 
 Spec = Mapping[str, Json]
-"""One feature: dtype, shape, names, and `info` of cameras."""
+"""What info.json says of one feature: dtype, shape, names, and `info` of cameras."""
 Features = Mapping[str, Spec]
 
 FLOAT_DTYPES = ("float16", "float32", "float64")

@@ -71,7 +71,7 @@ class MatroskaFile:
     codec_id: str
     """Matroska's name of the codec, `V_VP8`."""
     scale_ns: int
-    """Nanoseconds per tick."""
+    """Nanoseconds per tick of the file."""
     tables: SampleTables
     """Tables of the file's blocks, in decode order. Their description is the track entry's body;
     times of decoding are not stored, and those of showing stand for them.

@@ -55,7 +55,7 @@ _RAW = {
 """Pixel format -> four letters of pictures that are not compressed."""
 _UNTAGGED = b"\0\0\0\0"
 _FOURCCS = {"png": b"MPNG", "h264": b"H264", "hevc": b"HEVC", "jpeg2000": b"MJ2C"}
-"""Codec -> four letters, for streams that come without."""
+"""Codec -> four letters, for streams that come without any."""
 _UNSPECIFIED = 2
 """The unspecified value of FFmpeg's (and H.273's) color properties; that of color ranges is 0."""
 _UNKNOWN_UNIT, _ASPECT_RATIO_UNIT = 4, 3

@@ -38,7 +38,7 @@ class SampleTables:
     """The samples of a file's only track, in decode order; arrays of shape (num_samples,)."""
 
     timescale: int
-    """Ticks per second."""
+    """Ticks per second of the track's times."""
     offsets: IntArray
     """Where each sample begins in the file."""
     sizes: IntArray

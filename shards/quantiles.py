@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 Piece = tuple[NDArray[Any], NDArray[np.float64] | None]
 """Numbers (n,), and how often each of them counts; None: once."""
 Pieces = Callable[[], Iterable[Piece]]
-"""Goes through all numbers, piece by piece; called once for each pass."""
+"""A callback that goes through all numbers, piece by piece; called once for each pass."""
 
 DIGIT_BITS = 16
 DIGITS = 1 << DIGIT_BITS

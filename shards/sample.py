@@ -61,9 +61,9 @@ class Piece:
 
 
 ReadPiece = Callable[[Piece], memoryview]
-"""Gives the verified bytes of a piece."""
+"""A callback that gives the verified bytes of a piece."""
 StoredPiece = Callable[[Piece], StoredRange | None]
-"""Says where a piece that was read lies in a local file; None: in none."""
+"""A callback that says where a piece that was read lies in a local file; None: in none."""
 
 
 @dataclass(frozen=True, kw_only=True)

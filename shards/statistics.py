@@ -37,7 +37,7 @@ source's.
 PIECE = 1 << 20
 """How many numbers are looked at together."""
 STEPS = 1024
-"""In how many steps the distribution of pictures is mixed."""
+"""How many steps the distribution of pictures is mixed in."""
 
 
 def number_keys(features: Features) -> tuple[str, ...]:

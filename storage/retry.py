@@ -95,7 +95,7 @@ class RetryBudget:
         self._doubted = 0
 
     def advance(self, reached: int, *, is_all: bool) -> None:
-        """`reached` bytes have come; those that came before are no progress when they come again.
+        """Note that `reached` bytes have come; what came before is no progress when it comes again.
 
         Raises AttemptError when they come so slowly that the read is given up; not when nothing is
         missing any more.

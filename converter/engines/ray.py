@@ -67,7 +67,7 @@ def _import_ray() -> Any:
 
 @contextmanager
 def _connected(ray: Any, config: ConvertConfig) -> Iterator[None]:
-    """The caller's own connection, if there is one; else a new one, closed at the end."""
+    """Use the caller's own connection, if there is one; else a new one, closed at the end."""
     if ray.is_initialized():
         yield
         return

@@ -152,8 +152,8 @@ class Source(Protocol):
         """The episodes with these indices, in this order."""
 
     def estimated_bytes(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
-        """About how many bytes each of these episodes will take in a shard; what shards are planned
-        by.
+        """Estimate how many bytes each of these episodes will take in a shard; shards are planned
+        by that.
         """
 
     def most_needed_at_once(self, indices: NDArray[np.int64]) -> tuple[int, int]:

@@ -91,7 +91,7 @@ class LeRobotV3Source:
         ]
 
     def estimated_bytes(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
-        """An episode's share of each file that it lies in, by duration and by rows.
+        """Bytes of each episode by its share of each file that it lies in, by duration and by rows.
 
         Raises MissingError or SourceError where a file that one of them needs is not there.
         """

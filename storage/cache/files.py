@@ -119,7 +119,7 @@ os.register_at_fork(
 
 @contextmanager
 def opened(name: str | Path, flags: int, parent: int | None = None) -> Iterator[int]:
-    """A descriptor, closed at the end, and in forked children at once."""
+    """Open a file; its descriptor is closed at the end, and in forked children at once."""
     with _guard:
         descriptor = os.open(name, flags | FLAGS, 0o666, dir_fd=parent)
         _open.add(descriptor)
@@ -134,7 +134,7 @@ def opened(name: str | Path, flags: int, parent: int | None = None) -> Iterator[
 
 @contextmanager
 def opened_home(folder: Path, *, make: bool = False) -> Iterator[int]:
-    """The sub-folder that holds everything."""
+    """Open the sub-folder that holds everything of a cache."""
     if make:
         _make_folder(str(folder / HOME), None)
     with opened(folder / HOME, os.O_RDONLY | os.O_DIRECTORY) as descriptor:
@@ -143,7 +143,7 @@ def opened_home(folder: Path, *, make: bool = False) -> Iterator[int]:
 
 @contextmanager
 def opened_bucket(folder: Path, name: str, *, make: bool = False) -> Iterator[int]:
-    """The sub-folder that an entry lies in."""
+    """Open the sub-folder that an entry lies in."""
     with opened_home(folder, make=make) as home:
         if make:
             _make_folder(bucket_name(name), home)

@@ -27,7 +27,7 @@ class HubPath:
     """What an `hf://` URL names."""
 
     kind: str
-    """`buckets` or `datasets`."""
+    """Kind of the place: `buckets` or `datasets`."""
     id: str
     revision: str | None
     """Revision of a dataset; None where the URL has none."""
