@@ -102,12 +102,12 @@ class ShardReader:
 
     @property
     def num_frames(self) -> int:
-        """Samples: the rows of the chosen episodes."""
+        """How many samples there are: the rows of the chosen episodes."""
         return len(self._dataset)
 
     @property
     def num_episodes(self) -> int:
-        """Episodes that were chosen."""
+        """How many episodes were chosen."""
         return self._dataset.num_episodes
 
     @property
@@ -118,7 +118,7 @@ class ShardReader:
         return {row: number for number, row in enumerate(self._rows.tolist())}
 
     def __len__(self) -> int:
-        """Samples: the rows of the chosen episodes."""
+        """How many samples there are: the rows of the chosen episodes."""
         return self.num_frames
 
     def get_item(self, idx: int) -> Sample:
@@ -149,7 +149,7 @@ class ShardReader:
 
     @cached_property
     def _rows(self) -> NDArray[np.int64]:
-        """Where the samples lie in the whole dataset."""
+        """The row of each sample in the whole dataset (num_frames,) int64."""
         if self.episodes is None:
             return np.arange(len(self), dtype=np.int64)
         spans = [self._starts[episode : episode + 2] for episode in sorted(self.episodes)]
