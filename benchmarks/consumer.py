@@ -50,7 +50,7 @@ class Options:
     batches: int = 24
     runs: int = 5
     output: Path | None = None
-    """Write the JSON here too."""
+    """Write the JSON to this file too."""
 
 
 @dataclass
@@ -63,7 +63,7 @@ class Seconds:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure, and print the result as JSON."""
     options = tyro.cli(Options)
     batches = Batches(options)
     milliseconds, shares = defaultdict(list), defaultdict(list)

@@ -52,11 +52,11 @@ class Options:
     window_s: float = 3.0
     """Of each turn."""
     output: Path | None = None
-    """Write the JSON here too."""
+    """Write the JSON to this file too."""
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure, and print the result as JSON."""
     options = tyro.cli(Options)
     torch.set_num_threads(1)
     plain, cached = made(options), made(options, cached=True)

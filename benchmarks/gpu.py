@@ -69,7 +69,7 @@ class Options:
     peers_dir: Path = PEERS
     timeout_s: float = 600
     output: Path | None = None
-    """Write the JSON here too."""
+    """Write the JSON to this file too."""
 
 
 def main() -> None:

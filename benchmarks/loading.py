@@ -86,7 +86,7 @@ class Options:
     timeout_s: float = 600
     """For one run of one case."""
     output: Path | None = None
-    """Write the JSON here too."""
+    """Write the JSON to this file too."""
 
 
 @dataclass(frozen=True)

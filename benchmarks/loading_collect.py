@@ -25,7 +25,7 @@ class Options:
     folder: Path
     """Holds their JSON files."""
     output: Path | None = None
-    """Write the JSON here too."""
+    """Write the JSON to this file too."""
 
 
 def main() -> None:

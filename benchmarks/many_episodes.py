@@ -67,11 +67,11 @@ class Options:
     folder: Path | None = None
     """Where the datasets lie, and are used again; None: a temporary folder."""
     output: Path | None = None
-    """Write the JSON here too."""
+    """Write the JSON to this file too."""
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure, and print the result as JSON."""
     options = tyro.cli(Options)
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary)

@@ -64,11 +64,11 @@ class Options:
     rank_slots: int = 64
     small_budget: int = 8_000_000
     output: Path | None = None
-    """Write the JSON here too."""
+    """Write the JSON to this file too."""
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure, and print the result as JSON."""
     options = tyro.cli(Options)
     with tempfile.TemporaryDirectory() as folder:
         measured(options, converted(options, Path(folder)))

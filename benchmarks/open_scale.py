@@ -86,11 +86,11 @@ class Options:
     latency_s: float = 0.05
     bytes_per_second: float = 100e6
     output: Path | None = None
-    """Write the JSON here too."""
+    """Write the JSON to this file too."""
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure, and print the result as JSON."""
     options = tyro.cli(Options)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)

@@ -33,11 +33,11 @@ class Options:
     """Mean frames per episode."""
     seeks: int = 1000
     output: Path | None = None
-    """Write the JSON here too."""
+    """Write the JSON to this file too."""
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure, and print the result as JSON."""
     options = tyro.cli(Options)
     episodes = make_episodes(options)
     orders: dict[str, FrameOrder] = {"uniform": "uniform", "sweep": "sweep"}

@@ -75,7 +75,7 @@ class Options:
     flame_graph: Path | None = None
     """Folder for flame graphs, one per dataset and order."""
     output: Path | None = None
-    """Write the JSON here too."""
+    """Write the JSON to this file too."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class Sampled:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure, and print the result as JSON."""
     options = tyro.cli(Options)
     values: dict[str, Any] = {"seconds": options.seconds, "rate": options.rate}
     values["datasets"] = {

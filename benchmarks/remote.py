@@ -63,11 +63,11 @@ class Options:
     batches: int = 24
     runs: int = 5
     output: Path | None = None
-    """Write the JSON here too."""
+    """Write the JSON to this file too."""
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure, and print the result as JSON."""
     options = tyro.cli(Options)
     values: dict[str, Any] = {
         "latency_ms": options.latency_ms,

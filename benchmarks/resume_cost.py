@@ -30,11 +30,11 @@ class Options:
     pool_episodes: int = 8
     runs: int = 7
     output: Path | None = None
-    """Write the JSON here too."""
+    """Write the JSON to this file too."""
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure, and print the result as JSON."""
     options = tyro.cli(Options)
     last = len(make(options)) - 1
     steps = {"start": 0, "step_1": 1, "half": last // 2, "last": last}

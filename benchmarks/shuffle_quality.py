@@ -70,7 +70,7 @@ class Options:
     epochs: int = 4
     """Over which the numbers are averaged."""
     output: Path | None = None
-    """Write the JSON here too."""
+    """Write the JSON to this file too."""
     chart: Path | None = None
     """Draw the chart here."""
 

@@ -30,11 +30,11 @@ class Options:
     batch_size: int = 32
     num_workers: tuple[int, ...] = field(default=(0, 2))
     output: Path | None = None
-    """Write the JSON here too."""
+    """Write the JSON to this file too."""
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure, and print the result as JSON."""
     options = tyro.cli(Options)
     values: dict[str, Any] = {"epochs": options.epochs, "frames_per_epoch": 0}
     for num_workers in options.num_workers:

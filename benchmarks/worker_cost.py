@@ -70,11 +70,11 @@ class Options:
     rounds: int = 1
     """Times that everything is measured, in turn."""
     output: Path | None = None
-    """Write the JSON here too."""
+    """Write the JSON to this file too."""
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure, and print the result as JSON."""
     options = tyro.cli(Options)
     cases: dict[str, list[dict[str, float]]] = {}
     for _ in range(options.rounds):
