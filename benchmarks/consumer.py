@@ -40,7 +40,7 @@ ahead.
 
 @dataclass(frozen=True)
 class Options:
-    """Waiting for data."""
+    """Measure how long a training loop waits for data."""
 
     shards: str
     """A roboshard dataset."""
@@ -101,7 +101,7 @@ def main() -> None:
 
 
 class Batches:
-    """Epoch after epoch of one loader."""
+    """Batches of one loader, epoch after epoch."""
 
     def __init__(self, options: Options) -> None:
         self._loader = make_loader(
@@ -142,11 +142,11 @@ class Batches:
 
 
 def rest() -> None:
-    """Nothing."""
+    """Do nothing."""
 
 
 def work() -> None:
-    """Pure Python."""
+    """Run pure Python for `PYTHON_WORK_S` seconds."""
     until = time.perf_counter() + PYTHON_WORK_S
     while time.perf_counter() < until:
         pass

@@ -23,7 +23,7 @@ class Options:
     """Collect results of loading.py."""
 
     folder: Path
-    """Holds their JSON files."""
+    """Folder that holds the JSON files of loading.py."""
     output: Path | None = None
     """Write the JSON to this file too."""
 

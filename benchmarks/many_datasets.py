@@ -141,7 +141,7 @@ def consumed(roots: list[str], kind: str, pictures: bool, steps: int) -> dict[st
 
 
 def best(runs: list[dict[str, float]]) -> dict[str, float]:
-    """The least of each number."""
+    """Return the least of each number over all runs."""
     return {name: min(run[name] for run in runs) for name in runs[0]}
 
 

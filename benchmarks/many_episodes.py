@@ -60,7 +60,7 @@ print(json.dumps(found))
 
 @dataclass(frozen=True)
 class Options:
-    """Very many small episodes."""
+    """Measure loading very many small episodes."""
 
     shapes: tuple[str, ...] = ("10000x1", "100x1000")
     """Episodes in a shard x shards, of each dataset."""

@@ -53,7 +53,7 @@ loader.close()
 
 @dataclass(frozen=True)
 class Options:
-    """Memory of a loader."""
+    """Measure the memory of a loader."""
 
     source: Path
     """A local LeRobot v3 dataset."""
@@ -75,7 +75,7 @@ def main() -> None:
 
 
 def converted(options: Options, folder: Path) -> Path:
-    """Shards of as many episodes as are wanted, copies of those that there are."""
+    """Return shards of as many episodes as are wanted, copies of those that there are."""
     info = json.loads((options.source / "meta" / "info.json").read_text())
     size = sum(path.stat().st_size for path in options.source.rglob("*") if path.is_file())
     copies = -(-options.episodes // info["total_episodes"])

@@ -79,7 +79,7 @@ HASH = sha256(b"").hexdigest()
 
 @dataclass(frozen=True)
 class Options:
-    """Cost of opening at scale."""
+    """Measure the cost of opening at scale."""
 
     episodes: int = 1_000_000
     shards: int = 100_000

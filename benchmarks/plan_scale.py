@@ -26,11 +26,11 @@ SLOTS = Slots(rank_slots=64, global_batch_size=64 * 64)
 
 @dataclass(frozen=True)
 class Options:
-    """Cost of a plan at scale."""
+    """Measure the cost of a plan at scale."""
 
     episodes: int = 1_000_000
     frames: int = 1_000_000
-    """Mean frames per episode."""
+    """Mean number of frames per episode."""
     seeks: int = 1000
     output: Path | None = None
     """Write the JSON to this file too."""
@@ -47,7 +47,7 @@ def main() -> None:
 
 
 def make_episodes(options: Options) -> Episodes:
-    """Episodes of random length."""
+    """Return episodes of random length."""
     rng = np.random.default_rng(0)
     numbers = np.arange(options.episodes)
     lengths = rng.integers(options.frames // 2, options.frames * 3 // 2 + 2, options.episodes)

@@ -66,7 +66,7 @@ STAGES = {
 
 @dataclass(frozen=True)
 class Options:
-    """Profile of loading."""
+    """Profile loading."""
 
     shards: tuple[str, ...]
     """roboshard datasets."""
@@ -83,7 +83,7 @@ class Sampled:
     """A consumer that was looked at."""
 
     stacks: Counter[str]
-    """Stack -> samples."""
+    """Stack -> how many samples saw it."""
     frames_per_s: float
 
 

@@ -20,13 +20,13 @@ from roboshard.loader import make_loader
 
 @dataclass(frozen=True)
 class Options:
-    """Memory over epochs."""
+    """Measure memory over epochs."""
 
     shards: str
     """A roboshard dataset."""
     epochs: int = 20
     num_episodes: int = 4
-    """Of the dataset, so that epochs are short."""
+    """Load only so many episodes, the dataset's first ones, so that epochs are short."""
     batch_size: int = 32
     num_workers: tuple[int, ...] = field(default=(0, 2))
     output: Path | None = None

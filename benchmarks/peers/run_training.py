@@ -134,10 +134,10 @@ class Usage:
         Thread(target=self._read, daemon=True).start()
 
     def begin(self) -> None:
-        """Nothing: times tell."""
+        """Do nothing: times tell."""
 
     def since(self, begin: float) -> dict[str, float]:
-        """Mean since a `time.perf_counter()`; ends the watch."""
+        """Return the mean since a `time.perf_counter()`, and end the watch."""
         self._process.terminate()
         inside = [percent for when, percent in self._found if when >= begin]
         return {"gpu_percent": round(sum(inside) / len(inside), 1)} if inside else {}
