@@ -35,7 +35,7 @@ class FilePlace:
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """When a file is full, and a folder of them."""
+    """When a file is full, and when a folder of files is."""
 
     chunks_size: int
     data_bytes: float

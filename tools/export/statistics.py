@@ -66,7 +66,7 @@ def lacks(stats: Mapping[str, jsonio.Json], features: Features) -> bool:
 def completed(
     stats: Mapping[str, jsonio.Json], found: Mapping[str, jsonio.Json]
 ) -> dict[str, jsonio.Json]:
-    """Return the statistics of a source with those that it lacks and that were found."""
+    """Return a source's statistics, and what was found of those that it lacks."""
     added = {
         key: {**own, **(stats[key] if _names(stats.get(key)) else {})} for key, own in found.items()
     }

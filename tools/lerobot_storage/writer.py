@@ -43,7 +43,7 @@ class ShardWriter:
             meta: LeRobot's metadata of the dataset, which is kept up to date.
             root: folder of the shards.
             initial_frames: without effect: the shards say how many frames there are.
-            rgb_encoder: LeRobot's settings of the encoder of colour video.
+            rgb_encoder: LeRobot's settings of the encoder of color video.
             depth_encoder: LeRobot's settings of the encoder of depth video.
             encoder_threads: how many threads each encoder has.
             batch_encoding_size: must be 1: episodes are encoded as they are saved.

@@ -1,6 +1,6 @@
 """The contact sheet: a strip of frames per camera, and below them curves on the same scale of time.
 
-Needs matplotlib. The centre of a frame stands above its moment in the curves.
+Needs matplotlib. The center of a frame stands above its moment in the curves.
 """
 
 import io

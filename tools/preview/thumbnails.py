@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 Picture = NDArray[np.uint8] | NDArray[np.float32]
-"""(H, W, 3) uint8: colours. (H, W) float32: depth, in millimetres as LeRobot has it."""
+"""(H, W, 3) uint8: colors. (H, W) float32: depth, in millimeters as LeRobot has it."""
 
 JPEG_QUALITY = 85
 
@@ -19,9 +19,9 @@ def as_picture(values: Any, *, is_depth: bool = False) -> Picture:
 
     Args:
         values: (C, H, W) array-like: 1 to 4 channels, uint8 or float in [0, 1]; opacity is
-            dropped. Of depth one channel, in millimetres.
+            dropped. Of depth one channel, in millimeters.
         is_depth: Whether the dataset calls it a depth camera. One channel alone may as well be
-            grey.
+            gray.
     """
     array = np.asarray(values)
     if is_depth:

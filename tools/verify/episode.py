@@ -33,7 +33,7 @@ class Expected:
 
     manifest: DatasetManifest
     conversion: str
-    """Id of the conversion that wrote their shards."""
+    """Id of the conversion that wrote these episodes' shards."""
     provenance: dict[str, bytes] | None
     """What shards repeat of dataset.json, field by field; None: it cannot be read, which is
     reported.

@@ -31,8 +31,8 @@ all over: what encoders leave of noisy pictures is nearer, what has nothing to d
 not.
 """
 NEARER = 1.25
-"""A picture whose mean squared error to a neighbour of its own frame is so many times smaller is
-that neighbour's.
+"""A picture whose mean squared error to a neighbor of its own frame is so many times smaller is
+that neighbor's.
 """
 RUN = 6
 """How many rows one after the other must show a neighbor's frame. Fewer may be pictures that the
