@@ -240,7 +240,11 @@ class _InWorker:
     """What a worker keeps from epoch to epoch."""
 
     def __init__(
-        self, job: LoadJob, segments: SegmentPlan, shared: SharedEpisodes | None, counter: StatsCounter
+        self,
+        job: LoadJob,
+        segments: SegmentPlan,
+        shared: SharedEpisodes | None,
+        counter: StatsCounter,
     ) -> None:
         self._job = job
         self._shared = shared
