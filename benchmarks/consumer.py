@@ -40,7 +40,7 @@ ahead.
 
 @dataclass(frozen=True)
 class Options:
-    """Waiting for data."""
+    """Measure how long a training loop waits for data."""
 
     shards: str
     """A roboshard dataset."""
@@ -50,7 +50,7 @@ class Options:
     batches: int = 24
     runs: int = 5
     output: Path | None = None
-    """Write the JSON here too."""
+    """Write the JSON to this file too."""
 
 
 @dataclass
@@ -63,7 +63,7 @@ class Seconds:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure, and print the result as JSON."""
     options = tyro.cli(Options)
     batches = Batches(options)
     milliseconds, shares = defaultdict(list), defaultdict(list)
@@ -101,7 +101,7 @@ def main() -> None:
 
 
 class Batches:
-    """Epoch after epoch of one loader."""
+    """Batches of one loader, epoch after epoch."""
 
     def __init__(self, options: Options) -> None:
         self._loader = make_loader(
@@ -142,11 +142,11 @@ class Batches:
 
 
 def rest() -> None:
-    """Nothing."""
+    """Do nothing."""
 
 
 def work() -> None:
-    """Pure Python."""
+    """Run pure Python for `PYTHON_WORK_S` seconds."""
     until = time.perf_counter() + PYTHON_WORK_S
     while time.perf_counter() < until:
         pass

@@ -39,7 +39,7 @@ class Options:
     shard_size: str = "256MB"
     workers: int | None = None
     output: Path | None = None
-    """Write the JSON here too."""
+    """Write the JSON to this file too."""
     folder: Path | None = None
     """Where to work; default: the system's temporary folder."""
 
@@ -54,7 +54,7 @@ class Run:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure, and print the result as JSON."""
     options = tyro.cli(Options)
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         work = Path(folder)

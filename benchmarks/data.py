@@ -47,7 +47,7 @@ class Recording:
     width: int
     episodes: int
     frames: int
-    """In each episode."""
+    """Frames in each episode."""
 
     def quick(self) -> "Recording":
         """Return less of the same: three episodes of Aloha, eight of PushT, of 50 frames."""
@@ -71,7 +71,7 @@ class Options:
     quick: bool = False
     """A few short episodes of each."""
     only: tuple[str, ...] = ()
-    """Names; default: all."""
+    """Names of the datasets to record; default: all."""
     peers_dir: Path = PEERS
     """Where the recorder's environment is kept."""
 

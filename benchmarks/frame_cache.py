@@ -44,19 +44,21 @@ class Options:
     return_uint8: bool = True
     frame_order: str = "uniform"
     num_episodes: int | None = None
-    """Of the dataset, the first ones; None: all."""
+    """Load only so many episodes, the dataset's first ones; None: all."""
     memory_bytes: int | None = None
-    """Of the loader; less than the dataset takes: episodes are read again each epoch."""
+    """Bytes of the loader's memory; with less than the dataset takes, episodes are read again each
+    epoch.
+    """
     runs: int = 5
-    """Rounds."""
+    """Rounds in which the contenders take turns."""
     window_s: float = 3.0
-    """Of each turn."""
+    """Seconds of each turn."""
     output: Path | None = None
-    """Write the JSON here too."""
+    """Write the JSON to this file too."""
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure, and print the result as JSON."""
     options = tyro.cli(Options)
     torch.set_num_threads(1)
     plain, cached = made(options), made(options, cached=True)
@@ -125,7 +127,7 @@ def fill(plain: Loader, cached: Loader) -> dict[str, float]:
 
 
 def batch_shape(loader: Loader) -> tuple[tuple[int, ...], int]:
-    """Shape and type of a batch's pictures as one tensor, and how many there are."""
+    """Return shape and type of a batch's pictures as one tensor, and how many there are."""
     batch = next(iter(loader))
     loader.close()
     pictures = [batch[key] for key in (*loader.meta.camera_keys,)]
@@ -135,7 +137,7 @@ def batch_shape(loader: Loader) -> tuple[tuple[int, ...], int]:
 
 
 def taking(loader: Loader, frames_a_batch: int) -> Callable[[float], float]:
-    """What takes batches of epoch after epoch, for some seconds at a time."""
+    """Return a function that takes batches of epoch after epoch, for some seconds at a time."""
     batches: Iterator[Any] = itertools.chain.from_iterable(itertools.repeat(loader))
 
     def turn(seconds: float) -> float:
@@ -154,7 +156,9 @@ def taking(loader: Loader, frames_a_batch: int) -> Callable[[float], float]:
 def copying(
     shape: tuple[int, ...], options: Options, frames_a_batch: int
 ) -> Callable[[float], float]:
-    """What copies such batches in memory that is there, each thread its part of every batch."""
+    """Return a function that copies such batches in memory that is there, each thread its part of
+    every batch.
+    """
     threads = options.decode_threads or usable_cores()
     pool = ThreadPoolExecutor(threads)
     sources = [torch.randint(0, 255, shape, dtype=torch.uint8) for _ in range(COPIED_BATCHES)]

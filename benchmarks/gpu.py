@@ -50,26 +50,26 @@ TRAINING = {"training_roboshard": "roboshard", "training_lerobot": "lerobot"}
 
 @dataclass(frozen=True)
 class Options:
-    """Loading with a GPU."""
+    """Measure loading with a GPU."""
 
     shards: Path
     """A roboshard dataset."""
     source: Path | None = None
     """The LeRobot dataset that it was made from: for training."""
     cases: tuple[str, ...] = ()
-    """Names or patterns; default: all."""
+    """Names or patterns of cases; default: all."""
     batch_size: int = 64
     num_workers: int = 8
-    """In training, of both loaders."""
+    """Worker processes in training, of both loaders."""
     runs: int = 3
     warmup_s: float = 5.0
     window_s: float = 8.0
     rehearse: bool = False
-    """On the CPU, to see that everything works: no numbers."""
+    """Run on the CPU, to see that everything works: it gives no numbers."""
     peers_dir: Path = PEERS
     timeout_s: float = 600
     output: Path | None = None
-    """Write the JSON here too."""
+    """Write the JSON to this file too."""
 
 
 def main() -> None:
@@ -102,7 +102,7 @@ def main() -> None:
 
 
 def check_gpu() -> None:
-    """End with what is missing."""
+    """End with what is missing where there is no GPU."""
     if torch.cuda.is_available():
         return
     build = f"torch {torch.__version__} is built for CUDA {torch.version.cuda}"
@@ -135,7 +135,7 @@ def vars_of(camera: Any) -> str:
 
 
 def describe(video: str, reason: str | None, device: str) -> str:
-    """Say who decodes a video."""
+    """Say which device decodes a video, and why."""
     if device == "cpu":
         return f"{video}: the CPU, which was asked for"
     return (
@@ -144,12 +144,12 @@ def describe(video: str, reason: str | None, device: str) -> str:
 
 
 def chip(device: str) -> str:
-    """Name what a device is."""
+    """Return the name of a device."""
     return "none: a rehearsal" if device == "cpu" else torch.cuda.get_device_name(device)
 
 
 def chosen(options: Options) -> list[str]:
-    """Names of the cases asked for, as far as there is data for them."""
+    """Return the names of the cases asked for, as far as there is data for them."""
     names = [*CASES, *(TRAINING if options.source else ())]
     wanted = options.cases or ("*",)
     found = [name for name in names if any(fnmatch.fnmatchcase(name, one) for one in wanted)]
@@ -190,7 +190,7 @@ def program(name: str, options: Options) -> Program:
 
 
 def rehearsed(keywords: Mapping[str, Any]) -> dict[str, Any]:
-    """The same on the CPU."""
+    """Return the keywords of a case for the CPU."""
     there = {key: "cpu" if value == "cuda" else value for key, value in keywords.items()}
     return there | ({"pin_memory": False} if "pin_memory" in there else {})
 

@@ -60,11 +60,11 @@ class Options:
     source: Path | None = None
     """A local LeRobot v3 dataset."""
     shards: Path | None = None
-    """The same, converted."""
+    """Shards converted from `source`."""
     long_gop_source: Path | None = None
-    """What long_gop.py made of it."""
+    """What long_gop.py made of `source`."""
     long_gop_shards: Path | None = None
-    """That, converted."""
+    """Shards converted from `long_gop_source`."""
     cases: tuple[str, ...] = ()
     """Names or patterns (`matrix_*_sweep_*`); default: the cases of the headline for which there is
     data.
@@ -72,26 +72,26 @@ class Options:
     list: bool = False
     """Print the names of all cases and end."""
     runs: int = 5
-    """Rounds."""
+    """Rounds in which the cases take turns."""
     warmup_s: float = 3.0
     warmup_batches: int = 4
-    """At least; both are waited for."""
+    """Least batches of the warm-up; these and `warmup_s` are both waited for."""
     window_s: float = 10.0
     min_batches: int = 8
-    """The window is lengthened for a contender that gives fewer in it."""
+    """Least batches of the window, which is lengthened for a contender that gives fewer in it."""
     threads: int = 2
-    """Of the limit: as many as there are cores for the others."""
+    """Threads of the limit: as many as there are cores for the others."""
     peers_dir: Path = Path(__file__).resolve().parent.parent / ".peers"
     """Where other contenders' environments and data are kept."""
     timeout_s: float = 600
-    """For one run of one case."""
+    """Seconds that one run of one case may take."""
     output: Path | None = None
-    """Write the JSON here too."""
+    """Write the JSON to this file too."""
 
 
 @dataclass(frozen=True)
 class Program:
-    """How to start a contender."""
+    """How a contender is started."""
 
     command: list[str]
     environment: dict[str, str] | None = None
@@ -186,7 +186,7 @@ def program(case: Case, options: Options) -> Program:
 
 
 def run(contender: Program, timeout_s: float) -> Run:
-    """One turn of a contender in a fresh process."""
+    """Run one turn of a contender in a fresh process."""
     with tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(
             contender.command,
@@ -235,7 +235,7 @@ def listen(process: subprocess.Popen[str], watch: TreeWatch) -> Run | None:
 
 
 def derive(event: Run, cpu_s: float) -> Run:
-    """Rates from counts."""
+    """Return rates from the counts of a run."""
     elapsed, frames = event["elapsed_s"], event["frames"]
     rates = {
         "samples_per_s": event["samples"] / elapsed,
@@ -249,19 +249,19 @@ def derive(event: Run, cpu_s: float) -> Run:
 
 
 def stream(pipe: IO[str] | None) -> IO[str]:
-    """A pipe that is there."""
+    """Return a pipe that is there. Raises TypeError where there is none."""
     if pipe is None:
         raise TypeError("the process was started without a pipe")
     return pipe
 
 
 def summary(case: Case, runs: list[Run]) -> dict[str, Any]:
-    """Settings, medians, and every run."""
+    """Return the settings of a case, medians, and every run."""
     return {"settings": case.settings, **summary_of(runs)}
 
 
 def summary_of(runs: list[Run]) -> dict[str, Any]:
-    """Medians, and every run."""
+    """Return the medians of all runs, and every run."""
     numbers = [key for key, value in runs[0].items() if isinstance(value, int | float)]
     medians = {key: round(statistics.median(one[key] for one in runs), 3) for key in numbers}
     plain = [{key: value for key, value in one.items() if key != "batch"} for one in runs]

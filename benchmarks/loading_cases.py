@@ -33,15 +33,15 @@ class Case:
     batch_size: int = 64
     num_workers: int | None = None
     threads: int = 2
-    """Of the limit."""
+    """Threads of the limit."""
     frame_order: Literal["uniform", "sweep"] | None = None
     decode_threads: int | None = None
     return_uint8: bool | None = None
     pool_episodes: int | None = None
     image_size: tuple[int, int] | None = None
-    """(height, width)"""
+    """Pictures are resized to (height, width); None: as stored."""
     tuned: bool | None = None
-    """Of WebDataset: decoding and batching by hand, faster than what its documentation shows."""
+    """Whether WebDataset decodes and batches by hand, faster than what its documentation shows."""
     window: int = 1
     """Frames of each camera in a sample: its own and those before it."""
     over: tuple[str, ...] = ()
@@ -56,7 +56,7 @@ class Case:
 
     @property
     def keywords(self) -> dict[str, Any]:
-        """For `make_loader`."""
+        """The keywords of `make_loader` that the case sets."""
         settings = asdict(self)
         return {key: settings[key] for key in ROBOSHARD_KEYWORDS if settings[key] is not None}
 
@@ -77,7 +77,7 @@ LIMITS: dict[Videos, str] = {
 
 
 def roboshard(name: str, **settings: Any) -> Case:
-    """A case of our loader."""
+    """Return a case of our loader."""
     return Case(name=name, contender="roboshard", **settings)
 
 
@@ -150,7 +150,7 @@ def matrix_case(videos: Videos, order: str, setting: str) -> str:
 
 
 def variations() -> tuple[Case, ...]:
-    """The matrix, for both orders and both kinds of video."""
+    """Return the matrix, for both orders and both kinds of video."""
     return tuple(
         roboshard(matrix_case(videos, order, setting), videos=videos, frame_order=order, **changes)
         for videos in VIDEOS
@@ -178,12 +178,12 @@ OTHERS: dict[str, dict[str, Any]] = {
 
 
 def peer_case(videos: Videos, name: str, window: int) -> str:
-    """The name of one of them."""
+    """Return the name of a case of `OTHERS`."""
     return f"peers_{videos}_{name}{f'_window_{window}' if window > 1 else ''}"
 
 
 def beside_each_other() -> tuple[Case, ...]:
-    """All of these on both kinds of video, with single frames and with windows."""
+    """Return cases of all `OTHERS` on both kinds of video, with single frames and with windows."""
     return tuple(
         Case(
             name=peer_case(videos, name, window),

@@ -23,9 +23,9 @@ class Options:
     """Collect results of loading.py."""
 
     folder: Path
-    """Holds their JSON files."""
+    """Folder that holds the JSON files of loading.py."""
     output: Path | None = None
-    """Write the JSON here too."""
+    """Write the JSON to this file too."""
 
 
 def main() -> None:

@@ -35,7 +35,7 @@ class Options:
     crf: int = 23
     preset: str = "medium"
     threads: int = 0
-    """Of the encoder; 0: its own choice."""
+    """Threads of the encoder; 0: its own choice."""
 
 
 def main() -> None:
@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def reencode(source: Path, target: Path, options: Options) -> None:
-    """One video file; raises SystemExit if a frame or a timestamp is not as before."""
+    """Encode one video file again. Raises SystemExit if a frame or a timestamp is not as before."""
     target.parent.mkdir(parents=True, exist_ok=True)
     before = frame_times(source)
     command = [

@@ -79,11 +79,11 @@ class Options:
     folder: Path | None = None
     """Where the datasets lie, and are used again; None: a temporary folder."""
     output: Path | None = None
-    """Write the JSON here too."""
+    """Write the JSON to this file too."""
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure, and print the result as JSON."""
     options = tyro.cli(Options)
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary)
@@ -141,7 +141,7 @@ def consumed(roots: list[str], kind: str, pictures: bool, steps: int) -> dict[st
 
 
 def best(runs: list[dict[str, float]]) -> dict[str, float]:
-    """The least of each number."""
+    """Return the least of each number over all runs."""
     return {name: min(run[name] for run in runs) for name in runs[0]}
 
 

@@ -60,18 +60,18 @@ print(json.dumps(found))
 
 @dataclass(frozen=True)
 class Options:
-    """Very many small episodes."""
+    """Measure loading very many small episodes."""
 
     shapes: tuple[str, ...] = ("10000x1", "100x1000")
     """Episodes in a shard x shards, of each dataset."""
     folder: Path | None = None
     """Where the datasets lie, and are used again; None: a temporary folder."""
     output: Path | None = None
-    """Write the JSON here too."""
+    """Write the JSON to this file too."""
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure, and print the result as JSON."""
     options = tyro.cli(Options)
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary)

@@ -53,7 +53,7 @@ loader.close()
 
 @dataclass(frozen=True)
 class Options:
-    """Memory of a loader."""
+    """Measure the memory of a loader."""
 
     source: Path
     """A local LeRobot v3 dataset."""
@@ -64,18 +64,18 @@ class Options:
     rank_slots: int = 64
     small_budget: int = 8_000_000
     output: Path | None = None
-    """Write the JSON here too."""
+    """Write the JSON to this file too."""
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure, and print the result as JSON."""
     options = tyro.cli(Options)
     with tempfile.TemporaryDirectory() as folder:
         measured(options, converted(options, Path(folder)))
 
 
 def converted(options: Options, folder: Path) -> Path:
-    """Shards of as many episodes as are wanted, copies of those that there are."""
+    """Return shards of as many episodes as are wanted, copies of those that there are."""
     info = json.loads((options.source / "meta" / "info.json").read_text())
     size = sum(path.stat().st_size for path in options.source.rglob("*") if path.is_file())
     copies = -(-options.episodes // info["total_episodes"])

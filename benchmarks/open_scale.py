@@ -79,18 +79,18 @@ HASH = sha256(b"").hexdigest()
 
 @dataclass(frozen=True)
 class Options:
-    """Cost of opening at scale."""
+    """Measure the cost of opening at scale."""
 
     episodes: int = 1_000_000
     shards: int = 100_000
     latency_s: float = 0.05
     bytes_per_second: float = 100e6
     output: Path | None = None
-    """Write the JSON here too."""
+    """Write the JSON to this file too."""
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure, and print the result as JSON."""
     options = tyro.cli(Options)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)

@@ -26,18 +26,18 @@ SLOTS = Slots(rank_slots=64, global_batch_size=64 * 64)
 
 @dataclass(frozen=True)
 class Options:
-    """Cost of a plan at scale."""
+    """Measure the cost of a plan at scale."""
 
     episodes: int = 1_000_000
     frames: int = 1_000_000
-    """Mean frames per episode."""
+    """Mean number of frames per episode."""
     seeks: int = 1000
     output: Path | None = None
-    """Write the JSON here too."""
+    """Write the JSON to this file too."""
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure, and print the result as JSON."""
     options = tyro.cli(Options)
     episodes = make_episodes(options)
     orders: dict[str, FrameOrder] = {"uniform": "uniform", "sweep": "sweep"}
@@ -47,7 +47,7 @@ def main() -> None:
 
 
 def make_episodes(options: Options) -> Episodes:
-    """Episodes of random length."""
+    """Return episodes of random length."""
     rng = np.random.default_rng(0)
     numbers = np.arange(options.episodes)
     lengths = rng.integers(options.frames // 2, options.frames * 3 // 2 + 2, options.episodes)

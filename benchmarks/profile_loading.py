@@ -51,7 +51,7 @@ STAGES = {
     "open_decoder": "open a slice",
     "take": "choose what to decode, and with which codec",
     "_decode": "Python around each frame",
-    "lasting": "keep a picture for a later step",
+    "owned_copy": "keep a picture for a later step",
     "announce": "hand in requests",
     "begin": "hand in requests",
     "requests_of": "hand in requests",
@@ -66,7 +66,7 @@ STAGES = {
 
 @dataclass(frozen=True)
 class Options:
-    """Profile of loading."""
+    """Profile loading."""
 
     shards: tuple[str, ...]
     """roboshard datasets."""
@@ -75,7 +75,7 @@ class Options:
     flame_graph: Path | None = None
     """Folder for flame graphs, one per dataset and order."""
     output: Path | None = None
-    """Write the JSON here too."""
+    """Write the JSON to this file too."""
 
 
 @dataclass(frozen=True)
@@ -83,12 +83,12 @@ class Sampled:
     """A consumer that was looked at."""
 
     stacks: Counter[str]
-    """Stack -> samples."""
+    """Stack -> how many samples saw it."""
     frames_per_s: float
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure, and print the result as JSON."""
     options = tyro.cli(Options)
     values: dict[str, Any] = {"seconds": options.seconds, "rate": options.rate}
     values["datasets"] = {

@@ -94,13 +94,13 @@ def fill(page: str, blocks: dict[str, str]) -> str:
 
 
 def load(name: str) -> Result:
-    """A benchmark's result."""
+    """Return the result of a benchmark."""
     result: Result = json.loads(result_file(name).read_text())
     return result
 
 
 def result_file(name: str) -> Path:
-    """Where a benchmark leaves its result."""
+    """Return where a benchmark leaves its result."""
     return RESULTS / f"{name}.json"
 
 

@@ -41,13 +41,13 @@ EPISODE_ORDERS: tuple[EpisodeOrder, ...] = get_args(EpisodeOrder)
 
 @dataclass(frozen=True)
 class Options:
-    """Remote beside local."""
+    """Measure training from remote beside local shards."""
 
     shards: str
     """A roboshard dataset in a local folder."""
     latency_ms: float = 50.0
     mb_per_s: float = 100.0
-    """Of one connection."""
+    """Megabytes a second of one connection."""
     batch_size: int = 64
     pool_episodes: int = 4
     """A quarter of a small dataset's episodes, so that there is something to read ahead; 0: the
@@ -57,17 +57,17 @@ class Options:
     count: bool = True
     """Count what a whole epoch reads. Of a large dataset that takes long."""
     warm: bool = False
-    """From the second epoch on, with pools of the default size."""
+    """Measure from the second epoch on, with pools of the default size."""
     frame_orders: tuple[FrameOrder, ...] = ("uniform", "sweep")
-    """With --warm; otherwise it is sweep."""
+    """Frame orders that are measured with --warm; otherwise it is sweep."""
     batches: int = 24
     runs: int = 5
     output: Path | None = None
-    """Write the JSON here too."""
+    """Write the JSON to this file too."""
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure, and print the result as JSON."""
     options = tyro.cli(Options)
     values: dict[str, Any] = {
         "latency_ms": options.latency_ms,
@@ -79,7 +79,7 @@ def main() -> None:
 
 
 def served(options: Options) -> RangeServer:
-    """The dataset behind a slow network."""
+    """Return a server of the dataset behind a slow network."""
     return RangeServer(
         Path(options.shards),
         latency_s=options.latency_ms / 1000,
@@ -114,7 +114,9 @@ def warm(options: Options, server: RangeServer) -> dict[str, Any]:
 def after_an_epoch(
     options: Options, server: RangeServer, frame_order: FrameOrder, num_workers: int, needed: int
 ) -> dict[str, Any]:
-    """One epoch of each, and turns in those that follow."""
+    """Load one epoch of each loader, then take turns in those that follow; return what was
+    measured.
+    """
     server.reset()
     loaders: dict[str, Loader] = {}
     epoch_s: dict[str, float] = {}
@@ -144,7 +146,7 @@ def after_an_epoch(
 
 
 def counted(options: Options, server: RangeServer, order: EpisodeOrder) -> dict[str, Any]:
-    """What one epoch reads, from opening the dataset on."""
+    """Return what one epoch reads, from opening the dataset on."""
     server.reset()
     loader = make(options, server.url, order)
     for _ in loader:

@@ -22,7 +22,7 @@ from roboshard.loader import Loader, make_loader
 
 @dataclass(frozen=True)
 class Options:
-    """Cost of resuming."""
+    """Measure the cost of resuming."""
 
     shards: str
     """A roboshard dataset."""
@@ -30,11 +30,11 @@ class Options:
     pool_episodes: int = 8
     runs: int = 7
     output: Path | None = None
-    """Write the JSON here too."""
+    """Write the JSON to this file too."""
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure, and print the result as JSON."""
     options = tyro.cli(Options)
     last = len(make(options)) - 1
     steps = {"start": 0, "step_1": 1, "half": last // 2, "last": last}
@@ -59,14 +59,14 @@ def main() -> None:
 
 
 def make(options: Options) -> Loader:
-    """A fresh loader."""
+    """Make a fresh loader."""
     return make_loader(
         options.shards, batch_size=options.batch_size, pool_episodes=options.pool_episodes
     )
 
 
 def first_batch(options: Options, step: int) -> tuple[float, int]:
-    """(seconds to the first batch, bytes read) of a loader that resumes at `step`."""
+    """Return (seconds to the first batch, bytes read) of a loader that resumes at `step`."""
     started = time.perf_counter()
     loader = make(options)
     if step:

@@ -96,9 +96,9 @@ class Options:
     """Run every benchmark."""
 
     only: tuple[str, ...] = ()
-    """Names or patterns; default: all."""
+    """Names or patterns of benchmarks; default: all."""
     quick: bool = False
-    """On the small data of `data.py --quick`, for a moment each."""
+    """Run on the small data of `data.py --quick`, for a moment each."""
     list: bool = False
     """Print the commands and end."""
     data: Path | None = None

@@ -7,7 +7,7 @@ plan, through the stages that share it out over ranks and workers. No video is r
 ranks, pool and frame order:
 
 - distinct episodes in a global batch, over those in a global batch of the true shuffle;
-- mean distance on the unshuffled tape between neighbours in a batch, over that of the true shuffle;
+- mean distance on the unshuffled tape between neighbors in a batch, over that of the true shuffle;
 - autocorrelation of a feature's components along the stream of samples at lags 1 to 64: mean of the
   absolute values;
 - variance of their mean over --window global batches in a row, over that of the true shuffle: how
@@ -44,7 +44,7 @@ from roboshard.shards.rows import decode_rows
 LAGS = range(1, 65)
 ORDERS: tuple[FrameOrder, ...] = get_args(FrameOrder)
 ACCEPTED = 0.9
-"""Of a true shuffle's distinct episodes in a batch."""
+"""Least share of a true shuffle's distinct episodes in a batch, for the default settings."""
 
 Numbers = NDArray[np.int64]
 Values = NDArray[np.float64]
@@ -52,7 +52,7 @@ Values = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Options:
-    """Randomness of the order."""
+    """Measure the randomness of the order."""
 
     shards: str
     """A roboshard dataset."""
@@ -64,15 +64,15 @@ class Options:
     """World sizes, which are also the number of rank slots."""
     workers: tuple[int, ...] = (0, 2, 8, 16)
     pools: tuple[int, ...] = (4, 16, 64, 256, 1024)
-    """Beside the default one."""
+    """Sizes of pools in episodes, beside the default one."""
     window: int = 8
-    """Global batches."""
+    """How many global batches in a row the variance of the mean is of."""
     epochs: int = 4
-    """Over which the numbers are averaged."""
+    """How many epochs the numbers are averaged over."""
     output: Path | None = None
-    """Write the JSON here too."""
+    """Write the JSON to this file too."""
     chart: Path | None = None
-    """Draw the chart here."""
+    """Draw the chart to this file."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Tape:
 
     lengths: Numbers
     starts: Numbers
-    """Of the episodes, and the number of frames."""
+    """The frame that each episode starts at, and last the number of frames."""
     feature: Values
     """(components, frames), of mean 0 and variance 1."""
 
@@ -175,7 +175,7 @@ def settings(options: Options) -> Iterator[Setting]:
 
 
 def read_tape(options: Options) -> Tape:
-    """All episodes, repeated."""
+    """Return the tape of all episodes, repeated."""
     dataset = ShardedDataset.open(options.shards)
     columns = []
     for position in range(len(dataset.index)):
@@ -248,13 +248,13 @@ def true_numbers(tape: Tape, ranks: int, options: Options) -> dict[str, float]:
 
 
 def averaged(measured: Iterable[dict[str, float]]) -> dict[str, float]:
-    """The mean of each number."""
+    """Return the mean of each number."""
     rows = list(measured)
     return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
 
 
 def measure(stream: Stream, tape: Tape, ranks: int, options: Options) -> dict[str, float]:
-    """The four numbers of an epoch."""
+    """Return the four numbers of an epoch."""
     batch = options.batch_size * ranks
     count = len(stream.tape) // batch * batch
     batches = np.sort(stream.episode[:count].reshape(-1, batch), axis=1)
@@ -271,8 +271,8 @@ def measure(stream: Stream, tape: Tape, ranks: int, options: Options) -> dict[st
 
 
 def window_variance(values: Values, size: int) -> float:
-    """The mean square of the means over stretches of so many samples, over what it is in a true
-    shuffle.
+    """Return the mean square of the means over stretches of so many samples, over what it is in a
+    true shuffle.
     """
     total = values.shape[1]
     count = total // size
@@ -282,7 +282,7 @@ def window_variance(values: Values, size: int) -> float:
 
 
 def compared(found: dict[str, float], true: dict[str, float]) -> dict[str, float]:
-    """The numbers beside the true shuffle's."""
+    """Return the numbers beside the true shuffle's."""
     compared = {
         f"{name}_over_true_shuffle": round(found[name] / true[name], 3)
         for name in ("distinct_episodes", "neighbour_distance")

@@ -20,21 +20,21 @@ from roboshard.loader import make_loader
 
 @dataclass(frozen=True)
 class Options:
-    """Memory over epochs."""
+    """Measure memory over epochs."""
 
     shards: str
     """A roboshard dataset."""
     epochs: int = 20
     num_episodes: int = 4
-    """Of the dataset, so that epochs are short."""
+    """Load only so many episodes, the dataset's first ones, so that epochs are short."""
     batch_size: int = 32
     num_workers: tuple[int, ...] = field(default=(0, 2))
     output: Path | None = None
-    """Write the JSON here too."""
+    """Write the JSON to this file too."""
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure, and print the result as JSON."""
     options = tyro.cli(Options)
     values: dict[str, Any] = {"epochs": options.epochs, "frames_per_epoch": 0}
     for num_workers in options.num_workers:

@@ -56,7 +56,7 @@ if __name__ == "__main__":
 
 @dataclass(frozen=True)
 class Options:
-    """Cost of workers."""
+    """Measure the cost of workers."""
 
     shards: str
     """A roboshard dataset."""
@@ -68,13 +68,13 @@ class Options:
     """Steps before the measured ones."""
     steps: int = 200
     rounds: int = 1
-    """Times that everything is measured, in turn."""
+    """How many times everything is measured, in turn."""
     output: Path | None = None
-    """Write the JSON here too."""
+    """Write the JSON to this file too."""
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure, and print the result as JSON."""
     options = tyro.cli(Options)
     cases: dict[str, list[dict[str, float]]] = {}
     for _ in range(options.rounds):

@@ -17,7 +17,7 @@ COLUMNS = ("steps/s", "samples/s", "frames/s", "waiting", "more steps")
 
 
 def bench_command(arguments: Sequence[str]) -> None:
-    """Parse, measure and print."""
+    """Run `roboshard bench`: parse options, measure and print."""
     config = parse_options(
         BenchConfig,
         "roboshard bench",

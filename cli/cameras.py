@@ -5,6 +5,6 @@ from roboshard.shards.cameras import CameraSummary
 
 
 def camera_cells(camera: CameraSummary) -> tuple[str, ...]:
-    """What every table says of a camera: key, codec, size, pixel format, GOP."""
+    """Return what every table says of a camera: key, codec, size, pixel format, GOP."""
     texts = (camera.key, camera.codec, camera.size, camera.pix_fmt, f"{camera.gop:.1f}")
     return tuple(map(as_markup, texts))

@@ -22,8 +22,8 @@ def with_config_file(arguments: Sequence[str], names: Set[str]) -> list[str]:
     command line.
 
     Args:
-        arguments: Of the command.
-        names: Options that it has.
+        arguments: The arguments of the command.
+        names: The options that the command has.
 
     Raises:
         OptionError, MissingError: The file is missing, unreadable, or has a key that is no option.
@@ -41,7 +41,7 @@ def read_config_file(path: Path, names: Set[str]) -> dict[str, Any]:
 
     Args:
         path: The file.
-        names: Those that there are.
+        names: The options that the command has.
 
     Raises:
         OptionError, MissingError: as `with_config_file`.
@@ -92,7 +92,7 @@ def _read_yaml(text: str) -> Any:
 
 
 def _as_flags(values: dict[str, Any]) -> list[str]:
-    """Options of a file as they would stand on the command line, where a later flag beats an
+    """Return options of a file as they would stand on the command line, where a later flag beats an
     earlier one.
     """
     flags: list[str] = []

@@ -37,7 +37,7 @@ REMEDY = (
 
 
 def convert_command(arguments: Sequence[str]) -> None:
-    """Parse flags over the config file's values, then plan or convert."""
+    """Run `convert-to-shards`: parse flags over the config file's values, then plan or convert."""
     config = parse_config(arguments)
     if config.video_report:
         _show_videos(survey_videos(config))
@@ -55,7 +55,7 @@ def convert_command(arguments: Sequence[str]) -> None:
 def parse_config(
     arguments: Sequence[str], *, prog: str = "convert-to-shards", description: str = DESCRIPTION
 ) -> ConvertConfig:
-    """The options of a command line; a flag beats the file that `--config` names.
+    """Return the options of a command line; a flag beats the file that `--config` names.
 
     SOURCE or DESTINATION from the file stand in the place that they would have on the command line.
 

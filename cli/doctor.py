@@ -16,7 +16,9 @@ SHOWN_REFUSALS = 100
 
 
 def doctor_command(arguments: Sequence[str]) -> None:
-    """Parse and run; a source of which something would be refused is a command that failed."""
+    """Run `roboshard doctor`. Raises RoboshardError where something of the source would
+    be refused.
+    """
     wants_json = "--json" in arguments
     config = parse_options(
         DoctorConfig,

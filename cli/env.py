@@ -22,7 +22,7 @@ class EnvOptions:
 
 
 def env_command(arguments: Sequence[str]) -> None:
-    """Parse, look and print."""
+    """Run `roboshard env`: parse options, look and print."""
     options = parse_options(EnvOptions, "roboshard env", arguments)
     environment = describe()
     if options.json:

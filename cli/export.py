@@ -10,7 +10,7 @@ from roboshard.tools.export import ExportConfig, export
 
 
 def export_command(arguments: Sequence[str]) -> None:
-    """Parse and run."""
+    """Run `roboshard export`: parse options, write and print what was written."""
     config = parse_options(
         ExportConfig,
         "roboshard export",

@@ -7,7 +7,7 @@ from roboshard.converter import finalize
 
 
 def finalize_command(arguments: Sequence[str]) -> None:
-    """Parse as `convert-to-shards` does, check all shards, publish."""
+    """Run `roboshard finalize`: parse as `convert-to-shards` does, check all shards, publish."""
     config = parse_config(
         arguments,
         prog="roboshard finalize",

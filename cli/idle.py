@@ -19,7 +19,7 @@ DROPPED, PARTLY, KEPT = "·", "▒", "█"
 
 
 def idle_command(arguments: Sequence[str]) -> None:
-    """Parse, look and print."""
+    """Run `roboshard idle`: parse options, look and print."""
     config = parse_options(
         IdleConfig,
         "roboshard idle",

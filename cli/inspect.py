@@ -32,7 +32,7 @@ class InspectOptions:
 
 
 def inspect_command(arguments: Sequence[str]) -> None:
-    """Parse, read and print."""
+    """Run `roboshard inspect`: parse options, read and print."""
     options = parse_options(
         InspectOptions,
         "roboshard inspect",
@@ -79,7 +79,7 @@ def _show(summary: Summary) -> None:
 
 
 def _show_snapshots(summary: Summary) -> None:
-    """What the dataset was each time before it grew; of many the first and the last ones."""
+    """Print what the dataset was each time before it grew; of many the first and the last ones."""
     if not summary.snapshots:
         return
     columns = ("number", "fingerprint", "episodes", "frames", "shards")

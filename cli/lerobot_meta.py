@@ -27,7 +27,7 @@ class MetaOptions:
 
 
 def lerobot_meta_command(arguments: Sequence[str]) -> None:
-    """Parse, write and tell."""
+    """Run `roboshard lerobot-meta`: parse options, write meta/ and print where it is."""
     options = parse_options(MetaOptions, "roboshard lerobot-meta", arguments)
     if options.folder is None:
         left = recover(options.root)

@@ -22,7 +22,7 @@ class TrainOptions:
 
 
 def lerobot_train_command(arguments: Sequence[str]) -> None:
-    """Parse the loader's options and leave the others to LeRobot."""
+    """Run `roboshard lerobot-train`: parse the loader's options and leave the others to LeRobot."""
     ours, theirs = parted(arguments)
     if {"-h", "--help"} & set(theirs):
         with suppress(SystemExit):  # LeRobot's help follows

@@ -26,9 +26,9 @@ COMMANDS = {
     "env": "versions, decoders, cores, ranks and GPUs, for reports of faults",
     "rebuild": "shards → manifests and index, where those are lost",
 }
-"""Each is the function NAME_command of the file NAME.py beside this one (- is _ there)."""
+"""Commands and what each does; NAME is the function NAME_command of cli/NAME.py (- is _ there)."""
 IN_MAIN_THREAD = ("lerobot-train",)
-"""What runs another program, whose own way with signals and threads is left to it."""
+"""Commands that run another program, whose own way with signals and threads is left to it."""
 
 
 def main() -> None:

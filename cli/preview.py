@@ -10,7 +10,7 @@ from roboshard.tools.preview import PreviewConfig, preview
 
 
 def preview_command(arguments: Sequence[str]) -> None:
-    """Parse and run."""
+    """Run `roboshard preview`: parse options, draw or record, and print what was written."""
     config = parse_options(
         PreviewConfig,
         "roboshard preview",

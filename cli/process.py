@@ -26,13 +26,13 @@ from roboshard.cli import terminal
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 TIDY_S = 1.0
-"""Seconds for the last tidying, before the process ends without."""
+"""Seconds for the last tidying, before the process ends without it."""
 CHILDREN_TIDY_S = 0.5
-"""Seconds of them for processes that it started to end by themselves."""
+"""Seconds of `TIDY_S` for processes that this one started to end by themselves."""
 
 
 class _SignalledError(KeyboardInterrupt):
-    """A signal has come; how work in another thread is told."""
+    """A signal has come; raised, it tells work in another thread."""
 
     def __init__(self, number: int) -> None:
         super().__init__()
@@ -94,8 +94,8 @@ def _end(number: int) -> NoReturn:
 
 
 def _end_children() -> None:
-    """A loader's workers tidy up on SIGTERM. A conversion's hold nothing, do not hear it, and are
-    killed.
+    """End the processes that this one started. A loader's workers tidy up on SIGTERM; a
+    conversion's hold nothing, do not hear it, and are killed.
     """
     children = multiprocessing.active_children()
     for child in children:

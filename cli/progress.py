@@ -73,7 +73,7 @@ class _Bar:
         self._display.update(self._task, advance=num_bytes, total=total, done=self._done)
 
     def end(self) -> None:
-        """Let the estimate give way to what it was."""
+        """Set the total, which was an estimate, to what was done."""
         self._display.update(self._task, total=self._completed)
 
     @property

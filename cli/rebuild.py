@@ -23,7 +23,7 @@ class RebuildOptions:
 
 
 def rebuild_command(arguments: Sequence[str]) -> None:
-    """Parse and run."""
+    """Run `roboshard rebuild`: parse options, rebuild and print what was written."""
     options = parse_options(
         RebuildOptions,
         "roboshard rebuild",

@@ -16,11 +16,11 @@ from roboshard.tools.stats import StatsConfig, StatsReport, find_stats
 
 SHOWN = ("mean", "std", "min", "q01", "q10", "q50", "q90", "q99", "max")
 MOST_NUMBERS = 32
-"""Numbers of a feature that are shown."""
+"""Most numbers of a feature that are shown."""
 
 
 def stats_command(arguments: Sequence[str]) -> None:
-    """Parse, find and print."""
+    """Run `roboshard stats`: parse options, find and print."""
     config = parse_options(
         StatsConfig,
         "roboshard stats",

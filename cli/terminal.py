@@ -6,7 +6,7 @@ import os
 import sys
 
 EXIT_OUTPUT_CLOSED = 141
-"""As of a program that SIGPIPE ends."""
+"""Exit code of a command whose output was closed, as of a program that SIGPIPE ends."""
 _ERRORS = "roboshard-plain"
 _PLAIN = {"→": "->", "…": "...", "█": "#", "×": "x", "•": "*", "–": "-", "—": "-", "━": "-"}
 _BOXES = {"─": "-", "│": "|"}

@@ -18,7 +18,7 @@ SHOWN_FILES = 20
 
 
 def upload_command(arguments: Sequence[str]) -> None:
-    """Parse flags, then plan or send."""
+    """Run `upload-shards`: parse flags, then plan or send."""
     config = parse_options(
         UploadConfig,
         "upload-shards",

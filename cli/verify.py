@@ -15,7 +15,7 @@ SHOWN_PROBLEMS = 100
 
 
 def verify_command(arguments: Sequence[str]) -> None:
-    """Parse and run; a dataset with problems is a command that failed."""
+    """Run `roboshard verify`. Raises RoboshardError for a dataset with problems."""
     config = parse_options(
         VerifyConfig,
         "roboshard verify",

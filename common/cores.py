@@ -79,7 +79,7 @@ def _own_groups(own: Path) -> Iterator[tuple[str, str]]:
 
 
 def _upwards(root: Path, path: str) -> Iterator[Path]:
-    """A group's folder and those above it, whose limits hold too.
+    """Yield the folder of a control group and those above it, whose limits hold too.
 
     In a container the root is its own group.
     """

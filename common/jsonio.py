@@ -8,11 +8,11 @@ from roboshard.common.errors import FormatError
 
 MAX_DEPTH = 64
 MAX_CONTAINERS = 1 << 20
-"""Objects and arrays in one document: each costs some hundred bytes of memory, and two in the
+"""Most objects and arrays in one document: each costs some hundred bytes of memory, and two in the
 file.
 """
 MAX_VALUES = 1 << 23
-"""Values in one document."""
+"""Most values in one document."""
 
 Json = Any
 
@@ -86,7 +86,7 @@ def _unique_keys(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
 
 
 _DECODER = json.JSONDecoder(object_pairs_hook=_unique_keys)
-"""Making one takes longer than to decode a small document."""
+"""The decoder of all documents: making one takes longer than to decode a small document."""
 
 
 def _check_depth(value: Json, what: str) -> None:

@@ -7,15 +7,15 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """Is told how far work has come."""
+    """A receiver that is told how far work has come."""
 
     def add(self, num_bytes: int = 0, items: int = 0) -> None:
         """Count bytes, from any thread; or items that are done."""
 
 
 Display = Callable[[str, int, str, int], AbstractContextManager[Progress]]
-"""Begins to show work: what is being done, to how many items, what they are called, and about how
-many bytes.
+"""A callback that begins to show work: what is being done, to how many items, what they are called,
+and about how many bytes.
 """
 
 

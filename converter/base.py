@@ -24,7 +24,7 @@ SHOWN = 10
 
 @dataclass(frozen=True)
 class Base:
-    """The dataset that grows."""
+    """The dataset that `--append` adds to."""
 
     root: str
     """Folder or URL of the dataset."""
@@ -41,17 +41,17 @@ class Base:
 
     @cached_property
     def rows(self) -> EpisodeIndex:
-        """The dataset's index."""
+        """The dataset's index, parsed and checked."""
         return read_index(self.index, self.manifest, self.manifest.index.name)
 
     @property
     def episodes(self) -> NDArray[np.int64]:
-        """Indices of its episodes, ascending."""
+        """Indices of the dataset's episodes, ascending."""
         return self.rows.episode_index
 
     @property
     def next_shard(self) -> int:
-        """The number after that of its last shard."""
+        """The number after that of the dataset's last shard."""
         return shard_number(self.manifest.shards[-1].name) + 1
 
 

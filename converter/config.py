@@ -49,8 +49,8 @@ class ConvertConfig:
     'roboshard[ray]'), all of whose nodes see SOURCE and DESTINATION.
     """
     address: str | None = None
-    """Of the Ray cluster, as `ray start` prints it; default: the one that runs here, or a new one
-    on this machine.
+    """Address of the Ray cluster, as `ray start` prints it; default: the one that runs here, or a
+    new one on this machine.
     """
     shards: str | None = None
     """Write only a part: "3/16" is part 3 of 16, counted from 0. `roboshard finalize`, with the
@@ -67,7 +67,7 @@ class ConvertConfig:
     episodes: str | None = None
     """Which episodes: "0:100,205" (half-open ranges and single indices); default: all."""
     exclude_episodes: str | None = None
-    """Which episodes to leave out of those, written the same way."""
+    """Which episodes to leave out of the chosen ones: "7,100:110"; default: none."""
     tasks: UseAppendAction[tuple[str, ...]] = ()
     """Only episodes with this task, or with one of several; default: with any."""
     shuffle_episodes: int | None = None
@@ -88,8 +88,8 @@ class ConvertConfig:
     destination; removed at the end. Default: the system's for such.
     """
     scratch_size: str = "20GB"
-    """What may lie there at once, of all workers together; no less than the source files of one
-    episode.
+    """What may lie in the scratch folder at once, of all workers together; no less than the source
+    files of one episode.
     """
     dry_run: bool = False
     """Print the plan and write nothing."""

@@ -1,4 +1,4 @@
-"""Which episodes go into which shard: pure arithmetic over indices and estimated sizes."""
+"""Dividing episodes among shards: pure arithmetic over indices and estimated sizes."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -7,7 +7,7 @@ from roboshard.common.permute import derive_key, permute
 
 
 def shuffle_episodes(indices: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
-    """The same indices in a random order that the seed fixes."""
+    """Return the indices in a random order that the seed fixes."""
     positions = np.arange(len(indices), dtype=np.int64)
     return indices[permute(positions, len(indices), derive_key("convert", seed))]
 

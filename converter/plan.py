@@ -38,16 +38,16 @@ class ConversionPlan:
 
     source: Source
     episodes: NDArray[np.int64]
-    """Episode indices in shard order."""
+    """(num_episodes,) episode indices in shard order."""
     sizes: NDArray[np.int64]
-    """Estimated bytes of each."""
+    """(num_episodes,) estimated bytes of each episode, in shard order."""
     shards: list[slice]
-    """Of `episodes`, per shard."""
+    """Where each shard's episodes lie in `episodes`."""
     encoding: Encoding | None
-    """Of the cameras whose video is not copied; None: all is."""
+    """Which cameras are encoded again, and how; None: all video is copied."""
     provenance: Provenance
     base: Base | None = None
-    """The dataset that these shards are added to; None: they are all of it."""
+    """The dataset that the planned shards are added to; None: they make a new one."""
 
     def provenance_from(self, first_shard: int) -> Provenance:
         """The provenance where the first shard has this number."""
@@ -61,7 +61,7 @@ class ConversionPlan:
 
     @property
     def video(self) -> str | None:
-        """Which cameras are encoded again and how, and which are copied; None: all are."""
+        """Which cameras are encoded again and how, and which are copied; None: all are copied."""
         return (
             None
             if self.encoding is None

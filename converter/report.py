@@ -23,7 +23,7 @@ class ConversionReport:
     frames: int
     shards: int
     bytes_written: int
-    """Size of all shards."""
+    """Bytes of all shards together."""
     reused_shards: int
     """Shards that an earlier run had finished."""
     kept_episodes: int
@@ -32,7 +32,7 @@ class ConversionReport:
     """
     skipped: tuple[SkippedEpisode, ...]
     video: str | None
-    """Which cameras were encoded again and how, and which were copied; None: all were."""
+    """Which cameras were encoded again and how, and which were copied; None: all were copied."""
     random_frame_costs: dict[str, float]
     """Camera -> frames decoded for one frame picked at random, over a few episodes; about half its
     GOP.
@@ -69,7 +69,7 @@ def make_report(
 
 
 def random_frame_costs(destination: str) -> dict[str, float]:
-    """What is in `ConversionReport`, of a dataset; empty where it cannot be read."""
+    """Return `ConversionReport.random_frame_costs` of a dataset; empty where it cannot be read."""
     try:
         return _measured_costs(destination)
     except StorageError:  # the dataset is there and right; what is read here only serves a hint

@@ -170,8 +170,8 @@ def _destination(
 
 
 def _check_unchanged(plan: ConversionPlan, config: ConvertConfig) -> None:
-    """See that the source still has all that the dataset has which is to grow; of a part, its share
-    of that.
+    """See that the source still has all episodes of the dataset that is to grow; for a part, its
+    share of them.
 
     Raises:
         OptionError: naming the episodes that changed.
@@ -212,12 +212,14 @@ def _specs(
 
 
 def _numbers(plan: ConversionPlan, config: ConvertConfig) -> range:
-    """Of the shards that this run is about."""
+    """Numbers in the plan of the shards that this run is about."""
     return _share(len(plan.shards), config)
 
 
 def _share(count: int, config: ConvertConfig) -> range:
-    """This part's of so many shards: neighbours, which lie in the same source files."""
+    """Numbers of this part's share of so many shards: neighbors, which lie in the same source
+    files.
+    """
     part, parts = parse_part(config.shards)
     return range(count * part // parts, count * (part + 1) // parts)
 

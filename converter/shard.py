@@ -44,7 +44,7 @@ class ShardSpec:
     provenance: Provenance
     tolerance_s: float
     encoding: Encoding | None
-    """Of the cameras that are not copied; None: all are."""
+    """Which cameras are encoded again, and how; None: all video is copied."""
     skip_errors: bool
 
     @property
@@ -83,10 +83,10 @@ class ShardResult:
     """What became of a shard."""
 
     manifest: ShardManifest | None
-    """None: every episode of it was skipped, and no shard was written."""
+    """Manifest of the shard; None: every episode of it was skipped, and no shard was written."""
     skipped: tuple[SkippedEpisode, ...]
     reused: bool
-    """It was there already, whole and right."""
+    """Whether the shard was there already, whole and right."""
 
 
 def convert_shard(spec: ShardSpec, on_episode: OnEpisode = ignore) -> ShardResult:
@@ -209,4 +209,4 @@ def _write_shard(spec: ShardSpec, on_episode: OnEpisode) -> ShardResult:
 
 
 class _EmptyShardError(Exception):
-    """Every episode was skipped."""
+    """Every episode of the shard was skipped."""

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from typing import Protocol, Self, TypeVar
 
 OnEpisode = Callable[[int], None]
-"""Told the bytes of each episode that is done."""
+"""A callback that is told the bytes of each episode that is done."""
 
 
 class TaskSpec(Protocol):

@@ -66,12 +66,12 @@ class KeptShardSpec:
     entry: ShardEntry
     source: SourceMeta
     episodes: tuple[Episode, ...]
-    """Those of the shard, as the source has them."""
+    """Episodes of the shard, as the source has them."""
     tolerance_s: float
     copied: tuple[str, ...]
-    """Cameras whose packets are compared."""
+    """Keys of the cameras whose packets are compared."""
     versions: dict[str, str]
-    """Nothing is written: any will do."""
+    """Library versions that a machine must have: none, as nothing is written."""
 
     @contextmanager
     def on_node(self) -> Iterator["KeptShardSpec"]:
@@ -79,10 +79,10 @@ class KeptShardSpec:
         yield self
 
     def check_seen(self, result: object) -> None:
-        """Nothing: it writes nothing."""
+        """Do nothing: this task writes nothing."""
 
     def remove_unfinished(self, process: int) -> None:
-        """Nothing: it writes nothing."""
+        """Do nothing: this task writes nothing."""
 
 
 def changed_episodes(spec: KeptShardSpec, on_episode: OnEpisode) -> list[ChangedEpisode]:
@@ -158,7 +158,7 @@ def refuse_changed(changed: Sequence[ChangedEpisode], plan: ConversionPlan) -> N
 
 
 class _StoredError(Exception):
-    """What is wrong with the shard, not with the source."""
+    """An error of the shard that is compared, not of the source."""
 
     def __init__(self, error: RoboshardError) -> None:
         super().__init__()
@@ -166,7 +166,7 @@ class _StoredError(Exception):
 
 
 class _Comparison:
-    """One episode of a shard, beside the source's."""
+    """Compares one episode of a shard with the source's."""
 
     def __init__(self, spec: KeptShardSpec, sample: SampleEntry) -> None:
         self._spec, self._sample = spec, sample

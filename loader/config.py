@@ -24,10 +24,10 @@ FrameOrder = Literal["uniform", "sweep"]
 OnError = Literal["raise", "skip"]
 OnMissing = Literal["error", "drop", "fill"]
 OnMissingByNumber = Literal["none", "error", "drop", "fill"]
-"""Of samples by number, which may hold None as LeRobot's do."""
+"""Choices of `on_missing` for samples by number, which may hold None as LeRobot's do."""
 BatchKind = Literal["mixed", "by_dataset"]
 MAX_WIDTH = 1 << 16
-"""Numbers of a vector, as far as `pad_to` makes it longer."""
+"""Most numbers that `pad_to` gives a vector."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ class OrderConfig:
     drop_last: bool = False
     """Leave out the last, incomplete step instead of padding it."""
     batches: BatchKind = "mixed"
-    """Of a mixture: whether a step takes samples of all datasets, or of one."""
+    """Whether a step of a mixture takes samples of all datasets, or of one."""
 
     def __post_init__(self) -> None:
         _check(0 <= self.seed < 1 << 63, f"seed must be in 0..2**63-1, not {self.seed}")
@@ -72,7 +72,7 @@ class SampleConfig:
     batch_transform: BatchTransform | None = None
     """Called with each batch, after `image_transforms`; what it returns is the batch."""
     return_uint8: bool = True
-    """Video frames as uint8 in 0..255; False: float32 in 0..1. Depth is float32 in millimetres."""
+    """Video frames as uint8 in 0..255; False: float32 in 0..1. Depth is float32 in millimeters."""
     image_size: tuple[int, int] | None = None
     """(H, W) that pictures are resized to as they are decoded; None: as stored."""
     on_missing: OnMissingByNumber = "error"
@@ -161,11 +161,13 @@ class ReadConfig:
     none does.
     """
     cache_bytes: int = 100 * 10**9
-    """It never holds more than this."""
+    """Most bytes that `cache_dir` holds at any time."""
     frame_cache: int | str | None = None
     """Bytes of pictures that are kept for the epochs that follow, or "8GB"; None: none are."""
     frame_cache_dir: str | None = None
-    """Folder that they are kept in; None: they are kept in memory that the node's ranks share."""
+    """Folder that keeps the pictures of `frame_cache`; None: memory that the node's ranks share
+    keeps them.
+    """
     memory_bytes: int = 2 << 30
     """Bytes that episodes may take in memory, over all workers of a rank."""
     retry_s: float = 120.0
@@ -197,7 +199,7 @@ class ReadConfig:
 
     @property
     def settings(self) -> ReadSettings:
-        """For storage."""
+        """How shards are read from storage: the disk cache, and when a read is tried again."""
         cache = (
             None if self.cache_dir is None else DiskCache(Path(self.cache_dir), self.cache_bytes)
         )
@@ -209,7 +211,7 @@ class ReadConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LoaderConfig:
-    """All of it."""
+    """All that a loader can be told, in its groups."""
 
     order: OrderConfig
     selection: SelectionConfig
@@ -229,7 +231,7 @@ SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?(?:([KMGT]?)(I?)B)?", re.IGNORECASE)
 
 
 def _num_bytes(name: str, size: Any) -> int:
-    """Bytes of a size such as 8_000_000_000, "8GB" or "8GiB"."""
+    """Return the bytes of a size such as 8_000_000_000, "8GB" or "8GiB"."""
     match = SIZE.fullmatch(size.strip()) if isinstance(size, str) else None
     if match is not None:
         power = "BKMGT".index((match[2] or "b").upper())

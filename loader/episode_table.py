@@ -13,32 +13,30 @@ from roboshard.common.errors import OptionError
 
 COLUMNS = ("episode_index", "length", "dataset_from_index", "dataset_to_index")
 MAX_ROWS, ROWS_AN_EPISODE = 1 << 22, 64
-"""Rows of a column: as many as there are numbers, but no more than so many, and so many for each
-episode.
-"""
+"""Most rows of a column: the first number, and the second one more for each episode."""
 
 
 @dataclass(frozen=True, eq=False)
 class EpisodeTable:
-    """As `LeRobotDatasetMetadata.episodes`: `table["dataset_from_index"]` is a column, `table[7]` a
-    row.
+    """Episodes as in `LeRobotDatasetMetadata.episodes`: `table["dataset_from_index"]` is a column,
+    `table[7]` a row.
 
     Row n is episode n. Boundaries are numbers of samples, for `dataset[i]`; an episode that is not
     in the dataset, or not among those chosen of it, has none: it begins where it ends.
     """
 
     episode_index: NDArray[np.int64]
-    """Of the episodes that have samples, ascending, shape (n,)."""
+    """(n,) indices of the episodes that have samples, ascending."""
     num_samples: NDArray[np.int64]
-    """Of each of them."""
+    """(n,) how many samples each of the episodes has."""
 
     @property
     def column_names(self) -> list[str]:
-        """What there is for every episode."""
+        """Names of the columns that the table has."""
         return list(COLUMNS)
 
     def __len__(self) -> int:
-        """One more than the largest episode index."""
+        """Return how many rows the table has: one more than the largest episode index."""
         return int(self.episode_index[-1]) + 1
 
     @overload
@@ -48,7 +46,7 @@ class EpisodeTable:
     def __getitem__(self, key: int) -> dict[str, int]: ...
 
     def __getitem__(self, key: str | int) -> list[int] | dict[str, int]:
-        """A column by its name, or a row by its episode index.
+        """Return a column by its name, or a row by its episode index.
 
         Raises:
             KeyError, IndexError: there is none.

@@ -12,8 +12,8 @@ EpochPart = tuple[Plan, int]
 def epochs_from(
     plan_of: Callable[[int], Plan], epoch: int, first_step: int, goes_on: bool
 ) -> Iterator[EpochPart]:
-    """An epoch from a step on, and if it `goes_on` those after it, as long as this process has a
-    step in them.
+    """Yield an epoch from a step on, and if it `goes_on` those after it, as long as this process
+    has a step in them.
     """
     yield plan_of(epoch), first_step
     while goes_on:
@@ -24,7 +24,7 @@ def epochs_from(
 
 
 def num_own_steps(plan: Plan, first_step: int) -> int:
-    """How many steps of an epoch, from `first_step` on, `split_by_worker` leaves to this
+    """Return how many steps of an epoch, from `first_step` on, `split_by_worker` leaves to this
     process.
     """
     worker, num_workers = topology.worker()

@@ -41,27 +41,29 @@ class LoadJob:
     """
 
     sources: tuple[Source, ...]
-    """One, or those of a mixture."""
+    """The one dataset, or the datasets of a mixture."""
     config: LoaderConfig
     offsets: dict[str, NDArray[np.int64]]
-    """Feature key -> delta window in frames; in a mixture one for each dataset."""
+    """Feature key -> delta window in frames, (T,); in a mixture one for each dataset, (datasets,
+    T).
+    """
     cameras: tuple[str, ...]
-    """Video features to decode."""
+    """Keys of the video features to decode."""
     image_keys: tuple[str, ...]
     meta: DatasetMeta
     schedule: Schedule | None = None
-    """Of a mixture."""
+    """Which dataset of a mixture each place takes; None: there is but one dataset."""
     frame_cache: FrameCacheSpec | None = None
     """Where pictures are kept for the epochs that follow; None: they are not."""
 
     @property
     def dataset(self) -> ShardedDataset:
-        """The one dataset, or the first."""
+        """The one dataset, or the first of a mixture."""
         return self.sources[0].dataset
 
     @property
     def episodes(self) -> Episodes:
-        """Of the one dataset, or the first."""
+        """The chosen episodes of the one dataset, or of the first of a mixture."""
         return self.sources[0].episodes
 
     @property
@@ -96,12 +98,12 @@ class LoadJob:
 
     @property
     def slots(self) -> Slots:
-        """The shape of the plan."""
+        """The shape of the plan: rank slots, and samples of a step."""
         split = self.config.split
         return Slots(rank_slots=split.max_world_size, global_batch_size=split.global_batch_size)
 
     def plan(self, epoch: int) -> Plan:
-        """The order of an epoch."""
+        """Return the order of an epoch."""
         if self.schedule is not None:
             episodes = [source.episodes for source in self.sources]
             return MixturePlan(episodes, self.config.order, self.slots, self.schedule, epoch)
@@ -115,7 +117,7 @@ class LoadJob:
         return self.schedule is not None or self.episodes.repeats is None
 
     def shape(self, epoch: int) -> EpochShape:
-        """How many steps an epoch of one dataset has, without its order."""
+        """Return how many steps an epoch of one dataset has, without its order."""
         num_frames = self.episodes.num_frames(epoch)
         return EpochShape(num_frames, self.config.order, self.slots)
 
@@ -195,7 +197,7 @@ def check_features(meta: DatasetMeta) -> None:
 
 
 def chosen_cameras(meta: DatasetMeta, sample: SampleConfig) -> tuple[str, ...]:
-    """The cameras to decode. Raises OptionError for those that there are not."""
+    """Return the cameras to decode. Raises OptionError for those that there are not."""
     if isinstance(sample.cameras, str):
         raise OptionError(f"cameras must be a list of keys: [{sample.cameras!r}], not a string")
     chosen = meta.video_keys if sample.cameras is None else tuple(sample.cameras)

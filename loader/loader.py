@@ -59,8 +59,8 @@ class Loader:
         # In this order, also where nobody calls `close`: what reads through a folder ends before it
         # goes. At the end of the program each of the three ends by itself. Copies have none: they
         # own none.
-        self._let_go = weakref.finalize(self, _let_go, self._runner, [scratch, frames])
-        self._let_go.atexit = False
+        self._release_all = weakref.finalize(self, _release_all, self._runner, [scratch, frames])
+        self._release_all.atexit = False
         self._measured = MeasuredStatistics(job)
         self._plan = self._runner.plan(0)
         self._lengths = EpochLengths(job, self._plan)
@@ -73,8 +73,8 @@ class Loader:
         self._long_gops = LongGopWarning(job.config.order)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave folders to this one: a copy does not remove them, nor is it made anew."""
-        return vars(self) | {"_let_go": None, "_recipe": None}
+        """Leave folders to this loader: a copy does not remove them, nor is it made anew."""
+        return vars(self) | {"_release_all": None, "_recipe": None}
 
     @cached_property
     def meta(self) -> DatasetMeta:
@@ -103,7 +103,7 @@ class Loader:
 
     @property
     def num_episodes(self) -> int:
-        """Episodes that were chosen; in a mixture, of all its datasets."""
+        """How many episodes were chosen; in a mixture, of all its datasets."""
         return sum(len(source.episodes) for source in self._job.sources)
 
     @property
@@ -231,7 +231,7 @@ class Loader:
             given = self._given(state, strict)
         else:
             given = Loader(made[0])._given(state, strict)  # or an error, and this one is as it was
-            self._let_go()
+            self._release_all()
             steps = self._runner.steps
             vars(self).clear()  # what was found out of the other snapshot too
             Loader.__init__(self, *made, recipe)
@@ -344,6 +344,6 @@ class Loader:
         return ",".join(selection_digest(source.episodes) for source in self._job.sources)
 
 
-def _let_go(runner: EpochRunner, folders: list[ScratchFolder | SharedFrames | None]) -> None:
+def _release_all(runner: EpochRunner, folders: list[ScratchFolder | SharedFrames | None]) -> None:
     runner.close()
     folders.clear()

@@ -2,13 +2,13 @@
 
 from roboshard.common.caller import warn_caller
 from roboshard.loader.config import OrderConfig
-from roboshard.loader.stats import Counter, LoaderStats
+from roboshard.loader.stats import LoaderStats, StatsCounter
 from roboshard.shards.gop import COSTLY
 
 FIRST_FRAMES = 2048
 """Video frames used that say little: few later ones are known yet that share their GOPs."""
 JUDGED_FRAMES = 256
-"""Video frames used after those, by which the cost of decoding them is judged."""
+"""Video frames used after the `FIRST_FRAMES`, by which the cost of decoding is judged."""
 
 
 class LongGopWarning:
@@ -17,9 +17,9 @@ class LongGopWarning:
     def __init__(self, order: OrderConfig) -> None:
         self._is_judged = not order.shuffle or order.frame_order != "uniform"
         self._first: LoaderStats | None = None
-        """As the frames were used that say little."""
+        """The statistics after the frames that say little; None: these were not used yet."""
 
-    def judge(self, counter: Counter) -> None:
+    def judge(self, counter: StatsCounter) -> None:
         """Warn of what frames have cost of late, if there were enough to tell.
 
         Called in the loader's iteration.

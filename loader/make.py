@@ -115,9 +115,10 @@ def make_loader(  # noqa: PLR0913 - keyword-only, grouped behind
             Epochs then differ in length.
         drop_n_first_frames: leave out the first frames of every episode as samples (windows still
             see them).
-        drop_n_last_frames: the same for the last ones.
+        drop_n_last_frames: leave out the last frames of every episode as samples (windows still
+            see them).
         shuffle: False: dataset order.
-        seed: of the order.
+        seed: what all that is drawn at random depends on.
         pool_episodes: episodes whose frames are mixed with each other, per rank slot
             (`max_world_size`); None: so many that batches are about as mixed as a true shuffle's,
             64 at least and 1,024 over all rank slots; 64 for "sweep".
@@ -130,10 +131,10 @@ def make_loader(  # noqa: PLR0913 - keyword-only, grouped behind
             not for depth. Random numbers that it draws from the global generators of torch, Python
             and NumPy depend on seed, epoch and step alone: a resumed run has the same pictures.
         batch_transform: called with each batch, after `image_transforms`, and returns the batch
-            that the loader gives: to tokenise, pack or augment, in the workers if there are some.
-            Its random numbers likewise.
+            that the loader gives: to tokenize, pack or augment, in the workers if there are some.
+            Its random numbers, too, depend on seed, epoch and step alone.
         return_uint8: video as uint8 in 0..255; False: float32 in 0..1. Images from parquet are
-            always float32, and depth is float32 in millimetres.
+            always float32, and depth is float32 in millimeters.
         image_size: (H, W): pictures are resized to it as they are decoded, bilinear with
             antialiasing: the pixels that torch's `interpolate(antialias=True)` or torchvision's
             `v2.Resize` would make of them in uint8; depth to the nearest pixel.
@@ -154,8 +155,8 @@ def make_loader(  # noqa: PLR0913 - keyword-only, grouped behind
         max_world_size: R: every world size that divides it sees the same global batches; None:
             world_size.
         drop_last: leave out the last, incomplete step; False: pad it where ranks need it.
-        memory_bytes: of episodes and open decoders in memory, over all workers of this rank; None:
-            2 GiB. What does not fit is read again from where it lies; batches are the same.
+        memory_bytes: bytes of episodes and open decoders in memory, over all workers of this rank;
+            None: 2 GiB. What does not fit is read again from where it lies; batches are the same.
         frame_cache: "8GB", or bytes: pictures are kept as they go into batches (after
             `image_size`), in memory that the ranks and workers of a node share, and following
             epochs copy them instead of decoding. What does not fit is decoded as before; batches
@@ -164,7 +165,7 @@ def make_loader(  # noqa: PLR0913 - keyword-only, grouped behind
         cache_dir: folder of this machine that keeps what was read of remote shards, shared by its
             ranks and workers; None: nothing is kept. Bytes are found by content, so one folder
             serves any number of datasets.
-        cache_bytes: that folder never holds more.
+        cache_bytes: most bytes that `cache_dir` holds.
         retry_seconds: how long a remote read is tried again without a new byte before it is an
             error.
         on_error: "skip" replaces a damaged episode by the next one, warns and counts it. Storage
@@ -176,7 +177,7 @@ def make_loader(  # noqa: PLR0913 - keyword-only, grouped behind
         pad_to: feature key -> numbers that its vectors get, as in {"action": 32}: zeros are put
             behind those that there are, and a mask `<key>_dim_is_pad`, (n, 32), tells them apart.
             So robots of several sizes can be in one batch.
-        batches: of a mixture. "mixed": each batch has samples of all datasets; "by_dataset": of
+        batches: for a mixture. "mixed": each batch has samples of all datasets; "by_dataset": of
             one, the same on all ranks, and of so many batches each dataset has its share.
         max_workers: deprecated, and without effect: any number of workers sees the same batches.
 

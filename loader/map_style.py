@@ -34,15 +34,15 @@ from roboshard.loader.resources import Resources
 from roboshard.loader.samples.rows import Batch, delta_windows
 from roboshard.loader.selection.config import EpisodePredicate, SelectionConfig, Split
 from roboshard.loader.statistics.measure import DeclaredStatistics
-from roboshard.loader.stats import Counter
+from roboshard.loader.stats import StatsCounter
 from roboshard.loader.transforms.images import transform_images
 from roboshard.shards.locate import Urls
 from roboshard.shards.snapshots import SnapshotName
 
 RESIDENT_EPISODES = 8
-"""Kept in memory with their decoders: neighbours are mostly asked for one after the other."""
+"""Episodes kept in memory with their decoders: neighbors are mostly asked for in a row."""
 ROWS_AT_ONCE = 16
-"""Decoded together when an episode is gone through."""
+"""Rows decoded together when an episode is gone through."""
 
 
 def open_dataset(  # noqa: PLR0913 - keyword-only, the same names as make_loader's
@@ -129,7 +129,7 @@ class MapDataset(torch.utils.data.Dataset[Batch]):
     """
 
     def __init__(self, job: LoadJob) -> None:
-        """Nothing is read before the first sample."""
+        """Read nothing before the first sample is asked for."""
         self._job = job
         chosen = job.dataset.index.episode_index[job.episodes.position]
         table = EpisodeTable(chosen, job.episodes.num_rows)
@@ -157,21 +157,21 @@ class MapDataset(torch.utils.data.Dataset[Batch]):
 
     @property
     def num_episodes(self) -> int:
-        """Episodes that were chosen."""
+        """How many episodes were chosen."""
         return len(self._job.episodes)
 
     @property
     def num_frames(self) -> int:
-        """Samples: one per row."""
+        """How many samples there are: one per row."""
         return len(self)
 
     def __len__(self) -> int:
-        """Samples: one per row."""
+        """Return how many samples there are: one per row."""
         return int(self._starts[-1])
 
     def __getitem__(self, number: int) -> Batch:
-        """The sample with this number, counted over the chosen episodes; negative ones from the
-        end.
+        """Return the sample with this number, counted over the chosen episodes; negative ones from
+        the end.
 
         Raises IndexError; DamageError, FormatError, MissingError, StorageError naming shard and
         episode.
@@ -179,12 +179,12 @@ class MapDataset(torch.utils.data.Dataset[Batch]):
         return self.__getitems__([number])[0]
 
     def __getitems__(self, numbers: Sequence[int]) -> list[Batch]:
-        """Several samples, decoded together. torch's DataLoader asks for a batch this way."""
+        """Return several samples, decoded together: torch's DataLoader asks for a batch so."""
         batch = self._load(numbers, with_pictures=True)
         return [{key: values[i] for key, values in batch.items()} for i in range(len(numbers))]
 
     def rows(self, numbers: Sequence[int]) -> Batch:
-        """Several samples as one batch without their pictures, so that nothing is decoded.
+        """Return several samples as one batch without their pictures, so that nothing is decoded.
 
         Key -> tensor (n, ...), or a list of n values: strings, or tensors with None among them
         where values are missing.
@@ -192,7 +192,7 @@ class MapDataset(torch.utils.data.Dataset[Batch]):
         return self._load(numbers, with_pictures=False)
 
     def episode(self, episode_index: int) -> "EpisodeView":
-        """The samples of one episode, by its `episode_index`.
+        """Return the samples of one episode, by its `episode_index`.
 
         Raises OptionError where it is not among the chosen.
         """
@@ -245,14 +245,14 @@ class _OneProcess:
     def __init__(self, job: LoadJob) -> None:
         self.process = os.getpid()
         self._job = job
-        self._counter = Counter()
+        self._counter = StatsCounter()
         self._buffers = ReusedBuffers()
         self._resources = Resources(job, self._buffers, self._counter, least_threads=1)
         self.close = weakref.finalize(self, self._resources.close)
         """End the threads; also done when nobody holds this any more."""
 
     def load(self, draw: Draw, *, with_pictures: bool) -> Batch:
-        """The samples of a draw as a batch: the stages of `pipeline.load`, for one step."""
+        """Return the samples of a draw as a batch: the stages of `pipeline.load`, for one step."""
         job, own, counter = self._job, self._resources, self._counter
         pictures = job.pictures if with_pictures else ()
         own.pool.expect([draw])
@@ -275,10 +275,10 @@ class EpisodeView(Sequence[Batch]):
     def __init__(self, dataset: MapDataset, numbers: range) -> None:
         self._dataset = dataset
         self.numbers = numbers
-        """Their numbers in the dataset."""
+        """Numbers of the episode's samples in the dataset."""
 
     def __len__(self) -> int:
-        """Rows of the episode."""
+        """Return how many rows the episode has."""
         return len(self.numbers)
 
     @overload
@@ -288,12 +288,12 @@ class EpisodeView(Sequence[Batch]):
     def __getitem__(self, row: slice) -> list[Batch]: ...
 
     def __getitem__(self, row: int | slice) -> Batch | list[Batch]:
-        """The sample of a row, or the samples of a slice, decoded together."""
+        """Return the sample of a row, or the samples of a slice, decoded together."""
         if isinstance(row, slice):
             return self._dataset.__getitems__(self.numbers[row])
         return self._dataset[self.numbers[row]]
 
     def __iter__(self) -> Iterator[Batch]:
-        """Row by row, decoded a few at a time."""
+        """Yield the samples row by row, decoded a few at a time."""
         for first in range(0, len(self), ROWS_AT_ONCE):
             yield from self[first : first + ROWS_AT_ONCE]

@@ -25,7 +25,7 @@ class Statistics(Protocol):
         """Return feature key -> statistics, in the units of samples."""
 
     def exact(self) -> Stats:
-        """Return those of the rows, whatever the source says of its numbers."""
+        """Return feature key -> statistics of the rows, whatever the source says of its numbers."""
 
     def relative(self, action: str, state: str, exclude_joints: Sequence[str]) -> FeatureStats:
         """Return the statistics of relative actions."""
@@ -33,7 +33,7 @@ class Statistics(Protocol):
 
 @dataclass(frozen=True)
 class DatasetMeta:
-    """Metadata of a dataset."""
+    """Metadata of a dataset, under the names that LeRobot's policies and trainers use."""
 
     manifest: DatasetManifest
     _: KW_ONLY
@@ -68,7 +68,7 @@ class DatasetMeta:
         Of a loader those of its samples: exact ones of numbers, from the rows, and for pictures
         what the source says. They are found when they are first asked for, and kept. Where all of
         one dataset is loaded, and of an `open_dataset`, they are those of the source, as in
-        LeRobot, and what these lack. Of depth cameras in millimetres.
+        LeRobot, and what these lack. Of depth cameras in millimeters.
 
         Raises:
             DamageError, FormatError, MissingError, StorageError: rows that cannot be read.
@@ -79,8 +79,8 @@ class DatasetMeta:
 
     @cached_property
     def exact_stats(self) -> Stats:
-        """The same with all of numbers found in the rows, also where the source has statistics of
-        its own.
+        """`stats` with all those of numbers found in the rows, also where the source has statistics
+        of its own.
 
         Raises:
             DamageError, FormatError, MissingError, StorageError: rows that cannot be read.
@@ -138,7 +138,7 @@ class DatasetMeta:
 
     @cached_property
     def camera_keys(self) -> tuple[str, ...]:
-        """Keys of all cameras."""
+        """Keys of all cameras, stored as video or as images."""
         return tuple(key for key in self.features if key in (*self.video_keys, *self.image_keys))
 
     @cached_property
@@ -153,22 +153,22 @@ class DatasetMeta:
 
     @property
     def total_episodes(self) -> int:
-        """Episodes in the dataset."""
+        """How many episodes the dataset has."""
         return self.manifest.total_episodes
 
     @property
     def total_frames(self) -> int:
-        """Frames in the dataset."""
+        """How many frames the dataset has."""
         return self.manifest.total_frames
 
     @property
     def total_tasks(self) -> int:
-        """Tasks of the dataset."""
+        """How many tasks the dataset has."""
         return len(self.tasks)
 
     @property
     def robot_type(self) -> str | None:
-        """As in the source's info.json."""
+        """Type of robot, as the source's info.json names it; None: it names none."""
         robot: str | None = self.manifest.info.get("robot_type")
         return robot
 
@@ -197,7 +197,7 @@ class MixtureMeta(DatasetMeta):
 
     @property
     def fps(self) -> int | float:
-        """That of all datasets. Raises OptionError where they differ."""
+        """Frames per second of all datasets. Raises OptionError where they differ."""
         rates = {meta.fps for meta in self.metas}
         if len(rates) > 1:
             raise OptionError(
@@ -207,7 +207,7 @@ class MixtureMeta(DatasetMeta):
 
 
 def meta_of(manifest: DatasetManifest, features: Features) -> DatasetMeta:
-    """Metadata of a dataset of which only some features are loaded."""
+    """Return the metadata of a dataset of which only some features are loaded."""
     if features.keys() == manifest.features.keys():
         return DatasetMeta(manifest)
     stats = manifest.stats and {
@@ -250,7 +250,7 @@ def manifest_of_samples(
 
 
 def declared_stats(manifest: DatasetManifest) -> Stats:
-    """Return the statistics that the source has, of depth cameras in millimetres.
+    """Return the statistics that the source has, of depth cameras in millimeters.
 
     Raises:
         FormatError: what are no arrays.
@@ -273,7 +273,7 @@ def declared_stats(manifest: DatasetManifest) -> Stats:
 
 
 def merged_manifest(metas: Sequence[DatasetMeta], features: Features) -> DatasetManifest:
-    """The first dataset's manifest with what is true of a mixture."""
+    """Return the first dataset's manifest with what is true of a mixture."""
     episodes, frames = (
         sum(meta.total_episodes for meta in metas),
         sum(meta.total_frames for meta in metas),

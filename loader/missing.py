@@ -43,7 +43,7 @@ def _of_rows(missing: Mapping[str, int], features: Features) -> dict[str, int]:
 def choose_features(
     features: Features, missing: Mapping[str, int], on_missing: OnMissingByNumber, where: str = ""
 ) -> Features:
-    """The features that are loaded of a dataset, of which `missing` rows lack values.
+    """Return the features that are loaded of a dataset, of which `missing` rows lack values.
 
     Raises:
         OptionError: there are such features, and on_missing="error".
@@ -67,7 +67,7 @@ def choose_features(
 
 
 def with_none(batch: Batch, features: Features) -> Batch:
-    """Return a batch that was filled with None where values are missing, and without its masks.
+    """Return a filled batch with None where values are missing, and without its masks.
 
     Raises:
         FormatError: a window in which a row has no value, which LeRobot cannot stack either.

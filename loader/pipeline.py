@@ -37,7 +37,7 @@ from roboshard.loader.stages import Stages
 DRAWN_STEPS = 64
 """Steps that are drawn in one go, at the most."""
 DRAWN_SAMPLES = 65_536
-"""And samples of them."""
+"""Samples of the steps that are drawn in one go, at the most."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,8 @@ def load(job: LoadJob, epochs: Iterable[EpochPart], own: Resources) -> Generator
 
 
 def _again(job: LoadJob, own: Resources) -> Again | None:
-    """What makes a step again without episodes that cannot be decoded; None: users want to be told
-    of them.
+    """Return what makes a step again without episodes that cannot be decoded; None: users want to
+    be told of them.
     """
 
     def again(draw: Draw, spoiled: Collection[Any], error: RoboshardError) -> WindowedStep:
@@ -100,12 +100,14 @@ def draw_epoch(plan: Plan, first_step: int, config: LoaderConfig) -> Stages[Draw
 
 
 def plan_steps(plan: Plan, first_step: int) -> Iterator[int]:
-    """The numbers of the epoch's steps."""
+    """Yield the numbers of an epoch's steps from `first_step` on."""
     yield from range(first_step, plan.num_steps)
 
 
 def split_by_node(steps: Iterable[int], config: LoaderConfig) -> Iterator[NodeStep]:
-    """Every rank has every step; of its rank slots each rank has an equal, contiguous share."""
+    """Yield every step with this rank's slots of it: each rank has an equal, contiguous share of
+    them.
+    """
     split = config.split
     share = split.max_world_size // split.world_size
     slots = range(split.rank * share, (split.rank + 1) * share)
@@ -124,7 +126,7 @@ def split_by_worker(steps: Iterable[NodeStep]) -> Iterator[NodeStep]:
 
 
 def draw_samples(steps: Iterable[NodeStep], plan: Plan) -> Iterator[Draw]:
-    """Which rows of which episodes each step takes.
+    """Yield which rows of which episodes each step takes.
 
     Steps are drawn several in one go: one at first, then twice as many each time, but no more than
     have `DRAWN_SAMPLES` samples.

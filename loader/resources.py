@@ -21,7 +21,7 @@ from roboshard.loader.look_ahead.decode_threads import DecodeThreads
 from roboshard.loader.look_ahead.thread_limit import ThreadLimit
 from roboshard.loader.order.mixture import pool_sizes
 from roboshard.loader.sources import ConcatDataset
-from roboshard.loader.stats import Counter
+from roboshard.loader.stats import StatsCounter
 from roboshard.shards.features import picture_shape
 
 LOCAL_READING = (2, 128 << 20)
@@ -39,16 +39,16 @@ SHARED_FRACTION = 0.125
 """Share of `memory_bytes` for rows that one worker has parsed, for the others."""
 
 SMALL_DATASET_BYTES = 64 << 20
-"""Of episodes of earlier pools, over all workers of a rank: what is read again costs as much as
-decoding a few of its frames, which shows where episodes are short.
+"""Bytes of episodes of earlier pools that stay in memory, over all workers of a rank: what is read
+again costs as much as decoding a few of its frames, which shows where episodes are short.
 """
 
 MAX_LOOK_BACK = 32
 """Pictures kept of each slice for the windows of coming steps; of wider windows none are."""
 
 EARLY_BYTES = 128 << 20
-"""Pictures kept until their step begins, over all workers of a rank; in uniform order, where that
-saves decoding.
+"""Bytes of pictures kept until their step begins, over all workers of a rank; in uniform order,
+where that saves decoding.
 """
 
 
@@ -59,19 +59,19 @@ class Resources:
         self,
         job: LoadJob,
         buffers: Buffers,
-        counter: Counter,
+        counter: StatsCounter,
         *,
         shared: SharedEpisodes | None = None,
         cache: FrameCache | None = None,
         least_threads: int = 0,
     ) -> None:
-        """Nothing is read before it is needed.
+        """Make what loads a job; nothing is read before it is needed.
 
         Args:
             job: What to load.
             buffers: Where batches are made.
             counter: What counts.
-            shared: With the other workers of this rank, if there are any.
+            shared: What this rank's workers share of what they have read; None: nothing.
             cache: Pictures of earlier epochs; None: none are kept.
             least_threads: Threads that decode, at least. 0: the one that waits for a batch may
                 decode it itself; no interrupt may reach it, which would leave a decoder half-way.
@@ -118,8 +118,8 @@ class Resources:
 
 
 def shared_bytes(job: LoadJob) -> int:
-    """How much memory the workers of a rank share for episodes that one of them has read: at
-    most.
+    """Return how many bytes the workers of a rank share at the most for episodes that one of them
+    has read.
     """
     return int(job.config.read.memory_bytes * SHARED_FRACTION)
 
@@ -133,7 +133,9 @@ def return_freed_memory() -> None:
 
 
 def _thread_limit(job: LoadJob, least: int) -> ThreadLimit:
-    """The threads that were asked for, else as many of the rank's cores as gain something."""
+    """Return a limit: the threads that were asked for, else as many of the rank's cores as gain
+    something.
+    """
     read = job.config.read
     most = read.decode_threads or topology.default_threads(job.config.split.num_workers)
     shapes = [
@@ -148,7 +150,9 @@ def _thread_limit(job: LoadJob, least: int) -> ThreadLimit:
 
 
 def _early_bytes(job: LoadJob) -> int:
-    """Of this process. A GPU's memory is the user's."""
+    """Return the bytes of pictures that this process keeps until their step begins. A GPU's memory
+    is the user's.
+    """
     is_cpu = job.config.read.decode_device == "cpu"
     return (
         0 if _is_forward(job) or not is_cpu else EARLY_BYTES // max(1, job.config.split.num_workers)
@@ -156,8 +160,8 @@ def _early_bytes(job: LoadJob) -> int:
 
 
 def _look_back(job: LoadJob) -> dict[str, int]:
-    """Camera -> frames by which windows of neighbouring samples overlap, where those are loaded in
-    a row.
+    """Return camera -> frames by which windows of neighboring samples overlap, where those are
+    loaded in a row.
     """
     windows = {key: np.atleast_2d(job.offsets[key]) for key in job.cameras if key in job.offsets}
     spans = {key: int(np.ptp(frames, axis=1).max()) for key, frames in windows.items()}
@@ -172,7 +176,7 @@ def _is_forward(job: LoadJob) -> bool:
 
 
 def _reading(job: LoadJob) -> tuple[int, int]:
-    """(threads, bytes) that read ahead in this process."""
+    """Return how many threads read ahead in this process, and how many bytes."""
     is_local = all(storage.is_local(source.dataset.root) for source in job.sources)
     threads, num_bytes = LOCAL_READING if is_local else REMOTE_READING
     most = min(num_bytes, int(job.config.read.memory_bytes * READING_FRACTION))
@@ -180,8 +184,8 @@ def _reading(job: LoadJob) -> tuple[int, int]:
 
 
 def _resident_episodes(job: LoadJob) -> int:
-    """Episodes to keep: the pools of this process's lanes, and one more each for the pool that
-    follows.
+    """Return how many episodes to keep: the pools of this process's lanes, and one more each for
+    the pool that follows.
     """
     split = job.config.split
     per_lane = [job.config.order.pool_episodes]

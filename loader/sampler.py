@@ -21,7 +21,7 @@ class LoaderSampler(torch.utils.data.Sampler[list[int]]):
     """
 
     def __init__(self, loader: Loader, dataset: MapDataset) -> None:
-        """Hold the two against each other.
+        """Hold the loader and the dataset against each other.
 
         Args:
             loader: Of `make_loader`, of one dataset, with a batch size.
@@ -50,7 +50,7 @@ class LoaderSampler(torch.utils.data.Sampler[list[int]]):
             )
 
     def __len__(self) -> int:
-        """Steps of the epoch."""
+        """Return how many steps the epoch has."""
         return len(self._loader)
 
     def set_epoch(self, epoch: int) -> None:

@@ -22,12 +22,12 @@ class Source:
 
     dataset: ShardedDataset
     episodes: Episodes
-    """Their positions count from `first`."""
+    """The episodes that are loaded, whose positions count from `first`."""
     features: Features
-    """What is loaded, by key in samples, as the dataset has it."""
+    """Features that are loaded, by key in samples, as the dataset has them."""
     tasks: Sequence[str | None]
     first: int = 0
-    """Position of its first episode among those of all datasets."""
+    """Position of the dataset's first episode among those of all datasets."""
     membership: Membership = PLAIN
     is_chosen: bool = False
     """Whether some of the dataset's episodes were asked for."""

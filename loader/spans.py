@@ -15,14 +15,16 @@ class Span(NamedTuple):
 
     name: str
     begin: float
-    """In seconds of `time.perf_counter`, which all processes of a machine share."""
+    """When the work began, in seconds of `time.perf_counter`, which all processes of a machine
+    share.
+    """
     end: float
     process: int
     thread: int
-    """The system's number of it."""
+    """The system's number of the thread."""
     thread_name: str
     details: dict[str, Any]
-    """What it was done to: plain values for JSON."""
+    """What the work was done to: plain values for JSON."""
 
 
 class SpanRecorder:
@@ -38,7 +40,7 @@ class SpanRecorder:
         self.switch = c_byte(0) if switch is None else switch
         self._spans: list[Span] = []
         self.num_left_out = 0
-        """Spans beyond `MAX_SPANS`."""
+        """How many spans beyond `MAX_SPANS` were left out."""
 
     def add(self, name: str, begin: float, end: float | None = None, **details: Any) -> None:
         """Record what the calling thread has done.

@@ -22,30 +22,35 @@ class LoaderStats:
     """Sums since the loader was made, over all of its workers, and how it stands now."""
 
     batches: int = 0
-    """Handed to the user."""
+    """Batches handed to the user."""
     samples: int = 0
     wait_seconds: float = 0.0
-    """The user waited for a batch."""
+    """Seconds that the user waited for batches."""
     step_seconds: float = 0.0
-    """The user worked on a batch: from being given it to asking for the next one."""
+    """Seconds that the user worked on batches: from being given one to asking for the next one."""
     fetch_seconds: float = 0.0
-    """Waiting for episodes that were not there yet, and turning their rows into arrays."""
+    """Seconds of waiting for episodes that were not there yet, and of turning their rows into
+    arrays.
+    """
     decode_seconds: float = 0.0
-    """Threads decoded and put frames in their places in batches; summed over threads."""
+    """Seconds in which threads decoded and put frames in their places in batches; summed over
+    threads.
+    """
     assembly_seconds: float = 0.0
-    """Rows, windows and transforms were put together."""
+    """Seconds in which rows, windows and transforms were put together."""
     bytes_read: int = 0
-    """From storage; what came out of the disk cache is not among them."""
+    """Bytes read from storage; what came out of the disk cache is not among them."""
     network_bytes_read: int = 0
-    """Those of them that came over the network; the others came from local files."""
+    """Bytes of `bytes_read` that came over the network; the others came from local files."""
     reads: int = 0
-    """Requests to storage that brought them, repeats after a failure not counted."""
+    """Requests to storage that brought `bytes_read`, repeats after a failure not counted."""
     cache_hits: int = 0
     """Pieces of shards that the disk cache had."""
     cached_bytes_read: int = 0
-    """Out of it."""
+    """Bytes that came out of the disk cache."""
     packet_bytes_read: int = 0
-    """Of video, where it lies in shards and caches on this machine, when its frames were wanted.
+    """Bytes of video read where it lies in shards and caches on this machine, when frames were
+    wanted.
 
     Mostly out of the system's page cache.
     """
@@ -55,7 +60,9 @@ class LoaderStats:
     episode_hits: int = 0
     """Times that a step found an episode it needs in memory."""
     episodes_evicted: int = 0
-    """Dropped from memory while they might still be needed, because `memory_bytes` were taken."""
+    """Episodes dropped from memory while they might still be needed, because `memory_bytes` were
+    taken.
+    """
     episodes_read_again: int = 0
     """Episodes read that had been dropped for lack of room before."""
     frames_used: int = 0
@@ -65,13 +72,13 @@ class LoaderStats:
     look-ahead.
     """
     frames_decoded: int = 0
-    """Video frames that had to be decoded for them, those on the way from a keyframe included."""
+    """Video frames that had to be decoded, those on the way from a keyframe included."""
     frame_cache_hits: int = 0
     """Pictures that the frame cache had: nothing was decoded for them."""
     frame_cache_bytes_read: int = 0
-    """Of these pictures."""
+    """Bytes of the pictures that the frame cache had."""
     frame_cache_bytes_written: int = 0
-    """Of pictures that were decoded and are kept for the epochs that follow."""
+    """Bytes of pictures that were decoded and are kept for the epochs that follow."""
     frame_cache_damaged: int = 0
     """Pictures found in a folder whose bytes had changed since: they were decoded again."""
     substituted_episodes: int = 0
@@ -79,14 +86,14 @@ class LoaderStats:
     steps_ahead: int = field(default=0, metadata=GAUGE)
     """Steps that are being decoded, or wait for the user."""
     resident_bytes: int = field(default=0, metadata=GAUGE)
-    """Episodes in memory: rows, tables of where packets lie, and video that lies in no local
-    file.
+    """Bytes of episodes in memory: rows, tables of where packets lie, and video that lies in no
+    local file.
     """
 
     @property
     def frames_decoded_per_frame_used(self) -> float:
-        """1 where every frame decoded was used once; more where keyframes are far apart, less where
-        frames repeat.
+        """Frames decoded for each frame used: 1 where every frame decoded was used once; more where
+        keyframes are far apart, less where frames repeat.
         """
         return self.frames_decoded / self.frames_used if self.frames_used else 0.0
 
@@ -128,7 +135,7 @@ class LoaderStats:
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
 
-class Counter:
+class StatsCounter:
     """Stats under way, for any number of threads."""
 
     def __init__(self, spans: SpanRecorder | None = None) -> None:
@@ -138,7 +145,7 @@ class Counter:
         self._stats = LoaderStats()
 
     def add(self, **numbers: float) -> None:
-        """Add to sums."""
+        """Add numbers to the sums of these names."""
         with self._lock:
             sums = vars(self._stats)
             for name, number in numbers.items():
@@ -150,7 +157,7 @@ class Counter:
             self._stats.packet_bytes_read += num_bytes
 
     def set(self, **numbers: int) -> None:
-        """Set gauges."""
+        """Set the gauges of these names."""
         with self._lock:
             for name, number in numbers.items():
                 setattr(self._stats, name, number)
@@ -160,12 +167,12 @@ class Counter:
         self.add(**{name: getattr(other, name) for name in _names(gauges=False)})
 
     def snapshot(self) -> LoaderStats:
-        """The numbers so far."""
+        """Return the numbers so far."""
         with self._lock:
             return LoaderStats(**vars(self._stats))
 
     def take(self) -> LoaderStats:
-        """The numbers so far; the sums start again from zero."""
+        """Return the numbers so far; the sums start again from zero."""
         with self._lock:
             taken = LoaderStats(**vars(self._stats))
             for name in _names(gauges=False):

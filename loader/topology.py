@@ -18,8 +18,8 @@ LAUNCHER_VARIABLES = (
 
 
 def resolve_rank(rank: int | None, world_size: int | None) -> tuple[int, int]:
-    """(rank, world size): as given, else torch.distributed's, else the launcher's variables, else
-    (0, 1).
+    """Return (rank, world size): as given, else torch.distributed's, else the launcher's variables,
+    else (0, 1).
 
     Under tensor or pipeline parallelism several processes share their data: pass the data-parallel
     rank.
@@ -58,8 +58,8 @@ def _numbers(names: tuple[str, str], values: tuple[str | None, ...]) -> tuple[in
 
 
 def worker() -> tuple[int, int]:
-    """(worker, number of workers) of this process under a torch DataLoader; (0, 1) in the main
-    process.
+    """Return (worker, number of workers) of this process under a torch DataLoader; (0, 1) in the
+    main process.
     """
     info = torch.utils.data.get_worker_info()
     return (0, 1) if info is None else (info.id, info.num_workers)
@@ -100,7 +100,7 @@ def default_threads(num_workers: int) -> int:
 
 
 def _own_cores() -> int:
-    """Cores for this rank.
+    """Return how many cores there are for this rank.
 
     Ranks that a launcher has bound to cores of their own share them with nobody.
     """
@@ -112,7 +112,9 @@ def _own_cores() -> int:
 
 
 def _cores_of_parent() -> int:
-    """torchrun's own, which its ranks share; it may bind them to fewer each (--numa-binding)."""
+    """Return how many cores torchrun has, which its ranks share; it may bind them to fewer each
+    (--numa-binding).
+    """
     try:
         return max(bound_cores(), bound_cores(os.getppid()))
     except OSError:
@@ -120,7 +122,7 @@ def _cores_of_parent() -> int:
 
 
 def _cores_of_slurm() -> int:
-    """Those of the job on this node: `srun` may bind each task to some of them."""
+    """Return how many cores the job has on this node: `srun` may bind each task to some of them."""
     cores = os.environ.get("SLURM_CPUS_ON_NODE", "")
     return int(cores) if cores.isdecimal() else os.cpu_count() or 1
 

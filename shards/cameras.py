@@ -14,25 +14,25 @@ EPISODES_LOOKED_AT = 8
 
 @dataclass(frozen=True, kw_only=True)
 class CameraSummary:
-    """One camera, over the episodes looked at."""
+    """What one camera is like, over the episodes looked at."""
 
     key: str
     codec: str
-    """Several where episodes differ."""
+    """FFmpeg's name of the codec; several names where episodes differ."""
     size: str
-    """Width x height."""
+    """Width x height in pixels; several where episodes differ."""
     pix_fmt: str
     gop: float
     """Frames from one keyframe to the next, on average."""
     longest_gop: int
-    """At least so many frames, where episodes end before the next keyframe."""
+    """Frames of the longest GOP; at least so many, where episodes end before the next keyframe."""
     random_cost: float
     """Frames decoded for one frame picked at random."""
     bytes_per_frame: float
 
 
 def summarize_cameras(found: Iterable[tuple[CameraRecord, int]]) -> list[CameraSummary]:
-    """One summary per camera, of (record, bytes of the slice)."""
+    """Return one summary per camera, from (record, bytes of the slice)."""
     by_key: defaultdict[str, list[tuple[CameraRecord, int]]] = defaultdict(list)
     for camera, num_bytes in found:
         by_key[camera.key].append((camera, num_bytes))

@@ -28,7 +28,7 @@ class SparseDocument(Document):
     """A document with fields that are written only where there is something in them."""
 
     absent_if_empty: ClassVar[tuple[str, ...]] = ()
-    """Their names."""
+    """Names of the fields that are not written where they are empty."""
 
     @model_serializer(mode="wrap")
     def _without_empty(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -43,9 +43,9 @@ class Finding(Document):
     """Something odd in the source of an episode, which is read all the same."""
 
     code: str
-    """Its kind; docs/sources.md says how each is read."""
+    """Kind of the finding; docs/sources.md says how each is read."""
     where: str
-    """File, row or feature."""
+    """The file, row or feature that is odd."""
     what: str
     """What is odd."""
 

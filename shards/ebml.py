@@ -121,7 +121,7 @@ def header(kind: int, size: int) -> bytes:
 
 
 def long_header(kind: int, size: int) -> bytes:
-    """Return the same with the size in eight bytes, which can be filled in later."""
+    """Return what stands before a body, its size in eight bytes, which can be filled in later."""
     return identifier(kind) + ((1 << 56) | size).to_bytes(8, "big")
 
 

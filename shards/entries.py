@@ -59,17 +59,17 @@ DIGITS = 9
 BETWEEN = b"},"
 """How an entry ends that another one follows."""
 ENDS = (b"}]}\n", b"}]}")
-"""How a manifest ends."""
+"""How a manifest ends, with a newline or without."""
 MAX_HEAD_BYTES = 4096
 _UNTOLD = "an entry"
-"""Named in errors that nobody sees: the whole manifest is parsed then, whose errors name it."""
+"""Name in errors that nobody sees: the whole manifest is parsed then, whose errors name it."""
 
 
 class Found(NamedTuple):
     """Where the entries of a manifest lie, in order."""
 
     starts: NDArray[np.uint32]
-    """(n + 1,) First byte of each, and the one after the last."""
+    """(n + 1,) First byte of each entry, and the one after the last."""
     checksums: NDArray[np.uint32]
     """(n,) CRC32C of the bytes from each start to the next."""
 
@@ -80,10 +80,10 @@ class SampleEntries:
     def __init__(
         self, root: str, manifest: DatasetManifest, index: EpisodeIndex, settings: ReadSettings
     ) -> None:
-        """Nothing is read yet."""
+        """Start without having read anything."""
         self._root, self._manifest, self._index, self._settings = root, manifest, index, settings
         self._locks: dict[int, tuple[Lock, ...]] = {}
-        """By process: a fork may copy a lock that is held."""
+        """Process id -> locks: a fork may copy a lock that is held."""
         self._guard: dict[int, Lock] = {}
         self._held: OrderedDict[int, bytes | ShardManifest] = OrderedDict()
         """Shard -> its manifest: as bytes, or parsed where its entries are in doubt."""
@@ -91,13 +91,13 @@ class SampleEntries:
         shards, episodes = len(manifest.shards), len(index)
         # Of zeros, to which the system gives memory where they are written.
         self._is_known: NDArray[np.bool_] = np.zeros(shards, dtype=np.bool_)
-        """(shards,) Whose manifests were compared with their hashes."""
+        """(shards,) Whether each shard's manifest was compared with its hash."""
         self._is_doubtful: NDArray[np.bool_] = np.zeros(shards, dtype=np.bool_)
-        """(shards,) Whose entries are taken from the whole manifest."""
+        """(shards,) Whether each shard's entries are taken from the whole manifest."""
         self._starts: NDArray[np.uint32] = np.zeros(episodes, dtype=np.uint32)
         self._ends: NDArray[np.uint32] = np.zeros(episodes, dtype=np.uint32)
         self._checksums: NDArray[np.uint32] = np.zeros(episodes, dtype=np.uint32)
-        """(episodes,) Of entries, in the manifest of each one's shard."""
+        """(episodes,) CRC32C of each episode's entry, in the manifest of its shard."""
 
     def sample(self, position: int) -> SampleEntry:
         """Return the entry of the episode at `position` of the index.

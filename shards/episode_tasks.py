@@ -23,11 +23,11 @@ class EpisodeTasks:
     """Tasks by position in the index of a dataset."""
 
     texts: tuple[str, ...]
-    """All that occur, each once."""
+    """Texts of all tasks that occur, each once."""
     codes: NDArray[np.int64]
-    """Places in `texts`, episode by episode."""
+    """Places in `texts` of the tasks of all episodes, episode by episode."""
     starts: NDArray[np.int64]
-    """Where each episode's begin in `codes`; one more entry than episodes."""
+    """Where each episode's tasks begin in `codes`; one more entry than episodes."""
 
     def of(self, position: int) -> tuple[str, ...]:
         """Return the tasks of an episode."""

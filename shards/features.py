@@ -11,7 +11,7 @@ from roboshard.common.errors import FormatError
 from roboshard.common.jsonio import Json
 
 Spec = Mapping[str, Json]
-"""One feature: dtype, shape, names, and `info` of cameras."""
+"""What info.json says of one feature: dtype, shape, names, and `info` of cameras."""
 Features = Mapping[str, Spec]
 
 FLOAT_DTYPES = ("float16", "float32", "float64")
@@ -28,19 +28,19 @@ SCALAR_DTYPES = (
     *FLOAT_DTYPES,
 )
 OBJECT_DTYPES = ("string", "language")
-"""Values that are no numbers: batches hold them in lists, and they have no delta windows."""
+"""Dtypes of what is no number: batches hold it in lists, and it has no delta windows."""
 ROW_DTYPES = (*SCALAR_DTYPES, *OBJECT_DTYPES, "image")
-"""Columns of the rows."""
+"""Dtypes of the features that are columns of the rows."""
 DTYPES = (*ROW_DTYPES, "video")
-"""All that is known; video alone lies beside the rows."""
+"""All dtypes that are known; video alone lies beside the rows."""
 ROW_NUMBERS = ("timestamp", "frame_index", "episode_index", "index", "task_index")
 """Columns that say which row it is. Each row holds one number of them, or a list of one."""
 
 MM_PER_M = 1000.0
 MAX_SIDE = 1 << 40
-"""Of a shape: what is larger is no number of values that anything holds."""
+"""Largest side of a shape: what is larger is no number of values that anything holds."""
 MAX_VALUES = 1 << 28
-"""Values of one feature in one row, where a shape alone says how many to make."""
+"""Most values of one feature in one row, where a shape alone says how many to make."""
 
 
 def spec_problems(features: Features) -> Iterator[str]:
@@ -135,18 +135,18 @@ class DepthScale:
     """
 
     depth_min: float = 0.01
-    """In metres, of the lowest code."""
+    """Distance that the lowest code stands for, in meters."""
     depth_max: float = 10.0
-    """In metres, of the highest code."""
+    """Distance that the highest code stands for, in meters."""
     shift: float = 3.5
-    """In metres, added before the logarithm is taken."""
+    """Meters that are added to a distance before its logarithm is taken."""
     use_log: bool = True
-    """Codes are evenly spaced in the logarithm of the distance; False: in the distance."""
+    """Whether codes are evenly spaced in the logarithm of the distance; False: in the distance."""
 
     @classmethod
     def of(cls, spec: Spec) -> Self:
-        """Of a camera, from `video.depth_min`, … of its `info`; what is missing there has its
-        default.
+        """Return the scale of a camera, from `video.depth_min`, … of its `info`; what is missing
+        there has its default.
 
         Raises:
             FormatError: values that no distance follows from.
@@ -170,12 +170,12 @@ class DepthScale:
 
     @property
     def start(self) -> float:
-        """What the lowest code stands for: metres, or their logarithm."""
+        """What the lowest code stands for: meters, or their logarithm."""
         return math.log(self.depth_min + self.shift) if self.use_log else self.depth_min
 
     @property
     def end(self) -> float:
-        """What the highest code stands for."""
+        """What the highest code stands for: meters, or their logarithm."""
         return math.log(self.depth_max + self.shift) if self.use_log else self.depth_max
 
 
@@ -188,5 +188,5 @@ def _is_finite(value: Json) -> bool:
 
 
 def depth_scale(spec: Spec) -> DepthScale | None:
-    """Of a depth video; None for other cameras. Raises FormatError as `DepthScale.of` does."""
+    """Return the scale of a depth video; None for other cameras. Raises as `DepthScale.of` does."""
     return DepthScale.of(spec) if spec.get("dtype") == "video" and is_depth(spec) else None

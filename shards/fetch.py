@@ -28,7 +28,7 @@ meanwhile.
 
 Origin = Literal["file", "network", "cache"]
 OnRead = Callable[[int, Origin], None]
-"""Told the bytes of each read, and where they came from."""
+"""A callback that is told the bytes of each read, and where they came from."""
 
 
 def ignore(_num_bytes: int, _origin: str) -> None:

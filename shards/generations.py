@@ -1,4 +1,4 @@
-"""From the shards of a dataset to its manifests, generation by generation.
+"""Deriving a dataset's manifests from its shards, generation by generation.
 
 The first is what the first conversion wrote, each other what an append did, in the order of their
 numbers. The shards of a generation carry its provenance.
@@ -44,7 +44,7 @@ class Generation:
 
     @property
     def planned(self) -> range:
-        """Numbers of its shards."""
+        """Numbers of the shards that were planned for the generation."""
         conversion = self.provenance.conversion
         return range(conversion.first_shard, conversion.first_shard + conversion.num_shards)
 

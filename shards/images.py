@@ -19,15 +19,15 @@ from roboshard.common.errors import FormatError
 from roboshard.shards.features import Spec, picture_shape
 
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP")
-"""As Pillow names them."""
+"""Formats of image files that are opened, as Pillow names them."""
 MAX_PIXELS = 1 << 26
-"""Of an image, whatever its feature's shape says."""
+"""Most pixels of an image, whatever its feature's shape says."""
 MAX_PIXELS_BY_DEFAULT = 1 << 24
-"""Where the shape is not known."""
+"""Most pixels of an image whose feature's shape is not known."""
 SMALL = 1 << 21
 """Pixels that every image may have: shapes are often wrong, and LeRobot never looks at them."""
 LARGER = 4
-"""Times as many pixels as the feature's shape has."""
+"""An image may have so many times the pixels of its feature's shape."""
 
 Pixels = NDArray[np.uint8] | NDArray[np.float32] | NDArray[np.int32]
 
@@ -49,7 +49,7 @@ PILLOW_ERRORS = (
     struct.error,
     zlib.error,
 )
-"""What its plugins raise for files that are not what they say."""
+"""What Pillow's plugins raise for files that are not what they say."""
 
 _TURNED = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -140,7 +140,7 @@ def _opened(data: bytes, most: int, where: str) -> Iterator[Image.Image]:
 
 
 def _turned(image: Image.Image) -> Image.Image:
-    """The image upright.
+    """Return an image upright, as its EXIF orientation says.
 
     EXIF that cannot be read says nothing, and the picture is good all the same.
     """

@@ -38,7 +38,7 @@ class EpisodeIndex:
 
     episode_index: NDArray[np.int64]
     length: NDArray[np.int64]
-    """Rows per episode."""
+    """Rows of each episode."""
     shard: NDArray[np.int64]
     """Position of the episode's shard in dataset.json."""
     offset: NDArray[np.int64]

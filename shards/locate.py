@@ -1,5 +1,5 @@
-"""From what a user gives (a root, a brace pattern, a list of shard URLs) to a dataset root and its
-shards.
+"""Locating a dataset: from what a user gives (a root, a brace pattern, a list of shard URLs) to its
+root and its shards.
 """
 
 import os

@@ -46,7 +46,7 @@ from roboshard.shards.versions import newest
 from roboshard.storage.cache import CacheKey, DiskCache, object_of
 
 SOURCE_INFO = "meta/info.json"
-"""What every LeRobot dataset has."""
+"""A file that every LeRobot dataset has."""
 MAX_READS = 4
 """How often dataset.json is read at the most: one that grows at that moment may come half old and
 half new.

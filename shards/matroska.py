@@ -71,10 +71,10 @@ class MatroskaFile:
     codec_id: str
     """Matroska's name of the codec, `V_VP8`."""
     scale_ns: int
-    """Nanoseconds per tick."""
+    """Nanoseconds per tick of the file."""
     tables: SampleTables
-    """Of its blocks, in decode order. Its description is the track entry's body; times of decoding
-    are not stored, and those of showing stand for them.
+    """Tables of the file's blocks, in decode order. Their description is the track entry's body;
+    times of decoding are not stored, and those of showing stand for them.
     """
 
     def packet(self, data: Data, number: int) -> bytes:
@@ -138,11 +138,11 @@ class _Blocks:
     pts: list[int] = field(default_factory=list)
     flags: list[int] = field(default_factory=list)
     clusters: list[int] = field(default_factory=list)
-    """Where the cluster of each begins, from the segment's start on."""
+    """Where the cluster of each block begins, from the segment's start on."""
 
 
 class _Reader:
-    """One pass over a file."""
+    """Reads a file in one pass."""
 
     def __init__(self, data: Data, num_blocks: int | None) -> None:
         self._data = data

@@ -55,9 +55,9 @@ _RAW = {
 """Pixel format -> four letters of pictures that are not compressed."""
 _UNTAGGED = b"\0\0\0\0"
 _FOURCCS = {"png": b"MPNG", "h264": b"H264", "hevc": b"HEVC", "jpeg2000": b"MJ2C"}
-"""Codec -> four letters, for streams that come without."""
+"""Codec -> four letters, for streams that come without any."""
 _UNSPECIFIED = 2
-"""Of FFmpeg's (and H.273's) color properties; 0 of color ranges."""
+"""The unspecified value of FFmpeg's (and H.273's) color properties; that of color ranges is 0."""
 _UNKNOWN_UNIT, _ASPECT_RATIO_UNIT = 4, 3
 
 
@@ -67,7 +67,7 @@ class Stream:
 
     codec: str
     tag: bytes
-    """Four letters, zeros without."""
+    """Four letters that name the codec; zeros: there are none."""
     extradata: bytes
     width: int
     height: int
@@ -79,7 +79,7 @@ class Stream:
     color_trc: int
     colorspace: int
     is_reordered: bool
-    """Its packets are decoded in another order than they are shown."""
+    """Whether packets are decoded in another order than they are shown."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +89,7 @@ class Coding:
     codec_id: str
     private: bytes = b""
     extradata: bytes = b""
-    """What FFmpeg gives its decoder."""
+    """What FFmpeg gives the decoder of packets that are coded so."""
     colour_space: bytes = b""
 
 

@@ -28,7 +28,7 @@ def missing_values(table: pa.Table, features: Features) -> dict[str, int]:
 
 
 def total(parts: list[Mapping[str, int]]) -> dict[str, int]:
-    """The sum of such counts."""
+    """Return feature key -> the sum of its counts over all parts."""
     keys = dict.fromkeys(key for part in parts for key in part)
     return {key: sum(part.get(key, 0) for part in parts) for key in keys}
 
@@ -68,7 +68,7 @@ def _complete(values: pa.Array) -> Mask:
 
 
 def _rows_without_image(values: pa.Array) -> Mask:
-    """Null, or a struct with neither bytes nor a path."""
+    """(n,) whether a value has no image: it is null, or a struct with neither bytes nor a path."""
     null = _nulls(values)
     if pa.types.is_struct(values.type):
         places = [values.type.get_field_index(name) for name in ("bytes", "path")]

@@ -18,9 +18,9 @@ Span = tuple[int, int]
 Data = bytes | memoryview
 
 MAX_SAMPLES = 1 << 22
-"""Frames of a slice: 38 hours at 30 a second."""
+"""Most frames of a slice: 38 hours at 30 a second."""
 MAX_BOXES = 256
-"""Boxes that are looked at, whatever they are; an MP4 file of one track has about twenty-five."""
+"""Most boxes that are looked at, of whatever kind; a file of one track has about twenty-five."""
 MAX_DESCRIPTION_BYTES = 1 << 20
 
 _CONTAINERS = (b"moov", b"trak", b"mdia", b"minf", b"stbl")
@@ -38,22 +38,22 @@ class SampleTables:
     """The samples of a file's only track, in decode order; arrays of shape (num_samples,)."""
 
     timescale: int
-    """Ticks per second."""
+    """Ticks per second of the track's times."""
     offsets: IntArray
     """Where each sample begins in the file."""
     sizes: IntArray
     dts: IntArray
     pts: IntArray
     is_sync: NDArray[np.bool_]
-    """Marked as a keyframe."""
+    """Whether each sample is marked as a keyframe."""
     description: bytes
-    """Of the samples: their codec and what its decoder must know; not their bit rate, which it need
-    not.
+    """Description of the samples: their codec and what its decoder must know; not their bit rate,
+    which it need not.
     """
     extradata: bytes
     """The description's box for the decoder of H.264, HEVC or AV1; empty for other codecs."""
     is_turned: bool
-    """The track is to be turned or moved before it is shown."""
+    """Whether the track is to be turned or moved before it is shown."""
     quarter_turns: int
     """How often frames are to be turned by 90 degrees counterclockwise, 0 to 3: as FFmpeg and
     torchcodec read the track's matrix, which they take for a rotation.

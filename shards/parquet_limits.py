@@ -20,16 +20,16 @@ from roboshard.shards.thrift import CompactReader
 DECODED_BASE = 256 << 20
 """Bytes that any parquet file of a dataset may decode to."""
 DECODED_FACTOR = 16
-"""And this many for each byte of the file."""
+"""Further bytes that a parquet file may decode to, for each byte of the file."""
 MAX_SOURCE_ROWS = 1 << 25
-"""Rows of one file of a source: their episode_index is held at once."""
+"""Most rows of one file of a source: their episode_index is held at once."""
 MAX_DICTIONARY_BYTES = 8 << 20
 """Dictionaries up to this size are looked into; writers keep to one MiB."""
 
 _WIDTHS = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "INT96": 8, "FLOAT": 4, "DOUBLE": 8}
 _OFFSET_BYTES = 4
 _LEVEL_BYTES = 4
-"""Repetition and definition level of a value that may be null or lies in a list."""
+"""Bytes of the repetition and definition level of a value that may be null or lies in a list."""
 _UNCOMPRESSED = 0
 _CODECS = {1: "snappy", 2: "gzip", 4: "brotli", 6: "zstd", 7: "lz4_raw"}
 """Numbers of CompressionCodec, and PyArrow's names for them."""
@@ -175,7 +175,7 @@ class _Page:
         if not all(isinstance(number, int) and number >= 0 for number in (size, stored, values)):
             raise ValueError("a page header without sizes")
         self.size: int = size or 0
-        """Bytes when decompressed."""
+        """Bytes of the page when decompressed."""
         self.stored: int = stored or 0
         self.values: int = values
         self.is_dictionary = 7 in fields

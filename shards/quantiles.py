@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 Piece = tuple[NDArray[Any], NDArray[np.float64] | None]
 """Numbers (n,), and how often each of them counts; None: once."""
 Pieces = Callable[[], Iterable[Piece]]
-"""Goes through all numbers, piece by piece; called once for each pass."""
+"""A callback that goes through all numbers, piece by piece; called once for each pass."""
 
 DIGIT_BITS = 16
 DIGITS = 1 << DIGIT_BITS
 SORTED = 1 << 18
-"""So many numbers are sorted; of more there are several passes."""
+"""Most numbers that are sorted; of more there are several passes."""
 ROUNDING = 1e-12
 """Share of all weights by which sums of fractions may be off."""
 
@@ -124,7 +124,7 @@ def _count_digits(pieces: Pieces, beginnings: NDArray[Any], shift: int) -> NDArr
 
 
 def _keys(values: NDArray[Any], unsigned: np.dtype[Any]) -> NDArray[Any]:
-    """Return whole numbers in the order of these."""
+    """Return whole numbers that are in the order of these numbers."""
     floats = np.float32 if unsigned == np.uint32 else np.float64
     bits = np.ascontiguousarray(values, dtype=floats).view(unsigned)
     sign = unsigned.type(1 << (unsigned.itemsize * 8 - 1))
@@ -132,7 +132,7 @@ def _keys(values: NDArray[Any], unsigned: np.dtype[Any]) -> NDArray[Any]:
 
 
 def _numbers(keys: NDArray[Any]) -> NDArray[np.float64]:
-    """Return the numbers that these stand for: the reverse of `_keys`."""
+    """Return the numbers that these keys stand for: the reverse of `_keys`."""
     unsigned = keys.dtype
     sign = unsigned.type(1 << (unsigned.itemsize * 8 - 1))
     bits = np.where(keys & sign, keys ^ sign, ~keys).astype(unsigned)

@@ -1,4 +1,4 @@
-"""Which byte ranges of a file are read together: arithmetic alone."""
+"""Deciding which byte ranges of a file are read together: arithmetic alone."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ class ByteRange:
 def neighbours(
     ranges: Sequence[ByteRange], *, max_gap: int, max_length: int, max_waste: float = inf
 ) -> list[list[int]]:
-    """Which ranges are read together: groups of positions in `ranges`, ascending by offset.
+    """Return which ranges are read together: groups of positions in `ranges`, ascending by offset.
 
     Neighbours at most `max_gap` bytes apart are joined while the whole has at most `max_length`
     bytes, and while all gaps in it have at most `max_waste` of the bytes that are wanted; a range

@@ -36,7 +36,7 @@ class ShardedDataset:
     root: str
     manifest: DatasetManifest
     index: EpisodeIndex
-    """Of the episodes in the chosen shards."""
+    """Index of the episodes in the chosen shards."""
     settings: ReadSettings = field(default_factory=ReadSettings)
 
     def __post_init__(self) -> None:
@@ -139,7 +139,7 @@ class ShardedDataset:
         return entries.sample(position)
 
     def _planned(self, position: int, cameras: Sequence[str] | None) -> SampleRead | RoboshardError:
-        """Which bytes to read, as the entry of the episode in its shard's manifest says."""
+        """Plan which bytes to read, as the entry of the episode in its shard's manifest says."""
         shard = int(self.index.shard[position])
         entry = self.manifest.shards[shard]
         where = storage.redacted(storage.join(self.root, entry.name))

@@ -26,7 +26,7 @@ MAX_ROWS_BYTES = 4 << 30
 EPISODE_METADATA = b"roboshard.episode"
 PROVENANCE_METADATA = b"roboshard.provenance"
 EXTENSION_NAME, EXTENSION_METADATA = b"ARROW:extension:name", b"ARROW:extension:metadata"
-"""As Arrow's format names them, in the metadata of a field."""
+"""Keys of extension types in the metadata of a field, as Arrow's format names them."""
 
 
 def unreadable(what: str, error: Exception) -> str:
@@ -37,7 +37,7 @@ def unreadable(what: str, error: Exception) -> str:
 
 
 _NULL_LISTS = "Expected all lists to be of size="
-"""Of what pyarrow says before this release of nulls among lists of a fixed length."""
+"""Part of what pyarrow before `_READS_NULL_LISTS` says of nulls among lists of a fixed length."""
 _READS_NULL_LISTS = 26
 
 
@@ -50,7 +50,7 @@ def source_metadata(table: pa.Table) -> dict[bytes, bytes]:
 def encode_rows(
     table: pa.Table, episode: dict[str, jsonio.Json], provenance: Provenance | None
 ) -> bytes:
-    """One parquet file of one row group; the same bytes for the same table, `as_stored`, and
+    """Return one parquet file of one row group; the same bytes for the same table, `as_stored`, and
     pyarrow version.
     """
     metadata = dict(table.schema.metadata or {})
@@ -74,7 +74,7 @@ def encode_rows(
 def decode_rows(
     data: bytes | memoryview, what: str, num_rows: int, columns: Sequence[str] | None = None
 ) -> pa.Table:
-    """The table, or those of `columns` that it has.
+    """Return the table of the rows, or those of `columns` that it has.
 
     Raises:
         FormatError: not parquet, not `num_rows` rows, or larger when decoded than `parquet_limits`

@@ -23,11 +23,11 @@ class EpisodeData:
     """Shard and episode, for messages."""
     record: EpisodeRecord
     rows: memoryview
-    """A parquet file."""
+    """The episode's rows, as a parquet file."""
     videos: dict[str, memoryview]
     """Camera key -> its slice, of the cameras asked for."""
     num_bytes: int
-    """Of all members read."""
+    """Bytes of all members that were read."""
     stored: dict[str, StoredRange] = field(default_factory=dict)
     """Camera key -> where its slice lies in a local file; without those that lie in none."""
 
@@ -39,7 +39,7 @@ class Piece:
     range: ByteRange
     crc32c: str
     members: tuple[MemberEntry, ...]
-    """What lies in it."""
+    """Members that lie in the piece."""
 
     def payloads(self, data: memoryview) -> dict[str, memoryview]:
         """Member name -> its bytes, out of those of the piece."""
@@ -61,9 +61,9 @@ class Piece:
 
 
 ReadPiece = Callable[[Piece], memoryview]
-"""Gives the verified bytes of a piece."""
+"""A callback that gives the verified bytes of a piece."""
 StoredPiece = Callable[[Piece], StoredRange | None]
-"""Says where a piece that was read lies in a local file; None: in none."""
+"""A callback that says where a piece that was read lies in a local file; None: in none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,10 +73,10 @@ class SampleRead:
     where: str
     """Shard and episode, for messages."""
     shard: int
-    """Position in dataset.json's shards."""
+    """Position of the shard in dataset.json."""
     sample: SampleEntry
     cameras: tuple[str, ...] | None
-    """Whose videos are wanted; None: all."""
+    """Keys of the cameras whose videos are wanted; None: all."""
     pieces: tuple[Piece, ...]
 
 
@@ -87,7 +87,8 @@ def plan_sample(
     cameras: tuple[str, ...] | None,
     suffixes: Mapping[str, str],
 ) -> SampleRead:
-    """Which bytes to read: the whole sample at once, or record, rows and the videos of `cameras`.
+    """Plan which bytes to read: the whole sample at once, or record, rows and the videos of
+    `cameras`.
 
     `suffixes` says which member a camera's video is likely to be; its record has the last word on
     that.

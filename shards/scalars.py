@@ -103,7 +103,7 @@ def _is_safe(kind: pa.DataType, dtype: str) -> bool:
 
 
 def _fit_int64(values: NDArray[Any]) -> NDArray[np.bool_]:
-    """Which unsigned or floating-point numbers are integers that int64 holds."""
+    """Return whether each number, unsigned or floating-point, is an integer that int64 holds."""
     if values.dtype.kind == "u":
         return np.asarray(values <= np.uint64(np.iinfo(np.int64).max))
     wide = values.astype(np.float64)

@@ -127,7 +127,7 @@ class EpisodeRecord(SparseDocument):
     version: str
     episode_index: EpisodeIndex
     length: Positive
-    """Rows."""
+    """Rows of the episode."""
     fps: Fps
     tasks: list[str]
     cameras: list[CameraRecord]
@@ -177,17 +177,17 @@ class SampleEntry(SparseDocument):
     """First byte of the sample's first tar header."""
     size: Annotated[int, Field(ge=1, le=1 << 50)]
     crc32c: Crc32c
-    """Of the whole range: headers, payloads and padding."""
+    """CRC32C of the sample's whole range: headers, payloads and padding."""
     members: list[MemberEntry]
     missing: dict[str, Count] = Field(default_factory=dict)
-    """As in the episode's record."""
+    """Feature key -> rows without a value, as in the episode's record."""
     findings: list[Finding] = Field(default_factory=list)
-    """As in the episode's record."""
+    """What is odd in the source of this episode, as in its record."""
     absent_if_empty: ClassVar[tuple[str, ...]] = ("findings", "missing")
 
 
 class ShardManifest(Document):
-    """`shards/shard-000000.json`."""
+    """`shards/shard-000000.json`: what lies where in a shard."""
 
     version: str
     shard: str
@@ -205,23 +205,23 @@ class SourceInfo(Document):
     revision: str | None
     codebase_version: str
     fingerprint: Sha256
-    """Of the source's metadata and of its files' names and sizes."""
+    """Hash of the source's metadata and of its files' names and sizes."""
 
 
 class Conversion(SparseDocument):
     """How the shards were made: everything besides the source that decides their bytes."""
 
     id: Sha256
-    """Of source fingerprint, options and versions: equal ids mean equal bytes."""
+    """Hash of source fingerprint, options and versions: equal ids mean equal bytes."""
     options: dict[str, jsonio.Json]
     versions: dict[str, str]
-    """Of roboshard and of the libraries that write MP4 and parquet."""
+    """Versions of roboshard and of the libraries that write MP4 and parquet."""
     num_shards: Count
     """Shards planned; fewer exist where every episode of a shard was skipped."""
     first_shard: Count = 0
-    """Number of the first of them."""
+    """Number of the first shard that was planned."""
     grows: Sha256 | None = None
-    """Fingerprint of the dataset that they were appended to; None: they are a dataset's first."""
+    """Fingerprint of the dataset that the shards were appended to; None: they begin a dataset."""
     absent_if_empty: ClassVar[tuple[str, ...]] = ("first_shard", "grows")
 
 
@@ -235,7 +235,7 @@ class Provenance(SparseDocument):
     fps: Fps
     features: dict[str, dict[str, jsonio.Json]]
     tasks: list[str]
-    """By position: `task` of a row is tasks[task_index]."""
+    """Texts of the tasks, by position: `task` of a row is tasks[task_index]."""
     info: dict[str, jsonio.Json]
     """The source's meta/info.json, verbatim."""
     stats: dict[str, jsonio.Json] | None
@@ -260,11 +260,11 @@ class Snapshot(Document):
 
     fingerprint: Sha256
     conversion: Sha256
-    """Id of the conversion that wrote its last shards."""
+    """Id of the conversion that wrote the snapshot's last shards."""
     episodes: Count
     frames: Count
     shards: Count
-    """It is made of so many of the dataset's shards, the first."""
+    """How many of the dataset's shards, from the first on, the snapshot has."""
     index: FileEntry
     manifest: FileEntry
     """The snapshot's dataset.json, byte for byte."""
@@ -305,7 +305,7 @@ def parse(cls: type[DocumentT], data: bytes | memoryview, what: str, max_bytes: 
 
 
 def parse_value(cls: type[DocumentT], value: dict[str, jsonio.Json], what: str) -> DocumentT:
-    """`parse` of JSON that has been read already."""
+    """Validate a document's JSON that has been read already, as `parse` does."""
     if "version" in cls.model_fields:
         check_version(value.get("version"), what)
     return validate_json(cls, jsonio.dump(value), what)

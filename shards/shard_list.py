@@ -31,7 +31,7 @@ COLUMNS = np.dtype(
         ("manifest_sha256", "u1", (32,)),
     ]
 )
-"""What a row holds, as `ROW` writes it."""
+"""What a row of a `ShardList` holds, as `ROW` writes it."""
 
 
 class ShardEntry(SparseDocument):
@@ -49,7 +49,7 @@ class ShardEntry(SparseDocument):
 
 
 Packed = bytes | ShardEntry
-"""A row; or an entry that no row can hold."""
+"""A shard's entry as a row's bytes; or as it is, where no row can hold it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,9 +57,9 @@ class ShardList(Sequence[ShardEntry]):
     """The entries of a dataset's shards, in order."""
 
     rows: NDArray[Any]
-    """(n,) Of `COLUMNS`."""
+    """(n,) entries of the shards, of dtype `COLUMNS`."""
     unlike: Mapping[int, ShardEntry]
-    """Place -> entry, of those that are kept as they were read.
+    """Place in the list -> entry, of shards whose entries are kept as they were read.
 
     All others have the names that the format gives, no missing values and no unknown fields.
     """

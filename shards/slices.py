@@ -65,7 +65,9 @@ CODEC_PARAMETERS = (
 """What a decoder is told of a stream before its first packet, as PyAV names it."""
 
 MAX_ROUNDING_TICKS = 1.0
-"""By how much a block's time may differ from its record's: Matroska counts in ticks of its own."""
+"""Most ticks by which a block's time may differ from its record's: Matroska counts in ticks of its
+own.
+"""
 
 _NOTHING_ELSE = {"protocol_whitelist": "none", "enable_drefs": "0", "use_absolute_path": "0"}
 """Options of FFmpeg's demuxers: no file and no URL besides the bytes at hand."""
@@ -76,11 +78,11 @@ class SlicePackets:
     """The packets of a slice, which are what its record says."""
 
     payload: memoryview
-    """Where the packets lie."""
+    """The bytes that the packets lie in."""
     tables: SampleTables
-    """Offsets are those in `payload`."""
+    """Where the packets lie, by offsets in `payload`, and when they are shown."""
     is_whole: bool = True
-    """The payload is the slice itself, not something made of it."""
+    """Whether the payload is the slice itself, not something made of it."""
 
 
 def read_slice(data: memoryview, camera: CameraRecord) -> SlicePackets:
@@ -168,17 +170,17 @@ class _File:
         self._position = 0
 
     def read(self, size: int) -> bytes:
-        """The next bytes, fewer at the end."""
+        """Return the next bytes, fewer at the end."""
         found = bytes(self._data[self._position : self._position + size])
         self._position += len(found)
         return found
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Go elsewhere."""
+        """Go to a position, and return it."""
         base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: len(self._data)}[whence]
         self._position = max(0, base + offset)
         return self._position
 
     def tell(self) -> int:
-        """Where the next byte is read."""
+        """Return where the next byte is read."""
         return self._position

@@ -31,13 +31,13 @@ key>/<name>.
 """
 
 WIDEST = 4096
-"""Numbers of a feature in one row: wider ones are pictures of a kind, whose statistics are the
+"""Most numbers of a feature in one row: wider ones are pictures of a kind, whose statistics are the
 source's.
 """
 PIECE = 1 << 20
-"""Numbers that are looked at together."""
+"""How many numbers are looked at together."""
 STEPS = 1024
-"""Steps in which the distribution of pictures is mixed."""
+"""How many steps the distribution of pictures is mixed in."""
 
 
 def number_keys(features: Features) -> tuple[str, ...]:
@@ -55,13 +55,13 @@ class Numbers:
     """The numbers that a feature has in some rows."""
 
     values: NDArray[Any]
-    """(numbers of a row, rows)."""
+    """(numbers of a row, rows) the feature's values."""
     shape: tuple[int, ...]
     """Shape of the feature's statistics."""
     weights: NDArray[np.float64] | None = None
     """(rows,) How often each row counts, more than 0; None: once."""
     factor: float = 1.0
-    """How often all of them count, times their weights."""
+    """How often all rows count, times their weights."""
     num_own: int | None = None
     """Numbers of a row that are no padding, where vectors of several lengths are padded; None:
     all.
@@ -199,7 +199,7 @@ def mixed(parts: Sequence[tuple[FeatureStats, float]]) -> FeatureStats:
     shares = shares / shares.sum()
 
     def of(name: str) -> NDArray[np.float64]:
-        """(parts, numbers)."""
+        """Return (parts, numbers) of the statistic of this name, one row for each part."""
         return np.stack([own[name].reshape(-1) for own, _ in fitting])
 
     with np.errstate(over="ignore", invalid="ignore"):  # what is absurd in the parts stays so

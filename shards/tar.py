@@ -32,9 +32,9 @@ class TarMember:
     start: int
     """Offset of the first header block that belongs to the member."""
     offset: int
-    """Offset of the payload."""
+    """Offset of the member's payload."""
     size: int
-    """Payload bytes."""
+    """Bytes of the member's payload."""
 
     @property
     def end(self) -> int:
@@ -149,7 +149,7 @@ def _member(
 
 
 def _check_end(read: ReadRange, position: int, size: int, what: str) -> None:
-    """From the first zero block on, a tar holds at least one more, and nothing but zeros."""
+    """Check that the tar has two blocks at least from `position` on, and nothing but zeros."""
     rest = size - position
     if rest < 2 * BLOCK:
         raise DamageError(f"{what}: cut off inside the tar's end mark")

@@ -80,7 +80,7 @@ class CompactReader:
         return (value >> 1) ^ -(value & 1)
 
     def skip(self, kind: int, depth: int = 0) -> None:
-        """Pass over a value."""
+        """Pass over a value of this kind."""
         if depth > _MAX_DEPTH:
             raise ValueError("values nested too deep")
         if kind == BINARY:

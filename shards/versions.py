@@ -1,4 +1,4 @@
-"""Which version of the format a document states: the lowest that says all that is in it."""
+"""The version of the format that a document states: the lowest that says all that is in it."""
 
 from collections.abc import Iterable
 

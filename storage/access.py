@@ -1,4 +1,4 @@
-"""By URL: which store serves one; a size, a range, a small file, a listing of whatever storage."""
+"""Storage by URL: the store that serves one; a size, a range, a small file, a listing."""
 
 from collections.abc import Iterator
 

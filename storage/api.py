@@ -30,15 +30,15 @@ class Store(ABC):
     """
 
     folders_exist: bool = True
-    """Whether an empty folder is one. Where not, nothing to list means that there is no such
-    folder.
+    """Whether an empty folder exists. Where it does not, an empty listing means that there is no
+    such folder.
     """
 
     def __init__(self, url: str) -> None:
         self.url = url
 
     def at(self, path: str) -> str:
-        """The URL of a path."""
+        """Return the URL of a path below the store's own."""
         return join(self.url, path) if path else self.url
 
     @abstractmethod
@@ -126,11 +126,11 @@ class WritableStore(Store):
 
     @abstractmethod
     def _look(self, paths: Sequence[str]) -> dict[str, StoredFile]:
-        """Those of these files that are there, as they are now."""
+        """Return those of these files that are there, as they are now, by path."""
 
     @abstractmethod
     def _send(self, uploads: Sequence[Upload]) -> None:
-        """Send each, replacing what is there; each appears whole or not at all."""
+        """Send each file, replacing what is there; each appears whole or not at all."""
 
     @abstractmethod
     def _remove(self, paths: Sequence[str]) -> None:
@@ -141,13 +141,13 @@ class WritableStore(Store):
         """Turns what the client library raises inside into an AttemptError."""
 
     def hash_kind(self, upload: Upload) -> str | None:  # noqa: ARG002 - for repositories it depends on the file
-        """Which kind of hash this storage states."""
+        """Which kind of hash the storage states of a file that was sent; None: it states none."""
         return None
 
     # -- What all of them then can -----------------------------------------------------------------
 
     def look(self, paths: Sequence[str]) -> dict[str, StoredFile]:
-        """Those of these files that are there."""
+        """Return those of these files that are there, by path."""
         return self._retried(lambda: self._look(paths), "cannot be looked into") if paths else {}
 
     def put(self, uploads: Sequence[Upload]) -> dict[str, StoredFile]:

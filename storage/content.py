@@ -22,25 +22,25 @@ class StoredFile:
 
     size: int
     hash: str | None = None
-    """Of the content: "xet:", "sha256:", "git:", "md5:" or "s3:" and hex digits. None: the storage
-    keeps none.
+    """Hash of the content: "xet:", "sha256:", "git:", "md5:" or "s3:" and hex digits. None: the
+    storage keeps none.
     """
 
 
 @dataclass(frozen=True, kw_only=True)
 class Upload:
-    """Something to send."""
+    """A file to send to a store."""
 
     path: str
-    """Where to, under the URL of its store."""
+    """Path that the file gets, under the URL of its store."""
     content: Content
-    """A local file, or bytes."""
+    """What is sent: a local file, or bytes."""
     sha256: str | None = None
     """SHA-256 of the content, where the caller has computed it."""
 
     @property
     def size(self) -> int:
-        """Bytes."""
+        """Bytes of the content."""
         return len(self.content) if isinstance(self.content, bytes) else self.content.stat().st_size
 
     def chunks(self, start: int = 0, length: int | None = None) -> Iterable[bytes]:

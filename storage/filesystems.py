@@ -16,7 +16,7 @@ _WRAPPERS = (
 )
 _SERVED_ELSEWHERE = "file local asynclocal http https hf pipe data ftp"
 REFUSED = frozenset(f"{_WRAPPERS} {_SERVED_ELSEWHERE}".split())
-"""Not storages but wrappers around files, or served elsewhere, or without ranges and encryption."""
+"""Schemes that are refused: wrappers, served elsewhere, or without ranges and encryption."""
 
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
 _CREDENTIALS = {
@@ -31,7 +31,9 @@ _FINAL = frozenset({errno.EINVAL, errno.ENOSYS, errno.EPERM, errno.ENAMETOOLONG}
 
 
 class Opened:
-    """What this process has opened. Filesystems do not survive a fork: the child opens its own."""
+    """The filesystems that this process has opened. They do not survive a fork: the child opens its
+    own.
+    """
 
     def __init__(self) -> None:
         self.inherited: list[object] = []
@@ -47,7 +49,7 @@ class Opened:
             asyn.reset_lock()
 
     def reset(self) -> None:
-        """Know of none."""
+        """Forget all filesystems that were opened."""
         self.lock = threading.Lock()
         self.shared: dict[tuple[str, str, float, float], Any] = {}
         self.checked: dict[tuple[str, int], None] = {}

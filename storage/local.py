@@ -79,7 +79,7 @@ class LocalStore(WritableStore):
         return local_path(self.url)
 
     def create(self, *, private: bool) -> None:
-        """Make the folder."""
+        """Make the folder where it is missing. Raises OptionError where it is to be private."""
         if private:
             raise OptionError(f"{self.url}: --private is for the Hub; use the folder's permissions")
         self._retried(lambda: self._root.mkdir(parents=True, exist_ok=True), "cannot be made")

@@ -24,14 +24,14 @@ from roboshard.storage.retry import (
 from roboshard.storage.urls import redacted
 
 PART = 8 << 20
-"""A long range is read in parts: what has come is kept when one breaks."""
+"""Bytes of a part of a long range: what has come is kept when one breaks."""
 MAX_CHECKED = 1 << 16
 DOUBTED = 2
 """How often an answer that makes no sense is asked for before it is an error."""
 S3 = {"s3", "s3a"}
 GOOGLE = {"gs", "gcs"}
 OBJECT_STORES = S3 | GOOGLE | {"abfs", "abfss", "az", "adl", "oss", "memory"}
-"""Where an object appears whole, and folders are not made."""
+"""Schemes of storages where an object appears whole, and folders are not made."""
 
 Result = TypeVar("Result")
 
@@ -56,7 +56,7 @@ class FsspecStore(WritableStore):
     # -- Reading -----------------------------------------------------------------------------------
 
     def size(self, path: str = "", *, policy: RetryPolicy = READING) -> int:
-        """Size in bytes."""
+        """Size of an object in bytes."""
         return self._info_size(self.at(path), RetryBudget(policy))
 
     def read_range(
@@ -179,7 +179,7 @@ class FsspecStore(WritableStore):
         return f"{self._writing[1]}/{path}"
 
     def create(self, *, private: bool) -> None:
-        """Make the folder.
+        """Make the folder, where the storage has folders.
 
         Buckets are not made: where they lie and who may read them is not ours to choose.
         """
@@ -195,7 +195,7 @@ class FsspecStore(WritableStore):
             )
 
     def hash_kind(self, upload: Upload) -> str | None:  # noqa: ARG002
-        """ETags on S3, MD5 on Google Cloud Storage."""
+        """Return which hash is stated: ETags on S3, MD5 on Google Cloud Storage; None elsewhere."""
         return "s3" if self._scheme in S3 else "md5" if self._scheme in GOOGLE else None
 
     def _look(self, paths: Sequence[str]) -> dict[str, StoredFile]:

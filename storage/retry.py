@@ -17,7 +17,7 @@ THROTTLED = 3
 the Hub counts requests in windows of five minutes.
 """
 LONGEST_ASKED_WAIT_S = 300.0
-"""That a server may ask for where attempts are counted and not their time."""
+"""Longest wait in seconds that a server may ask for where attempts are counted, not their time."""
 
 Result = TypeVar("Result")
 
@@ -35,16 +35,16 @@ class RetryPolicy:
     """
 
     connect_s: float = 10.0
-    """To open one connection."""
+    """Seconds that opening one connection may take."""
     stall_s: float = 20.0
-    """In which nothing at all comes over a connection: it is given up and another one made."""
+    """Seconds in which nothing comes over a connection: it is given up and another one made."""
     retry_s: float = 120.0
-    """Without a new byte, over all attempts."""
+    """Seconds without a new byte, over all attempts."""
     bytes_per_s: float = float(32 << 10)
     """A read that is slower than this on the whole is given up."""
     attempts: int | None = None
-    """So many, whatever time they take, as what is sent needs; None: as many as the time above
-    allows.
+    """How many attempts are made, whatever time they take, as what is sent needs; None: as many as
+    `retry_s` and `bytes_per_s` allow.
     """
 
 
@@ -88,14 +88,14 @@ class RetryBudget:
         self._begun = self._progressed = time.monotonic()
         self._flow_s = policy.retry_s + num_bytes / policy.bytes_per_s
         self._flowing: float | None = None
-        """Since when the bytes of this attempt come."""
+        """When the first bytes of this attempt came; None: none have come yet."""
         self._end = self._begun + THROTTLED * policy.retry_s + num_bytes / policy.bytes_per_s
         self._reached = 0
         self._fruitless = 0
         self._doubted = 0
 
     def advance(self, reached: int, *, is_all: bool) -> None:
-        """`reached` bytes have come; those that came before are no progress when they come again.
+        """Note that `reached` bytes have come; what came before is no progress when it comes again.
 
         Raises AttemptError when they come so slowly that the read is given up; not when nothing is
         missing any more.
@@ -123,15 +123,15 @@ class RetryBudget:
         self._doubted += error.tries is not None
 
     def is_over(self, error: AttemptError) -> bool:
-        """Whether this failure was the last one."""
+        """Return whether this failure was the last one."""
         if error.tries is not None and self._doubted >= error.tries:
             return True
         is_due_another = self.policy.attempts is None and self.policy.retry_s > 0
         return self._left(error) <= 0 and not (is_due_another and self._fruitless == 1)
 
     def wait_s(self, error: AttemptError) -> float:
-        """Full jitter, or what the server asked for and a little: not all shall come back at the
-        same moment.
+        """Return how long to wait: full jitter, or what the server asked for and a little. Not all
+        shall come back at the same moment.
         """
         longest = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2 ** min(self._fruitless - 1, 16))
         wait = random.uniform(0, longest)  # noqa: S311 - jitter, no secret
@@ -140,7 +140,7 @@ class RetryBudget:
         return max(0.0, min(wait, self._left(error)))
 
     def summary(self) -> str:
-        """How much was tried, for the message."""
+        """Return how much was tried, for the message."""
         return f"given up after {self.attempts} attempts in {time.monotonic() - self._begun:.0f} s"
 
     def _left(self, error: AttemptError) -> float:

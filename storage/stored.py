@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from threading import Lock
 
 Identity = tuple[int, int, int, int]
-"""Which file it is: device, inode, size, and when it was written."""
+"""What tells one file from another: device, inode, size, and when it was written (nanoseconds)."""
 
 MIN_OPEN_FILES, MAX_OPEN_FILES = 64, 1024
 """Files that a process keeps open: a cache has one for each episode, and opening it for every frame
 would cost a tenth of decoding a small picture.
 """
 SHARE_OF_FILES = 4
-"""Of all that the system lets it have, often 1,024, one in so many; sockets and pipes are
-others.
+"""One in so many of the files that the system lets a process open, often 1,024, may stay open;
+sockets and pipes are others.
 """
 
 
@@ -53,7 +53,7 @@ class OpenFiles:
     """The files that were read last, open for reading; any number of threads may read at once."""
 
     def __init__(self, most: int | None = None) -> None:
-        """Nothing is opened before the first read; `most` files stay open; None: as many as may."""
+        """Start with no file open; up to `most` stay open, or None: as many as may."""
         self._most = _allowed_files() if most is None else most
         self._lock = Lock()
         self._files: OrderedDict[str, _File] = OrderedDict()
@@ -110,7 +110,7 @@ class OpenFiles:
 
 
 def _allowed_files() -> int:
-    """Return how many files this process may keep open for this."""
+    """Return how many files this process may keep open to read from them."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
         return MAX_OPEN_FILES
@@ -121,13 +121,13 @@ class _File:
     """An open file, closed when nobody reads it any more."""
 
     def __init__(self, path: str) -> None:
-        """Open it. A FIFO does not make this wait."""
+        """Open the file. A FIFO does not make this wait."""
         self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         found = os.fstat(self.descriptor)
         self.identity: Identity = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
 
     def __del__(self, close: Callable[[int], None] = os.close) -> None:
-        """Close it; as a program ends, modules may be gone before this is."""
+        """Close the file; as a program ends, modules may be gone before this is."""
         descriptor = vars(self).pop("descriptor", None)  # None: it could not be opened
         if descriptor is not None:
             close(descriptor)

@@ -6,7 +6,7 @@ from pages.matrix import LIMIT, matrix_rows
 
 
 def loading_table(result: Result) -> str:
-    """Every contender."""
+    """Return the table of every contender."""
     heads = (
         "",
         "frames/s",

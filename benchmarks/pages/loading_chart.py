@@ -54,7 +54,7 @@ def draw_loading(result: Result, path: Path) -> None:
 
 
 def headline(result: Result, videos: str) -> list[str]:
-    """The labelled cases of this kind of video, the limit first."""
+    """The labeled cases of this kind of video, the limit first."""
     names = [name for name, case in result["cases"].items() if case["settings"]["videos"] == videos]
     return [name for name in names if short(name) in LABELS]
 

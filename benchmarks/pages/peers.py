@@ -36,8 +36,8 @@ def peers_table(result: Result) -> str:
 
 
 def cell(result: Result, case: str) -> str:
-    """One case: frames/s; CPU milliseconds a frame, and those of fetching and decoding as far as
-    they are told.
+    """Return the cell of one case: frames/s; CPU milliseconds a frame, and those of fetching and
+    decoding as far as they are told.
     """
     if case not in result["cases"]:
         return "failed" if case in result.get("failed", {}) else ""

@@ -7,7 +7,7 @@ from pages.markdown import Result, ratios, table
 
 
 def consumer_table(result: Result) -> str:
-    """What a training loop notices."""
+    """Return the table of what a training loop notices."""
     idle, python, slow = (result[name] for name in ("idle", "python", "slow"))
     slower = f", {python['slower_than_idle_ms']} ms slower than idle"
     waits = (
@@ -29,7 +29,7 @@ def consumer_table(result: Result) -> str:
 
 
 def steady_table(result: Result) -> str:
-    """Memory over epochs."""
+    """Return the table of memory over epochs."""
     heads = (
         "num_workers",
         f"memory after epoch 1 / 2 / {result['epochs']}",

@@ -144,7 +144,7 @@ def remote_warm_table(result: Result) -> str:
 
 
 def plan_table(result: Result) -> str:
-    """Cost of a plan at scale."""
+    """Return the table of the cost of a plan at scale."""
     heads = (
         "frame_order",
         "built in",

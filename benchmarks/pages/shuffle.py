@@ -57,7 +57,7 @@ def _beside_true(row: Result, name: str, *, digits: int) -> str:
 
 
 def draw_shuffle(result: Result, path: Path) -> None:
-    """One row of panels for each number of ranks, one column per number; dashed: the true
+    """Draw one row of panels for each number of ranks, one column per number; dashed: the true
     shuffle.
     """
     mpl.use("agg")
@@ -81,7 +81,7 @@ def draw_shuffle(result: Result, path: Path) -> None:
 
 
 def _draw_panel(axis: Axes, rows: list[Result], name: str) -> None:
-    """One number over pool sizes, a line for each frame order."""
+    """Draw one number over pool sizes, a line for each frame order."""
     orders = list(dict.fromkeys(row["order"] for row in rows))
     for order, marker in zip(orders, MARKERS, strict=False):
         mine = sorted((row for row in rows if row["order"] == order), key=lambda row: row["pool"])

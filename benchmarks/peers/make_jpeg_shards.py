@@ -24,16 +24,16 @@ from roboshard.loader import make_loader
 
 @dataclass(frozen=True)
 class Options:
-    """JPEG shards."""
+    """Make JPEG shards."""
 
     shards: str
     """A roboshard dataset."""
     destination: Path
     """A folder that does not exist yet."""
     quality: int = 95
-    """Of the JPEGs, by PIL, with its default chroma subsampling."""
+    """Quality of the JPEGs, by PIL, with its default chroma subsampling."""
     samples_per_shard: int = 100
-    """Small, so that each worker has shards to shuffle."""
+    """Samples in a shard: few, so that each worker has shards to shuffle."""
 
 
 def main() -> None:
@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def encode(sample: dict[str, Any], cameras: tuple[str, ...], quality: int) -> dict[str, bytes]:
-    """Suffix -> payload."""
+    """Return suffix -> payload of a sample in a tar file."""
     payloads = {
         f"{number}.jpg": to_jpeg(sample[camera], quality) for number, camera in enumerate(cameras)
     }

@@ -32,7 +32,7 @@ def main() -> None:
 
 
 def item(shards: str, episode: int) -> dict[str, Any]:
-    """One episode: camera -> MP4 file, and its first frame that a row shows."""
+    """Return one episode: camera -> MP4 file, and its first frame that a row shows."""
     data = ShardedDataset.open(shards).read_episode(episode)
     videos = {camera.key: bytes(data.videos[camera.key]) for camera in data.record.cameras}
     first = {f"first/{camera.key}": camera.rows[0][1] for camera in data.record.cameras}

@@ -13,7 +13,7 @@ class Stopwatch:
     """Seconds of several threads, by what they did; tells those since the window began."""
 
     def __init__(self) -> None:
-        """Nothing has been measured yet."""
+        """Begin with nothing measured."""
         self._lock = threading.Lock()
         self._spans: list[tuple[str, float, float]] = []
 
@@ -37,7 +37,7 @@ class Stopwatch:
             self._spans.append((name, now, now + seconds))
 
     def since(self, begin: float) -> dict[str, float]:
-        """Seconds over all threads, of what began since then."""
+        """Return seconds over all threads, of what began since then."""
         with self._lock:
             spans = [span for span in self._spans if span[1] >= begin]
         names = sorted({name for name, _, _ in spans})
@@ -48,7 +48,7 @@ class Stopwatch:
 
 
 def shuffled(lengths: list[int], seed: int = 0) -> Iterator[tuple[int, int]]:
-    """(episode, frame) of all frames in a random order, epoch after epoch."""
+    """Yield (episode, frame) of all frames in a random order, epoch after epoch."""
     order = random.Random(seed)  # noqa: S311
     frames = [(episode, frame) for episode, length in enumerate(lengths) for frame in range(length)]
     while True:

@@ -67,7 +67,7 @@ def timed(batches: Iterator[dict[str, Any]], watch: Stopwatch) -> Iterator[dict[
 
 
 class Encoder(DefaultTaskEncoder):  # type: ignore[misc]
-    """Episodes to pictures."""
+    """Makes batches of pictures from episodes."""
 
     decoder = SampleDecoder(av_decode="AVDecoder")
 
@@ -102,7 +102,7 @@ class Encoder(DefaultTaskEncoder):  # type: ignore[misc]
         return Pictures(**basic_sample_keys(sample), pictures=found, decode_s=seconds)
 
     def batch(self, samples: list[Pictures]) -> dict[str, Any]:
-        """Stack the pictures."""
+        """Stack the pictures of samples to a batch."""
         stacked: dict[str, Any] = {
             key: torch.stack([sample.pictures[key] for sample in samples]) for key in self._cameras
         }

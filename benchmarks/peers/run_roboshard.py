@@ -11,16 +11,16 @@ class Stages:
     """How long fetching and decoding took in the window, over all threads and workers."""
 
     def __init__(self, loader: Any) -> None:
-        """Of this loader."""
+        """Watch this loader."""
         self._loader = loader
         self._before: Any = None
 
     def begin(self) -> None:
-        """Start anew."""
+        """Count from now on."""
         self._before = self._loader.stats()
 
     def since(self, begin: float) -> dict[str, float]:  # noqa: ARG002 - the window's, as `begin` was told
-        """Seconds since it began."""
+        """Return the seconds of fetching and decoding since `begin` was called."""
         now = self._loader.stats()
         return {
             "fetch_s": round(now.fetch_seconds - self._before.fetch_seconds, 3),

@@ -83,7 +83,7 @@ def read_slices(shards: str, cameras: list[str], max_bytes: int) -> list[Slice]:
 def decode(
     work: Iterator[Slice], lock: threading.Lock, chunks: list[Chunk], done: threading.Event
 ) -> None:
-    """One thread: slices until told to stop."""
+    """Decode slices in one thread until told to stop."""
     while not done.is_set():
         with lock:
             data, shown = next(work)

@@ -1,7 +1,7 @@
 """Contender: training LeRobot's ACT policy, fed by roboshard's loader or by LeRobot's own.
 
 Runs in the environment of LeRobot 0.6.1's trainer. A batch counts when its step is done: forward,
-backward, optimiser, on the device of the case. Beside throughput it reports how busy the GPU was in
+backward, optimizer, on the device of the case. Beside throughput it reports how busy the GPU was in
 the window, as nvidia-smi has it. Weights are random, and pictures are as the loader gives them:
 only the time matters.
 """
@@ -134,10 +134,10 @@ class Usage:
         Thread(target=self._read, daemon=True).start()
 
     def begin(self) -> None:
-        """Nothing: times tell."""
+        """Do nothing: times tell."""
 
     def since(self, begin: float) -> dict[str, float]:
-        """Mean since a `time.perf_counter()`; ends the watch."""
+        """Return the mean since a `time.perf_counter()`, and end the watch."""
         self._process.terminate()
         inside = [percent for when, percent in self._found if when >= begin]
         return {"gpu_percent": round(sum(inside) / len(inside), 1)} if inside else {}

@@ -41,7 +41,7 @@ class Renamer:
     """A decoded sample's frames under their cameras' names, beside its rows."""
 
     def __init__(self, cameras: list[str]) -> None:
-        """For these cameras."""
+        """Serve these cameras."""
         self._cameras = cameras
 
     def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
@@ -56,7 +56,7 @@ class Decoder:
     """
 
     def __init__(self, cameras: list[str]) -> None:
-        """For these cameras."""
+        """Serve these cameras."""
         self._cameras = cameras
 
     def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:

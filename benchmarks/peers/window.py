@@ -19,18 +19,18 @@ from typing import Any, Protocol
 
 @dataclass(frozen=True)
 class Timing:
-    """How long to run."""
+    """How long a contender runs."""
 
     warmup_s: float
     warmup_batches: int
-    """Both are waited for."""
+    """Least batches of the warm-up; these and `warmup_s` are both waited for."""
     window_s: float
     min_batches: int
-    """The window is lengthened for those that do not give as many in it."""
+    """Least batches of the window, which is lengthened for those that do not give as many in it."""
 
 
 def read_case() -> tuple[dict[str, Any], Timing]:
-    """(what to load and how, how long), from the command line."""
+    """Return (what to load and how, how long), from the command line."""
     case = json.loads(sys.argv[1])
     return case, Timing(**case.pop("timing"))
 
@@ -50,10 +50,10 @@ class Watch(Protocol):
     """Looks at something else in the window."""
 
     def begin(self) -> None:
-        """The window begins."""
+        """Note that the window begins."""
 
     def since(self, begin: float) -> dict[str, float]:
-        """What it has seen since a `time.perf_counter()`, for the report."""
+        """Return what it has seen since a `time.perf_counter()`, for the report."""
 
 
 def measure_batches(

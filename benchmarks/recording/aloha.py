@@ -25,7 +25,7 @@ SWING_RAD = 0.25
 
 
 class Aloha:
-    """Two arms that wave."""
+    """A simulation of two arms that wave."""
 
     fps = constants.FPS
 
@@ -73,7 +73,7 @@ class _View:
         self._environment.reset(seed=seed)
 
     def step(self, action: np.ndarray) -> None:
-        """Move for one frame."""
+        """Move the arms for one frame."""
         self._environment.step(action)
 
     def _look(self, physics: Any) -> dict[str, Any]:

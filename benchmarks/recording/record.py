@@ -21,16 +21,16 @@ class Recording:
     """What to record."""
 
     robot: str
-    """"aloha" or "pusht"."""
+    """Which robot: "aloha" or "pusht"."""
     height: int
     width: int
     episodes: int
     frames: int
-    """In each episode."""
+    """Frames in each episode."""
     root: str
     """Folder of the dataset; must not exist."""
     video_files_size_in_mb: int = 4
-    """Small, so that a small dataset has several video files, as large ones do."""
+    """Megabytes of a video file: few, so that a small dataset has several, as large ones do."""
 
 
 def main() -> None:

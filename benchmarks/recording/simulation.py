@@ -9,7 +9,7 @@ class Simulation(Protocol):
 
     fps: int
     features: dict[str, dict[str, Any]]
-    """As `LeRobotDataset.create` takes them."""
+    """Feature key -> its specification, as `LeRobotDataset.create` takes them."""
 
     def episode(self, seed: int, frames: int) -> Iterator[dict[str, Any]]:
         """Yield frames as `LeRobotDataset.add_frame` takes them; a seed gives the same ones."""

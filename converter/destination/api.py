@@ -18,7 +18,7 @@ from roboshard.shards.names import SKIPPED_REPORT, shard_manifest_name
 from roboshard.shards.schema import MAX_MANIFEST_BYTES, Provenance, ShardManifest
 
 GROW = "--append adds to a dataset what is new in its source"
-"""What else to do where another conversion's dataset is."""
+"""What an error advises where another conversion's dataset is."""
 SeenShard = tuple[bytes, int, str]
 """A shard as it is there: its manifest's bytes, its size, its SHA-256."""
 
@@ -38,8 +38,8 @@ class ShardPlace(Protocol):
         """Whether there is anything of the shard."""
 
     def finished(self) -> SeenShard | None:
-        """What an earlier run left; None where the shard or its manifest is missing or cannot be
-        read.
+        """Return what an earlier run left of the shard; None where the shard or its manifest is
+        missing or cannot be read.
 
         Raises:
             OptionError: what is there is another conversion's.
@@ -53,7 +53,7 @@ class ShardPlace(Protocol):
         """
 
     def on_node(self) -> AbstractContextManager[Self]:
-        """The same place for a task on another machine of a cluster, which may not have this one's
+        """Open this place for a task on another machine of a cluster, which may not have this one's
         folders.
 
         Raises OptionError where it needs a folder that the machine does not see.
@@ -64,7 +64,7 @@ class ShardPlace(Protocol):
 
 
 class Destination(Protocol):
-    """The whole of a conversion's destination."""
+    """Where all shards of a conversion go: a folder, or object storage."""
 
     @property
     def root(self) -> str:
@@ -90,7 +90,7 @@ class Destination(Protocol):
         """
 
     def place(self, number: int) -> ShardPlace:
-        """Where a shard goes, by its place in the plan."""
+        """Return where a shard goes, by its number in the plan."""
 
     def publish_skipped(self, skipped: Sequence[tuple[int, str]], tried: Set[int]) -> None:
         """Write skipped.json, with indices and reasons; remove an old one where nothing was

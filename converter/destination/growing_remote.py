@@ -52,7 +52,7 @@ class Claim:
     """Which numbers an append has taken for its shards."""
 
     grows: str
-    """Fingerprint of what it adds to."""
+    """Fingerprint of the dataset that the append adds to."""
     first_shard: int
     num_shards: int
 
@@ -62,7 +62,7 @@ class Claim:
         return range(self.first_shard, self.first_shard + self.num_shards)
 
     def meets(self, other: "Claim") -> bool:
-        """Return whether both have taken the same number."""
+        """Return whether both claims have taken the same number."""
         return max(self.first_shard, other.first_shard) < min(self.numbers.stop, other.numbers.stop)
 
 
@@ -193,7 +193,7 @@ class GrowingRemote(RemoteDestination):
 
 
 def _parsed(data: bytes, path: str) -> Claim | None:
-    """A claim as it was written; None: it is none."""
+    """Parse a claim; None: the data is no claim."""
     try:
         value = jsonio.load(data, path, MAX_RECEIPT_BYTES)
         first, count = value["first_shard"], value["num_shards"]

@@ -29,7 +29,7 @@ from roboshard.shards.schema import MAX_MANIFEST_BYTES, Provenance, ShardManifes
 from roboshard.storage.locks import lock
 
 SEEN_WITHIN_S = 30.0
-"""After which a file that another node wrote must be seen here; network file systems take
+"""Seconds within which a file that another node wrote must be seen here; network file systems take
 moments.
 """
 
@@ -46,7 +46,7 @@ class LocalPlace:
         return any((self.folder / name).exists() for name in files_of(self.shard))
 
     def finished(self) -> SeenShard | None:
-        """What an earlier run left of both files."""
+        """Return what an earlier run left of shard and manifest; None: one cannot be read."""
         path, manifest = (str(self.folder / name) for name in files_of(self.shard))
         try:
             return storage.read_all(manifest, MAX_MANIFEST_BYTES), *_hash_file(path)
@@ -54,18 +54,18 @@ class LocalPlace:
             return None
 
     def deliver(self, manifest: ShardManifest | None) -> None:
-        """Nothing: it was written where it belongs."""
+        """Do nothing: the shard was written where it belongs."""
 
     @contextmanager
     def on_node(self) -> Iterator["LocalPlace"]:
-        """The same: all machines must share the folder."""
+        """Yield this very place. Raises OptionError where the machine does not see the folder."""
         if not self.folder.is_dir():
             raise self._not_shared()
         yield self
 
     def check_seen(self, manifest: ShardManifest) -> None:
-        """See that what another machine wrote is here too: else it has a folder of that name of its
-        own.
+        """See that a shard which another machine wrote is here too. Raises OptionError where it is
+        not: that machine has a folder of this name of its own.
         """
         path, end = self.folder / self.shard, time.monotonic() + SEEN_WITHIN_S
         while not path.exists() or path.stat().st_size != manifest.size:
@@ -81,7 +81,7 @@ class LocalPlace:
 
 
 class LocalDestination:
-    """A folder of this machine, or of one that is mounted."""
+    """A folder that a conversion writes to, of this machine or of one that is mounted."""
 
     def __init__(self, folder: Path, conversion: str) -> None:
         """Convert to a folder, which need not be there yet."""
@@ -104,7 +104,7 @@ class LocalDestination:
         return 0
 
     def place(self, number: int) -> LocalPlace:
-        """Where a shard goes, by its place in the plan."""
+        """Return where a shard goes, by its number in the plan."""
         return LocalPlace(self.shown, shard_name(self.first_shard + number))
 
     def publish_skipped(self, skipped: Sequence[tuple[int, str]], tried: Set[int]) -> None:  # noqa: ARG002 - all were

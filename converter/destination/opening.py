@@ -1,4 +1,4 @@
-"""Which kind of destination a conversion has."""
+"""Choosing the destination of a conversion by its folder or URL."""
 
 from pathlib import Path
 

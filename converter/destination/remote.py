@@ -54,12 +54,14 @@ class RemotePlace:
     """Where one shard goes, and what was there when the run began."""
 
     folder: Path
-    """In which shards wait to be sent."""
+    """Folder in which shards wait to be sent."""
     shard: str
     url: str
     conversion: str
     there: Mapping[str, StoredFile]
-    """The shard, its manifest and its receipt, as far as they are there."""
+    """Path -> file, of the shard, its manifest and its receipt, as far as they are at the
+    destination.
+    """
 
     @cached_property
     def _target(self) -> WritableStore:
@@ -70,7 +72,8 @@ class RemotePlace:
         return any(name in self.there for name in files_of(self.shard))
 
     def finished(self) -> SeenShard | None:
-        """What an earlier run sent of both files.
+        """Return what an earlier run sent of the shard and its manifest; None: one of them is
+        missing.
 
         Raises:
             OptionError: what is there is another conversion's.
@@ -123,7 +126,7 @@ class RemotePlace:
 
     @contextmanager
     def on_node(self) -> Iterator["RemotePlace"]:
-        """The same with a folder of the machine's own.
+        """Yield this place with a folder of the machine's own.
 
         On a node other than the driver's, nothing keeps the driver's from being taken for a killed
         run's.
@@ -133,10 +136,10 @@ class RemotePlace:
             yield replace(self, folder=work)
 
     def check_seen(self, manifest: ShardManifest) -> None:
-        """Nothing: `deliver` has seen it there."""
+        """Do nothing: `deliver` has seen the shard at the destination."""
 
     def _read(self, path: str, max_bytes: int) -> tuple[bytes, dict[str, jsonio.Json]]:
-        """A JSON file and what it says; nothing where it is missing or no JSON."""
+        """Return (a file's bytes, the JSON in them); empty where the file, or JSON, is missing."""
         if path not in self.there:
             return b"", {}
         data = self._target.read_all(path, max_bytes)
@@ -205,7 +208,7 @@ class RemoteDestination:
         return [shard_name(number) for number in range(first, first + self._num_shards)]
 
     def place(self, number: int) -> RemotePlace:
-        """Where a shard goes, by its place in the plan."""
+        """Return where a shard goes, by its number in the plan."""
         shard = shard_name(self.first_shard + number)
         paths = (*files_of(shard), receipt_name(shard))
         there = {path: self._there[path] for path in paths if path in self._there}

@@ -71,14 +71,14 @@ class _Worker(Generic[Spec, Result]):
             target=_work, args=(theirs, task, os.getpid(), temporary), name="roboshard-convert"
         )
         self.task: tuple[int, Spec] | None = None
-        """What it is at work on, with its number; None: it is idle."""
+        """(number, spec) of the task that the worker is at; None: it is idle."""
         try:
             self._process.start()
         finally:
             theirs.close()
 
     def begin(self, number: int, spec: Spec) -> None:
-        """Hand it a spec."""
+        """Hand the worker a spec, which has this number."""
         self.task = number, spec
         try:
             self.connection.send(spec)
@@ -86,7 +86,7 @@ class _Worker(Generic[Spec, Result]):
             raise _died() from None
 
     def receive(self) -> tuple[str, Any]:
-        """Return what it says: ("episode", bytes), ("result", result) or ("error", error)."""
+        """Return what the worker says: ("episode", bytes), ("result", result), ("error", error)."""
         try:
             said: tuple[str, Any] = self.connection.recv()
         except (EOFError, OSError):

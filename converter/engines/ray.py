@@ -16,7 +16,7 @@ from roboshard.converter.config import ConvertConfig
 from roboshard.converter.task import OnEpisode, Result, Spec
 
 TRIES = 5
-"""Of one shard, whether its worker dies or storage does not answer."""
+"""How often a shard is tried, whether its worker dies or storage does not answer."""
 QUEUED_PER_CORE = 2
 CANCEL_S = 15.0
 """How long cancelled tasks get to end by themselves, and then again to be killed."""
@@ -67,7 +67,7 @@ def _import_ray() -> Any:
 
 @contextmanager
 def _connected(ray: Any, config: ConvertConfig) -> Iterator[None]:
-    """The caller's own connection, if there is one; else a new one, closed at the end."""
+    """Use the caller's own connection, if there is one; else a new one, closed at the end."""
     if ray.is_initialized():
         yield
         return
@@ -89,7 +89,7 @@ def _connected(ray: Any, config: ConvertConfig) -> Iterator[None]:
 
 
 def _check_scratch(ray: Any, config: ConvertConfig) -> None:
-    """Downloaded files lie in a folder that all workers share."""
+    """Raise OptionError unless all nodes can share the folder of downloaded files."""
     nodes = sum(node["Alive"] for node in ray.nodes())
     if nodes > 1 and config.scratch is None and not storage.is_local(config.source):
         raise OptionError(
@@ -146,13 +146,15 @@ def _cancel(ray: Any, pending: list[Any], patience_s: float) -> None:
 
 
 def _as_raised(error: Any) -> BaseException:
-    """The error of a task as it was there; one of Ray's own types stands around it."""
+    """Return a task's own error, out of the one of Ray that wraps it; what is not ours stays
+    wrapped.
+    """
     cause = error.cause
     return cause if isinstance(cause, RoboshardError | OSError) else error
 
 
 def _run_task(task: Callable[[Spec, OnEpisode], Result], spec: Spec) -> tuple[Result, list[int]]:
-    """On a node: the result, and the bytes of each episode as it was written."""
+    """Run a task on a node: return its result, and the bytes of each episode as it was written."""
     sizes: list[int] = []
     _check_versions(spec)
     with spec.on_node() as here:
@@ -160,7 +162,7 @@ def _run_task(task: Callable[[Spec, OnEpisode], Result], spec: Spec) -> tuple[Re
 
 
 def _check_versions(spec: Spec) -> None:
-    """The libraries decide bytes, so that they must be the ones that the conversion is known by."""
+    """Raise OptionError unless this node has the conversion's versions, which decide bytes."""
     stated = dict(spec.versions)
     here = {name: version(name) for name in stated}
     if here != stated:

@@ -18,17 +18,17 @@ from roboshard.shards.images import FORMATS, check_image, most_pixels
 MAX_FILE_BYTES = 256 << 20
 _IMAGES = "images"
 _FOLDERS = ("episode_{:06d}", "episode-{:06d}")
-"""Of an episode's images below images/KEY/, as LeRobot's recorders name them."""
+"""Folders of an episode's images below images/KEY/, as LeRobot's recorders name them."""
 
 
 class Held(Protocol):
-    """Files of a source at hand."""
+    """Keeps files of a source at hand."""
 
     def __call__(self, paths: Set[str]) -> None:
         """Hold these files too, until the next episode."""
 
     def path(self, path: str) -> Path:
-        """The local file behind one that is held."""
+        """Return the local file behind a file that is held."""
 
 
 def with_images(

@@ -117,7 +117,9 @@ class EpisodeReader:
         )
 
     def rows(self, episode: Episode) -> tuple[EpisodeRows, tuple[str, ...], list[Finding]]:
-        """(its rows, its tasks, what is odd in them), without its videos. Raises as `read` does."""
+        """(rows of an episode, its tasks, what is odd in them), without its videos. Raises as
+        `read` does.
+        """
         videos = {span.path for span in episode.videos.values()}
         hold = _Hold(self._held, videos)
         rows = self._rows.read(episode, hold)
@@ -194,12 +196,12 @@ class _Hold:
         self._held, self._files = held, set(videos)
 
     def __call__(self, paths: Set[str]) -> None:
-        """Hold these files too."""
+        """Hold these files beside those that are held already."""
         self._files |= paths
         self._held.hold(self._files)
 
     def path(self, path: str) -> Path:
-        """The local file behind one that is held."""
+        """Return the local file behind a file that is held."""
         return self._held.path(path)
 
 

@@ -38,11 +38,11 @@ class EpisodeRows:
 
     table: pa.Table
     where: str
-    """The file that they begin in, and the episode, as messages name them."""
+    """The file that the rows begin in, and the episode, as messages name them."""
     place: str
-    """The same by names that say nothing of where the source lies."""
+    """File and episode as in `where`, by names that say nothing of where the source lies."""
     findings: tuple[Finding, ...]
-    """What is odd in where they lie."""
+    """What is odd in where the rows lie."""
 
 
 class RowReader:
@@ -196,13 +196,13 @@ class _DataFile:
         self._file.close(force=True)
 
     def pieces(self, episode: int, path: str) -> tuple[RowPiece, ...]:
-        """The rows of an episode."""
+        """Return where the rows of an episode lie in the file, known as `path` in the source."""
         rows = np.flatnonzero(self._episodes == episode)
         runs = np.split(rows, np.flatnonzero(np.diff(rows) > 1) + 1) if rows.size else []
         return tuple(RowPiece(path=path, start=int(run[0]), stop=int(run[-1]) + 1) for run in runs)
 
     def read(self, start: int, stop: int, where: str) -> pa.Table:
-        """Rows start..stop-1."""
+        """Return rows `start` to `stop - 1` of the file."""
         first = int(np.searchsorted(self._bounds, start, side="right")) - 1
         last = int(np.searchsorted(self._bounds, stop, side="left"))
         with _readable(where):

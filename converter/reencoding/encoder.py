@@ -29,12 +29,12 @@ MAX_EARLY = 64
 16.
 """
 MIN_X265 = 64
-"""Pixels each way. libx265 (seen in 4.2) writes beyond its memory in some smaller pictures, of 30 x
-40 for one, which ends the process: trying one is no way to find out.
+"""Least height and width that libx265 is given. It (seen in 4.2) writes beyond its memory in some
+smaller pictures, of 30 x 40 for one, which ends the process: trying one is no way to find out.
 """
 _BICUBIC = Interpolation.BICUBIC.value | 0x40000 | 0x80000
-"""With swscale's SWS_ACCURATE_RND and SWS_BITEXACT, nameless in older PyAV: the same on all
-processors.
+"""Bicubic scaling with swscale's SWS_ACCURATE_RND and SWS_BITEXACT, nameless in older PyAV: the
+same on all processors.
 """
 _LIBRARIES = ("libavutil", "libavcodec", "libavformat", "libswscale")
 _COLOR = ("color_range", "color_primaries", "color_trc", "colorspace")
@@ -42,15 +42,15 @@ _COLOR = ("color_range", "color_primaries", "color_trc", "colorspace")
 
 @dataclass(frozen=True, kw_only=True)
 class Clip:
-    """When and in which colours frames are shown."""
+    """When and in which colors frames are shown."""
 
     ticks: IntArray
-    """(num_frames,) of `time_base`, ascending from 0."""
+    """(num_frames,) when each frame is shown, in ticks of `time_base`, ascending from 0."""
     time_base: Fraction
     fps: float
-    """What the encoder plans its quality by."""
+    """Frames per second, by which the encoder plans its quality."""
     like: Any
-    """Codec context whose colour description and pixel aspect are kept."""
+    """Codec context whose color description and pixel aspect are kept."""
     turns: int = 0
     """Quarter turns, counterclockwise, by which frames are turned before they are encoded."""
 
@@ -122,7 +122,7 @@ def _turned(frame: av.VideoFrame, turns: int) -> av.VideoFrame:
 
 
 def _samples(plane: Any) -> NDArray[np.uint8]:
-    """(height, width) of a plane, in its own memory."""
+    """(height, width) samples of a plane, uint8, in its own memory."""
     rows = np.frombuffer(memoryview(plane), dtype=np.uint8).reshape(plane.height, plane.line_size)
     return rows[:, : plane.width]
 

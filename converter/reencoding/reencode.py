@@ -114,7 +114,7 @@ def _read_back(data: bytes, clip: Clip, encoding: Encoding) -> tuple[IntArray, I
 
 
 def why_copied(feature: dict[str, Any], pix_fmt: str | None) -> str | None:
-    """Why a camera is not encoded again; None: it can be."""
+    """Return why a camera is not encoded again; None: it can be."""
     if is_depth(feature):
         return "it holds depth"
     components = av.VideoFormat(pix_fmt).components if pix_fmt else ()
@@ -128,8 +128,8 @@ def why_copied(feature: dict[str, Any], pix_fmt: str | None) -> str | None:
 
 
 def plan_encoding(source: Source, indices: IntArray, config: ReencodeConfig) -> Encoding:
-    """Which cameras are encoded again, by a look into a video of each: the first of these episodes
-    that opens.
+    """Decide which cameras are encoded again, by a look into a video of each: the first of these
+    episodes that opens.
 
     Raises:
         OptionError: a camera that there is not, or that is only copied; or the encoder does not

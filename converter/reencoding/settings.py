@@ -16,8 +16,8 @@ Encoder = Literal["libsvtav1", "libx264", "libx265"]
 CODEC_NAMES: dict[Encoder, str] = {"libsvtav1": "av1", "libx264": "h264", "libx265": "hevc"}
 """Encoder -> what it makes, as FFmpeg and LeRobot name it."""
 PRESETS: dict[Encoder, int | str] = {"libsvtav1": 8, "libx264": "medium", "libx265": "veryfast"}
-"""SVT-AV1's faster ones, LeRobot's 12 among them, take pictures with little motion whole from their
-neighbours.
+"""Encoder -> its preset. SVT-AV1's faster ones, LeRobot's 12 among them, take pictures with little
+motion whole from their neighbors.
 """
 PIX_FMT = "yuv420p"
 """What all three encoders write and all decoders read."""
@@ -25,7 +25,7 @@ PIX_FMT = "yuv420p"
 
 @dataclass(frozen=True, kw_only=True)
 class ReencodeConfig:
-    """With --video reencode.
+    """How video is encoded again, with --video reencode.
 
     Flags and keys of a config file have these names alone, as in --gop 2.
     """
@@ -39,8 +39,8 @@ class ReencodeConfig:
     size: Annotated[tuple[int, int] | None, arg(metavar="HEIGHT WIDTH")] = None
     """Height and width in pixels, no larger than the source's; default: the source's."""
     cameras: str | None = None
-    """Which cameras, as in "observation.images.top,observation.images.wrist"; the others are
-    copied. Default: all that is YUV of 8 bits and not depth.
+    """Which cameras to encode again, as in "observation.images.top,observation.images.wrist"; the
+    others are copied. Default: all that is YUV of 8 bits and not depth.
     """
 
     def __post_init__(self) -> None:
@@ -55,7 +55,7 @@ class ReencodeConfig:
 
     @property
     def camera_keys(self) -> tuple[str, ...] | None:
-        """The cameras that are named; None: those that can be."""
+        """Keys of the cameras that are named; None: all that can be encoded again."""
         return (
             None if self.cameras is None else tuple(key.strip() for key in self.cameras.split(","))
         )
@@ -63,7 +63,7 @@ class ReencodeConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Encoding:
-    """What becomes of the cameras that are not copied."""
+    """How the cameras that are not copied are encoded again."""
 
     codec: Encoder
     gop: int
@@ -72,10 +72,10 @@ class Encoding:
     size: tuple[int, int] | None
     """Height and width in pixels; None: the source's."""
     cameras: tuple[str, ...]
-    """Feature keys; all others are copied."""
+    """Feature keys of the cameras that are encoded again; all others are copied."""
 
     def as_json(self) -> dict[str, jsonio.Json]:
-        """As dataset.json records it."""
+        """Return the encoding as dataset.json records it."""
         return {
             "mode": "reencode",
             **asdict(self),
@@ -84,7 +84,7 @@ class Encoding:
         }
 
     def description(self, cameras: Iterable[str]) -> str:
-        """Which of these cameras are encoded again, and how, and which are copied."""
+        """Say which of these cameras are encoded again, and how, and which are copied."""
         size = [] if self.size is None else [f"size {self.size[0]} {self.size[1]}"]
         how = ", ".join([self.codec, f"gop {self.gop}", f"crf {self.crf}", *size])
         copied = ", ".join(key for key in cameras if key not in self.cameras)
@@ -94,7 +94,7 @@ class Encoding:
 
     @classmethod
     def of_json(cls, value: jsonio.Json) -> Self | None:
-        """What `as_json` wrote; None: everything was copied.
+        """Return the encoding that `as_json` wrote; None: everything was copied.
 
         Raises ValueError for anything else.
         """

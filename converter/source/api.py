@@ -32,10 +32,10 @@ class VideoSpan:
 
 @dataclass(frozen=True, kw_only=True)
 class RowPiece:
-    """Neighbouring rows of a data file."""
+    """Neighboring rows of a data file: `start` to `stop - 1`."""
 
     path: str
-    """Relative to the source's root."""
+    """Path of the data file, relative to the source's root."""
     start: int
     stop: int
 
@@ -48,25 +48,29 @@ class Episode:
 
     index: int
     length: int | None
-    """Rows; None: the metadata does not say."""
+    """How many rows the episode has; None: the metadata does not say."""
     tasks: tuple[str, ...] | None
-    """None: the metadata does not say."""
+    """Texts of the episode's tasks; None: the metadata does not say."""
     rows_path: str | None
-    """Parquet file with its rows, relative to the source's root; None: the metadata does not
-    say.
+    """Parquet file with the episode's rows, relative to the source's root; None: the metadata does
+    not say.
     """
     first_row: int | None
-    """`index` of its first row in the whole dataset; None: the metadata does not say."""
+    """`index` of the episode's first row in the whole dataset; None: the metadata does not say."""
     pieces: tuple[RowPiece, ...] | None = None
-    """Its rows as they were found in the data files; None: nobody has looked yet."""
+    """The episode's rows as they were found in the data files; None: nobody has looked yet."""
     videos: Mapping[str, VideoSpan]
-    """By camera key."""
+    """Camera key -> where the camera's frames of the episode lie."""
     metadata_path: str
-    """File with its row of meta/episodes, relative to the source's root; empty: it has none."""
+    """Metadata file with the episode's row or line, relative to the source's root; empty: it has
+    none.
+    """
     metadata_row: int
-    """Which row of that file."""
+    """Position of the episode's row or line in the metadata file, from 0 on."""
     metadata: Mapping[str, Json] | None = None
-    """The row itself; None: the file is parquet, and the row is read when it is needed."""
+    """The episode's metadata itself; None: the file is parquet, and the row is read when it is
+    needed.
+    """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,24 +78,24 @@ class TaskTable:
     """The tasks of a dataset, by position."""
 
     path: str
-    """The file that lists them, relative to the source's root."""
+    """The file that lists the tasks, relative to the source's root."""
     texts: tuple[str | None, ...]
-    """None: there is no text."""
+    """Text of each task; None: the task has no text."""
     gaps: frozenset[int] = frozenset()
     """Positions that no line of the file has: a row that names one has no task."""
     columns: Mapping[str, list[Json]] = field(default_factory=dict)
-    """What else the file says of each task."""
+    """Column -> its values, task by task: what else the file says of tasks."""
     wraps: bool = False
-    """A negative task_index counts from the end, as LeRobot v3 looks tasks up."""
+    """Whether a negative task_index counts from the end, as LeRobot v3 looks tasks up."""
 
     @property
     def null_positions(self) -> list[int]:
-        """Where there is no text."""
+        """Positions of the tasks that have no text."""
         return [i for i, text in enumerate(self.texts) if text is None]
 
     @property
     def plain_texts(self) -> list[str]:
-        """The texts; empty ones where there is none."""
+        """Texts of all tasks, empty where a task has none."""
         return [text or "" for text in self.texts]
 
 
@@ -104,10 +108,10 @@ class SourceMeta:
     fingerprint: str
     """SHA-256 over the metadata files and the names and sizes of all others."""
     tasks: TaskTable
-    """A row's task is the one at `task_index`."""
+    """The dataset's tasks; a row's task is the one at its `task_index`."""
     stats: dict[str, Json] | None
     data_depth: int | None
-    """Folders that data files lie below, data/ included; None: any number."""
+    """How many folders data files lie below, data/ included; None: any number."""
     findings: tuple[Finding, ...] = ()
     """What is odd in the metadata."""
     counted: Mapping[str, int] = field(default_factory=dict)
@@ -148,8 +152,8 @@ class Source(Protocol):
         """The episodes with these indices, in this order."""
 
     def estimated_bytes(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
-        """About how many bytes each of these episodes will take in a shard; what shards are planned
-        by.
+        """Estimate how many bytes each of these episodes will take in a shard; shards are planned
+        by that.
         """
 
     def most_needed_at_once(self, indices: NDArray[np.int64]) -> tuple[int, int]:

@@ -26,7 +26,7 @@ DATA_FOLDER = "data"
 THREADS = 8
 """Files that are looked into at once."""
 BLOCK_BYTES = 64 << 10
-"""Of a remote file that are read together: a footer and the pages of one column are small."""
+"""Bytes of a remote file that are read together: a footer and the pages of one column are small."""
 
 
 def data_paths(files: SourceFiles, *, depth: int | None) -> list[str]:
@@ -46,26 +46,26 @@ def data_paths(files: SourceFiles, *, depth: int | None) -> list[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class RowMap:
-    """Which rows of which files are whose."""
+    """Which rows of which data files belong to which episode."""
 
     paths: tuple[str, ...]
     """All data files, in LeRobot's order."""
     unreadable: tuple[tuple[str, str], ...]
     """Files that could not be read, and why."""
     num_unowned: int
-    """Rows without an episode_index."""
+    """How many rows have no episode_index."""
     is_in_order: bool
-    """Rows lie in the order of their episodes."""
+    """Whether the rows lie in the order of their episodes."""
     episodes: NDArray[np.int64]
-    """(runs,) the episode of each run of neighbouring rows, ascending; those of one in LeRobot's
-    order of rows.
+    """(runs,) the episode of each run of neighboring rows, ascending; runs of one episode in
+    LeRobot's order of rows.
     """
     files: NDArray[np.int64]
-    """(runs,) number of the file in `paths`."""
+    """(runs,) the number in `paths` of each run's file."""
     starts: NDArray[np.int64]
     """(runs,) the first row of each run in its file."""
     stops: NDArray[np.int64]
-    """(runs,) the row after its last."""
+    """(runs,) the row after the last one of each run in its file."""
 
     @property
     def found(self) -> NDArray[np.int64]:
@@ -74,11 +74,11 @@ class RowMap:
 
     @property
     def num_rows(self) -> int:
-        """Rows of all episodes."""
+        """How many rows all episodes have together."""
         return int((self.stops - self.starts).sum())
 
     def pieces(self, episode: int) -> tuple[RowPiece, ...]:
-        """The rows of an episode, in LeRobot's order."""
+        """Return where the rows of an episode lie, in LeRobot's order."""
         first, last = np.searchsorted(self.episodes, [episode, episode + 1]).tolist()
         return tuple(
             RowPiece(
@@ -182,7 +182,7 @@ class RangeFile(io.RawIOBase):
     """
 
     def __init__(self, files: SourceFiles, path: str) -> None:
-        """Open it. Raises SourceError where it has no size."""
+        """Open a file of the source. Raises SourceError where there is none."""
         size = files.size(path)
         if size is None:
             raise SourceError(f"{files.where(path)}: no such file")
@@ -191,25 +191,25 @@ class RangeFile(io.RawIOBase):
         self._block = (0, b"")
 
     def readable(self) -> bool:
-        """It can be read."""
+        """Return True: the file can be read."""
         return True
 
     def seekable(self) -> bool:
-        """It can be read anywhere."""
+        """Return True: the file can be read anywhere."""
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Go to a position."""
+        """Go to a position of the file, and return it."""
         base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
         self._position = max(0, base + offset)
         return self._position
 
     def tell(self) -> int:
-        """The position."""
+        """Return the position at which the file is read next."""
         return self._position
 
     def readinto(self, buffer: Any) -> int:
-        """Fill the buffer, less at the file's end."""
+        """Fill the buffer, less at the file's end; return how many bytes were read."""
         view = memoryview(buffer).cast("B")
         wanted = min(len(view), max(0, self._size - self._position))
         view[:wanted] = self._read(wanted)
@@ -227,7 +227,7 @@ class RangeFile(io.RawIOBase):
 
 
 def _state(files: SourceFiles, path: str) -> Hashable:
-    """What changes when the file does."""
+    """Return what changes when the file does: its size, and of a local file its time and inode."""
     if files.folder is None:
         return files.size(path)
     status = (files.folder / path).stat()

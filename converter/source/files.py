@@ -20,7 +20,7 @@ class HeldFiles(Protocol):
     """The files that one reader works with. They stay where they are as long as it holds them."""
 
     def hold(self, paths: Collection[str]) -> None:
-        """Hold these from now on, and release all others; may wait for room, and download."""
+        """Hold these files from now on, and release all others; may wait for room, and download."""
 
     def path(self, path: str) -> Path:
         """The local file behind a path that is held.
@@ -29,7 +29,7 @@ class HeldFiles(Protocol):
         """
 
     def close(self) -> None:
-        """Release all."""
+        """Release all files."""
 
 
 class SourceFiles(Protocol):
@@ -41,7 +41,7 @@ class SourceFiles(Protocol):
 
     @property
     def revision(self) -> str | None:
-        """The commit, for a dataset of the Hub."""
+        """The commit of a dataset of the Hub; None: the source has none."""
 
     @property
     def folder(self) -> Path | None:
@@ -52,24 +52,26 @@ class SourceFiles(Protocol):
         """Bytes of files that can be held at once; None: any number."""
 
     def where(self, path: str = "") -> str:
-        """A file, or the whole source, as messages name it."""
+        """Return the name that messages have for a file, or for the whole source."""
 
     def metadata(self) -> list[str]:
         """Paths of the JSON, JSON Lines and parquet files under meta/, in a fixed order."""
 
     def metadata_path(self, path: str) -> Path:
-        """The local file behind one of them. Raises MissingError."""
+        """Return the local file behind a metadata file. Raises MissingError."""
 
     def size(self, path: str) -> int | None:
         """Bytes of a file; None: there is none. Raises OSError where that cannot be told."""
 
     def listed(self, folder: str) -> list[str]:
-        """Paths of all files below one of its folders, in LeRobot's order: by the names on the way
-        to them.
+        """Paths of all files below a folder of the source, in LeRobot's order: by the names on the
+        way to them.
         """
 
     def read_range(self, path: str, offset: int, length: int) -> bytes:
-        """A part of a file, which need not be held. Raises MissingError, StorageError."""
+        """Read `length` bytes of a file from `offset`, without holding it. Raises MissingError,
+        StorageError.
+        """
 
     def held(self, on_release: Callable[[str], None]) -> HeldFiles:
         """Files for one reader, which closes a file that it has open when `on_release` is called
@@ -81,9 +83,7 @@ class SourceFiles(Protocol):
 
 
 def metadata_among(paths: Iterable[str]) -> list[str]:
-    """Of all files of a source those that hold its metadata, in a fixed order: a folder's files
-    together.
-    """
+    """The metadata files among a source's files, in a fixed order: a folder's files together."""
     split = sorted(
         path.split("/") for path in paths if path.startswith("meta/") and path.endswith(_METADATA)
     )
@@ -109,7 +109,7 @@ def refuse_pointer(path: Path, where: str) -> None:
 
 @dataclass(frozen=True)
 class LocalFiles:
-    """A folder of this machine."""
+    """The files of a source that is a folder of this machine."""
 
     folder: Path
     revision: str | None = None
@@ -117,11 +117,11 @@ class LocalFiles:
 
     @property
     def name(self) -> str:
-        """The folder's own name."""
+        """Name of the folder."""
         return self.folder.resolve().name
 
     def where(self, path: str = "") -> str:
-        """The path itself."""
+        """Return the path of a file, or of the folder, for messages."""
         return str(self.folder / path)
 
     def metadata(self) -> list[str]:
@@ -133,7 +133,7 @@ class LocalFiles:
         return []
 
     def metadata_path(self, path: str) -> Path:
-        """The file itself."""
+        """Return the path of a metadata file. Raises MissingError."""
         if not (self.folder / path).is_file():
             raise MissingError(f"{self.where(path)}: no such file")
         return self.folder / path
@@ -146,7 +146,9 @@ class LocalFiles:
             return None
 
     def listed(self, folder: str) -> list[str]:
-        """Paths of all files below one of its folders."""
+        """Paths of all files below a folder of the source, in LeRobot's order; none where it is
+        missing.
+        """
         with suppress(MissingError):
             return by_names(
                 f"{folder}/{path}" for path in storage.list_files(str(self.folder / folder))
@@ -154,20 +156,20 @@ class LocalFiles:
         return []
 
     def read_range(self, path: str, offset: int, length: int) -> bytes:
-        """A part of a file."""
+        """Return `length` bytes of a file from `offset`."""
         return storage.read_range(str(self.folder / path), offset, length)
 
     def held(self, on_release: Callable[[str], None]) -> HeldFiles:  # noqa: ARG002 - files of a folder stay
-        """The files themselves."""
+        """Return the folder's files, of which none has to be held."""
         return _Folder(self.folder)
 
     def close(self) -> None:
-        """Nothing was downloaded."""
+        """Do nothing: no file was downloaded."""
 
 
 @dataclass(frozen=True)
 class _Folder:
-    """Nothing has to be held in a folder that nobody tidies up."""
+    """Files of a folder, of which none has to be held: nobody tidies up there."""
 
     folder: Path
 

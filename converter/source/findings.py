@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from roboshard.shards.documents import Finding
 
 Report = Callable[[Finding], None]
-"""Is told what is odd."""
+"""A callback that is told what is odd, finding by finding."""
 SHOWN_PLACES = 3
 MAX_FINDINGS = 64
-"""Of one episode; what is more is counted in a last one."""
+"""Most findings of one episode; what is more is counted in the last one."""
 MAX_CHARS = 300
-"""Of each text of a finding."""
+"""Most characters of each text of a finding."""
 
 READ_AS = {
     "columns-missing": "not needed: no sample has a value of them",
@@ -59,7 +59,7 @@ READ_AS = {
     "to-timestamp-differs": "the episode's frames end where the next ones begin",
     "totals-differ": "counted anew",
 }
-"""By code: how what is odd is read."""
+"""Code of a finding -> how what is odd is read all the same."""
 
 
 def finding(code: str, where: str, what: str) -> Finding:
@@ -91,9 +91,9 @@ class FindingGroup:
     code: str
     count: int
     read_as: str
-    """How what is odd is read."""
+    """How what is odd is read all the same, as in `READ_AS`."""
     first: tuple[Finding, ...]
-    """The first few of them."""
+    """The first few findings of this kind."""
 
 
 def grouped(findings: Iterable[Finding]) -> tuple[FindingGroup, ...]:

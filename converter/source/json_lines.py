@@ -26,14 +26,14 @@ class Line:
     where: str
     """File and line number, as messages name them."""
     number: int
-    """From 1 on."""
+    """Number of the line in its file, from 1 on."""
     offset: int
     size: int
     value: dict[str, Any]
 
     @property
     def episode(self) -> int:
-        """Its episode_index."""
+        """The line's episode_index."""
         return self.integer("episode_index", 0, MAX_EPISODES - 1)
 
     def integer(self, name: str, least: int, most: int) -> int:
@@ -59,12 +59,12 @@ class EpisodeLines:
     files: SourceFiles
     path: str
     indices: NDArray[np.int64]
-    """episode_index of each, ascending."""
+    """(num_episodes,) episode_index of each episode that has a line, ascending."""
     sizes: NDArray[np.int64]
     offsets: NDArray[np.int64]
     numbers: NDArray[np.int64]
     has_doubles: bool
-    """An episode has several lines."""
+    """Whether an episode has several lines."""
 
     @classmethod
     def scan(
@@ -115,7 +115,9 @@ class EpisodeLines:
         return lines
 
     def positions(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Where these episodes are among `indices`; -1: they are not."""
+        """Return the position in the file's `indices` of each of these episodes; -1: it has no
+        line.
+        """
         return positions_of(indices, self.indices)
 
     def sizes_of(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -127,7 +129,7 @@ class EpisodeLines:
 
 
 def read_lines(files: SourceFiles, path: str) -> Iterator[Line]:
-    """All lines but empty ones."""
+    """Yield all lines of a file but empty ones."""
     number = offset = 0
     refuse_pointer(files.metadata_path(path), files.where(path))
     with files.metadata_path(path).open("rb") as file:

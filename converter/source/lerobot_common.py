@@ -26,7 +26,7 @@ _FIELD = re.compile(
 )  # of a path template; format() itself can be made to fill the memory
 _VERSION = re.compile(r"v?(2\.[01]|3(\..*)?)")
 DEFAULT_DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
-"""Of LeRobot v3, which finds rows without it."""
+"""Path template of LeRobot v3's data files, for an info.json that has none."""
 
 
 def read_info(files: SourceFiles) -> dict[str, Any]:

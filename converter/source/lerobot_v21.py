@@ -36,7 +36,7 @@ from roboshard.shards.documents import MAX_FRAMES, Finding
 
 EPISODES, EPISODES_STATS = "meta/episodes.jsonl", "meta/episodes_stats.jsonl"
 DEFAULT_CHUNK_SIZE = 1000
-"""LeRobot's own."""
+"""Episodes in each chunk-* folder by LeRobot's default."""
 
 
 class LeRobotV21Source:
@@ -97,7 +97,7 @@ class LeRobotV21Source:
         ]
 
     def estimated_bytes(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The sizes of each episode's files, and of what is said of it.
+        """Bytes of each episode's files, of what the metadata says of it, and of its tar headers.
 
         Raises MissingError or SourceError where a file that one of them needs is not there.
         """
@@ -178,14 +178,14 @@ class _Stated:
         self._report = report
 
     def add(self, line: Line) -> None:
-        """Take in a line."""
+        """Take in a line of episodes.jsonl."""
         self.lengths[line.episode] = stated_length(line)
         for name, value in (("length", stated_length(line)), ("tasks", stated_tasks(line))):
             if value is None or value != _exactly(line.value.get(name)):
                 self._without[name].append(line.number)
 
     def report(self) -> None:
-        """Tell what is odd in all of them."""
+        """Report what is odd in all lines that were taken in."""
         for name, numbers in self._without.items():
             if numbers:
                 what = (

@@ -108,9 +108,9 @@ class FeatureStats:
     """One feature's statistics, gathered episode by episode in any order."""
 
     def __init__(self) -> None:
-        """Nothing yet."""
+        """Start without any episode's statistics."""
         self._episodes: list[int] = []
-        """Whose they are, in the order in which they came."""
+        """Indices of the episodes whose statistics were added, in the order in which they came."""
         self._blocks: list[_Arrays] = []
         self._pending: list[_Arrays] = []
 
@@ -120,7 +120,7 @@ class FeatureStats:
         return len(self._episodes)
 
     def add(self, episode: int, arrays: _Arrays, where: str) -> None:
-        """Those of one more episode.
+        """Add the statistics of one more episode.
 
         Raises SourceError where they are of another shape than the others.
         """
@@ -139,7 +139,7 @@ class FeatureStats:
             self._stack()
 
     def aggregate(self) -> dict[str, Any]:
-        """Those over all episodes, as JSON."""
+        """Return the statistics over all episodes, as JSON."""
         self._stack()
         order = np.argsort(self._episodes)
         stacked = {

@@ -91,7 +91,7 @@ class LeRobotV3Source:
         ]
 
     def estimated_bytes(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
-        """An episode's share of each file that it lies in, by duration and by rows.
+        """Bytes of each episode by its share of each file that it lies in, by duration and by rows.
 
         Raises MissingError or SourceError where a file that one of them needs is not there.
         """
@@ -180,18 +180,20 @@ class LeRobotV3Source:
         return np.asarray(self._table.column(name).to_numpy())
 
     def _stated(self, name: str) -> list[Any]:
-        """A column in which values may be missing."""
+        """Return a column of meta/episodes in which values may be missing: they are None."""
         values: list[Any] = self._table.column(name).to_pylist()
         return values
 
     def _ends(self, key: str) -> NDArray[np.float64]:
-        """to_timestamp; infinite where it says nothing."""
+        """(listed,) to_timestamp of a camera, in seconds; infinite where it says nothing."""
         ends = np.asarray(self._column(f"videos/{key}/to_timestamp"), dtype=np.float64)
         return np.where(np.abs(ends) < MAX_SECONDS, ends, np.inf)
 
     @cached_property
     def _limits(self) -> dict[str, NDArray[np.float64]]:
-        """By camera: where the next episode's frames begin in the same file; infinite: nowhere."""
+        """Camera key -> (listed,) when the next frames of another episode begin in the same file,
+        in seconds; infinite: none do.
+        """
         limits = {}
         for key in self._keys:
             begin, limit = self._column(f"videos/{key}/from_timestamp"), []
@@ -206,7 +208,7 @@ class LeRobotV3Source:
         return limits
 
     def _hinted_paths(self) -> list[str | None]:
-        """The data file that meta/episodes names for each episode."""
+        """The data file that meta/episodes names for each episode; None: it names none."""
         numbers = zip(
             self._stated("data/chunk_index"), self._stated("data/file_index"), strict=True
         )

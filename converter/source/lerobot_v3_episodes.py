@@ -25,9 +25,9 @@ HINTS = {
     "data/file_index": pa.int64(),
     "dataset_from_index": pa.int64(),
 }
-"""What the rows say too."""
+"""Columns of meta/episodes, with their types, that say what the rows say too."""
 VIDEO = {"chunk_index": pa.int64(), "file_index": pa.int64(), "from_timestamp": pa.float64()}
-"""What nothing else says of a camera."""
+"""Columns of a camera in meta/episodes, with their types, that say what nothing else says."""
 
 
 def read_episodes(files: SourceFiles, camera_keys: Sequence[str], report: Report) -> pa.Table:
@@ -156,7 +156,7 @@ def _hint(
 def _without_doubles(
     files: SourceFiles, table: pa.Table, needed: Sequence[str], report: Report
 ) -> pa.Table:
-    """One row for each episode, the first."""
+    """Return the table with one row for each episode, the first of several."""
     indices = np.asarray(table.column("episode_index").to_numpy())
     second = np.flatnonzero(np.diff(indices) == 0) + 1
     if not second.size:

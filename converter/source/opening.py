@@ -1,5 +1,5 @@
-"""From what a user calls SOURCE to its files, and from these to the reader of their LeRobot
-version.
+"""Opening a source: from what a user calls SOURCE to its files, and from these to the reader of
+their LeRobot version.
 """
 
 import re

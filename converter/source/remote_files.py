@@ -23,7 +23,7 @@ from roboshard.converter.source.files import HeldFiles, by_names, metadata_among
 from roboshard.converter.source.scratch import LISTING, Scratch, Taken
 
 READ_BYTES = 16 << 20
-"""Of a single ranged read."""
+"""Most bytes of a single ranged read."""
 CONNECTIONS = 4
 """Reads at once, of one process."""
 FILES_AT_ONCE = 64
@@ -42,17 +42,17 @@ class _Target(NamedTuple):
 
 @dataclass(frozen=True)
 class RemoteFiles:
-    """Files behind a URL."""
+    """The files of a source behind a URL."""
 
     url: str
-    """Pinned, where the storage knows revisions."""
+    """URL of the source, pinned where the storage knows revisions."""
     name: str
     revision: str | None
     scratch: Scratch
 
     @property
     def folder(self) -> None:
-        """It is not of this machine."""
+        """None: the source is not a folder of this machine."""
 
     @property
     def capacity(self) -> int:
@@ -65,7 +65,7 @@ class RemoteFiles:
         return _read_listing(self.scratch.folder / LISTING)
 
     def where(self, path: str = "") -> str:
-        """Its URL, without secrets."""
+        """Return the URL of a file, or of the source, without secrets."""
         return storage.redacted(storage.join(self.url, path) if path else self.url)
 
     def metadata(self) -> list[str]:
@@ -73,7 +73,7 @@ class RemoteFiles:
         return _metadata_of(self.scratch.folder / LISTING)
 
     def metadata_path(self, path: str) -> Path:
-        """The local copy of one of them."""
+        """Return the local copy of a metadata file. Raises MissingError."""
         if path not in self.sizes:
             raise MissingError(f"{self.where(path)}: no such file")
         return self.scratch.metadata_path(path)
@@ -83,11 +83,11 @@ class RemoteFiles:
         return self.sizes.get(path)
 
     def listed(self, folder: str) -> list[str]:
-        """Paths of all files below one of its folders."""
+        """Paths of all files below a folder of the source, in LeRobot's order."""
         return by_names(path for path in self.sizes if path.startswith(f"{folder}/"))
 
     def read_range(self, path: str, offset: int, length: int) -> bytes:
-        """A part of a file, straight from where it lies."""
+        """Read `length` bytes of a file from `offset`, straight from where it lies."""
         return storage.read_range(
             storage.join(self.url, path), offset, length, total=self.size(path)
         )
@@ -152,7 +152,7 @@ class _HeldCopies:
         self._held: dict[str, int] = {}
 
     def hold(self, paths: Collection[str]) -> None:
-        """Hold these from now on, and release all others; waits for room, and downloads."""
+        """Hold these files from now on, and release all others; waits for room, and downloads."""
         sizes = {path: size for path in paths if (size := self._files.size(path)) is not None}
         self._release(self._held.keys() - sizes.keys())
         while self._held.keys() != sizes.keys():
@@ -171,7 +171,7 @@ class _HeldCopies:
         return self._scratch.file_path(path)
 
     def close(self) -> None:
-        """Release all."""
+        """Release all files."""
         self._release(list(self._held))
 
     def _fill(self, taken: Taken) -> None:

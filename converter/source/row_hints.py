@@ -27,13 +27,13 @@ class Listed:
     indices: NDArray[np.int64]
     """(listed,) the episodes, ascending."""
     lengths: Sequence[int | None]
-    """(listed,) rows of each; None: it does not say."""
+    """(listed,) rows of each episode; None: the metadata does not say."""
     paths: Sequence[str | None]
-    """(listed,) the data file of each; None: it does not say."""
+    """(listed,) the data file of each episode; None: the metadata does not say."""
     where: str
-    """The file or folder that says it."""
+    """The file or folder of the metadata that lists the episodes."""
     has_cameras: bool
-    """An episode needs what the metadata says of its videos too."""
+    """Whether there are cameras: an episode needs what the metadata says of its videos too then."""
 
 
 class RowHints:
@@ -48,18 +48,18 @@ class RowHints:
         self.indices = listed.indices
         """(listed,) the episodes that the metadata lists, ascending."""
         self.paths = listed.paths
-        """(listed,) the data file that it names for each; None: it does not say."""
+        """(listed,) the data file that the metadata names for each episode; None: it names none."""
         self.episodes = listed.indices
         """The episodes to convert, ascending."""
 
     @property
     def is_mapped(self) -> bool:
-        """The data files were asked."""
+        """Whether the data files were asked."""
         return self._map is not None
 
     @property
     def known_lengths(self) -> NDArray[np.int64]:
-        """(listed,) rows of each; 1 where nothing says it."""
+        """(listed,) rows of each episode; 1 where nothing says it."""
         if self._map is None:
             return np.array([length or 1 for length in self._listed.lengths], dtype=np.int64)
         counted = [
@@ -69,7 +69,7 @@ class RowHints:
 
     @property
     def begin_in(self) -> list[str | None]:
-        """(listed,) the data file in which each begins, as far as it is known."""
+        """(listed,) the data file in which each episode begins, as far as it is known."""
         if self._map is None:
             return list(self.paths)
         found = (self.pieces(index) or () for index in self.indices.tolist())
@@ -85,11 +85,11 @@ class RowHints:
         return named if self._map is None else [*named, *self._map.paths]
 
     def pieces(self, episode: int) -> tuple[RowPiece, ...] | None:
-        """Where its rows were found; None: the metadata has not been doubted."""
+        """Return where an episode's rows were found; None: the metadata has not been doubted."""
         return None if self._map is None else self._map.pieces(episode)
 
     def positions(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Where these episodes are among those that are listed; -1: they are not."""
+        """Return the position among the listed episodes of each of these; -1: it is not listed."""
         return positions_of(indices, self.indices)
 
     def check(self, info: dict[str, Any], report: Report) -> dict[str, int]:
@@ -135,7 +135,9 @@ class RowHints:
         return named != set(data_paths(self._files, depth=self._depth))
 
     def _totals(self) -> dict[str, int]:
-        """Episodes and, where that is known, rows."""
+        """Return total_episodes and, where that is known, total_frames as they should be in
+        info.json.
+        """
         totals = {"total_episodes": len(self.episodes)}
         if self._map is not None:
             mapped = self._map
@@ -146,7 +148,9 @@ class RowHints:
         return totals
 
     def _compare(self, mapped: RowMap, report: Report) -> None:
-        """Which episodes there are, by their rows."""
+        """Correct by the rows which episodes there are, and report where the metadata says
+        otherwise.
+        """
         if not mapped.is_in_order:
             report(
                 finding(

@@ -34,7 +34,7 @@ _ACCOUNT = "account"
 _FILES, _META = "files", "meta"
 
 _NEW = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC
-"""A file that nothing has had the name of before, no link either."""
+"""Flags that create a file under a name that nothing has had before, no link either."""
 
 _joined: dict[Path, int] = {}
 """Run folders that this process uses -> its hold on them, which goes with the process."""
@@ -42,7 +42,7 @@ _joined: dict[Path, int] = {}
 
 @dataclass(frozen=True)
 class Scratch:
-    """One run's folder. Can be sent to other processes of this machine."""
+    """The folder of one run's downloaded files. Can be sent to other processes of this machine."""
 
     folder: Path
     capacity: int
@@ -50,7 +50,7 @@ class Scratch:
 
     @classmethod
     def make(cls, base: Path, capacity: int) -> "Scratch":
-        """A folder of one's own under `base`, where what killed runs left is removed."""
+        """Make a folder of the run's own under `base`, where what killed runs left is removed."""
         try:
             base.mkdir(parents=True, exist_ok=True)
             remove_leftovers(base)
@@ -122,13 +122,13 @@ class Scratch:
         return None
 
     def finish(self, path: str, descriptor: int) -> None:
-        """A .part holds all of its file: from now on it is the file, which the caller uses."""
+        """Turn a .part that holds all of its file into the file, which the caller uses then."""
         with self._account():
             self._part_path(path).rename(self.file_path(path))
             lock(descriptor, shared=True)  # nobody can come between: they all need the account
 
     def abandon(self, path: str, descriptor: int) -> None:
-        """A .part could not be filled."""
+        """Remove and close a .part that could not be filled."""
         with self._account():
             self._part_path(path).unlink(missing_ok=True)
             os.close(descriptor)

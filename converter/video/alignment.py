@@ -1,4 +1,4 @@
-"""Which frame belongs to which row: arithmetic on timestamps, apart from any video library.
+"""Matching rows with frames: arithmetic on timestamps, apart from any video library.
 
 LeRobot shows for a row the frame nearest to `from_timestamp + timestamp`, and refuses one that is
 further away than the tolerance. It does so for every row by itself: rows may show the same frame,
@@ -20,7 +20,9 @@ from roboshard.common.errors import SourceError
 
 MAX_DRIFT_FRAMES = 0.25
 MAX_SECONDS = 1e6
-"""Eleven days. Times beyond them are those of a clock, in which float32 has no seconds any more."""
+"""Largest time in seconds: eleven days. Times beyond are those of a clock, in which float32 has no
+seconds any more.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +115,7 @@ def _match_own(frame_times: NDArray[np.float64], rows: RowTimes) -> NDArray[np.i
 
 
 def nearest(sorted_values: NDArray[np.float64], queries: NDArray[np.float64]) -> NDArray[np.int64]:
-    """For each query the position of the nearest value; of two equally near the first."""
+    """Return for each query the position of the nearest value; of two equally near the first."""
     if len(sorted_values) == 1:
         return np.zeros(len(queries), dtype=np.int64)
     right = np.searchsorted(sorted_values, queries).clip(1, len(sorted_values) - 1)

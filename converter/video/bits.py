@@ -8,12 +8,12 @@ class Bits:
     """
 
     def __init__(self, packet: memoryview, num_bytes: int = 32) -> None:
-        """`num_bytes`: how many bytes are looked at."""
+        """Read the first `num_bytes` of a packet, or fewer if it is shorter."""
         self._left = 8 * min(len(packet), num_bytes)
         self._value = int.from_bytes(packet[:num_bytes], "big")
 
     def read(self, count: int) -> int:
-        """The next bits as a number."""
+        """Return the next `count` bits as a number."""
         self._left -= count
         if self._left < 0:
             raise IndexError("it ends before that")

@@ -20,11 +20,11 @@ class DescribedStreams:
     """
 
     def __init__(self) -> None:
-        """Nothing is open yet."""
+        """Start without any open stream."""
         self._opened: dict[bytes, tuple[Any, Any]] = {}
 
     def close(self) -> None:
-        """Close all of them."""
+        """Close all streams that were made."""
         for container, _ in self._opened.values():
             container.close()
         self._opened.clear()

@@ -47,13 +47,13 @@ def _is_intra(read: Callable[[memoryview], bool], packet: memoryview) -> bool:
 
 
 def _vp8(packet: memoryview) -> bool:
-    """RFC 6386, 9.1."""
+    """Whether a VP8 packet is a key frame (RFC 6386, 9.1)."""
     return not packet[0] & 1
 
 
 def _vp9(packet: memoryview) -> bool:
-    """VP9 bitstream specification 6.2: show_existing_frame, frame_type, after the marker and the
-    profile.
+    """Whether a VP9 packet is a key frame: show_existing_frame and frame_type, after the marker and
+    the profile, are 0 (VP9 bitstream specification 6.2).
     """
     bits = Bits(packet, 2)
     bits.read(2)
@@ -63,17 +63,21 @@ def _vp9(packet: memoryview) -> bool:
 
 
 def _mpeg4(packet: memoryview) -> bool:
-    """ISO/IEC 14496-2, 6.2.5: vop_coding_type."""
+    """Whether an MPEG-4 picture is intra-coded, by its vop_coding_type (ISO/IEC 14496-2, 6.2.5)."""
     return not _after(packet, b"\0\0\1\xb6")[0] >> 6
 
 
 def _mpeg2(packet: memoryview) -> bool:
-    """ISO/IEC 13818-2, 6.2.3, and 11172-2: picture_coding_type, after temporal_reference."""
+    """Whether an MPEG-1 or MPEG-2 picture is intra-coded, by its picture_coding_type, which is
+    after temporal_reference (ISO/IEC 13818-2, 6.2.3, and 11172-2).
+    """
     return _after(packet, b"\0\0\1\0")[1] >> 3 & 7 == 1
 
 
 def _h263(packet: memoryview) -> bool:
-    """ITU-T H.263, 5.1.3 and 5.1.4: the picture's type, in PTYPE, or in PLUSPTYPE after OPPTYPE."""
+    """Whether an H.263 picture is intra-coded, by its type in PTYPE, or in PLUSPTYPE after OPPTYPE
+    (ITU-T H.263, 5.1.3 and 5.1.4).
+    """
     bits = Bits(packet)
     bits.read(22 + 8 + 5)
     if bits.read(3) != 7:
@@ -84,7 +88,9 @@ def _h263(packet: memoryview) -> bool:
 
 
 def _theora(packet: memoryview) -> bool:
-    """Theora specification 7.1: FTYPE; a packet without a byte is the frame before it again."""
+    """Whether a Theora packet is an intra frame, by its FTYPE (Theora specification 7.1); a packet
+    without a byte is the frame before it again.
+    """
     return not packet[0] & 0x40
 
 
@@ -102,7 +108,7 @@ _RANDOM_ACCESS = {
     "h264": (7, frozenset((5,))),
     "hevc": (23, frozenset(range(16, 22))),
 }
-"""Where decoding can start.
+"""Codec -> least bytes of its configuration record, types of NAL units at which decoding can start.
 
 H.264: IDR pictures only. Recovery points are flagged too; from the start of a gradual refresh,
 frames decode wrong for a while, and from that of an open GOP FFmpeg may lose the last frame of the

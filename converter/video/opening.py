@@ -26,11 +26,13 @@ _KINDS = "MP4, MOV, Matroska, WebM, AVI, MPEG-TS, MPEG-PS, FLV, Ogg or ASF"
 _TS_PACKET, _TS_SYNC = 188, b"\x47"
 _AV = int(av.__version__.split(".")[0])
 OPENS_FLV = _AV >= 16
-"""PyAV 15 ends the process where it is given options for one."""
+"""Whether FLV files are opened: PyAV 15 ends the process where it is given options for one."""
 _ALONE = {"protocol_whitelist": "file", "enable_drefs": "0", "use_absolute_path": "0"}
 """Options of FFmpeg: no demuxer opens what its file names."""
 _ANY_TITLE: dict[str, Any] = {} if _AV >= 19 else {"metadata_errors": "replace"}
-"""A title in Latin-1 is no reason to fail. PyAV 19 has no such option and reads any text."""
+"""Options of PyAV: a title in Latin-1 is no reason to fail. PyAV 19 has none of these and reads any
+text.
+"""
 
 
 def open_video(path: Path) -> tuple[Any, Any]:

@@ -21,23 +21,23 @@ class Packets:
     pts: IntArray
     dts: IntArray
     is_keyframe: BoolArray
-    """Flagged so in the file, and safe: decoding can start here."""
+    """Whether each packet is flagged as a keyframe, and safe: decoding can start there."""
     is_hidden: BoolArray
-    """An edit list hides it: it is decoded and not shown."""
+    """Whether an edit list hides each packet: it is decoded and not shown."""
     headers: list[bytes | None]
     """Codec parameters that a packet comes with, where it begins another sample description of the
     file, or is the first of one after the demuxer was sent there.
     """
     coded: "list[av.Packet[Any]]"
-    """As demuxed. Their times change when they are muxed; their payload, which is never copied,
-    does not.
+    """The packets as demuxed. Their times change when they are muxed; their payload, which is never
+    copied, does not.
     """
 
     def __len__(self) -> int:
         return len(self.coded)
 
     def take(self, positions: IntArray) -> "Packets":
-        """Some of them."""
+        """Return the packets at these positions."""
         return Packets(
             time_base=self.time_base,
             pts=self.pts[positions],

@@ -22,7 +22,7 @@ _CONFIGURATION = {"h264": 6, "hevc": 23}
 
 @dataclass
 class ParameterSets:
-    """The sets that a decoder has; a decoder that goes on from packet to packet."""
+    """The parameter sets that a decoder has; a decoder that goes on from packet to packet."""
 
     codec: str
     length_size: int
@@ -31,8 +31,8 @@ class ParameterSets:
 
     @classmethod
     def of_header(cls, codec: str, extradata: bytes) -> "ParameterSets | None":
-        """Those of a configuration record; None: the header is none of H.264 or HEVC, or is
-        damaged.
+        """Return the sets of a configuration record; None: the header is none of H.264 or HEVC, or
+        is damaged.
         """
         length_size = length_size_of(codec, extradata)
         if length_size is None or len(extradata) <= _CONFIGURATION[codec]:
@@ -46,11 +46,11 @@ class ParameterSets:
         return sets
 
     def copy(self) -> "ParameterSets":
-        """The same, to go another way from here."""
+        """Return a copy of the sets, to go another way from here."""
         return ParameterSets(self.codec, self.length_size, dict(self.by_name))
 
     def see(self, packet: memoryview) -> bool:
-        """Let the decoder see a packet: whether its sets change anything."""
+        """Let the decoder see a packet; return whether its sets change anything."""
         changed = False
         for unit in units_of(packet, self.length_size):
             if type_of(self.codec, unit) in _KINDS[self.codec]:
@@ -58,7 +58,7 @@ class ParameterSets:
         return changed
 
     def apply(self, unit: bytes) -> bool:
-        """Let the decoder see a set: whether it is new."""
+        """Let the decoder see a set; return whether it is new."""
         name = (kind := type_of(self.codec, unit), self._number(kind, unit))
         if kind not in _KINDS[self.codec] or self.by_name.get(name) == unit:
             return False
@@ -66,17 +66,17 @@ class ParameterSets:
         return True
 
     def annex_b(self) -> bytes:
-        """All of them, those first that others refer to, each after a start code."""
+        """Return all sets, those first that others refer to, each after a start code."""
         order = _KINDS[self.codec]
         names = sorted(self.by_name, key=lambda name: (order.index(name[0]), name[1]))
         return b"".join(_START_CODE + self.by_name[name] for name in names)
 
     def as_annex_b(self, packet: memoryview) -> bytes:
-        """A packet with start codes for lengths."""
+        """Return a packet with start codes in place of lengths."""
         return b"".join(_START_CODE + bytes(unit) for unit in units_of(packet, self.length_size))
 
     def _number(self, kind: int, unit: bytes) -> int:
-        """What the set is referred to by (H.264 7.3.2; H.265 7.3.2)."""
+        """Return the number by which others refer to a set (H.264 7.3.2; H.265 7.3.2)."""
         if self.codec == "h264":
             return _ue(unit[4:]) if kind == 7 else _ue(unit[1:])
         if kind == 32:
@@ -85,7 +85,7 @@ class ParameterSets:
 
 
 def _sps_number(unit: bytes) -> int:
-    """Of an HEVC SPS, after its profile, tier and levels (H.265 7.3.2.2, 7.3.3)."""
+    """Return the number of an HEVC SPS, after profile, tier and levels (H.265 7.3.2.2, 7.3.3)."""
     data = unit.replace(b"\0\0\3", b"\0\0")  # bytes that keep start codes out
     layers = data[2] >> 1 & 7
     position = 3 + 12

@@ -48,7 +48,7 @@ class Parameters:
         self._sets = self._header
 
     def close(self) -> None:
-        """Close what was opened."""
+        """Close the file and the streams that were opened."""
         self._stop()
         self._described.close()
 

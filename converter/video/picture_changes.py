@@ -17,9 +17,9 @@ from roboshard.converter.video.packets import Packets
 from roboshard.converter.video.picture_headers import picture_header
 
 _CONTAINERS = ("mp4", "mov", "matroska")
-"""What tells FFmpeg of pictures: the first that holds their codec."""
+"""Containers that tell FFmpeg of pictures: the first that holds their codec is used."""
 _WITH_START_CODES = ("h264", "hevc")
-"""Codecs that packets speak of themselves only between start codes, which the first two would take
+"""Codecs whose packets speak of pictures only between start codes, which MP4 and MOV would take
 out.
 """
 REMEDY = "convert it with --video reencode, and --size if pictures are of several sizes"

@@ -39,8 +39,8 @@ def _vp8(packet: memoryview, _: bytes | None) -> bytes | None:
 
 
 def _vp9(packet: memoryview, before: bytes | None) -> bytes | None:
-    """VP9 bitstream specification 6.2, 7.2: key frames say it, and others where they have a size of
-    their own.
+    """The size and samples that a VP9 packet says (VP9 bitstream specification 6.2, 7.2): key
+    frames do, and others where they have a size of their own.
     """
     bits = Bits(packet)
     bits.read(2)
@@ -68,7 +68,7 @@ def _vp9(packet: memoryview, before: bytes | None) -> bytes | None:
 
 
 def _vp9_samples(bits: Bits, profile: int) -> int:
-    """color_config(), as one number."""
+    """Read VP9's color_config() as one number."""
     deep = bits.read(1) if profile >= 2 else 0
     space = bits.read(3)
     is_rgb, has_subsampling = space == 7, profile in (1, 3)
@@ -78,7 +78,7 @@ def _vp9_samples(bits: Bits, profile: int) -> int:
 
 
 def _vp9_size(bits: Bits) -> bytes:
-    """frame_size(): width and height, less one."""
+    """Read VP9's frame_size(): width and height, less one."""
     return bits.read(32).to_bytes(_VP9_SIZE_BYTES, "big")
 
 

@@ -30,11 +30,11 @@ class SampleDescriptions:
     """Several sample descriptions of one track."""
 
     headers: tuple[bytes, ...]
-    """The codec parameters of each; empty where it has no box of them."""
+    """The codec parameters of each description; empty where it has no box of them."""
     starts: IntArray
     """(chunks,) where each chunk begins in the file, ascending."""
     numbers: IntArray
-    """(chunks,) the number of its description in `headers`."""
+    """(chunks,) the number in `headers` of each chunk's description."""
 
     def number_at(self, position: int) -> int:
         """Return the number of the description of the packet at a position of the file."""

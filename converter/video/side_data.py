@@ -26,7 +26,7 @@ class NewParameters:
     """Tells which packets come with new codec parameters, as they are demuxed one after another."""
 
     def __init__(self, path: Path, container: Any, stream: Any) -> None:
-        """Raises SourceError where that cannot be told."""
+        """Look at a stream of a file. Raises SourceError where new parameters cannot be told."""
         self._descriptions, self._last = None, 0
         if _IS_SHOWN:
             return

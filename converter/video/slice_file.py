@@ -41,7 +41,7 @@ class SourceVideo(Protocol):
 
     @property
     def turns(self) -> int:
-        """Quarter turns by which its pictures are turned before they are shown."""
+        """Quarter turns by which the video's pictures are turned before they are shown."""
 
 
 def copied_slice(

@@ -129,7 +129,7 @@ class VideoFile:
 
     @property
     def time_base(self) -> Fraction:
-        """Seconds per tick."""
+        """Seconds per tick of the video stream."""
         return self._time_base
 
     @cached_property
@@ -248,7 +248,9 @@ class VideoFile:
         return self._codec == "hevc"
 
     def _trim(self, window: Packets, start: int, shown: IntArray) -> Packets:
-        """From `start` to the last packet needed; without pictures that lead the first one."""
+        """Return the packets from `start` to the last one needed, without pictures that lead the
+        first one.
+        """
         end = int(np.flatnonzero(np.isin(window.pts, shown))[-1])
         packets = window.take(
             start + np.flatnonzero(window.pts[start : end + 1] >= window.pts[start])

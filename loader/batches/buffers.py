@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 TRIMMED_EVERY = 512
 """Loans after which buffers are given up that none of those loans needed."""
 FITS = 2
-"""A buffer serves requests down to this fraction of its size: the last batch of an epoch is
-smaller.
+"""A buffer serves requests that fill at least one part in so many of it: the last batch of an epoch
+is smaller.
 """
 
 Buffer = NDArray[np.uint8]
@@ -31,13 +31,13 @@ class Buffers(Protocol):
     """Where the memory of batches comes from."""
 
     def lend(self, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
-        """A contiguous tensor with anything in it; its memory is the caller's until the last view
-        of it is gone.
+        """Return a contiguous tensor with anything in it; its memory is the caller's until the last
+        view of it is gone.
         """
 
 
 class ReusedBuffers:
-    """Memory of this process."""
+    """Memory of this process, used again when nobody holds a tensor over it any more."""
 
     def __init__(self) -> None:
         self._lock = Lock()
@@ -49,7 +49,7 @@ class ReusedBuffers:
         )  # filled by finalizers, which may run in any thread at any point
 
     def lend(self, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
-        """See `Buffers`."""
+        """Return a tensor with anything in it, over a free buffer that fits or fresh memory."""
         num_bytes = max(1, size_in_bytes(shape, dtype))
         with self._lock:
             buffer = self._take(num_bytes)
@@ -59,7 +59,7 @@ class ReusedBuffers:
         return tensor
 
     def _take(self, num_bytes: int) -> Buffer | None:
-        """The smallest free buffer that fits."""
+        """Return the smallest free buffer that fits, which is taken; None: there is none."""
         while self._returned:
             self._free.append(self._returned.popleft())
         fitting = [
@@ -83,7 +83,7 @@ class PinnedBuffers:
     """
 
     def lend(self, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
-        """See `Buffers`."""
+        """Return a tensor with anything in it, in page-locked memory."""
         return torch.empty(tuple(shape), dtype=dtype, pin_memory=True)
 
 
@@ -94,13 +94,13 @@ class DeviceBuffers:
         self._device = device
 
     def lend(self, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
-        """See `Buffers`."""
+        """Return a tensor with anything in it, in the memory of the GPU."""
         return torch.empty(tuple(shape), dtype=dtype, device=self._device)
 
 
 def _fresh(num_bytes: int) -> Buffer:
-    """Memory straight from the system: in the heap, its comings and goings would leave gaps that
-    stay.
+    """Return memory straight from the system: in the heap, its comings and goings would leave gaps
+    that stay.
     """
     memory = mmap.mmap(-1, max(1, num_bytes), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(mmap, "MADV_HUGEPAGE"):
@@ -110,13 +110,13 @@ def _fresh(num_bytes: int) -> Buffer:
 
 
 def size_in_bytes(shape: Sequence[int], dtype: torch.dtype) -> int:
-    """Bytes of a tensor."""
+    """Return how many bytes a tensor of this shape and dtype takes."""
     return int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
 
 
 def lease_of(buffer: Buffer, shape: Sequence[int], dtype: torch.dtype) -> tuple[Any, torch.Tensor]:
-    """(lease, tensor) over the beginning of `buffer`: the lease lives until the tensor's last view
-    is gone.
+    """Return (lease, tensor) over the beginning of `buffer`: the lease lives until the tensor's
+    last view is gone.
 
     The storage of a tensor made by torch.from_numpy holds the array it was made from.
     """

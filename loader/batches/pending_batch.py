@@ -24,14 +24,14 @@ class PendingBatch:
 
     def __init__(self, step: WindowedStep, pictures: Sequence[PictureKey], as_float: bool) -> None:
         self.draw = step.draw
-        """What it was drawn as: a step that is held keeps no episode in memory."""
+        """What the step was drawn as: a step that is held keeps no episode in memory."""
         self.values = step.values
         self.has_begun = False
         self.left = sum(frames.size for frames in step.frames.values())
         self.error: BaseException | None = None
-        """What is wrong with it, the first thing that came up."""
+        """What is wrong with the step: the first error that came up; None: nothing."""
         self.spoiled: set[Any] = set()
-        """Episodes of it with frames that cannot be decoded."""
+        """Episodes of the step with frames that cannot be decoded."""
         self._shapes = {
             picture.key: step.frames[picture.key].shape[: 1 + picture.has_time_axis]
             for picture in pictures
@@ -41,17 +41,17 @@ class PendingBatch:
         self._memory: dict[str, Any] = {}  # the same, one picture after the other
         self._lock = Lock()
         self._early: dict[str, dict[int, Picture]] = defaultdict(dict)
-        """Picture key -> place -> what came before it had begun."""
+        """Picture key -> place -> picture that came before the step had begun."""
 
     @property
     def is_over(self) -> bool:
-        """Whether all has come, or something is wrong with it."""
+        """Whether all pictures have come, or something is wrong with the step."""
         return not self.left or self.error is not None
 
     def keep(self, key: str, place: int, picture: Picture) -> bool:
-        """Hold a picture, which must be a lasting one, until the step begins.
+        """Hold a picture, which must have memory of its own, until the step begins.
 
-        False: it has begun, put it.
+        Return False where the step has begun: then the picture is to be put.
         """
         with self._lock:
             if not self.has_begun:
@@ -59,9 +59,9 @@ class PendingBatch:
             return not self.has_begun
 
     def begin(self) -> dict[str, dict[int, Picture]]:
-        """From now on pictures are put.
+        """Begin the step: from now on pictures are put into its batch.
 
-        Returns those that were kept, to be put as well: key -> place -> picture.
+        Returns the pictures that were kept, to be put as well: key -> place -> picture.
         """
         with self._lock:
             self.has_begun = True
@@ -70,7 +70,7 @@ class PendingBatch:
         return early
 
     def put(self, key: str, place: int, picture: Picture, buffers: Buffers) -> None:
-        """Copy a picture to its place."""
+        """Copy a picture to its place in the batch."""
         copy_picture(picture, self.memory(key, picture, buffers)[place])
 
     def memory(self, key: str, picture: Picture, buffers: Buffers) -> Any:
@@ -105,12 +105,12 @@ class PendingBatch:
 
     @property
     def num_bytes(self) -> int:
-        """Of its pictures so far."""
+        """Bytes of the batch's pictures so far."""
         return sum(tensor.nbytes for tensor in self._tensors.values())
 
     def batch(self) -> Batch:
-        """Rows and pictures (n, C, H, W) or (n, T, C, H, W); in memory the channels stay last, as
-        decoded.
+        """Return rows and pictures (n, C, H, W) or (n, T, C, H, W); in memory the channels stay
+        last, as decoded.
         """
         return self.values | {key: self._tensors[key].movedim(-1, -3) for key in self._shapes}
 

@@ -6,7 +6,7 @@ from roboshard.loader.samples.rows import Batch
 
 
 def single_samples(batches: Iterable[Batch]) -> Iterator[Batch]:
-    """The samples of each step, one at a time, without a batch axis."""
+    """Yield the samples of each step, one at a time, without a batch axis."""
     for batch in batches:
         for number in range(len(next(iter(batch.values())))):
             yield {key: values[number] for key, values in batch.items()}

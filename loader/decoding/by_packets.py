@@ -7,29 +7,33 @@ decoded: where keyframes are near, a few serve all slices in turn, and stay warm
 """
 
 from array import array
-from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from itertools import zip_longest
+from itertools import islice, zip_longest
 
 import av
 import numpy as np
-from numpy.typing import NDArray
 
-from roboshard.common.errors import FormatError
-from roboshard.loader.decoding.codec import FORGETTING, Codec, Kind
+from roboshard.common.errors import FormatError, RoboshardError
+from roboshard.loader.decoding.codec import Codec, Kind
+from roboshard.loader.decoding.gops import Gops
 from roboshard.loader.decoding.open_decoders import bytes_held
-from roboshard.loader.decoding.parameter_sets import NO_SETS, Start, starts_of_gops
 from roboshard.loader.decoding.pictures import Picture
 from roboshard.loader.decoding.settings import PictureSettings
 from roboshard.loader.decoding.slice_bytes import InMemory, SliceBytes
 from roboshard.shards.gop import mean_random_cost
-from roboshard.shards.mp4 import IntArray, SampleTables
+from roboshard.shards.mp4 import IntArray
 from roboshard.shards.schema import CameraRecord
 from roboshard.shards.slices import SlicePackets
 
 READ_AT_ONCE = 1 << 16
-"""Bytes that are read of a GOP in one go, unless a packet is larger."""
+"""Bytes that are read in one go, of a GOP or of some that follow one another, unless a packet is
+larger.
+"""
+DECODED_AT_ONCE = 8, 1 << 20
+"""Frames that are decoded before the first of them is used, and bytes of them, at the most: what
+FFmpeg does and what Python does around it displace each other in the caches.
+"""
 
 CHEAP_TO_BEGIN = 2.0
 """Frames decoded for one picked at random, up to which each visit of a slice begins at a keyframe:
@@ -38,8 +42,8 @@ to go on with the codec of the last visit, which is cold by then, costs more.
 
 
 class PacketDecoder:
-    """Begins at the last safe keyframe; goes on from the frame that it gave last where keyframes
-    are far apart.
+    """Decodes packets from the last safe keyframe on, or goes on from the frame that it gave last
+    where keyframes are far apart.
 
     So it decodes the frames that `shards.gop.decode_cost` counts, and of streams that reorder those
     in flight.
@@ -67,32 +71,37 @@ class PacketDecoder:
         self._settings, self._make = settings, picture
         self._payload = data if packets.is_whole else InMemory(packets.payload)
         self._window, self._window_begin = memoryview(b""), 0
-        """What was read of the payload last, and where that begins."""
+        """The bytes of the payload that were read last, and the offset at which they begin."""
         self._begin, self._end = _numbers(tables.offsets), _numbers(tables.ends)
         self._packet_of = _numbers(tables.as_shown)
-        """Frame -> its packet."""
+        """Frame, in the order of showing -> its packet, in the order of decoding."""
         self._frame_of = _numbers(np.argsort(tables.as_shown))
         """Packet -> its frame, which decoders pass on as its time: two packets may have one
         time.
         """
         self._is_keyframe = tables.is_sync.tobytes()
+        most, num_bytes = DECODED_AT_ONCE
+        self._pixels = camera.width * camera.height
+        self._at_once = min(most, max(1, num_bytes // (2 * self._pixels)))
         self._gops = Gops(packets, camera)
         self._keeps_codec = mean_random_cost(camera.keyframes, camera.num_frames) > CHEAP_TO_BEGIN
         self._codec: Codec | None = None
         self._kind: Kind | None = None
-        """Of the codec; None: it may serve one run through a GOP alone."""
+        """The kind of the codec; None: the codec may serve one run through a GOP alone."""
         self._gop = 0
         """The GOP that the codec is in, if there is a codec."""
         self._end_frame = self._end_packet = 0
-        """Where that ends."""
+        """The first frame, and the first packet, after the GOP that the codec is in."""
         self._lead = b""
-        """What is still to be fed before the next packet."""
+        """Parameter sets that are still to be fed before the next packet."""
         self._ready: deque[av.VideoFrame] = deque()
-        """Frames that have come and were not asked for yet."""
+        """Frames that were decoded and not asked for yet."""
         self._is_drained = False
-        """All that were fed have come."""
+        """Whether the codec has given the frames of all packets that were fed to it."""
         self._next_packet = 0
         self._next_frame = 0
+        self._last_packet = 0
+        """The last packet that is worth reading with those before it."""
         self._failed: dict[int, tuple[int, Exception]] = {}
         """GOP -> the first of its packets that cannot be decoded, and why: nothing after it is
         tried again.
@@ -102,16 +111,18 @@ class PacketDecoder:
 
     @property
     def last_frame(self) -> int | None:
-        """The frame that it gave last, unless its codec has gone to another slice since."""
+        """The frame that the decoder gave last; None: it has no codec to go on with."""
         return None if self._codec is None else self._next_frame - 1
 
     @property
     def held_bytes(self) -> int:
-        """About what it holds open between two visits; 0: nothing."""
+        """About how many bytes the decoder holds between two visits of its slice; 0: it is not
+        open.
+        """
         return 0 if self._codec is None else bytes_held(self._camera)
 
-    def let_go(self) -> None:
-        """Close what is open; the next frame begins at a keyframe."""
+    def release(self) -> None:
+        """Close the codec, if one is open; the next frame begins at a keyframe."""
         self._codec = None
         self._ready.clear()
 
@@ -122,18 +133,37 @@ class PacketDecoder:
             FormatError, ValueError, av.FFmpegError: A frame cannot be decoded, whatever was asked
             for before.
         """
-        for index, following in zip_longest(indices, indices[1:]):
-            try:
-                picture = self._picture(index, following)
-            except (ValueError, av.FFmpegError):
-                self._codec = None  # of what it is now nothing is known
-                raise
-            yield picture
+        is_dense = bool(indices) and indices[-1] - indices[0] < 2 * len(indices)
+        self._last_packet = self._packet_of[indices[-1]] if is_dense else 0
+        wanted = zip_longest(indices, indices[1:])
+        while some := self._decode_some(wanted):
+            for found in some:
+                if isinstance(found, Exception):
+                    raise found
+                yield self._make(found)
         self._window = memoryview(b"")
-        self._let_go()
+        self._release()
 
-    def _picture(self, index: int, following: int | None) -> Picture:
-        """One frame; `following` is asked for next."""
+    def _decode_some(
+        self, wanted: Iterator[tuple[int, int | None]]
+    ) -> list[av.VideoFrame | Exception]:
+        """Return the next frames of those `wanted`, each with the one that follows, or the error
+        that ends them.
+        """
+        some: list[av.VideoFrame | Exception] = []
+        try:
+            for index, following in islice(wanted, self._at_once):
+                frame = self._frame(index, following)
+                some.append(frame)
+                if frame.width * frame.height > self._pixels:
+                    break  # larger than its record says, which whoever takes it will refuse
+        except (ValueError, av.FFmpegError, RoboshardError) as error:
+            self._codec = None  # of what it is now nothing is known
+            some.append(error)
+        return some
+
+    def _frame(self, index: int, following: int | None) -> av.VideoFrame:
+        """Return one frame; `following` is asked for next."""
         if self._failed:
             self._check_failed(index)
         codec = self._codec
@@ -143,16 +173,16 @@ class PacketDecoder:
         frame = self._decoded(codec, index, following)
         self.num_decoded += index + 1 - self._next_frame
         self._next_frame = index + 1
-        return self._make(frame)
+        return frame
 
     def _check_failed(self, index: int) -> None:
-        """Raise what is wrong with a packet that a frame needs, if it was met before."""
+        """Raise the error of a packet that a frame needs, if it was met before."""
         failed, error = self._failed.get(self._gops.of(index), (len(self._frame_of), None))
         if error is not None and failed <= self._packet_of[index]:
             raise error.with_traceback(None)
 
     def _start(self, gop: int) -> Codec:
-        """Be at the beginning of a GOP, with a decoder that is as new."""
+        """Go to the beginning of a GOP and return a decoder that is as new."""
         kind = self._gops.kind(gop)
         if self._codec is not None and (kind is None or kind != self._kind):
             self._give_back(self._codec)
@@ -179,8 +209,8 @@ class PacketDecoder:
         return Codec(self._slice.whole(), self._camera)
 
     def _decoded(self, codec: Codec, index: int, following: int | None) -> av.VideoFrame:
-        """Feed packets until the frame is there. If the codec is not to go on, it need not see
-        further ones.
+        """Return a frame, for which packets are fed until it is there. If the codec is not to go
+        on, it need not see further ones.
         """
         ready = self._ready
         while True:
@@ -213,12 +243,14 @@ class PacketDecoder:
         self._next_packet += 1
 
     def _packet(self, at: int) -> memoryview:
-        """Return a packet; where it is to be read, with those that follow it in its GOP."""
+        """Return the bytes of a packet; where they are to be read, with packets that follow it and
+        are wanted too.
+        """
         begin, end = self._begin[at], self._end[at]
         first = self._window_begin
         if not first <= begin <= end <= first + len(self._window):
             stop = end
-            for following in range(at + 1, self._end_packet):
+            for following in range(at + 1, max(self._end_packet, self._last_packet + 1)):
                 if not stop <= self._end[following] <= begin + READ_AT_ONCE:
                     break
                 stop = self._end[following]
@@ -238,8 +270,8 @@ class PacketDecoder:
             return following < self._end_frame
         return self._keeps_codec and frame < self._end_frame
 
-    def _let_go(self) -> None:
-        """Of the codec, unless it is to go on."""
+    def _release(self) -> None:
+        """Give the codec back, unless it is to go on in its GOP."""
         if self._codec is not None and not self._goes_on(self._next_frame, None):
             self._ready.clear()
             self._give_back(self._codec)
@@ -251,67 +283,6 @@ class PacketDecoder:
             self._settings.codecs.give_back(self._kind, codec)
 
 
-class Gops:
-    """The GOPs of a slice: from each safe keyframe to the next, in decode order as in the order of
-    showing.
-    """
-
-    def __init__(self, packets: SlicePackets, camera: CameraRecord) -> None:
-        """Find them. Raises ValueError for packets that cannot be those of a decodable slice."""
-        tables = packets.tables
-        frames = np.asarray(camera.keyframes, dtype=np.int64)
-        firsts = tables.as_shown[frames]
-        is_safe = _divides(tables)[firsts]
-        if not is_safe.any():
-            raise FormatError("no keyframe from which decoding can start")
-        self._frames: list[int] = frames[is_safe].tolist()
-        self._starts = starts_of_gops(
-            packets.payload, tables, firsts[is_safe].tolist(), camera.codec, camera.pix_fmt
-        )
-        self._description = tables.description if camera.codec in FORGETTING else None
-
-    def of(self, frame: int) -> int:
-        """Return the GOP that a frame is in. Raises FormatError for one before the first
-        keyframe.
-        """
-        gop = bisect_right(self._frames, frame) - 1
-        if gop < 0:
-            raise FormatError(f"no keyframe up to frame {frame}")
-        return gop
-
-    def frame(self, gop: int) -> int:
-        """Return the first frame of a GOP."""
-        return self._frames[gop]
-
-    def end_frame(self, gop: int) -> int | None:
-        """Return the first frame after a GOP; None: it is the last one."""
-        return self._frames[gop + 1] if gop + 1 < len(self._frames) else None
-
-    def start(self, gop: int) -> Start:
-        """Return what a decoder must have seen before the GOP."""
-        return NO_SETS if self._starts is None else self._starts[gop]
-
-    def kind(self, gop: int) -> Kind | None:
-        """Return which decoders may serve the GOP; None: only a new one, and no other GOP after
-        it.
-        """
-        if self._starts is None:
-            return self._description
-        start = self._starts[gop]
-        if self._description is None or not start.is_final:
-            return None
-        return self._description + start.sets
-
-
-def _divides(tables: SampleTables) -> NDArray[np.bool_]:
-    """Of each packet whether it is shown after all before it, and before all after it."""
-    before = np.maximum.accumulate(np.append(np.iinfo(np.int64).min, tables.pts[:-1]))
-    later = np.append(tables.pts[1:], np.iinfo(np.int64).max)
-    after = np.minimum.accumulate(later[::-1])[::-1]
-    divides: NDArray[np.bool_] = (before <= tables.pts) & (tables.pts < after)
-    return divides
-
-
 def _numbers(column: IntArray) -> "array[int]":
-    """Numbers that are quick to look up one by one, and no larger than they must be."""
+    """Return numbers that are quick to look up one by one, and no larger than they must be."""
     return array("q", column.tobytes())

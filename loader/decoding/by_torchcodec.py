@@ -37,22 +37,22 @@ class TorchcodecDecoder:
         self._tick = camera.time_base[0] / camera.time_base[1]
         self._times = [tick * self._tick for tick in camera.ticks().tolist()]
         self.last_frame: int | None = None
-        """The frame that it gave last."""
+        """The frame that the decoder gave last; None: the next one begins at a keyframe."""
         self.num_decoded = 0
         """Frames decoded so far, as `shards.gop.decode_cost` counts them."""
 
     @property
     def held_bytes(self) -> int:
-        """About what its pictures take between two visits, the slice itself apart; 0: nothing."""
+        """About how many bytes the decoder's pictures take between two visits; 0: it is closed."""
         return 0 if self._decoder is None else bytes_held(self._camera)
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """Close the decoder; the next frame begins at a keyframe."""
         self._decoder = None
         self.last_frame = None
 
     def frames(self, indices: Sequence[int]) -> Iterator[Picture]:
-        """Frames by ascending index: (H, W, 3) uint8, on the GPU where one decodes.
+        """Yield frames by ascending index: (H, W, 3) uint8, on the GPU where one decodes.
 
         Raises RuntimeError, and FormatError where it gives other frames than were asked for.
         """
@@ -126,5 +126,5 @@ class _Bytes:
 
 
 def _as_tensor(data: memoryview) -> torch.Tensor:
-    """The same bytes as a tensor, not a copy."""
+    """Return a uint8 tensor over the same bytes, not a copy."""
     return torch.from_numpy(np.asarray(_Bytes(data)))

@@ -21,8 +21,8 @@ HEVC.
 AV1 forgets all, the others begin anew with each keyframe.
 """
 MAX_IDLE = 32
-"""Decoders that wait for a slice of their kind; slices of one dataset are of as many kinds as it
-has cameras.
+"""Most decoders that wait for a slice of their kind; slices of one dataset are of as many kinds as
+it has cameras.
 """
 
 Kind = bytes
@@ -43,7 +43,9 @@ class Codec:
     def feed(
         self, data: memoryview | bytes, pts: int, dts: int, *, is_keyframe: bool
     ) -> list[VideoFrame]:
-        """Decode a packet; the frames that are complete, in the order in which they are shown."""
+        """Decode a packet, and return the frames that are complete, in the order in which they are
+        shown.
+        """
         buffer: Any = data  # any will do
         packet: Any = av.Packet(buffer)
         packet.pts, packet.dts = pts, dts
@@ -53,7 +55,7 @@ class Codec:
         return frames
 
     def drain(self) -> list[VideoFrame]:
-        """The frames that are still held back. Then only `reset` is allowed."""
+        """Return the frames that are still held back. Then only `reset` is allowed."""
         frames: list[VideoFrame] = self._context.decode(None)
         return frames
 
@@ -72,7 +74,9 @@ class Codecs:
         self._idle: list[tuple[Kind, Codec]] = []
 
     def take(self, kind: Kind, make: Callable[[], Codec]) -> Codec:
-        """One for GOPs of this kind, or a new one."""
+        """Take an idle decoder for GOPs of this kind, the one that was used last, or make a new
+        one.
+        """
         with self._lock:
             for place in range(len(self._idle) - 1, -1, -1):
                 if self._idle[place][0] == kind:

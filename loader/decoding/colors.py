@@ -21,17 +21,17 @@ libswscale's flag. The first is that of torchcodec's newer releases, the second 
 """
 
 UNSPECIFIED, FULL_RANGE = 0, 2
-"""Of FFmpeg's `AVColorRange`."""
+"""Two values of FFmpeg's `AVColorRange`."""
 RGB_MATRIX = 0
-"""Of FFmpeg's `AVColorSpace`. Where torchcodec calls libswscale itself, that took it for BT.709 up
-to FFmpeg 7.
+"""The value of FFmpeg's `AVColorSpace` for RGB. Where torchcodec calls libswscale itself, that took
+it for BT.709 up to FFmpeg 7.
 """
 
 _WITHOUT = ("yuv420p", "yuvj420p", "yuva420p", "yuv422p", "yuvj422p")
-"""Formats of which frames of even height are converted without such a choice."""
+"""Pixel formats whose frames of even height are converted alike with every interpolation."""
 _DIRECT_WIDTH = 32
 _HEIGHT, _WIDTH = 33, 64
-"""Of a frame by which the two ways can be told apart: an odd height."""
+"""Pixels of a frame by which the ways of filling in colors can be told apart: an odd height."""
 
 
 def is_direct_call(width: int, is_turned: bool) -> bool:
@@ -115,24 +115,26 @@ def reformatted(frame: av.VideoFrame, name: str, quarter_turns: int = 0) -> NDAr
 
 
 _FULL = ("yuvj", "gray", "ya")
-"""How formats begin that imply the full range."""
+"""Beginnings of the pixel formats that imply the full range."""
 _KNOWN = (1, 2, 4, 5, 6, 7, 9)
 """Matrices, as FFmpeg's `AVColorSpace` numbers them, that libswscale knows; it takes others for
 BT.601.
 """
 _ALIKE = {10: 9}
-"""BT.2020 with constant luminance, which it takes for that without."""
+"""Matrix -> the one libswscale takes it for: BT.2020 with constant luminance for that without."""
 _MAJOR = int(av.__version__.split(".")[0])
 _OTHER = {Colorspace.ITU709: Colorspace.ITU601}
-"""PyAV 15 tells libswscale matrix and range only where the target's differ, which RGB does not
-have.
+"""Matrix of a frame -> another one, to be named for its target: PyAV 15 tells libswscale matrix and
+range only where the target's differ, which RGB does not have.
 """
 _ONE_THREAD = {"threads": 1} if _MAJOR >= 17 else {}
-"""For PyAV's conversions, which since version 17 start threads of their own for each picture."""
+"""Keywords of PyAV's conversions, which since version 17 start threads of their own for each
+picture.
+"""
 
 
 def _noise() -> av.VideoFrame:
-    """A frame of noise."""
+    """Return a frame of noise in yuv420p, of an odd height."""
     noise = np.random.default_rng(0).integers(0, 256, (_HEIGHT, _WIDTH, 3), dtype=np.uint8)
     return av.VideoFrame.from_ndarray(noise, format="rgb24").reformat(format="yuv420p")
 

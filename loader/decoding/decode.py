@@ -3,7 +3,7 @@ frame.
 
     on the CPU   by_packets.py      packets from memory, through FFmpeg's decoders of PyAV
       colors     rgb.py, colors.py  as torchcodec makes them, and LeRobot with it
-      depths     depth.py           codes to millimetres
+      depths     depth.py           codes to millimeters
     on a GPU     by_torchcodec.py   but depth, and slices in which torchcodec would seek wrongly:
                                     those as on the CPU
                                     moved there
@@ -25,7 +25,7 @@ from roboshard.loader.decoding.by_packets import PacketDecoder
 from roboshard.loader.decoding.by_torchcodec import TorchcodecDecoder, seeks_right
 from roboshard.loader.decoding.depth import depth_pixels
 from roboshard.loader.decoding.open_decoders import Keeps
-from roboshard.loader.decoding.pictures import Picture, made, resized
+from roboshard.loader.decoding.pictures import Picture, resized, with_pixels
 from roboshard.loader.decoding.rgb import picture_of
 from roboshard.loader.decoding.settings import PictureSettings
 from roboshard.loader.decoding.slice_bytes import SliceBytes
@@ -35,7 +35,7 @@ from roboshard.shards.schema import CameraRecord
 from roboshard.shards.slices import SlicePackets, read_slice
 
 FAILURES = (RuntimeError, ValueError, IndexError, av.FFmpegError)
-"""What decoders raise."""
+"""Errors that decoders raise for what they cannot decode."""
 
 
 class FrameDecoder(Keeps, Protocol):
@@ -43,14 +43,15 @@ class FrameDecoder(Keeps, Protocol):
 
     @property
     def last_frame(self) -> int | None:
-        """The frame that it goes on from; None: it begins at a keyframe."""
+        """The frame that the decoder goes on from; None: it begins at a keyframe."""
 
     @property
     def num_decoded(self) -> int:
         """Frames decoded so far."""
 
     def frames(self, indices: Sequence[int]) -> Iterator[Picture]:
-        """Frames by ascending index: (H, W, 3) uint8; of depth (H, W, 1) float32 in millimetres.
+        """Yield frames by ascending index: (H, W, 3) uint8; of depth (H, W, 1) float32 in
+        millimeters.
 
         Each is to be used before the next one is asked for.
         """
@@ -110,7 +111,7 @@ class Moved:
 
     @property
     def last_frame(self) -> int | None:
-        """The frame that it goes on from; None: it begins at a keyframe."""
+        """The frame that the decoder goes on from; None: it begins at a keyframe."""
         return self._decoder.last_frame
 
     @property
@@ -120,17 +121,19 @@ class Moved:
 
     @property
     def held_bytes(self) -> int:
-        """About what it holds open between two visits; 0: nothing."""
+        """About how many bytes the decoder holds between two visits of its slice; 0: it is not
+        open.
+        """
         return self._decoder.held_bytes
 
-    def let_go(self) -> None:
-        """Close what is open; the next frame begins at a keyframe."""
-        self._decoder.let_go()
+    def release(self) -> None:
+        """Close the decoder, if it is open; the next frame begins at a keyframe."""
+        self._decoder.release()
 
     def frames(self, indices: Sequence[int]) -> Iterator[Picture]:
-        """Frames by ascending index, as tensors (H, W, C) on the GPU."""
+        """Yield frames by ascending index, as tensors (H, W, C) on the GPU."""
         for picture in self._decoder.frames(indices):
-            yield torch.as_tensor(made(picture), device=self._device)
+            yield torch.as_tensor(with_pixels(picture), device=self._device)
 
 
 def decode_frames(
@@ -140,8 +143,8 @@ def decode_frames(
     settings: PictureSettings,
     where: str,
 ) -> Iterator[Picture]:
-    """Pictures (H, W, C) by ascending index, each to be used before the next. Raises FormatError
-    naming `where`.
+    """Yield pictures (H, W, C) by ascending index, each to be used before the next. Raises
+    FormatError naming `where`.
     """
     size = (camera.height, camera.width)
     settings.kept.take(decoder)
@@ -159,7 +162,7 @@ def decode_frames(
 
 @contextmanager
 def _naming(where: str) -> Iterator[None]:
-    """What decoders raise becomes a FormatError that says where."""
+    """Make a FormatError that names `where` of what decoders raise."""
     try:
         yield
     except FAILURES as error:

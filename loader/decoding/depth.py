@@ -1,4 +1,4 @@
-"""Depth video: distances as 12-bit codes, and the way back to millimetres."""
+"""Depth video: distances as 12-bit codes, and the way back to millimeters."""
 
 from functools import cache
 from typing import Any
@@ -19,7 +19,7 @@ MAX_MM = float(np.iinfo(np.uint16).max)
 
 @cache
 def millimetres(scale: DepthScale) -> NDArray[np.float32]:
-    """(4096,) float32: what each code stands for, whole millimetres.
+    """Return what each code stands for, in whole millimeters: (4096,) float32.
 
     The arithmetic is that of LeRobot's `dequantize_depth` (lerobot/datasets/depth_utils.py) for
     tensors with `output_unit="mm"`, in the same order and in float32, so that the values are equal
@@ -49,13 +49,13 @@ def _exp(exponents: torch.Tensor) -> torch.Tensor:
 
 
 def depth_pixels(frame: av.VideoFrame, scale: DepthScale) -> NDArray[np.float32]:
-    """(H, W, 1) float32 in millimetres, of a decoded frame."""
+    """Return the depths of a decoded frame in millimeters, (H, W, 1) float32."""
     return np.take(millimetres(scale), _codes(frame))[:, :, None]  # faster than indexing
 
 
 def _codes(frame: av.VideoFrame) -> NDArray[np.uint16]:
-    """(H, W) as stored; of a frame in another format, as FFmpeg converts it, which LeRobot asks for
-    too.
+    """Return the codes of a frame, (H, W), as stored; of a frame in another format, as FFmpeg
+    converts it, which LeRobot asks for too.
     """
     plane: Any = frame.reformat(format=PIXEL_FORMAT).planes[0]
     rows = np.frombuffer(plane, dtype="<u2").reshape(-1, plane.line_size // 2)

@@ -12,7 +12,7 @@ FRAMES_HELD = 12
 
 
 def bytes_held(camera: CameraRecord) -> int:
-    """Return about what the pictures take that an open decoder of a camera's slice holds."""
+    """Return about how many bytes the pictures take that a camera's open decoder holds."""
     return FRAMES_HELD * camera.width * camera.height * 3 // 2  # 8 bits, 4:2:0
 
 
@@ -21,10 +21,10 @@ class Keeps(Protocol):
 
     @property
     def held_bytes(self) -> int:
-        """About what it holds open; 0: nothing."""
+        """About how many bytes the open decoder holds; 0: none is open."""
 
-    def let_go(self) -> None:
-        """Close it; the next frame begins at a keyframe."""
+    def release(self) -> None:
+        """Close the decoder; the next frame begins at a keyframe."""
 
 
 class KeptDecoders:
@@ -41,17 +41,17 @@ class KeptDecoders:
 
     @property
     def num_bytes(self) -> int:
-        """About what the idle ones hold."""
+        """About how many bytes the open decoders hold that are not in use."""
         return self._num_bytes
 
     def take(self, decoder: Keeps) -> None:
-        """Begin to use a decoder: until it is given back, it is let go of by nobody else."""
+        """Begin to use a decoder: until it is given back, nobody else closes it."""
         with self._lock:
             _, num_bytes = self._idle.pop(id(decoder), (None, 0))
             self._num_bytes -= num_bytes
 
     def give_back(self, decoder: Keeps) -> None:
-        """End a use; others may have to be let go of for it."""
+        """End a use of a decoder; others may have to be closed to make room for it."""
         num_bytes = decoder.held_bytes
         if not num_bytes:
             return
@@ -63,4 +63,4 @@ class KeptDecoders:
                 self._num_bytes -= its_bytes
                 oldest = found()  # None: its episode has gone
                 if oldest is not None:
-                    oldest.let_go()
+                    oldest.release()

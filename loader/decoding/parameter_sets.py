@@ -18,12 +18,12 @@ from roboshard.shards.mp4 import SampleTables
 from roboshard.shards.nal_units import length_size_of
 
 MAX_UNITS = 4096
-"""NAL units of a packet."""
+"""Most NAL units of a packet: one that has more is refused."""
 MAX_SETS_BYTES = 1 << 16
-"""Of the sets that lead up to a GOP; of an encoder's there are some hundred."""
+"""Most bytes of the sets that lead up to a GOP; those of an encoder are some hundred."""
 MAX_HEADER = 64
-"""Bytes of a sequence header that is looked for in all keyframes at once; encoders write about a
-dozen.
+"""Most bytes of a sequence header that is looked for in all keyframes at once; encoders write about
+a dozen.
 """
 
 _H264_SETS, _H264_SEI = (7, 8, 13, 15), 6
@@ -45,9 +45,9 @@ class Start:
     packets.
     """
     is_led: bool = False
-    """The first packet lacks some of them: they are to be fed before it."""
+    """Whether the first packet lacks some of the sets: then all of them are to be fed before it."""
     is_final: bool = True
-    """The GOP's own packets do not change them."""
+    """Whether the GOP's own packets leave the sets as they are."""
 
 
 NO_SETS = Start()
@@ -56,7 +56,8 @@ NO_SETS = Start()
 def starts_of_gops(
     payload: memoryview, tables: SampleTables, firsts: Sequence[int], codec: str, pix_fmt: str
 ) -> Sequence[Start] | None:
-    """What each GOP's decoder must have seen; None: no packet carries parameter sets.
+    """Return what each GOP's decoder must have seen; None: nothing but the sample description and
+    what each GOP begins with.
 
     Args:
         payload: Where the packets lie.
@@ -91,7 +92,7 @@ def starts_of_gops(
 def _units(
     payload: memoryview, tables: SampleTables, length_size: int, wanted: NDArray[np.bool_]
 ) -> Iterator[tuple[int, int, int]]:
-    """(packet, start, end) of the NAL units whose first byte is `wanted`, in no order.
+    """Yield (packet, start, end) of the NAL units whose first byte is `wanted`, in no order.
 
     All packets are walked at once.
     """
@@ -121,12 +122,12 @@ class _InForce:
 
     def __init__(self, is_hevc: bool, length_size: int) -> None:
         self.applied: list[bytes] = []
-        """What it has seen of them that made a difference."""
+        """Units that the decoder has seen and that made a difference to it, in decode order."""
         self._by_name: dict[tuple[int, int], bytes] = {}
         self._is_hevc, self._length_size = is_hevc, length_size
 
     def apply(self, unit: bytes) -> bool:
-        """Let the decoder see a unit: whether that may make a difference to it."""
+        """Let the decoder see a unit, and return whether that may make a difference to it."""
         name = self._name(unit)
         if self._by_name.get(name) == unit:
             return False
@@ -141,12 +142,12 @@ class _InForce:
         return True
 
     def forget_but(self, own: Sequence[bytes]) -> None:
-        """If these are all that is in force, nothing that came before them matters."""
+        """Forget the units before these ones, if these are all that is in force."""
         if {self._name(unit) for unit in own} == self._by_name.keys():
             self.applied = list(own)
 
     def _name(self, unit: bytes) -> tuple[int, int]:
-        """(type, number); of all but picture parameter sets the number is not looked at."""
+        """Return (type, number) of a unit; all but picture parameter sets have the number 0."""
         header = unit[self._length_size :]
         kind = header[0] >> 1 & 63 if self._is_hevc else header[0] & 31
         if kind == _HEVC_PPS and self._is_hevc:
@@ -155,7 +156,7 @@ class _InForce:
 
 
 def _ue(data: bytes) -> int:
-    """The number that begins these bytes in Exp-Golomb code (H.264 and H.265, 9.1 and 9.2)."""
+    """Return the number that begins these bytes in Exp-Golomb code (H.264, H.265: 9.1 and 9.2)."""
     bits = f"{int.from_bytes(data.ljust(4, bytes(1)), 'big'):032b}"
     zeros = len(bits) - len(bits.lstrip("0"))
     return int(bits[zeros : 2 * zeros + 1] or "0", 2) - 1
@@ -190,7 +191,9 @@ def _nal_starts(
 def _av1_starts(
     payload: memoryview, tables: SampleTables, firsts: Sequence[int]
 ) -> list[Start] | None:
-    """Most often every keyframe begins with one and the same sequence header."""
+    """Return what each GOP's decoder must have seen; None: every keyframe begins with one and the
+    same sequence header, as is most often so.
+    """
     begins, ends = tables.offsets[list(firsts)], tables.ends[list(firsts)]
     header = _sequence_header(payload[int(begins[0]) : int(ends[0])])
     octets = np.frombuffer(payload, np.uint8)
@@ -207,8 +210,8 @@ def _av1_starts(
 
 
 def _sequence_header(packet: memoryview) -> bytes:
-    """The sequence header of a packet, which comes before its frames (AV1 5.3, 7.5); empty: it has
-    none.
+    """Return the sequence header of a packet, which comes before its frames (AV1 5.3, 7.5); empty:
+    it has none.
     """
     position = 0
     try:

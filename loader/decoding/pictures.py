@@ -17,7 +17,7 @@ Picture = (
     | ResizedPicture
     | torch.Tensor
 )
-"""(H, W, C): an array, one that is still to be made, or a tensor where a GPU decoded it.
+"""A picture (H, W, C): an array, one that is still to be made, or a tensor where a GPU decoded it.
 
 uint8: brightness; float32 and int32: depth, used as it is.
 """
@@ -34,7 +34,7 @@ def is_brightness(picture: Picture) -> bool:
 
 
 def resized(picture: Picture, size: tuple[int, int] | None) -> Picture:
-    """A picture at a size (H, W), None: its own; depth by the nearest pixel, brightness by a
+    """Return a picture at a size (H, W), None: its own; depth by the nearest pixel, brightness by a
     filter.
     """
     if size is None or tuple(picture.shape[:2]) == size:
@@ -46,14 +46,14 @@ def resized(picture: Picture, size: tuple[int, int] | None) -> Picture:
     return ResizedPicture(picture, size)
 
 
-def made(picture: Picture) -> Picture:
-    """The same with its values there, for where they are needed more than once."""
+def with_pixels(picture: Picture) -> Picture:
+    """Return a picture with its values there, for where they are needed more than once."""
     return picture.pixels() if isinstance(picture, _TO_BE_MADE) else picture
 
 
-def lasting(picture: Picture) -> "NDArray[Any] | DecodedFrame | torch.Tensor":
-    """The same in memory of its own, for longer than until its decoder is asked for the next
-    one.
+def owned_copy(picture: Picture) -> "NDArray[Any] | DecodedFrame | torch.Tensor":
+    """Return a picture in memory of its own, for longer than until its decoder is asked for the
+    next one.
     """
     if isinstance(picture, ResizedPicture):
         return picture.pixels()
@@ -61,13 +61,13 @@ def lasting(picture: Picture) -> "NDArray[Any] | DecodedFrame | torch.Tensor":
 
 
 def copy_picture(picture: Picture, target: Any) -> None:
-    """A picture to an array or tensor of its shape, as levels of 0..1 where that has floating
+    """Copy a picture to an array or tensor of its shape, as levels of 0..1 where that has floating
     point.
     """
     is_scaled = is_brightness(picture) and target.dtype.itemsize > 1
     if isinstance(picture, _TO_BE_MADE) and not is_scaled:
         picture.into(target)
         return
-    target[...] = made(picture)
+    target[...] = with_pixels(picture)
     if is_scaled:
         target /= 255  # a division that converts as it goes takes three times as long

@@ -25,12 +25,12 @@ class ResizedPicture:
     def __init__(
         self, picture: "DecodedFrame | ResizedPicture | NDArray[Any]", size: tuple[int, int]
     ) -> None:
-        """Of a picture (H, W, C); `size` is (H, W) too."""
+        """Take a picture (H, W, C) that is to be made at `size`, (H, W)."""
         self.shape: tuple[int, int, int] = (*size, picture.shape[2])
         self._picture = picture
 
     def into(self, target: NDArray[np.uint8]) -> None:
-        """Write it to `target`, (H, W, C). Raises ValueError for another shape."""
+        """Write the resized picture to `target`, (H, W, C). Raises ValueError for another shape."""
         if target.shape != self.shape:
             raise ValueError(f"a picture of shape {self.shape} does not fit {target.shape}")
         whole = torch.from_numpy(
@@ -46,15 +46,15 @@ class ResizedPicture:
         )
 
     def pixels(self) -> NDArray[np.uint8]:
-        """(H, W, C) in memory of its own."""
+        """Return the resized picture, (H, W, C), in memory of its own."""
         target = np.empty(self.shape, dtype=np.uint8)
         self.into(target)
         return target
 
 
 def resize_in_floats(picture: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """(H, W, C) uint8 at another size (H, W), by the same filter; on GPUs torch has it for floats
-    only.
+    """Return a picture (H, W, C) uint8 at another size (H, W), by the filter of `ResizedPicture`;
+    on GPUs torch has it for floats only.
     """
     whole = _batched(picture).to(torch.float32)
     resized = torch.nn.functional.interpolate(whole, size=size, mode="bilinear", antialias=True)
@@ -62,8 +62,8 @@ def resize_in_floats(picture: torch.Tensor, size: tuple[int, int]) -> torch.Tens
 
 
 def nearest(pixels: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
-    """Pixels (H, W, ...) at another size (H, W), each the nearest one: between two depths there may
-    be nothing.
+    """Return pixels (H, W, ...) at another size (H, W), each the nearest one: between two depths
+    there may be nothing.
     """
     rows, columns = (
         ((np.arange(wanted) + 0.5) * had / wanted).astype(np.int64)
@@ -74,5 +74,5 @@ def nearest(pixels: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
 
 
 def _batched(picture: torch.Tensor) -> Any:
-    """(1, C, H, W) of (H, W, C), the same memory."""
+    """Return a picture (H, W, C) as a batch (1, C, H, W) over the same memory."""
     return picture.movedim(-1, 0)[None]

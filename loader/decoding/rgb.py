@@ -30,8 +30,8 @@ from roboshard.loader.decoding.colors import (
 _BT709 = 1  # of FFmpeg's `AVColorSpace`
 _ONE = 1 << 16  # contrast and saturation, in fixed point
 _WIDTH, _HEIGHT = 32, 2
-"""Of pictures whose sizes are multiples of these, nothing is written past the end of a row or of
-the last row.
+"""Width and height in pixels: for pictures whose sizes are multiples of these, libswscale writes
+nothing past the end of a row or of the last row.
 """
 _PALETTE = "pal8"
 """A format whose frames have their colors in a table, which PyAV does not show."""
@@ -102,7 +102,9 @@ class RgbConverter:
             target[...] = self.pixels(planes)
 
     def pixels(self, planes: "Planes") -> NDArray[np.uint8]:
-        """A frame's RGB (H, W, 3) in memory of this converter, which the next call uses again."""
+        """Return a frame's RGB (H, W, 3) in memory of this converter, which the next call uses
+        again.
+        """
         height, width, channels = self.shape
         if self._memory is None:
             rows, columns = -(-height // _HEIGHT) * _HEIGHT, -(-width // _WIDTH) * _WIDTH
@@ -123,29 +125,29 @@ class RgbConverter:
 
 
 class Plane(Protocol):
-    """One of a frame's, as PyAV has it."""
+    """A plane of a frame, as PyAV has it."""
 
     @property
     def buffer_ptr(self) -> int:
-        """Address of its first row."""
+        """Address of the plane's first row."""
 
     @property
     def line_size(self) -> int:
-        """From row to row, in bytes."""
+        """Bytes from one row of the plane to the next."""
 
     @property
     def buffer_size(self) -> int:
-        """Of all rows, in bytes."""
+        """Bytes of all rows of the plane."""
 
 
 Planes = Sequence[Plane]
-"""Y, U, V; or what else the pixel format has."""
+"""The planes of a frame: Y, U, V, or what else its pixel format has."""
 
 
 class DecodedFrame:
     """A frame that is still as its codec left it: converted where it goes to, when it goes there.
 
-    By whichever thread that is: each has converters of its own.
+    Any thread may convert it: each has converters of its own.
     """
 
     dtype = np.dtype(np.uint8)
@@ -171,10 +173,10 @@ class DecodedFrame:
         )
         height, width, channels = _converter(self._kind).shape
         self.shape = (width, height, channels) if quarter_turns % 2 else (height, width, channels)
-        """(H, W, 3)"""
+        """Shape of the picture after its turns: (H, W, 3)."""
 
     def into(self, target: NDArray[np.uint8]) -> None:
-        """Write its RGB to `target`, (H, W, 3) in one piece."""
+        """Write the frame's RGB to `target`, (H, W, 3) in one piece."""
         if not self._turns:
             _converter(self._kind).into(self._planes, target)
         elif target.shape == self.shape:
@@ -183,15 +185,15 @@ class DecodedFrame:
             raise ValueError(f"a picture of shape {self.shape} does not fit {target.shape}")
 
     def pixels(self) -> NDArray[np.uint8]:
-        """Its RGB (H, W, 3), in memory that this thread's next picture of the same kind is written
-        to.
+        """Return the frame's RGB (H, W, 3), in memory that this thread's next picture of the same
+        kind is written to.
         """
         pixels = _converter(self._kind).pixels(self._planes)
         return np.ascontiguousarray(np.rot90(pixels, self._turns)) if self._turns else pixels
 
     def copy(self) -> "DecodedFrame":
-        """The same in memory of its own: the frame's is its codec's, which keeps as much for good
-        as is ever held.
+        """Return the frame in memory of its own: that of the original is its codec's, which keeps
+        as much for good as is ever held.
         """
         same = copy(self)
         same._planes = [_OwnPlane(plane) for plane in self._planes]
@@ -199,7 +201,7 @@ class DecodedFrame:
 
     @property
     def nbytes(self) -> int:
-        """Of memory that it holds."""
+        """Bytes of memory that the frame holds."""
         return sum(plane.buffer_size for plane in self._planes)
 
 
@@ -214,11 +216,11 @@ class _OwnPlane:
 
 
 _Kind = tuple[int, int, str, int, int, bool]
-"""(width, height, pixel format, color space, color range, is it turned)"""
+"""What a converter is for: width, height, pixel format, color space, color range, is it turned."""
 
 
 class _Converters(threading.local):
-    """Of a thread."""
+    """The converters of each thread, by the kind of frame."""
 
     def __init__(self) -> None:
         self.by_kind: dict[_Kind, RgbConverter] = {}

@@ -24,6 +24,6 @@ class PictureSettings:
     known.
     """
     kept: KeptDecoders = field(default_factory=partial(KeptDecoders, MAX_KEPT_BYTES))
-    """Decoders that stay where they are in their slices."""
+    """Decoders that stay open, where they are in their slices, between two visits."""
     codecs: Codecs = field(default_factory=Codecs)
-    """Shared by the slices of a process."""
+    """Decoders that nobody uses now, shared by the slices of a process."""

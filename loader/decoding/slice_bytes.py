@@ -12,10 +12,10 @@ class SliceBytes(Protocol):
 
     @property
     def num_bytes(self) -> int:
-        """Bytes that it holds in memory."""
+        """Bytes of the slice that are held in memory."""
 
     def whole(self) -> memoryview:
-        """Return all of them."""
+        """Return all bytes of the slice."""
 
     def part(self, begin: int, end: int) -> memoryview:
         """Return the bytes from `begin` to `end`."""
@@ -25,16 +25,16 @@ class InMemory:
     """A slice that is held in memory."""
 
     def __init__(self, data: memoryview) -> None:
-        """Hold the bytes."""
+        """Hold the bytes of a slice."""
         self._data = data
 
     @property
     def num_bytes(self) -> int:
-        """Bytes that it holds in memory."""
+        """Bytes of the slice, all of which are held in memory."""
         return len(self._data)
 
     def whole(self) -> memoryview:
-        """Return all of them."""
+        """Return all bytes of the slice."""
         return self._data
 
     def part(self, begin: int, end: int) -> memoryview:
@@ -55,7 +55,7 @@ class InFile:
         again: Callable[[], memoryview] | None,
         on_read: Callable[[int], None],
     ) -> None:
-        """Nothing is read yet.
+        """Say where a slice lies, of which nothing is read yet.
 
         Args:
             files: What reads.
@@ -69,7 +69,7 @@ class InFile:
         self._on_read = on_read
 
     def whole(self) -> memoryview:
-        """Return all of them."""
+        """Return all bytes of the slice."""
         return self.part(0, self._stored.length)
 
     def part(self, begin: int, end: int) -> memoryview:

@@ -32,14 +32,15 @@ class Column(Protocol):
         """(rows,) Which rows have no value; None: all have one."""
 
     def take(self, rows: NDArray[np.int64]) -> NDArray[Any] | list[Any]:
-        """Copies of the values of some rows, (n,) or (n, T): an array (n, ...) or (n, T, ...).
+        """Return copies of the values of some rows, (n,) or (n, T): an array (n, ...) or (n, T,
+        ...).
 
         A list of n values instead where they are strings, or tensors whose shapes may differ.
         """
 
 
 class TensorColumn:
-    """Numbers and booleans: one array (rows, ...)."""
+    """A column of numbers or booleans: one array (rows, ...)."""
 
     def __init__(self, values: NDArray[Any], missing: Mask | None = None) -> None:
         self._values = values
@@ -51,7 +52,9 @@ class TensorColumn:
         return self._values.shape
 
     def take(self, rows: NDArray[np.int64]) -> NDArray[Any]:
-        """See `Column`."""
+        """Return copies of the values of some rows, (n,) or (n, T): an array (n, ...) or (n, T,
+        ...).
+        """
         return self._values[rows]
 
     def take_all(self) -> NDArray[Any]:
@@ -60,45 +63,49 @@ class TensorColumn:
 
 
 class RaggedColumn:
-    """Lists whose shape differs from row to row."""
+    """A column of lists whose shape differs from row to row."""
 
     def __init__(self, values: list[NDArray[Any]], missing: Mask | None = None) -> None:
         self._values = values
         self.missing = missing
 
     def take(self, rows: NDArray[np.int64]) -> list[Any]:
-        """See `Column`; only rows of equal shape can stand in one window."""
+        """Return a tensor for each row of (n,), or each window of (n, T), whose rows must have one
+        shape.
+        """
         if rows.ndim == 1:
             return [torch.from_numpy(self._values[row].copy()) for row in rows.tolist()]
         return [torch.stack(self.take(window)) for window in rows]
 
 
 class TextColumn:
-    """Strings."""
+    """A column of strings."""
 
     def __init__(self, values: list[str], missing: Mask | None = None) -> None:
         self._values = values
         self.missing = missing
 
     def take(self, rows: NDArray[np.int64]) -> list[Any]:
-        """See `Column`; `make_loader` refuses windows of strings before it comes to this."""
+        """Return the strings of rows (n,); `make_loader` refuses windows before it gets here."""
         if rows.ndim > 1:
             raise TypeError(f"strings have no delta window of {rows.shape[1]} rows")
         return [self._values[row] for row in rows.tolist()]
 
 
 class LanguageColumn:
-    """Lists of messages, as Arrow holds them: every row may repeat all that was said so far."""
+    """A column of lists of messages, as Arrow holds them: every row may repeat all that was said so
+    far.
+    """
 
     missing: Mask | None = None
-    """A row without messages has the value None."""
+    """No row counts as missing: one without messages has the value None."""
 
     def __init__(self, values: pa.Array) -> None:
         self._values = values
 
     def take(self, rows: NDArray[np.int64]) -> list[Any]:
-        """See `Column`: per row a list of dicts, or None; tool calls are parsed, as LeRobot's JSON
-        feature does.
+        """Return for each row (n,) a list of dicts, or None; tool calls are parsed, as LeRobot's
+        JSON feature does.
         """
         if rows.ndim > 1:
             raise TypeError(f"messages have no delta window of {rows.shape[1]} rows")
@@ -112,7 +119,7 @@ class LanguageColumn:
 def make_column(
     array: pa.ChunkedArray, dtype: str, where: str, shape: Sequence[int] | None = None
 ) -> Column:
-    """The column of a feature with LeRobot's `dtype`.
+    """Return the column of a feature with LeRobot's `dtype`.
 
     Args:
         array: the stored values.
@@ -186,7 +193,7 @@ def padded_column(column: Column, width: int, where: str) -> tuple[Column, int]:
 
 @contextmanager
 def unreadable(where: str) -> Iterator[None]:
-    """Make a FormatError that names their place of whatever Arrow and NumPy raise for values."""
+    """Make a FormatError that names `where` of whatever Arrow and NumPy raise for values."""
     try:
         yield
     except RoboshardError:
@@ -204,13 +211,13 @@ def unreadable(where: str) -> Iterator[None]:
 
 
 def stored(array: pa.ChunkedArray) -> pa.Array:
-    """The values in one piece, without an extension type around them."""
+    """Return the values in one piece, without an extension type around them."""
     values = array.combine_chunks()
     return values.storage if isinstance(values.type, pa.ExtensionType) else values
 
 
 def _column(values: pa.Array, dtype: str, where: str) -> Column:
-    """Of values without a null."""
+    """Return the column of values without a null."""
     if dtype == "string":
         if pa.types.is_nested(values.type):
             raise FormatError(f"{where}: strings are stored as {values.type}")
@@ -236,7 +243,7 @@ def _has_nulls(values: pa.Array) -> bool:
 
 
 def _spread(column: Column, missing: Mask) -> Column:
-    """The column with rows that have no value between those that have one."""
+    """Return the column with rows that have no value between those that have one."""
     there = np.flatnonzero(~missing)
     found = column.take(np.arange(len(there)))
     if isinstance(found, np.ndarray):
@@ -271,7 +278,9 @@ def _no_messages(length: int) -> pa.Array:
 
 
 def _parsed(call: Any) -> Any:
-    """A tool call: files hold JSON as Arrow's JSON type, as text, or taken apart into structs."""
+    """Return a tool call: files hold JSON as Arrow's JSON type, as text, or taken apart into
+    structs.
+    """
     try:
         return json.loads(call) if isinstance(call, str) else call
     except (ValueError, RecursionError):  # no JSON, or deeper than Python reads it

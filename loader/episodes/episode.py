@@ -29,7 +29,9 @@ SliceOpener = Callable[[str], SliceBytes]
 """The dataset's key of a camera -> the bytes of its slice."""
 
 EPISODE_BYTES = 6 << 10
-"""Of an episode, however short: its objects. Of episodes of a few rows that is most of them."""
+"""About the bytes of an episode's objects, however short it is. Of episodes of a few rows that is
+most of their memory.
+"""
 
 
 class Episode:
@@ -46,13 +48,15 @@ class Episode:
         membership: Membership = PLAIN,
         spill: SpillStore | None = None,
     ) -> None:
-        """Nothing is decoded yet; images of the rows go to `spill`."""
+        """Make an episode of parsed rows; nothing is decoded yet, and images of the rows go to
+        `spill`.
+        """
         self.length = parsed.length
         self.position = -1
-        """Among the episodes of all datasets; set by who reads it."""
+        """Position among the episodes of all datasets, set by who reads the episode; -1 before."""
         self.membership = membership
         self.table = parsed.table
-        """The values of most of its columns, side by side."""
+        """The values of most columns, side by side."""
         self.columns = {
             key: self.table.column(key) if column is None else column
             for key, column in parsed.columns.items()
@@ -71,7 +75,7 @@ class Episode:
         if membership.dataset is not None:  # datasets list their features in orders of their own
             self.columns = dict(sorted(self.columns.items()))
         self.task_texts = tasks
-        """Of its dataset, by task_index."""
+        """Task texts of the episode's dataset, by task_index."""
         self._settings = settings
         self._videos = {
             key: Video(
@@ -86,11 +90,11 @@ class Episode:
         spilled = 0 if spill is None else sum(own.keep_in(spill) for own in self._images.values())
         videos = sum(video.held_bytes for video in self._videos.values())
         self.held_bytes = EPISODE_BYTES + max(0, parsed.num_bytes - spilled) + videos
-        """About the memory that it takes, open decoders apart."""
+        """About how many bytes the episode takes in memory, open decoders apart."""
 
     def missing(self, key: str) -> Mask | None:
-        """Return which rows (rows,) have no value of a feature; None: none, or it is not in the
-        rows.
+        """Return which rows (rows,) have no value of a feature; None: all have one, or the feature
+        is not in the rows.
         """
         values = self.columns.get(key) or self._images.get(key)
         return None if values is None else values.missing
@@ -101,7 +105,8 @@ class Episode:
         return [key for key in (*self.columns, *self._images) if self.missing(key) is not None]
 
     def tasks(self, rows: NDArray[np.int64]) -> list[str | None] | None:
-        """The tasks of rows (n,): LeRobot looks them up by position, negative ones from the end.
+        """Return the tasks of rows (n,): LeRobot looks them up by position, negative ones from the
+        end.
 
         None for a dataset without tasks.
         """
@@ -116,7 +121,7 @@ class Episode:
         return ["" if is_gone else task for task, is_gone in zip(tasks, gone, strict=True)]
 
     def texts_of(self, indices: NDArray[Any]) -> list[str | None] | None:
-        """The tasks of rows (n,) by their task_index; None for a dataset without tasks."""
+        """Return the tasks of rows (n,) by their task_index; None for a dataset without tasks."""
         if "task" in self.membership.missing:
             return [""] * len(indices)
         if not self.task_texts:
@@ -134,15 +139,15 @@ class Episode:
         return key in self._videos
 
     def frames_of_rows(self, key: str, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Which frames of the camera's slice these rows show; of an image feature, the rows
+        """Return which frames of the camera's slice these rows show; of an image feature, the rows
         themselves.
         """
         video = self._videos.get(key)
         return rows if video is None else video.frames_of_rows(rows)
 
     def first_frame(self, key: str) -> int | None:
-        """Which frame of the camera's slice the first row shows, where each row shows the one after
-        the last's.
+        """Return which frame of the camera's slice the first row shows, where each further row
+        shows the next frame.
 
         None: `frames_of_rows` knows. An image feature is as a camera without frames to skip.
         """
@@ -162,14 +167,14 @@ class Episode:
         return frames if video is None else video.passed(frames)
 
     def gop(self, key: str, frame: int) -> int:
-        """Which GOP of its slice a frame is in; an image of the rows stands alone."""
+        """Return which GOP of its slice a frame is in; an image of the rows stands alone."""
         video = self._videos.get(key)
         return frame if video is None else video.gop(frame)
 
-    def ways(self, key: str, frames: Sequence[int]) -> tuple[Sequence[int], ...]:
-        """Ascending frames in the order that costs least, as ascending parts."""
+    def decode_runs(self, key: str, frames: Sequence[int]) -> tuple[Sequence[int], ...]:
+        """Return ascending frames in the order that costs least, as ascending parts."""
         video = self._videos.get(key)
-        return (frames,) if video is None else video.ways(frames)
+        return (frames,) if video is None else video.decode_runs(frames)
 
     def num_decoded(self, key: str) -> int:
         """Frames decoded so far for a camera; none for an image feature."""
@@ -177,7 +182,7 @@ class Episode:
         return 0 if video is None else video.num_decoded
 
     def pictures(self, key: str, frames: Sequence[int]) -> Iterator[tuple[int, Picture]]:
-        """Ascending frames of a camera or image feature with their pictures (H, W, C).
+        """Yield ascending frames of a camera or image feature with their pictures (H, W, C).
 
         Each is to be used before the next one. Not for two threads at once per key. Raises
         FormatError naming shard, episode and camera.
@@ -191,7 +196,7 @@ class Episode:
 
 
 def _blank(spec: Spec, settings: PictureSettings) -> Picture:
-    """A picture of zeros of a feature, as large as its others and of their kind."""
+    """Return a picture of zeros for a feature, as large as its others and of their kind."""
     shape = picture_shape(spec)
     if shape is None:
         raise FormatError(f"a picture of shape {spec.get('shape')} has no size")

@@ -29,11 +29,11 @@ from roboshard.loader.episodes.shared import SharedEpisodes
 from roboshard.loader.episodes.spill import SpillStore
 from roboshard.loader.order.plan import Draw
 from roboshard.loader.sources import Source
-from roboshard.loader.stats import Counter
+from roboshard.loader.stats import StatsCounter
 from roboshard.storage.stored import OpenFiles
 
 DRAWS_AT_ONCE = 8
-"""Steps whose episodes are wanted together, so that neighbours in a shard are found."""
+"""Steps whose episodes are wanted together, so that neighbors in a shard are found."""
 MAX_DRAWS = 4096
 """Steps that are looked ahead at the most: an epoch in which nothing new comes is not drawn at
 once.
@@ -45,13 +45,13 @@ class DrawnStep:
     """The samples of a step: rows of episodes in memory."""
 
     episodes: Sequence[Episode]
-    """Those that the step draws from, each once."""
+    """Episodes that the step draws from, each once."""
     episode_of: NDArray[np.int64]
-    """(n,) Which of them each sample is of."""
+    """(n,) Which of `episodes` each sample is of."""
     rows: NDArray[np.int64]
     """(n,) The samples' rows in their episodes."""
     draw: Draw | None = None
-    """What it was drawn as, for where it has to be made again."""
+    """What the step was drawn as, for where it has to be made again."""
 
 
 class EpisodePool:
@@ -69,7 +69,7 @@ class EpisodePool:
         max_bytes: int,
         more_bytes: int,
         on_error: OnError,
-        counter: Counter,
+        counter: StatsCounter,
         shared: SharedEpisodes | None = None,
     ) -> None:
         """Hold `most` episodes of `max_bytes` in all, beside those of the current step; more than
@@ -150,7 +150,9 @@ class EpisodePool:
             _warn(error)
 
     def _unspoiled(self, position: int, spoiled: Collection[int]) -> Episode:
-        """The episode at `position`, or the next one in use of its dataset that is not spoiled."""
+        """Return the episode at `position`, or the next one in use of its dataset that is not
+        spoiled.
+        """
         episode = self._get(position)
         if episode.position not in spoiled:
             return episode
@@ -173,8 +175,8 @@ class EpisodePool:
         return episode
 
     def _read_or_substitute(self, position: int) -> Episode:
-        """The episode at `position`, or with on_error="skip" the next one in use of its dataset
-        that can be read.
+        """Return the episode at `position`, or with on_error="skip" the next one in use of its
+        dataset that can be read.
         """
         source = self._source(position)
         used = source.episodes.position
@@ -229,7 +231,7 @@ class EpisodePool:
         return episode
 
     def _shared_episode(self, position: int) -> ParsedEpisode | None:
-        """An episode that another worker has read."""
+        """Return an episode that another worker has read; None: none has."""
         kept = None if self._shared is None else self._shared.get(position)
         if kept is None:
             return None
@@ -240,7 +242,7 @@ class EpisodePool:
         return cast(ParsedEpisode, parsed)
 
     def _share(self, position: int, parsed: ParsedEpisode) -> None:
-        """Keep it for the other workers, if they can do with what lies in files."""
+        """Keep an episode for the other workers, if they can do with what lies in files."""
         if self._shared is None or not parsed.is_whole:
             return
         try:
@@ -280,10 +282,10 @@ def _warn(error: RoboshardError) -> None:
 
 
 def fetch_episodes(
-    draws: Iterable[Draw], pool: EpisodePool, reads: EpisodePrefetcher, counter: Counter
+    draws: Iterable[Draw], pool: EpisodePool, reads: EpisodePrefetcher, counter: StatsCounter
 ) -> Iterator[DrawnStep]:
-    """Draw -> its samples, with their episodes in memory; those of the coming draws are read
-    meanwhile.
+    """Yield the samples of each draw, with their episodes in memory; those of the coming draws are
+    read meanwhile.
     """
     remaining = iter(draws)
     coming: deque[Draw] = deque()

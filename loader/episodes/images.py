@@ -83,7 +83,9 @@ class ImageFiles:
 
 
 def _depth(pixels: Pixels, factor: float) -> Pixels:
-    """Do as LeRobot (`pil_to_chw_tensor`, `convert_image_depth_units`): 8-bit levels over 255."""
+    """Return depths as LeRobot does (`pil_to_chw_tensor`, `convert_image_depth_units`): 8-bit
+    levels over 255.
+    """
     if pixels.dtype == np.uint8:
         pixels = np.divide(pixels, np.float32(255), dtype=np.float32)
     if factor == 1.0:
@@ -92,7 +94,7 @@ def _depth(pixels: Pixels, factor: float) -> Pixels:
 
 
 def make_images(array: pa.ChunkedArray, spec: Spec, where: str) -> ImageFiles:
-    """The images of a feature; see `ImageFiles`.
+    """Return the images of a feature.
 
     Raises:
         FormatError: stored as what is no file, or a file that is not in the dataset.

@@ -20,24 +20,27 @@ class LookBackFrames:
     """
 
     def __init__(self, capacity: int) -> None:
-        """Nothing is taken up before the first picture."""
+        """Keep up to `capacity` pictures; no memory is taken up before the first one."""
         self.capacity = capacity
         self._memory: NDArray[Any] | None = None
         self._frames = [-1] * capacity
 
     def kept(self, frames: Iterable[int]) -> set[int]:
-        """Which of these frames are kept."""
+        """Return which of these frames are kept."""
         return {frame for frame in frames if self._frames[frame % self.capacity] == frame}
 
     def picture(self, frame: int) -> NDArray[Any]:
-        """One that is kept, until `keep` displaces it."""
+        """Return a picture (H, W, C) that is kept, until `keep` displaces it. Raises KeyError for
+        others.
+        """
         if self._memory is None or frame not in self.kept([frame]):
             raise KeyError(frame)
         picture: NDArray[Any] = self._memory[frame % self.capacity]
         return picture
 
     def with_gaps(self, frames: Sequence[int]) -> list[int]:
-        """Ascending frames, with those between them that the next steps are likely to look back at.
+        """Return ascending frames, with those between them that the next steps are likely to look
+        back at.
 
         The decoder passes them in any case.
         """
@@ -48,7 +51,7 @@ class LookBackFrames:
         return filled
 
     def keep(self, frame: int, picture: Picture) -> None:
-        """Keep one of the CPU's in the place of the frame that was there."""
+        """Keep a picture of the CPU's in the place of the frame that was there."""
         if self._memory is None:
             dtype: Any = picture.dtype
             self._memory = np.empty((self.capacity, *picture.shape), dtype=dtype)

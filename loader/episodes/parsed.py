@@ -25,17 +25,19 @@ class Membership:
     """
 
     dataset: int | None = None
-    """Which of the mixture's datasets it is of; None: there is but one dataset."""
+    """Which of the mixture's datasets the episode is of; None: there is but one dataset."""
     missing: Features = field(default_factory=dict)
-    """Features of the mixture that its dataset lacks, and that are filled with zeros."""
+    """Features of the mixture that the episode's dataset lacks, and that are filled with zeros."""
     optional: tuple[str, ...] = ()
     """Features with a mask `<key>_is_missing`: some dataset of the mixture lacks them, or some
     row.
     """
     nullable: tuple[str, ...] = ()
-    """Those of them whose values single rows may lack: masks of windows say it of each row."""
+    """Features of `optional` whose values single rows may lack: masks of windows say it of each
+    row.
+    """
     is_lenient: bool = False
-    """Rows may lack any value; one that does makes its feature a nullable one of the step."""
+    """Whether rows may lack any value; one that does makes its feature nullable in the step."""
     own_keys: Mapping[str, str] = field(default_factory=dict)
     """Key in samples -> the dataset's own key, of features that are renamed."""
     pad_to: Mapping[str, int] = field(default_factory=dict)
@@ -57,9 +59,9 @@ class ParsedEpisode:
     """Shard and episode, for messages."""
     length: int
     table: RowTable
-    """The values of most columns."""
+    """The values of most columns, side by side."""
     columns: Mapping[str, Column | None]
-    """By feature, in the dataset's order; None: its values lie in `table`."""
+    """Feature key -> its column, in the dataset's order; None: its values lie in `table`."""
     widths: Mapping[str, int]
     """Feature key -> numbers of its vectors that are the dataset's, of features that are padded."""
     images: Mapping[str, ImageFiles]
@@ -142,7 +144,7 @@ def parse_episode(
 
 
 def _missing(key: str, where: str, number: int, *, is_stored: bool) -> FormatError:
-    """Values are missing where nothing said that they would be."""
+    """Return the error for values that are missing where nothing said that they would be."""
     what = f"{number} rows have no value" if is_stored else f"its rows have no column {key!r}"
     return FormatError(
         f"{where}: {what}, which dataset.json does not say: `roboshard rebuild` writes it there, "

@@ -1,4 +1,4 @@
-"""Reading episodes before they are needed: in the order of need, neighbours together, under a
+"""Reading episodes before they are needed: in the order of need, neighbors together, under a
 budget of bytes.
 
 Threads do nothing but read and verify. Who needs an episode takes it, or what went wrong with it,
@@ -16,13 +16,15 @@ from typing import NamedTuple
 
 from roboshard.common.errors import RoboshardError
 from roboshard.loader.sources import ConcatDataset
-from roboshard.loader.stats import Counter
+from roboshard.loader.stats import StatsCounter
 from roboshard.shards.fetch import MAX_GAP, MAX_READ, Origin
 from roboshard.shards.ranges import ByteRange, neighbours
 from roboshard.shards.reader import EpisodeData, ShardedDataset
 
 MAX_WASTE = 0.05
-"""Bytes of episodes that lie between those that are wanted, of these: they would be read twice."""
+"""Most bytes of episodes that lie between those that are wanted, as a share of these: they would be
+read twice.
+"""
 CLOSE_S = 1.0
 """How long reads under way are waited for when nobody wants them any more."""
 
@@ -32,12 +34,12 @@ class _Request(NamedTuple):
 
     position: int
     num_bytes: int
-    """As the index says."""
+    """Bytes of the episode in its shard, as the index says."""
     future: Future[EpisodeData]
 
 
 class EpisodePrefetcher:
-    """Episodes under way. `want` and `take` are for one thread."""
+    """Reads episodes before they are needed. `want` and `take` are for one thread."""
 
     def __init__(
         self,
@@ -45,9 +47,9 @@ class EpisodePrefetcher:
         cameras: Sequence[str],
         num_threads: int,
         max_bytes: int,
-        counter: Counter,
+        counter: StatsCounter,
     ) -> None:
-        """Nothing is started before the first episode is wanted."""
+        """Start no thread before the first episode is wanted."""
         self._dataset = dataset
         self._cameras = cameras
         self._num_threads = num_threads
@@ -61,7 +63,7 @@ class EpisodePrefetcher:
 
     @property
     def has_room(self) -> bool:
-        """Whether more may be wanted."""
+        """Whether there is room to want more episodes."""
         return self._coming_bytes < self._max_bytes
 
     def want(self, positions: Sequence[int]) -> None:
@@ -82,7 +84,7 @@ class EpisodePrefetcher:
                 self._threads[-1].start()
 
     def take(self, position: int) -> EpisodeData:
-        """The episode, when it is there.
+        """Return an episode when it is there.
 
         Raises what `ShardedDataset.read_episode` raises; CancelledError when another thread has
         called `stop`.
@@ -108,7 +110,7 @@ class EpisodePrefetcher:
         return outcome.videos[camera]
 
     def stop(self) -> None:
-        """Nothing more is begun, and nobody waits any longer. May be called from any thread."""
+        """Begin nothing more, and let nobody wait any longer. May be called from any thread."""
         self._closed = True
         for request in list(self._coming.values()):
             request.future.cancel()
@@ -127,8 +129,8 @@ class EpisodePrefetcher:
         self._threads.clear()
 
     def _together(self, requests: Sequence[_Request]) -> list[list[_Request]]:
-        """Neighbours in one shard, which one read brings; in the order in which the first of each
-        is needed.
+        """Return groups of neighbors in one shard, each of which one read brings, in the order in
+        which the first of each is needed.
         """
         index = self._dataset.index
         of_shard: dict[int, list[int]] = defaultdict(list)
@@ -146,12 +148,12 @@ class EpisodePrefetcher:
 
     def _work(self) -> None:
         while (task := self._tasks.get()) is not None and not self._closed:
-            self._carry_out(task)
+            self._run(task)
             # A thread that waits holds nothing: an error of this task holds its taker's frames, and
             # with them whoever would end the thread.
             del task
 
-    def _carry_out(self, task: Sequence[_Request]) -> None:
+    def _run(self, task: Sequence[_Request]) -> None:
         try:
             self._read(task)
         except BaseException as error:  # noqa: BLE001 - of whatever kind, it is the takers'
@@ -159,7 +161,7 @@ class EpisodePrefetcher:
                 _settle(request.future, error)
 
     def _read(self, task: Sequence[_Request]) -> None:
-        """Read neighbours and hand each one over as it comes."""
+        """Read neighbors and hand each one over as it comes."""
         spans, since = self._counter.spans, time.perf_counter()
 
         def on_read(num_bytes: int, origin: Origin) -> None:

@@ -6,10 +6,10 @@ from collections import OrderedDict
 from weakref import WeakValueDictionary
 
 from roboshard.loader.episodes.episode import Episode
-from roboshard.loader.stats import Counter
+from roboshard.loader.stats import StatsCounter
 
 MAX_REMEMBERED = 1 << 16
-"""Positions of episodes that there was no room for."""
+"""Most positions that are remembered of episodes dropped for lack of room."""
 
 
 class ResidentEpisodes:
@@ -19,11 +19,11 @@ class ResidentEpisodes:
     nothing else.
     """
 
-    def __init__(self, most: int, max_bytes: int, more_bytes: int, counter: Counter) -> None:
+    def __init__(self, most: int, max_bytes: int, more_bytes: int, counter: StatsCounter) -> None:
         """Hold `most` episodes of `max_bytes` in all, beside those that are needed at once.
 
-        And more than `most`, as long as all of them are of `more_bytes`: so small datasets are read
-        once.
+        More than `most` are held as long as all of them are of `more_bytes`: so small datasets are
+        read once.
         """
         self._most = most
         self._max_bytes = max_bytes
@@ -34,7 +34,7 @@ class ResidentEpisodes:
         self._in_use: WeakValueDictionary[int, Episode] = WeakValueDictionary()
         """Episodes that were dropped, by their positions, as long as coming steps hold them."""
         self._dropped: set[int] = set()
-        """Positions of those that there was no room for: read again, they count as such."""
+        """Positions of episodes dropped for lack of room: read again, they count as such."""
 
     def __contains__(self, position: int) -> bool:
         """Whether an episode is in memory."""

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from roboshard.loader.episodes.columns import Column, TensorColumn
 
 WIDEST = 4096
-"""Bytes of a value; wider ones stay in a column of their own."""
+"""Most bytes of a value; wider ones stay in a column of their own."""
 ALIGNMENT = 8
 
 
@@ -32,7 +32,7 @@ class Field:
 
     @property
     def end(self) -> int:
-        """The byte behind it."""
+        """Offset of the byte behind the field."""
         return self.offset + self.dtype.itemsize * math.prod(self.shape)
 
 
@@ -41,7 +41,7 @@ Specs = tuple[tuple[str, str, tuple[int, ...]], ...]
 
 
 class Layout(dict[str, Field]):
-    """Feature key -> where its values lie. Those of equal specs are one object: see `layout_of`."""
+    """Feature key -> where its values lie. Equal specs share one layout: see `layout_of`."""
 
     def __init__(self, specs: Specs) -> None:
         """Lay out features, one after the other, those of wide numbers first: so all are
@@ -118,5 +118,5 @@ def _fitting(column: Column) -> NDArray[Any] | None:
 
 
 def _part(values: NDArray[np.uint8], field: Field) -> NDArray[Any]:
-    """The values of a field, (rows, ...), as a view."""
+    """Return the values of a field, (rows, ...), as a view."""
     return values[:, field.offset : field.end].view(field.dtype).reshape(len(values), *field.shape)

@@ -24,9 +24,9 @@ LARGEST = 1 / 16
 CURSOR = struct.Struct("<Q")
 """Bytes written so far: modulo the ring's size, where the next ones go."""
 ENTRY = struct.Struct("<QQII")
-"""Position + 1, offset in the ring, length, CRC32C of the bytes."""
+"""An entry of the table: position + 1, offset in the ring, length, CRC32C of the bytes."""
 CHECKSUM = struct.Struct("<I")
-"""CRC32C of the entry before it."""
+"""CRC32C of an entry of the table, which it follows."""
 ENTRY_BYTES = ENTRY.size + CHECKSUM.size
 TABLE_AT = 4096
 RING_AT = TABLE_AT + SLOTS * ENTRY_BYTES
@@ -36,7 +36,7 @@ class SharedEpisodes:
     """Bytes by the positions of episodes, in memory that processes share. For one thread each."""
 
     def __init__(self, max_bytes: int) -> None:
-        """Make it for at most `max_bytes`, which are taken up as they are written.
+        """Make room for at most `max_bytes`, which are taken up as they are written.
 
         Pickled while a process is started it is the same one there.
         """
@@ -73,7 +73,7 @@ class SharedEpisodes:
             os.pwrite(self._file.descriptor, entry + CHECKSUM.pack(crc32c(entry)), _place(position))
 
     def _entry(self, position: int) -> tuple[int, int, int] | None:
-        """Offset, length and checksum of an episode's bytes."""
+        """Return offset, length and checksum of an episode's bytes; None: they are not there."""
         packed = os.pread(self._file.descriptor, ENTRY_BYTES, _place(position))
         found, offset, length, checksum = ENTRY.unpack_from(packed)
         if found != position + 1 or packed[ENTRY.size :] != CHECKSUM.pack(

@@ -24,11 +24,11 @@ class SpilledFiles(Sequence[bytes | None]):
     """
 
     def __init__(self, descriptor: int, ends: Sequence[int], is_there: Sequence[bool]) -> None:
-        """Files lie one after the other, the first one from `ends[0]` to `ends[1]`."""
+        """Say where the files lie: end to end, the first one from `ends[0]` to `ends[1]`."""
         self._descriptor, self._ends, self._is_there = descriptor, ends, is_there
 
     def __len__(self) -> int:
-        """Rows."""
+        """Return how many rows there are, each with a file or None."""
         return len(self._is_there)
 
     @overload
@@ -57,18 +57,18 @@ class SpillStore:
     """
 
     def __init__(self) -> None:
-        """Nothing is written yet."""
+        """Keep nothing yet: no file is made before the first images are large enough."""
         self._lock = Lock()
         self._descriptor: int | None = None
         self._free: list[tuple[int, int]] = []
         """(offset, length) of what may be written over, by offset; no two of them touch."""
         self._released: deque[tuple[int, int]] = deque()
-        """(offset, length) of what was released since, in any order."""
+        """(offset, length) of what was released and is not in `_free` yet, in any order."""
         self._end = 0
 
     @property
     def num_bytes(self) -> int:
-        """How long the file is."""
+        """Bytes of the store's file."""
         return self._end
 
     def keep(self, files: Sequence[bytes | None]) -> Sequence[bytes | None]:

@@ -24,9 +24,11 @@ again.
 
 
 SLICE_BYTES = 6 << 10
-"""Of a slice that has been visited, however short: its objects, and those of its decoder."""
+"""About the bytes of the objects of a slice that has been visited, however short, and of its
+decoder's.
+"""
 BYTES_A_FRAME = 64
-"""Of the tables that say where its packet lies, which row shows it, and which GOP it is of."""
+"""Bytes of the tables for each frame: where its packet lies, which row shows it, its GOP."""
 
 
 class Video:
@@ -42,7 +44,7 @@ class Video:
         where: str,
         depth: DepthScale | None,
     ) -> None:
-        """`where` names it in errors; `depth` is the scale of depth video."""
+        """Take a slice; `where` names it in errors, and `depth` is the scale of depth video."""
         self._data, self._camera, self._settings, self._where, self._depth = (
             data,
             camera,
@@ -52,13 +54,15 @@ class Video:
         )
         self._frame_of_row = camera.frames()
         self.first_frame = camera.skip_frames if len(camera.rows) == 1 else None
-        """The frame that the first row shows, where each row shows the one after the last's."""
+        """The frame that the first row shows, where each further row shows the next frame; None:
+        they do not.
+        """
         self._decoder: FrameDecoder | None = None
         self._recent = self._memory()
 
     @property
     def held_bytes(self) -> int:
-        """About the memory that the slice takes in all, an open decoder apart."""
+        """About how many bytes the slice takes in memory in all, an open decoder apart."""
         return SLICE_BYTES + self._data.num_bytes + BYTES_A_FRAME * self._camera.num_frames
 
     @property
@@ -67,7 +71,7 @@ class Video:
         return 0 if self._decoder is None else self._decoder.num_decoded
 
     def frames_of_rows(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Which frames of the slice these rows show."""
+        """Return which frames of the slice these rows show."""
         return self._frame_of_row[rows]
 
     def rows_of_frame(self, frame: int) -> NDArray[np.int64]:
@@ -89,11 +93,12 @@ class Video:
         return passed
 
     def gop(self, frame: int) -> int:
-        """Which GOP of the slice a frame is in."""
+        """Return which GOP of the slice a frame is in."""
         return bisect_right(self._camera.keyframes, frame)
 
-    def ways(self, frames: Sequence[int]) -> tuple[Sequence[int], ...]:
-        """Ascending frames in the order that costs least, as ascending parts, none of them empty.
+    def decode_runs(self, frames: Sequence[int]) -> tuple[Sequence[int], ...]:
+        """Return ascending frames in the order that costs least, as ascending parts, none of them
+        empty.
 
         First those that are kept, which decoding further would displace; then forward from where
         the decoder stands.
@@ -104,10 +109,11 @@ class Video:
         kept = set() if self._recent is None else self._recent.kept(frames)
         others = [frame for frame in frames if frame not in kept]
         after = bisect_right(others, last)
-        return tuple(way for way in (sorted(kept), others[after:], others[:after]) if way)
+        return tuple(run for run in (sorted(kept), others[after:], others[:after]) if run)
 
     def pictures(self, frames: Sequence[int]) -> Iterator[tuple[int, Picture]]:
-        """Ascending frames with their pictures (H, W, C), in the order in which they are to be had.
+        """Yield ascending frames with their pictures (H, W, C), in the order in which they are to
+        be had.
 
         Each is to be used before the next one. Raises FormatError naming the slice.
         """
@@ -143,13 +149,13 @@ class Video:
         return zip(frames, pictures, strict=True)
 
     def _last_frame(self) -> int:
-        """The frame that the decoder goes on from, -1: none."""
+        """Return the frame that the decoder goes on from; -1: none."""
         last_frame = None if self._decoder is None else self._decoder.last_frame
         return -1 if last_frame is None else last_frame
 
     def _memory(self) -> LookBackFrames | None:
-        """Only where going back is dear: where keyframes are near, memory is worth more than a few
-        frames.
+        """Return memory for pictures to look back at; None where going back is cheap: with near
+        keyframes, memory is worth more than a few frames.
         """
         camera, settings = self._camera, self._settings
         look_back = settings.look_back.get(camera.key, 0)

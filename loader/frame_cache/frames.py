@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from roboshard.loader.decoding.pictures import Picture, copy_picture, made
+from roboshard.loader.decoding.pictures import Picture, copy_picture, with_pixels
 from roboshard.loader.episodes.episode import Episode
 from roboshard.loader.frame_cache.layout import IntArray, Layout
 from roboshard.loader.frame_cache.store import FrameStore
 from roboshard.loader.samples.rows import WindowedStep
-from roboshard.loader.stats import Counter
+from roboshard.loader.stats import StatsCounter
 from roboshard.storage.locks import lock
 
 
@@ -24,10 +24,10 @@ class FrameCacheSpec:
     """What a process has to know of a frame cache to take part in it. Picklable."""
 
     folder: Path
-    """Where the stores lie."""
+    """Folder in which the stores lie."""
     layout: Layout
     is_checked: bool
-    """Whether pictures that are found there are held against their checksums: on disks they are."""
+    """Whether pictures that are found are held against their checksums: on disks they are."""
 
 
 class Found(NamedTuple):
@@ -36,15 +36,15 @@ class Found(NamedTuple):
     key: str
     store: FrameStore
     places: IntArray
-    """Where they go, among all pictures of the key in the step."""
+    """Where the pictures go, among all pictures of the key in the step."""
     rows: IntArray
-    """Which rows of the dataset show them."""
+    """Which rows of the dataset show the pictures."""
 
 
 class FrameCache:
     """The stores of a loader, as one process sees them. For any number of threads."""
 
-    def __init__(self, spec: FrameCacheSpec, counter: Counter) -> None:
+    def __init__(self, spec: FrameCacheSpec, counter: StatsCounter) -> None:
         """Open the stores. Those that cannot be opened are done without, with a warning."""
         self._layout = spec.layout
         self._first_row = np.concatenate([rows[:-1] for rows in spec.layout.first_row])
@@ -53,7 +53,7 @@ class FrameCache:
         self._folder = spec.folder
         self._counter = counter
         self._closing = threading.Lock()
-        """Held by the thread that ends writing, so that only one of them says so."""
+        """Held by the thread that ends writing, so that only one thread warns of it."""
         self._stores: dict[tuple[int, str], FrameStore] = {}
         failure: OSError | None = None
         for store in spec.layout.stores:
@@ -69,7 +69,7 @@ class FrameCache:
             self._warn("cannot be written: what is there is used, and nothing is added", None)
 
     def find(self, step: WindowedStep) -> list[Found]:
-        """Return which pictures of a step are there, as far as can be known without reading
+        """Return which pictures of a step are in the cache, as far as can be known without reading
         them.
         """
         positions = np.asarray([episode.position for episode in step.episodes], dtype=np.int64)
@@ -97,7 +97,7 @@ class FrameCache:
 
     def rows(self, source: Any, key: str) -> "EpisodeRows | None":
         """Return the places of an episode's pictures; None: none of them are kept, or `source` is
-        none.
+        no episode.
         """
         if not isinstance(source, Episode):
             return None
@@ -126,7 +126,7 @@ class FrameCache:
                 self._warn("takes no more pictures: what is there is used", error)
 
     def good(self, store: FrameStore, rows: IntArray) -> NDArray[np.bool_]:
-        """Return which pictures are what was written; what is damaged is counted, and made
+        """Return which pictures are what was written, (rows,); what is damaged is counted, and made
         again.
         """
         good = store.good(rows)
@@ -214,7 +214,7 @@ class EpisodeRows(NamedTuple):
         rows = self.of(frame)
         if not len(rows) or not self.store.is_writable or not self.store.fits(picture):
             return picture
-        pixels: NDArray[Any] = np.asarray(made(picture))
+        pixels: NDArray[Any] = np.asarray(with_pixels(picture))
         self.cache.add(self.store, rows.tolist(), pixels)
         return pixels
 

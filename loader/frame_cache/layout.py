@@ -23,11 +23,11 @@ from roboshard.loader.sources import Source
 from roboshard.shards.features import Spec, is_depth, picture_shape
 
 LAYOUT_VERSION = 1
-"""Of the files, and of pixels where they change without a change of any library."""
+"""Version of the files, and of pixels where they change without a change of any library."""
 MARK_BYTES = 8
-"""Of the mark that says that a picture is there."""
+"""Bytes of the mark that says that a picture is there."""
 DIGEST_CHARS = 32
-"""Of the name of a store."""
+"""Characters of the name of a store."""
 
 IntArray = NDArray[np.int64]
 
@@ -37,20 +37,20 @@ class StoreSpec:
     """The pictures of one camera or image feature of one dataset, all of one shape and type."""
 
     source: int
-    """Which of the loader's datasets it is of."""
+    """Which of the loader's datasets the pictures are of."""
     key: str
     about: str
     """JSON of all that decides what the pictures are and where they lie; it names the store."""
     shape: tuple[int, int, int]
-    """(H, W, C) of a picture."""
+    """Shape of a picture: (H, W, C)."""
     dtype: str
-    """uint8: levels of brightness; float32: depth in millimetres."""
+    """uint8: levels of brightness; float32: depth in millimeters."""
     num_rows: int
-    """Of the dataset."""
+    """How many rows the dataset has."""
 
     @property
     def name(self) -> str:
-        """Return the name of its folder."""
+        """Name of the store's folder."""
         return hashlib.sha256(self.about.encode()).hexdigest()[:DIGEST_CHARS]
 
     @property
@@ -68,9 +68,11 @@ class Layout:
     first: IntArray
     """(sources,) position of the first episode of each dataset among those of all."""
     first_row: tuple[IntArray, ...]
-    """Of each dataset, (episodes + 1,): the first row of each episode among its rows."""
+    """For each dataset, (episodes + 1,): the first row of each episode among its rows, and how many
+    rows there are.
+    """
     kept: tuple[NDArray[np.bool_], ...]
-    """Of each dataset, (episodes,): whether the pictures of an episode are kept."""
+    """For each dataset, (episodes,): whether the pictures of an episode are kept."""
     num_bytes: int
     """Bytes of all pictures that are kept, with their marks."""
     all_bytes: int

@@ -27,7 +27,7 @@ from roboshard.loader.frame_cache.layout import MARK_BYTES, IntArray, StoreSpec
 
 MAGIC = 0x52534631
 MOST_BYTES = 1 << 40
-"""Of one file of pictures: file systems have limits."""
+"""Most bytes of one file of pictures: file systems have limits."""
 FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW
 
 UNKNOWN, FOUND, GOOD, BAD = 0, 1, 2, 3
@@ -64,7 +64,7 @@ class FrameStore:
             _describe(own, spec)
         marks = own / "marks"
         self._files: list[int] = []
-        """Those of pictures."""
+        """Descriptors of the files of pictures."""
         opened: list[int] = []
         weakref.finalize(self, _close, opened)
         self.marks, self.is_writable = _opened(marks, spec.num_rows * MARK_BYTES)

@@ -19,25 +19,27 @@ from roboshard.loader.episodes.episode import Episode
 from roboshard.loader.look_ahead.decode_threads import DecodeThreads
 from roboshard.loader.order.plan import Draw
 from roboshard.loader.samples.rows import Batch, WindowedStep
-from roboshard.loader.stats import Counter
+from roboshard.loader.stats import StatsCounter
 
 LOOK_AHEAD_BYTES = 512 << 20
-"""Of batches that are being decoded at once; two steps at least, so that no thread waits for a
-step's last frame.
+"""Most bytes of batches that are being decoded at once; two steps at least, so that no thread waits
+for a step's last frame.
 """
 LOOK_AHEAD_STEPS = (2, 8)
 ANNOUNCED_BYTES = 16 << 20
-"""Of steps that are announced, where pictures are kept for them: rows, and notes of pictures."""
+"""Bytes of announced steps (rows, and notes of pictures) after which no more are drawn, where
+pictures are kept for them.
+"""
 NOTE_BYTES = 1 << 10
-"""About what the note of a picture that is wanted takes."""
+"""About how many bytes the note of a picture that is wanted takes."""
 ANNOUNCED_PER_KEPT = 12
-"""Pictures of announced steps for each that there is room to keep: more would be kept for longer,
-and so fewer in all.
+"""Pictures that announced steps may want for each that there is room to keep: more would be kept
+for longer, and so fewer in all.
 """
 DRAWN_AT_ONCE = (4, 16)
-"""Steps, between two batches, until so many are announced: the first number whatever happens, the
-second one at the most, as long as the batch is not ready that is waited for. Before the first batch
-one.
+"""Steps drawn between two batches, until enough are announced: the first number whatever happens,
+the second at the most, as long as the batch that is waited for is not ready. Before the first batch
+it is one.
 """
 
 
@@ -49,17 +51,17 @@ frame of it cannot be decoded."""
 def decode_video(
     steps: Iterable[WindowedStep],
     threads: DecodeThreads,
-    counter: Counter,
+    counter: StatsCounter,
     episode_bytes: int,
     again: Again | None = None,
 ) -> Iterator[Batch]:
-    """Add the pictures: (n, C, H, W), or (n, T, C, H, W) under a window.
+    """Yield the batches of steps, with pictures (n, C, H, W), or (n, T, C, H, W) under a window.
 
     Args:
         steps: Those of this process, in order.
         threads: What decodes.
-        counter: For the loader's statistics.
-        episode_bytes: Of the episodes that announced steps may hold in memory.
+        counter: Counts for the loader's statistics.
+        episode_bytes: Bytes of the episodes that announced steps may hold in memory.
         again: What makes a step again of which a frame cannot be decoded; None: that is an error.
     """
     announced = Announced(steps, threads, episode_bytes)
@@ -86,7 +88,7 @@ def decode_video(
 
 
 def _complete(pending: PendingBatch, threads: DecodeThreads, again: Again | None) -> PendingBatch:
-    """The step, when it is complete, or one in its place that can be."""
+    """Wait until the step is complete, and return it, or one in its place that can be."""
     spoiled: set[Any] = set()
     while True:
         try:
@@ -104,7 +106,9 @@ class Announced:
     def __init__(
         self, steps: Iterable[WindowedStep], threads: DecodeThreads, episode_bytes: int
     ) -> None:
-        """`episode_bytes`: of their episodes, after which no more is drawn ahead."""
+        """Announce nothing yet. `episode_bytes`: bytes of the steps' episodes after which no more
+        is drawn ahead.
+        """
         self._coming = iter(steps)
         self._threads = threads
         self._announced: deque[tuple[PendingBatch, WindowedStep]] = deque()
@@ -114,7 +118,7 @@ class Announced:
         self._failure: RoboshardError | None = None
 
     def next(self) -> PendingBatch | None:
-        """The next step to begin; None: there is none any more."""
+        """Return the next step to begin; None: there is none any more."""
         if not self._announced and not self._draw():
             return None
         pending, step = self._announced.popleft()
@@ -170,14 +174,14 @@ class Holding:
     """What steps that have not begun hold in memory."""
 
     def __init__(self) -> None:
-        """There are none yet."""
+        """Start with no steps."""
         self.row_bytes = 0
         self.num_pictures = 0
-        """That are wanted."""
+        """How many pictures the steps want."""
         self.episode_bytes = 0
-        """Of their episodes, each once."""
+        """Bytes of the steps' episodes, each counted once."""
         self._steps_of: dict[Episode, int] = {}
-        """Episode -> of how many steps it is."""
+        """Episode -> how many of the steps it is of."""
 
     def add(self, step: WindowedStep) -> None:
         """Count one more step."""
@@ -204,6 +208,6 @@ class Holding:
 
 
 def look_ahead_steps(bytes_per_step: int) -> int:
-    """How many steps are decoded at once."""
+    """Return how many steps are decoded at once."""
     least, most = LOOK_AHEAD_STEPS
     return min(most, max(least, LOOK_AHEAD_BYTES // max(1, bytes_per_step)))

@@ -17,7 +17,7 @@ from threading import Condition, RLock
 from roboshard.common.errors import RoboshardError
 from roboshard.loader.batches.buffers import Buffers
 from roboshard.loader.batches.pending_batch import PendingBatch
-from roboshard.loader.decoding.pictures import Picture, lasting, made
+from roboshard.loader.decoding.pictures import Picture, owned_copy, with_pixels
 from roboshard.loader.frame_cache.frames import EpisodeRows, FrameCache
 from roboshard.loader.look_ahead.copies import Copy, copies_of, others
 from roboshard.loader.look_ahead.kept_frames import KeptFrames
@@ -33,13 +33,13 @@ from roboshard.loader.look_ahead.switch_interval import SHORT_SWITCH_INTERVAL
 from roboshard.loader.look_ahead.thread_limit import ThreadLimit
 from roboshard.loader.look_ahead.visit import Visit
 from roboshard.loader.samples.rows import PictureKey, WindowedStep
-from roboshard.loader.stats import Counter
+from roboshard.loader.stats import StatsCounter
 
 SETTLED_AT_ONCE = 8
 """Frames of a slice after which the steps that they are of are told."""
 
 GUESSED_BYTES = 1 << 20
-"""Of a picture, until the first one shows its size."""
+"""Bytes that a picture is taken to have until the first one shows its size."""
 
 Task = Slice | Copy
 
@@ -54,19 +54,19 @@ class DecodeThreads:
         pictures: Sequence[PictureKey],
         as_float: bool,
         buffers: Buffers,
-        counter: Counter,
+        counter: StatsCounter,
         early_bytes: int,
         cache: FrameCache | None = None,
     ) -> None:
-        """Threads start as they are needed.
+        """Start no thread before it is needed.
 
-        `early_bytes`: of pictures that are kept for steps that have not begun; 0: none are.
+        `early_bytes`: bytes of pictures kept for steps that have not begun; 0: none are kept.
         """
         self._cache = cache
         self._copies: deque[Copy] = deque()
-        """What begun steps have in the frame cache."""
+        """Copies out of the frame cache for begun steps, which no thread has taken yet."""
         self._announced_copies: dict[PendingBatch, list[Copy]] = {}
-        """What steps have there that have not begun."""
+        """Step that has not begun -> what it has in the frame cache."""
         self._pictures = pictures
         self._as_float = as_float
         self._buffers = buffers
@@ -85,11 +85,11 @@ class DecodeThreads:
 
     @property
     def most_early(self) -> int:
-        """Pictures that are kept for steps that have not begun; about so many."""
+        """About how many pictures may be kept for steps that have not begun."""
         return self._early_bytes // (self._largest_early or GUESSED_BYTES)
 
     def announce(self, step: WindowedStep) -> PendingBatch:
-        """A step that will begin after those announced before it."""
+        """Announce a step that will begin after those announced before it, and return it."""
         pending = PendingBatch(step, self._pictures, self._as_float)
         copies = copies_of(pending, step, self._cache)
         requests = requests_of(step, pending, others(step, copies))
@@ -125,7 +125,7 @@ class DecodeThreads:
         return pending
 
     def wait_for(self, pending: PendingBatch) -> PendingBatch:
-        """The step, when it is complete. Raises what went wrong with one of its slices."""
+        """Return the step, when it is complete. Raises what went wrong with one of its slices."""
         while True:
             with self._changed:
                 self._start_serving()
@@ -161,7 +161,7 @@ class DecodeThreads:
             SHORT_SWITCH_INTERVAL.end()
 
     def _start_serving(self) -> None:
-        """As many threads as there is to do for; one task serves slice after slice."""
+        """Start as many threads as there is to do for; one task serves slice after slice."""
         idle = self._limit.now - self._num_serving
         if idle <= 0:
             return
@@ -185,7 +185,7 @@ class DecodeThreads:
             now.clear()
 
     def _next(self, done: Task | None, until: PendingBatch | None) -> Task | None:
-        """What is to be done first of what no other thread does, after what this one has `done`.
+        """Return what to do first of what no other thread does, after what this one has `done`.
 
         None: there is nothing for now, or the step that it serves `until` is over.
         """
@@ -238,8 +238,8 @@ class DecodeThreads:
             known = rows.known(frames)
             frames = [frame for frame in frames if frame not in known]
             self._take_cached(slot, rows, known)
-        for way in slot.source.ways(slot.key, frames):
-            self._decode(slot, way, rows)
+        for run in slot.source.decode_runs(slot.key, frames):
+            self._decode(slot, run, rows)
             if self._stopped:
                 return
 
@@ -256,7 +256,7 @@ class DecodeThreads:
             self._counter.spans.add("copy", visit.begun, camera=slot.key, pictures=len(known))
 
     def _decode(self, slot: Slice, frames: Sequence[int], rows: EpisodeRows | None = None) -> None:
-        """Ascending frames, each to where it is wanted as it comes, and to the frame cache."""
+        """Decode ascending frames, each to where it is wanted, and to the frame cache."""
         visit = Visit(slot, self._served[slot])
         if rows is not None:
             frames = rows.with_passed(frames)
@@ -277,8 +277,8 @@ class DecodeThreads:
     def _decodable(
         self, slot: Slice, frames: Sequence[int], visit: Visit
     ) -> Iterator[tuple[int, Picture]]:
-        """Those of the frames that can be decoded; what is wrong with the others is told to the
-        steps they are of.
+        """Yield the frames that can be decoded; what is wrong with the others is told to the steps
+        they are of.
         """
         left = dict.fromkeys(frames)
         while left:
@@ -306,12 +306,12 @@ class DecodeThreads:
             targets[0].step.put(key, targets[0].place, picture, self._buffers)
             return
         if not all(target.step.has_begun for target in targets):
-            kept = lasting(picture)
+            kept = owned_copy(picture)
             self._largest_early = max(self._largest_early, kept.nbytes)
             targets = [
                 target for target in targets if not target.step.keep(key, target.place, kept)
             ]
-        pixels = picture if len(targets) < 2 else made(picture)
+        pixels = picture if len(targets) < 2 else with_pixels(picture)
         for target in targets:
             target.step.put(key, target.place, pixels, self._buffers)
 

@@ -8,31 +8,31 @@ from roboshard.loader.decoding.pictures import Picture
 
 
 class KeptFrames:
-    """Of one step: the frame of a picture is its place in the step.
+    """The kept pictures of one step: the frame of a picture is its place in the step.
 
     Each is given once, and held no longer.
     """
 
     def __init__(self, pictures: dict[str, dict[int, Picture]]) -> None:
-        """Picture key -> place -> picture."""
+        """Take the pictures of the step: picture key -> place -> picture."""
         self._pictures = pictures
 
     def gop(self, key: str, frame: int) -> int:  # noqa: ARG002 - a source of pictures
-        """All together."""
+        """Return 0: all pictures are taken together."""
         return 0
 
-    def ways(self, key: str, frames: Sequence[int]) -> tuple[Sequence[int], ...]:  # noqa: ARG002
-        """In any order."""
+    def decode_runs(self, key: str, frames: Sequence[int]) -> tuple[Sequence[int], ...]:  # noqa: ARG002
+        """Return the frames as they are: pictures that are there may come in any order."""
         return (frames,)
 
     def pictures(self, key: str, frames: Sequence[int]) -> Iterator[tuple[int, Picture]]:
-        """Places with their pictures (H, W, C)."""
+        """Yield places with their pictures (H, W, C)."""
         return ((place, self._pictures[key].pop(place)) for place in frames)
 
     def is_video(self, key: str) -> bool:  # noqa: ARG002
-        """They were counted as they were decoded."""
+        """Return False: the pictures were counted as they were decoded."""
         return False
 
     def num_decoded(self, key: str) -> int:  # noqa: ARG002
-        """None of them here."""
+        """Return 0: none of the pictures is decoded here."""
         return 0

@@ -16,19 +16,19 @@ class PictureSource(Protocol):
     """Where pictures come from: an episode, or what was kept of one."""
 
     def gop(self, key: str, frame: int) -> int:
-        """Which GOP a frame is in: what is decoded together."""
+        """Return which GOP a frame is in: what is decoded together."""
 
-    def ways(self, key: str, frames: Sequence[int]) -> tuple[Sequence[int], ...]:
-        """Ascending frames in the order that costs least, as ascending parts."""
+    def decode_runs(self, key: str, frames: Sequence[int]) -> tuple[Sequence[int], ...]:
+        """Return ascending frames in the order that costs least, as ascending parts."""
 
     def pictures(self, key: str, frames: Sequence[int]) -> Iterator[tuple[int, Picture]]:
-        """Ascending frames with their pictures (H, W, C), each to be used before the next one."""
+        """Yield ascending frames with their pictures (H, W, C), each to be used before the next."""
 
     def is_video(self, key: str) -> bool:
-        """Whether its pictures count as frames of video."""
+        """Return whether the pictures of a key count as frames of video."""
 
     def num_decoded(self, key: str) -> int:
-        """Frames decoded so far."""
+        """Return how many frames of a key were decoded so far."""
 
 
 class Slice(NamedTuple):
@@ -50,14 +50,14 @@ Requests = dict[int, list[Target]]
 
 
 class Taken(NamedTuple):
-    """What one thread is to decode."""
+    """What one thread is to decode: a slice, and what is wanted of it."""
 
     slot: Slice
     requests: Requests
 
 
 class _Step:
-    """What is left of a step."""
+    """A step, and what is still wanted of it."""
 
     def __init__(self, number: int, requests: Mapping[Slice, Requests]) -> None:
         self.number = number
@@ -65,7 +65,7 @@ class _Step:
         self.num_early = 0
         """Pictures that were taken before the step had begun."""
         self.slices: dict[Slice, dict[int, Requests]] = {}
-        """Slice -> GOP -> requests."""
+        """Slice -> GOP -> what the step still wants of it."""
         for slot, frames in requests.items():
             gops = self.slices[slot] = {}
             source, key = slot
@@ -73,7 +73,7 @@ class _Step:
                 gops.setdefault(source.gop(key, frame), {})[frame] = targets
 
     def move(self, slot: Slice, gop: int, requests: Requests) -> int:
-        """Add to these what it wants of a GOP: how many pictures."""
+        """Move what the step wants of a GOP to `requests`, and return how many pictures that is."""
         gops = self.slices[slot]
         moved = 0
         for frame, targets in gops.pop(gop).items():
@@ -99,22 +99,22 @@ class RequestQueue:
         self._begun: list[_Step] = []
         self._announced: deque[_Step] = deque()
         self._num_announced = 0
-        """So far."""
+        """How many steps were announced so far."""
         self._wanting: dict[tuple[Slice, int], list[_Step]] = {}
         """GOP of a slice -> steps that want something of it, the most urgent first."""
         self.num_early = 0
         """Pictures that were taken for steps that are still only announced."""
 
     def announce(self, requests: Mapping[Slice, Requests]) -> None:
-        """What one more step will want, after those before it."""
+        """Note what one more step will want, after those announced before it."""
         step = _Step(self._num_announced, requests)
         self._num_announced += 1
         self._announced.append(step)
         self._note(step)
 
     def begin(self, requests: Mapping[Slice, Requests]) -> None:
-        """The step that was announced first wants its pictures now: before others these, which were
-        kept for it.
+        """Want the pictures of the step that was announced first now: before others these, which
+        were kept for it.
         """
         step = self._announced.popleft()
         step.has_begun = True
@@ -131,11 +131,11 @@ class RequestQueue:
         self._begun.insert(0, step)
 
     def num_free(self, busy: Container[Slice]) -> int:
-        """Slices that something is wanted of now, and that are not busy."""
+        """Return how many slices are not busy and have something that is wanted of them now."""
         return len({slot for step in self._begun for slot in step.slices if slot not in busy})
 
     def take(self, busy: Container[Slice], most_early: int = 0) -> Taken | None:
-        """What to decode next of a slice that is not busy; None: nothing.
+        """Return what to decode next of a slice that is not busy; None: nothing.
 
         No more is taken for steps that are only announced when `most_early` pictures of theirs are
         out. 0: frames of a slice are wanted in their order, and so at once by some steps in a row.
@@ -154,8 +154,8 @@ class RequestQueue:
         return None
 
     def _num_together(self) -> int:
-        """For how many steps a slice is visited at once: half of those that are decoded, so that
-        they are not all ready at once. Nothing delays the first batch.
+        """Return for how many steps a slice is visited at once: half of those that are decoded, so
+        that they are not all ready at once. Nothing delays the first batch.
         """
         is_first = bool(self._begun) and self._begun[0].number == 0
         return 1 if is_first else max(1, len(self._begun) // 2)
@@ -202,7 +202,7 @@ class RequestQueue:
 def requests_of(
     step: WindowedStep, pending: PendingBatch, wanted: Mapping[str, IntArray]
 ) -> dict[Slice, Requests]:
-    """What is to be decoded of a step: key -> places."""
+    """Return what is to be decoded of a step; `wanted` is picture key -> places in the step."""
     requests: dict[Slice, Requests] = {}
     for key, places in wanted.items():
         per_sample = step.frames[key].shape[1]

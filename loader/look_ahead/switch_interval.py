@@ -12,19 +12,19 @@ TURN_S = 0.001
 
 
 class ShortTurns:
-    """A millisecond at a time from the first `begin` to the last `end`, unless the user has set
-    less.
+    """The interpreter's switch interval: a millisecond from the first `begin` to the last `end`,
+    unless the user has set less.
     """
 
     def __init__(self) -> None:
         self._lock = Lock()
         self._users = 0
         self._before: float | None = None
-        """What was set before; None: it is left alone."""
+        """The switch interval that was set before, in seconds; None: it is left alone."""
         self._ours = 0.0
 
     def begin(self) -> None:
-        """One more decodes."""
+        """Count one more who decodes; the first one shortens the switch interval."""
         with self._lock:
             self._users += 1
             if self._users == 1 and sys.getswitchinterval() > TURN_S:
@@ -33,8 +33,8 @@ class ShortTurns:
                 self._ours = sys.getswitchinterval()  # whole microseconds
 
     def end(self) -> None:
-        """One less decodes; what was set before comes back, unless somebody has set something else
-        meanwhile.
+        """Count one less who decodes; after the last one, what was set before comes back, unless
+        somebody has set something else meanwhile.
         """
         with self._lock:
             self._users -= 1
@@ -45,4 +45,4 @@ class ShortTurns:
 
 
 SHORT_SWITCH_INTERVAL = ShortTurns()
-"""Of this process."""
+"""The switch interval of this process, which all of its loaders share."""

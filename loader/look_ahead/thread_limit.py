@@ -9,8 +9,8 @@ is too many: that one decodes them itself.
 import math
 
 PIXELS_A_THREAD = 14_000
-"""Decoded a frame that is used, for each thread: below that, another one gains nothing, and one
-alone less than none.
+"""Pixels decoded for each frame that is used, for each thread: below that, another thread gains
+nothing, and one alone less than none.
 """
 JUDGED_FRAMES = 256
 """Frames used, after which it is known how many are decoded for each."""
@@ -19,7 +19,8 @@ FORGOTTEN_FRAMES = 8192
 
 
 class ThreadLimit:
-    """Begins with all threads, for the first batch is waited for and may cost many decodes.
+    """How many threads decode: all at first, for the first batch is waited for and may cost many
+    decodes.
 
     Example:
         >>> limit = ThreadLimit(most=16, pixels=96 * 96)
@@ -37,9 +38,9 @@ class ThreadLimit:
         """Allow `most` threads at the most.
 
         Args:
-            most: threads.
-            pixels: of a picture, on average; None: always allow all.
-            least: threads; 0 or 1.
+            most: Threads at the most, and at first.
+            pixels: Pixels of a picture, on average; None: always allow all threads.
+            least: Threads at the least, 0 or 1.
         """
         self.now = most
         self._least = least

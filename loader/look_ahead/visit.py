@@ -10,18 +10,18 @@ class Visit:
     """A slice while it is served, and what has not been settled of it."""
 
     def __init__(self, slot: Slice, requests: Requests, cached: EpisodeRows | None = None) -> None:
-        """`cached`: where the pictures come from, if they are not decoded."""
+        """Begin a visit. `cached`: where the pictures come from, if they are not decoded."""
         self.requests = requests
         self._cached = cached
         self.served: list[int] = []
-        """Frames."""
+        """Frames that have come and are not settled yet."""
         self._slot = slot
         self._is_video = slot.source.is_video(slot.key)
         self.begun = self._since = time.perf_counter()
         self._decoded_before = slot.source.num_decoded(slot.key)
 
     def counts(self, num_used: int) -> dict[str, float]:
-        """For the loader's statistics, since the last time."""
+        """Return what was done since the last time, by the names of the loader's statistics."""
         now, decoded = time.perf_counter(), self._slot.source.num_decoded(self._slot.key)
         found = {
             "decode_seconds": now - self._since,

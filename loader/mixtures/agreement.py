@@ -44,7 +44,7 @@ def agreed_features(
     """Return the features of the mixture's samples.
 
     Args:
-        loaded: of each dataset, by key in samples, padded.
+        loaded: features of each dataset, by key in samples, padded.
         where: names each dataset in errors.
         sample: says what becomes of features that some datasets lack.
 
@@ -102,7 +102,7 @@ def _remedy(key: str, kinds: Sequence[tuple[str, tuple[Any, ...]]]) -> str:
 
 
 def _kind(key: str, spec: Spec, sample: SampleConfig) -> tuple[str, tuple[Any, ...]]:
-    """(dtype, shape) as they are loaded. Raises OptionError for a picture of no known size."""
+    """Return (dtype, shape) as loaded. Raises OptionError for a picture of no known size."""
     dtype = str(spec["dtype"])
     if dtype in ("image", "video"):
         shape = picture_shape(spec)
@@ -139,9 +139,9 @@ def agreed_windows(
     A dataset that lacks the feature has a window of as many zeros.
 
     Args:
-        windows: of each dataset, feature key -> seconds.
+        windows: for each dataset, feature key -> seconds.
         loaded: features of each dataset, by key in samples.
-        metas: of each dataset.
+        metas: metadata of each dataset.
         where: names each dataset in errors.
         tolerance_s: how far an offset may be from a whole number of frames.
 

@@ -60,7 +60,7 @@ def make_mixture_job(
     Args:
         mixture: the datasets and their weights.
         config: what is said of all of them.
-        snapshots: of each dataset, instead of what its part names.
+        snapshots: the snapshot of each dataset, instead of the one that its part names.
 
     Raises:
         OptionError: weights, options or datasets that do not go together, with what to do.
@@ -111,7 +111,7 @@ class _OpenPart:
     """A part whose dataset is open."""
 
     where: str
-    """Names it in errors."""
+    """What the dataset is called in errors."""
     source: Source
     """The dataset as it is, before its features are padded."""
     keys: Mapping[str, str]
@@ -119,9 +119,9 @@ class _OpenPart:
     lacking: Mapping[str, int]
     """Feature key -> rows without a value."""
     meta: DatasetMeta
-    """With features as samples have them."""
+    """Metadata of the dataset, with features as samples have them."""
     stored: Features
-    """What is loaded of it, by key in samples, not padded."""
+    """Features that are loaded of the dataset, by key in samples, not padded."""
     features: Features
     """Features of the dataset under their keys in samples, padded."""
 
@@ -146,7 +146,7 @@ def mixture_parts(mixture: Mixture) -> list[Part]:
 
 
 def _frames(given: Sequence[Weight], parts: Sequence[_OpenPart]) -> list[int]:
-    """The frames of each part that are samples.
+    """Return how many frames of each part are samples.
 
     Raises OptionError where some parts have numbers.
     """
@@ -160,7 +160,7 @@ def _frames(given: Sequence[Weight], parts: Sequence[_OpenPart]) -> list[int]:
 
 
 def _shares(given: Sequence[Weight]) -> tuple[int, ...]:
-    """The places of each dataset in a period. Raises OptionError for weights that are none."""
+    """Return each dataset's places in a period. Raises OptionError for weights that are none."""
     if not all(isinstance(weight, int | float) for weight in given):
         raise OptionError(
             f'the weights of a mixture must be numbers, or all "frames", not {given!r:.200}'
@@ -241,7 +241,7 @@ def _open_part(source: Source, part: Part, where: str, sample: SampleConfig) -> 
 def _sources(
     parts: Sequence[_OpenPart], agreed: Features, pad_to: Mapping[str, int]
 ) -> tuple[Source, ...]:
-    """The datasets under one numbering of episodes, each with what is loaded of it."""
+    """Return the datasets under one numbering of episodes, each with what is loaded of it."""
     nullable = tuple(key for key in agreed if any(key in part.lacking for part in parts))
     optional = tuple(
         key for key in agreed if key in nullable or any(key not in part.features for part in parts)

@@ -33,8 +33,9 @@ class Part:
     urls: Urls
     """The dataset's root, one shard, a brace pattern, or a list of shards."""
     weight: Weight
-    """Its share of the samples, in proportion to the weights of the others; "frames", which all
-    parts must then have: in proportion to its frames that are samples."""
+    """The part's share of the samples, in proportion to the weights of the others; "frames", which
+    all parts must then have: in proportion to its frames that are samples.
+    """
     _: KW_ONLY
     episodes: Sequence[int] | EpisodePredicate | None = None
     """Which episodes are loaded, as `make_loader` has it; so are the options below."""

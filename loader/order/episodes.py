@@ -43,18 +43,18 @@ class Episodes:
     """
 
     position: IntArray
-    """Position in the dataset's episode index."""
+    """Position of each episode in the dataset's episode index."""
     first_row: IntArray
-    """First row used."""
+    """The first row used of each episode."""
     num_rows: IntArray
-    """Rows used, at least one."""
+    """How many rows of each episode are used, at least one."""
     storage_rank: IntArray
     """Where the episode lies among all others, by shard and offset."""
     shard: IntArray
     kept: KeptRanges | None = None
-    """Which rows are used; None: those from `first_row` on."""
+    """Which rows of the episodes are used; None: those from `first_row` on."""
     repeats: Repeats | None = None
-    """How often each comes; None: once an epoch."""
+    """How often each episode comes; None: once an epoch."""
 
     def __len__(self) -> int:
         return len(self.position)

@@ -25,13 +25,13 @@ class Pool(NamedTuple):
     """Episodes whose frames are mixed: a stretch of the tape."""
 
     start: int
-    """Where it begins on the tape: a lane's cut may be within an episode."""
+    """Place of the tape at which the pool begins: a lane's cut may be within an episode."""
     stop: int
-    """Where it ends."""
+    """Place of the tape after the last one of the pool."""
     episodes: IntArray
-    """(episodes + 1,) where each of them begins on the tape, and the end of the last one."""
+    """(episodes + 1,) where each episode begins on the tape, and the end of the last one."""
     purpose: tuple[int, ...]
-    """What its order depends on: seed, epoch, lane, pool."""
+    """What the pool's order depends on: seed, epoch, lane, pool."""
 
     @property
     def bounds(self) -> IntArray:
@@ -93,7 +93,7 @@ def sweep(places: IntArray, group: IntArray, pools: Sequence[Pool]) -> IntArray:
 
 
 def _rectangle(rows: Sequence[IntArray]) -> IntArray:
-    """Rows of different lengths below each other, with zeros behind the shorter ones."""
+    """Return rows of different lengths below each other, with zeros behind the shorter ones."""
     found = np.zeros((len(rows), max(map(len, rows))), dtype=np.int64)
     for target, row in zip(found, rows, strict=True):
         target[: len(row)] = row
@@ -101,14 +101,15 @@ def _rectangle(rows: Sequence[IntArray]) -> IntArray:
 
 
 def _phases(pools: Sequence[Pool], lengths: IntArray) -> IntArray:
-    """(pools, episodes) at which frame each episode starts."""
+    """Return (pools, episodes): at which frame each episode starts."""
     spans = np.maximum(lengths, 1).astype(np.uint64)  # a lane's cut may leave nothing of an episode
     keys = [derive_key("phases", *pool.purpose) for pool in pools]
     return (random_integers_each(spans.shape[1], keys) % spans).astype(np.int64)
 
 
 def _orders(pools: Sequence[Pool], which: IntArray, number: IntArray) -> IntArray:
-    """(rounds, episodes) the order of the episodes in each round; places of no episode come last.
+    """Return (rounds, episodes): the order of the episodes in each round; places of no episode come
+    last.
 
     Args:
         pools: all pools.
@@ -130,7 +131,8 @@ def _orders(pools: Sequence[Pool], which: IntArray, number: IntArray) -> IntArra
 def _rounds_of(
     places: IntArray, group: IntArray, lengths: IntArray, num_rounds: IntArray
 ) -> IntArray:
-    """The round that each place is in: the last one that begins at or before it, by bisection.
+    """Return the round that each place is in: the last one that begins at or before it, by
+    bisection.
 
     Of T frames a round r of N begins at most r T / N frames after the first one, and less than one
     frame of each episode before that. So there are few rounds to choose from.

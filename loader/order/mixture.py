@@ -31,7 +31,7 @@ from roboshard.loader.order.tape import LanePlaces, LaneTape, Tape, frames_at
 
 IntArray = NDArray[np.int64]
 KEPT_TAPES = 4
-"""Per dataset: a step of a small one can reach into several of its epochs."""
+"""Tapes kept for each dataset: a step of a small one can reach into several of its epochs."""
 
 
 class MixturePlan:
@@ -40,7 +40,7 @@ class MixturePlan:
     """
 
     num_padded = 0
-    """There is no incomplete step."""
+    """Samples that repeat others to fill a step: none, since every step is full."""
 
     def __init__(
         self,
@@ -50,9 +50,7 @@ class MixturePlan:
         schedule: Schedule,
         epoch: int,
     ) -> None:
-        """Epoch number `epoch` (from 0) of datasets, the positions of whose episodes are
-        distinct.
-        """
+        """Plan epoch number `epoch` (from 0) of datasets whose episodes have distinct positions."""
         self._episodes = episodes
         self._slots = slots
         self._parts = schedule.parts
@@ -88,7 +86,7 @@ class MixturePlan:
         return max(places) // self._slots.global_batch_size + 1
 
     def drawn(self, epoch: int, step: int) -> list[tuple[int, int]]:
-        """(own epoch, samples drawn of it) of each dataset before a step of any epoch."""
+        """Return (own epoch, samples drawn of it) of each dataset before a step of any epoch."""
         place = np.asarray(
             (epoch * self.num_steps + step) * self._slots.global_batch_size, dtype=np.int64
         )
@@ -96,7 +94,7 @@ class MixturePlan:
         return [own.place(number) for own, number in zip(self._own, numbers, strict=True)]
 
     def step(self, step: int, rank_slots: Sequence[int]) -> Draw:
-        """The samples that these rank slots contribute to a step, slot by slot.
+        """Return the samples that these rank slots contribute to a step, slot by slot.
 
         Raises:
             IndexError: no such step.
@@ -118,14 +116,14 @@ class MixturePlan:
         return Draw(step=step, positions=positions, rows=rows)
 
     def steps(self, steps: Sequence[int], rank_slots: Sequence[int]) -> list[Draw]:
-        """Several steps, each as `step` gives it."""
+        """Return several steps, each as `step` gives it."""
         return [self.step(step, rank_slots) for step in steps]
 
     def _samples(
         self, datasets: IntArray, epochs: IntArray, lanes: IntArray, within: IntArray
     ) -> tuple[IntArray, IntArray]:
-        """(episode positions, rows) of samples by dataset, own epoch, lane, and how many the lane
-        drew before.
+        """Return (episode positions, rows) of samples by dataset, own epoch, lane, and how many the
+        lane drew before.
         """
         by_tape = np.lexsort((epochs, datasets))
         datasets, epochs, lanes, within = (
@@ -143,7 +141,7 @@ class MixturePlan:
         return positions, rows
 
     def _tape(self, dataset: int, epoch: int) -> tuple[LaneTape, IntArray]:
-        """A tape, and what its lanes had drawn of the dataset before it."""
+        """Return a tape, and what its lanes had drawn of the dataset before it."""
         if (dataset, epoch) not in self._tapes:
             own = self._own[dataset]
             begun, ended = (
@@ -171,8 +169,8 @@ def pool_sizes(order: OrderConfig, schedule: Schedule) -> list[int]:
 
 
 def _order_of(order: OrderConfig, dataset: int) -> OrderConfig:
-    """The order within a dataset: with a seed of its own, for datasets of equal size would move in
-    step.
+    """Return the order within a dataset: with a seed of its own, for datasets of equal size would
+    move in step.
     """
     seed = int.from_bytes(derive_key("dataset", order.seed, dataset)[:8], "little") >> 1
     return replace(order, seed=seed)

@@ -58,8 +58,8 @@ class OwnEpochs:
         return epoch, number - self.start(epoch)
 
     def _epoch(self, number: int) -> int:
-        """The last epoch that begins at or before a sample: by bisection, from where it would be on
-        average.
+        """Return the last epoch that begins at or before a sample: by bisection, from where it
+        would be on average.
         """
         if self.is_even:
             return number // self._num_frames

@@ -30,9 +30,9 @@ class Slots:
     """The shape of the plan. It stays the same when the world size changes."""
 
     rank_slots: int
-    """R."""
+    """R: how many rank slots there are over all ranks, each with a lane of its own."""
     global_batch_size: int
-    """B, a multiple of R."""
+    """B: samples of a step over all ranks, a multiple of R."""
 
     @property
     def per_rank_slot(self) -> int:
@@ -46,9 +46,9 @@ class Draw:
 
     step: int
     positions: IntArray
-    """(n,) positions of their episodes in the dataset's index."""
+    """(n,) positions of the samples' episodes in the dataset's index."""
     rows: IntArray
-    """(n,) rows within those episodes."""
+    """(n,) rows of the samples within their episodes."""
 
 
 class EpochShape:
@@ -87,7 +87,7 @@ class EpochShape:
 
 
 class EpochPlan(EpochShape):
-    """One epoch's order. Building it is O(episodes); asking for a step is O(log episodes) per
+    """The order of one epoch. Building it is O(episodes); asking for a step is O(log episodes) per
     sample.
     """
 
@@ -97,7 +97,7 @@ class EpochPlan(EpochShape):
         super().__init__(self._tape.num_frames, order, slots)
 
     def step(self, step: int, rank_slots: Sequence[int]) -> Draw:
-        """The samples that these rank slots contribute to a step, slot by slot.
+        """Return the samples that these rank slots contribute to a step, slot by slot.
 
         Raises:
             IndexError: no such step.
@@ -106,7 +106,8 @@ class EpochPlan(EpochShape):
         return draw
 
     def steps(self, steps: Sequence[int], rank_slots: Sequence[int]) -> list[Draw]:
-        """Several steps, each as `step` gives it: what costs is not their number but that of calls.
+        """Return several steps, each as `step` gives it: what costs is not their number but that of
+        calls.
 
         Raises:
             IndexError: no such step.
@@ -122,7 +123,7 @@ class EpochPlan(EpochShape):
         ]
 
     def _places(self, step: int, slots: IntArray) -> tuple[IntArray, IntArray]:
-        """The lanes that a step takes samples of, and the places of these in their lanes."""
+        """Return the lanes that a step takes samples of, and the places of these in their lanes."""
         if not 0 <= step < self.num_steps:
             raise IndexError(f"step {step} of an epoch of {self.num_steps}")
         if step >= self.num_full_steps:
@@ -132,12 +133,12 @@ class EpochPlan(EpochShape):
         return np.repeat(slots, size), np.tile(within, len(slots))
 
     def lane_bounds(self, lane: int) -> tuple[int, int]:
-        """First tape position of a lane, and the one after its last."""
+        """Return the first tape position of a lane, and the one after its last."""
         return int(self._lanes.bounds[lane]), int(self._lanes.bounds[lane + 1])
 
     def lane_samples(self, lane: int | IntArray, within: IntArray) -> tuple[IntArray, IntArray]:
-        """(episode positions, rows) of the samples that a lane emits at places `within` (0 is its
-        first).
+        """Return (episode positions, rows) of the samples that a lane emits at places `within` (0
+        is its first).
 
         `lane` may be an array with a lane for each place.
         """
@@ -145,8 +146,8 @@ class EpochPlan(EpochShape):
         return frames_at([LanePlaces(self._lanes, lanes, within)])
 
     def _left_over(self, rank_slots: IntArray) -> tuple[IntArray, IntArray]:
-        """Lanes, and places in them, of the leftover tape that rank slots take; they may repeat
-        their own samples.
+        """Return the lanes, and places in them, of the leftover tape that rank slots take; they may
+        repeat their own samples.
         """
         size = -(-self.num_left_over // self._slots.rank_slots)
         places = (rank_slots[:, None] * size + np.arange(size)).ravel() % self.num_left_over

@@ -5,9 +5,9 @@ import math
 from roboshard.loader.config import FrameOrder
 
 AT_LEAST = 64
-"""Episodes of a pool."""
+"""Fewest episodes of a pool."""
 AT_LEAST_OVER_ALL = 1024
-"""Episodes of the pools of all rank slots together."""
+"""Fewest episodes of the pools of all rank slots together."""
 PER_SAMPLE = 8
 """Episodes of a pool for each sample that a step takes of it: then two of them are seldom of one
 episode.

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from roboshard.common.permute import derive_key, permute
 
 MAX_DENOMINATOR = 1 << 16
-"""d is never larger: weights that no such fraction is equal to are a little less or more."""
+"""Largest d of a weight n/d: weights that no such fraction equals are a little less or more."""
 MAX_WEIGHT = 1 << 16
 EXACT = 1e-9
 """A weight within this share of a fraction is meant to be it, and the shortest such fraction is
@@ -36,7 +36,7 @@ class Repeats:
     numerator: IntArray
     denominator: IntArray
     phase: IntArray
-    """In parts of 1/denominator."""
+    """Phase of each episode, in parts of 1/denominator."""
 
     def before(self, epoch: int) -> IntArray:
         """Return how often each episode comes in all epochs before this one."""

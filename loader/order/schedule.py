@@ -25,8 +25,8 @@ IntArray = NDArray[np.int64]
 
 
 def shares(weights: Sequence[float]) -> tuple[int, ...]:
-    """Whole shares in the proportion of `weights`, their sum being the period: the shortest one
-    that is exact.
+    """Return whole shares in the proportion of `weights`, their sum being the period: the shortest
+    one that is exact.
 
     0.7 and 0.3 become 7 and 3. Where no period up to MAX_PERIOD is exact, that one is shared out by
     largest remainder; a share of 0 then says that a weight is too small.
@@ -61,22 +61,22 @@ class Schedule:
 
     @property
     def period(self) -> int:
-        """W."""
+        """W: places of a period."""
         return len(self._pattern)
 
     def dataset(self, places: IntArray) -> IntArray:
-        """Which dataset each place takes."""
+        """Return which dataset each place takes."""
         found: IntArray = self._pattern[places % self.period]
         return found
 
     def before(self, dataset: int | IntArray, places: IntArray) -> IntArray:
-        """How many of the places before each of `places` take this dataset, or each its own."""
+        """Return how many places before each of `places` take `dataset`, which may be an array."""
         periods, rest = np.divmod(places, self.period)
         count: IntArray = periods * self._shares[dataset] + self._before[dataset, rest]
         return count
 
     def place(self, dataset: int, number: int) -> int:
-        """The place of a dataset's sample `number` (from 0)."""
+        """Return the place of a dataset's sample `number` (from 0)."""
         periods, rest = divmod(number, self.parts[dataset])
         return periods * self.period + int(self._places[dataset][rest])
 
@@ -162,18 +162,18 @@ class WholeSteps:
         self._batch = batch
 
     def dataset(self, places: IntArray) -> IntArray:
-        """Which dataset each place takes."""
+        """Return which dataset each place takes."""
         return self._schedule.dataset(places // self._batch)
 
     def before(self, dataset: int | IntArray, places: IntArray) -> IntArray:
-        """How many of the places before each of `places` take its dataset."""
+        """Return how many of the places before each of `places` take its dataset."""
         steps, offsets = np.divmod(places, self._batch)
         is_own = self._schedule.dataset(steps) == dataset
         count: IntArray = self._schedule.before(dataset, steps) * self._batch + is_own * offsets
         return count
 
     def place(self, dataset: int, number: int) -> int:
-        """The place of a dataset's sample `number` (from 0)."""
+        """Return the place of a dataset's sample `number` (from 0)."""
         step, offset = divmod(number, self._batch)
         return self._schedule.place(dataset, step) * self._batch + offset
 
@@ -208,17 +208,19 @@ class WholeStepCounts:
 
 
 def _deal(parts: Sequence[int]) -> IntArray:
-    """The datasets of one period's places: whose sample must come first, of those that may come."""
+    """Return the dataset of each place of a period: whose sample must come first, of those that may
+    come.
+    """
     period, many = sum(parts), 2 * len(parts) - 2
     if many == 0:
         return np.zeros(period, dtype=np.int64)
 
     def release(number: int, drawn: int) -> int:
-        """The first place at which the sample may come: (g + 1) w - W x >= W / (2n - 2)."""
+        """Return the first place at which a sample may come: (g + 1) w - W x >= W / (2n - 2)."""
         return -(-period * (many * drawn + 1) // (many * parts[number])) - 1
 
     def deadline(number: int, drawn: int) -> int:
-        """The last place at which it may."""
+        """Return the last place at which a sample may come."""
         return period * (many * (drawn + 1) - 1) // (many * parts[number])
 
     drawn = [0] * len(parts)

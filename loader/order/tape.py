@@ -35,11 +35,11 @@ class Tape:
         self.starts: IntArray = np.concatenate(
             [[0], np.cumsum(episodes.num_rows[self._tape])]
         ).astype(np.int64)
-        """Where each episode begins, and the end of the last one."""
+        """(episodes + 1,) where each episode begins on the tape, and the end of the last one."""
 
     @property
     def num_frames(self) -> int:
-        """Frames of the epoch."""
+        """How many frames the epoch has."""
         return int(self.starts[-1])
 
     def frames(self, places: IntArray) -> tuple[IntArray, IntArray]:
@@ -75,7 +75,7 @@ class LanePlaces(NamedTuple):
 
     lanes: LaneTape
     lane: IntArray
-    """(n,) whose place it is."""
+    """(n,) the lane of each place."""
     within: IntArray
     """(n,) the place in the lane's order: 0 is its first sample."""
 
@@ -93,8 +93,8 @@ def frames_at(asked: Sequence[LanePlaces]) -> tuple[IntArray, IntArray]:
 
 
 def _mixed(asked: Sequence[LanePlaces], places: Sequence[IntArray]) -> list[IntArray]:
-    """Places of tapes after each pool's own reordering; a pool is a stretch of the tape within a
-    lane.
+    """Return places of tapes after each pool's own reordering; a pool is a stretch of the tape
+    within a lane.
     """
     sizes = [len(part) for part in places]
     tape = np.repeat(np.arange(len(asked)), sizes)
@@ -125,8 +125,8 @@ def _mixed(asked: Sequence[LanePlaces], places: Sequence[IntArray]) -> list[IntA
 
 
 def _groups(tape: IntArray, lane: IntArray, pool: IntArray) -> tuple[IntArray, IntArray]:
-    """(n,) which pool of which lane of which tape each place is in, numbered anew; and a place of
-    each.
+    """Return (n,) which pool of which lane of which tape each place is in, numbered anew; and a
+    place of each.
     """
     named = (tape * (lane.max(initial=0) + 1) + lane) * (pool.max(initial=0) + 1) + pool
     if len(named) and (named == named[0]).all():  # as is mostly so for one dataset
@@ -136,7 +136,7 @@ def _groups(tape: IntArray, lane: IntArray, pool: IntArray) -> tuple[IntArray, I
 
 
 def _pool(lanes: LaneTape, lane: int, pool: int, begin: int) -> Pool:
-    """The pool of a lane that begins with this episode of its tape."""
+    """Return the pool of a lane that begins with this episode of its tape."""
     tape = lanes.tape
     start, stop = int(lanes.bounds[lane]), int(lanes.bounds[lane + 1])
     own = tape.starts[begin : begin + tape.pool_size + 1]
@@ -149,7 +149,7 @@ def _pool(lanes: LaneTape, lane: int, pool: int, begin: int) -> Pool:
 
 
 def _episode_order(episodes: Episodes, order: OrderConfig, epoch: int) -> IntArray:
-    """Episodes in tape order, as positions in `episodes`."""
+    """Return episodes in tape order, as positions in `episodes`."""
     everything = np.arange(len(episodes), dtype=np.int64)
     if not order.shuffle or len(episodes) == 0:
         return everything

@@ -16,9 +16,9 @@ class LaneCursor:
     """The sample that comes next in a lane."""
 
     rank_slot: int
-    """Which lane: lanes are numbered over all ranks."""
+    """Number of the lane, among the lanes of all ranks."""
     dataset_index: int
-    """Which dataset of a mixture; 0 for one dataset."""
+    """Number of the dataset in a mixture; 0 for one dataset."""
     shard: str
     """URL of the shard, without signatures and passwords."""
     offset: int

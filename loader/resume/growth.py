@@ -13,9 +13,9 @@ from roboshard.shards.manifest import load_dataset_manifest
 from roboshard.shards.snapshots import SnapshotName
 
 Snapshots = Sequence[SnapshotName | None]
-"""Of each dataset of a loader; None: the newest."""
+"""The snapshot of each dataset of a loader; None: the newest."""
 Made = tuple[LoadJob, ScratchFolder | None, SharedFrames | None]
-"""What a loader is made of."""
+"""What a loader is made of: its job, and the folders that go with it."""
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from typing import Any
 from roboshard.common.errors import OptionError
 
 STATE_VERSION = 2
-"""1: with worker slots, each of which had lanes of its own. With one of them the order is the
-same.
+"""Version of states. 1 had worker slots, each with lanes of its own; with one of them the order is
+the same.
 """
 
 
@@ -24,7 +24,7 @@ class LoaderState:
 
     version: int
     fingerprint: str
-    """Of the dataset."""
+    """Fingerprint of the dataset, or of all datasets, joined by commas."""
     selection: str
     """SHA-256 over the episodes and rows in use."""
     seed: int
@@ -40,7 +40,7 @@ class LoaderState:
     drop_last: bool
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON."""
+        """Return the state as plain values, ready for JSON."""
         return asdict(self)
 
 
@@ -52,14 +52,16 @@ class MixtureState(LoaderState):
     """
 
     weights: list[int]
-    """In whole parts."""
+    """Weights of the datasets, in whole parts."""
     drawn: list[dict[str, int]]
-    """Of each dataset its own epoch, and the samples drawn of that. It follows from the rest."""
+    """For each dataset its own epoch, and the samples drawn of that. It follows from the rest."""
     batches: str = "mixed"
-    """Left out of the dict where batches are mixed, as states were before there was a choice."""
+    """How batches are mixed; left out of the dict where it is "mixed", as states were before there
+    was a choice.
+    """
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON."""
+        """Return the state as plain values, ready for JSON."""
         values = super().as_dict()
         if self.batches == "mixed":
             del values["batches"]
@@ -69,7 +71,7 @@ class MixtureState(LoaderState):
 def check_state(
     state: dict[str, Any], current: LoaderState, steps_of: Callable[[int], int]
 ) -> LoaderState:
-    """The state, if it fits the loader.
+    """Return the state, if it fits the loader.
 
     Args:
         state: what a loader gave.

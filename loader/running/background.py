@@ -13,7 +13,7 @@ T = TypeVar("T")
 def run_in_background(
     items: Generator[T, None, None], stop: Callable[[], None]
 ) -> Generator[T, None, None]:
-    """Yield the same items; the next one is made while the last one is used.
+    """Yield the items of a generator; the next one is made while the last one is used.
 
     Errors are raised in the place of their item. An interrupt of the taker leaves no lock taken:
     all that the two threads share are queues written in C.

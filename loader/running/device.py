@@ -9,7 +9,7 @@ import torch
 from roboshard.common.errors import OptionError
 from roboshard.loader.config import LoaderConfig
 from roboshard.loader.samples.rows import Batch
-from roboshard.loader.stats import Counter
+from roboshard.loader.stats import StatsCounter
 
 
 def check_devices(config: LoaderConfig) -> None:
@@ -60,7 +60,7 @@ def should_pin(config: LoaderConfig) -> bool:
 
 
 def pin_batch(batch: Batch) -> Batch:
-    """The batch's tensors in page-locked memory."""
+    """Return the batch with its tensors in page-locked memory."""
     return _each_tensor(batch, lambda tensor: tensor if tensor.is_cuda else tensor.pin_memory())
 
 
@@ -69,8 +69,8 @@ class Copies:
     another.
     """
 
-    def __init__(self, device: str | None, counter: Counter) -> None:
-        """None: batches stay where they were made.
+    def __init__(self, device: str | None, counter: StatsCounter) -> None:
+        """Copy batches to `device`; None: they stay where they were made.
 
         Nothing is made on the device before the first batch.
         """
@@ -79,7 +79,7 @@ class Copies:
         self._stream: Any = None
 
     def begin(self, batch: Batch) -> tuple[Batch, Any]:
-        """The batch on the device, and the event that tells when it has arrived."""
+        """Return the batch on the device, and the event that tells when it has arrived."""
         if self._device is None:
             return batch, None
         started = time.perf_counter()

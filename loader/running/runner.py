@@ -22,7 +22,7 @@ from roboshard.loader.running.steps import UserSteps
 from roboshard.loader.running.stream import EpochStream
 from roboshard.loader.running.workers import FromWorker, WorkerPool
 from roboshard.loader.samples.rows import Batch
-from roboshard.loader.stats import Counter, LoaderStats
+from roboshard.loader.stats import LoaderStats, StatsCounter
 from roboshard.loader.transforms.apply import Transforms
 
 
@@ -30,17 +30,19 @@ class EpochRunner:
     """Runs one epoch at a time; workers, threads and memory are kept from epoch to epoch."""
 
     def __init__(self, job: LoadJob) -> None:
-        """Nothing is started before the first epoch."""
+        """Start nothing before the first epoch."""
         self._job = job
         self._config = job.config
         self._workers: WorkerPool | None = None
         self._of_workers: dict[int, LoaderStats] = {}  # the last word of each on how it stands
-        self.counter = Counter()
+        self.counter = StatsCounter()
         self._copies = Copies(job.config.read.device, self.counter)
         split = job.config.split
         self.steps = UserSteps(self.counter, split.rank if split.world_size > 1 else None)
         self.plan: Callable[[int], Plan] = lru_cache(maxsize=2)(job.plan)
-        """The plan of an epoch; of this one and of the next one, which is begun beside it."""
+        """Returns the plan of an epoch; kept of this one and of the next one, which is begun beside
+        it.
+        """
         buffers = _buffers(job)
         self._transforms = Transforms(job, buffers, self.counter) if job.has_transforms else None
         own = _InThreads(
@@ -58,7 +60,7 @@ class EpochRunner:
         return EpochRunner, (self._job,)
 
     def batches(self, epoch: int, first_step: int) -> Generator[Batch, None, None]:
-        """The batches of an epoch from `first_step` on, where the user wants them."""
+        """Yield the batches of an epoch from `first_step` on, where the user wants them."""
         if self._config.split.num_workers:
             arriving = self._of_processes(epoch, first_step)
         else:
@@ -77,9 +79,9 @@ class EpochRunner:
         epoch: int,
         first_step: int,
     ) -> Generator[tuple[Batch, Any], None, None]:
-        """The batches after the user's transforms, on their way to where they are wanted.
+        """Yield the batches after the user's transforms, on their way to where they are wanted.
 
-        In the thread that iterates, which can draw no random numbers meanwhile: see
+        They run in the thread that iterates, which can draw no random numbers meanwhile: see
         `TransformGenerators`.
         """
         steps = count(first_step)
@@ -91,7 +93,7 @@ class EpochRunner:
             yield from starmap(transformed, arriving)
 
     def stats(self) -> LoaderStats:
-        """The numbers so far."""
+        """Return the loader's numbers so far."""
         stats = self.counter.snapshot()
         for latest in self._of_workers.values():
             stats.steps_ahead += latest.steps_ahead
@@ -127,7 +129,7 @@ class EpochRunner:
         self._of_workers.clear()
 
     def _arrived(self, batch: Batch, done: FromWorker) -> tuple[Batch, Any]:
-        """A worker's batch, on its way to where it is wanted."""
+        """Count what a worker's batch took, and send it on its way to where it is wanted."""
         self.counter.merge(done.stats)
         self._of_workers[done.worker] = done.stats
         self.steps.collect(done.worker, done.spans)
@@ -147,14 +149,14 @@ class _InThreads:
     plan_of: Callable[[int], Plan]
     copies: Copies
     buffers: Buffers
-    counter: Counter
+    counter: StatsCounter
     cache: Callable[[], FrameCache | None]
     """Pictures of earlier epochs, opened when they are first needed."""
 
     def begin(
         self, epoch: int, first_step: int, goes_on: bool
     ) -> Generator[tuple[Batch, Any], None, None]:
-        """Batches on their way to where they are wanted: see `EpochStream`."""
+        """Yield batches on their way to where they are wanted, as `EpochStream` asks for them."""
         own = Resources(self.job, self.buffers, self.counter, cache=self.cache())
         batches = self._on_their_way(epochs_from(self.plan_of, epoch, first_step, goes_on), own)
         with closing(run_in_background(batches, own.reads.stop)) as coming:

@@ -30,14 +30,14 @@ class ScratchFolder:
     """
 
     def __init__(self) -> None:
-        """Make it, and remove those of processes that were killed.
+        """Make the folder, and remove those of processes that were killed.
 
         Raises:
             OSError: There is no place for temporary files.
         """
         folder, descriptor = make_held_folder(Path(tempfile.gettempdir()), PREFIX)
         self.cache = folder / CACHE
-        """Where bytes are kept."""
+        """Folder in which bytes of remote shards are kept."""
         self.max_bytes = int(shutil.disk_usage(folder).free * SHARE_OF_THE_DISK)
         """How many bytes `cache` may hold."""
         self.close = weakref.finalize(self, _remove, folder, descriptor, os.getpid())

@@ -38,7 +38,7 @@ SMALL_BYTES = 1 << 16
 """Tensors up to this size travel in the message."""
 POLL_S = 0.001
 SOCKETS_PATH = 107
-"""Bytes at the most, on Linux (unix(7))."""
+"""Most bytes of a socket's path on Linux (unix(7))."""
 SOCKETS_NAME = "/pymp-01234567/listener-01234567"
 """What multiprocessing adds to the folder for temporary files, to hand over a segment."""
 
@@ -48,7 +48,7 @@ class SegmentPlan:
     """What both sides know of each other; picklable while a process is started."""
 
     token: str
-    """Names the parent's side."""
+    """Name of the parent's side, by which messages find it."""
     segments_per_worker: int
     flags: Any
     """Shared bytes, one per worker and segment: 1 while its memory is somebody's."""
@@ -57,8 +57,8 @@ class SegmentPlan:
     def make(
         cls, *, start_method: str, num_workers: int, num_keys: int, batches_ahead: int
     ) -> "SegmentPlan":
-        """For batches of `num_keys` tensors, `batches_ahead` of which a worker may have made and
-        not handed over.
+        """Plan for batches of `num_keys` tensors, `batches_ahead` of which a worker may have made
+        and not handed over.
 
         Raises:
             OptionError: the folder for temporary files has too long a path for sockets in it.
@@ -72,7 +72,9 @@ class SegmentPlan:
 
 
 def _check_temporary_folder() -> None:
-    """Raise OptionError if its path is too long for the sockets of worker processes in it."""
+    """Raise OptionError if the folder for temporary files has too long a path for the sockets of
+    worker processes in it.
+    """
     folder = topology.temporary_folder()
     length, most = len(os.fsencode(folder)), SOCKETS_PATH - len(SOCKETS_NAME)
     if length > most:
@@ -84,7 +86,7 @@ def _check_temporary_folder() -> None:
 
 
 class _Place(NamedTuple):
-    """Where a tensor is."""
+    """Where a tensor lies in shared memory."""
 
     segment: int
     dtype: torch.dtype
@@ -113,14 +115,14 @@ class SegmentSender:
     """The worker's side: `Buffers` in shared memory, and messages about them."""
 
     def __init__(self, plan: SegmentPlan, worker: int) -> None:
-        """Nothing is allocated before it is needed."""
+        """Allocate nothing before it is needed."""
         self._plan = plan
         self._worker = worker
         self._segments: list[_Segment] = []
         self._lock = Lock()
 
     def lend(self, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
-        """See `Buffers`.
+        """Return a tensor with anything in it, over a segment that is free.
 
         Waits for a free segment, which comes: the parent copies what its user holds on to.
         """
@@ -129,7 +131,7 @@ class SegmentSender:
         return tensor
 
     def pack(self, batch: Mapping[str, Any]) -> "Message":
-        """A message that holds the batch: large tensors by their place in shared memory."""
+        """Return a message that holds the batch: large tensors by their place in shared memory."""
         values = {
             key: self._packed(value) if _fits(value) else value for key, value in batch.items()
         }
@@ -176,7 +178,9 @@ class SegmentSender:
         return tensor
 
     def _free_segment(self, num_bytes: int) -> int | None:
-        """One that fits, else a new one, else None."""
+        """Return the number of a free segment that fits, else of a new one; None: there can be
+        none.
+        """
         free = [i for i in range(len(self._segments)) if not self._plan.flags[self._flag(i)]]
         fitting = [
             i for i in free if num_bytes <= self._segments[i].memory.nbytes <= FITS * num_bytes
@@ -200,10 +204,10 @@ class SegmentSender:
 
 
 class SegmentReceiver:
-    """The parent's side."""
+    """The parent's side: it makes batches of the messages of its workers."""
 
     def __init__(self, plan: SegmentPlan) -> None:
-        """Messages of `plan` are unpacked here while this exists."""
+        """Unpack messages of `plan` here, as long as this exists."""
         self._plan = plan
         self._mapped: dict[tuple[int, int], Buffer] = {}
         self._loans: dict[
@@ -212,7 +216,7 @@ class SegmentReceiver:
         _RECEIVERS[plan.token] = self
 
     def unpack(self, message: "Message") -> dict[str, Any]:
-        """The batch. What the user holds of it keeps its segments from being used again."""
+        """Return the batch. What the user holds of it keeps its segments from being used again."""
         for number, (handle, num_bytes) in message.handles.items():
             self._mapped[message.worker, number] = _map(handle.detach(), num_bytes)
         alive = self._loans[message.worker] = [

@@ -19,28 +19,28 @@ from roboshard.loader.frame_cache.frames import FrameCache, FrameCacheSpec
 from roboshard.loader.frame_cache.layout import Layout, make_layout
 from roboshard.loader.job import LoadJob
 from roboshard.loader.running.device import decodes_on_gpu
-from roboshard.loader.stats import Counter
+from roboshard.loader.stats import StatsCounter
 from roboshard.storage.cache import claim_folder
 from roboshard.storage.held_folder import join_held_folder, leave_held_folder
 
 IN_MEMORY = Path("/dev/shm")  # noqa: S108 - below it a folder of this user alone
 PREFIX = "roboshard-frames-"
 HOME = "roboshard-frames"
-"""Below the user's folder: nothing outside it is touched."""
+"""Name of the folder below the user's: nothing outside it is touched."""
 
 
 class SharedFrames:
     """A folder in memory that other processes of this user share; it goes with the last of them."""
 
     def __init__(self, parent: Path, name: str) -> None:
-        """Make it, or join those who have.
+        """Make the folder, or join those who have made it.
 
         Raises:
             OSError: It cannot be made, or is another user's.
         """
         self.folder, descriptor = join_held_folder(parent, f"{PREFIX}{os.getuid()}-", name)
         self.close = weakref.finalize(self, _leave, self.folder, descriptor, os.getpid())
-        """Let go of it; at the latest when nobody holds this any more."""
+        """Let go of the folder; at the latest when nobody holds this any more."""
 
 
 def with_frame_cache(job: LoadJob) -> tuple[LoadJob, SharedFrames | None]:
@@ -74,7 +74,7 @@ def with_frame_cache(job: LoadJob) -> tuple[LoadJob, SharedFrames | None]:
     return replace(job, frame_cache=spec), frames
 
 
-def open_cache(job: LoadJob, counter: Counter) -> FrameCache | None:
+def open_cache(job: LoadJob, counter: StatsCounter) -> FrameCache | None:
     """Open a job's frame cache in this process; None: it has none."""
     return None if job.frame_cache is None else FrameCache(job.frame_cache, counter)
 

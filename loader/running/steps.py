@@ -12,14 +12,14 @@ from roboshard.common import jsonio
 from roboshard.common.errors import OptionError, StorageError
 from roboshard.loader.running.trace import trace_events
 from roboshard.loader.spans import MAX_SPANS, Span
-from roboshard.loader.stats import Counter
+from roboshard.loader.stats import StatsCounter
 
 
 class UserSteps:
     """Counts the user's waiting and working, and writes the trace that was asked for."""
 
-    def __init__(self, counter: Counter, rank: int | None) -> None:
-        """Trace nothing yet. `rank`: of this process; None: there is but one."""
+    def __init__(self, counter: StatsCounter, rank: int | None) -> None:
+        """Trace nothing yet. `rank`: the rank of this process; None: there is but one."""
         self._counter = counter
         self._rank = rank
         self._asked = 0.0
@@ -57,7 +57,7 @@ class UserSteps:
         return self._switch_of_workers
 
     def ask(self) -> None:
-        """The user asks for a batch."""
+        """Count that the user asks for a batch."""
         self._asked = time.perf_counter()
         if self._given is not None:
             self._counter.add(step_seconds=self._asked - self._given)
@@ -71,7 +71,7 @@ class UserSteps:
             self._turn(on=True)
 
     def give(self, epoch: int, step: int, num_samples: int) -> None:
-        """The user is given a batch."""
+        """Count that the user is given a batch."""
         self._given = time.perf_counter()
         self._step = step
         self._counter.add(wait_seconds=self._given - self._asked, batches=1, samples=num_samples)
@@ -80,13 +80,13 @@ class UserSteps:
             self._trace.count()
 
     def collect(self, worker: int, spans: list[Span]) -> None:
-        """Keep what came from a worker."""
+        """Keep the spans that came from a worker."""
         if self._trace is not None and spans:
             self._trace.workers[spans[0].process] = worker
             self._trace.add(spans)
 
     def end(self) -> None:
-        """No batch is asked for any more, for now: what there is of a trace is written."""
+        """Stop counting until a batch is asked for again; what there is of a trace is written."""
         self._given = None
         if self._trace is not None:
             self._write(self._trace)
@@ -135,13 +135,13 @@ class _Trace:
         self.skip = skip
         self.begin: float | None = None
         self.workers: dict[int, int] = {}
-        """Process -> worker."""
+        """Process -> number of its worker."""
         self.spans: list[Span] = []
         self.num_left_out = 0
         self.num_written = 0
 
     def count(self) -> None:
-        """The user was given one more batch."""
+        """Count one more batch that the user was given."""
         if self.begin is None:
             self.skip = max(0, self.skip - 1)
         else:

@@ -17,8 +17,8 @@ class EpochStream(Generic[T]):
     """
 
     def __init__(self, begin: Callable[[int, int, bool], Generator[T, None, None]]) -> None:
-        """`begin` makes the items of an epoch from a step on, and if told so also those of all
-        epochs after it.
+        """Begin nothing yet. `begin` makes the items of an epoch from a step on, and if told so
+        also those of all epochs after it.
         """
         self._begin = begin
         self._items: Generator[T, None, None] | None = None
@@ -27,7 +27,7 @@ class EpochStream(Generic[T]):
         self._completed: int | None = None
 
     def items(self, epoch: int, first_step: int, number: int) -> Generator[T, None, None]:
-        """An epoch's items from `first_step` on, of which there are `number`.
+        """Yield an epoch's items from `first_step` on, of which there are `number`.
 
         Ends an iteration that is running.
 

@@ -45,13 +45,15 @@ from roboshard.loader.running.shared_pickle import SharedPickle
 from roboshard.loader.running.stream import EpochStream
 from roboshard.loader.samples.rows import Batch
 from roboshard.loader.spans import Span, SpanRecorder
-from roboshard.loader.stats import Counter, LoaderStats
+from roboshard.loader.stats import LoaderStats, StatsCounter
 from roboshard.loader.transforms.apply import Transforms
 
 PREFETCHED_PER_WORKER = 1  # beside what each decodes ahead by itself
 DEATH_TAKES_S = 1.0
 START_TAKES_S = 30.0
-"""On a machine that is busy. A process reads what it is sent only once it has imported it all."""
+"""Seconds that an interrupted start may take to end, on a machine that is busy: a process reads
+what it is sent only once it has imported it all.
+"""
 START_METHOD = "spawn"  # decoders, file systems and thread pools do not survive a fork
 
 
@@ -60,20 +62,22 @@ class FromWorker(NamedTuple):
 
     worker: int
     stats: LoaderStats
-    """What it has done since its last batch."""
+    """What the worker has done since its last batch."""
     spans: list[Span]
-    """When, if that is recorded."""
+    """Spans of what the worker has done since its last batch, if they are recorded."""
 
 
 class WorkerPool:
     """torch DataLoader workers. They serve the steps in turn; torch collects them in order."""
 
     def __init__(self, job: LoadJob, switch: c_byte) -> None:
-        """Processes start with the first epoch. The switch, in shared memory, is of their spans."""
+        """Start no process before the first epoch. The switch, in shared memory, is that of their
+        spans.
+        """
         self._place = get_context(START_METHOD).Array(
             "q", 2
         )  # epoch and first step, read when an epoch starts
-        ring = SegmentPlan.make(
+        segments = SegmentPlan.make(
             start_method=START_METHOD,
             num_workers=job.config.split.num_workers,
             num_keys=max(
@@ -84,8 +88,8 @@ class WorkerPool:
             ),
             batches_ahead=PREFETCHED_PER_WORKER + LOOK_AHEAD_STEPS[1],
         )
-        self._receiver = SegmentReceiver(ring)
-        self._steps = _StepDataset(job, self._place, ring, _shared(job), switch)
+        self._receiver = SegmentReceiver(segments)
+        self._steps = _StepDataset(job, self._place, segments, _shared(job), switch)
         self._loader = torch.utils.data.DataLoader(
             self._steps,
             batch_size=None,
@@ -101,8 +105,8 @@ class WorkerPool:
         )  # or multiprocessing would terminate them, whatever they are at
 
     def run(self, epoch: int, first_step: int) -> Iterator[tuple[Batch, FromWorker]]:
-        """The batches of an epoch from `first_step` on, in order, each with its worker and what it
-        cost.
+        """Yield the batches of an epoch from `first_step` on, in order, each with its worker and
+        what it cost.
 
         An exception in a worker is raised here with its type and its traceback; so is a worker's
         death.
@@ -192,13 +196,13 @@ class _StepDataset(torch.utils.data.IterableDataset[tuple[Message, FromWorker]])
         self,
         job: LoadJob,
         place: Any,
-        ring: SegmentPlan,
+        segments: SegmentPlan,
         shared: SharedEpisodes | None,
         switch: c_byte,
     ) -> None:
         self._job = job
         self._place = place
-        self._ring = ring
+        self._segments = segments
         self._shared = shared
         self._switch = switch
         self._here: _InWorker | None = None
@@ -222,7 +226,7 @@ class _StepDataset(torch.utils.data.IterableDataset[tuple[Message, FromWorker]])
 
     def __iter__(self) -> Iterator[tuple[Message, FromWorker]]:
         here = self._here = self._here or _InWorker(
-            self._job, self._ring, self._shared, Counter(SpanRecorder(self._switch))
+            self._job, self._segments, self._shared, StatsCounter(SpanRecorder(self._switch))
         )
         try:
             yield from here.messages(*self._place)
@@ -236,13 +240,17 @@ class _InWorker:
     """What a worker keeps from epoch to epoch."""
 
     def __init__(
-        self, job: LoadJob, ring: SegmentPlan, shared: SharedEpisodes | None, counter: Counter
+        self,
+        job: LoadJob,
+        segments: SegmentPlan,
+        shared: SharedEpisodes | None,
+        counter: StatsCounter,
     ) -> None:
         self._job = job
         self._shared = shared
         self._plan_of = lru_cache(maxsize=2)(job.plan)
         self._worker, self._num_workers = topology.worker()
-        self._sender = SegmentSender(ring, self._worker)
+        self._sender = SegmentSender(segments, self._worker)
         self._counter = counter
         self._cache = open_cache(job, self._counter)
         self._transforms = (
@@ -276,7 +284,7 @@ class _InWorker:
 
 
 def _shared(job: LoadJob) -> SharedEpisodes | None:
-    """What workers share of what they have read. One alone has nobody to share it with."""
+    """Return what workers share of what they have read. One alone has nobody to share it with."""
     return SharedEpisodes(shared_bytes(job)) if job.config.split.num_workers > 1 else None
 
 
@@ -293,9 +301,7 @@ def _join_feeders(iterator: _MultiProcessingDataLoaderIter) -> None:
 
 
 def _can_be_sent(kind: type[Exception]) -> bool:
-    """Whether the parent can have an error of this type, that of a class which pickle finds by its
-    name.
-    """
+    """Whether the parent can have an error of this type: pickle must find its class by name."""
     try:
         ForkingPickler.dumps(kind)
     except Exception:  # noqa: BLE001 - whatever the class does when it is pickled
@@ -310,8 +316,8 @@ def _close(pool: weakref.ref[WorkerPool]) -> None:
 
 
 def _leave_interrupts_to_the_parent(_worker: int) -> None:
-    """Ctrl-C reaches the whole process group: the parent decides, and is not told of dead workers
-    first.
+    """Ignore Ctrl-C, which reaches the whole process group: the parent decides, and is not told of
+    dead workers first.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _end_tidily)

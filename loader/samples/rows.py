@@ -17,7 +17,7 @@ from roboshard.loader.episodes.fetch import DrawnStep
 from roboshard.loader.episodes.row_table import gather
 from roboshard.loader.order.plan import Draw
 from roboshard.loader.samples.windows import window
-from roboshard.loader.stats import Counter
+from roboshard.loader.stats import StatsCounter
 
 Batch = dict[str, Any]
 Offsets = Mapping[str, NDArray[np.int64]]
@@ -32,11 +32,11 @@ class PictureKey:
     key: str
     is_video: bool
     offsets: IntArray | None
-    """Its delta window in frames."""
+    """Delta window of the key in frames, (T,); None: it has none."""
 
     @property
     def has_time_axis(self) -> bool:
-        """As LeRobot does it: a window of one video frame has none."""
+        """Whether pictures have a time axis: windows of one video frame have none (as LeRobot)."""
         return self.offsets is not None and not (self.is_video and len(self.offsets) == 1)
 
 
@@ -52,15 +52,20 @@ class WindowedStep:
     frames: Mapping[str, IntArray]
     """Picture key -> (n, T) frames of the episode's slice, T = 1 without a window."""
     rows: Mapping[str, IntArray] = field(default_factory=dict)
-    """Picture key -> (n, T) rows of the episode that show them."""
+    """Picture key -> (n, T) rows of the episode that show these frames."""
     draw: Draw | None = None
-    """What it was drawn as, for where it has to be made again."""
+    """What the step was drawn as, for where it has to be made again."""
 
 
 def delta_windows(
-    steps: Iterable[DrawnStep], offsets: Offsets, pictures: Sequence[PictureKey], counter: Counter
+    steps: Iterable[DrawnStep],
+    offsets: Offsets,
+    pictures: Sequence[PictureKey],
+    counter: StatsCounter,
 ) -> Iterator[WindowedStep]:
-    """Per step: rows and their windows, padding masks, tasks, and which frames to decode."""
+    """Yield for each step: rows and their windows, padding masks, tasks, and which frames to
+    decode.
+    """
     for step in steps:
         started = time.perf_counter()
         windowed = _windowed(step, offsets, pictures)
@@ -116,7 +121,7 @@ def _windowed(step: DrawnStep, offsets: Offsets, pictures: Sequence[PictureKey])
 def _tasks(
     step: DrawnStep, members: Sequence[IntArray], indices: NDArray[Any] | None
 ) -> list[Any] | None:
-    """The task of each sample; `indices` are those of all, where the rows of all have one.
+    """Return the task of each sample; `indices` are those of all, where the rows of all have one.
 
     None for a dataset without tasks.
     """
@@ -182,8 +187,8 @@ def _rows_missing(
 
 
 def _side_by_side(step: DrawnStep, members: Sequence[IntArray]) -> dict[str, NDArray[Any]]:
-    """The features whose values lie side by side in the rows of all of the step's episodes, or are
-    zeros.
+    """Return the features whose values lie side by side in the rows of all of the step's episodes,
+    or are zeros.
 
     Windows apart. Datasets that have other features than each other lay out their rows in ways of
     their own.
@@ -218,7 +223,7 @@ def _side_by_side(step: DrawnStep, members: Sequence[IntArray]) -> dict[str, NDA
 def _gather(
     key: str, episodes: Sequence[Episode], members: Sequence[IntArray], rows: IntArray
 ) -> torch.Tensor | list[Any]:
-    """One feature of all samples: a tensor (n, ...), or a list of n strings."""
+    """Return one feature of all samples: a tensor (n, ...), or a list of n strings."""
     parts = [
         episode.columns[key].take(rows[inside])
         for episode, inside in zip(episodes, members, strict=True)
@@ -244,7 +249,9 @@ def _in_places(members: Sequence[IntArray], parts: Sequence[list[Any]]) -> list[
 
 
 def stack(key: str, values: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Tensors of a step along a new first axis. Raises FormatError where their shapes differ."""
+    """Return tensors of a step along a new first axis. Raises FormatError where their shapes
+    differ.
+    """
     check_shapes(key, {tuple(value.shape) for value in values})
     return torch.stack(list(values))
 
@@ -259,7 +266,7 @@ def check_shapes(key: str, shapes: set[tuple[int, ...]]) -> None:
 
 
 def _frames(step: DrawnStep, members: Sequence[IntArray], key: str, rows: IntArray) -> IntArray:
-    """The frames of a camera's slices that these rows, (n, T), show."""
+    """Return the frames of a camera's slices that these rows, (n, T), show."""
     firsts = [episode.first_frame(key) for episode in step.episodes]
     known = np.asarray([first or 0 for first in firsts], dtype=np.int64)
     frames: IntArray = rows + known[step.episode_of, None]

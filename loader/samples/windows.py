@@ -14,7 +14,7 @@ Window = tuple[NDArray[np.int64], NDArray[np.bool_]]
 def frame_offsets(
     delta_timestamps: Mapping[str, Sequence[float]], fps: float, tolerance_s: float
 ) -> dict[str, NDArray[np.int64]]:
-    """Feature key -> offsets in frames, (T,).
+    """Return feature key -> offsets in frames, (T,).
 
     Raises:
         OptionError: an offset that is not a whole number of frames within `tolerance_s`, or no list
@@ -52,8 +52,8 @@ def _seconds(deltas: Sequence[float]) -> NDArray[np.float64]:
 def window(
     rows: NDArray[np.int64], offsets: NDArray[np.int64], lengths: NDArray[np.int64]
 ) -> Window:
-    """Rows of the windows around some rows, clamped to their episodes, and which of them are
-    padding.
+    """Return the rows of the windows around some rows, clamped to their episodes, and which of them
+    are padding.
 
     Args:
         rows: (n,) rows of episodes.

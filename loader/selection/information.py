@@ -19,7 +19,7 @@ from roboshard.shards.rows import read_episode_row
 AT_ONCE = 8
 """Episodes that a thread reads together."""
 BYTES_AT_ONCE = 256 << 20
-"""What a thread reads together is of samples of no more than this in all, videos included."""
+"""Most bytes of the samples, videos included, of episodes that a thread reads together."""
 REMOTE_THREADS = 8
 STATS = "stats/"
 
@@ -67,7 +67,7 @@ class EpisodeInfo:
         return found
 
     def __getitem__(self, column: str) -> Json:
-        """Return the value of a column of its metadata.
+        """Return the value of a column of the episode's metadata.
 
         Raises OptionError where it has no such column.
         """
@@ -81,8 +81,8 @@ class EpisodeInfo:
         return row[column]
 
     def get(self, column: str, default: Json = None) -> Json:
-        """Return the value of a column of its metadata, or `default` where it has no such
-        column.
+        """Return the value of a column of the episode's metadata, or `default` where there is no
+        such column.
         """
         return self._metadata.row(self._position).get(column, default)
 
@@ -102,7 +102,7 @@ class EpisodeMetadata:
         self._rows: OrderedDict[int, dict[str, Json] | RoboshardError] = OrderedDict()
 
     def __iter__(self) -> Iterator[EpisodeInfo]:
-        """Go through the episodes."""
+        """Yield each episode in order, as a predicate sees it."""
         index = self._dataset.index
         for position in self._positions.tolist():
             yield EpisodeInfo(

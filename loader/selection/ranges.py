@@ -36,9 +36,9 @@ class NamedRanges:
     episode_index: IntArray
     """(num_ranges,) the episode of each range."""
     first: IntArray
-    """(num_ranges,) its first row."""
+    """(num_ranges,) the first row of each range."""
     stop: IntArray
-    """(num_ranges,) the row after its last."""
+    """(num_ranges,) the row after the last one of each range."""
 
 
 def read_ranges(
@@ -85,7 +85,7 @@ def check_bounds(ranges: NamedRanges, episode_index: IntArray, length: IntArray)
 
 
 def _of_mapping(given: Mapping[Any, Any], what: str) -> tuple[IntArray, IntArray]:
-    """(indices of the episodes named, (n, 3) episode, first, stop)."""
+    """Return (indices of the episodes named, (n, 3) episode, first, stop)."""
     episodes, rows = [], []
     for key, ranges in given.items():
         episode = _index(key, what)
@@ -101,7 +101,7 @@ def _of_mapping(given: Mapping[Any, Any], what: str) -> tuple[IntArray, IntArray
 
 
 def _index(key: object, what: str) -> int:
-    """An episode index, which is text in JSON."""
+    """Return an episode index, which is text in JSON."""
     text = str(key)
     if isinstance(key, bool) or not (text.isascii() and text.isdigit() and len(text) < 19):
         raise OptionError(f"{what}: {key!r:.40} is not an episode index")

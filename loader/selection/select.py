@@ -89,7 +89,7 @@ def _storage_rank(dataset: ShardedDataset) -> IntArray:
 
 
 def _chosen(dataset: ShardedDataset, selection: SelectionConfig, seed: int) -> Mask:
-    """Whether each episode is chosen; a predicate is asked last, and only of what is left."""
+    """Return whether each episode is chosen; a predicate is asked last, of what is left."""
     index = dataset.index.episode_index
     keep = np.ones(len(index), dtype=np.bool_)
     if selection.episodes is not None and not callable(selection.episodes):
@@ -225,7 +225,7 @@ def _known(option: str, named: IntArray, dataset: ShardedDataset) -> IntArray:
 
 
 def _in_words(selection: SelectionConfig) -> str:
-    """What was asked for, in short."""
+    """Return what was asked for, in short."""
     values = {name: getattr(selection, name) for name in SelectionConfig.__dataclass_fields__}
     asked = {name: value for name, value in values.items() if not isinstance(value, int | None)}
     asked |= {name: value for name, value in values.items() if isinstance(value, int) and value}

@@ -32,7 +32,7 @@ from roboshard.shards.statistics import (
 )
 
 PASSED_OVER = (DamageError, FormatError, MissingError)
-"""What `on_error="skip"` leaves out."""
+"""Errors of episodes that `on_error="skip"` leaves out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,7 @@ class Collected:
     num_samples: float
     """Samples of an epoch, on average."""
     is_whole: bool
-    """No episode was left out because it cannot be read."""
+    """Whether no episode was left out because it cannot be read."""
 
     def numbers_at(self, factor: float) -> dict[str, Numbers]:
         """Return the numbers, where all of them count `factor` times."""
@@ -187,7 +187,7 @@ class _Pictures:
                 self._episodes.setdefault(key, []).append((own, share))
 
     def stats(self) -> Stats:
-        """Return them, of features that have some; the dataset's where no episode has any."""
+        """Return the statistics of features that have some: of the episodes, else the dataset's."""
         features = self._source.features
         of_episodes = {
             key: in_units_of_samples(mixed(parts), features[key])
@@ -209,7 +209,7 @@ def _declared(source: Source, keys: Collection[str]) -> Stats:
 
 
 def in_units_of_samples(stats: FeatureStats, spec: Mapping[str, Json]) -> FeatureStats:
-    """Return statistics of a depth camera in millimetres; those of other features as they are."""
+    """Return statistics of a depth camera in millimeters; those of other features as they are."""
     factor = depth_factor(spec)
     if factor == 1.0:
         return stats

@@ -76,7 +76,7 @@ class MeasuredStatistics:
 
     @property
     def everything(self) -> Members:
-        """All datasets."""
+        """Numbers of all datasets."""
         return tuple(range(len(self._sources)))
 
     def of(self, members: Members) -> Statistics:
@@ -204,7 +204,7 @@ class StatisticsOf:
         return self.measured.stats(self.members)
 
     def exact(self) -> Stats:
-        """Return the same."""
+        """Return the same as `stats`, which are found in the rows."""
         return self.stats()
 
     def relative(self, action: str, state: str, exclude_joints: Sequence[str]) -> FeatureStats:
@@ -265,9 +265,9 @@ class Metas(tuple[DatasetMeta, ...]):
         """Return metadata of datasets, with statistics of what is loaded of each.
 
         Args:
-            own: of each dataset.
-            features: of samples.
-            measured: their statistics.
+            own: metadata of each dataset.
+            features: features of samples.
+            measured: statistics of the datasets.
         """
         metas = cls(
             replace(meta, _statistics=measured.of((number,))) for number, meta in enumerate(own)
@@ -283,8 +283,8 @@ class Metas(tuple[DatasetMeta, ...]):
 
 
 def _identity(source: Source) -> list[Any]:
-    """What a dataset's statistics depend on: which one, where it lies, what of it is chosen, and
-    how it is loaded.
+    """Return what a dataset's statistics depend on: which one, where it lies, what of it is chosen,
+    and how it is loaded.
     """
     dataset = source.dataset
     place = storage.identity(dataset.root)
@@ -304,7 +304,7 @@ def _identity(source: Source) -> list[Any]:
 
 
 def _changes(member: Membership, key: str) -> list[Any]:
-    """What samples have of a feature that is not as its dataset has it: another key, more
+    """Return what samples have of a feature that is not as its dataset has it: another key, more
     numbers.
     """
     own, width = member.own_keys.get(key), member.pad_to.get(key)

@@ -60,23 +60,23 @@ class CollectedActions:
     """
 
     actions: NDArray[np.float32]
-    """(numbers, rows)."""
+    """(numbers, rows) values of the action."""
     states: NDArray[np.float32]
-    """(numbers, rows), at least as many numbers."""
+    """(numbers, rows) values of the state, of which there are at least as many numbers."""
     has_action: NDArray[np.bool_]
-    """(rows,)."""
+    """(rows,) whether each row has an action."""
     samples: IntArray
-    """(samples,) rows."""
+    """(samples,) the row of each sample."""
     bounds: IntArray
     """(2, samples) first row of the sample's episode, and the one after its last."""
     weights: NDArray[np.float64] | None
-    """(samples,) None: each counts once."""
+    """(samples,) how often each sample counts; None: once."""
     offsets: IntArray
-    """The window in frames."""
+    """The window of the action in frames, (T,)."""
     num_samples: float
     """Samples of an epoch, on average."""
     is_whole: bool
-    """No episode was left out because it cannot be read."""
+    """Whether no episode was left out because it cannot be read."""
     num_own: int
     """Numbers of an action that are no padding."""
 

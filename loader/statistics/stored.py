@@ -15,7 +15,7 @@ from roboshard.loader import topology
 from roboshard.storage import locks
 
 MAX_BYTES = 64 << 20
-"""A file is no larger: it has a thousand numbers of a thousand features."""
+"""Most bytes of a file that is kept: larger statistics are found anew each time."""
 MAX_FILES = 1000
 """Most files that are kept; the oldest of more are removed."""
 
@@ -53,7 +53,7 @@ def kept(
 
 
 def _folder() -> Path | None:
-    """The folder, made if need be; None: there is no place for it."""
+    """Return the folder for statistics, made if need be; None: there is no place for it."""
     parent = topology.user_cache_folder()
     if parent is None:
         return None

@@ -14,7 +14,7 @@ from roboshard.loader.batches.buffers import Buffers
 from roboshard.loader.batches.single_samples import single_samples
 from roboshard.loader.job import LoadJob
 from roboshard.loader.samples.rows import Batch
-from roboshard.loader.stats import Counter
+from roboshard.loader.stats import StatsCounter
 from roboshard.loader.transforms.images import transform_images
 from roboshard.loader.transforms.randomness import TransformGenerators
 
@@ -22,7 +22,7 @@ from roboshard.loader.transforms.randomness import TransformGenerators
 class Transforms:
     """What the user makes of the batches of one rank. Not for several threads at once."""
 
-    def __init__(self, job: LoadJob, buffers: Buffers, counter: Counter) -> None:
+    def __init__(self, job: LoadJob, buffers: Buffers, counter: StatsCounter) -> None:
         """Transform nothing yet.
 
         Args:

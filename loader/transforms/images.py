@@ -40,7 +40,9 @@ def transform_images(
 def _joined(
     key: str, pictures: torch.Tensor, results: Sequence[torch.Tensor], buffers: Buffers
 ) -> torch.Tensor:
-    """The results as one tensor: the one that the transform was given where it worked in place."""
+    """Return the results as one tensor: the one that the transform was given where it worked in
+    place.
+    """
     if all(_is_same(result, picture) for result, picture in zip(results, pictures, strict=True)):
         return pictures
     check_shapes(key, {tuple(result.shape) for result in results})
@@ -56,7 +58,7 @@ def _joined(
 
 
 def _is_same(result: torch.Tensor, picture: torch.Tensor) -> bool:
-    """Whether a transform returned the very tensor it was given."""
+    """Whether a transform returned the very tensor that it was given."""
     return result is picture or (
         result.dtype == picture.dtype
         and result.shape == picture.shape

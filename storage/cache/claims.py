@@ -12,7 +12,7 @@ from roboshard.storage.cache.files import PART, TRAILER
 from roboshard.storage.cache.folder import Account, opened_account
 
 Keep = Callable[[bytes | memoryview], None]
-"""Keeps the bytes of an entry."""
+"""A callback that keeps the bytes of an entry."""
 
 
 class Claim:

@@ -42,9 +42,9 @@ __all__ = ["CacheKey", "DiskCache", "object_of"]
 
 MIN_BYTES = 1 << 16
 TOUCH_SECONDS = 10.0
-"""The last use of an entry is noted this exactly, so that hits rarely write."""
+"""How exactly the last use of an entry is noted, in seconds, so that hits rarely write."""
 WAIT_SECONDS = 300.0
-"""Longest wait for another's download; then both download."""
+"""Longest wait for another's download, in seconds; then both download."""
 CLAIM_ATTEMPTS = 4
 
 
@@ -63,7 +63,7 @@ class DiskCache:
 
     folder: Path
     max_bytes: int
-    """All files together, half-written ones, marker and account included."""
+    """Most bytes of all files together, half-written ones, marker and account included."""
 
     def __post_init__(self) -> None:
         if self.max_bytes < MIN_BYTES:

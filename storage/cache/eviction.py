@@ -9,12 +9,12 @@ from roboshard.storage.cache.files import PART
 from roboshard.storage.cache.folder import OVERHEAD, Account
 
 KEEP_FRACTION = 0.9
-"""Removing stops here, so that the next scan is far away: a tenth of the folder is written between
-two.
+"""Share of `max_bytes` at which removing stops, so that the next scan is far away: a tenth of the
+folder is written between two.
 """
 EVICT_SECONDS = 3.0
-"""Or here, once there is room: others wait to write, and give up after
-`cache_folder.LOCK_SECONDS`.
+"""Seconds after which removing stops too, once there is room: others wait to write, and give up
+after `cache_folder.LOCK_SECONDS`.
 """
 
 

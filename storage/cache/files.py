@@ -49,7 +49,7 @@ class CacheKey(NamedTuple):
     alone.
     """
     offset: int
-    """First byte in the object."""
+    """Where the bytes begin in the object."""
     crc32c: int | None
     """Checksum of the bytes that are read. It is no part of an entry's name: it is what the entry
     is held against.
@@ -92,8 +92,8 @@ def entry_length(name: str) -> int | None:
 
 
 def bucket_name(name: str) -> str:
-    """One of 4096 sub-folders: a million entries are 250 in each, also where they are all of one
-    shard.
+    """Return which of 4096 sub-folders an entry lies in: a million entries are 250 in each, also
+    where they are all of one shard.
     """
     return f"{crc32c(name.encode()) & 0xFFF:03x}"
 
@@ -119,7 +119,7 @@ os.register_at_fork(
 
 @contextmanager
 def opened(name: str | Path, flags: int, parent: int | None = None) -> Iterator[int]:
-    """A descriptor, closed at the end, and in forked children at once."""
+    """Open a file; its descriptor is closed at the end, and in forked children at once."""
     with _guard:
         descriptor = os.open(name, flags | FLAGS, 0o666, dir_fd=parent)
         _open.add(descriptor)
@@ -134,7 +134,7 @@ def opened(name: str | Path, flags: int, parent: int | None = None) -> Iterator[
 
 @contextmanager
 def opened_home(folder: Path, *, make: bool = False) -> Iterator[int]:
-    """The sub-folder that holds everything."""
+    """Open the sub-folder that holds everything of a cache."""
     if make:
         _make_folder(str(folder / HOME), None)
     with opened(folder / HOME, os.O_RDONLY | os.O_DIRECTORY) as descriptor:
@@ -143,7 +143,7 @@ def opened_home(folder: Path, *, make: bool = False) -> Iterator[int]:
 
 @contextmanager
 def opened_bucket(folder: Path, name: str, *, make: bool = False) -> Iterator[int]:
-    """The sub-folder that an entry lies in."""
+    """Open the sub-folder that an entry lies in."""
     with opened_home(folder, make=make) as home:
         if make:
             _make_folder(bucket_name(name), home)

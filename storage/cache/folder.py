@@ -173,7 +173,7 @@ class Found(NamedTuple):
 
 
 def scan(home: int) -> Iterator[Found]:
-    """Every entry, and every part whose maker lives.
+    """Yield every entry, and every part whose maker lives.
 
     The parts of dead makers are removed on the way.
 

@@ -28,7 +28,7 @@ _process = Process()
 
 
 def this_process() -> Process:
-    """Return what this process knows."""
+    """Return what this process knows of its disk caches."""
     return _process
 
 

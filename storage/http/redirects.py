@@ -24,7 +24,7 @@ class Address:
 
     url: str = field(repr=False)
     authorization: str | None = field(default=None, repr=False)
-    """Sent to the URL's own scheme, host and port; never to where a redirect leads."""
+    """Header for the URL's own scheme, host and port; never sent to where a redirect leads."""
     remedy: str = ""
     """What to do when access is refused."""
 
@@ -48,7 +48,7 @@ os.register_at_fork(after_in_child=_targets.reset)
 
 
 def forget(address: Address) -> None:
-    """Ask this address anew: what was remembered did not serve."""
+    """Forget where an address leads: what was remembered did not serve."""
     with _targets.lock:
         _targets.known.pop(address, None)
 
@@ -111,7 +111,7 @@ def _headers(address: Address, url: str, headers: Mapping[str, str]) -> dict[str
 
 
 def origin(url: str) -> tuple[str, str | None, int | None]:
-    """Scheme, host and port."""
+    """Return scheme, host and port of a URL."""
     try:
         parts = urlsplit(url)
         return (

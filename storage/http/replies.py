@@ -153,7 +153,7 @@ def _content_length(response: Response) -> int | None:
 
 
 def _content_range(response: Response) -> tuple[int | None, int | None, int | None]:
-    """First, last, total of Content-Range."""
+    """Return (first, last, total) of the header Content-Range."""
     match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", "").strip())
     if match is None:
         raise AttemptError(
@@ -170,7 +170,7 @@ def _code(response: Response) -> str:
 
 
 def _asked_wait(response: Response) -> float | None:
-    """Seconds that the server wants to be left alone."""
+    """Return the seconds that the server wants to be left alone; None: it does not say."""
     text = response.headers.get("Retry-After", "").strip()
     if re.fullmatch(r"\d{1,9}(\.\d*)?", text):
         return float(text)

@@ -26,7 +26,7 @@ class HttpStore(Store):
     """
 
     def address(self, path: str = "") -> Address:
-        """What to ask for. User and password in a URL are sent to its own host alone."""
+        """Return what to ask for a file. User and password in a URL go to its own host alone."""
         parts = _split(self.at(path))
         authorization = None
         if parts.username is not None:
@@ -74,7 +74,7 @@ class HttpStore(Store):
         redirects.forget(self.address(path))
 
     def files(self, *, policy: RetryPolicy = READING) -> dict[str, StoredFile]:  # noqa: ARG002
-        """Impossible: HTTP has no folders."""
+        """Raise StorageError: HTTP has no folders to list."""
         raise StorageError(
             f"{redacted(self.url)}: http(s) cannot list files; give a file, or a storage that "
             "lists (s3, hf)"
@@ -93,7 +93,7 @@ def fetch(
 def _asked(
     address: Address, headers: Mapping[str, str], policy: RetryPolicy, *, anew: bool = False
 ) -> Iterator[Response]:
-    """One request and its reply: ended cleanly, or closed with its connection on any error."""
+    """Yield the reply to a request: ended cleanly, or closed with its connection on any error."""
     response, redirected = redirects.opened(address, _HEADERS | dict(headers), policy, anew=anew)
     try:
         replies.check_status(response, address, redirected)
@@ -109,13 +109,13 @@ def _asked(
 
 
 def _chunk(response: Response, most: int, policy: RetryPolicy) -> bytes:
-    """What has come, of at most `most` bytes; empty at the end."""
+    """Return what has come of a reply, at most `most` bytes; empty at the end."""
     with connections.explained(policy):
         return response.read1(min(CHUNK, most))
 
 
 class _RangeRead:
-    """One range, over as many attempts as it takes."""
+    """Reads one range, over as many attempts as it takes."""
 
     def __init__(
         self, address: Address, offset: int, length: int, total: int | None, budget: RetryBudget
@@ -130,7 +130,7 @@ class _RangeRead:
         self._version: replies.Version | None = None
 
     def attempt(self) -> bytes:
-        """Ask for what is left, and read it."""
+        """Ask for what is left of the range, and read it."""
         if self._reached == self._length:  # and yet it failed: more came than was asked for
             self._reached = 0
         start, end = self._offset + self._reached, self._offset + self._length
@@ -156,7 +156,7 @@ class _RangeRead:
         return self._buffer.getvalue()
 
     def _allocate(self) -> None:
-        """All of the memory at once, after a server has agreed to send as much."""
+        """Take all of the memory at once, after a server has agreed to send as much."""
         if self._reached == 0:
             self._buffer.seek(self._length - 1)
             self._buffer.write(b"\0")
@@ -164,8 +164,8 @@ class _RangeRead:
 
 
 class _WholeRead:
-    """One whole file, over as many attempts as it takes; resumed if the first reply said how long
-    it is.
+    """Reads one whole file, over as many attempts as it takes; resumed if the first reply said how
+    long it is.
     """
 
     def __init__(self, address: Address, max_bytes: int, budget: RetryBudget) -> None:
@@ -179,7 +179,7 @@ class _WholeRead:
         self._version: replies.Version | None = None
 
     def attempt(self) -> bytes:
-        """Ask for all, or for what is left, and read it."""
+        """Ask for all of the file, or for what is left, and read it."""
         reached, length = len(self._data), self._length
         rest = {"Range": f"bytes={reached}-{length - 1}"} if reached and length is not None else {}
         with _asked(self._address, rest, self.budget.policy, anew=True) as response:

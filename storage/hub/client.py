@@ -127,7 +127,7 @@ def _explain(error: Exception) -> AttemptError:
 
 @contextmanager
 def _no_bars() -> Iterator[None]:
-    """The library's progress bars are off for all threads while one is in here: ours shows the
+    """Keep the library's progress bars off for all threads while one is in here: ours shows the
     whole.
     """
     with _bars.lock:
@@ -145,7 +145,7 @@ def _no_bars() -> Iterator[None]:
 
 
 class _Bars:
-    """Who keeps the library's progress bars off."""
+    """How many users keep the library's progress bars off, and whether they were on before."""
 
     lock = threading.Lock()
     users = 0

@@ -27,15 +27,17 @@ class HubPath:
     """What an `hf://` URL names."""
 
     kind: str
-    """`buckets` or `datasets`."""
+    """Kind of the place: `buckets` or `datasets`."""
     id: str
     revision: str | None
-    """Of a dataset; None where the URL has none."""
+    """Revision of a dataset; None where the URL has none."""
     path: str
 
     @classmethod
     def of(cls, url: str) -> "HubPath":
-        """Raises StorageError for what is neither in a bucket nor in a dataset."""
+        """Parse an `hf://` URL. Raises StorageError for what is neither in a bucket nor in a
+        dataset.
+        """
         if match := _BUCKET.fullmatch(url):
             return cls("buckets", match[1], None, (match[2] or "").strip("/"))
         if match := _DATASET.fullmatch(url):
@@ -48,18 +50,18 @@ class HubPath:
 
     @property
     def is_bucket(self) -> bool:
-        """Whether it is in a bucket; else it is in a dataset."""
+        """Whether the place is in a bucket; else it is in a dataset."""
         return self.kind == "buckets"
 
     @property
     def resolve(self) -> str:
-        """Where the endpoint has the file."""
+        """Path at which the endpoint has the file."""
         revision = "" if self.is_bucket else f"/{quoted(self.revision or 'main')}"
         return f"/{self.kind}/{self.id}/resolve{revision}/{quote(self.path)}"
 
     @property
     def tree(self) -> str:
-        """Where the endpoint lists what is below."""
+        """Path and query at which the endpoint lists what is below the place."""
         path = f"/{quoted(self.path)}" if self.is_bucket else f"/{quote(self.path)}"
         revision = "" if self.is_bucket else f"/{quoted(self.revision or 'main')}"
         return (

@@ -35,7 +35,7 @@ _NEXT = re.compile(r'<([^<>]+)>\s*;\s*rel="?next"?')
 
 
 class HubStore(HttpStore, WritableStore):
-    """What buckets and datasets share.
+    """A place on the Hub: what buckets and datasets share.
 
     The token goes to the endpoint alone, never to where it redirects.
     """
@@ -49,7 +49,7 @@ class HubStore(HttpStore, WritableStore):
         self.folders_exist = not self.place.path
 
     def address(self, path: str = "") -> Address:
-        """Where the endpoint resolves a file."""
+        """Return where the endpoint resolves a file."""
         refuse_offline(self.at(path))
         return at_endpoint(replace(self.place, path=self._full(path)).resolve)
 
@@ -120,7 +120,7 @@ class HubStore(HttpStore, WritableStore):
 
 
 class BucketStore(HubStore):
-    """A bucket.
+    """A bucket of the Hub.
 
     Operations of a batch are independent; releases before 1.33 do not tell of those that failed.
     """
@@ -136,7 +136,7 @@ class BucketStore(HubStore):
         )
 
     def hash_kind(self, upload: Upload) -> str:  # noqa: ARG002
-        """Xet hashes of every file."""
+        """Return "xet": buckets state Xet hashes of every file."""
         return "xet"
 
     def _stated(self, entry: dict[str, Any]) -> str | None:
@@ -222,7 +222,9 @@ class DatasetStore(HubStore):
         )
 
     def hash_kind(self, upload: Upload) -> str:
-        """SHA-256 of files that go through LFS, as tar files do; git's hash of others."""
+        """Return which hash is stated: SHA-256 of files that go through LFS, as tar files do; git's
+        of others.
+        """
         return "sha256" if upload.path.endswith(".tar") else "git"
 
     def _stated(self, entry: dict[str, Any]) -> str | None:

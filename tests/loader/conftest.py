@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import gc
 import sys
+import threading
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from support.batches import threads_left
+from support.converting import shards_of
 from support.lerobot_source import Camera, Source, build
+from support.three_pictures import SOURCE, Decode
 
 from roboshard.converter import ConvertConfig, convert
+from roboshard.loader.episodes.episode import Episode
+from roboshard.loader.look_ahead import decode_ahead
+from roboshard.loader.look_ahead.decode_threads import DecodeThreads
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -61,3 +69,45 @@ def arm_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
     )
     return folder / "shards"
+
+
+@pytest.fixture(scope="session")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two cameras that are hard to seek in different ways, and an image feature."""
+    return Path(shards_of(SOURCE, tmp_path_factory.mktemp("ahead")))
+
+
+@pytest.fixture
+def around_decode(
+    monkeypatch: pytest.MonkeyPatch,
+) -> Callable[[Callable[[Decode, Episode, str, Sequence[int]], Any]], None]:
+    """Put a function around every call of `Episode.pictures`."""
+    decode_really = Episode.pictures
+
+    def put(function: Callable[[Decode, Episode, str, Sequence[int]], Any]) -> None:
+        monkeypatch.setattr(
+            Episode, "pictures", lambda *arguments: function(decode_really, *arguments)
+        )
+
+    return put
+
+
+@pytest.fixture
+def all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole epoch is within the look-ahead, asked for before the first frame is decoded, and
+    served by then.
+    """
+    serve, wait_for, asked = DecodeThreads._serve, DecodeThreads.wait_for, threading.Event()
+
+    def serve_later(threads: DecodeThreads, *arguments: Any) -> None:
+        asked.wait()
+        serve(threads, *arguments)
+
+    def wait_for_all(threads: DecodeThreads, *arguments: Any) -> Any:
+        asked.set()
+        threads._executor.submit(int).result()  # of one thread: all before it is done
+        return wait_for(threads, *arguments)
+
+    monkeypatch.setattr(decode_ahead, "LOOK_AHEAD_STEPS", (1000, 1000))
+    monkeypatch.setattr(DecodeThreads, "_serve", serve_later)
+    monkeypatch.setattr(DecodeThreads, "wait_for", wait_for_all)

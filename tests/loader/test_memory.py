@@ -36,7 +36,7 @@ from roboshard.loader.episodes.resident import ResidentEpisodes
 from roboshard.loader.episodes.spill import SpillStore
 from roboshard.loader.episodes.video import SLICE_BYTES
 from roboshard.loader.running.scratch import PREFIX, ScratchFolder
-from roboshard.loader.stats import Counter
+from roboshard.loader.stats import StatsCounter
 from roboshard.shards import ShardedDataset, StorageError
 from roboshard.storage.stored import OpenFiles, StoredRange
 
@@ -131,7 +131,7 @@ def test_a_small_dataset_stays_in_memory_whatever_its_pools(
 def test_more_than_the_pools_have_is_held_only_while_it_is_small(
     sizes: list[int], most: int, max_bytes: int, more_bytes: int, needed: int
 ) -> None:
-    resident = ResidentEpisodes(most, max_bytes, more_bytes, Counter())
+    resident = ResidentEpisodes(most, max_bytes, more_bytes, StatsCounter())
     held: list[int] = []
     for position, size in enumerate(sizes):
         resident.add(position, Mock(held_bytes=size))
@@ -188,7 +188,7 @@ class Decoder:
     def __init__(self, held_bytes: int) -> None:
         self.held_bytes = held_bytes
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         self.held_bytes = 0
 
 

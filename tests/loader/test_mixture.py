@@ -23,7 +23,7 @@ from roboshard.loader.episodes.fetch import DrawnStep
 from roboshard.loader.episodes.parsed import Membership
 from roboshard.loader.episodes.row_table import RowTable
 from roboshard.loader.samples.rows import delta_windows
-from roboshard.loader.stats import Counter
+from roboshard.loader.stats import StatsCounter
 from roboshard.shards import OptionError
 
 TOP, WRIST = "observation.images.top", "observation.images.wrist"
@@ -217,7 +217,7 @@ def test_a_feature_that_is_named_like_a_mask_stays_as_it_is() -> None:
         for dataset, missing in enumerate(({}, {"action": {"dtype": "float32", "shape": [1]}}))
     ]
     step = DrawnStep(episodes=episodes, episode_of=np.array([0, 1, 1]), rows=np.array([1, 1, 2]))
-    (found,) = delta_windows([step], {}, [], Counter())
+    (found,) = delta_windows([step], {}, [], StatsCounter())
     assert found.values["action_is_pad"].tolist() == [False, False, True]
     assert found.values["action_is_missing"].tolist() == [False, True, True]
 

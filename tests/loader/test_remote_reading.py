@@ -31,7 +31,7 @@ from roboshard.loader.episodes import fetch as episodes
 from roboshard.loader.episodes import prefetch
 from roboshard.loader.episodes.prefetch import EpisodePrefetcher
 from roboshard.loader.look_ahead import decode_ahead
-from roboshard.loader.stats import Counter
+from roboshard.loader.stats import StatsCounter
 from roboshard.shards import DamageError, EpisodeData, ShardedDataset
 from roboshard.shards import fetch as shard_fetch
 
@@ -274,7 +274,7 @@ class FakeDataset:
 
 
 def reading(dataset: FakeDataset, threads: int, max_bytes: int = 10_000) -> EpisodePrefetcher:
-    return EpisodePrefetcher(dataset, (), threads, max_bytes, Counter())  # type: ignore[arg-type]
+    return EpisodePrefetcher(dataset, (), threads, max_bytes, StatsCounter())  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("threads", [1, 4])

@@ -27,7 +27,7 @@ from roboshard.loader.episodes.fetch import DrawnStep
 from roboshard.loader.episodes.shared import LARGEST, SharedEpisodes
 from roboshard.loader.order.plan import Draw
 from roboshard.loader.resources import Resources
-from roboshard.loader.stats import Counter
+from roboshard.loader.stats import StatsCounter
 from roboshard.shards import StorageError
 
 SIZE = 1 << 12
@@ -114,7 +114,7 @@ def test_processes_that_write_at_once_and_are_killed_leave_nothing_wrong() -> No
 def worker(root: str | Path, shared: SharedEpisodes, **options: Any) -> Iterator[Resources]:
     """What a worker reads with."""
     with closing(make_loader(str(root), batch_size=4, **options)) as loader:
-        resources = Resources(loader._job, ReusedBuffers(), Counter(), shared=shared)
+        resources = Resources(loader._job, ReusedBuffers(), StatsCounter(), shared=shared)
         try:
             yield resources
         finally:

@@ -20,7 +20,7 @@ from roboshard.loader import Loader, LoaderStats, make_loader
 from roboshard.loader.running.steps import UserSteps
 from roboshard.loader.running.trace import trace_events
 from roboshard.loader.spans import Span, SpanRecorder
-from roboshard.loader.stats import Counter
+from roboshard.loader.stats import StatsCounter
 from roboshard.shards import OptionError
 
 STEPS = 12
@@ -73,7 +73,7 @@ def test_the_user_waits_or_works_at_every_moment_of_an_iteration(
 ) -> None:
     moments = iter([1.0, 4.0, 5.0, 7.0, 20.0, 21.0, 23.0])
     monkeypatch.setattr(steps_module, "time", SimpleNamespace(perf_counter=lambda: next(moments)))
-    counter = Counter()
+    counter = StatsCounter()
     steps = UserSteps(counter, None)
     for step in range(2):  # waits from 1 to 4 and from 5 to 7, works from 4 to 5
         steps.ask()
@@ -267,7 +267,7 @@ def test_a_file_that_cannot_be_written_does_not_end_a_training(
 def test_a_trace_has_an_end_to_its_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spans_module, "MAX_SPANS", 40)
     monkeypatch.setattr(steps_module, "MAX_SPANS", 40)
-    counter = Counter()
+    counter = StatsCounter()
     steps = UserSteps(counter, None)
     steps.trace(tmp_path / "trace.json", num_steps=1, skip=0)
     steps.ask()

@@ -39,7 +39,7 @@ class Video:
 
     @property
     def name(self) -> str:
-        """For test ids."""
+        """Return a name for test ids."""
         return f"{self.encoder}-{self.pix_fmt}-{self.extension}-gop{self.gop}-b{self.bframes}"
 
 

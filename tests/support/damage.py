@@ -67,11 +67,13 @@ class Damage:
 
     kind: Kind
     position: int
-    """Of the byte; for `truncate` and `extend`, the new end is there or that many bytes later."""
+    """Place of the byte in the file; for `truncate` and `extend`, the new end is there or that many
+    bytes later.
+    """
     bit: int = 0
 
     def span(self, size: int) -> tuple[int, int]:
-        """The bytes of a file of `size` bytes that are not what they were."""
+        """Return the range of bytes, in a file of `size` bytes, that are not what they were."""
         if self.kind == "flip":
             return self.position, self.position + 1
         if self.kind == "zero":
@@ -124,7 +126,7 @@ class Forgery:
         ]
 
     def shard_path(self, number: int) -> Path:
-        """A shard's file."""
+        """Return the path of a shard's file."""
         return self.root / str(self.dataset["shards"][number]["name"])
 
     def seal(self, before_fingerprint: Callable[[dict[str, Json]], None] = lambda _: None) -> str:
@@ -177,12 +179,12 @@ class Forgery:
         )
 
     def put_index(self, data: bytes) -> None:
-        """Other bytes for episodes.parquet."""
+        """Write other bytes to episodes.parquet; `seal` makes the hash fit."""
         (self.root / EPISODE_INDEX).write_bytes(data)
 
     def put_shard(self, number: int, data: bytes) -> None:
-        """Other bytes for a shard, with its size and hash; samples stay as the manifest has
-        them.
+        """Write other bytes to a shard, and claim their size and hash; samples stay as the manifest
+        has them.
         """
         self.shard_path(number).write_bytes(data)
         claims = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}

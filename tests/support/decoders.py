@@ -1,4 +1,4 @@
-"""Which decoder decodes."""
+"""Decoders to run tests with, and how to choose one."""
 
 import pytest
 
@@ -16,7 +16,7 @@ converted by PyAV, as on systems that do not look up libswscale's functions.
 
 
 def decode_with(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let it serve every slice from now on."""
+    """Let the decoder of this name serve every slice from now on."""
     if name == "torchcodec":
         monkeypatch.setattr(decode, "decodes_on_gpu", lambda _: True)
     if name == "pyav":

@@ -421,7 +421,7 @@ def run_case(family: str, seed: int, bases: Bases) -> tuple[str, str]:
 
 
 def run_family(family: str, seeds: range, bases: Bases) -> Tally:
-    """Run cases and count."""
+    """Run the cases of a family, and count what came of them."""
     tally = Tally()
     for seed in seeds:
         started = time.monotonic()

@@ -99,7 +99,7 @@ EVERY_KIND = Source(
     language=True,
     extra_features=True,
 )
-"""A feature of every kind."""
+"""A dataset with a feature of every kind."""
 
 FURTHER_CASES: dict[str, Source] = {
     "dropped_frames": _filmed(Camera(key=TOP, drop_frames={0: 2, 3: 1})),

@@ -1,4 +1,4 @@
-"""Commands in sessions of their own, signalled at any moment, and what must be true of them
+"""Commands in sessions of their own, signaled at any moment, and what must be true of them
 after.
 """
 
@@ -24,7 +24,7 @@ LINE = {
 
 
 class Process(NamedTuple):
-    """A line of /proc."""
+    """A process, as /proc tells of it."""
 
     pid: int
     parent: int

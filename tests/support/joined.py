@@ -76,7 +76,7 @@ def _av1(run: Run) -> str:
 
 
 def join(codec: str, runs: Sequence[Run], described: Run, seed: int) -> tuple[bytes, CameraRecord]:
-    """One slice of all runs, with the description of one more, and its record."""
+    """Return one slice of all runs, with the description of one more, and its record."""
     delay = max(run.bframes for run in runs) and 2
     coded: list[Coded] = []
     for number, run in enumerate(runs):

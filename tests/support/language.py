@@ -85,8 +85,8 @@ def samples(episode: int, length: int, fps: int) -> dict[str, list[list[dict[str
 
 
 def column(key: str, episode: int, length: int, fps: int) -> pa.Array:
-    """The same as parquet holds it: tool calls are JSON texts, of which only a cast makes Arrow's
-    JSON type.
+    """Return a column of messages as parquet holds it: tool calls are JSON texts, of which only a
+    cast makes Arrow's JSON type.
     """
     rows = [[_stored(message) for message in row] for row in samples(episode, length, fps)[key]]
     fields = [

@@ -110,11 +110,11 @@ def lerobot(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 @pytest.fixture(scope="session")
 def lerobot_v21(tmp_path_factory: pytest.TempPathFactory) -> LeRobot:
-    """The same with LeRobot 0.3.3, which writes v2.1."""
+    """Runs a program with the datasets of LeRobot 0.3.3, which writes v2.1."""
     return lerobot_of("0.3.3", tmp_path_factory.mktemp("lerobot"))
 
 
 @pytest.fixture(scope="session")
 def lerobot_training(tmp_path_factory: pytest.TempPathFactory) -> LeRobot:
-    """The same with LeRobot 0.4.4, its policies, its trainer and roboshard."""
+    """Runs a program with LeRobot 0.4.4, its policies, its trainer and roboshard."""
     return lerobot_of("0.4.4", tmp_path_factory.mktemp("lerobot"), training=True)

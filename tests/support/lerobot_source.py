@@ -100,12 +100,12 @@ class Built:
         return np.stack(_episode_frames(self.source, camera, episode_index))
 
     def rows(self, episode_index: int) -> pa.Table:
-        """One episode's rows, read back from its data file with every column."""
+        """Return one episode's rows, read back from its data file with every column."""
         table = pq.read_table(self.data_files[episode_index])
         return table.filter(pc.equal(table["episode_index"], episode_index))
 
     def images(self, key: str, episode_index: int) -> NDArray[np.uint8]:
-        """One episode's PNG images, uint8 (rows, H, W, 3)."""
+        """Return one episode's PNG images, uint8 (rows, H, W, 3)."""
         return np.stack(
             [tables.decode_png(png["bytes"]) for png in self.rows(episode_index)[key].to_pylist()]
         )
@@ -270,7 +270,7 @@ def _episode_row(
     data_files: dict[int, Path],
     meta_file: int,
 ) -> dict[str, Any]:
-    """One row of meta/episodes, in the recorder's column order."""
+    """Return one row of meta/episodes, in the recorder's column order."""
     used = dict.fromkeys(tables.task_indices(source, episode).tolist())
     row: dict[str, Any] = {
         "episode_index": episode,

@@ -45,11 +45,11 @@ COUNTED = {
     "nothing": 18,
     "absent": 18,
 }
-"""Rows without a value."""
+"""Feature key -> how many of the 18 rows have no value."""
 
 
 def build_missing(root: Path) -> Path:
-    """Write the dataset."""
+    """Write a dataset whose rows lack values of every kind, and return its folder."""
     shutil.copytree(CASES / "image_some_missing/src", root)
 
     def add(table: pa.Table) -> pa.Table:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Packet:
-    """One packet as the demuxer gives it; times in seconds."""
+    """A packet as the demuxer gives it; times in seconds."""
 
     pts: float
     dts: float
@@ -22,7 +22,7 @@ class Packet:
 
 
 def packets(path: Path) -> list[Packet]:
-    """Packets in decode order."""
+    """Return the packets of a video file in decode order."""
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         assert stream.time_base is not None

@@ -50,17 +50,17 @@ def digest(batch: dict[str, Any]) -> str:
 
 
 def digests(batches: Iterable[dict[str, Any]]) -> list[str]:
-    """One for each batch."""
+    """Return a digest of each batch."""
     return [digest(batch) for batch in batches]
 
 
 def collect(found: list[str], batches: Iterable[dict[str, Any]]) -> None:
-    """Their digests into `found`, which has those before an error."""
+    """Add the digests of batches to `found`, which has those before an error."""
     found.extend(map(digest, batches))
 
 
 def digests_or_error(load: Callable[[], Loader]) -> list[str] | RoboshardError:
-    """Of an epoch of the loader that `load` makes."""
+    """Return the digests of an epoch of the loader that `load` makes, or its error."""
     try:
         return digests(load())
     except RoboshardError as error:
@@ -83,13 +83,13 @@ def load_epochs(path: Path, urls: str, epochs: int, start: Any, options: dict[st
 
 
 def read_threads() -> list[threading.Thread]:
-    """Those that read ahead, of this process."""
+    """Return the threads of this process that read ahead."""
     return [thread for thread in threading.enumerate() if thread.name.startswith("roboshard-read")]
 
 
 @contextmanager
 def bounded(seconds: float) -> Iterator[None]:
-    """What lies in it takes less."""
+    """Fail unless what is inside takes less than so many seconds."""
     begun = time.monotonic()
     yield
     taken = time.monotonic() - begun

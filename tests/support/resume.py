@@ -38,14 +38,14 @@ class Setup:
     """A run, whatever its topology."""
 
     root: Any
-    """Dataset or mixture."""
+    """The dataset or the mixture to load."""
     global_batch_size: int
     max_world_size: int = 1
     options: dict[str, Any] = field(default_factory=dict)
-    """More keywords of `make_loader`."""
+    """Further keywords of `make_loader`."""
 
     def loader(self, rank: int, topology: Topology) -> Loader:
-        """A fresh one."""
+        """Make a fresh loader of one rank."""
         return make_loader(
             self.root,
             batch_size=self.global_batch_size // topology.world_size,
@@ -57,7 +57,7 @@ class Setup:
         )
 
     def loaders(self, topology: Topology) -> list[Loader]:
-        """One for each rank."""
+        """Make a fresh loader for each rank."""
         return [self.loader(rank, topology) for rank in range(topology.world_size)]
 
 
@@ -66,7 +66,7 @@ class Checkpoint(NamedTuple):
 
     steps: int
     state: str
-    """JSON."""
+    """The state as a JSON text."""
 
 
 @dataclass
@@ -154,14 +154,14 @@ def check_resume_at_every_step(
 
 
 def close(ranks: Sequence[Loader]) -> None:
-    """Stop their processes."""
+    """Stop the processes of the ranks' loaders."""
     for loader in ranks:
         loader.close()
 
 
 def merged(batch: GlobalBatch) -> Batch:
-    """All ranks' samples by dataset index: equal for equal sets of samples (as often each, where
-    some repeat).
+    """Return all ranks' samples by dataset index: equal for equal sets of samples (as often each,
+    where some repeat).
     """
     index = torch.cat([part["index"] for part in batch])
     if "dataset_index" in batch[0]:

@@ -12,7 +12,7 @@ Unit = Literal["m", "mm"]
 
 @dataclass(frozen=True, kw_only=True)
 class Color:
-    """Colour tags of a stream, by FFmpeg's names (a slice must carry them on)."""
+    """Color tags of a stream, by FFmpeg's names (a slice must carry them on)."""
 
     range: Literal["tv", "pc"] = "tv"
     primaries: str = "bt709"
@@ -41,7 +41,7 @@ class Camera:
             times.
         drop_frames: Episode index to the number of last frames that the video lacks.
         start_offset_s: Time in seconds at which each file's first frame is shown.
-        color: Colour tags; None leaves the stream untagged.
+        color: Color tags; None leaves the stream untagged.
         depth: A depth camera, lossless, and what LeRobot notes of its scale: depth_min, depth_max,
             shift, use_log.
     """

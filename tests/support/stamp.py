@@ -31,7 +31,7 @@ def render(*, key: str, episode: int, frame: int, size: tuple[int, int], seed: i
     """Draw one frame: its number in bit blocks on top, something that moves below.
 
     Args:
-        key: Camera key; colours and stamp depend on it.
+        key: Camera key; colors and stamp depend on it.
         size: Height and width in pixels, at least 32 x 48 so that a block outlives the codec.
 
     Returns:
@@ -91,7 +91,7 @@ def _read_row(frame: Frame, row: int) -> int:
 
 
 def _background(code: int, frame: int, size: tuple[int, int]) -> Frame:
-    """A drifting gradient and a bouncing square, coloured by `code`."""
+    """A drifting gradient and a bouncing square, colored by `code`."""
     height, width = size
     ys, xs = np.mgrid[:height, :width]
     phase = np.array([0.3, 0.5, 0.7]) * frame + code % 97

@@ -103,7 +103,7 @@ def columns(source: Source, episode: int) -> dict[str, Values]:
 
 
 def table(source: Source, episode: int) -> pa.Table:
-    """One episode as the Arrow table that `datasets` would have made of it."""
+    """Return one episode as the Arrow table that `datasets` would have made of it."""
     schema = _schema(source)
     data = columns(source, episode)
     arrays = [_array(data[field.name], field.type) for field in schema]
@@ -160,7 +160,7 @@ def depth_images(source: Source, key: str, episode: int) -> NDArray[Any]:
 
 
 def depth_file(depth: NDArray[Any], unit: str | None) -> dict[str, Any]:
-    """One depth image (H, W) as LeRobot embeds it; a PNG where it has no unit."""
+    """Return one depth image (H, W) as LeRobot embeds it; a PNG where it has no unit."""
     buffer = io.BytesIO()
     Image.fromarray(depth).save(buffer, format="TIFF" if unit else "PNG")
     return {"bytes": buffer.getvalue(), "path": f"frame.{'tiff' if unit else 'png'}"}
@@ -231,7 +231,7 @@ def _schema(source: Source) -> pa.Schema:
 
 
 def _column(key: str, feature: Mapping[str, Any]) -> tuple[pa.Field, Json]:
-    """One column's Arrow field and its `datasets` feature, by LeRobot's
+    """Return one column's Arrow field and its `datasets` feature, by LeRobot's
     get_hf_features_from_features.
     """
     dtype, shape = feature["dtype"], tuple(feature["shape"])

@@ -18,7 +18,7 @@ def raw_header(
     prefix: bytes = b"",
     magic: bytes = b"ustar\x0000",
 ) -> bytes:
-    """One header block with a right checksum.
+    """Return one header block with a right checksum.
 
     `size`: a number, or the field's 12 bytes as they shall be.
     """
@@ -50,7 +50,7 @@ def pad(payload: bytes) -> bytes:
 
 
 def member(name: str, payload: bytes = b"") -> bytes:
-    """A regular file."""
+    """Return a regular file of a tar: its header, and its payload padded."""
     return raw_header(name, len(payload)) + pad(payload)
 
 
@@ -71,7 +71,7 @@ def pax(payload: bytes, *, size: int | bytes | None = None) -> bytes:
 
 
 def archive(*parts: bytes) -> bytes:
-    """Members and the end mark."""
+    """Return members and the end mark as an archive."""
     return b"".join(parts) + END_OF_ARCHIVE
 
 

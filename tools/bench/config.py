@@ -28,11 +28,11 @@ class BenchConfig:
     """Milliseconds that the training takes for a batch, on a GPU: the cores are the loader's
     meanwhile. Default: batches are taken as fast as they come."""
     seconds: float = 60.0
-    """About how long to measure in all."""
+    """About how many seconds to measure in all."""
     alone: bool = False
     """Measure these settings, and try no others."""
     batch_size: int = 64
-    """Samples of a batch."""
+    """Samples per batch."""
     frame_order: Literal["uniform", "sweep"] = "uniform"
     """Whether frames are picked at random, or episodes played forward."""
     episode_order: Literal["global", "shard"] = "global"
@@ -40,7 +40,7 @@ class BenchConfig:
     pool_episodes: int | None = None
     """Episodes whose frames are mixed with each other; default: the loader's."""
     num_workers: int = 0
-    """Worker processes."""
+    """How many worker processes load; 0: this process does."""
     decode_threads: int | None = None
     """Threads that decode, per process; default: one a core."""
     cameras: tuple[str, ...] | None = None
@@ -52,11 +52,11 @@ class BenchConfig:
     delta_timestamps: UseAppendAction[tuple[str, ...]] = ()
     """A window, as in --delta-timestamps observation.image=-0.1,0.0; may be given several times."""
     decode_device: str = "cpu"
-    """cuda decodes on the GPU."""
+    """Where video is decoded: cpu, or cuda for the GPU."""
     device: str | None = None
     """Copy batches to this device."""
     memory_bytes: int | None = None
-    """Memory for episodes; default: the loader's."""
+    """Bytes of memory for episodes; default: the loader's."""
     cache_dir: str | None = None
     """Folder that keeps what is read of remote shards. Default: one that goes with the command."""
     json: bool = False

@@ -15,13 +15,13 @@ from roboshard.tools.bench.report import Measurement
 WARM_UP = 0.3
 """Share of the time after the first batch that is not measured."""
 LEAST_STEPS = 8
-"""Batches come in bursts: of fewer there would be no rate. Slow ones are waited for,"""
+"""Least steps of a measurement: batches come in bursts, and fewer would give no rate."""
 MOST_TIMES_LONGER = 4.0
-"""but not for longer than so many times the time there was."""
+"""Slow steps are waited for, but no longer than so many times the time that was given."""
 
 
 def open_loader(config: BenchConfig, settings: dict[str, Any]) -> Loader:
-    """Make the loader of the given settings, but for some. Raises what `make_loader` raises."""
+    """Make the loader of `config`, which `settings` override. Raises what `make_loader` raises."""
     loader = make_loader(config.url, **(config.loader_options() | settings))
     if not len(loader):
         raise OptionError(f"{config.url}: there are no frames to load")
@@ -46,8 +46,8 @@ def measure(
 
     Args:
         config: the given settings.
-        fixed: keywords of `make_loader` beside those.
-        settings: those that are others than given, by which the measurement is called.
+        fixed: further keywords of `make_loader`, the same for all measurements.
+        settings: those that differ from the given ones; the measurement is named by them.
         seconds: how long, the loader's start included.
         is_first_epoch: measure from the first batch on, and end with the epoch.
     """
@@ -86,7 +86,7 @@ def measure(
 
 
 def measure_perfect(config: BenchConfig, like: Measurement, seconds: float) -> Measurement | None:
-    """Return what a loader would give that repeats one batch; None: without a step, any number."""
+    """Return what a loader that repeats one batch would give; None without `step_ms`."""
     if config.step_ms is None:
         return None
     began, steps = time.monotonic(), 0

@@ -6,7 +6,7 @@ from typing import Any
 WAITS = 0.05
 """Share of its time that a training may wait and yet count as one that does not."""
 HELPS = 0.10
-"""By how much more steps a second a setting helps, where measuring twice differs by less."""
+"""A setting helps that gives this share more steps a second, if measuring twice differs by less."""
 FAR_KEYFRAMES = 3.0
 """Frames decoded for each one used, from which on their order or encoding is worth a thought."""
 ELSE = (
@@ -14,7 +14,7 @@ ELSE = (
     "decode nothing: docs/performance.md."
 )
 BUSY = 0.3
-"""By how much measuring the same twice may differ on a machine that does nothing else."""
+"""Largest noise, as a share of the mean, of a machine that does nothing else."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,21 +22,21 @@ class Measurement:
     """What a loader gave a training for some seconds."""
 
     settings: dict[str, Any]
-    """Of the loader, those that differ from the given ones."""
+    """The settings of the loader that differ from the given ones, by name."""
     steps_per_second: float
     samples_per_second: float
     frames_per_second: float
-    """Pictures of cameras in batches."""
+    """How many pictures of cameras come in batches in a second."""
     wait_share: float
     """Share of the time that the training waited, in 0..1."""
     frames_decoded_per_frame_used: float = 0.0
     bytes_read_per_second: float = 0.0
-    """From storage, since the loader was made; without what a cache on disk had."""
+    """Bytes a second from storage since the loader was made, without what a cache on disk had."""
     first_batch_seconds: float = 0.0
     steps: int = 0
-    """That were measured."""
+    """How many steps were measured."""
     steps_in_all: int = 0
-    """Those before included, in which the loader warmed up."""
+    """How many steps were made, those included in which the loader warmed up."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,12 +46,12 @@ class BenchReport:
     url: str
     episodes: int
     frames: int
-    """Samples of an epoch."""
+    """How many samples an epoch has."""
     batch_size: int
     cores: int
-    """That this process may use."""
+    """How many cores this process may use."""
     step_ms: float | None
-    """Of the training; None: batches were taken as fast as they came."""
+    """Milliseconds of a step of the training; None: batches were taken as fast as they came."""
     given: list[Measurement]
     """The given settings, measured once, or before and after the others."""
     tried: list[Measurement] = field(default_factory=list)
@@ -59,7 +59,7 @@ class BenchReport:
     first_epoch: Measurement | None = None
     """The given settings while bytes came over the network; None: the dataset lies here."""
     perfect: Measurement | None = None
-    """What a loader would give that has every batch at once; None: without a step, any number."""
+    """What a loader that has every batch at once would give; None without `step_ms`."""
 
     @property
     def steps_per_second(self) -> float:
@@ -73,7 +73,7 @@ class BenchReport:
 
     @property
     def noise(self) -> float:
-        """By how much measuring the same twice differed, as a share of the mean."""
+        """Noise: how far measuring the given settings twice differed, as a share of the mean."""
         rates = [it.steps_per_second for it in self.given]
         return (max(rates) - min(rates)) / max(self.steps_per_second, 1e-9)
 
@@ -95,7 +95,7 @@ class BenchReport:
 
     @property
     def advice(self) -> list[str]:
-        """What it means, in sentences."""
+        """What the measurement means for a training, in sentences."""
         sentences = [self._of_waiting(), self._of_storage()]
         if self.waits and self.tried:
             sentences += [self._of_settings(), self._of_keyframes(), ELSE]

@@ -1,18 +1,18 @@
-"""Which other settings are worth trying, beside the given ones. Arithmetic alone."""
+"""Choose the settings of the loader to try beside the given ones. Arithmetic alone."""
 
 from typing import Any
 
 from roboshard.tools.bench.config import BenchConfig
 
-NUMBERS_OF_WORKERS = (0, 2, 4)
+NUMBERS_OF_WORKERS = (0, 2, 4, 8)
 
 
 def others(config: BenchConfig, cores: int) -> list[dict[str, Any]]:
-    """Return the settings to try: one away from the given ones each.
+    """Return the settings to try, each of which changes one of the given ones.
 
     Args:
-        config: the given ones.
-        cores: that this process may use. More threads or workers than those gain nothing.
+        config: the given settings.
+        cores: how many this process may use. More threads or workers than those gain nothing.
     """
     order = "sweep" if config.frame_order == "uniform" else "uniform"
     tried: list[dict[str, Any]] = [{"frame_order": order}]

@@ -17,17 +17,17 @@ class DoctorConfig:
     episodes: str | None = None
     """Which episodes: "0:100,205" (half-open ranges and single indices); default: all."""
     sample: int | None = None
-    """Look at this many of them, spread over the dataset; default: at each one."""
+    """Look at this many of the chosen episodes, evenly spread; default: at each one."""
     frames: int = 0
     """Decode this many frames per camera and episode: the first, the last, and random ones."""
     seed: int = 0
-    """Of the choice of frames."""
+    """Seed of the choice of frames."""
     tolerance_s: float = 1e-4
     """Largest distance in seconds between a row's timestamp and the frame shown for it."""
     scratch: str | None = None
     """Folder for what is downloaded of a remote source; default: the system's for such."""
     scratch_size: str = "20GB"
-    """What may lie there at once."""
+    """How much of a remote source may lie in the scratch folder at once."""
 
     def __post_init__(self) -> None:
         """Refuse numbers that mean nothing."""

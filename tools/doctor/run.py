@@ -25,7 +25,7 @@ if TYPE_CHECKING:  # imported when a source is opened: the converter is another 
     from roboshard.converter.source.findings import FindingGroup
 
 OnEpisode = Callable[[int, int], None]
-"""Told after each episode: how many were looked at, of how many."""
+"""A function that is told, after each episode, how many were looked at, of how many."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,7 @@ class Refusal:
     """What a conversion would refuse."""
 
     episode_index: int | None
-    """None: the whole source."""
+    """The episode that would be refused; None: the whole source would be."""
     reason: str
     """What is wrong, where, and what to do about it."""
 
@@ -48,7 +48,7 @@ class Diagnosis:
     episodes: int
     """Episodes that were looked at."""
     rows: int
-    """Rows of those that can be converted."""
+    """Rows of all episodes that could be read."""
     findings: "tuple[FindingGroup, ...]"
     """What is odd and is read all the same, kind by kind."""
     refused: tuple[Refusal, ...]
@@ -59,7 +59,7 @@ class Diagnosis:
         return not self.refused
 
     def as_json(self) -> str:
-        """Return all of it as a JSON object."""
+        """Return the diagnosis as a JSON object."""
         value: dict[str, Any] = {"ok": self.ok} | asdict(self)
         value["findings"] = [
             {

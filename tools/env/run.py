@@ -19,27 +19,30 @@ PACKAGES = (
     *("huggingface_hub", "hf_xet", "fsspec", "s3fs", "gcsfs", "lerobot", "datasets"),
     *("torchvision", "ray", "rerun-sdk", "matplotlib"),
 )
-"""What decides how data is read and decoded, or lives beside it."""
+"""Packages that decide how data is read and decoded, or are used beside roboshard."""
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - only its size is looked at
 
 
 @dataclass(frozen=True, kw_only=True)
 class Environment:
-    """What roboshard finds here."""
+    """What roboshard finds on this machine and in this process."""
 
     python: str
     system: str
     packages: dict[str, str]
-    """Those that are installed, by name."""
+    """Name -> version of the packages that are installed."""
     ffmpeg: dict[str, str]
     """PyAV's FFmpeg, and what became of loading the one that torchcodec needs."""
     decoders: dict[str, str | None]
     """Codec -> FFmpeg's decoder that reads it here; None: there is none."""
     cores: dict[str, float | None]
-    """Of the machine, those that this process is bound to, its control groups' limit, and those
-    that are used."""
+    """Cores of the machine, those that this process is bound to, the limit of its control groups,
+    and those that are used.
+    """
     memory: dict[str, int]
-    """Bytes: of the machine, and free in the shared memory through which workers send batches."""
+    """Bytes of the machine's memory, and free bytes of the shared memory through which workers send
+    batches.
+    """
     ranks: dict[str, int | str]
     """This process's rank, how many there are, and the decoding threads that it would start."""
     gpus: tuple[str, ...]
@@ -93,7 +96,7 @@ def _ffmpeg() -> dict[str, str]:
 
 
 def _torchcodec() -> str:
-    """What importing it gives: it loads FFmpeg's shared libraries from the system."""
+    """Return what importing torchcodec gives: it loads the system's FFmpeg libraries."""
     try:
         import torchcodec  # noqa: F401, PLC0415 - seconds, and may fail
     except Exception as error:  # noqa: BLE001 - whatever its libraries raise is the answer
@@ -114,7 +117,7 @@ def _mapped_files() -> list[str]:
 
 
 def _decoder(names: list[str]) -> str | None:
-    """The first of these decoders that PyAV's FFmpeg has."""
+    """Return the first of these decoders that PyAV's FFmpeg has; None where it has none."""
     for name in names:
         try:
             return str(av.Codec(name, "r").name)

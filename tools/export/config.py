@@ -33,7 +33,7 @@ class ExportConfig:
     anew.
     """
     exclude_episodes: str | None = None
-    """Which episodes to leave out of those, written the same way."""
+    """Which of the chosen episodes to leave out, written the same way."""
     tasks: UseAppendAction[tuple[str, ...]] = ()
     """Only episodes with this task, or with one of several; default: with any."""
 

@@ -18,8 +18,8 @@ from roboshard.storage import locks
 
 @contextmanager
 def whole_or_not_at_all(destination: Path) -> Iterator[Path]:
-    """A folder to write to, empty; it becomes `destination` if nothing is raised, and is removed
-    otherwise.
+    """Yield an empty folder to write to; it becomes `destination` if nothing is raised, and is
+    removed otherwise.
 
     What a killed run left is removed when the next one starts.
 
@@ -53,8 +53,8 @@ def whole_or_not_at_all(destination: Path) -> Iterator[Path]:
 
 @contextmanager
 def _opened(staging: Path, destination: Path) -> Iterator[int]:
-    """The folder beside the destination, locked: made by this run, or left by one of the same user;
-    never a link.
+    """Open and lock the folder beside the destination: made by this run, or left by one of the same
+    user; never a link.
     """
     staging.parent.mkdir(parents=True, exist_ok=True)
     with suppress(FileExistsError):

@@ -8,8 +8,7 @@ from roboshard.common import jsonio
 DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
 MATROSKA_VIDEO_PATH = VIDEO_PATH.removesuffix(".mp4") + ".mkv"
-"""Where a dataset has its videos of which one is a Matroska file: LeRobot has one template for
-all.
+"""Where videos lie in a dataset of which one is a Matroska file: LeRobot has one template for all.
 """
 EPISODES_PATH = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 DEFAULTS: dict[str, jsonio.Json] = {
@@ -17,18 +16,18 @@ DEFAULTS: dict[str, jsonio.Json] = {
     "data_files_size_in_mb": 100,
     "video_files_size_in_mb": 200,
 }
-"""LeRobot's own, for a source whose info.json is without."""
+"""LeRobot's own sizes of files and folders, for a source whose info.json has none."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FilePlace:
-    """The numbers of a file."""
+    """The place of a file in a LeRobot dataset: its chunk's number, and its own in the chunk."""
 
     chunk: int
     file: int
 
     def path(self, root: Path, template: str, **values: str) -> Path:
-        """Its path; the folder is made."""
+        """Return the file's path below `root`, and make its folder."""
         path = root / template.format(chunk_index=self.chunk, file_index=self.file, **values)
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
@@ -36,7 +35,7 @@ class FilePlace:
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """When a file is full, and a folder of them."""
+    """When a file is full, and when a folder of files is."""
 
     chunks_size: int
     data_bytes: float
@@ -44,7 +43,7 @@ class Limits:
 
     @classmethod
     def of(cls, info: dict[str, jsonio.Json]) -> "Limits":
-        """What info.json says, or LeRobot's defaults where that cannot be used."""
+        """Return the limits in info.json, or LeRobot's defaults where those cannot be used."""
         said = {name: _positive(info.get(name)) or default for name, default in DEFAULTS.items()}
         return cls(
             chunks_size=max(1, int(said["chunks_size"])),
@@ -53,7 +52,7 @@ class Limits:
         )
 
     def place(self, number: int) -> FilePlace:
-        """Of the file with this number, counted from 0."""
+        """Return the place of the file with this number, counted from 0."""
         chunk, file = divmod(number, self.chunks_size)
         return FilePlace(chunk=chunk, file=file)
 

@@ -38,18 +38,20 @@ class CodedBlocks:
 
     @property
     def shown(self) -> IntArray:
-        """Times of its frames, ascending."""
+        """When frames are shown, in ticks, ascending."""
         return np.sort(self.pts)
 
     def shown_at(self, times: IntArray) -> "CodedBlocks":
-        """Return the same with its frames, in the order in which they are shown, at other times."""
+        """Return the blocks with their frames, in the order in which they are shown, at these
+        times.
+        """
         pts = np.empty_like(self.pts)
         pts[np.argsort(self.pts)] = times
         return replace(self, pts=pts)
 
     @property
     def configuration(self) -> tuple[object, ...]:
-        """What a file has once for all its blocks."""
+        """What a file has once for all its blocks: the time base and the track entry."""
         return self.time_base, self.track
 
 
@@ -74,7 +76,7 @@ class MatroskaVideoFile:
     """One Matroska file while it is written."""
 
     delay = 0
-    """Times of decoding are not stored."""
+    """Ticks by which decoding is ahead of showing: 0, as times of decoding are not stored."""
 
     def __init__(self, path: Path, coded: CodedBlocks, period: float) -> None:
         """Begin the file for slices like this one, whose frames follow in `period` of its ticks."""
@@ -130,7 +132,7 @@ class MatroskaVideoFile:
             )
 
     def abandon(self) -> None:
-        """Close the file as it is."""
+        """Close the file unfinished, after an error."""
         self._file.close()
 
 

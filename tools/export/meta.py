@@ -41,9 +41,7 @@ _VIDEO_TYPES = {
 
 @contextmanager
 def as_format_errors(what: str) -> Iterator[None]:
-    """Metadata of a source is whatever somebody wrote: make errors of it FormatErrors that name
-    it.
-    """
+    """Turn errors of a source's metadata, which may be anything, into FormatErrors that name it."""
     try:
         yield
     except RoboshardError:
@@ -80,7 +78,7 @@ class EpisodeRows:
             self._learn()
 
     def write(self, limits: Limits) -> None:
-        """Write them all as parquet files."""
+        """Write all rows as parquet files, and remove the file that they were kept in."""
         self._learn()
         self._file.close()
         schema, files = self._schema, TableFiles(self._root, EPISODES_PATH, limits)
@@ -109,7 +107,9 @@ class EpisodeRows:
 
 
 def _with_field(schema: pa.Schema, field: pa.Field) -> pa.Schema:
-    """The schema with a further column; one that has two types that do not agree becomes text."""
+    """Return the schema with a further column; one that has two types that do not agree becomes
+    text.
+    """
     try:
         return pa.unify_schemas([schema, pa.schema([field])], promote_options="permissive")
     except pa.ArrowException:
@@ -136,7 +136,7 @@ def _write_block(files: TableFiles, block: list[Row], schema: pa.Schema) -> None
 def info_of(
     provenance: Provenance, *, episodes: int, frames: int, is_whole: bool, video_path: str
 ) -> Row:
-    """info.json: the source's, but for what is not true of this dataset."""
+    """Return info.json: the source's, but for what is not true of the dataset that is written."""
     source, is_v3 = provenance.info, str(provenance.info.get("codebase_version")).startswith("v3.")
     info = {
         name: value
@@ -226,7 +226,7 @@ def _pandas_column(name: str) -> Row:
 
 
 def _column(values: Sequence[jsonio.Json], kind: pa.DataType | None) -> pa.Array:
-    """Values as Arrow takes them; as JSON texts where they have no type in common."""
+    """Return values as an Arrow array, of JSON texts where they have no type in common."""
     try:
         return pa.array(values, kind)
     except (pa.ArrowException, OverflowError, ValueError, TypeError):

@@ -32,8 +32,8 @@ class TableFiles:
         self._writer: Any = None
 
     def place_for(self, table: pa.Table) -> FilePlace:
-        """Where `table` will be written; a new file is begun if it has no room in this one or other
-        columns.
+        """Return where `table` will be written; a new file is begun if it has no room in this one
+        or other columns.
         """
         if self._writer is None or not self._takes(table):
             self.close()
@@ -60,7 +60,7 @@ class TableFiles:
 
     @property
     def count(self) -> int:
-        """Files begun."""
+        """How many files were begun."""
         return self._number + 1
 
     def _takes(self, table: pa.Table) -> bool:
@@ -69,7 +69,9 @@ class TableFiles:
 
 
 def rows_of(episode: EpisodeData) -> pa.Table:
-    """An episode's rows with the source's schema: what shards add to its metadata is taken out."""
+    """Return an episode's rows with the source's schema: what shards add to its metadata is taken
+    out.
+    """
     table = decode_rows(episode.rows, episode.where, episode.record.length)
     needed = ("episode_index", *(("timestamp",) if episode.record.cameras else ()))
     missing = [name for name in needed if name not in table.column_names]
@@ -86,7 +88,9 @@ def rows_of(episode: EpisodeData) -> pa.Table:
 
 
 def numbered(table: pa.Table, episode_index: int, first_row: int) -> pa.Table:
-    """The rows as those of another episode index, counted through the dataset from `first_row`."""
+    """Return the rows as those of another episode index, counted through the dataset from
+    `first_row`.
+    """
     for name, values in (
         ("episode_index", np.full(table.num_rows, episode_index)),
         ("index", np.arange(first_row, first_row + table.num_rows)),
@@ -102,6 +106,6 @@ def numbered(table: pa.Table, episode_index: int, first_row: int) -> pa.Table:
 
 
 def timestamps_of(table: pa.Table) -> NDArray[np.float64]:
-    """(rows,) seconds since the episode's start, as float32 stores them."""
+    """Return seconds since the episode's start (rows,), rounded as float32 stores them."""
     stored = np.asarray(scalars(table.column("timestamp")), dtype=np.float32)
     return stored.astype(np.float64)

@@ -43,7 +43,7 @@ from roboshard.tools.export.statistics import Statistics, completed, lacks, renu
 from roboshard.tools.export.video import VideoFiles
 
 OnEpisode = Callable[[int, int], None]
-"""Told after each episode: how many are done, of how many."""
+"""A function that is told, after each episode, how many are done, of how many."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +56,7 @@ class ExportReport:
     data_files: int
     video_files: int
     renumbered: bool
-    """Episodes are fewer than the source had, and count from 0 anew."""
+    """Whether episodes are fewer than the source had, and count from 0 anew."""
 
 
 @interrupts.interruptible
@@ -147,7 +147,7 @@ class _Writer:
         self._episodes = self._frames = 0
 
     def add(self, episode: EpisodeData) -> None:
-        """Write one episode."""
+        """Write one episode: its rows, its videos, and its row of meta/episodes."""
         table = rows_of(episode)
         kept = read_episode_row(episode.rows, episode.where)
         if not self._is_whole:
@@ -181,7 +181,7 @@ class _Writer:
         self._frames += table.num_rows
 
     def finish(self, destination: Path) -> ExportReport:
-        """Write what is known at the end."""
+        """Finish all files, write meta/, and return what was written."""
         self._rows.close()
         for videos in self._videos.values():
             videos.close()
@@ -268,7 +268,7 @@ class _Writer:
 
 
 def _total_episodes(manifest: DatasetManifest) -> object:
-    """Episodes of the source that shards were made of."""
+    """Return how many episodes the source has that shards were made of."""
     return manifest.counted.get("total_episodes", manifest.info.get("total_episodes"))
 
 
@@ -280,7 +280,7 @@ def _check_keys(camera_keys: Sequence[str]) -> None:
 
 
 def _read_ahead(dataset: ShardedDataset, positions: Sequence[int]) -> Iterator[EpisodeData]:
-    """The episodes in this order; while one is in use, the next is read."""
+    """Yield the episodes in this order; while one is in use, the next is read."""
     with interrupts.thread_pool(1, "export-read") as reader:
         coming = reader.submit(dataset.read_episode, positions[0])
         for position in positions[1:]:

@@ -33,7 +33,7 @@ class Statistics:
     """Statistics of all episodes seen, feature by feature."""
 
     def __init__(self, features: Features, num_rows: int) -> None:
-        """Begin with no episode; all of them will have so many rows."""
+        """Begin with no episode; all episodes together will have `num_rows` rows."""
         self._features = features
         self._dtypes = {key: str(features[key]["dtype"]) for key in number_keys(features)}
         self._numbers = CollectedNumbers(num_rows)
@@ -43,7 +43,7 @@ class Statistics:
         """Take in an episode.
 
         Args:
-            row: of meta/episodes.
+            row: its row of meta/episodes.
             table: its rows, as they are written.
         """
         collect_table(self._numbers, table, self._dtypes)
@@ -53,20 +53,20 @@ class Statistics:
                 self._others.setdefault(key, []).append((own, float(table.num_rows)))
 
     def result(self) -> dict[str, jsonio.Json]:
-        """Return them as in stats.json; empty where there are none."""
+        """Return the statistics as in stats.json; empty where there are none."""
         found = {key: mixed(parts) for key, parts in self._others.items()} | self._numbers.stats()
         return as_json({key: found[key] for key in (*self._features, *found) if key in found})
 
 
 def lacks(stats: Mapping[str, jsonio.Json], features: Features) -> bool:
-    """Whether statistics of features of numbers are missing."""
+    """Return whether statistics of features of numbers are missing."""
     return any(not set(NAMES) <= _names(stats.get(key)) for key in number_keys(features))
 
 
 def completed(
     stats: Mapping[str, jsonio.Json], found: Mapping[str, jsonio.Json]
 ) -> dict[str, jsonio.Json]:
-    """Return the statistics of a source with those that it lacks and that were found."""
+    """Return a source's statistics, and what was found of those that it lacks."""
     added = {
         key: {**own, **(stats[key] if _names(stats.get(key)) else {})} for key, own in found.items()
     }
@@ -78,8 +78,8 @@ def _names(values: jsonio.Json) -> set[str]:
 
 
 def renumbered(row: Row, key: str, by: int) -> Row:
-    """An episode's row whose statistics of feature `key`, a whole number per row, are moved by a
-    constant.
+    """Return an episode's row whose statistics of feature `key`, a whole number per row, are moved
+    by a constant.
     """
     moved = {}
     for name, value in row.items():
@@ -96,7 +96,7 @@ def renumbered(row: Row, key: str, by: int) -> Row:
 
 
 def _numbers(value: jsonio.Json) -> NDArray[Any]:
-    """Numbers of a statistic; none where it is not made of them."""
+    """Return the numbers of a statistic as float64; none where it is not made of numbers."""
     try:
         return np.asarray(value, dtype=np.float64)
     except (TypeError, ValueError, OverflowError):

@@ -18,11 +18,11 @@ IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
 
 MAX_UNEVEN = 0.25
-"""Of a frame's duration: how far frames may be from even spacing, and from their rows, to share a
-file.
+"""Share of a frame's duration: how far frames may be from even spacing, and from their rows, to
+share a file.
 """
 SMALL_S = 5e-5
-"""Rounding of timestamps, which says nothing about where an episode begins."""
+"""Seconds of rounding of timestamps, which says nothing about where an episode begins."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,13 +34,13 @@ class Span:
 
 
 def seconds(ticks: IntArray, tick: float) -> FloatArray:
-    """Times in seconds."""
+    """Return ticks as seconds, float64; `tick` is the duration of one."""
     return np.asarray(ticks * tick, dtype=np.float64)
 
 
 def period_of(pts: IntArray, nominal: float) -> float:
-    """Ticks from one frame to the next: the nominal number where frames follow it, or else their
-    mean.
+    """Return the ticks from one frame to the next: the nominal number where frames follow it, or
+    else their mean.
     """
     if len(pts) == 1 or is_even(pts, nominal):
         return nominal
@@ -48,14 +48,14 @@ def period_of(pts: IntArray, nominal: float) -> float:
 
 
 def is_even(pts: IntArray, period: float) -> bool:
-    """Whether frames, ascending, follow each other in about this many ticks."""
+    """Return whether frames, ascending, follow each other in about this many ticks."""
     expected = pts[0] + np.arange(len(pts)) * period
     return bool(np.max(np.abs(pts - expected)) <= MAX_UNEVEN * period)
 
 
 def evenly_spaced(shown: IntArray, first: int, last: int, period: float) -> IntArray:
-    """Times of all frames, those before `first` and after `last`, which no row shows, at even
-    distances.
+    """Return the times of all frames, those before `first` and after `last`, which no row shows, at
+    even distances.
 
     They are there because others are decoded with their help; with frames missing among them, for
     want of which the file's mean frame rate would not be that of its rows.
@@ -69,7 +69,7 @@ def evenly_spaced(shown: IntArray, first: int, last: int, period: float) -> IntA
 def start_of(
     frame_times: FloatArray, frames: IntArray, timestamps: FloatArray, fps: float
 ) -> tuple[float, float]:
-    """(from_timestamp, the largest distance in seconds that it leaves between a row and its
+    """Return (from_timestamp, the largest distance in seconds that it leaves between a row and its
     frame).
     """
     distances = frame_times[frames] - timestamps
@@ -82,7 +82,7 @@ def start_of(
 
 
 def span_of(frame_times: FloatArray, frames: IntArray, timestamps: FloatArray, fps: float) -> Span:
-    """The times that make every row show its frame.
+    """Return the times that make every row show its frame.
 
     Args:
         frame_times: (num_frames,) when the slice's frames are shown in the file, ascending.

@@ -54,7 +54,7 @@ class Coded:
 
     @classmethod
     def read(cls, container: Any) -> Self:
-        """All packets of the file's first video stream."""
+        """Read all packets of the file's first video stream."""
         no_parse: Any = Flags.no_parse  # the tables say all that is needed
         container.flags |= no_parse.value
         stream = container.streams.video[0]
@@ -72,7 +72,7 @@ class Coded:
 
     @property
     def shown(self) -> IntArray:
-        """Times of its frames, ascending. Raises SourceError for two at one time."""
+        """When frames are shown, in ticks, ascending. Raises SourceError for two at one time."""
         times = np.sort(self.pts)
         if np.any(np.diff(times) == 0):
             raise SourceError(
@@ -86,7 +86,9 @@ class Coded:
         return max(int(self.pts[0] - self.dts[0]), int(np.max(np.sort(self.pts) - self.pts)))
 
     def shown_at(self, times: IntArray) -> Self:
-        """The same with its frames, in the order in which they are shown, at other times."""
+        """Return the packets with their frames, in the order in which they are shown, at these
+        times.
+        """
         pts = np.empty_like(self.pts)
         pts[np.argsort(self.pts)] = times
         return replace(self, pts=pts)
@@ -163,12 +165,12 @@ class Mp4VideoFile:
             )
 
     def abandon(self) -> None:
-        """Close the file as it is."""
+        """Close the file unfinished, after an error."""
         self._output.close()
 
 
 class VideoFiles:
-    """The files of one camera."""
+    """The video files of one camera, which are written one after the other."""
 
     def __init__(self, root: Path, key: str, fps: float, limits: Limits) -> None:
         """Write the files of camera `key` of the dataset at `root`."""
@@ -180,7 +182,7 @@ class VideoFiles:
         self._file: Mp4VideoFile | MatroskaVideoFile | None = None
         self._may_share = False
         self.has_matroska = False
-        """One of the files is a Matroska file."""
+        """Whether one of the files is a Matroska file."""
 
     def add(
         self, data: memoryview, camera: CameraRecord, timestamps: FloatArray
@@ -213,7 +215,7 @@ class VideoFiles:
 
     @property
     def count(self) -> int:
-        """Files begun."""
+        """How many files were begun."""
         return self._number + 1
 
     def _mp4(self, data: memoryview, container: Any) -> "_Slice":
@@ -286,17 +288,19 @@ class _Slice:
     """A slice that goes into a file."""
 
     coded: Any
-    """Coded or CodedBlocks, as the files take it that `begin` makes."""
+    """The slice as `Coded` or `CodedBlocks`, whichever a file takes that `begin` makes."""
     num_bytes: int
     configuration: tuple[object, ...]
     stands_alone: bool
-    """Its first picture starts a sequence of its own, wherever it lies in a file."""
+    """Whether its first picture starts a sequence of its own, wherever it lies in a file."""
     begin: "Callable[[Path, float, int], Mp4VideoFile | MatroskaVideoFile]"
-    """Make a new file for it: of a path, ticks from frame to frame, and the decoder's delay."""
+    """Make a new file for the slice, from a path, ticks from frame to frame, and the decoder's
+    delay.
+    """
 
 
 def configuration_of(stream: Any) -> tuple[Any, ...]:
-    """What a file has once for all its packets."""
+    """Return what a file has once for all its packets: the time base and the codec's parameters."""
     context = stream.codec_context
     return (
         Fraction(stream.time_base or 1),

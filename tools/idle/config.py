@@ -13,7 +13,7 @@ from roboshard.common.errors import OptionError
 
 @dataclass(frozen=True, kw_only=True)
 class IdleConfig:
-    """Options of one search."""
+    """Options of one search for idle frames."""
 
     url: Annotated[str, Positional, arg(metavar="URL")]
     """The dataset: a local folder, hf://, s3://, gs:// or http(s)://."""

@@ -15,8 +15,8 @@ def kept_ranges(
     one, if the second one is. What is NaN is taken to move.
 
     Args:
-        values: (rows, numbers).
-        threshold: (numbers,).
+        values: the numbers of each row (rows, numbers).
+        threshold: how much each number may change and be still (numbers,).
         most_still: longer runs of still rows than this are dropped.
     """
     num_rows = len(values)
@@ -34,6 +34,6 @@ def kept_ranges(
 
 
 def _runs(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """(starts, stops) of the runs of true values."""
+    """Return (starts, stops) of the runs of true values."""
     edges = np.diff(np.r_[0, mask.astype(np.int8), 0])
     return np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)

@@ -26,7 +26,7 @@ from roboshard.tools.idle.motion import Ranges, kept_ranges
 DEFAULT_FEATURES = ("action", "observation.state")
 
 OnEpisode = Callable[[int, int], None]
-"""Told after each episode: how many are done, of how many."""
+"""A function that is told, after each episode, how many are done, of how many."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,33 +35,33 @@ class IdleEpisode:
 
     episode_index: int
     length: int
-    """Its frames."""
+    """How many frames the episode has."""
     kept: Ranges
     """(first, stop) of the frames that are left; none where nothing ever moves."""
 
     @property
     def dropped(self) -> int:
-        """Frames that are not left."""
+        """How many frames of the episode are dropped."""
         return self.length - sum(stop - first for first, stop in self.kept)
 
 
 @dataclass(frozen=True, kw_only=True)
 class IdleReport:
-    """What a search found."""
+    """What a search for idle frames found."""
 
     features: tuple[str, ...]
     episodes: int
-    """Episodes looked at."""
+    """How many episodes were looked at."""
     frames: int
-    """Their frames."""
+    """How many frames the episodes have that were looked at."""
     idle: list[IdleEpisode]
-    """Those with idle frames, in order."""
+    """The episodes with idle frames, in order."""
     output: Path | None
     """The file that was written; None: none was."""
 
     @property
     def dropped(self) -> int:
-        """Frames that are dropped."""
+        """How many frames are dropped in all episodes."""
         return sum(episode.dropped for episode in self.idle)
 
 

@@ -23,7 +23,7 @@ BARS = 10
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """One dataset."""
+    """What a dataset of shards is, in numbers."""
 
     url: str
     version: str
@@ -35,21 +35,21 @@ class Summary:
     shards: int
     num_bytes: int
     shard_bytes: tuple[int, int, int]
-    """Smallest, median, largest."""
+    """Bytes of the smallest shard, of the median one, and of the largest."""
     lengths: list[tuple[int, int, int]]
-    """Histogram of rows per episode: from, to (included), episodes."""
+    """Histogram of rows per episode: (from, to, episodes), `to` included."""
     tasks: list[tuple[str, int]]
-    """Task and its episodes, most frequent first."""
+    """(task, how many episodes have it), most frequent first."""
     features: dict[str, str]
-    """Name -> dtype and shape, and in how many rows it has no value."""
+    """Feature key -> dtype and shape, and in how many rows it has no value."""
     cameras: list[CameraSummary]
     looked_at: list[int]
     """The episodes whose records were read for `cameras`."""
     source: dict[str, Any]
     conversion: dict[str, Any]
     snapshots: list[dict[str, Any]]
-    """Of a dataset that has grown what it was, oldest first, and last what it is: `number`,
-    `fingerprint`, `episodes`, `frames`, `shards`.
+    """What a dataset that has grown was each time, oldest first, and what it is: `number`,
+    `fingerprint`, `episodes`, `frames`, `shards`. Empty for one that has not.
     """
 
 
@@ -116,7 +116,7 @@ def _snapshots(manifest: DatasetManifest) -> list[dict[str, Any]]:
 
 
 def histogram(lengths: NDArray[np.int64]) -> list[tuple[int, int, int]]:
-    """At most BARS bars of whole lengths, equally wide: (from, to included, episodes)."""
+    """Return at most BARS bars of whole lengths, equally wide: (from, to included, episodes)."""
     if not len(lengths):
         return []
     low, high = int(lengths.min()), int(lengths.max())

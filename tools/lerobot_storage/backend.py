@@ -35,8 +35,8 @@ def localize_root(
     Args:
         repo_id: what LeRobot calls the dataset.
         root: URL of the shards.
-        revision: of a dataset of the Hub.
-        token: None or True.
+        revision: which revision of a dataset of the Hub.
+        token: None or True; another one cannot be passed on.
         force_cache_sync: whether to write meta/ also where it is there.
 
     Raises:

@@ -19,9 +19,9 @@ def localized(
     Args:
         root: URL of the dataset.
         base: where such folders lie.
-        revision: of a dataset of the Hub.
-        token: None or True.
-        anew: whether to write it also where it is there.
+        revision: which revision of a dataset of the Hub.
+        token: None or True; another one cannot be passed on.
+        anew: whether to write meta/ also where it is there.
 
     Raises:
         MissingError: there are no shards at the URL.

@@ -55,10 +55,10 @@ class ShardReader:
             episodes: which ones, by their place in `meta`; None: all. What there is not is left
                 out, as LeRobot does.
             delta_timestamps: windows, key -> seconds.
-            image_transforms: applied to colour cameras, key by key.
+            image_transforms: applied to color cameras, key by key.
             tolerance_s: largest distance in seconds between a row and its frame.
             revision: of a dataset of the Hub.
-            return_uint8: whether colour video comes as uint8 instead of float32 in 0..1.
+            return_uint8: whether color video comes as uint8 instead of float32 in 0..1.
             depth_output_unit: "mm".
             token: None, or True; another one cannot be passed on.
             video_backend: without effect: frames are decoded as a loader decodes them.
@@ -102,12 +102,12 @@ class ShardReader:
 
     @property
     def num_frames(self) -> int:
-        """Samples: the rows of the chosen episodes."""
+        """How many samples there are: the rows of the chosen episodes."""
         return len(self._dataset)
 
     @property
     def num_episodes(self) -> int:
-        """Episodes that were chosen."""
+        """How many episodes were chosen."""
         return self._dataset.num_episodes
 
     @property
@@ -118,7 +118,7 @@ class ShardReader:
         return {row: number for number, row in enumerate(self._rows.tolist())}
 
     def __len__(self) -> int:
-        """Samples: the rows of the chosen episodes."""
+        """Return how many samples there are: the rows of the chosen episodes."""
         return self.num_frames
 
     def get_item(self, idx: int) -> Sample:
@@ -138,7 +138,7 @@ class ShardReader:
         return samples
 
     def set_image_transforms(self, image_transforms: Callable[[Any], Any] | None) -> None:
-        """Replace what is applied to colour cameras; None: nothing is."""
+        """Replace what is applied to color cameras; None: nothing is."""
         if image_transforms is not None and not callable(image_transforms):
             raise TypeError("image_transforms must be callable or None")
         self._image_transforms = image_transforms
@@ -149,7 +149,7 @@ class ShardReader:
 
     @cached_property
     def _rows(self) -> NDArray[np.int64]:
-        """Where the samples lie in the whole dataset."""
+        """The row of each sample in the whole dataset (num_frames,) int64."""
         if self.episodes is None:
             return np.arange(len(self), dtype=np.int64)
         spans = [self._starts[episode : episode + 2] for episode in sorted(self.episodes)]

@@ -22,17 +22,17 @@ from roboshard.tools.export.statistics import renumbered
 
 Row = dict[str, Any]
 LIMITS = Limits.of({})
-"""Files to a folder, of which each episode has one."""
+"""Limits of LeRobot's folders, which place recorded episodes: each has files of its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EpisodeFiles:
-    """Where the files of an episode go, relative to the folder of all."""
+    """Where the files of an episode go, relative to the folder of all recorded episodes."""
 
     rows: str
     row: str
     videos: Mapping[str, tuple[Path, str]]
-    """By camera key: where the file is, and where it goes."""
+    """Camera key -> (where the video file is, where it goes)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ class RecordedEpisode:
     stats: Mapping[str, Mapping[str, Any]]
     """The statistics in the episode's row of meta/episodes."""
     paths: tuple[str, ...] = ()
-    """Files of the episode, relative to the folder of all."""
+    """Files of the episode, relative to the folder of all recorded episodes."""
     info: dict[str, Any] = field(default_factory=dict)
     """info.json of the dataset that the episode was alone in."""
     table: pa.Table | None = None
@@ -53,13 +53,15 @@ class RecordedEpisode:
     row: pa.Table | None = None
     """The row of meta/episodes, as it was recorded."""
     texts: tuple[str, ...] = ()
-    """Tasks by the numbers that the rows have as recorded."""
+    """Texts of tasks, each at the number that the recorded rows have for it."""
     videos: Mapping[str, Path] = field(default_factory=dict)
-    """By camera key."""
+    """Camera key -> the video file."""
 
     @classmethod
     def of_row(cls, row: pa.Table) -> "RecordedEpisode":
-        """Return an episode as its row of meta/episodes in the folder of all says."""
+        """Return an episode as its row of meta/episodes says, in the folder of all
+        recorded ones.
+        """
         (values,) = row.to_pylist()
         chunk, file = values["data/chunk_index"], values["data/file_index"]
         keys = [
@@ -85,7 +87,7 @@ class RecordedEpisode:
         """Return the rows, and the row of meta/episodes, of the episode as one of many.
 
         Args:
-            number: of its files.
+            number: the number of the episode's files.
             index: the episode's index.
             first_row: how many frames come before it.
             tasks: texts of all tasks, in their order.
@@ -113,7 +115,9 @@ class RecordedEpisode:
         return table, pa.Table.from_pylist([values], schema=self.row.schema)
 
     def _with_tasks(self, table: pa.Table, tasks: Sequence[str]) -> tuple[pa.Table, Row]:
-        """The rows with the numbers that tasks have among all, and the statistics of these."""
+        """Return the rows with the numbers that tasks have among all, and the
+        statistics of these.
+        """
         stored = scalars(table.column("task_index"))
         if stored is None:
             raise SourceError("task_index of a recorded episode holds no numbers")
@@ -184,9 +188,9 @@ def aggregated(
     min, max, mean, std and count are exact. Quantiles are those of the distributions added up.
 
     Args:
-        stats: of the dataset.
-        frames: of the dataset.
-        episodes: that come to it.
+        stats: statistics of the dataset.
+        frames: how many frames the dataset has.
+        episodes: those that come to it.
     """
     before = {
         key: {name: np.asarray(value) for name, value in own.items()} for key, own in stats.items()

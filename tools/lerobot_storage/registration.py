@@ -53,15 +53,15 @@ def create(  # noqa: PLR0913 - the names of LeRobotDataset.create
     """Create a `LeRobotDataset` that is recorded straight into shards.
 
     Args:
-        repo_id: as of `LeRobotDataset.create`, like all that follow.
+        repo_id: as for `LeRobotDataset.create`, like all that follow.
         fps: frames a second.
-        features: by key.
+        features: feature key -> its dtype, shape and names.
         root: folder of the shards, which must not exist.
         robot_type: name of the robot.
         use_videos: whether cameras are stored as video.
-        image_writer_processes: that write images aside.
-        image_writer_threads: of each of them.
-        options: further ones of `ShardWriter`: rgb_encoder, streaming_encoding, shard_size, ….
+        image_writer_processes: how many processes write images aside.
+        image_writer_threads: how many threads write images in each of them.
+        options: further options of `ShardWriter`: rgb_encoder, streaming_encoding, shard_size, ….
 
     Returns:
         The dataset: add_frame, save_episode, clear_episode_buffer, finalize.
@@ -99,11 +99,11 @@ def resume(
     What an interrupted recording left goes into shards first.
 
     Args:
-        repo_id: as of `LeRobotDataset.resume`.
+        repo_id: as for `LeRobotDataset.resume`.
         root: folder of the shards: recorded, or converted.
-        image_writer_processes: that write images aside.
-        image_writer_threads: of each of them.
-        options: further ones of `ShardWriter`: rgb_encoder, streaming_encoding, shard_size, ….
+        image_writer_processes: how many processes write images aside.
+        image_writer_threads: how many threads write images in each of them.
+        options: further options of `ShardWriter`: rgb_encoder, streaming_encoding, shard_size, ….
 
     Returns:
         The dataset: add_frame, save_episode, clear_episode_buffer, finalize.

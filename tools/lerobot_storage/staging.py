@@ -77,21 +77,21 @@ class Staging:
             raise
 
     num_recovered = 0
-    """Episodes that an interrupted recording had left."""
+    """How many episodes an interrupted recording had left."""
 
     @property
     def num_episodes(self) -> int:
-        """Episodes of the shards and of the recording."""
+        """How many episodes there are in shards and in the recording."""
         return self._base_episodes + len(self._recorded)
 
     @property
     def num_published(self) -> int:
-        """Episodes of the shards."""
+        """How many episodes are in shards."""
         return self._base_episodes
 
     @property
     def num_frames(self) -> int:
-        """Frames of the shards and of the recording."""
+        """How many frames there are in shards and in the recording."""
         return self._base_frames + sum(each.length for each in self._recorded)
 
     def work_folder(self) -> Path:
@@ -149,7 +149,7 @@ class Staging:
             write_meta(self.root)
 
     def close(self) -> None:
-        """Let others record here."""
+        """Remove what is unfinished, and let others record into the folder."""
         if self._release.alive:
             self._remove_in_work()
             if not self._recorded:
@@ -176,7 +176,7 @@ class Staging:
         self.publish()
 
     def _read_base(self) -> None:
-        """What is in shards, beside which nothing is recorded yet."""
+        """Read what is in shards, and begin with no recorded episode."""
         self._base: Base | None = read_base(str(self.root))
         manifest = None if self._base is None else self._base.manifest
         self._base_episodes = 0 if manifest is None else manifest.total_episodes
@@ -230,7 +230,7 @@ class Staging:
         )
 
     def _first_info(self, episode: RecordedEpisode) -> dict[str, Any]:
-        """info.json of what is recorded: the dataset's own, or that of its first episode."""
+        """Return info.json of what is recorded: the dataset's own, or that of its first episode."""
         return episode.info if self._base is None else dict(self._base.manifest.info)
 
     def _check_features(self, episode: RecordedEpisode) -> None:
@@ -253,7 +253,9 @@ class Staging:
         storage.write_bytes(self._folder / name, data, below=self.root)
 
     def _clear(self) -> None:
-        """Remove what is in shards now: in one step for whoever opens the folder next."""
+        """Remove recorded episodes that are in shards now: in one step for whoever opens the folder
+        next.
+        """
         done = Path(tempfile.mkdtemp(prefix=DONE, dir=self._place))
         self._folder.rename(done / "episodes")
         storage.sync_folder(self._place)

@@ -19,7 +19,9 @@ class ShardWriter:
     """Records episodes into a folder of shards; what LeRobot's facade calls its writer."""
 
     image_writer: None = None
-    """LeRobot's tools ask whether one is at work: each episode has its own."""
+    """None: each episode has an image writer of its own. LeRobot's tools ask whether one is at
+    work.
+    """
 
     def __init__(  # noqa: PLR0913 - the names that LeRobot passes
         self,
@@ -40,13 +42,13 @@ class ShardWriter:
         Args:
             meta: LeRobot's metadata of the dataset, which is kept up to date.
             root: folder of the shards.
-            initial_frames: frames of the dataset.
-            rgb_encoder: LeRobot's settings of the encoder of colour video.
-            depth_encoder: those of depth.
-            encoder_threads: of each encoder.
-            batch_encoding_size: 1: episodes are encoded as they are saved.
+            initial_frames: without effect: the shards say how many frames there are.
+            rgb_encoder: LeRobot's settings of the encoder of color video.
+            depth_encoder: LeRobot's settings of the encoder of depth video.
+            encoder_threads: how many threads each encoder has.
+            batch_encoding_size: must be 1: episodes are encoded as they are saved.
             streaming_encoder: not None: frames are encoded as they come.
-            streaming_encoding: the same.
+            streaming_encoding: whether frames are encoded as they come.
             shard_size: target size of a shard; with so much recorded, the episodes become shards.
 
         Raises:
@@ -88,7 +90,7 @@ class ShardWriter:
 
     @property
     def _streaming_encoder(self) -> None:
-        """None: where a recording ends LeRobot then lets the unfinished episode be removed."""
+        """None, so that LeRobot lets an unfinished episode be removed where a recording ends."""
         return None
 
     def add_frame(self, frame: dict[str, Any]) -> None:
@@ -107,7 +109,7 @@ class ShardWriter:
         """End the episode that is being recorded. It is safe when this returns.
 
         Args:
-            episode_data: None: the frames that were added.
+            episode_data: must be None: the frames are those that were added.
             parallel_encoding: whether cameras are encoded in processes of their own.
 
         Raises:
@@ -141,7 +143,9 @@ class ShardWriter:
         return bool(self.episode_buffer.get("size", 0))
 
     def start_image_writer(self, num_processes: int = 0, num_threads: int = 4) -> None:
-        """Let images of the episodes that follow be written aside, by so many."""
+        """Let images of the episodes that follow be written aside, by so many processes and
+        threads.
+        """
         self._image_writer = (num_processes, num_threads)
 
     def stop_image_writer(self) -> None:
@@ -149,7 +153,7 @@ class ShardWriter:
         self._image_writer = (0, 0)
 
     def flush_pending_videos(self) -> None:
-        """Nothing: episodes are encoded as they are saved."""
+        """Do nothing: episodes are encoded as they are saved."""
 
     def cancel_pending_videos(self) -> None:
         """Forget the episode that is being recorded."""
@@ -160,7 +164,7 @@ class ShardWriter:
         self.clear_episode_buffer()
 
     def close_writer(self) -> None:
-        """Nothing: the files of saved episodes are closed."""
+        """Do nothing: the files of saved episodes are closed already."""
 
     def finalize(self) -> None:
         """Put all saved episodes into shards, and let others record; forget an unsaved one.
@@ -177,7 +181,7 @@ class ShardWriter:
             self._staging.close()
 
     def _begun(self) -> Any:
-        """A dataset of LeRobot's own that the next episode is alone in."""
+        """Return a new dataset of LeRobot's own, which the next episode is alone in."""
         facade = importlib.import_module("lerobot.datasets.lerobot_dataset").LeRobotDataset
         self._place = self._staging.work_folder()
         processes, threads = self._image_writer

@@ -9,7 +9,7 @@ from roboshard.common.errors import FormatError, MissingError, OptionError
 from roboshard.tools.lerobot_train.options import LoaderOptions
 
 NAME = Path("training_state") / "roboshard_loader.json"
-"""Below a checkpoint's folder, beside the trainer's own state."""
+"""Path of the loader's place below a checkpoint's folder, beside the trainer's own state."""
 MAX_BYTES = 1 << 20
 OF_THE_ORDER = ("pool_episodes", "episode_order", "frame_order")
 """Fields of a loader's state that are options as well."""
@@ -20,18 +20,18 @@ class Place:
     """Where a run stood at a checkpoint."""
 
     step: int
-    """Step of the trainer."""
+    """The trainer's step at the checkpoint."""
     num_processes: int
     batch_size: int
     """Samples per process and step."""
     loader: dict[str, Any]
-    """The loader's state."""
+    """The loader's state, as `state_dict` returns it."""
     options: dict[str, Any]
     """The loader's options that were given."""
 
     @property
     def rank_slots(self) -> int:
-        """Numbers of processes that divide this can go on."""
+        """Ranks that the order is split for: any number of processes that divides it can go on."""
         return int(self.loader["rank_slots"])
 
     def write(self, checkpoint: Path) -> None:

@@ -17,7 +17,7 @@ class TrainerMeta:
         self._meta = meta
         self.repo_id = repo_id
         self.stats = {key: dict(values) for key, values in meta.stats.items()}
-        """A copy, which the trainer's options may change."""
+        """A copy of the dataset's statistics, which the trainer's options may change."""
 
     @property
     def tasks(self) -> Any:
@@ -28,7 +28,7 @@ class TrainerMeta:
         return pd.DataFrame({"task_index": range(len(tasks))}, index=pd.Index(tasks, name="task"))
 
     def __getattr__(self, name: str) -> Any:
-        """Whatever else the dataset says of itself."""
+        """Return whatever else the dataset says of itself by this name."""
         if name.startswith("_"):
             raise AttributeError(name)
         return getattr(self._meta, name)
@@ -38,7 +38,7 @@ class TrainerDataset(torch.utils.data.Dataset[Any]):
     """Samples by number, with what LeRobot's trainer asks of a dataset."""
 
     absolute_to_relative_idx: None = None
-    """The boundaries in `meta.episodes` are numbers of samples as they stand."""
+    """None: the boundaries in `meta.episodes` are numbers of samples as they stand."""
 
     def __init__(self, samples: MapDataset, meta: TrainerMeta) -> None:
         self._samples = samples
@@ -48,15 +48,15 @@ class TrainerDataset(torch.utils.data.Dataset[Any]):
         self.num_frames = samples.num_frames
 
     def __len__(self) -> int:
-        """Samples: one per row."""
+        """Return how many samples there are: one per row."""
         return self.num_frames
 
     def __getitem__(self, number: int) -> dict[str, Any]:
-        """The sample with this number."""
+        """Return the sample with this number."""
         return self._samples[number]
 
     def __getitems__(self, numbers: Sequence[int]) -> list[dict[str, Any]]:
-        """Several samples, decoded together."""
+        """Return several samples, decoded together."""
         return self._samples.__getitems__(numbers)
 
 
@@ -67,7 +67,7 @@ def split_episodes(
 
     Args:
         root: The dataset.
-        episodes: Those to be split; None: all.
+        episodes: Indices of the episodes to be split; None: all.
         fraction: Share of each task's episodes that is held out.
         storage: Options of `open_dataset` for reading remote shards.
     """
@@ -89,7 +89,7 @@ def evaluation_samples(
 
     Args:
         dataset: The episodes that are held out.
-        root: Where they lie.
+        root: The dataset that they are of.
         most: How many samples at most; 0: all.
         storage: Options of `open_dataset` for reading remote shards.
     """
@@ -103,7 +103,7 @@ def evaluation_samples(
 
 
 def put_imagenet_stats(meta: TrainerMeta) -> None:
-    """Let colours be normalised by ImageNet's statistics, as LeRobot does; depth is none."""
+    """Let colors be normalized by ImageNet's statistics, as LeRobot does; depth keeps its own."""
     from lerobot.datasets.factory import IMAGENET_STATS  # noqa: PLC0415
 
     for key in set(meta.camera_keys) - set(meta.depth_keys):

@@ -21,13 +21,15 @@ class Release:
     """How the trainer of a release calls what is replaced in it."""
 
     make_datasets: str
-    """Name of the function that makes its datasets."""
+    """Name of the trainer's function that makes datasets."""
     returns_two: bool
-    """Whether that returns (dataset, dataset for evaluation or None), or the first alone."""
+    """Whether that function returns (dataset, dataset for evaluation or None), or a
+    dataset alone.
+    """
     takes_uint8: bool
     """Whether the trainer makes float32 of pictures itself."""
     more: tuple[str, ...] = ()
-    """Names that only this release has."""
+    """Names in the trainer's module that are replaced in this release alone."""
 
 
 RELEASES = {
@@ -36,7 +38,7 @@ RELEASES = {
     ),
     "0.4.4": Release("make_dataset", returns_two=False, takes_uint8=False),
 }
-"""Releases of LeRobot that this was tried with."""
+"""Releases of LeRobot that `roboshard lerobot-train` was tried with, the newest first."""
 
 
 def installed_release() -> Release:

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
 OF_SAMPLES = ("cache_dir", "cache_bytes", "retry_seconds", "on_missing")
-"""Options that access by number has as well."""
+"""Names of options that `open_dataset` has as well."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,7 @@ class LoaderOptions:
     decode_threads: int | None = None
     """Threads that decode, per process."""
     memory_bytes: int | None = None
-    """Memory for episodes, per rank."""
+    """Bytes of memory for episodes, per rank."""
     frame_cache: str | None = None
     """Size such as 8GB: pictures kept for the following epochs."""
     frame_cache_dir: str | None = None
@@ -42,14 +42,14 @@ class LoaderOptions:
     cache_bytes: int | None = None
     """Bytes that the folder of `cache_dir` never exceeds."""
     retry_seconds: float | None = None
-    """How long a remote read is tried again."""
+    """Seconds for which a remote read is tried again."""
 
     def given(self) -> dict[str, Any]:
         """Return the options that are not None."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
     def of_samples(self) -> dict[str, Any]:
-        """Return those of them that `open_dataset` takes too."""
+        """Return the options that are not None and that `open_dataset` takes too."""
         return {name: value for name, value in self.given().items() if name in OF_SAMPLES}
 
     def over(self, earlier: Mapping[str, Any]) -> "LoaderOptions":

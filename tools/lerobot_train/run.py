@@ -67,7 +67,7 @@ class Training:
         self._num_processes = 1
 
     def functions(self) -> dict[str, Callable[..., Any]]:
-        """The functions, by the names that they have in the trainer's module."""
+        """Return the functions that replace the trainer's, by their names in its module."""
         make_datasets = self.datasets if self._release.returns_two else self.dataset
         more = dict.fromkeys(self._release.more, _refuse_remote)
         return more | {
@@ -81,7 +81,9 @@ class Training:
         return self.datasets(cfg)[0]
 
     def datasets(self, cfg: Any) -> Datasets:
-        """Make that dataset, the loader, and where asked for the dataset for evaluation."""
+        """Make the trainer's dataset, the loader, and where asked for the dataset for
+        evaluation.
+        """
         root = cfg.dataset.root
         _check_dataset(cfg)
         place = None
@@ -165,7 +167,7 @@ class Training:
             )
 
     def _sample_options(self, cfg: Any) -> dict[str, Any]:
-        """What a sample is, by the trainer's options."""
+        """Return the options that say what a sample is, by the trainer's options."""
         from lerobot.datasets.factory import ImageTransforms, resolve_delta_timestamps  # noqa: PLC0415
 
         options = self._options.of_samples()
@@ -187,7 +189,7 @@ class Training:
 
 
 def _trained(cfg: Any) -> Any:
-    """The configuration of what is trained: a policy, or a reward model."""
+    """Return the configuration of what is trained: a policy, or a reward model."""
     return getattr(cfg, "trainable_config", cfg.policy)
 
 

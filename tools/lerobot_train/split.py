@@ -40,7 +40,7 @@ def first_of_each(task_index: list[int], most: int) -> list[int]:
     """Return the numbers of the first samples of each task, the same number of each.
 
     Args:
-        task_index: Of every sample.
+        task_index: The task index of every sample.
         most: How many samples there may be in all; each task has at least one of them.
     """
     tasks = sorted(set(task_index))

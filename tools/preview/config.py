@@ -10,7 +10,7 @@ from tyro.conf import Positional, arg
 from roboshard.common.errors import OptionError
 
 MAX_FRAMES = 24
-"""On one row of the sheet: more could not be made out."""
+"""Most frames on one row of the sheet: more could not be made out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +20,7 @@ class PreviewConfig:
     url: Annotated[str, Positional, arg(metavar="URL")]
     """The dataset: a local folder, hf://, s3://, gs:// or http(s)://."""
     episode: int | None = None
-    """Its episode_index; default: the dataset's first."""
+    """The episode_index of the episode to show; default: the dataset's first."""
     cameras: tuple[str, ...] | None = None
     """Which video cameras to show; default: all."""
     frames: int = 8

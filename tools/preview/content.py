@@ -1,4 +1,4 @@
-"""What of an episode can be shown: its facts, its curves, which of its frames.
+"""What can be shown of an episode: its facts, its curves, which of its frames.
 
 Arithmetic on rows at hand.
 """
@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from roboshard.common.jsonio import Json
 
 MAX_DIMENSIONS = 64
-"""Of a feature that is drawn as curves; wider ones are embeddings, tactile pads, …"""
+"""Most dimensions of a feature that is drawn as curves; wider ones are embeddings,
+tactile pads, …
+"""
 FIRST = ("observation.state", "action")
 BOOKKEEPING = ("timestamp", "frame_index", "episode_index", "index", "task_index")
 
@@ -24,11 +26,11 @@ class Curves:
 
     key: str
     names: tuple[str, ...]
-    """Of its dimensions (d,), each another."""
+    """Names of the feature's dimensions (d,), each another."""
     named: bool
-    """Whether the dataset says these names; otherwise they are numbers."""
+    """Whether the dataset has these names, and there are several; otherwise no legend is drawn."""
     values: NDArray[np.float64]
-    """(rows, d); of booleans 0 and 1."""
+    """Values of the feature (rows, d); booleans are 0 and 1, and a row without a value is NaN."""
     boolean: bool = False
 
 
@@ -40,16 +42,18 @@ class Content:
     episode_index: int
     fps: float
     seconds: NDArray[np.float64]
-    """(rows,) The time of each row."""
+    """The time of each row in seconds (rows,)."""
     tasks: tuple[tuple[int, str], ...]
-    """From which row on which task; empty for a dataset without tasks."""
+    """(first row, task): from which row on which task is done; empty for a dataset
+    without tasks.
+    """
     curves: tuple[Curves, ...]
     not_drawn: Mapping[str, str]
     """Features that are left out, and why."""
 
     @property
     def length(self) -> int:
-        """Rows of the episode."""
+        """How many rows the episode has."""
         return len(self.seconds)
 
 
@@ -61,7 +65,7 @@ def make_content(
     episode_index: int,
     fps: float,
 ) -> Content:
-    """Choose what to show.
+    """Choose what to show of an episode.
 
     Args:
         rows: Feature key -> array-like (n, ...), or a list of n values that are no numbers;
@@ -98,7 +102,7 @@ def make_content(
 
 
 def dimension_names(names: Json, count: int) -> tuple[str, ...] | None:
-    """The names of a feature's dimensions, as recorders write them; None where there are not
+    """Return the names of a feature's dimensions, as recorders write them; None where there are not
     `count` different ones.
 
     A list of names, a list or mapping around one ({"motors": [...]}), or names with their places
@@ -119,7 +123,7 @@ def dimension_names(names: Json, count: int) -> tuple[str, ...] | None:
 
 
 def _curves(key: str, values: Any, spec: Mapping[str, Json]) -> Curves | str:
-    """The curves of a feature, or why there are none."""
+    """Return the curves of a feature, or why there are none."""
     dtype = spec.get("dtype")
     if values is None or isinstance(values, list):
         return f"{dtype}, not numbers of one shape"

@@ -5,18 +5,18 @@ from dataclasses import dataclass
 
 WIDTH = 12.0
 LEFT = 0.55
-"""Before strips and curves, for the numbers of axes."""
+"""Inches left of strips and curves, for the numbers of axes."""
 SIDE = 2.0
-"""After them, for names."""
+"""Inches right of strips and curves, for names."""
 STRIP_WIDTH = WIDTH - LEFT - SIDE
 HEAD = 0.82
 TIMES = 0.2
 GAP = 0.05
 MAX_STRIP = 2.4
 MIN_STRIP = 0.55
-"""Lines of text beside a strip need that."""
+"""Least height of a strip in inches, which the lines of text beside it need."""
 PANEL, LOW_PANEL = 1.15, 0.6
-"""Of a vector, and of a single number."""
+"""Least heights of the curves of a vector, and of a single number, in inches."""
 PANEL_GAP = 0.16
 LEGEND_LINE = 0.135
 LEGEND_HEAD = 0.5
@@ -25,7 +25,7 @@ FOOT = 0.5
 
 @dataclass(frozen=True, kw_only=True)
 class Rectangle:
-    """A rectangle."""
+    """A rectangle on the sheet, in inches from its upper left corner."""
 
     left: float
     top: float
@@ -35,28 +35,28 @@ class Rectangle:
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """A sheet."""
+    """Where everything stands on a sheet, in inches from its upper left corner."""
 
     height: float
     times: float
-    """The middle of the line with the frames' times."""
+    """How far down the middle of the line with the frames' times is."""
     gap: float
-    """Between frames."""
+    """Space between neighboring frames."""
     strips: tuple[Rectangle, ...]
-    """Of each camera, from the top down."""
+    """The strip of each camera, from the top down."""
     panels: tuple[Rectangle, ...]
-    """Of each feature with curves, below."""
+    """The panel of each feature with curves, below the strips."""
 
 
 def panel_height(dimensions: int, legend_lines: int) -> float:
-    """How high a feature's curves are."""
+    """Return how high a feature's curves are, in inches."""
     return max(PANEL if dimensions > 1 else LOW_PANEL, LEGEND_HEAD + legend_lines * LEGEND_LINE)
 
 
 def make_layout(
     *, columns: int, shapes: Sequence[tuple[int, ...]], panels: Sequence[float]
 ) -> Layout:
-    """Place everything.
+    """Place everything on a sheet.
 
     Args:
         columns: Frames per camera.

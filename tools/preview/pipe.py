@@ -1,4 +1,4 @@
-"""Into an open file what somebody else writes to a path.
+"""Copy into an open file what somebody else writes to a path.
 
 For writers that do not say, or wait for ever, where a disk is full: they get a pipe, and the file
 is written here.
@@ -50,7 +50,7 @@ def copied_from(
 
 
 class _Copy(threading.Thread):
-    """The thread that copies."""
+    """The thread that copies from the pipe into the file."""
 
     def __init__(self, descriptor: int, file: IO[bytes]) -> None:
         super().__init__(name="roboshard-pipe", daemon=True)
@@ -59,7 +59,7 @@ class _Copy(threading.Thread):
         self.start()
 
     def run(self) -> None:
-        """Until the end of the pipe, whatever becomes of the file."""
+        """Copy until the end of the pipe, whatever becomes of the file."""
         while data := os.read(self._descriptor, CHUNK):
             if self._error is None:
                 try:
@@ -68,6 +68,6 @@ class _Copy(threading.Thread):
                     self._error = error
 
     def check(self) -> None:
-        """Raise the error there was."""
+        """Raise the error of writing the file, if there was one."""
         if self._error is not None:
             raise self._error

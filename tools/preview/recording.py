@@ -19,10 +19,12 @@ from roboshard.tools.preview.pipe import copied_from
 from roboshard.tools.preview.thumbnails import Picture, depth_steps, encode_jpeg
 
 rr: Any = import_module("rerun")
-"""Not by an import statement: types must not depend on whether it is installed."""
+"""The module rerun, not by an import statement: types must not depend on whether it is
+installed.
+"""
 
 ROWS_AT_ONCE = 16
-"""Pictures that are held together."""
+"""Rows whose pictures are held together."""
 Pictures = Iterable[Mapping[str, Picture]]
 OnProgress = Callable[[int, int], None]
 
@@ -83,7 +85,9 @@ def _send_pictures(
     check: Callable[[], None],
     on_progress: OnProgress | None,
 ) -> list[str]:
-    """Send all pictures, some rows at a time, and `check` whether they arrive; the cameras."""
+    """Send all pictures, some rows at a time, `check` whether they arrive, and return
+    the cameras.
+    """
     cameras: list[str] = []
     remaining = iter(pictures)
     sent = 0
@@ -101,7 +105,9 @@ def _send_pictures(
 
 
 def _encoded(pictures: Sequence[Picture]) -> Any:
-    """Pictures of one camera: colours as JPEG files, depth as integers of millimetres."""
+    """Return pictures of one camera as columns: colors as JPEG files, depth as whole
+    millimeters.
+    """
     if pictures[0].ndim == 3:
         files = [encode_jpeg(picture) for picture in pictures]
         return rr.EncodedImage.columns(blob=files, media_type=["image/jpeg"] * len(files))
@@ -124,7 +130,7 @@ def _times(content: Content, rows: Sequence[int]) -> list[Any]:
 
 
 def _arrangement(content: Content, cameras: Sequence[str]) -> Any:
-    """Cameras above, curves below, the task at the bottom."""
+    """Return the viewer's arrangement: cameras above, curves below, the task at the bottom."""
     views: Any = import_module("rerun.blueprint")
     shown = [
         views.Spatial2DView(origin=rr.new_entity_path([camera]), name=plain(camera))

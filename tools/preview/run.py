@@ -21,21 +21,21 @@ if TYPE_CHECKING:
     from roboshard.loader.map_style import EpisodeView
 
 OnProgress = Callable[[int, int], None]
-"""Called with the rows that are recorded, and how many there are."""
+"""A function that is called with how many rows are recorded, and how many there are."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PreviewReport:
-    """What was written."""
+    """What a preview has written."""
 
     dataset: str
     episode_index: int
     length: int
-    """Rows of the episode."""
+    """How many rows the episode has."""
     output: Path | None
-    """The sheet."""
+    """The file of the sheet; None: none was drawn."""
     rerun: Path | None
-    """The recording."""
+    """The file of the recording; None: none was made."""
     not_drawn: Mapping[str, str]
     """Features that are not shown, and why."""
 
@@ -97,7 +97,9 @@ def preview(config: PreviewConfig, on_progress: OnProgress | None = None) -> Pre
 
 
 def _import(module: str, package: str, extra: str) -> Any:
-    """A module of this part that needs what is not installed with the rest."""
+    """Import a module that needs a package of an extra. Raises OptionError where it cannot be
+    imported.
+    """
     try:
         return import_module(module)
     except ImportError as error:
@@ -124,9 +126,9 @@ def _content(dataset: "MapDataset", episode: "EpisodeView") -> Content:
 def _pictures(
     dataset: "MapDataset", episode: "EpisodeView", rows: Sequence[int]
 ) -> dict[str, list[Picture]]:
-    """Camera -> its pictures of these rows.
+    """Return camera -> its pictures of these rows.
 
-    Decoded row by row: only what is drawn need fit into memory.
+    Rows are decoded one by one: only what is drawn need fit into memory.
     """
     pictures: dict[str, list[Picture]] = {}
     for row in rows:
@@ -147,6 +149,6 @@ def _of_sample(dataset: "MapDataset", sample: Mapping[str, Any]) -> dict[str, Pi
 
 
 def _file_name(dataset: str) -> str:
-    """The last part of a dataset's name, as it may stand in a file's."""
+    """Return the last part of a dataset's name, as it may stand in a file's."""
     last = dataset.rstrip("/").rpartition("/")[2]
     return re.sub(r"[^\w.-]+", "-", last)[:60].strip(".-") or "dataset"

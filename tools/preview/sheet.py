@@ -1,6 +1,6 @@
 """The contact sheet: a strip of frames per camera, and below them curves on the same scale of time.
 
-Needs matplotlib. The centre of a frame stands above its moment in the curves.
+Needs matplotlib. The center of a frame stands above its moment in the curves.
 """
 
 import io
@@ -36,13 +36,13 @@ from roboshard.tools.preview.thumbnails import Picture, depth_range
 DPI = 110
 BLACK, GREY, PALE = "0.1", "0.45", "0.88"
 LABEL_GAP = 0.14
-"""Between what is shown and the labels beside it."""
+"""Inches between what is shown and the labels beside it."""
 HUGE = 1e300
-"""Twice of which is still a float64, for matplotlib's sums."""
+"""Values are drawn up to this one, of which twice is still a float64, for matplotlib's sums."""
 MAX_NAMES = 16
-"""Of dimensions, in a legend."""
+"""Most names of dimensions that a legend shows."""
 ONE_COLUMN, SHORT_NAME = 6, 11
-"""Up to how many names a legend has one column; of how many characters they are for two."""
+"""Most names of a legend with one column; most characters of names that stand in two columns."""
 SCRIPTS = (
     "Noto Sans CJK SC",
     "Noto Sans CJK JP",
@@ -54,7 +54,7 @@ SCRIPTS = (
 
 
 def draw(content: Content, rows: Sequence[int], pictures: Mapping[str, Sequence[Picture]]) -> bytes:
-    """A PNG file.
+    """Draw the sheet, and return it as a PNG file.
 
     Args:
         content: The episode.
@@ -92,7 +92,7 @@ def draw(content: Content, rows: Sequence[int], pictures: Mapping[str, Sequence[
 
 
 def _legend_size(curves: Curves) -> tuple[int, int]:
-    """Lines and columns of a feature's legend; (0, 1) for one without."""
+    """Return the lines and columns of a feature's legend; (0, 1) for one without."""
     if not curves.named or len(curves.names) > MAX_NAMES:
         return 0, 1
     columns = (
@@ -119,7 +119,7 @@ class _Page:
         FigureCanvasAgg(self._figure)
 
     def title(self, content: Content) -> None:
-        """Dataset and episode, its facts, its task."""
+        """Write the dataset and the episode, its facts, and its task."""
         right = LEFT + STRIP_WIDTH
         facts = (
             f"{content.length} frames · {content.length / content.fps:.2f} s · {content.fps:g} fps"
@@ -131,7 +131,7 @@ class _Page:
         self._text(LEFT, 0.62, tasks, room=WIDTH - LEFT - 0.2, size=9)
 
     def times(self, content: Content, rows: Sequence[int]) -> None:
-        """The time of each frame, above the first strip."""
+        """Write the time of each frame, above the first strip."""
         cell = STRIP_WIDTH / len(rows)
         for i, row in enumerate(rows):
             time = f"{content.seconds[row]:.2f}" + (" s" if len(rows) <= 12 else "")
@@ -146,7 +146,7 @@ class _Page:
             )
 
     def strip(self, place: Rectangle, key: str, frames: Sequence[Picture]) -> None:
-        """The frames of a camera, and its name."""
+        """Draw the frames of a camera, and write its name."""
         depth = depth_range(frames) if frames[0].ndim == 2 else None
         cell = STRIP_WIDTH / len(frames)
         width = cell - self._layout.gap
@@ -188,7 +188,7 @@ class _Page:
         *,
         is_last: bool,
     ) -> None:
-        """The curves of a feature, and their names."""
+        """Draw the curves of a feature, and write their names."""
         axis = self._axes(place)
         seconds, end = content.seconds, float(content.seconds[-1])
         margin = (end - float(seconds[0])) / (2 * (len(rows) - 1)) if len(rows) > 1 else 0.5
@@ -217,7 +217,7 @@ class _Page:
         self._legend(top, curves, colours)
 
     def png(self) -> bytes:
-        """The page as a file."""
+        """Return the page as a PNG file."""
         buffer = io.BytesIO()
         self._figure.savefig(
             buffer,
@@ -255,8 +255,8 @@ class _Page:
         )
 
     def _name(self, place: Rectangle, key: str) -> float:
-        """A feature's name at the side: the last part large, what is before it small; where the
-        next line stands.
+        """Write a feature's name at the side, the last part large, what is before it small; return
+        where the next line stands.
         """
         before, dot, last = key.rpartition(".")
         top = place.top + 0.1
@@ -293,9 +293,9 @@ class _Page:
         weight: str = "normal",
         align: str = "left",
     ) -> float:
-        """Write one line, its middle at `top`; how wide it is.
+        """Write one line, its middle at `top`, and return how wide it is in inches.
 
-        Cut before `end` where it is wider than `room`.
+        The line is cut before `end` where it is wider than `room`.
         """
         x, y = left / WIDTH, 1 - top / self._layout.height
         text = plain(text)

@@ -9,19 +9,19 @@ from numpy.typing import NDArray
 from PIL import Image
 
 Picture = NDArray[np.uint8] | NDArray[np.float32]
-"""(H, W, 3) uint8: colours. (H, W) float32: depth, in millimetres as LeRobot has it."""
+"""(H, W, 3) uint8: colors. (H, W) float32: depth, in millimeters as LeRobot has it."""
 
 JPEG_QUALITY = 85
 
 
 def as_picture(values: Any, *, is_depth: bool = False) -> Picture:
-    """What can be shown of a sample's camera.
+    """Return what can be shown of a sample's camera.
 
     Args:
         values: (C, H, W) array-like: 1 to 4 channels, uint8 or float in [0, 1]; opacity is
-            dropped. Of depth one channel, in millimetres.
+            dropped. Of depth one channel, in millimeters.
         is_depth: Whether the dataset calls it a depth camera. One channel alone may as well be
-            grey.
+            gray.
     """
     array = np.asarray(values)
     if is_depth:
@@ -33,8 +33,8 @@ def as_picture(values: Any, *, is_depth: bool = False) -> Picture:
 
 
 def depth_range(pictures: Sequence[Picture]) -> tuple[float, float]:
-    """From where to where most depths lie; 0 and what is not finite mean that nothing was
-    measured.
+    """Return from where to where most depths lie, in millimeters; 0 and what is not finite mean
+    that nothing was measured.
     """
     measured = np.concatenate(
         [picture[np.isfinite(picture) & (picture > 0)] for picture in pictures]
@@ -46,15 +46,15 @@ def depth_range(pictures: Sequence[Picture]) -> tuple[float, float]:
 
 
 def depth_steps(picture: Picture) -> NDArray[np.uint16]:
-    """(H, W) depth in whole millimetres; what is not finite becomes 0, which means that nothing was
-    measured.
+    """Return depth in whole millimeters (H, W) uint16; what is not finite becomes 0, which means
+    that nothing was measured.
     """
     known = np.nan_to_num(picture, nan=0.0, posinf=0.0, neginf=0.0)
     return known.round().clip(0, np.iinfo(np.uint16).max).astype(np.uint16)
 
 
 def encode_jpeg(picture: Picture) -> bytes:
-    """(H, W, 3) as a JPEG file."""
+    """Return a picture (H, W, 3) uint8 as a JPEG file."""
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, "JPEG", quality=JPEG_QUALITY)
     return buffer.getvalue()

@@ -12,14 +12,14 @@ from roboshard.common.selection import parse_episodes
 
 @dataclass(frozen=True, kw_only=True)
 class StatsConfig:
-    """Options of one search."""
+    """Options of one search for statistics."""
 
     url: Annotated[str, Positional, arg(metavar="URL")]
     """The dataset: a local folder, hf://, s3://, gs:// or http(s)://."""
     episodes: str | None = None
     """Which episodes: "0:100,205" (half-open ranges and single indices); default: all."""
     exclude_episodes: str | None = None
-    """Which episodes to leave out of those, written the same way."""
+    """Which of the chosen episodes to leave out, written the same way."""
     tasks: UseAppendAction[tuple[str, ...]] = ()
     """Only episodes with this task, or with one of several; default: with any."""
     split: tuple[Literal["train", "val"], float, int] | None = None

@@ -28,19 +28,19 @@ class Difference:
     name: str
     """Name of the statistic that differs most: "q50"."""
     deviations: float
-    """How far apart they are, in standard deviations."""
+    """How far the source's statistic is from the one that was found, in standard deviations."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StatsReport:
-    """What a search found."""
+    """What a search for statistics found."""
 
     stats: Stats
-    """Feature key -> name -> array."""
+    """Feature key -> name of the statistic -> array."""
     episodes: int
-    """Episodes that were chosen."""
+    """How many episodes were chosen."""
     rows: int
-    """Rows of theirs that are samples."""
+    """How many rows of the chosen episodes are samples."""
     differences: list[Difference]
     """What the source says otherwise; nothing where only some of the dataset was chosen."""
 

@@ -48,7 +48,7 @@ class Card:
     text: str
     picture: bytes | None
     notes: tuple[str, ...]
-    """Why there is no picture."""
+    """Why there is no picture, in words for people; empty where there is one."""
 
 
 def is_ours(readme: bytes) -> bool:
@@ -57,7 +57,7 @@ def is_ours(readme: bytes) -> bool:
 
 
 def make_card(root: str, url: str) -> Card:
-    """The card of the local dataset `root` that will be at `url`."""
+    """Return the card of the local dataset `root` that will be at `url`."""
     dataset = ShardedDataset.open(root)
     preview = make_preview(root, dataset)
     parts = [
@@ -155,7 +155,7 @@ def _counts(dataset: ShardedDataset) -> str:
 
 
 def _cameras(dataset: ShardedDataset) -> str:
-    """From a few episodes, evenly spread."""
+    """Return the table of cameras, from a few episodes, evenly spread."""
     positions = spread(len(dataset.index), EPISODES_LOOKED_AT)
     records = (dataset.read_episode(position, cameras=[]).record for position in positions)
     cameras = summarize_cameras((camera, 0) for record in records for camera in record.cameras)
@@ -212,7 +212,7 @@ def _flat(names: Json) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text as text: nothing in it is markup, a link, a line break or a table's border."""
+    """Escape a text so that nothing in it is markup, a link, a line break or a table's border."""
     escaped = re.sub(r"([\\`*_{}\[\]<>()!|~$&:@])", r"\\\1", " ".join(plain(text).split()))
     escaped = re.sub(r"\b(www)\.", r"\1\\.", escaped, flags=re.IGNORECASE)
     return (

@@ -20,7 +20,7 @@ class UploadConfig:
     a folder.
     """
     jobs: int = 4
-    """Uploads at once. A dataset repository takes one commit after another."""
+    """How many uploads run at once. A dataset repository takes one commit after another."""
     private: bool = False
     """Make the bucket or repository private where it has to be made; one that exists stays as it
     is.

@@ -41,11 +41,11 @@ class UploadPlan:
     withdraw: bool
     """Remove dataset.json first: what it promises is not, or will not be, there."""
     remove: tuple[str, ...]
-    """Files of the dataset that is replaced."""
+    """Files to remove, of the dataset that is replaced."""
     shards: tuple[tuple[Upload, ...], ...]
     """Per shard that is not there as it should be: what to send of it and its manifest."""
     last: tuple[Upload, ...]
-    """The index, snapshots, the card and its picture."""
+    """What to send after the shards: the index, snapshots, the card and its picture."""
     manifest: Upload | None
     """dataset.json, last of all. None: it is there, and stays."""
     kept: tuple[str, ...]
@@ -157,7 +157,9 @@ def check_shard(upload: Upload, entry: ShardEntry) -> Upload:
 def in_parallel(
     call: Callable[[ItemT], ResultT], items: Iterable[ItemT], jobs: int
 ) -> list[ResultT]:
-    """Results in order; the first error ends the rest."""
+    """Call a function with each item, in threads, and return the results in order; the first error
+    ends the rest.
+    """
     executor = interrupts.thread_pool(jobs, "upload")
     try:
         futures = [executor.submit(call, item) for item in items]
@@ -192,7 +194,7 @@ def _open_source(config: UploadConfig) -> tuple[Path, DatasetManifest]:
 
 
 def _beside(dataset: DatasetManifest) -> list[FileEntry]:
-    """What dataset.json lists beside the shards: the index, and snapshots with theirs."""
+    """Return what dataset.json lists beside the shards: the index, and snapshots with theirs."""
     snapshots = [entry for each in dataset.snapshots for entry in (each.manifest, each.index)]
     return [*snapshots, dataset.index]
 
@@ -213,7 +215,7 @@ def _files_there(target: WritableStore) -> dict[str, StoredFile]:
 
 
 def _wanted(root: Path, dataset: DatasetManifest) -> dict[str, Upload]:
-    """Every file that the destination must hold, dataset.json last."""
+    """Return every file that the destination must hold, dataset.json last."""
     files: dict[str, Upload] = {}
     for shard in dataset.shards:
         files[shard.name] = Upload(path=shard.name, content=root / shard.name)
@@ -233,8 +235,8 @@ def _small(root: Path, entry: FileEntry) -> Upload:
 def _right(
     target: WritableStore, wanted: Mapping[str, Upload], there: Mapping[str, StoredFile], jobs: int
 ) -> set[str]:
-    """Those that are there already with the right content, by the hashes that the storage
-    states.
+    """Return the paths that are there already with the right content, by the hashes that the
+    storage states.
     """
     both = [upload for path, upload in wanted.items() if path in there]
     fits = in_parallel(lambda upload: target.matches(upload, there[upload.path]), both, jobs)
@@ -247,8 +249,8 @@ def _refuse_foreign_shards(
     there: Mapping[str, StoredFile],
     right: set[str],
 ) -> None:
-    """Where no dataset is (yet), shards of this dataset may be sent again; others are somebody's
-    work.
+    """Refuse shards of another conversion where no dataset is (yet): they are somebody's work.
+    Those of this dataset may be sent again.
     """
     ours = {dataset.conversion.id, *(snapshot.conversion for snapshot in dataset.snapshots)}
     for shard in dataset.shards:
@@ -267,7 +269,7 @@ def _refuse_foreign_shards(
 
 
 def conversion_of(target: WritableStore, manifest: str) -> str | None:
-    """Which conversion a shard manifest at a target names; None where it is missing or not
+    """Return which conversion a shard manifest at a target names; None where it is missing or not
     readable.
     """
     try:
@@ -292,10 +294,10 @@ def _named(data: bytes, new: DatasetManifest) -> str:
 
 
 def _to_remove(new: DatasetManifest, there: Mapping[str, StoredFile]) -> list[str]:
-    """Shards and manifests of the old dataset that the new one does not overwrite.
+    """Return the shards and manifests of the old dataset that the new one does not overwrite.
 
-    By their names, too: a run that was killed after it had removed dataset.json left no other list
-    of them.
+    They are known by their names: a run that was killed after it had removed dataset.json left no
+    other list of them.
     """
     mine = {name for shard in new.shards for name in (shard.name, shard.manifest.name)}
     named = set()
@@ -309,8 +311,8 @@ def _to_remove(new: DatasetManifest, there: Mapping[str, StoredFile]) -> list[st
 def _card(
     target: WritableStore, root: Path, there: Mapping[str, StoredFile]
 ) -> tuple[dict[str, Upload], list[str]]:
-    """The card and its picture, as far as they are not there; nothing where somebody else wrote the
-    README.
+    """Return the card and its picture, as far as they have to be sent, and notes; no files where
+    somebody else wrote the README.
     """
     if CARD in there:
         try:

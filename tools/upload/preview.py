@@ -27,7 +27,7 @@ class Preview:
 
 
 def make_preview(root: str, dataset: ShardedDataset) -> Preview:
-    """Decode and draw.
+    """Decode the first frames of a few episodes, and draw them on one sheet.
 
     Where frames cannot be decoded on this machine, there is no picture, and no error.
     """
@@ -43,7 +43,9 @@ def make_preview(root: str, dataset: ShardedDataset) -> Preview:
 
 
 def _first_frames(root: str, episode: int) -> list[NDArray[np.uint8]]:
-    """(height, width, 3) per camera, by name."""
+    """Return an episode's first frame of each camera (H, W, 3) uint8, in the order of the cameras'
+    names.
+    """
     from roboshard.loader import make_loader  # noqa: PLC0415 - brings torch, which sending does not need
 
     frames = []
@@ -68,7 +70,7 @@ def _first_frames(root: str, episode: int) -> list[NDArray[np.uint8]]:
 
 
 def _sheet(episodes: list[list[NDArray[np.uint8]]]) -> bytes:
-    """A column per episode, a row per camera."""
+    """Return a PNG file with a column per episode and a row per camera."""
     cameras = max(len(frames) for frames in episodes)
     size = (len(episodes) * (CELL[0] + GAP) + GAP, cameras * (CELL[1] + GAP) + GAP)
     sheet = Image.new("RGB", size, BACKGROUND)

@@ -33,7 +33,7 @@ class UploadReport:
     files_sent: int
     bytes_sent: int
     files_kept: int
-    """There already, whole and right."""
+    """How many files were there already, whole and right."""
     removed: tuple[str, ...]
     """Files of the dataset that was replaced."""
     unlisted: tuple[str, ...]
@@ -116,7 +116,7 @@ def _send_shards(plan: UploadPlan, jobs: int, progress: Progress) -> None:
 
 
 def _batches(plan: UploadPlan) -> Iterator[list[Upload]]:
-    """Shards with their manifests, as many together as the target gains from."""
+    """Yield shards with their manifests, as many together as the target gains from."""
     target: WritableStore = plan.target
     batch: list[Upload] = []
     for shard in plan.shards:

@@ -12,18 +12,18 @@ from roboshard.tools.verify.layout import Member, Sample
 from roboshard.tools.verify.problems import CONVERT_AGAIN, COPY_AGAIN, Place
 
 OwnerOf = Callable[[str], str | None]
-"""The member of the same shard that a checksum belongs to."""
+"""A function that returns the member of the same shard that a checksum belongs to; None: none."""
 
 
 def payload(sample: Sample, member: Member, data: memoryview) -> memoryview:
-    """A member's bytes out of its sample's."""
+    """Return a member's bytes out of those of its sample."""
     return data[member.offset - sample.offset :][: member.size]
 
 
 def check_bytes(
     sample: Sample, data: memoryview, *, is_last: bool, place: Place, owner_of: OwnerOf
 ) -> set[str]:
-    """Names of the members that are damaged, all of them reported; `owner_of` says whose a checksum
+    """Report the members that are damaged, and return their names; `owner_of` says whose a checksum
     is.
     """
     damaged = _damaged_members(sample, data, place, owner_of)
@@ -54,7 +54,9 @@ def _damaged_members(sample: Sample, data: memoryview, place: Place, owner_of: O
 
 
 def _check_tar(sample: Sample, data: memoryview, is_last: bool, place: Place, remedy: str) -> bool:
-    """Whether the headers are those that the format prescribes for the members in the manifest."""
+    """Return whether the headers are those that the format prescribes for the members in the
+    manifest.
+    """
     before = place.problems.count
     found: list[TarMember] = []
     try:

@@ -22,7 +22,7 @@ class VerifyConfig:
     even then.
     """
     seed: int = 0
-    """Of the choice of episodes and frames."""
+    """Seed of the choice of episodes and frames."""
     frames: int = 0
     """Decode this many frames per camera and episode: the first, the last, and random ones
     between.
@@ -32,9 +32,9 @@ class VerifyConfig:
     packet.
     """
     report: Path | None = None
-    """Write the report there too, as JSON."""
+    """Write the report to this file too, as JSON."""
     jobs: int = 4
-    """Shards read at once."""
+    """How many shards are read at once."""
 
     def __post_init__(self) -> None:
         """Refuse numbers that mean nothing."""

@@ -33,34 +33,36 @@ class Expected:
 
     manifest: DatasetManifest
     conversion: str
-    """Id of the conversion that wrote their shards."""
+    """Id of the conversion that wrote these episodes' shards."""
     provenance: dict[str, bytes] | None
-    """None: it cannot be read, which is reported."""
+    """What shards repeat of dataset.json, field by field; None: it cannot be read, which is
+    reported.
+    """
     frames: int
-    """How many to decode per camera."""
+    """How many frames to decode per camera and episode."""
     seed: int
 
     @property
     def camera_keys(self) -> list[str]:
-        """Of the cameras that are stored as video."""
+        """Keys of the cameras that are stored as video."""
         return list(keys_of(self.manifest.features, "video"))
 
     @property
     def tolerance_s(self) -> float:
-        """That the conversion was made with."""
+        """The tolerance in seconds that the conversion was made with."""
         return tolerance_of(self.manifest)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Contents:
-    """One sample as it was read."""
+    """One sample of a shard, as it was read."""
 
     sample: Sample
     data: memoryview
     damaged: Collection[str]
     """Names of members that are not what was written."""
     is_first: bool
-    """Of its shard."""
+    """Whether the sample is the first one of its shard."""
 
 
 class SourceReader(Protocol):
@@ -74,7 +76,7 @@ class SourceReader(Protocol):
         videos: Mapping[str, memoryview],
         place: Place,
     ) -> None:
-        """Report at `place` what differs."""
+        """Report at `place` what differs from the source."""
 
 
 def tolerance_of(manifest: DatasetManifest) -> float:
@@ -86,7 +88,9 @@ def tolerance_of(manifest: DatasetManifest) -> float:
 def check_episode(
     contents: Contents, expected: Expected, source: SourceReader | None, place: Place
 ) -> None:
-    """Check the members that are not damaged. Everything wrong is reported at `place`."""
+    """Check the members of an episode that are not damaged. Everything wrong is reported at
+    `place`.
+    """
     sample = contents.sample
     found = {member.suffix: member for member in sample.members}
     for suffix in (RECORD_SUFFIX, ROWS_SUFFIX):

@@ -9,7 +9,7 @@ from roboshard.tools.verify.problems import CONVERT_AGAIN, Place
 
 
 def choose_rows(num_rows: int, count: int, seed: str) -> list[int]:
-    """First row, last row, and random ones between; ascending, at most `count`."""
+    """Return the first row, the last one, and random ones between; ascending, at most `count`."""
     ends = [0, num_rows - 1][: min(count, num_rows)]
     inner = range(1, max(1, num_rows - 1))
     chosen = random.Random(seed).sample(inner, min(len(inner), max(0, count - len(ends))))  # noqa: S311 - no secret

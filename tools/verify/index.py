@@ -18,7 +18,7 @@ class IndexRows:
     """All rows of episodes.parquet, as compact as it keeps them, found by shard."""
 
     def __init__(self, data: bytes, manifest: DatasetManifest, what: str) -> None:
-        """Read it. Raises FormatError as a reader would."""
+        """Read episodes.parquet. Raises FormatError as a reader would."""
         index = read_index(data, manifest, what)
         try:
             self._table = pq.read_table(

@@ -16,7 +16,7 @@ from roboshard.shards.tar import TarMember, scan
 
 @dataclass(frozen=True, kw_only=True)
 class Member:
-    """One member; `crc32c` is None where no manifest says it."""
+    """Where a member lies in its shard; `crc32c` is None where no manifest says it."""
 
     name: str
     offset: int
@@ -25,13 +25,13 @@ class Member:
 
     @property
     def suffix(self) -> str:
-        """What comes after the sample's key."""
+        """The part of the member's name that comes after the sample's key."""
         return self.name.partition(".")[2]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """One sample; what no manifest says is None."""
+    """Where a sample lies in its shard; what no manifest says is None."""
 
     episode: int
     offset: int
@@ -41,16 +41,16 @@ class Sample:
     tasks: list[str] | None
     members: tuple[Member, ...]
     missing: dict[str, int] | None
-    """Feature key -> rows without a value."""
+    """Feature key -> how many rows have no value."""
 
     @property
     def end(self) -> int:
-        """First byte after it."""
+        """Where the first byte after the sample lies in the shard."""
         return self.offset + self.size
 
 
 def layout_of_manifest(manifest: ShardManifest) -> list[Sample]:
-    """As a manifest says."""
+    """Return where samples and members lie, as a manifest says."""
     return [
         Sample(
             episode=sample.episode_index,
@@ -72,7 +72,7 @@ def layout_of_manifest(manifest: ShardManifest) -> list[Sample]:
 
 
 def layout_of_tar(url: str, size: int) -> list[Sample]:
-    """As the tar itself says. Raises FormatError, DamageError where it is none."""
+    """Return where samples and members lie, as the tar says. Raises FormatError, DamageError."""
     groups = list(_groups(url, size))
     ends = [members[0].start for _, members in groups[1:]] + [size]
     return [

@@ -25,15 +25,15 @@ class Clock:
     """How the ticks of a slice and those of its source belong together."""
 
     source_tick: int
-    """Of some frame in the source."""
+    """The tick of some frame in the source."""
     slice_tick: int
-    """Of the same frame in the slice."""
+    """The tick of that frame in the slice."""
     scale: Fraction
     """Ticks of the source per tick of the slice."""
 
 
 def parameters_of(stream: Any) -> dict[str, Any]:
-    """What a decoder is told of a stream before its first packet."""
+    """Return what a decoder is told of a stream before its first packet."""
     return {name: getattr(stream.codec_context, name) for name in CODEC_PARAMETERS}
 
 
@@ -47,8 +47,8 @@ class SourcePackets:
 
         Args:
             video: (container, stream) of the source; the container is closed at the end.
-            in_file: (rows,) when they are shown, in seconds.
-            lead: Seconds.
+            in_file: (rows,) when rows are shown in the file, in seconds.
+            lead: How many seconds before the rows' first time to begin.
             margin: Seconds by which packets may be further away than rows.
         """
         container, stream = video
@@ -77,8 +77,8 @@ class SourcePackets:
 
 
 def _turns_of(stream: Any, packets: Iterable[Any]) -> int | None:
-    """Quarter turns, counterclockwise, by which pictures are turned before they are shown; None:
-    none decodes.
+    """Return the quarter turns, counterclockwise, by which pictures are turned before they are
+    shown; None: none decodes.
     """
     stream.codec_context.thread_count = 1
     try:
@@ -123,7 +123,7 @@ def compare_parameters(
     in_force: Callable[[], dict[str, Any]],
     place: Place,
 ) -> None:
-    """The slice tells decoders what the source tells them there, and is turned as the source is.
+    """Check that the slice tells decoders what the source tells them there, and is turned as it is.
 
     `in_force` finds the source's parameters where the slice lies; its file may begin with others.
     """
@@ -147,8 +147,8 @@ def compare_parameters(
 def compare_payloads(
     camera: CameraRecord, data: bytes, packets: SourcePackets, clock: Clock, place: Place
 ) -> None:
-    """Every packet of the slice is in the source at that time, and none between its first and last
-    is left out.
+    """Check that every packet of the slice is in the source at that time, and none between its
+    first and last is left out.
     """
     found = _packets_of(camera, data)
     if found is None:

@@ -11,7 +11,9 @@ from roboshard.common.errors import RoboshardError
 from roboshard.shards.missing import total
 
 MAX_KEPT = 10_000
-"""Further ones are counted alone, so that memory stays bounded whatever a dataset holds."""
+"""Most problems that are kept. Further ones are counted alone, so that memory stays bounded
+whatever a dataset holds.
+"""
 
 COPY_AGAIN = "copy or upload this file again from where it is whole; otherwise convert again"
 REBUILD = "`roboshard rebuild` derives it from the shards"
@@ -21,26 +23,26 @@ READ_AGAIN = "look at storage and network, then verify again"
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """One thing that is wrong."""
+    """One thing that is wrong with a dataset: where, what, and what to do about it."""
 
     file: str
-    """Relative to the dataset's root."""
+    """Path of the file, relative to the dataset's root."""
     episode: int | None
     member: str | None
-    """Of the shard: its full name."""
+    """Full name of the member of the shard; None: it is not about one."""
     what: str
     remedy: str
 
 
 class Problems:
-    """Collects from several threads."""
+    """Collects problems from several threads."""
 
     def __init__(self) -> None:
         self._lock = Lock()
         self._kept: list[Problem] = []
         self.count = 0
         self.missing: dict[str, int] = {}
-        """Feature key -> rows without a value; no problem, but worth a note."""
+        """Feature key -> how many rows have no value; no problem, but worth a note."""
 
     def count_missing(self, missing: Mapping[str, int]) -> None:
         """Add an episode's rows without a value."""
@@ -48,14 +50,14 @@ class Problems:
             self.missing = total([self.missing, missing])
 
     def add(self, problem: Problem) -> None:
-        """Keep or count one."""
+        """Count a problem, and keep it unless there are `MAX_KEPT`."""
         with self._lock:
             self.count += 1
             if len(self._kept) < MAX_KEPT:
                 self._kept.append(problem)
 
     def sorted(self) -> tuple[Problem, ...]:
-        """By file and episode, and as they were found within one."""
+        """Return the problems by file and episode, and as they were found within one."""
         return tuple(
             sorted(self._kept, key=lambda p: (p.file, -1 if p.episode is None else p.episode))
         )
@@ -71,12 +73,12 @@ class Place:
     member: str | None = None
 
     def at(self, *, episode: int | None = None, member: str | None = None) -> "Place":
-        """A place inside this one."""
+        """Return a place inside this one: an episode, a member, or both."""
         inner = self if episode is None else replace(self, episode=episode)
         return inner if member is None else replace(inner, member=member)
 
     def report(self, what: str, remedy: str) -> None:
-        """Something is wrong here."""
+        """Report that something is wrong at this place."""
         self.problems.add(
             Problem(
                 file=self.file, episode=self.episode, member=self.member, what=what, remedy=remedy
@@ -84,5 +86,5 @@ class Place:
         )
 
     def report_error(self, error: RoboshardError, remedy: str) -> None:
-        """An error that a reader would meet is wrong here."""
+        """Report as wrong at this place an error that a reader would meet."""
         self.report(str(error), remedy)

@@ -22,30 +22,31 @@ Luma = NDArray[np.float32]
 
 AGAIN = "in encoding it again"
 MIN_PSNR = 20.0
-"""Decibels of luma. What encoders make of pictures with little noise is above, however low the
-quality.
+"""Least PSNR of luma in decibels. What encoders make of pictures with little noise is above,
+however low the quality.
 """
 BLANK = 0.95
-"""Of the variance of the source frame, which is the squared error of a picture that is grey all
-over: what encoders leave of noisy pictures is nearer, what has nothing to do with the frame is not.
+"""Share of the variance of the source frame, which is the squared error of a picture that is gray
+all over: what encoders leave of noisy pictures is nearer, what has nothing to do with the frame is
+not.
 """
 NEARER = 1.25
-"""A picture whose mean squared error to a neighbour of its own frame is so many times smaller is
-that neighbour's.
+"""A picture whose mean squared error to a neighbor of its own frame is so many times smaller is
+that neighbor's.
 """
 RUN = 6
-"""So many rows one after the other. Fewer may be pictures that the encoder found not worth their
-bits and took from the one before. A keyframe is made of its own frame alone, with SVT-AV1 because
-its temporal filter is off: one is enough.
+"""How many rows one after the other must show a neighbor's frame. Fewer may be pictures that the
+encoder found not worth their bits and took from the one before. A keyframe is made of its own frame
+alone, with SVT-AV1 because its temporal filter is off: one is enough.
 """
 _WORST_MSE = 255**2 / 10 ** (MIN_PSNR / 10)
 
 
 class PictureDifferences:
-    """What rows show, as it is found out, in order of rows."""
+    """What the pictures of rows show beside the source, found out in order of rows."""
 
     def __init__(self) -> None:
-        """Nothing is found yet."""
+        """Begin with nothing found."""
         self._wrong: dict[int, list[int]] = {1: [], -1: []}
         self._unlike: list[int] = []
         self._run: list[int] = []
@@ -75,7 +76,7 @@ class PictureDifferences:
             self._unlike.append(row)
 
     def report(self, place: Place) -> None:
-        """Say what was found."""
+        """Report what was found, at this place."""
         self._end_run()
         kinds = {
             f"show the frame after their own: a frame was dropped {AGAIN}": self._wrong[1],
@@ -96,7 +97,7 @@ class PictureDifferences:
 
 @dataclass(frozen=True, kw_only=True)
 class Original:
-    """An episode in the source, of one camera."""
+    """One camera of an episode in the source."""
 
     video: VideoFile
     rows: RowTimes
@@ -104,8 +105,8 @@ class Original:
 
 
 def compare_pictures(camera: CameraRecord, data: bytes, original: Original, place: Place) -> None:
-    """Every row's picture is its frame of the source, resized as the conversion did, but for coding
-    noise.
+    """Check that every row's picture is its frame of the source, resized as the conversion did, but
+    for coding noise.
 
     Raises:
         SourceError: the source cannot be decoded.
@@ -149,7 +150,7 @@ class _Slice:
         self._last: tuple[int, av.VideoFrame] | None = None
 
     def frame(self, number: int) -> Luma:
-        """The picture of a frame. Raises FormatError where the slice ends before it."""
+        """Return the picture of a frame. Raises FormatError where the slice ends before it."""
         while self._last is None or self._last[0] < number:
             self._last = next(self._frames, None)
             if self._last is None:

@@ -30,7 +30,7 @@ _CORRECTED = {"length": "length-differs", "tasks": "tasks-differ"}
 
 
 def provenance_fields(document: Provenance) -> dict[str, bytes]:
-    """The part of dataset.json that shards repeat, field by field, comparable."""
+    """Return the part of dataset.json that shards repeat, field by field, comparable."""
     value = document.model_dump(mode="json")
     return {name: jsonio.canonical(value.get(name)) for name in Provenance.model_fields}
 
@@ -38,7 +38,7 @@ def provenance_fields(document: Provenance) -> dict[str, bytes]:
 def check_rows(
     record: EpisodeRecord, data: memoryview, num_tasks: int, place: Place
 ) -> pa.Table | None:
-    """The rows, or None where they cannot be read."""
+    """Check an episode's rows and return them; None where they cannot be read."""
     try:
         table = decode_rows(data, "rows", record.length)
     except RoboshardError as error:
@@ -89,7 +89,9 @@ def _check_task_numbers(
 
 
 def numbers(table: pa.Table, name: str) -> NDArray[np.float64] | None:
-    """A column of numbers; None where there is none, or several of that name."""
+    """Return a column of numbers (rows,) float64; None where there is none, or several of that
+    name.
+    """
     if table.column_names.count(name) != 1:
         return None
     return scalars(table.column(name))
@@ -103,7 +105,7 @@ def check_metadata(
     is_first: bool,
     place: Place,
 ) -> None:
-    """The records that travel in the parquet file: the episode's row of the source, and the
+    """Check the records that travel in the parquet file: the episode's row of the source, and the
     provenance.
     """
     try:
@@ -139,8 +141,8 @@ def check_metadata(
 
 
 def _contradicts(stated: jsonio.Json, value: jsonio.Json) -> bool:
-    """Whether the source says something else; a text for a list of one, or nothing of use, does
-    not.
+    """Return whether the source says something else; a text for a list of one, or nothing of use,
+    does not.
     """
     if isinstance(value, list):
         stated = [stated] if isinstance(stated, str) else stated

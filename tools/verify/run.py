@@ -69,25 +69,25 @@ class VerifyReport:
 
     url: str
     fingerprint: str | None
-    """Of the dataset; None where dataset.json cannot be read."""
+    """Fingerprint of the dataset; None where dataset.json cannot be read."""
     shards: int
     episodes: int
-    """Read and checked."""
+    """How many episodes were read and checked."""
     total_episodes: int
     num_bytes: int
-    """Read of shards."""
+    """How many bytes of shards were read."""
     num_problems: int
     problems: tuple[Problem, ...]
-    """The first ten thousand of them."""
+    """The first ten thousand problems."""
     notes: tuple[str, ...]
 
     @property
     def ok(self) -> bool:
-        """Whether nothing is wrong."""
+        """Whether nothing is wrong with the dataset."""
         return not self.num_problems
 
     def as_json(self) -> bytes:
-        """The report as a JSON document."""
+        """Return the report as a JSON document."""
         return (
             json.dumps({"ok": self.ok, **asdict(self)}, ensure_ascii=False, indent=2) + "\n"
         ).encode()
@@ -144,7 +144,7 @@ def _verify(config: VerifyConfig) -> VerifyReport:
 
 
 def _of_missing(missing: dict[str, int], manifest: DatasetManifest) -> list[str]:
-    """Values that rows lack: nothing is wrong, but loading asks what to do about them."""
+    """Return a note on values that rows lack: loading asks what to do about them."""
     if not missing:
         return []
     told = some([f"{key!r} in {count} rows" for key, count in missing.items()], 10)
@@ -177,8 +177,8 @@ def _report(
 
 
 def _dataset_manifest(root: str, problems: Problems) -> DatasetManifest | None:
-    """dataset.json, even one that was altered, as long as it can be parsed and names no file that
-    it may not.
+    """Return dataset.json, even one that was altered, as long as it can be parsed and names no file
+    that it may not.
     """
     place = Place(problems=problems, file=DATASET_MANIFEST)
     try:
@@ -208,8 +208,8 @@ def _check_names(manifest: DatasetManifest, names: Collection[str] | None) -> No
 def _check_files(
     root: str, manifest: DatasetManifest, problems: Problems, notes: list[str]
 ) -> None:
-    """Files that nothing lists: among the shards others would read them; beside them they do no
-    harm.
+    """Report files that nothing lists: among the shards others would read them; beside them they do
+    no harm.
     """
     try:
         there = storage.list_files(root)
@@ -249,7 +249,7 @@ def _tasks(
     config: VerifyConfig,
     generations: Sequence[Expected],
 ) -> Iterator[ShardTask]:
-    """One per shard; which samples of it were drawn, if not all are wanted."""
+    """Yield a task per shard, with the samples of it that were drawn if not all are wanted."""
     shards = [
         (i, entry)
         for i, entry in enumerate(manifest.shards)
@@ -268,7 +268,7 @@ def _tasks(
 
 
 def _draw(counts: list[int], config: VerifyConfig) -> defaultdict[int, set[int]]:
-    """Shard -> samples, by their places: as many as wanted over all shards."""
+    """Return shard -> its drawn samples, by their places: as many as wanted over all shards."""
     ends = np.cumsum(counts, dtype=np.int64)
     total = int(ends[-1]) if counts else 0
     chosen = random.Random(config.seed).sample(range(total), min(total, config.sample or 0))  # noqa: S311 - no secret
@@ -316,7 +316,7 @@ def _check_complete(
     checked: list[Checked],
     problems: Problems,
 ) -> None:
-    """Every episode of the source is here, unless some were chosen or skipped."""
+    """Report episodes of the source that are not here, unless some were chosen or skipped."""
     options = manifest.conversion.options
     if any(options.get(name) is not None for name in ("episodes", "exclude_episodes", "tasks")):
         return
@@ -330,7 +330,7 @@ def _check_complete(
 
 
 def _skipped(root: str) -> set[int]:
-    """Episodes that the conversion left out, as it reported."""
+    """Return the episodes that the conversion left out, as it reported."""
     try:
         data = storage.read_all(storage.join(root, SKIPPED_REPORT), MAX_MANIFEST_BYTES)
         listed = jsonio.load(data, SKIPPED_REPORT, MAX_MANIFEST_BYTES).get("skipped")

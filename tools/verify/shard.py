@@ -1,4 +1,4 @@
-"""One shard from its first byte to its last: hashes, tar, and every episode in it."""
+"""Check one shard from its first byte to its last: hashes, tar, and every episode in it."""
 
 import hashlib
 from collections.abc import Callable, Collection
@@ -29,40 +29,40 @@ READ_BYTES = 16 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class ShardTask:
-    """What one thread does at a time."""
+    """A shard to check, which is what one thread does at a time."""
 
     number: int
-    """Position in dataset.json."""
+    """The shard's position in dataset.json."""
     entry: ShardEntry
     chosen: Collection[int] | None
-    """Which samples, by their place in the shard; None: all, and the shard's SHA-256."""
+    """Which samples to check, by their place in the shard; None: all, and the shard's SHA-256."""
     expected: Expected
-    """What the dataset says of its episodes."""
+    """What the dataset says of the shard's episodes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checked:
-    """What was read."""
+    """What was read of a shard."""
 
     episodes: tuple[int, ...]
     """Indices of all episodes that the shard should hold."""
     read: int
-    """How many of them were read."""
+    """How many of the shard's episodes were read."""
     num_bytes: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """What the check of a shard needs to know of the rest."""
+    """What the check of a shard needs to know of the rest of the dataset."""
 
     root: str
     index: IndexRows | None
-    """None: unreadable, and reported."""
+    """The rows of episodes.parquet; None: unreadable, and reported."""
     problems: Problems
 
 
 class ShardCheck:
-    """Everything about one shard; for one thread.
+    """Checks everything about one shard; for one thread.
 
     What is wrong is added to the dataset's problems.
     """
@@ -74,7 +74,7 @@ class ShardCheck:
         source: SourceReader | None,
         on_bytes: Callable[[int], None],
     ) -> None:
-        """Nothing is read yet."""
+        """Begin with nothing read."""
         self._task, self._dataset, self._source, self._on_bytes = task, dataset, source, on_bytes
         self._place = Place(problems=dataset.problems, file=task.entry.name)
         self._manifest_place = Place(problems=dataset.problems, file=task.entry.manifest.name)
@@ -85,7 +85,7 @@ class ShardCheck:
         self._owners: dict[str, str] | None = None
 
     def run(self) -> Checked:
-        """Read and check."""
+        """Read and check the shard."""
         manifest = self._manifest()
         size = self._size()
         if size is None:
@@ -109,7 +109,9 @@ class ShardCheck:
         return Checked(episodes=episodes, read=checked, num_bytes=self._read)
 
     def _manifest(self) -> ShardManifest | None:
-        """The shard's manifest as far as it can be used; what is wrong with it is reported."""
+        """Return the shard's manifest as far as it can be used; what is wrong with it
+        is reported.
+        """
         entry, root, place = self._task.entry, self._dataset.root, self._manifest_place
         try:
             manifest = load_shard_manifest(root, entry)
@@ -123,7 +125,9 @@ class ShardCheck:
         return manifest
 
     def _unchecked_manifest(self) -> ShardManifest | None:
-        """A manifest that is not the one in dataset.json, if it still tells of this shard."""
+        """Return a manifest that is not the one in dataset.json, if it still tells of
+        this shard.
+        """
         entry = self._task.entry
         try:
             data = storage.read_all(
@@ -187,8 +191,8 @@ class ShardCheck:
         check_episode(contents, self._task.expected, self._source, place)
 
     def _owner_of(self, checksum: str) -> str | None:
-        """The member of this shard that has a checksum; looked up in what is made once, when bytes
-        are wrong.
+        """Return the member of this shard that has a checksum; looked up in what is made once, when
+        bytes are wrong.
         """
         if self._owners is None:
             self._owners = {
@@ -208,7 +212,7 @@ class ShardCheck:
             )
 
     def _bytes(self, offset: int, length: int, total: int) -> bytes | bytearray:
-        """Read, hashing what comes in order."""
+        """Read a range of the shard, and hash what comes in order."""
         stated = None if storage.is_local(self._url) else total
         if length <= READ_BYTES:
             data: bytes | bytearray = storage.read_range(self._url, offset, length, total=stated)

@@ -19,7 +19,7 @@ from roboshard.tools.verify.problems import CONVERT_AGAIN, Place
 def check_slice(
     camera: CameraRecord, data: bytes, times: NDArray[np.float32], tolerance_s: float, place: Place
 ) -> bool:
-    """Whether the slice can be read at all.
+    """Check a slice against its record, and return whether it can be read at all.
 
     `times` are the rows' timestamps, empty where those are unreadable.
     """
@@ -110,8 +110,8 @@ def _check_stream(camera: CameraRecord, data: bytes, place: Place) -> bool:
 def _check_row_times(
     camera: CameraRecord, times: NDArray[np.float32], tolerance_s: float, place: Place
 ) -> None:
-    """Rows and their frames are the same time apart, twice the tolerance and float32's steps
-    aside.
+    """Check that rows and their frames are the same time apart, twice the tolerance and float32's
+    steps aside.
     """
     if len(times) != camera.num_rows:
         return

@@ -1,4 +1,4 @@
-"""Of a dataset that has grown: what it was before, which can still be loaded."""
+"""Check what a dataset was before it grew, which can still be loaded."""
 
 from bisect import bisect_right
 
@@ -16,7 +16,7 @@ from roboshard.tools.verify.rows import provenance_fields
 def expected_of(
     root: str, manifest: DatasetManifest, config: VerifyConfig, problems: Problems
 ) -> list[Expected]:
-    """What is said of each generation of shards; all but the last are a snapshot's."""
+    """Return what is said of each generation of shards; all but the last are a snapshot's."""
     found = [*check_snapshots(root, manifest, problems), manifest]
     conversions = [*(each.conversion for each in manifest.snapshots), manifest.conversion.id]
     return [

@@ -47,7 +47,7 @@ class SourceComparison:
     """A LeRobot dataset that shards are compared with."""
 
     def __init__(self, source: str, manifest: DatasetManifest) -> None:
-        """Open it. Raises MissingError, SourceError, StorageError as a conversion would."""
+        """Open the source. Raises MissingError, SourceError, StorageError as a conversion would."""
         self._plan = make_plan(ConvertConfig(source=source, destination="verify", dry_run=True))
         self._manifest = manifest
         self._encoding = self._encoding_of(manifest)
@@ -59,7 +59,7 @@ class SourceComparison:
         self._plan.source.meta.files.close()
 
     def check_dataset(self, place: Place) -> None:
-        """Features, tasks, stats and info: dataset.json against the source's metadata."""
+        """Compare features, tasks, stats and info of dataset.json with the source's metadata."""
         meta, manifest = self._plan.source.meta, self._manifest
         features = (
             meta.features
@@ -83,7 +83,7 @@ class SourceComparison:
                 place.report(f"{name} differ from the source's", CONVERT_AGAIN)
 
     def _encoding_of(self, manifest: DatasetManifest) -> Encoding | None:
-        """How cameras were encoded again; None: none was, or that cannot be told."""
+        """Return how cameras were encoded again; None: none was, or that cannot be told."""
         try:
             encoding = Encoding.of_json(manifest.conversion.options.get("video"))
         except ValueError:
@@ -94,12 +94,12 @@ class SourceComparison:
         return encoding if known else None
 
     def missing(self, episodes: set[int]) -> list[int]:
-        """Episodes of the source that are not among these."""
+        """Return the episodes of the source that are not among these."""
         return sorted(self._indices - episodes)
 
     @contextmanager
     def reader(self) -> Iterator[SourceReader]:
-        """For one thread."""
+        """Open a reader of the source, for one thread."""
         reader = _Reader(self._plan.source, self._manifest, self._encoding, self._indices)
         try:
             yield reader
@@ -226,7 +226,7 @@ class _Reader:
             self._check_pictures(camera, data, span.path, rows, place)
 
     def _in_force(self, camera: CameraRecord, path: str, rows: RowTimes) -> dict[str, Any]:
-        """The codec parameters that a copy has; none where there can be no copy."""
+        """Return the codec parameters that a copy has; none where there can be no copy."""
         try:
             with closing(VideoFile(self._episodes.path(path))) as video:
                 copy = video.cut(rows, key=camera.key, member=camera.member)

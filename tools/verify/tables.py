@@ -8,7 +8,7 @@ from roboshard.shards.rows import source_metadata
 
 
 def compare_tables(here: pa.Table, source: pa.Table) -> Iterator[str]:
-    """What differs, in words."""
+    """Yield what differs between two tables, in words."""
     if here.column_names != source.column_names:
         yield f"columns are {here.column_names}, {source.column_names} in the source"
         return
@@ -50,7 +50,9 @@ def _compare_columns(name: str, here: pa.Array, source: pa.Array) -> Iterator[st
 
 
 def _bits(array: pa.Array) -> bytes:
-    """Of floating-point values, nested or not: equal values may have different signs of zero."""
+    """Return the bytes of floating-point values, nested or not: equal values may have different
+    signs of zero.
+    """
     if pa.types.is_struct(array.type):
         return b"".join(map(_bits, array.flatten()))
     if (

@@ -25,7 +25,7 @@ def check_values(
 
     Args:
         rows: the episode's rows.
-        features: of the dataset.
+        features: the features of the dataset.
         stated: what the manifest says is missing; None: it says nothing that can be used.
         decoded: rows whose images are decoded; of all others the header is read.
         place: where problems are reported.

@@ -79,7 +79,7 @@ class _Cut(Exception):
 
 
 class Exchange(BaseHTTPRequestHandler):
-    """One connection.
+    """Answers the requests of one connection.
 
     A subclass of FaultServer answers each of its requests by `reply` or `reply_object`.
     """
@@ -119,7 +119,7 @@ class Exchange(BaseHTTPRequestHandler):
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = _answer
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Nothing on stderr: the log is asked for."""
+        """Print nothing on stderr: the log is asked for."""
 
     def json(self) -> Any:
         return json.loads(self.body or b"null")
@@ -361,7 +361,7 @@ class FaultServer:
         self.accept()
 
     def respond(self, exchange: Exchange) -> None:
-        """Answer one request."""
+        """Answer one request; a subclass says how."""
         raise NotImplementedError
 
     # -- What tests may call, by name --------------------------------------------------------------
@@ -377,7 +377,7 @@ class FaultServer:
         return self.plan.armed()
 
     def clear(self) -> None:
-        """No faults, nothing replaced, an empty log; and connections are accepted."""
+        """Forget faults, replacements and the log; let connections be accepted."""
         self.plan.clear()
         self.replaced.clear()
         self._links.clear()
@@ -518,4 +518,4 @@ class _ControlExchange(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Nothing on stderr."""
+        """Print nothing on stderr."""

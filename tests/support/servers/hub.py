@@ -20,7 +20,7 @@ TOKEN, READ_TOKEN, STRANGERS_TOKEN = "hf_local_write", "hf_local_read", "hf_loca
 
 
 class HubProcess(BucketRoutes, DatasetRoutes):
-    """The server itself."""
+    """The Hub's server itself, in the process that runs it."""
 
     CONTROLS = (
         *BucketRoutes.CONTROLS,
@@ -56,7 +56,9 @@ class HubProcess(BucketRoutes, DatasetRoutes):
     # -- Controls ----------------------------------------------------------------------------------
 
     def clear(self) -> None:
-        """As of every server; buckets and datasets stay."""
+        """Forget what every server forgets, and refusals and limits of links; buckets and datasets
+        stay.
+        """
         super().clear()
         self.refusals.clear()
         self.link_seconds, self.link_uses = 3600.0, None
@@ -178,7 +180,9 @@ class LocalHub(Remote):
 
     @property
     def environment(self) -> dict[str, str]:
-        """For client processes: huggingface_hub reads these as it is imported."""
+        """Variables of the environment for client processes: huggingface_hub reads these as it is
+        imported.
+        """
         return {
             "HF_ENDPOINT": self.endpoint,
             "HF_TOKEN": self.token,

@@ -118,7 +118,7 @@ class HubBase(FaultServer):
         )
 
     def reply_page(self, exchange: Exchange, entries: list[Any]) -> None:
-        """One page of a listing, with the link to the next one."""
+        """Answer with one page of a listing, and the link to the next one."""
         limit = min(int(exchange.query.get("limit", self.page_size)), self.page_size)
         cursor = int(exchange.query.get("cursor", 0))
         headers = {}

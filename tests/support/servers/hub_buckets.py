@@ -23,7 +23,7 @@ class BucketEntry:
 
 @dataclass
 class Bucket:
-    """Files by path."""
+    """A bucket: files by path."""
 
     private: bool = False
     created_ms: int = field(default_factory=now_ms)

@@ -56,7 +56,7 @@ class RepoEntry:
 
 @dataclass(frozen=True)
 class Commit:
-    """All files at one point."""
+    """All files of a repository at one point of its history."""
 
     sha: str
     title: str

@@ -119,8 +119,8 @@ class S3Server(Remote):
 
     @property
     def environment(self) -> dict[str, str]:
-        """For clients; the instance metadata service is switched off, as looking for it takes
-        seconds.
+        """Variables of the environment for clients; the instance metadata service is switched off,
+        as looking for it takes seconds.
         """
         return {
             "AWS_ACCESS_KEY_ID": "testing",

@@ -57,6 +57,7 @@ def report_of(given: list[Measurement], **found: Any) -> BenchReport:
                 {"frame_order": "uniform"},
                 {"num_workers": 0},
                 {"num_workers": 4},
+                {"num_workers": 8},
                 {"decode_threads": 2},
             ],
         ),

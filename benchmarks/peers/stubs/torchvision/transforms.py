@@ -2,7 +2,7 @@
 
 
 class ToTensor:
-    """Not to be made."""
+    """A stand-in for torchvision's ToTensor, which cannot be made."""
 
     def __init__(self) -> None:
         raise NotImplementedError("this benchmark loads video only: torchvision is a stand-in here")
