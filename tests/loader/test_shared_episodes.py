@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from roboshard.loader import make_loader
 from roboshard.loader.batches.buffers import ReusedBuffers
-from roboshard.loader.decoding.pictures import made
+from roboshard.loader.decoding.pictures import with_pixels
 from roboshard.loader.episodes.fetch import DrawnStep
 from roboshard.loader.episodes.shared import LARGEST, SharedEpisodes
 from roboshard.loader.order.plan import Draw
@@ -129,7 +129,7 @@ def step_of(resources: Resources, *positions: int) -> DrawnStep:
 
 
 def frames(step: DrawnStep) -> list[np.ndarray[Any, Any]]:
-    return [made(picture).copy() for it in step.episodes for _, picture in it.pictures(TOP, [0, 3])]
+    return [with_pixels(picture).copy() for it in step.episodes for _, picture in it.pictures(TOP, [0, 3])]
 
 
 def test_a_worker_reads_nothing_that_another_one_has_read(arm_shards: Path) -> None:
