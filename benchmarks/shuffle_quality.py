@@ -7,7 +7,7 @@ plan, through the stages that share it out over ranks and workers. No video is r
 ranks, pool and frame order:
 
 - distinct episodes in a global batch, over those in a global batch of the true shuffle;
-- mean distance on the unshuffled tape between neighbors in a batch, over that of the true shuffle;
+- mean distance on the unshuffled tape between neighbours in a batch, over that of the true shuffle;
 - autocorrelation of a feature's components along the stream of samples at lags 1 to 64: mean of the
   absolute values;
 - variance of their mean over --window global batches in a row, over that of the true shuffle: how

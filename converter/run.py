@@ -217,7 +217,7 @@ def _numbers(plan: ConversionPlan, config: ConvertConfig) -> range:
 
 
 def _share(count: int, config: ConvertConfig) -> range:
-    """Numbers of this part's share of so many shards: neighbors, which lie in the same source
+    """Numbers of this part's share of so many shards: neighbours, which lie in the same source
     files.
     """
     part, parts = parse_part(config.shards)

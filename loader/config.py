@@ -72,7 +72,7 @@ class SampleConfig:
     batch_transform: BatchTransform | None = None
     """Called with each batch, after `image_transforms`; what it returns is the batch."""
     return_uint8: bool = True
-    """Video frames as uint8 in 0..255; False: float32 in 0..1. Depth is float32 in millimeters."""
+    """Video frames as uint8 in 0..255; False: float32 in 0..1. Depth is float32 in millimetres."""
     image_size: tuple[int, int] | None = None
     """(H, W) that pictures are resized to as they are decoded; None: as stored."""
     on_missing: OnMissingByNumber = "error"

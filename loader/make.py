@@ -134,7 +134,7 @@ def make_loader(  # noqa: PLR0913 - keyword-only, grouped behind
             that the loader gives: to tokenize, pack or augment, in the workers if there are some.
             Its random numbers, too, depend on seed, epoch and step alone.
         return_uint8: video as uint8 in 0..255; False: float32 in 0..1. Images from parquet are
-            always float32, and depth is float32 in millimeters.
+            always float32, and depth is float32 in millimetres.
         image_size: (H, W): pictures are resized to it as they are decoded, bilinear with
             antialiasing: the pixels that torch's `interpolate(antialias=True)` or torchvision's
             `v2.Resize` would make of them in uint8; depth to the nearest pixel.

@@ -40,7 +40,7 @@ from roboshard.shards.locate import Urls
 from roboshard.shards.snapshots import SnapshotName
 
 RESIDENT_EPISODES = 8
-"""Episodes kept in memory with their decoders: neighbors are mostly asked for in a row."""
+"""Episodes kept in memory with their decoders: neighbours are mostly asked for in a row."""
 ROWS_AT_ONCE = 16
 """Rows decoded together when an episode is gone through."""
 

@@ -68,7 +68,7 @@ class DatasetMeta:
         Of a loader those of its samples: exact ones of numbers, from the rows, and for pictures
         what the source says. They are found when they are first asked for, and kept. Where all of
         one dataset is loaded, and of an `open_dataset`, they are those of the source, as in
-        LeRobot, and what these lack. Of depth cameras in millimeters.
+        LeRobot, and what these lack. Of depth cameras in millimetres.
 
         Raises:
             DamageError, FormatError, MissingError, StorageError: rows that cannot be read.
@@ -250,7 +250,7 @@ def manifest_of_samples(
 
 
 def declared_stats(manifest: DatasetManifest) -> Stats:
-    """Return the statistics that the source has, of depth cameras in millimeters.
+    """Return the statistics that the source has, of depth cameras in millimetres.
 
     Raises:
         FormatError: what are no arrays.

@@ -160,7 +160,7 @@ def _early_bytes(job: LoadJob) -> int:
 
 
 def _look_back(job: LoadJob) -> dict[str, int]:
-    """Return camera -> frames by which windows of neighboring samples overlap, where those are
+    """Return camera -> frames by which windows of neighbouring samples overlap, where those are
     loaded in a row.
     """
     windows = {key: np.atleast_2d(job.offsets[key]) for key in job.cameras if key in job.offsets}

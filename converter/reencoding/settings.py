@@ -17,7 +17,7 @@ CODEC_NAMES: dict[Encoder, str] = {"libsvtav1": "av1", "libx264": "h264", "libx2
 """Encoder -> what it makes, as FFmpeg and LeRobot name it."""
 PRESETS: dict[Encoder, int | str] = {"libsvtav1": 8, "libx264": "medium", "libx265": "veryfast"}
 """Encoder -> its preset. SVT-AV1's faster ones, LeRobot's 12 among them, take pictures with little
-motion whole from their neighbors.
+motion whole from their neighbours.
 """
 PIX_FMT = "yuv420p"
 """What all three encoders write and all decoders read."""

@@ -32,7 +32,7 @@ class VideoSpan:
 
 @dataclass(frozen=True, kw_only=True)
 class RowPiece:
-    """Neighboring rows of a data file: `start` to `stop - 1`."""
+    """Neighbouring rows of a data file: `start` to `stop - 1`."""
 
     path: str
     """Path of the data file, relative to the source's root."""

@@ -57,7 +57,7 @@ class RowMap:
     is_in_order: bool
     """Whether the rows lie in the order of their episodes."""
     episodes: NDArray[np.int64]
-    """(runs,) the episode of each run of neighboring rows, ascending; runs of one episode in
+    """(runs,) the episode of each run of neighbouring rows, ascending; runs of one episode in
     LeRobot's order of rows.
     """
     files: NDArray[np.int64]

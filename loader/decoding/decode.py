@@ -3,7 +3,7 @@ frame.
 
     on the CPU   by_packets.py      packets from memory, through FFmpeg's decoders of PyAV
       colors     rgb.py, colors.py  as torchcodec makes them, and LeRobot with it
-      depths     depth.py           codes to millimeters
+      depths     depth.py           codes to millimetres
     on a GPU     by_torchcodec.py   but depth, and slices in which torchcodec would seek wrongly:
                                     those as on the CPU
                                     moved there
@@ -51,7 +51,7 @@ class FrameDecoder(Keeps, Protocol):
 
     def frames(self, indices: Sequence[int]) -> Iterator[Picture]:
         """Yield frames by ascending index: (H, W, 3) uint8; of depth (H, W, 1) float32 in
-        millimeters.
+        millimetres.
 
         Each is to be used before the next one is asked for.
         """

@@ -1,4 +1,4 @@
-"""Depth video: distances as 12-bit codes, and the way back to millimeters."""
+"""Depth video: distances as 12-bit codes, and the way back to millimetres."""
 
 from functools import cache
 from typing import Any
@@ -19,7 +19,7 @@ MAX_MM = float(np.iinfo(np.uint16).max)
 
 @cache
 def millimetres(scale: DepthScale) -> NDArray[np.float32]:
-    """Return what each code stands for, in whole millimeters: (4096,) float32.
+    """Return what each code stands for, in whole millimetres: (4096,) float32.
 
     The arithmetic is that of LeRobot's `dequantize_depth` (lerobot/datasets/depth_utils.py) for
     tensors with `output_unit="mm"`, in the same order and in float32, so that the values are equal
@@ -49,7 +49,7 @@ def _exp(exponents: torch.Tensor) -> torch.Tensor:
 
 
 def depth_pixels(frame: av.VideoFrame, scale: DepthScale) -> NDArray[np.float32]:
-    """Return the depths of a decoded frame in millimeters, (H, W, 1) float32."""
+    """Return the depths of a decoded frame in millimetres, (H, W, 1) float32."""
     return np.take(millimetres(scale), _codes(frame))[:, :, None]  # faster than indexing
 
 

@@ -33,7 +33,7 @@ from roboshard.loader.stats import StatsCounter
 from roboshard.storage.stored import OpenFiles
 
 DRAWS_AT_ONCE = 8
-"""Steps whose episodes are wanted together, so that neighbors in a shard are found."""
+"""Steps whose episodes are wanted together, so that neighbours in a shard are found."""
 MAX_DRAWS = 4096
 """Steps that are looked ahead at the most: an epoch in which nothing new comes is not drawn at
 once.

@@ -1,4 +1,4 @@
-"""Reading episodes before they are needed: in the order of need, neighbors together, under a
+"""Reading episodes before they are needed: in the order of need, neighbours together, under a
 budget of bytes.
 
 Threads do nothing but read and verify. Who needs an episode takes it, or what went wrong with it,
@@ -129,7 +129,7 @@ class EpisodePrefetcher:
         self._threads.clear()
 
     def _together(self, requests: Sequence[_Request]) -> list[list[_Request]]:
-        """Return groups of neighbors in one shard, each of which one read brings, in the order in
+        """Return groups of neighbours in one shard, each of which one read brings, in the order in
         which the first of each is needed.
         """
         index = self._dataset.index
@@ -161,7 +161,7 @@ class EpisodePrefetcher:
                 _settle(request.future, error)
 
     def _read(self, task: Sequence[_Request]) -> None:
-        """Read neighbors and hand each one over as it comes."""
+        """Read neighbours and hand each one over as it comes."""
         spans, since = self._counter.spans, time.perf_counter()
 
         def on_read(num_bytes: int, origin: Origin) -> None:

@@ -44,7 +44,7 @@ class StoreSpec:
     shape: tuple[int, int, int]
     """Shape of a picture: (H, W, C)."""
     dtype: str
-    """uint8: levels of brightness; float32: depth in millimeters."""
+    """uint8: levels of brightness; float32: depth in millimetres."""
     num_rows: int
     """How many rows the dataset has."""
 

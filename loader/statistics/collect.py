@@ -209,7 +209,7 @@ def _declared(source: Source, keys: Collection[str]) -> Stats:
 
 
 def in_units_of_samples(stats: FeatureStats, spec: Mapping[str, Json]) -> FeatureStats:
-    """Return statistics of a depth camera in millimeters; those of other features as they are."""
+    """Return statistics of a depth camera in millimetres; those of other features as they are."""
     factor = depth_factor(spec)
     if factor == 1.0:
         return stats

@@ -129,7 +129,11 @@ def step_of(resources: Resources, *positions: int) -> DrawnStep:
 
 
 def frames(step: DrawnStep) -> list[np.ndarray[Any, Any]]:
-    return [with_pixels(picture).copy() for it in step.episodes for _, picture in it.pictures(TOP, [0, 3])]
+    return [
+        with_pixels(picture).copy()
+        for it in step.episodes
+        for _, picture in it.pictures(TOP, [0, 3])
+    ]
 
 
 def test_a_worker_reads_nothing_that_another_one_has_read(arm_shards: Path) -> None:

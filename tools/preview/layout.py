@@ -41,7 +41,7 @@ class Layout:
     times: float
     """How far down the middle of the line with the frames' times is."""
     gap: float
-    """Space between neighboring frames."""
+    """Space between neighbouring frames."""
     strips: tuple[Rectangle, ...]
     """The strip of each camera, from the top down."""
     panels: tuple[Rectangle, ...]

@@ -106,7 +106,7 @@ def _send_pictures(
 
 def _encoded(pictures: Sequence[Picture]) -> Any:
     """Return pictures of one camera as columns: colors as JPEG files, depth as whole
-    millimeters.
+    millimetres.
     """
     if pictures[0].ndim == 3:
         files = [encode_jpeg(picture) for picture in pictures]

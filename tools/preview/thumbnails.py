@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 Picture = NDArray[np.uint8] | NDArray[np.float32]
-"""(H, W, 3) uint8: colors. (H, W) float32: depth, in millimeters as LeRobot has it."""
+"""(H, W, 3) uint8: colors. (H, W) float32: depth, in millimetres as LeRobot has it."""
 
 JPEG_QUALITY = 85
 
@@ -19,7 +19,7 @@ def as_picture(values: Any, *, is_depth: bool = False) -> Picture:
 
     Args:
         values: (C, H, W) array-like: 1 to 4 channels, uint8 or float in [0, 1]; opacity is
-            dropped. Of depth one channel, in millimeters.
+            dropped. Of depth one channel, in millimetres.
         is_depth: Whether the dataset calls it a depth camera. One channel alone may as well be
             gray.
     """
@@ -33,7 +33,7 @@ def as_picture(values: Any, *, is_depth: bool = False) -> Picture:
 
 
 def depth_range(pictures: Sequence[Picture]) -> tuple[float, float]:
-    """Return from where to where most depths lie, in millimeters; 0 and what is not finite mean
+    """Return from where to where most depths lie, in millimetres; 0 and what is not finite mean
     that nothing was measured.
     """
     measured = np.concatenate(
@@ -46,7 +46,7 @@ def depth_range(pictures: Sequence[Picture]) -> tuple[float, float]:
 
 
 def depth_steps(picture: Picture) -> NDArray[np.uint16]:
-    """Return depth in whole millimeters (H, W) uint16; what is not finite becomes 0, which means
+    """Return depth in whole millimetres (H, W) uint16; what is not finite becomes 0, which means
     that nothing was measured.
     """
     known = np.nan_to_num(picture, nan=0.0, posinf=0.0, neginf=0.0)

@@ -31,11 +31,11 @@ all over: what encoders leave of noisy pictures is nearer, what has nothing to d
 not.
 """
 NEARER = 1.25
-"""A picture whose mean squared error to a neighbor of its own frame is so many times smaller is
-that neighbor's.
+"""A picture whose mean squared error to a neighbour of its own frame is so many times smaller is
+that neighbour's.
 """
 RUN = 6
-"""How many rows one after the other must show a neighbor's frame. Fewer may be pictures that the
+"""How many rows one after the other must show a neighbour's frame. Fewer may be pictures that the
 encoder found not worth their bits and took from the one before. A keyframe is made of its own frame
 alone, with SVT-AV1 because its temporal filter is off: one is enough.
 """
