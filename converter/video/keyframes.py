@@ -91,7 +91,7 @@ def _theora(packet: memoryview) -> bool:
     """Whether a Theora packet is an intra frame, by its FTYPE (Theora specification 7.1); a packet
     without a byte is the frame before it again.
     """
-    return not packet[0] & 0x40
+    return len(packet) > 0 and not packet[0] & 0x40
 
 
 def _after(packet: memoryview, start_code: bytes) -> bytes:

@@ -69,6 +69,7 @@ def test_a_file_without_a_table_of_keyframes_is_read_right(
         ("vp9", b"\x88", False),  # a frame shown again
         ("theora", b"\x30\x00", True),
         ("theora", b"\x70\x00", False),
+        ("theora", b"", False),  # the frame before it again
         ("mpeg4", b"\0\0\1\xb6\x10\x60", True),
         ("mpeg4", b"\0\0\1\xb3\0\x10\7\0\0\1\xb6\x50", False),
         ("mpeg1video", b"\0\0\1\0\0\x0f\xff\xf8", True),
@@ -81,7 +82,7 @@ def test_pictures_say_what_they_are(codec: str, packet: bytes, expected: bool) -
     assert check(memoryview(packet)) == expected
 
 
-@pytest.mark.parametrize("codec", ["vp8", "vp9", "mpeg4", "mpeg2video", "h263", "theora"])
+@pytest.mark.parametrize("codec", ["vp8", "vp9", "mpeg4", "mpeg2video", "h263"])
 def test_what_a_packet_that_is_cut_short_is_only_the_file_knows(codec: str) -> None:
     check = keyframe_check(codec, b"")
     assert check is not None
