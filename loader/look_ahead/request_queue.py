@@ -12,6 +12,12 @@ from roboshard.loader.look_ahead.copies import IntArray
 from roboshard.loader.samples.rows import WindowedStep
 
 
+STEPS_TOGETHER = 2
+"""For how many steps a slice is visited at once, where its frames are wanted in their order. More
+saves little more, and steps are then ready in bursts.
+"""
+
+
 class PictureSource(Protocol):
     """Where pictures come from: an episode, or what was kept of one."""
 
@@ -88,7 +94,7 @@ class RequestQueue:
     """Requests of steps, the most urgent step first.
 
     A slice is visited for what the most urgent step wants of it; where frames come in their order,
-    for some steps after it too, as each visit has a price. A decoder passes through a GOP from its
+    for the step after it too, as each visit has a price. A decoder passes through a GOP from its
     keyframe on: whoever else wants a frame of one that is decoded now gets it now. So do
     steps that are only announced, whose pictures have to be kept until then: as long as there is
     room, and of it the less the later a step comes, so that what is kept is mostly what is needed
@@ -154,11 +160,11 @@ class RequestQueue:
         return None
 
     def _num_together(self) -> int:
-        """Return for how many steps a slice is visited at once: half of those that are decoded, so
-        that they are not all ready at once. Nothing delays the first batch.
+        """Return for how many steps a slice is visited at once. Nothing delays the first batch, nor
+        one of few that are decoded.
         """
         is_first = bool(self._begun) and self._begun[0].number == 0
-        return 1 if is_first else max(1, len(self._begun) // 2)
+        return 1 if is_first else max(1, min(STEPS_TOGETHER, len(self._begun) // 2))
 
     def _take(self, taken: Requests, step: _Step, slot: Slice, most_early: int) -> None:
         """Add what a step wants of a slice, and what others want of the same GOPs."""
