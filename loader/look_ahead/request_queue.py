@@ -11,7 +11,6 @@ from roboshard.loader.decoding.pictures import Picture
 from roboshard.loader.look_ahead.copies import IntArray
 from roboshard.loader.samples.rows import WindowedStep
 
-
 STEPS_TOGETHER = 2
 """For how many steps a slice is visited at once, where its frames are wanted in their order. More
 saves little more, and steps are then ready in bursts.
