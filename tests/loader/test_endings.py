@@ -1,4 +1,4 @@
-"""How loading ends: at errors, interrupts and breaks, with no thread left and no complete step lost."""
+"""How loading ends: at errors, interrupts and breaks; no thread is left, no complete step lost."""
 
 from __future__ import annotations
 

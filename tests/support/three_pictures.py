@@ -1,4 +1,4 @@
-"""A small dataset with what is hard about pictures: reordered frames, two codecs, images in the rows."""
+"""A small dataset with what is hard about pictures: reordered frames, two codecs, images of rows."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
