@@ -21,7 +21,11 @@ class KeptFrames:
         """Return 0: all pictures are taken together."""
         return 0
 
-    def decode_runs(self, key: str, frames: Sequence[int]) -> tuple[Sequence[int], ...]:  # noqa: ARG002
+    def decode_runs(
+        self,
+        key: str,  # noqa: ARG002
+        frames: Sequence[int],
+    ) -> tuple[Sequence[int], ...]:
         """Return the frames as they are: pictures that are there may come in any order."""
         return (frames,)
 

@@ -147,15 +147,15 @@ class RequestQueue:
         """
         while self._begun and not self._begun[0].slices:
             del self._begun[0]
-        together = 1 if most_early else self._num_together()
         for number, step in enumerate(self._begun):
-            for slot in step.slices:
-                if slot not in busy:
-                    taken: Requests = {}
-                    for wanting in self._begun[number : number + together]:
-                        if slot in wanting.slices:
-                            self._take(taken, wanting, slot, most_early)
-                    return Taken(slot, taken)
+            slot = next((slot for slot in step.slices if slot not in busy), None)
+            if slot is not None:
+                together = 1 if most_early else self._num_together()
+                taken: Requests = {}
+                for wanting in self._begun[number : number + together]:
+                    if slot in wanting.slices:
+                        self._take(taken, wanting, slot, most_early)
+                return Taken(slot, taken)
         return None
 
     def _num_together(self) -> int:

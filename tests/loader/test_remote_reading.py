@@ -274,7 +274,8 @@ class FakeDataset:
 
 
 def reading(dataset: FakeDataset, threads: int, max_bytes: int = 10_000) -> EpisodePrefetcher:
-    return EpisodePrefetcher(dataset, (), threads, max_bytes, StatsCounter())  # type: ignore[arg-type]
+    counter = StatsCounter()
+    return EpisodePrefetcher(dataset, (), threads, max_bytes, counter)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("threads", [1, 4])

@@ -1,4 +1,4 @@
-"""A small dataset with what is hard about pictures: reordered frames, two codecs, images of rows."""
+"""A small dataset with what is hard about pictures: reordered frames, two codecs, images."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -32,7 +32,6 @@ ORDERS: dict[str, dict[str, Any]] = {
 }
 TWO_WORKERS_SLOWLY = [0, pytest.param(2, marks=pytest.mark.slow)]
 every_order = pytest.mark.parametrize("order", ORDERS.values(), ids=ORDERS)
-with_and_without_workers = pytest.mark.parametrize("num_workers", [0, 2])
 LITTLE_MEMORY = 1 << 16
 """Of episodes, so that few steps are announced and each frame is decoded for itself."""
 
