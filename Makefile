@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 # Tests wait for processes of their own: one more than there are cores.
 PYTEST_WORKERS ?= 3
+# A test that hangs fails, and says where its threads are: many times what the slowest one takes.
+HANGS := -o faulthandler_timeout=300 -o faulthandler_exit_on_timeout=true
 # What needs nothing large beside the set-up; the rest has targets of its own.
 IN_PLACE := not ray and not lerobot and not rerun and not trainers and not gpu
 
@@ -27,7 +29,7 @@ demo: setup
 	$(BIN)/python examples/demo.py
 
 test: setup lint types
-	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile --no-loadscope-reorder -m 'not slow and $(IN_PLACE)'
+	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile --no-loadscope-reorder $(HANGS) -m 'not slow and $(IN_PLACE)'
 
 test-slow: setup
 	$(BIN)/python -m pytest -m '(slow or hypothesis) and $(IN_PLACE)' --hypothesis-profile thorough

@@ -280,6 +280,7 @@ class Loader:
                 "this loader is iterated in a worker of another DataLoader, where its state would "
                 "be lost: iterate over it directly; it has workers of its own (num_workers=)"
             )
+        self._runner = self._runner.here()
         self._end(self._running)
         self._received, self._resume_at, self._loaded_end = self._resume_at, 0, None
         self._iterations += 1

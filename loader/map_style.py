@@ -135,8 +135,10 @@ class MapDataset(torch.utils.data.Dataset[Batch]):
         table = EpisodeTable(chosen, job.episodes.num_rows)
         self._meta = MapMeta(job.meta.manifest, table, _statistics=DeclaredStatistics(job))
         self._starts = np.concatenate([[0], np.cumsum(job.episodes.num_rows)]).astype(np.int64)
-        self._lock = threading.Lock()
-        self._own: _OneProcess | None = None
+        self._of_process: dict[int, _OneProcess] = {}
+        """Process id -> what loads there. A fork has those of its parent, and touches none of
+        them.
+        """
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A copy starts anew: threads and decoders belong to this one."""
@@ -207,10 +209,9 @@ class MapDataset(torch.utils.data.Dataset[Batch]):
 
     def close(self) -> None:
         """End the threads and drop what is in memory; the next sample starts them again."""
-        with self._lock:
-            if self._own is not None and self._own.process == os.getpid():
-                self._own.close()
-            self._own = None
+        own = self._of_process.get(os.getpid())
+        if own is not None:
+            own.close()
 
     def _load(self, numbers: Sequence[int], *, with_pictures: bool) -> Batch:
         wanted = np.asarray([self._checked(number) for number in numbers], dtype=np.int64)
@@ -223,12 +224,11 @@ class MapDataset(torch.utils.data.Dataset[Batch]):
             positions=episodes.position[place],
             rows=episodes.rows(place, wanted - self._starts[place]),
         )
-        with self._lock:
-            if (
-                self._own is None or self._own.process != os.getpid()
-            ):  # nothing of it survives a fork
-                self._own = _OneProcess(self._job)
-            batch = self._own.load(draw, with_pictures=with_pictures)
+        process = os.getpid()
+        own = self._of_process.get(process)
+        if own is None:
+            own = self._of_process.setdefault(process, _OneProcess(self._job))
+        batch = own.load(draw, with_pictures=with_pictures)
         fills = self._job.config.sample.on_missing != "none"
         return batch if fills else with_none(batch, self._meta.features)
 
@@ -240,20 +240,37 @@ class MapDataset(torch.utils.data.Dataset[Batch]):
 
 
 class _OneProcess:
-    """What loads samples in one process."""
+    """What loads samples in one process, for any number of its threads, which take turns."""
 
     def __init__(self, job: LoadJob) -> None:
-        self.process = os.getpid()
+        """Start nothing before the first sample is asked for."""
         self._job = job
+        self._lock = threading.Lock()
         self._counter = StatsCounter()
         self._buffers = ReusedBuffers()
-        self._resources = Resources(job, self._buffers, self._counter, least_threads=1)
-        self.close = weakref.finalize(self, self._resources.close)
-        """End the threads; also done when nobody holds this any more."""
+        self._resources: Resources | None = None
+
+    def close(self) -> None:
+        """End the threads and drop what is in memory; the next sample starts them again."""
+        with self._lock:
+            if self._resources is not None:
+                self._resources.close()
+                self._resources = None
 
     def load(self, draw: Draw, *, with_pictures: bool) -> Batch:
         """Return the samples of a draw as a batch: the stages of `pipeline.load`, for one step."""
-        job, own, counter = self._job, self._resources, self._counter
+        with self._lock:
+            if self._resources is None:
+                self._resources = self._opened()
+            return self._load(draw, self._resources, with_pictures=with_pictures)
+
+    def _opened(self) -> Resources:
+        own = Resources(self._job, self._buffers, self._counter, least_threads=1)
+        weakref.finalize(self, own.close)  # nobody need call `close`
+        return own
+
+    def _load(self, draw: Draw, own: Resources, *, with_pictures: bool) -> Batch:
+        job, counter = self._job, self._counter
         pictures = job.pictures if with_pictures else ()
         own.pool.expect([draw])
         step = own.pool.step(draw)

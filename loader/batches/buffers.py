@@ -44,9 +44,12 @@ class ReusedBuffers:
         self._free: list[Buffer] = []  # the least recently used first
         self._loans = 0
         self._spare = 0  # free buffers that have not been needed since the last trim
-        self._returned: deque[Buffer] = (
-            deque()
-        )  # filled by finalizers, which may run in any thread at any point
+        self._lent: dict[int, tuple[weakref.ref[Any], Buffer]] = {}
+        """Id of the reference to a lease -> that reference, and the buffer that is lent."""
+        self._ended: deque[weakref.ref[Any]] = deque()
+        """References to leases that are gone. They come in any thread at any point, and without a
+        function in Python: in the middle of one an interrupt would be raised, and dropped.
+        """
 
     def lend(self, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
         """Return a tensor with anything in it, over a free buffer that fits or fresh memory."""
@@ -55,13 +58,15 @@ class ReusedBuffers:
             buffer = self._take(num_bytes)
         buffer = _fresh(num_bytes) if buffer is None else buffer
         lease, tensor = lease_of(buffer, shape, dtype)
-        weakref.finalize(lease, self._returned.append, buffer).atexit = False
+        reference = weakref.ref(lease, self._ended.append)
+        self._lent[id(reference)] = reference, buffer
         return tensor
 
     def _take(self, num_bytes: int) -> Buffer | None:
         """Return the smallest free buffer that fits, which is taken; None: there is none."""
-        while self._returned:
-            self._free.append(self._returned.popleft())
+        while self._ended:
+            _, buffer = self._lent.pop(id(self._ended.popleft()))
+            self._free.append(buffer)
         fitting = [
             i for i, free in enumerate(self._free) if num_bytes <= free.nbytes <= FITS * num_bytes
         ]

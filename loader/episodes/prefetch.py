@@ -5,6 +5,7 @@ Threads do nothing but read and verify. Who needs an episode takes it, or what w
 when it is there.
 """
 
+import os
 import queue
 import threading
 import time
@@ -50,6 +51,7 @@ class EpisodePrefetcher:
         counter: StatsCounter,
     ) -> None:
         """Start no thread before the first episode is wanted."""
+        self._process = os.getpid()
         self._dataset = dataset
         self._cameras = cameras
         self._num_threads = num_threads
@@ -112,6 +114,8 @@ class EpisodePrefetcher:
     def stop(self) -> None:
         """Begin nothing more, and let nobody wait any longer. May be called from any thread."""
         self._closed = True
+        if os.getpid() != self._process:
+            return  # a fork has no threads, and futures whose locks may have been taken then
         for request in list(self._coming.values()):
             request.future.cancel()
 
@@ -121,6 +125,8 @@ class EpisodePrefetcher:
         Reads that hang end by themselves, and do not hold up the program's end.
         """
         self.stop()
+        if os.getpid() != self._process:
+            return
         for _ in self._threads:
             self._tasks.put(None)
         patient_until = time.monotonic() + CLOSE_S

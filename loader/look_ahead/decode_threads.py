@@ -7,6 +7,7 @@ to have is put there as it is decoded. Where no thread beside it gains anything 
 the one that waits for a step serves slices itself until that step is complete.
 """
 
+import os
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -20,7 +21,7 @@ from roboshard.loader.batches.pending_batch import PendingBatch
 from roboshard.loader.decoding.pictures import Picture, owned_copy, with_pixels
 from roboshard.loader.frame_cache.frames import EpisodeRows, FrameCache
 from roboshard.loader.look_ahead.copies import Copy, copies_of, others
-from roboshard.loader.look_ahead.kept_frames import KeptFrames
+from roboshard.loader.look_ahead.kept_frames import requests_of_kept
 from roboshard.loader.look_ahead.request_queue import (
     PictureSource,
     RequestQueue,
@@ -62,6 +63,7 @@ class DecodeThreads:
 
         `early_bytes`: bytes of pictures kept for steps that have not begun; 0: none are kept.
         """
+        self._process = os.getpid()
         self._cache = cache
         self._copies: deque[Copy] = deque()
         """Copies out of the frame cache for begun steps, which no thread has taken yet."""
@@ -101,14 +103,7 @@ class DecodeThreads:
     def begin(self, pending: PendingBatch) -> PendingBatch:
         """Decode the pictures of the step that was announced first of those that have not begun."""
         with self._changed:
-            early = pending.begin()
-            source = KeptFrames(early)
-            self._waiting.begin(
-                {
-                    Slice(source, key): {place: [Target(pending, place)] for place in places}
-                    for key, places in early.items()
-                }
-            )
+            self._waiting.begin(requests_of_kept(pending, pending.begin()))
             self._copies += self._announced_copies.pop(pending)
             self._start_serving()
         return pending
@@ -154,6 +149,8 @@ class DecodeThreads:
 
     def close(self) -> None:
         """End the threads; what they have not begun is dropped."""
+        if os.getpid() != self._process:
+            return  # a fork has none of them, and their lock as it was then: taken, maybe
         with self._changed:
             was_stopped, self._stopped = self._stopped, True
         self._executor.shutdown(wait=True, cancel_futures=True)

@@ -4,7 +4,9 @@ are of.
 
 from collections.abc import Iterator, Sequence
 
+from roboshard.loader.batches.pending_batch import PendingBatch
 from roboshard.loader.decoding.pictures import Picture
+from roboshard.loader.look_ahead.request_queue import Requests, Slice, Target
 
 
 class KeptFrames:
@@ -40,3 +42,16 @@ class KeptFrames:
     def num_decoded(self, key: str) -> int:  # noqa: ARG002
         """Return 0: none of the pictures is decoded here."""
         return 0
+
+
+def requests_of_kept(
+    pending: PendingBatch, pictures: dict[str, dict[int, Picture]]
+) -> dict[Slice, Requests]:
+    """Return the requests of a step for the pictures that were kept for it: picture key -> place
+    in the step -> picture.
+    """
+    source = KeptFrames(pictures)
+    return {
+        Slice(source, key): {place: [Target(pending, place)] for place in places}
+        for key, places in pictures.items()
+    }

@@ -1,5 +1,6 @@
 """Running a generator one item ahead of whoever takes its items, in a thread of its own."""
 
+import os
 from collections.abc import Callable, Generator
 from queue import SimpleQueue
 from threading import Thread
@@ -28,6 +29,7 @@ def run_in_background(
         target=_make, args=(items, wanted, made), name="roboshard-background", daemon=True
     )
     thread.start()
+    process = os.getpid()
     try:
         wanted.put(True)
         while (item := _taken(made)) is not None:
@@ -35,10 +37,11 @@ def run_in_background(
             given, item = [item], None
             yield given.pop()  # what is given away is not held here
     finally:
-        stop()
-        wanted.put(False)
-        thread.join()
-        items.close()
+        if os.getpid() == process:  # a fork has no such thread, nor may it end what that was at
+            stop()
+            wanted.put(False)
+            thread.join()
+            items.close()
 
 
 def _make(

@@ -1,6 +1,7 @@
 """Where batches are made: by threads of this process, one step ahead, or by worker processes."""
 
 import atexit
+import os
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
@@ -31,6 +32,7 @@ class EpochRunner:
 
     def __init__(self, job: LoadJob) -> None:
         """Start nothing before the first epoch."""
+        self._process = os.getpid()
         self._job = job
         self._config = job.config
         self._workers: WorkerPool | None = None
@@ -58,6 +60,12 @@ class EpochRunner:
     def __reduce__(self) -> tuple[Any, ...]:
         """A copy starts anew: threads, processes and memory belong to this one."""
         return EpochRunner, (self._job,)
+
+    def here(self) -> "EpochRunner":
+        """Return this runner; in a fork, which has none of its threads and workers, and its locks
+        for ever as they were, another one.
+        """
+        return self if os.getpid() == self._process else EpochRunner(self._job)
 
     def batches(self, epoch: int, first_step: int) -> Generator[Batch, None, None]:
         """Yield the batches of an epoch from `first_step` on, where the user wants them."""
@@ -102,6 +110,8 @@ class EpochRunner:
 
     def close(self) -> None:
         """Stop the threads and the worker processes; the next epoch starts them again."""
+        if os.getpid() != self._process:
+            return  # they are the parent's
         self.steps.end()
         self._stream.close()
         if self._workers is not None:

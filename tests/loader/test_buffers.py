@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import gc
 import random
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -217,6 +218,16 @@ def test_it_outlives_its_lender() -> None:
     assert torch.equal(tensor, torch.full(SHAPE, 7, dtype=torch.uint8))
 
 
+def test_no_function_in_python_runs_where_the_user_lets_go(memory: ReusedBuffers) -> None:
+    """Ctrl-C in the middle of one that a weak reference calls would be dropped by Python."""
+    tensors, calls = [lend(memory)], list[str]()
+    sys.setprofile(lambda frame, event, _: calls.append(f"{event} {frame.f_code.co_qualname}"))
+    tensors.pop()
+    sys.setprofile(None)
+    assert [call for call in calls if call.startswith("call ")] == []
+    assert len(memory._ended) == 1
+
+
 # -- Bounds ----------------------------------------------------------------------------------------
 
 
@@ -231,7 +242,7 @@ def test_of_many_batches_kept_and_let_go_few_stay(
     assert start(first) in addresses
     for _ in range(2 * TRIMMED_EVERY):
         lend(memory)
-    assert len(memory._free) + len(memory._returned) <= 2, "what these did not need was given back"
+    assert len(memory._free) + len(memory._ended) <= 2, "what these did not need was given back"
     allocated.clear()
     again = [lend(memory) for _ in range(100)]
     assert len(allocated) >= 97
@@ -243,7 +254,7 @@ def test_sizes_that_are_no_longer_asked_for_are_given_back(memory: ReusedBuffers
         lend(memory, (size * 1000,))
     for _ in range(2 * TRIMMED_EVERY):
         lend(memory, (1,))
-    assert len(memory._free) + len(memory._returned) <= 2
+    assert len(memory._free) + len(memory._ended) <= 2
 
 
 # -- Many at once ----------------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import multiprocessing
 import pickle
 import shutil
 import threading
@@ -14,7 +13,6 @@ from typing import Any
 import pytest
 import torch
 from support.batches import threads_left
-from torch.utils.data import DataLoader
 
 from roboshard.loader import MapDataset, make_loader, open_dataset
 from roboshard.shards import DamageError, OptionError
@@ -118,20 +116,6 @@ def test_float_pictures_transforms_sizes_and_cameras(
     assert IMAGE not in open_dataset(str(pusht_shards), cameras=[])[0]
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
-def test_torchs_dataloader_samples_it_also_from_forked_workers(
-    dataset: MapDataset, samples: list[Sample], num_workers: int
-) -> None:
-    assert_same(
-        dataset[0], samples[0]
-    )  # decoders and threads of this process are of no use to a fork
-    loader = DataLoader(dataset, batch_size=16, num_workers=num_workers, sampler=range(0, 96, 3))
-    batches = list(loader)
-    indices = torch.cat([batch["index"] for batch in batches]).tolist()
-    assert indices == [int(samples[number]["index"]) for number in range(0, 96, 3)]
-    assert torch.equal(batches[1][IMAGE][2], samples[54][IMAGE])
-
-
 def test_threads_take_turns(dataset: MapDataset, samples: list[Sample]) -> None:
     with ThreadPoolExecutor(4) as executor:
         for number, sample in enumerate(executor.map(dataset.__getitem__, range(40))):
@@ -166,14 +150,3 @@ def test_a_dataset_that_raised_an_error_goes_with_its_threads(
     fail()
     gc.collect()
     assert not threads_left()
-
-
-def test_it_may_be_used_in_a_child_after_a_fork(dataset: MapDataset, samples: list[Sample]) -> None:
-    assert_same(dataset[3], samples[3])
-    context = multiprocessing.get_context("fork")
-    receiver, sender = context.Pipe(duplex=False)
-    child = context.Process(target=lambda: sender.send(int(dataset[9]["index"])))
-    child.start()
-    assert receiver.poll(30)
-    assert receiver.recv() == int(samples[9]["index"])
-    child.join()

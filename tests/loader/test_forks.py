@@ -1,0 +1,166 @@
+"""Loading in forks, as torch's DataLoader and notebook launchers make them: they have none of the
+parent's threads, and its locks for ever as they were.
+"""
+
+from __future__ import annotations
+
+import gc
+import multiprocessing
+import threading
+from _thread import LockType, RLock
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from support.batches import Batch, assert_same, threads_left
+from torch.utils.data import DataLoader
+
+from roboshard.loader import Loader, MapDataset, make_loader, open_dataset
+from roboshard.loader.look_ahead.decode_threads import DecodeThreads
+from roboshard.loader.stats import StatsCounter
+
+pytestmark = pytest.mark.usefixtures("no_threads_before")
+
+SOON_S = 60.0
+IMAGE = "observation.image"
+NUMBERS = range(0, 96, 3)
+
+
+@pytest.fixture(scope="module")
+def samples(pusht_shards: Path) -> list[Batch]:
+    """In dataset order."""
+    return list(make_loader(str(pusht_shards), batch_size=None, shuffle=False))
+
+
+@pytest.fixture
+def dataset(pusht_shards: Path) -> Iterator[MapDataset]:
+    dataset = open_dataset(str(pusht_shards))
+    yield dataset
+    dataset.close()
+
+
+@pytest.fixture
+def loader(pusht_shards: Path) -> Iterator[Loader]:
+    loader = make_loader(str(pusht_shards), batch_size=32)
+    yield loader
+    loader.close()
+
+
+def locks() -> dict[str, Any]:
+    """Every lock that an object of ours holds, by where it is."""
+    return {
+        f"{type(owner).__name__}.{name} at {id(owner)}": value
+        for owner in gc.get_objects()
+        if str(type(owner).__module__).startswith("roboshard.")
+        for name, value in getattr(owner, "__dict__", {}).items()
+        if isinstance(value, LockType | RLock)
+    }
+
+
+@contextmanager
+def another_thread_has(taken: dict[str, Any]) -> Iterator[None]:
+    """As it may be at any moment of a fork."""
+    has_them, may_go = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with ExitStack() as all_of_them:
+            for lock in taken.values():
+                all_of_them.enter_context(lock)
+            has_them.set()
+            may_go.wait()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    try:
+        assert has_them.wait(SOON_S)
+        yield
+    finally:
+        may_go.set()
+        thread.join()
+
+
+def in_a_fork(function: Callable[[], Any]) -> Any:
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    child = context.Process(target=lambda: sender.send(function()))
+    child.start()
+    try:
+        assert receiver.poll(SOON_S), "the fork is stuck"
+        found = receiver.recv()
+        child.join(SOON_S)
+        assert child.exitcode == 0, "the fork does not end"
+        return found
+    finally:
+        child.kill()
+
+
+def indices(batches: Any) -> list[list[int]]:
+    return [batch["index"].tolist() for batch in batches]
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_torchs_dataloader_samples_a_dataset_that_was_used_before(
+    dataset: MapDataset, samples: list[Batch], num_workers: int
+) -> None:
+    assert_same([dataset[0]], samples[:1])  # its decoders and threads are of no use to a fork
+    loader = DataLoader(dataset, batch_size=16, num_workers=num_workers, sampler=NUMBERS)
+    batches = list(loader)
+    assert torch.cat([batch["index"] for batch in batches]).tolist() == [
+        int(samples[number]["index"]) for number in NUMBERS
+    ]
+    assert torch.equal(batches[1][IMAGE][2], samples[54][IMAGE])
+
+
+def test_a_dataset_is_used_whatever_locks_its_parents_threads_had(
+    dataset: MapDataset, samples: list[Batch]
+) -> None:
+    assert_same([dataset[0]], samples[:1])
+    taken = locks()
+    assert {DecodeThreads.__name__, StatsCounter.__name__} <= {name.split(".")[0] for name in taken}
+
+    def use() -> tuple[int, Any]:
+        sample = dataset[9]
+        dataset.close()
+        return int(dataset[10]["index"]), sample[IMAGE].numpy()
+
+    with another_thread_has(taken):
+        index, picture = in_a_fork(use)
+    assert index == int(samples[10]["index"])
+    assert torch.equal(torch.from_numpy(picture), samples[9][IMAGE])
+    assert_same([dataset[11]], samples[11:12])
+
+
+def test_a_dataset_that_a_fork_drops_leaves_its_parents_threads_alone(
+    pusht_shards: Path, samples: list[Batch]
+) -> None:
+    datasets = [open_dataset(str(pusht_shards))]
+    assert_same([datasets[0][0]], samples[:1])
+    with another_thread_has(locks()):
+        assert in_a_fork(datasets.clear) is None
+    assert_same([datasets[0][12]], samples[12:13])
+    datasets.clear()
+    gc.collect()
+    assert not threads_left()
+
+
+@pytest.mark.parametrize("has_ended", [True, False])
+def test_a_loader_is_used_in_mid_epoch_and_after_one(loader: Loader, has_ended: bool) -> None:
+    """As notebook launchers do, after a look at the first batch."""
+    expected = indices(loader)
+    loader.set_epoch(0)
+    batches = iter(loader)
+    found = [next(batches)]
+
+    def use() -> list[list[int]]:
+        if has_ended:
+            batches.close()  # type: ignore[attr-defined]
+        loader.set_epoch(1)
+        loader.set_epoch(0)
+        return indices(loader)
+
+    with another_thread_has(locks()):
+        assert in_a_fork(use) == expected
+    assert indices([*found, *batches]) == expected
