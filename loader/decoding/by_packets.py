@@ -4,6 +4,16 @@ The slice's own tables say where each packet is, so no demuxer reads it and seek
 Each GOP, from one safe keyframe to the next, is decoded by itself, by a decoder that is as new: so
 a frame is the same whatever was decoded before it. A decoder is needed only while frames are
 decoded: where keyframes are near, a few serve all slices in turn, and stay warm in the caches.
+
+    state      how it is reached                                        can go on to
+    no codec   at first; `_release`: no more of the GOP; an error       nothing
+    at a GOP   `_start`: as new                                         every frame of the GOP
+    within it  `_feed`: one packet more                                 later frames of the GOP
+    drained    `_drain`: no packet will follow                          frames that have been fed
+
+`_feed` gives the next packet, `_drain` says that none will follow, so that the codec gives the
+frames that it holds back. Both may give frames before the one that is asked for, which are dropped,
+and frames after it, which wait in `_ready`.
 """
 
 from array import array

@@ -38,12 +38,25 @@ class Part:
     """
     _: KW_ONLY
     episodes: Sequence[int] | EpisodePredicate | None = None
-    """Which episodes are loaded, as `make_loader` has it; so are the options below."""
+    """Indices of the part's episodes to use, or a function of `EpisodeInfo` that says whether one
+    is used; None: all.
+    """
     exclude_episodes: Sequence[int] | None = None
+    """Indices of the part's episodes that are not used."""
     tasks: Collection[str] | None = None
+    """Texts: only episodes with one of these tasks are used; None: with any."""
     split: Split | None = None
+    """("train", 0.02) or ("val", 0.02): that side of a hold-out of this fraction of the part's
+    episodes, drawn by the loader's `seed`, or by a seed of its own as in ("val", 0.02, 7).
+    """
     keep_ranges: KeepRanges | None = None
+    """Episode index -> [(first, stop), ...], the frames used as samples, stop not included; or the
+    path of a JSON or parquet file of them. Episodes that are not named are used whole.
+    """
     episode_weights: EpisodeWeights | None = None
+    """Episode index -> how often it comes in an epoch of the part, or the name of a column of the
+    source's meta/episodes that says it; None: each once.
+    """
     rename: Rename | None = None
     """Feature key of the dataset -> its key in samples, and in all other options; None leaves the
     feature out.
