@@ -5,6 +5,7 @@ computes in Python keeps it for 5 ms at a time unless told otherwise (`sys.setsw
 all but stops them.
 """
 
+import os
 import sys
 from threading import Lock
 
@@ -38,11 +39,22 @@ class ShortTurns:
         """
         with self._lock:
             self._users -= 1
-            if self._users == 0 and self._before is not None:
-                if sys.getswitchinterval() == self._ours:
-                    sys.setswitchinterval(self._before)
-                self._before = None
+            if self._users == 0:
+                self._bring_back()
+
+    def after_fork(self) -> None:
+        """Forget who decodes in the parent: a fork has none of those threads."""
+        self._lock = Lock()  # one of them may have had it
+        self._users = 0
+        self._bring_back()
+
+    def _bring_back(self) -> None:
+        if self._before is not None:
+            if sys.getswitchinterval() == self._ours:
+                sys.setswitchinterval(self._before)
+            self._before = None
 
 
 SHORT_SWITCH_INTERVAL = ShortTurns()
 """The switch interval of this process, which all of its loaders share."""
+os.register_at_fork(after_in_child=SHORT_SWITCH_INTERVAL.after_fork)

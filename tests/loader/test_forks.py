@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import gc
 import multiprocessing
+import sys
 import threading
 from _thread import LockType, RLock
 from collections.abc import Callable, Iterator
@@ -20,11 +21,14 @@ from torch.utils.data import DataLoader
 
 from roboshard.loader import Loader, MapDataset, make_loader, open_dataset
 from roboshard.loader.look_ahead.decode_threads import DecodeThreads
+from roboshard.loader.look_ahead.switch_interval import ShortTurns
 from roboshard.loader.stats import StatsCounter
 
 pytestmark = pytest.mark.usefixtures("no_threads_before")
 
 SOON_S = 60.0
+TAKEN_BY_FORKS = "roboshard.storage.cache.files"
+"""Has a lock that `os.fork` itself waits for."""
 IMAGE = "observation.image"
 NUMBERS = range(0, 96, 3)
 
@@ -50,11 +54,21 @@ def loader(pusht_shards: Path) -> Iterator[Loader]:
 
 
 def locks() -> dict[str, Any]:
-    """Every lock that an object of ours holds, by where it is."""
+    """Every lock of ours, by where it is: of objects and of modules."""
+    modules = [
+        module
+        for name, module in sys.modules.items()
+        if name.startswith("roboshard.") and name != TAKEN_BY_FORKS
+    ]
+    globals_of_modules = [value for module in modules for value in vars(module).values()]
+    owners = [
+        owner
+        for owner in [*gc.get_objects(), *globals_of_modules]
+        if str(type(owner).__module__).startswith("roboshard.")
+    ]
     return {
         f"{type(owner).__name__}.{name} at {id(owner)}": value
-        for owner in gc.get_objects()
-        if str(type(owner).__module__).startswith("roboshard.")
+        for owner in [*owners, *modules]
         for name, value in getattr(owner, "__dict__", {}).items()
         if isinstance(value, LockType | RLock)
     }
@@ -119,7 +133,8 @@ def test_a_dataset_is_used_whatever_locks_its_parents_threads_had(
 ) -> None:
     assert_same([dataset[0]], samples[:1])
     taken = locks()
-    assert {DecodeThreads.__name__, StatsCounter.__name__} <= {name.split(".")[0] for name in taken}
+    owners = {name.split(".")[0] for name in taken}
+    assert {one.__name__ for one in (DecodeThreads, StatsCounter, ShortTurns)} <= owners
 
     def use() -> tuple[int, Any]:
         sample = dataset[9]
@@ -164,3 +179,12 @@ def test_a_loader_is_used_in_mid_epoch_and_after_one(loader: Loader, has_ended: 
     with another_thread_has(locks()):
         assert in_a_fork(use) == expected
     assert indices([*found, *batches]) == expected
+
+
+def test_a_fork_in_which_nobody_decodes_keeps_the_lock_as_long_as_usual(
+    dataset: MapDataset,
+) -> None:
+    usual = sys.getswitchinterval()
+    assert len(dataset[0])
+    assert sys.getswitchinterval() < usual
+    assert in_a_fork(sys.getswitchinterval) == usual
