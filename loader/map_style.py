@@ -7,7 +7,7 @@ import operator
 import os
 import threading
 import weakref
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, overload
 
 import numpy as np
@@ -249,25 +249,24 @@ class _OneProcess:
         self._counter = StatsCounter()
         self._buffers = ReusedBuffers()
         self._resources: Resources | None = None
+        self._close: Callable[[], object] | None = None
+        """Ends the threads, if there are any; done too when nobody holds this any more."""
 
     def close(self) -> None:
         """End the threads and drop what is in memory; the next sample starts them again."""
         with self._lock:
-            if self._resources is not None:
-                self._resources.close()
-                self._resources = None
+            if self._close is not None:
+                self._close()
+            self._resources = self._close = None
 
     def load(self, draw: Draw, *, with_pictures: bool) -> Batch:
         """Return the samples of a draw as a batch: the stages of `pipeline.load`, for one step."""
         with self._lock:
             if self._resources is None:
-                self._resources = self._opened()
+                own = Resources(self._job, self._buffers, self._counter, least_threads=1)
+                self._close = weakref.finalize(self, own.close)
+                self._resources = own
             return self._load(draw, self._resources, with_pictures=with_pictures)
-
-    def _opened(self) -> Resources:
-        own = Resources(self._job, self._buffers, self._counter, least_threads=1)
-        weakref.finalize(self, own.close)  # nobody need call `close`
-        return own
 
     def _load(self, draw: Draw, own: Resources, *, with_pictures: bool) -> Batch:
         job, counter = self._job, self._counter

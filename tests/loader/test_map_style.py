@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import pickle
 import shutil
-import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -125,11 +125,12 @@ def test_threads_take_turns(dataset: MapDataset, samples: list[Sample]) -> None:
 def test_a_copy_and_a_closed_dataset_start_anew(dataset: MapDataset, samples: list[Sample]) -> None:
     assert_same(dataset[3], samples[3])
     assert_same(pickle.loads(pickle.dumps(dataset))[4], samples[4])
+    (own,) = dataset._of_process.values()
+    in_memory = weakref.ref(own._resources)
     dataset.close()
     gc.collect()
-    assert not [
-        thread.name for thread in threading.enumerate() if thread.name.startswith("roboshard")
-    ]
+    assert not threads_left()
+    assert in_memory() is None
     assert_same(dataset[5], samples[5])
 
 
