@@ -57,7 +57,7 @@ BENCHMARKS: dict[str, str] = {
     "many_datasets": "many_datasets.py --runs 4",
     "many_episodes": "many_episodes.py",
     "memory": f"memory.py --source {LARGE}",
-    "worker_cost": f"worker_cost.py --rounds 3 --shards {SMALL}_shards",
+    "worker_cost": f"worker_cost.py --rounds 3 --shards {SMALL}_shards {SMALL}_gop250_shards",
 }
 """Name of the result -> program of this folder and its options."""
 

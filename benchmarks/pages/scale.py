@@ -51,6 +51,8 @@ def many_episodes_table(result: Result) -> str:
 def worker_cost_table(result: Result) -> str:
     """What a sample costs with each number of workers."""
     heads = (
+        "dataset",
+        "`frame_order`",
         "pool",
         "workers",
         "CPU time a sample",
@@ -59,12 +61,10 @@ def worker_cost_table(result: Result) -> str:
     )
     rows = []
     for name, rounds in result["cases"].items():
-        pool, workers = name.removeprefix("pool ").removesuffix(" workers").split(", ")
         found = {key: statistics.median(each[key] for each in rounds) for key in rounds[0]}
         rows.append(
             (
-                pool,
-                workers,
+                *name.replace("_shards", "").split(", "),
                 f"{found['cpu_ms_per_sample']:.3f} ms",
                 f"{found['frames_decoded_per_used']:.2f}",
                 f"{found['episodes_read_per_step']:.2f}",
