@@ -1,7 +1,7 @@
-"""A warning where frames are drawn at random from videos whose keyframes are far apart."""
+"""A warning where keyframes are far apart, and frames drawn at random or for workers in turn."""
 
 from roboshard.common.caller import warn_caller
-from roboshard.loader.config import OrderConfig
+from roboshard.loader.config import LoaderConfig
 from roboshard.loader.stats import LoaderStats, StatsCounter
 from roboshard.shards.gop import COSTLY
 
@@ -10,12 +10,20 @@ FIRST_FRAMES = 2048
 JUDGED_FRAMES = 256
 """Video frames used after the `FIRST_FRAMES`, by which the cost of decoding is judged."""
 
+IN_ORDER = 'frame_order="sweep" decodes frames in order'
+BY_THREADS = "num_workers=0 decodes them once, by threads"
+OF_WORKERS = " and each of {} workers decodes its way to the frames of its own steps"
+
 
 class LongGopWarning:
-    """Warns once, when enough frames have shown what a frame in random order costs."""
+    """Warns once, when enough frames have shown what a frame costs, where that can be helped: in
+    random order, and where several workers each decode their way to the frames of their steps.
+    """
 
-    def __init__(self, order: OrderConfig) -> None:
-        self._is_judged = not order.shuffle or order.frame_order != "uniform"
+    def __init__(self, config: LoaderConfig) -> None:
+        self._is_random = config.order.shuffle and config.order.frame_order == "uniform"
+        self._num_workers = config.split.num_workers
+        self._is_judged = not self._is_random and self._num_workers < 2
         self._first: LoaderStats | None = None
         """The statistics after the frames that say little; None: these were not used yet."""
 
@@ -38,7 +46,8 @@ class LongGopWarning:
         if cost > COSTLY:
             warn_caller(
                 f"{cost:.1f} frames are decoded for every frame used, because keyframes are far "
-                'apart. frame_order="sweep" decodes frames in order; or convert the source again '
-                "with `convert-to-shards --video reencode --gop 2`, which makes every other frame "
-                "a keyframe",
+                f"apart{'' if self._is_random else OF_WORKERS.format(self._num_workers)}. "
+                f"{IN_ORDER if self._is_random else BY_THREADS}; or convert the source again with "
+                "`convert-to-shards --video reencode --gop 2`, which makes every other frame a "
+                "keyframe",
             )
