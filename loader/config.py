@@ -54,6 +54,11 @@ class OrderConfig:
         _check_choice("frame_order", self.frame_order, ("uniform", "sweep"))
         _check_choice("batches", self.batches, ("mixed", "by_dataset"))
 
+    @property
+    def is_forward(self) -> bool:
+        """Whether the frames of an episode come in their order."""
+        return self.frame_order == "sweep" or not self.shuffle
+
 
 @dataclass(frozen=True, kw_only=True)
 class SampleConfig:

@@ -21,9 +21,11 @@ class LongGopWarning:
     """
 
     def __init__(self, config: LoaderConfig) -> None:
-        self._is_random = config.order.shuffle and config.order.frame_order == "uniform"
-        self._num_workers = config.split.num_workers
-        self._is_judged = not self._is_random and self._num_workers < 2
+        num_workers = config.split.num_workers
+        self._is_judged = config.order.is_forward and num_workers < 2
+        self._cause, self._remedy = "", IN_ORDER
+        if config.order.is_forward:
+            self._cause, self._remedy = OF_WORKERS.format(num_workers), BY_THREADS
         self._first: LoaderStats | None = None
         """The statistics after the frames that say little; None: these were not used yet."""
 
@@ -46,8 +48,7 @@ class LongGopWarning:
         if cost > COSTLY:
             warn_caller(
                 f"{cost:.1f} frames are decoded for every frame used, because keyframes are far "
-                f"apart{'' if self._is_random else OF_WORKERS.format(self._num_workers)}. "
-                f"{IN_ORDER if self._is_random else BY_THREADS}; or convert the source again with "
+                f"apart{self._cause}. {self._remedy}; or convert the source again with "
                 "`convert-to-shards --video reencode --gop 2`, which makes every other frame a "
                 "keyframe",
             )

@@ -155,7 +155,9 @@ def _early_bytes(job: LoadJob) -> int:
     """
     is_cpu = job.config.read.decode_device == "cpu"
     return (
-        0 if _is_forward(job) or not is_cpu else EARLY_BYTES // max(1, job.config.split.num_workers)
+        0
+        if job.config.order.is_forward or not is_cpu
+        else EARLY_BYTES // max(1, job.config.split.num_workers)
     )
 
 
@@ -166,13 +168,10 @@ def _look_back(job: LoadJob) -> dict[str, int]:
     windows = {key: np.atleast_2d(job.offsets[key]) for key in job.cameras if key in job.offsets}
     spans = {key: int(np.ptp(frames, axis=1).max()) for key, frames in windows.items()}
     return {
-        key: span for key, span in spans.items() if _is_forward(job) and 0 < span <= MAX_LOOK_BACK
+        key: span
+        for key, span in spans.items()
+        if job.config.order.is_forward and 0 < span <= MAX_LOOK_BACK
     }
-
-
-def _is_forward(job: LoadJob) -> bool:
-    """Whether the frames of an episode come in their order."""
-    return job.config.order.frame_order == "sweep" or not job.config.order.shuffle
 
 
 def _reading(job: LoadJob) -> tuple[int, int]:

@@ -7,7 +7,6 @@ import inspect
 import os
 import re
 import shlex
-import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -16,9 +15,8 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from support.interrupting import own_handlers
 from support.servers import LocalHub
-
-from roboshard.cli.process import SIGNALS
 
 PROJECT = Path(__file__).parent.parent
 PAGES = [
@@ -86,15 +84,12 @@ def run_shell(code: str) -> None:
 def run_here(words: Sequence[str]) -> None:
     """A command as its entry point runs it."""
     (command,) = entry_points(group="console_scripts", name=words[0])
-    handlers = {number: signal.getsignal(number) for number in SIGNALS}
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, own_handlers():
         patch.setattr(sys, "argv", [*words])
         try:
             failed = command.load()()
         except SystemExit as end:
             failed = end.code
-    for number, handler in handlers.items():  # a command's are its own until its process ends
-        signal.signal(number, handler)
     assert not failed, (words, failed)
 
 

@@ -9,7 +9,6 @@ import os
 import pty
 import re
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,13 +18,13 @@ from typing import Any
 import pytest
 import yaml
 from rich.console import Console
+from support.interrupting import own_handlers
 from support.lerobot_source import Camera, Source, build
 from support.slowly import slowly
 
 from roboshard.cli.convert import parse_config
 from roboshard.cli.main import convert_to_shards, dispatch
 from roboshard.cli.main import main as roboshard_main
-from roboshard.cli.process import SIGNALS
 from roboshard.cli.run import EXIT_FAILED, EXIT_USAGE, run_command
 from roboshard.converter import ConvertConfig, ReencodeConfig
 from roboshard.shards import DamageError, OptionError, ShardedDataset, SourceError
@@ -69,11 +68,8 @@ def refusal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
 
     def run_and_fail(command: str, code: int, *arguments: str | Path) -> str:
         monkeypatch.setattr(sys, "argv", [command, *map(str, arguments)])
-        handlers = {number: signal.getsignal(number) for number in SIGNALS}
-        with pytest.raises(SystemExit) as ended:
+        with pytest.raises(SystemExit) as ended, own_handlers():
             {"convert-to-shards": convert_to_shards, "roboshard": roboshard_main}[command]()
-        for number, handler in handlers.items():  # a command's are its own until its process ends
-            signal.signal(number, handler)
         assert ended.value.code == code
         output, errors = capsys.readouterr()
         assert output == ""

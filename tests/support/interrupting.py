@@ -23,6 +23,17 @@ LINE = {
 }
 
 
+@contextlib.contextmanager
+def own_handlers() -> Iterator[None]:
+    """Run a command in this process: its handlers of signals are its own until its process ends."""
+    handlers = {number: signal.getsignal(number) for number in LINE}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
 class Process(NamedTuple):
     """A process, as /proc tells of it."""
 
