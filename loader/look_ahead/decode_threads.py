@@ -100,6 +100,10 @@ class DecodeThreads:
             self._announced_copies[pending] = copies
         return pending
 
+    def may_begin(self, pending: PendingBatch, waits: bool) -> bool:
+        """Whether there is memory for a step; if it `waits`, not before there is."""
+        return pending.share is None or self._buffers.may_begin(pending.share, waits)
+
     def begin(self, pending: PendingBatch) -> PendingBatch:
         """Decode the pictures of the step that was announced first of those that have not begun."""
         with self._changed:
