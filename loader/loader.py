@@ -19,7 +19,6 @@ from roboshard.loader import topology
 from roboshard.loader.job import LoadJob
 from roboshard.loader.long_gops import LongGopWarning
 from roboshard.loader.meta import DatasetMeta
-from roboshard.loader.order.teams import Team
 from roboshard.loader.pipeline import draw_epoch
 from roboshard.loader.resume.current import current_state
 from roboshard.loader.resume.cursor import LaneCursor, lane_cursors
@@ -301,7 +300,7 @@ class Loader:
         epoch, first_step = self._epoch, self._resume_at
         self._received, self._resume_at, self._loaded_end = first_step, 0, None
         plan = self._runner.plan(epoch)
-        for draw in draw_epoch(plan, first_step, self._job.config, Team()).run():
+        for draw in draw_epoch(plan, first_step, self._job.config).run():
             yield self._job.dataset.index.episode_index[draw.positions], draw.rows
         if self._epoch == epoch:
             self._epoch, self._received = epoch + 1, 0

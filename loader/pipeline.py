@@ -29,7 +29,7 @@ from roboshard.loader.epochs import EpochPart
 from roboshard.loader.job import LoadJob, Plan
 from roboshard.loader.look_ahead.decode_ahead import Again, decode_video
 from roboshard.loader.order.plan import Draw
-from roboshard.loader.order.teams import Team
+from roboshard.loader.order.teams import ALONE, Team
 from roboshard.loader.resources import Resources, return_freed_memory
 from roboshard.loader.samples.rows import Batch, WindowedStep, delta_windows
 from roboshard.loader.stages import Stages
@@ -89,7 +89,9 @@ def draw_epochs(epochs: Iterable[EpochPart], config: LoaderConfig, team: Team) -
         return_freed_memory()
 
 
-def draw_epoch(plan: Plan, first_step: int, config: LoaderConfig, team: Team) -> Stages[Draw]:
+def draw_epoch(
+    plan: Plan, first_step: int, config: LoaderConfig, team: Team = ALONE
+) -> Stages[Draw]:
     """Return the stages from an epoch's plan to what each step of this process takes."""
     return (
         Stages(lambda: plan_steps(plan, first_step))

@@ -66,7 +66,8 @@ class PendingBatch:
         if self.share is None:
             return places
         sample, frame = np.divmod(places, self._per_sample[key])
-        return self.share.places[sample] * self._per_sample[key] + frame
+        whole: IntArray = self.share.places[sample] * self._per_sample[key] + frame
+        return whole
 
     @property
     def is_over(self) -> bool:

@@ -84,6 +84,10 @@ class Team:
         return parts
 
 
+ALONE = Team()
+"""A process that makes all of every step."""
+
+
 def members_of(num_workers: int, batch_size: int, pixels: int) -> int:
     """Return how many workers make a step together: as many as leave each enough of it to do.
 

@@ -17,8 +17,8 @@ IntArray = NDArray[np.int64]
 class Part(NamedTuple):
     """What one worker has made of a batch."""
 
-    values: Batch
-    """Key -> values of the worker's samples, (k, ...) tensors or lists of k; or a `Region`, where
+    values: Any
+    """A message that arrives as a `Batch`: key -> values of the worker's samples, (k, ...) tensors or lists of k; or a `Region`, where
     the pictures of all samples lie in memory that all workers have put theirs into.
     """
     places: IntArray

@@ -14,15 +14,16 @@ from roboshard.loader.batches.buffers import Buffers, DeviceBuffers, PinnedBuffe
 from roboshard.loader.epochs import EpochPart, epochs_from, num_own_steps
 from roboshard.loader.frame_cache.frames import FrameCache
 from roboshard.loader.job import LoadJob, Plan
-from roboshard.loader.order.teams import Team
+from roboshard.loader.order.teams import ALONE
 from roboshard.loader.pipeline import load
 from roboshard.loader.resources import Resources
 from roboshard.loader.running.background import run_in_background
 from roboshard.loader.running.device import Copies, decodes_on_gpu, pin_batch, should_pin
+from roboshard.loader.running.in_worker import FromWorker
 from roboshard.loader.running.shared_frames import open_cache
 from roboshard.loader.running.steps import UserSteps
 from roboshard.loader.running.stream import EpochStream
-from roboshard.loader.running.workers import FromWorker, WorkerPool
+from roboshard.loader.running.workers import WorkerPool
 from roboshard.loader.samples.rows import Batch
 from roboshard.loader.stats import LoaderStats, StatsCounter
 from roboshard.loader.transforms.apply import Transforms
@@ -74,7 +75,7 @@ class EpochRunner:
             arriving = self._of_processes(epoch, first_step)
         else:
             arriving = self._stream.items(
-                epoch, first_step, num_own_steps(self.plan(epoch), first_step, Team())
+                epoch, first_step, num_own_steps(self.plan(epoch), first_step, ALONE)
             )
             if self._transforms is not None:
                 arriving = self._transformed(arriving, self._transforms, epoch, first_step)

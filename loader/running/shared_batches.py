@@ -190,9 +190,11 @@ class MemberBuffers:
         elsewhere.
         """
         slot = self._slot(share)
+        if slot is None:
+            return None
         address = pictures.untyped_storage().data_ptr()
         for number, name in enumerate(self._plan.keys):
-            is_it = slot is not None and name in (key, transformed(key))
+            is_it = name in (key, transformed(key))
             if is_it and self._regions.begins_at(slot, number) == address:
                 return Region(number, pictures.dtype, tuple(pictures.movedim(-3, -1).shape))
         return None
