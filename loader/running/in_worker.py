@@ -43,6 +43,10 @@ class Shared(NamedTuple):
 
     place: Any
     """Words: the epoch, its first step, and the generation of what is asked for."""
+    members: int
+    """Workers that make a step together."""
+    steps_of_message: int
+    """Parts of how many steps a worker sends together."""
     segments: SegmentPlan
     batches: SharedBatchesPlan
     episodes: SharedEpisodes | None
@@ -105,7 +109,7 @@ class _InWorker:
         self._shared = shared
         self._plan_of = lru_cache(maxsize=2)(job.plan)
         self._worker, num_workers = topology.worker()
-        self._team = Team.of(self._worker, num_workers, job.members)
+        self._team = Team.of(self._worker, num_workers, shared.members)
         self._sender = SegmentSender(shared.segments, self._worker)
         self._buffers = MemberBuffers(shared.batches, self._sender, self._worker)
         self._counter = StatsCounter(SpanRecorder(shared.switch))
@@ -140,7 +144,7 @@ class _InWorker:
             self._counter.spans.add("pack", started)
             return part
 
-        for parts in in_messages(map(packed, batches), self._job.steps_of_message):
+        for parts in in_messages(map(packed, batches), self._shared.steps_of_message):
             yield parts, FromWorker(self._worker, self._counter.take(), self._counter.spans.take())
 
     def _part(self, batch: Batch, share: Share) -> Part:

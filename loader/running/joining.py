@@ -18,8 +18,8 @@ class Part(NamedTuple):
     """What one worker has made of a batch."""
 
     values: Any
-    """A message that arrives as a `Batch`: key -> values of the worker's samples, (k, ...) tensors or lists of k; or a `Region`, where
-    the pictures of all samples lie in memory that all workers have put theirs into.
+    """A message that arrives as a `Batch`: values of the worker's samples, (k, ...) tensors or
+    lists of k; or a `Region`, where pictures lie in memory that all have put theirs into.
     """
     places: IntArray
     """(k,) places of its samples in the batch."""

@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from roboshard.common.errors import RoboshardError
+from roboshard.common.errors import OptionError, RoboshardError
 from roboshard.common.memory_files import SharedMemoryFile, anonymous_file
 from roboshard.loader.batches.buffers import Buffer, Where, lease_of, size_in_bytes
 from roboshard.loader.job import LoadJob
@@ -38,7 +38,7 @@ from roboshard.loader.look_ahead.decode_ahead import (
 from roboshard.loader.order.plan import Share
 from roboshard.loader.running.segment_pool import BATCHES_HELD, POLL_S, SegmentSender
 
-REGION_BYTES = 1 << 38
+REGION_BYTES = 1 << 34
 """Bytes that a key of a batch may take. They are addresses, and no memory before they are used."""
 
 EpochStep = tuple[int, int]
@@ -131,6 +131,12 @@ class _Regions:
         return None if found is None else found.ctypes.data
 
     def _map(self, slot: int, number: int, num_bytes: int) -> Buffer:
+        if num_bytes > REGION_BYTES:
+            key = self._plan.keys[number]
+            raise OptionError(
+                f"batch_size: pictures of {key!r} take {num_bytes} bytes in one batch, and workers "
+                f"can make {REGION_BYTES} together: take a smaller one, or num_workers=0"
+            )
         file = self._plan.file.descriptor
         start = (slot * len(self._plan.keys) + number) * REGION_BYTES
         size = -(-num_bytes // mmap.PAGESIZE) * mmap.PAGESIZE

@@ -77,7 +77,15 @@ class WorkerPool:
             batches_ahead=(1 + PREFETCHED_PER_WORKER) * job.steps_of_message + LOOK_AHEAD_STEPS[1],
         )
         self._receiver = SegmentReceiver(segments)
-        shared = Shared(self._place, segments, batches, _shared_episodes(job), switch)
+        shared = Shared(
+            place=self._place,
+            members=self._members,
+            steps_of_message=job.steps_of_message,
+            segments=segments,
+            batches=batches,
+            episodes=_shared_episodes(job),
+            switch=switch,
+        )
         self._steps = StepDataset(job, shared)
         self._loader = torch.utils.data.DataLoader(
             self._steps,

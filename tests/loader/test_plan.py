@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 from roboshard.loader.config import EpisodeOrder, FrameOrder, LoaderConfig, OrderConfig, SplitConfig
 from roboshard.loader.epochs import num_own_steps
+from roboshard.loader.order import teams
 from roboshard.loader.order.frame_order import Pool, sweep
 from roboshard.loader.order.plan import Draw, Episodes, EpochPlan, Slots
 from roboshard.loader.order.teams import (
-    LEAST_PIXELS,
     MESSAGE_BYTES,
     Team,
     in_messages,
@@ -239,7 +239,7 @@ def test_a_team_divides_the_workers_and_leaves_each_enough_to_do(
     num_workers: int, batch_size: int, pixels: int
 ) -> None:
     def is_enough(members: int) -> bool:
-        return members <= batch_size and batch_size * pixels >= members * LEAST_PIXELS
+        return members <= batch_size and batch_size * pixels >= members * teams.LEAST_PIXELS
 
     members = members_of(num_workers, batch_size, pixels)
     assert max(1, num_workers) % members == 0
