@@ -245,9 +245,7 @@ class DecodeThreads:
                 return
 
     def _take_cached(self, slot: Slice, rows: EpisodeRows, known: dict[int, int]) -> None:
-        """Copy frames that have come to the frame cache since the steps that want them were
-        drawn.
-        """
+        """Copy frames that came to the frame cache after the steps that want them were drawn."""
         visit = Visit(slot, self._served[slot], rows)
         for frame, picture in rows.pictures(known):
             self._place(slot.key, picture, visit.requests[frame])

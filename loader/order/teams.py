@@ -102,10 +102,9 @@ def members_of(num_workers: int, batch_size: int, pixels: int) -> int:
         >>> members_of(num_workers=8, batch_size=64, pixels=96 * 96)  # 16 pictures for each
         4
     """
-    if not num_workers:
-        return 1
-    most = min(batch_size, batch_size * pixels // LEAST_PIXELS, num_workers)
-    return max(m for m in range(1, max(1, most) + 1) if num_workers % m == 0)
+    divisors = [m for m in range(2, min(batch_size, num_workers) + 1) if num_workers % m == 0]
+    enough = [m for m in divisors if m * LEAST_PIXELS <= batch_size * pixels]
+    return max(enough, default=1)
 
 
 def steps_of_message(members: int, batch_bytes: int) -> int:

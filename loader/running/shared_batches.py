@@ -29,7 +29,6 @@ import torch
 from roboshard.common.errors import OptionError, RoboshardError
 from roboshard.common.memory_files import SharedMemoryFile, anonymous_file
 from roboshard.loader.batches.buffers import Buffer, Where, lease_of, size_in_bytes
-from roboshard.loader.job import LoadJob
 from roboshard.loader.look_ahead.decode_ahead import (
     LOOK_AHEAD_BYTES,
     LOOK_AHEAD_STEPS,
@@ -82,19 +81,21 @@ class SharedBatchesPlan:
     """Shared words, one per slot: which step may use it (`word_of`); 0: none may."""
 
     @classmethod
-    def make(cls, *, start_method: str, num_workers: int, job: LoadJob) -> "SharedBatchesPlan":
-        """Reserve addresses for batches of a job. Raises OSError where there is no room."""
+    def make(
+        cls, *, start_method: str, num_workers: int, keys: Sequence[str], steps_of_message: int
+    ) -> "SharedBatchesPlan":
+        """Reserve addresses for batches with pictures of these keys. Raises OSError where there is
+        no room.
+        """
         context = get_context(start_method)
-        waiting = 1 + 2 * job.steps_of_message
+        waiting = 1 + 2 * steps_of_message
         num_slots = LOOK_AHEAD_STEPS[1] + waiting + BATCHES_HELD + 1
-        keys = [picture.key for picture in job.pictures]
-        if job.has_transforms:
-            keys += [transformed(key) for key in keys]
+        keys = (*keys, *map(transformed, keys))
         with anonymous_file() as file:
             file.truncate(num_slots * max(1, len(keys)) * REGION_BYTES)
             return cls(
                 file=SharedMemoryFile(file),
-                keys=tuple(keys),
+                keys=keys,
                 generation=context.RawArray("q", 1),
                 reached=context.RawArray("q", num_workers),
                 granted=context.RawArray("q", num_slots),

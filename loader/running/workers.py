@@ -62,7 +62,10 @@ class WorkerPool:
         self._next: EpochStep | None = None
         """What follows, where workers go on to it by themselves."""
         batches = SharedBatchesPlan.make(
-            start_method=START_METHOD, num_workers=job.config.split.num_workers, job=job
+            start_method=START_METHOD,
+            num_workers=job.config.split.num_workers,
+            keys=[picture.key for picture in job.pictures],
+            steps_of_message=job.steps_of_message,
         )
         self._batches = SharedBatches(batches)
         segments = SegmentPlan.make(

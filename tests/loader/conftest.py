@@ -35,7 +35,7 @@ def one_torch_thread() -> None:
 @pytest.fixture(autouse=True)
 def workers_make_steps_together(monkeypatch: pytest.MonkeyPatch) -> None:
     """As they do of pictures of the usual sizes; those of most tests are smaller."""
-    monkeypatch.setattr(teams, "LEAST_PIXELS", 1)
+    monkeypatch.setattr(teams, "LEAST_PIXELS", 0)
 
 
 @pytest.fixture

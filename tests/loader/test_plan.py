@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import chain, islice, zip_longest
 from types import SimpleNamespace
 from typing import Any, cast
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -222,9 +223,10 @@ def test_each_member_has_every_so_many_th_episode_of_the_tape(setup: Setup, memb
     plan = setup.plan
     owners: dict[int, int] = {}
     positions: dict[int, int] = {}
+    assume(plan.num_steps)
     draws = plan.steps(range(plan.num_steps), setup.every_slot)
     for member in range(members):
-        for part in Team.of(member, members, members).parts(draws, 0) if draws else ():
+        for part in Team.of(member, members, members).parts(draws, 0):
             for turn, position in zip(part.turns.tolist(), part.positions.tolist(), strict=True):
                 assert owners.setdefault(turn, member) == member
                 assert positions.setdefault(turn, position) == position
@@ -233,15 +235,19 @@ def test_each_member_has_every_so_many_th_episode_of_the_tape(setup: Setup, memb
 
 
 @given(
-    num_workers=st.integers(0, 64), batch_size=st.integers(1, 512), pixels=st.integers(0, 1 << 20)
+    num_workers=st.integers(0, 64),
+    batch_size=st.integers(1, 512),
+    pixels=st.integers(0, 1 << 20),
+    least=st.sampled_from([0, 1000, 140_000]),
 )
 def test_a_team_divides_the_workers_and_leaves_each_enough_to_do(
-    num_workers: int, batch_size: int, pixels: int
+    num_workers: int, batch_size: int, pixels: int, least: int
 ) -> None:
     def is_enough(members: int) -> bool:
-        return members <= batch_size and batch_size * pixels >= members * teams.LEAST_PIXELS
+        return members <= batch_size and batch_size * pixels >= members * least
 
-    members = members_of(num_workers, batch_size, pixels)
+    with patch.object(teams, "LEAST_PIXELS", least):
+        members = members_of(num_workers, batch_size, pixels)
     assert max(1, num_workers) % members == 0
     assert members == 1 or is_enough(members)
     assert not any(map(is_enough, [m for m in divisors(max(1, num_workers)) if m > members]))
