@@ -78,7 +78,7 @@ def num_slots(loader: Loader) -> int:
 
 def num_mapped(pid: int) -> int:
     """Of these, parts of memory that is shared with other processes."""
-    targets = [os.readlink(entry) for entry in Path(f"/proc/{pid}/fd").iterdir()]
+    targets = [os.path.realpath(entry) for entry in Path(f"/proc/{pid}/fd").iterdir()]
     return sum(target.startswith("/memfd:roboshard") for target in targets)
 
 

@@ -8,7 +8,6 @@ import gc
 import itertools
 import threading
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -325,15 +324,13 @@ def joined(*parts: tuple[Batch, list[int]], size: int = 4) -> Batch:
     return join(of_workers, NoMemory())  # type: ignore[arg-type]
 
 
-def halves() -> Iterator[tuple[list[int], list[int]]]:
-    for first in itertools.product([False, True], repeat=4):
-        yield (
-            [place for place in range(4) if first[place]],
-            [place for place in range(4) if not first[place]],
-        )
+HALVES = [
+    tuple([place for place in range(4) if first[place] == is_first] for is_first in (True, False))
+    for first in itertools.product([False, True], repeat=4)
+]
 
 
-@pytest.mark.parametrize("places", halves(), ids=str)
+@pytest.mark.parametrize("places", HALVES, ids=str)
 def test_rows_go_where_their_samples_are(places: tuple[list[int], list[int]]) -> None:
     values, tasks = torch.arange(12).view(4, 3), ["a", "b", "拿起方块", "d"]
     parts = [
