@@ -76,10 +76,10 @@ def num_slots(loader: Loader) -> int:
     return len(pool._batches._plan.granted)
 
 
-def num_mapped(pid: int) -> int:
-    """Of these, parts of memory that is shared with other processes."""
+def num_bounded(pid: int) -> int:
+    """Of these, parts of memory that is shared with other processes, and shards."""
     targets = [os.path.realpath(entry) for entry in Path(f"/proc/{pid}/fd").iterdir()]
-    return sum(target.startswith("/memfd:roboshard") for target in targets)
+    return sum(bool(re.search(r"^/memfd:roboshard|\.tar$", target)) for target in targets)
 
 
 def shared_memory(pids: Iterable[int]) -> set[Path]:
@@ -116,17 +116,18 @@ def test_workers_live_through_epochs_and_go_with_close(pusht_shards: Path) -> No
     with nothing_left():
         loader = loader_of(pusht_shards, batch_size=32)
         assert not workers()
-        open_files, mapped, seen = [], [], []
+        open_files, bounded, seen = [], [], []
         for _ in range(9):
             assert len(list(loader)) == 21
             seen.append(workers())
             pids = (os.getpid(), *workers())
-            mapped.append(sum(map(num_mapped, pids)))
-            open_files.append(sum(map(num_fds, pids)) - mapped[-1])
+            bounded.append(sum(map(num_bounded, pids)))
+            open_files.append(sum(map(num_fds, pids)) - bounded[-1])
         assert len(seen[0]) == 2
         assert seen == [seen[0]] * 9
         assert open_files[-1] - open_files[2] < 3, "no file an epoch"
-        assert mapped[-1] <= 3 * (num_slots(loader) + 1), "one a slot, and one for all of them"
+        num_shards = len(list(pusht_shards.rglob("*.tar")))
+        assert bounded[-1] <= 3 * (num_slots(loader) + 1 + num_shards), "and one for all slots"
         iterator = iter(loader)
         next(iterator)
         used = shared_memory([os.getpid(), *seen[-1]])
