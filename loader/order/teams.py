@@ -9,6 +9,7 @@ is decoded as often as one process alone would. Workers decide nothing about the
 holds is the same whoever makes it.
 """
 
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -114,19 +115,17 @@ def steps_of_message(members: int, batch_bytes: int) -> int:
     return min(members, max(1, MESSAGE_BYTES // max(1, batch_bytes)))
 
 
-def in_messages(items: Iterable[Item], most: int) -> Iterator[list[Item]]:
-    """Yield items in lists: of one, so that nobody waits for the first, then of 2, 4 .. `most`.
+def in_messages(items: Iterable[Item], number: int, most: int) -> Iterator[list[Item]]:
+    """Yield so many items in lists: of one, so that nobody waits for the first, then of 2, 4 ..
+    `most`. None is asked for that is not of the next list.
 
     Example:
-        >>> list(in_messages(range(8), most=3))
+        >>> list(in_messages(itertools.count(), number=8, most=3))
         [[0], [1, 2], [3, 4, 5], [6, 7]]
     """
-    together: list[Item] = []
-    size = 1
-    for item in items:
-        together.append(item)
-        if len(together) == size:
-            yield together
-            together, size = [], min(most, 2 * size)
-    if together:
+    remaining, size = iter(items), 1
+    while number:
+        together = list(itertools.islice(remaining, min(size, number)))
+        number -= len(together)
         yield together
+        size = min(most, 2 * size)

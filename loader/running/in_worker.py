@@ -129,9 +129,8 @@ class _InWorker:
             self._stream = EpochStream(self._begin)
             self._generation = generation
             self._buffers.reach(generation)
-        batches = self._stream.items(
-            epoch, first_step, num_own_steps(self._plan_of(epoch), first_step, self._team)
-        )
+        number = num_own_steps(self._plan_of(epoch), first_step, self._team)
+        batches = self._stream.items(epoch, first_step, number)
         steps = count(first_step + self._team.number, self._team.number_of_teams)
 
         def packed(batch: Batch) -> Any:
@@ -144,7 +143,7 @@ class _InWorker:
             self._counter.spans.add("pack", started)
             return part
 
-        for parts in in_messages(map(packed, batches), self._shared.steps_of_message):
+        for parts in in_messages(map(packed, batches), number, self._shared.steps_of_message):
             yield parts, FromWorker(self._worker, self._counter.take(), self._counter.spans.take())
 
     def _part(self, batch: Batch, share: Share) -> Part:

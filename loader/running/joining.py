@@ -32,7 +32,10 @@ def join(parts: Sequence[Part], memory: SharedBatches) -> Batch:
 
     Raises:
         FormatError: values of a key have different shapes or types.
+        RuntimeError: parts of the batch are not there.
     """
+    if sum(len(part.places) for part in parts) != parts[0].size:
+        raise RuntimeError(f"{len(parts)} parts of a batch lack some of {parts[0].size} samples")
     parts = [part for part in parts if len(part.places)]
     return {key: _joined(key, parts, memory.pictures) for key in parts[0].values}
 

@@ -264,7 +264,9 @@ def test_messages_hold_everything_in_order(
     most = steps_of_message(members, batch_bytes)
     assert 1 <= most <= members
     assert most == 1 or most * batch_bytes <= MESSAGE_BYTES
-    messages = list(in_messages(items, most))
+    remaining = iter([*items, "of the next epoch"])
+    messages = list(in_messages(remaining, len(items), most))
+    assert list(remaining) == ["of the next epoch"]
     assert list(chain(*messages)) == items
     assert [len(message) for message in messages[:1]] == [1] * bool(items)
     assert all(1 <= len(message) <= most for message in messages)

@@ -11,6 +11,7 @@ import itertools
 import json
 import multiprocessing
 import os
+import random
 import re
 import shutil
 import signal
@@ -35,6 +36,7 @@ SOON_S = (
     20  # torch's workers look every 5 s whether their parent is there; a loaded machine is slow
 )
 PACE_S = 0.05
+CAMERA = "observation.image"
 
 
 def loader_of(root: Path, **options: Any) -> Loader:
@@ -138,6 +140,25 @@ def test_workers_live_through_epochs_and_go_with_close(pusht_shards: Path) -> No
             next(iterator)
         assert are_deleted(used)
         loader.close()
+
+
+def test_an_iteration_that_ends_anywhere_leaves_the_next_one_whole(pusht_shards: Path) -> None:
+    """Workers make batches in the same memory, and may be at the old ones when others begin."""
+
+    def sums(loader: Loader, epoch: int, steps: int) -> list[list[int]]:
+        loader.set_epoch(epoch)
+        batches = itertools.islice(loader, steps)
+        return [batch[CAMERA].sum(dim=(1, 2, 3)).tolist() for batch in batches]
+
+    options = {"batch_size": 32, "frame_order": "sweep"}
+    with closing(loader_of(pusht_shards, num_workers=0, **options)) as alone:
+        expected = [sums(alone, epoch, 6) for epoch in range(2)]
+    dice = random.Random(7)
+    with closing(loader_of(pusht_shards, **options)) as loader:
+        for _ in range(15):
+            epoch, steps = dice.randrange(2), dice.randrange(1, 7)
+            assert sums(loader, epoch, steps) == expected[epoch][:steps]
+        assert len(workers()) == 2
 
 
 @pytest.mark.slow

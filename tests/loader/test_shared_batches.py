@@ -342,6 +342,11 @@ def test_rows_go_where_their_samples_are(places: tuple[list[int], list[int]]) ->
     assert found["task"] == tasks
 
 
+def test_a_part_that_is_not_there_is_a_fault() -> None:
+    with pytest.raises(RuntimeError, match="1 parts of a batch lack some of 4 samples"):
+        joined(({"state": torch.zeros((2, 3))}, [0, 1]))
+
+
 def test_values_of_different_shapes_or_types_are_refused_as_within_one_worker() -> None:
     one, other = torch.zeros((2, 3)), torch.zeros((2, 4))
     with pytest.raises(
