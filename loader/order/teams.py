@@ -10,6 +10,7 @@ holds is the same whoever makes it.
 """
 
 import itertools
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -28,6 +29,7 @@ that of decoding some small pictures; large ones would only be waited for.
 """
 
 Item = TypeVar("Item")
+Note = TypeVar("Note")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,3 +131,31 @@ def in_messages(items: Iterable[Item], number: int, most: int) -> Iterator[list[
         number -= len(together)
         yield together
         size = min(most, 2 * size)
+
+
+def by_step(
+    messages: Iterator[tuple[list[Item], Note]], number_of_teams: int, members: int
+) -> Iterator[tuple[tuple[Item, ...], tuple[Note, ...]]]:
+    """Yield for each step, in order, its parts, and the notes of messages that came for it.
+
+    Args:
+        messages: In turn one of each worker, those of members of a team in a row, until a worker
+            has no more: (what it has of some of its team's steps, a note), as `in_messages` has it.
+        number_of_teams: Which serve the steps in turn.
+        members: Of each team.
+
+    Example:
+        >>> messages = [([0], "a"), ([1], "b"), ([2, 4], "c"), ([3], "d")]
+        >>> list(by_step(iter(messages), number_of_teams=2, members=1))
+        [((0,), ('a',)), ((1,), ('b',)), ((2,), ('c',)), ((3,), ('d',)), ((4,), ())]
+    """
+    arrived: list[deque[tuple[Item, ...]]] = [deque() for _ in range(number_of_teams)]
+    for team in itertools.cycle(arrived):
+        notes: tuple[Note, ...] = ()
+        if not team:
+            together = list(itertools.islice(messages, members))
+            if not together:
+                return
+            parts, notes = zip(*together, strict=True)
+            team += zip(*parts, strict=True)
+        yield team.popleft(), notes

@@ -154,7 +154,7 @@ class _InWorker:
             if picture.key in batch:
                 region = self._buffers.region(picture.key, batch[picture.key], share)
                 batch[picture.key] = batch[picture.key] if region is None else region
-        return Part(self._sender.pack(batch), share.places, share.size)
+        return Part(self._sender.pack(batch), share.step, share.places, share.size)
 
     def _begin(self, epoch: int, first_step: int, goes_on: bool) -> Generator[Batch, None, None]:
         own = Resources(

@@ -21,21 +21,26 @@ class Part(NamedTuple):
     """A message that arrives as a `Batch`: values of the worker's samples, (k, ...) tensors or
     lists of k; or a `Region`, where pictures lie in memory that all have put theirs into.
     """
+    step: int
     places: IntArray
     """(k,) places of its samples in the batch."""
     size: int
     """n: samples of the batch."""
 
 
-def join(parts: Sequence[Part], memory: SharedBatches) -> Batch:
-    """Return the batch, whose step has been taken from `memory`.
+def join(parts: Sequence[Part], step: int, memory: SharedBatches) -> Batch:
+    """Return the batch of a step, which has been taken from `memory`.
 
     Raises:
         FormatError: values of a key have different shapes or types.
-        RuntimeError: parts of the batch are not there.
+        RuntimeError: these are not the parts of the step.
     """
-    if sum(len(part.places) for part in parts) != parts[0].size:
-        raise RuntimeError(f"{len(parts)} parts of a batch lack some of {parts[0].size} samples")
+    number = sum(len(part.places) for part in parts)
+    if number != parts[0].size or {part.step for part in parts} != {step}:
+        raise RuntimeError(
+            f"step {step} came as {number} of {parts[0].size} samples of steps "
+            f"{[part.step for part in parts]}"
+        )
     parts = [part for part in parts if len(part.places)]
     return {key: _joined(key, parts, memory.pictures) for key in parts[0].values}
 

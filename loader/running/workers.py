@@ -2,10 +2,9 @@
 
 import atexit
 import weakref
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from ctypes import c_byte
-from itertools import count, islice
+from itertools import count
 from multiprocessing import get_context
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
@@ -22,6 +21,7 @@ from roboshard.common.processes import without_main
 from roboshard.loader.episodes.shared import SharedEpisodes
 from roboshard.loader.job import LoadJob
 from roboshard.loader.look_ahead.decode_ahead import LOOK_AHEAD_STEPS
+from roboshard.loader.order.teams import by_step
 from roboshard.loader.resources import shared_bytes
 from roboshard.loader.running.in_worker import (
     FromWorker,
@@ -56,7 +56,7 @@ class WorkerPool:
             num_steps_of: Returns how many steps an epoch has.
             switch: In shared memory, that of their spans.
         """
-        self._members = job.members
+        self._members, self._num_teams = job.members, job.num_teams
         self._num_steps_of = num_steps_of
         self._place = get_context(START_METHOD).Array("q", 3)  # read when an epoch starts
         self._next: EpochStep | None = None
@@ -141,21 +141,18 @@ class WorkerPool:
     ) -> Iterator[tuple[Batch, Sequence[FromWorker]]]:
         """Yield what arrives, step by step: the parts of one, put together."""
         last = self._num_steps_of(epoch) - 1
-        arrived: deque[tuple[Any, ...]] = deque()
+        coming = by_step(arriving, self._num_teams, self._members)
         for step in count(first_step):
             if self._members > 1:
                 self._batches.grant()
-            done: tuple[FromWorker, ...] = ()
-            if not arrived:
-                messages = list(islice(arriving, self._members))
-                if not messages:
-                    return
-                parts, done = zip(*messages, strict=True)
-                arrived += zip(*parts, strict=True)
-                del messages, parts
-            given = [self._joined(arrived.popleft(), (epoch, step))]
+            found = next(coming, None)
+            if found is None:
+                return
+            parts, done = found
+            given = [self._joined(parts, (epoch, step))]
             if step == last:
                 self._next = epoch + 1, 0
+            del found, parts
             yield given.pop(), done
 
     def _joined(self, parts: Sequence[Any], place: EpochStep) -> Batch:
@@ -164,7 +161,7 @@ class WorkerPool:
             (batch,) = parts
             return cast(Batch, batch)
         self._batches.take(place)
-        return join(parts, self._batches)
+        return join(parts, place[1], self._batches)
 
     def _begin(self) -> Iterator[tuple[list[Any], FromWorker]]:
         """Begin an epoch; start the processes if there are none."""

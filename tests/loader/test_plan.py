@@ -23,6 +23,7 @@ from roboshard.loader.order.plan import Draw, Episodes, EpochPlan, Slots
 from roboshard.loader.order.teams import (
     MESSAGE_BYTES,
     Team,
+    by_step,
     in_messages,
     members_of,
     steps_of_message,
@@ -199,6 +200,36 @@ def test_any_number_of_workers_of_any_world_size_gives_the_same_steps_in_turn(
             ranks.append(list(map(whole, *(parts[member::members] for member in range(members)))))
         steps = [list(chain(*map(frames_of, shares))) for shares in zip(*ranks, strict=True)]
         assert steps == all_steps(setup, plan)[first:]
+
+
+@given(
+    num_steps=st.integers(0, 60),
+    number_of_teams=st.integers(1, 5),
+    members=st.integers(1, 4),
+    most=st.integers(1, 8),
+)
+def test_steps_come_in_order_however_many_of_them_a_message_holds(
+    num_steps: int, number_of_teams: int, members: int, most: int
+) -> None:
+    """As torch's DataLoader collects: in turn of each worker, until it has no more."""
+    of_workers = [
+        [
+            ([(step, member) for step in message], (team, member))
+            for message in in_messages(
+                range(team, num_steps, number_of_teams),
+                len(range(team, num_steps, number_of_teams)),
+                most,
+            )
+        ]
+        for team in range(number_of_teams)
+        for member in range(members)
+    ]
+    messages = [message for turn in zip_longest(*of_workers) for message in turn if message]
+    found = list(by_step(iter(messages), number_of_teams, members))
+    assert [parts for parts, _ in found] == [
+        tuple((step, member) for member in range(members)) for step in range(num_steps)
+    ]
+    assert [note for _, notes in found for note in notes] == [note for _, note in messages]
 
 
 def whole(*parts: Draw) -> Draw:

@@ -142,8 +142,14 @@ def test_workers_live_through_epochs_and_go_with_close(pusht_shards: Path) -> No
         loader.close()
 
 
-def test_an_iteration_that_ends_anywhere_leaves_the_next_one_whole(pusht_shards: Path) -> None:
-    """Workers make batches in the same memory, and may be at the old ones when others begin."""
+@pytest.mark.parametrize("num_workers", [2, 4])
+def test_an_iteration_that_ends_anywhere_leaves_the_next_one_whole(
+    pusht_shards: Path, num_workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Workers, in teams of two, make batches in the same memory, and may be at the old ones when
+    others begin.
+    """
+    monkeypatch.setattr(teams, "LEAST_PIXELS", 32 * 96 * 96 // 2)
 
     def sums(loader: Loader, epoch: int, steps: int) -> list[list[int]]:
         loader.set_epoch(epoch)
@@ -154,11 +160,12 @@ def test_an_iteration_that_ends_anywhere_leaves_the_next_one_whole(pusht_shards:
     with closing(loader_of(pusht_shards, num_workers=0, **options)) as alone:
         expected = [sums(alone, epoch, 6) for epoch in range(2)]
     dice = random.Random(7)
-    with closing(loader_of(pusht_shards, **options)) as loader:
+    with closing(loader_of(pusht_shards, num_workers=num_workers, **options)) as loader:
+        assert loader._job.members == 2
         for _ in range(15):
             epoch, steps = dice.randrange(2), dice.randrange(1, 7)
             assert sums(loader, epoch, steps) == expected[epoch][:steps]
-        assert len(workers()) == 2
+        assert len(workers()) == num_workers
 
 
 @pytest.mark.slow

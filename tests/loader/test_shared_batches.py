@@ -72,13 +72,13 @@ class Team:
         pictures = tensor.movedim(-1, -3)
         region = self.members[member].region(TOP, pictures, own)
         assert region is not None
-        return Part({TOP: region}, own.places, SIZE)
+        return Part({TOP: region}, step, own.places, SIZE)
 
     def made(self, step: int, value: int) -> Batch:
         """A batch that both have made, taken."""
         parts = [self.fill(step, member, value) for member in range(MEMBERS)]
         self.parent.take((0, step))
-        return join(parts, self.parent)
+        return join(parts, step, self.parent)
 
 
 def share(step: int, member: int) -> Share:
@@ -103,7 +103,7 @@ def is_all(tensor: torch.Tensor, value: int) -> bool:
 def test_each_puts_its_samples_where_they_belong(team: Team) -> None:
     parts = [team.fill(0, member, 10 * member) for member in range(MEMBERS)]
     team.parent.take((0, 0))
-    pictures = join(parts, team.parent)[TOP]
+    pictures = join(parts, 0, team.parent)[TOP]
     assert pictures.shape == (SIZE, 3, 4, 5)
     assert pictures.movedim(-3, -1).is_contiguous(), "channels last, as decoded"
     assert [int(picture.unique()) for picture in pictures] == [0, 10] * (SIZE // 2)
@@ -156,14 +156,14 @@ def test_transformed_pictures_have_memory_of_their_own(team: Team) -> None:
     parts = [team.fill(0, member, 7) for member in range(MEMBERS)]
     changed = [team.fill(0, member, 9, transformed=True) for member in range(MEMBERS)]
     team.parent.take((0, 0))
-    assert is_all(join(changed, team.parent)[TOP], 9)
-    assert is_all(join(parts, team.parent)[TOP], 7)
+    assert is_all(join(changed, 0, team.parent)[TOP], 9)
+    assert is_all(join(parts, 0, team.parent)[TOP], 7)
 
 
 def test_one_that_transformed_in_place_and_one_that_did_not(team: Team) -> None:
     parts = [team.fill(0, 0, 7), team.fill(0, 1, 9, transformed=True)]
     team.parent.take((0, 0))
-    pictures = join(parts, team.parent)[TOP]
+    pictures = join(parts, 0, team.parent)[TOP]
     assert [int(picture.unique()) for picture in pictures] == [7, 9] * (SIZE // 2)
 
 
@@ -280,7 +280,7 @@ class Loading(RuleBasedStateMachine):
     def take(self, keeps: bool) -> None:
         made = self.parts.pop(self.next)
         self.team.parent.take((0, self.next))
-        batch = join([part for part, _ in made.values()], self.team.parent)
+        batch = join([part for part, _ in made.values()], self.next, self.team.parent)
         for part, value in made.values():
             assert is_all(batch[TOP][torch.from_numpy(part.places)], value)
             if keeps:
@@ -320,8 +320,10 @@ class NoMemory:
 
 
 def joined(*parts: tuple[Batch, list[int]], size: int = 4) -> Batch:
-    of_workers = [Part(values, np.array(places, dtype=np.int64), size) for values, places in parts]
-    return join(of_workers, NoMemory())  # type: ignore[arg-type]
+    of_workers = [
+        Part(values, 0, np.array(places, dtype=np.int64), size) for values, places in parts
+    ]
+    return join(of_workers, 0, NoMemory())  # type: ignore[arg-type]
 
 
 HALVES = [
@@ -343,8 +345,15 @@ def test_rows_go_where_their_samples_are(places: tuple[list[int], list[int]]) ->
 
 
 def test_a_part_that_is_not_there_is_a_fault() -> None:
-    with pytest.raises(RuntimeError, match="1 parts of a batch lack some of 4 samples"):
+    with pytest.raises(RuntimeError, match=r"step 0 came as 2 of 4 samples of steps \[0\]"):
         joined(({"state": torch.zeros((2, 3))}, [0, 1]))
+
+
+def test_a_part_of_another_step_is_a_fault(team: Team) -> None:
+    parts = [team.fill(0, 0, 1), team.fill(1, 1, 1)]
+    team.parent.take((0, 0))
+    with pytest.raises(RuntimeError, match=r"step 0 came as 6 of 6 samples of steps \[0, 1\]"):
+        join(parts, 0, team.parent)
 
 
 def test_values_of_different_shapes_or_types_are_refused_as_within_one_worker() -> None:
