@@ -157,5 +157,5 @@ def by_step(
             if not together:
                 return
             parts, notes = zip(*together, strict=True)
-            team += zip(*parts, strict=True)
+            team.extend(zip(*parts, strict=True))
         yield team.popleft(), notes

@@ -142,6 +142,7 @@ def test_workers_live_through_epochs_and_go_with_close(pusht_shards: Path) -> No
         loader.close()
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
 @pytest.mark.parametrize("num_workers", [2, 4])
 def test_an_iteration_that_ends_anywhere_leaves_the_next_one_whole(
     pusht_shards: Path, num_workers: int, monkeypatch: pytest.MonkeyPatch
