@@ -19,7 +19,7 @@ import numpy as np
 
 from roboshard.loader.order.plan import Draw, Share
 
-LEAST_PIXELS = 140_000
+LEAST_PIXELS = 200_000
 """Pixels of a step that a member has, on average, at the least. Each part has a price, about that
 of decoding some of the smallest pictures.
 """
@@ -102,8 +102,8 @@ def members_of(num_workers: int, batch_size: int, pixels: int) -> int:
     Example:
         >>> members_of(num_workers=4, batch_size=64, pixels=480 * 640)
         4
-        >>> members_of(num_workers=8, batch_size=64, pixels=96 * 96)  # 16 pictures for each
-        4
+        >>> members_of(num_workers=8, batch_size=64, pixels=96 * 96)  # 22 pictures for each
+        2
     """
     divisors = [m for m in range(2, min(batch_size, num_workers) + 1) if num_workers % m == 0]
     enough = [m for m in divisors if m * LEAST_PIXELS <= batch_size * pixels]
