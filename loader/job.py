@@ -19,13 +19,14 @@ from roboshard.loader.order.episodes import Episodes
 from roboshard.loader.order.mixture import MixturePlan
 from roboshard.loader.order.plan import EpochPlan, EpochShape, Slots
 from roboshard.loader.order.schedule import Schedule
+from roboshard.loader.order.teams import members_of, steps_of_message
 from roboshard.loader.running.device import check_devices
 from roboshard.loader.samples.rows import PictureKey
 from roboshard.loader.samples.windows import frame_offsets
 from roboshard.loader.selection.config import SelectionConfig
 from roboshard.loader.selection.select import select
 from roboshard.loader.sources import Source
-from roboshard.shards.features import DTYPES, OBJECT_DTYPES, Features, depth_scale
+from roboshard.shards.features import DTYPES, OBJECT_DTYPES, Features, depth_scale, picture_shape
 from roboshard.shards.locate import Urls
 from roboshard.shards.reader import ShardedDataset
 from roboshard.shards.snapshots import SnapshotName
@@ -95,6 +96,49 @@ class LoadJob:
         sample = self.config.sample
         has_images = sample.image_transforms is not None and bool(self.transformed)
         return has_images or sample.batch_transform is not None
+
+    @property
+    def members(self) -> int:
+        """M: workers that make each step together; 1: each makes steps of its own.
+
+        So it is where something concerns all of a step: the user's transform of the batch, other
+        episodes in the place of spoiled ones, or a step whose samples are of one episode.
+        """
+        config = self.config
+        split, sample = config.split, config.sample
+        is_whole = (
+            split.batch_size is None
+            or sample.batch_transform is not None
+            or config.read.on_error == "skip"
+            or config.read.decode_device != "cpu"
+            or not config.order.shuffle
+        )
+        if is_whole:
+            return 1
+        return members_of(split.num_workers, split.batch_size or 1, self._sample_pixels)
+
+    @property
+    def steps_of_message(self) -> int:
+        """Parts of how many steps a worker sends its parent together."""
+        num_bytes = 3 * self._sample_pixels * (1 if self.config.sample.return_uint8 else 4)
+        return steps_of_message(self.members, num_bytes * (self.config.split.batch_size or 1))
+
+    @property
+    def _sample_pixels(self) -> int:
+        """Pixels to decode for a sample, as far as features tell; of a mixture the mean."""
+        pixels = 0
+        for source in self.sources:
+            for picture in self.pictures:
+                spec = source.features.get(picture.key)
+                shape = None if spec is None else picture_shape(spec)
+                frames = 1 if picture.offsets is None else len(picture.offsets)
+                pixels += 0 if shape is None else frames * shape[0] * shape[1]
+        return pixels // len(self.sources)
+
+    @property
+    def num_teams(self) -> int:
+        """How many teams of workers there are, each of which serves steps of its own."""
+        return self.config.split.num_workers // self.members
 
     @property
     def slots(self) -> Slots:

@@ -70,7 +70,7 @@ class Loader:
         self._loaded_end: int | None = None  # the epoch that a loaded state was at the end of
         self._iterations = 0  # begun so far
         self._running: int | None = None  # which of them is running
-        self._long_gops = LongGopWarning(job.config)
+        self._long_gops = LongGopWarning(job.config.order, job.num_teams)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave folders to this loader: a copy does not remove them, nor is it made anew."""

@@ -1,7 +1,7 @@
 """A warning where keyframes are far apart, and frames drawn at random or for workers in turn."""
 
 from roboshard.common.caller import warn_caller
-from roboshard.loader.config import LoaderConfig
+from roboshard.loader.config import OrderConfig
 from roboshard.loader.stats import LoaderStats, StatsCounter
 from roboshard.shards.gop import COSTLY
 
@@ -12,20 +12,21 @@ JUDGED_FRAMES = 256
 
 IN_ORDER = 'frame_order="sweep" decodes frames in order'
 BY_THREADS = "num_workers=0 decodes them once, by threads"
-OF_WORKERS = " and each of {} workers decodes its way to the frames of its own steps"
+OF_WORKERS = " and workers that serve other steps decode their way to the same frames"
 
 
 class LongGopWarning:
     """Warns once, when enough frames have shown what a frame costs, where that can be helped: in
-    random order, and where several workers each decode their way to the frames of their steps.
+    random order, and where several workers, or teams of them, decode their way to frames of the
+    same episodes.
     """
 
-    def __init__(self, config: LoaderConfig) -> None:
-        num_workers = config.split.num_workers
-        self._is_judged = config.order.is_forward and num_workers < 2
+    def __init__(self, order: OrderConfig, num_teams: int) -> None:
+        """Judge nothing yet. `num_teams`: of workers that serve steps of their own."""
+        self._is_judged = order.is_forward and num_teams < 2
         self._cause, self._remedy = "", IN_ORDER
-        if config.order.is_forward:
-            self._cause, self._remedy = OF_WORKERS.format(num_workers), BY_THREADS
+        if order.is_forward:
+            self._cause, self._remedy = OF_WORKERS, BY_THREADS
         self._first: LoaderStats | None = None
         """The statistics after the frames that say little; None: these were not used yet."""
 

@@ -2,7 +2,7 @@
 
     plan              which steps there are                              order/
     split by node     which rank slots of a step are this rank's         here
-    split by worker   which steps are this worker's                      here
+    split by worker   which steps are this worker's team's               order/teams.py
     draw              which rows of which episodes a step takes          order/
     fetch             those episodes, read ahead, verified, in memory    episodes/fetch.py
     windows           rows and delta windows of the step's samples       samples/rows.py
@@ -22,7 +22,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from roboshard.common.errors import RoboshardError
-from roboshard.loader import topology
 from roboshard.loader.batches.single_samples import single_samples
 from roboshard.loader.config import LoaderConfig
 from roboshard.loader.episodes.fetch import fetch_episodes
@@ -30,6 +29,7 @@ from roboshard.loader.epochs import EpochPart
 from roboshard.loader.job import LoadJob, Plan
 from roboshard.loader.look_ahead.decode_ahead import Again, decode_video
 from roboshard.loader.order.plan import Draw
+from roboshard.loader.order.teams import ALONE, Team
 from roboshard.loader.resources import Resources, return_freed_memory
 from roboshard.loader.samples.rows import Batch, WindowedStep, delta_windows
 from roboshard.loader.stages import Stages
@@ -54,7 +54,7 @@ def load(job: LoadJob, epochs: Iterable[EpochPart], own: Resources) -> Generator
     most_bytes = own.pool.max_bytes
     are_single = job.config.split.batch_size is None and not job.has_transforms
     stages = (
-        Stages(lambda: draw_epochs(epochs, job.config))
+        Stages(lambda: draw_epochs(epochs, job.config, own.team))
         .then(lambda draws: fetch_episodes(draws, own.pool, own.reads, counter))
         .then(lambda steps: delta_windows(steps, job.offsets, pictures, counter))
         .then(lambda steps: decode_video(steps, own.threads, counter, most_bytes, _again(job, own)))
@@ -82,20 +82,22 @@ def _again(job: LoadJob, own: Resources) -> Again | None:
     return again if own.pool.substitutes else None
 
 
-def draw_epochs(epochs: Iterable[EpochPart], config: LoaderConfig) -> Iterator[Draw]:
+def draw_epochs(epochs: Iterable[EpochPart], config: LoaderConfig, team: Team) -> Iterator[Draw]:
     """Yield what each step of this process takes, of one epoch after the other."""
     for plan, first_step in epochs:
-        yield from draw_epoch(plan, first_step, config).run()
+        yield from draw_epoch(plan, first_step, config, team).run()
         return_freed_memory()
 
 
-def draw_epoch(plan: Plan, first_step: int, config: LoaderConfig) -> Stages[Draw]:
+def draw_epoch(
+    plan: Plan, first_step: int, config: LoaderConfig, team: Team = ALONE
+) -> Stages[Draw]:
     """Return the stages from an epoch's plan to what each step of this process takes."""
     return (
         Stages(lambda: plan_steps(plan, first_step))
         .then(lambda steps: split_by_node(steps, config))
-        .then(split_by_worker)
-        .then(lambda steps: draw_samples(steps, plan))
+        .then(lambda steps: split_by_worker(steps, team))
+        .then(lambda steps: draw_samples(steps, plan, team))
     )
 
 
@@ -115,18 +117,15 @@ def split_by_node(steps: Iterable[int], config: LoaderConfig) -> Iterator[NodeSt
         yield NodeStep(step, slots)
 
 
-def split_by_worker(steps: Iterable[NodeStep]) -> Iterator[NodeStep]:
-    """Yield every N-th step: the workers take turns, worker 0 first, as torch's DataLoader asks
-    them.
-
-    Workers decide nothing about the order: what a step holds is the same whoever serves it.
+def split_by_worker(steps: Iterable[NodeStep], team: Team) -> Iterator[NodeStep]:
+    """Yield the steps of a worker's team: the teams take turns, the first one first, as torch's
+    DataLoader asks them.
     """
-    worker, num_workers = topology.worker()
-    yield from itertools.islice(steps, worker, None, num_workers)
+    yield from itertools.islice(steps, team.number, None, team.number_of_teams)
 
 
-def draw_samples(steps: Iterable[NodeStep], plan: Plan) -> Iterator[Draw]:
-    """Yield which rows of which episodes each step takes.
+def draw_samples(steps: Iterable[NodeStep], plan: Plan, team: Team) -> Iterator[Draw]:
+    """Yield which rows of which episodes a member of the team takes of each step.
 
     Steps are drawn several in one go: one at first, then twice as many each time, but no more than
     have `DRAWN_SAMPLES` samples.
@@ -136,4 +135,4 @@ def draw_samples(steps: Iterable[NodeStep], plan: Plan) -> Iterator[Draw]:
         draws = plan.steps([step.step for step in several], several[0].rank_slots)
         at_once = 2 * len(several)
         most = min(DRAWN_STEPS, DRAWN_SAMPLES // max(1, len(draws[0].rows))) or 1
-        yield from draws
+        yield from team.parts(draws, plan.epoch)

@@ -20,6 +20,7 @@ from roboshard.loader.job import LoadJob
 from roboshard.loader.look_ahead.decode_threads import DecodeThreads
 from roboshard.loader.look_ahead.thread_limit import ThreadLimit
 from roboshard.loader.order.mixture import pool_sizes
+from roboshard.loader.order.teams import ALONE, Team
 from roboshard.loader.sources import ConcatDataset
 from roboshard.loader.stats import StatsCounter
 from roboshard.shards.features import picture_shape
@@ -64,6 +65,7 @@ class Resources:
         shared: SharedEpisodes | None = None,
         cache: FrameCache | None = None,
         least_threads: int = 0,
+        team: Team = ALONE,
     ) -> None:
         """Make what loads a job; nothing is read before it is needed.
 
@@ -75,7 +77,9 @@ class Resources:
             cache: Pictures of earlier epochs; None: none are kept.
             least_threads: Threads that decode, at least. 0: the one that waits for a batch may
                 decode it itself; no interrupt may reach it, which would leave a decoder half-way.
+            team: Which workers make steps together, and which of them this process is.
         """
+        self.team = team
         config, sample = job.config, job.config.sample
         self.buffers = buffers
         self.counter = counter

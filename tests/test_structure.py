@@ -277,6 +277,7 @@ def test_the_order_is_arithmetic() -> None:
         "fractions",
         "functools",
         "heapq",
+        "itertools",
         "math",
         "typing",
         "numpy",

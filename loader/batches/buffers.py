@@ -5,17 +5,20 @@ Fresh memory costs a page fault every 4 KiB, which together take about as long a
 pictures.
 """
 
+import math
 import mmap
 import weakref
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from threading import Lock
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+
+from roboshard.loader.order.plan import Share
 
 TRIMMED_EVERY = 512
 """Loans after which buffers are given up that none of those loans needed."""
@@ -27,16 +30,40 @@ is smaller.
 Buffer = NDArray[np.uint8]
 
 
+class Where(NamedTuple):
+    """Pictures of a step that several workers make together."""
+
+    share: Share
+    key: str
+    is_transformed: bool = False
+    """Whether they are what the user's transform made of the key's pictures."""
+
+
 class Buffers(Protocol):
     """Where the memory of batches comes from."""
 
-    def lend(self, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+    def lend(
+        self, shape: Sequence[int], dtype: torch.dtype, where: Where | None = None
+    ) -> torch.Tensor:
         """Return a contiguous tensor with anything in it; its memory is the caller's until the last
-        view of it is gone.
+        view of it is gone. `where`: others put their part of the same batch into that tensor.
+        """
+
+    def may_begin(self, share: Share, waits: bool) -> bool:
+        """Whether there is memory for a step that several workers make together; if `waits`, not
+        before there is.
         """
 
 
-class ReusedBuffers:
+class OwnBuffers:
+    """Buffers of a process that makes all of each step that it makes."""
+
+    def may_begin(self, share: Share, waits: bool) -> bool:  # noqa: ARG002 - it is free
+        """Return True: nobody else has a say."""
+        return True
+
+
+class ReusedBuffers(OwnBuffers):
     """Memory of this process, used again when nobody holds a tensor over it any more."""
 
     def __init__(self) -> None:
@@ -51,7 +78,12 @@ class ReusedBuffers:
         function in Python: in the middle of one an interrupt would be raised, and dropped.
         """
 
-    def lend(self, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+    def lend(
+        self,
+        shape: Sequence[int],
+        dtype: torch.dtype,
+        where: Where | None = None,  # noqa: ARG002 - nobody else's
+    ) -> torch.Tensor:
         """Return a tensor with anything in it, over a free buffer that fits or fresh memory."""
         num_bytes = max(1, size_in_bytes(shape, dtype))
         with self._lock:
@@ -80,25 +112,35 @@ class ReusedBuffers:
         return found
 
 
-class PinnedBuffers:
+class PinnedBuffers(OwnBuffers):
     """Page-locked memory, from which copies to a GPU run beside the program.
 
     torch keeps and reuses such memory by itself, and waits for copies out of it that are still
     under way.
     """
 
-    def lend(self, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+    def lend(
+        self,
+        shape: Sequence[int],
+        dtype: torch.dtype,
+        where: Where | None = None,  # noqa: ARG002 - nobody else's
+    ) -> torch.Tensor:
         """Return a tensor with anything in it, in page-locked memory."""
         return torch.empty(tuple(shape), dtype=dtype, pin_memory=True)
 
 
-class DeviceBuffers:
+class DeviceBuffers(OwnBuffers):
     """Memory of a GPU, which torch keeps and reuses by itself."""
 
     def __init__(self, device: str) -> None:
         self._device = device
 
-    def lend(self, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+    def lend(
+        self,
+        shape: Sequence[int],
+        dtype: torch.dtype,
+        where: Where | None = None,  # noqa: ARG002 - nobody else's
+    ) -> torch.Tensor:
         """Return a tensor with anything in it, in the memory of the GPU."""
         return torch.empty(tuple(shape), dtype=dtype, device=self._device)
 
@@ -116,7 +158,7 @@ def _fresh(num_bytes: int) -> Buffer:
 
 def size_in_bytes(shape: Sequence[int], dtype: torch.dtype) -> int:
     """Return how many bytes a tensor of this shape and dtype takes."""
-    return int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    return math.prod(shape) * dtype.itemsize
 
 
 def lease_of(buffer: Buffer, shape: Sequence[int], dtype: torch.dtype) -> tuple[Any, torch.Tensor]:

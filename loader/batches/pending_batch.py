@@ -7,13 +7,26 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from roboshard.common.errors import FormatError
-from roboshard.loader.batches.buffers import Buffers
+from roboshard.loader.batches.buffers import Buffers, Where
 from roboshard.loader.decoding.pictures import Picture, copy_picture, is_brightness
+from roboshard.loader.order.plan import Share
 from roboshard.loader.samples.rows import Batch, PictureKey, WindowedStep, check_shapes
 
 _WHOLE = np.dtype(np.int32)
+IntArray = NDArray[np.int64]
+
+
+class PartialBatch(dict[str, Any]):
+    """What one worker has made of a batch: its own samples' rows, and all pictures of the batch, of
+    which it has made those of its samples.
+    """
+
+    def __init__(self, values: Batch, share: Share) -> None:
+        super().__init__(values)
+        self.share = share
 
 
 class PendingBatch:
@@ -25,6 +38,8 @@ class PendingBatch:
     def __init__(self, step: WindowedStep, pictures: Sequence[PictureKey], as_float: bool) -> None:
         self.draw = step.draw
         """What the step was drawn as: a step that is held keeps no episode in memory."""
+        self.share = None if step.draw is None else step.draw.share
+        """Which part of its batch it makes; None: all of it."""
         self.values = step.values
         self.has_begun = False
         self.left = sum(frames.size for frames in step.frames.values())
@@ -36,12 +51,23 @@ class PendingBatch:
             picture.key: step.frames[picture.key].shape[: 1 + picture.has_time_axis]
             for picture in pictures
         }
+        self._per_sample = {key: frames.shape[1] for key, frames in step.frames.items()}
         self._as_float = {picture.key: as_float or not picture.is_video for picture in pictures}
         self._tensors: dict[str, torch.Tensor] = {}
         self._memory: dict[str, Any] = {}  # the same, one picture after the other
         self._lock = Lock()
         self._early: dict[str, dict[int, Picture]] = defaultdict(dict)
         """Picture key -> place -> picture that came before the step had begun."""
+
+    def places(self, key: str, places: IntArray) -> IntArray:
+        """Return where pictures of a key go in the batch; `places` are those in the step's frames,
+        of which others may have a part.
+        """
+        if self.share is None:
+            return places
+        sample, frame = np.divmod(places, self._per_sample[key])
+        whole: IntArray = self.share.places[sample] * self._per_sample[key] + frame
+        return whole
 
     @property
     def is_over(self) -> bool:
@@ -97,11 +123,17 @@ class PendingBatch:
                 dtype = torch.int32 if _is_whole(picture) else torch.float32
                 if is_brightness(picture) and not self._as_float[key]:
                     dtype = torch.uint8
-                tensor = buffers.lend((*self._shapes[key], *picture.shape), dtype)
+                where = None if self.share is None else Where(self.share, key)
+                tensor = buffers.lend((*self._shape(key), *picture.shape), dtype, where)
                 memory = tensor.view(-1, *picture.shape)
                 self._tensors[key] = tensor
                 self._memory[key] = memory if isinstance(picture, torch.Tensor) else memory.numpy()
             return self._memory[key]
+
+    def _shape(self, key: str) -> tuple[int, ...]:
+        """Return (n,) or (n, T) of all of the batch."""
+        own = self._shapes[key]
+        return own if self.share is None else (self.share.size, *own[1:])
 
     @property
     def num_bytes(self) -> int:
@@ -112,7 +144,11 @@ class PendingBatch:
         """Return rows and pictures (n, C, H, W) or (n, T, C, H, W); in memory the channels stay
         last, as decoded.
         """
-        return self.values | {key: self._tensors[key].movedim(-1, -3) for key in self._shapes}
+        if self.share is not None and not len(self.share.places):
+            return PartialBatch({}, self.share)
+        pictures = {key: self._tensors[key].movedim(-1, -3) for key in self._shapes}
+        values = self.values | pictures
+        return values if self.share is None else PartialBatch(values, self.share)
 
 
 def _is_whole(picture: Any) -> bool:

@@ -51,7 +51,9 @@ class Copy(NamedTuple):
                 lacking.append(found.places[~good])
             if len(intact.places):
                 like = intact.store.picture(int(intact.rows[0]))
-                copy_found(intact, self.pending.memory(found.key, like, buffers))
+                memory = self.pending.memory(found.key, like, buffers)
+                goes_to = self.pending.places(found.key, intact.places)
+                copy_found(intact._replace(places=goes_to), memory)
             num_bytes += len(intact.places) * found.store.spec.picture_bytes
         return np.concatenate([np.empty(0, dtype=np.int64), *lacking]), num_bytes
 

@@ -69,8 +69,8 @@ def decode_video(
     most = look_ahead_steps(LOOK_AHEAD_BYTES)  # until the first batch shows how large one is
     try:
         while True:
-            while len(begun) < most and (step := announced.next()) is not None:
-                begun.append(threads.begin(step))
+            while len(begun) < most and announced.may_begin(waits=not begun):
+                begun.append(threads.begin(announced.next()))
             if not begun:
                 announced.end()
                 return
@@ -117,10 +117,16 @@ class Announced:
         self._most_at_once = 1
         self._failure: RoboshardError | None = None
 
-    def next(self) -> PendingBatch | None:
-        """Return the next step to begin; None: there is none any more."""
+    def may_begin(self, waits: bool) -> bool:
+        """Whether there is a step to begin, and memory for it; if it `waits`, not before there
+        is.
+        """
         if not self._announced and not self._draw():
-            return None
+            return False
+        return self._threads.may_begin(self._announced[0][0], waits)
+
+    def next(self) -> PendingBatch:
+        """Return the next step to begin."""
         pending, step = self._announced.popleft()
         self._holding.remove(step)
         return pending

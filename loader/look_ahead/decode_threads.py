@@ -100,6 +100,10 @@ class DecodeThreads:
             self._announced_copies[pending] = copies
         return pending
 
+    def may_begin(self, pending: PendingBatch, waits: bool) -> bool:
+        """Whether there is memory for a step; if it `waits`, not before there is."""
+        return pending.share is None or self._buffers.may_begin(pending.share, waits)
+
     def begin(self, pending: PendingBatch) -> PendingBatch:
         """Decode the pictures of the step that was announced first of those that have not begun."""
         with self._changed:
@@ -241,9 +245,7 @@ class DecodeThreads:
                 return
 
     def _take_cached(self, slot: Slice, rows: EpisodeRows, known: dict[int, int]) -> None:
-        """Copy frames that have come to the frame cache since the steps that want them were
-        drawn.
-        """
+        """Copy frames that came to the frame cache after the steps that want them were drawn."""
         visit = Visit(slot, self._served[slot], rows)
         for frame, picture in rows.pictures(known):
             self._place(slot.key, picture, visit.requests[frame])

@@ -215,7 +215,8 @@ def requests_of(
         episodes = step.episode_of[places // per_sample].tolist()
         own_of: dict[PictureSource, Requests] = {}  # one may be there twice, in another's place
         of_episode = [own_of.setdefault(source, {}) for source in step.episodes]
-        for place, frame, episode in zip(places.tolist(), frames, episodes, strict=True):
+        goes_to = pending.places(key, places).tolist()
+        for place, frame, episode in zip(goes_to, frames, episodes, strict=True):
             of_episode[episode].setdefault(frame, []).append(Target(pending, place))
         requests |= {Slice(source, key): own for source, own in own_of.items() if own}
     return requests

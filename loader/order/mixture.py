@@ -25,9 +25,9 @@ from roboshard.common.permute import derive_key
 from roboshard.loader.config import OrderConfig
 from roboshard.loader.order.episodes import Episodes
 from roboshard.loader.order.own_epochs import OwnEpochs, epochs_of
-from roboshard.loader.order.plan import Draw, Slots
+from roboshard.loader.order.plan import Draw, Slots, draw_of
 from roboshard.loader.order.schedule import LaneCounts, Schedule, WholeStepCounts, WholeSteps
-from roboshard.loader.order.tape import LanePlaces, LaneTape, Tape, frames_at
+from roboshard.loader.order.tape import Frames, LanePlaces, LaneTape, Tape, frames_at
 
 IntArray = NDArray[np.int64]
 KEPT_TAPES = 4
@@ -54,7 +54,7 @@ class MixturePlan:
         self._episodes = episodes
         self._slots = slots
         self._parts = schedule.parts
-        self._epoch = epoch
+        self.epoch = epoch
         self._orders = [_order_of(order, number) for number in range(len(episodes))]
         self._own = [OwnEpochs(those) for those in episodes]
         shape = {"rank_slots": slots.rank_slots, "per_rank_slot": slots.per_rank_slot}
@@ -102,7 +102,7 @@ class MixturePlan:
         if not 0 <= step < self.num_steps:
             raise IndexError(f"step {step} of an epoch of {self.num_steps}")
         size = self._slots.per_rank_slot
-        number = self._epoch * self.num_steps + step
+        number = self.epoch * self.num_steps + step
         first = number * self._slots.global_batch_size
         lanes = np.repeat(np.asarray(rank_slots, dtype=np.int64), size)
         begins = first + lanes * size
@@ -112,8 +112,7 @@ class MixturePlan:
         within = self._counts.before_step(datasets, lanes, number)
         within += numbers - self._schedule.before(datasets, begins)
         epochs = epochs_of(self._own, datasets, numbers)
-        positions, rows = self._samples(datasets, epochs, lanes, within)
-        return Draw(step=step, positions=positions, rows=rows)
+        return draw_of(step, self._samples(datasets, epochs, lanes, within))
 
     def steps(self, steps: Sequence[int], rank_slots: Sequence[int]) -> list[Draw]:
         """Return several steps, each as `step` gives it."""
@@ -121,10 +120,8 @@ class MixturePlan:
 
     def _samples(
         self, datasets: IntArray, epochs: IntArray, lanes: IntArray, within: IntArray
-    ) -> tuple[IntArray, IntArray]:
-        """Return (episode positions, rows) of samples by dataset, own epoch, lane, and how many the
-        lane drew before.
-        """
+    ) -> Frames:
+        """Return samples by dataset, own epoch, lane, and how many the lane drew before."""
         by_tape = np.lexsort((epochs, datasets))
         datasets, epochs, lanes, within = (
             values[by_tape] for values in (datasets, epochs, lanes, within)
@@ -136,9 +133,9 @@ class MixturePlan:
             tape, begun = self._tape(int(datasets[begin]), int(epochs[begin]))
             lane = lanes[begin:end]
             asked.append(LanePlaces(tape, lane, within[begin:end] - begun.take(lane)))
-        positions, rows = np.empty_like(within), np.empty_like(within)
-        positions[by_tape], rows[by_tape] = frames_at(asked)
-        return positions, rows
+        places = np.empty_like(by_tape)
+        places[by_tape] = np.arange(len(by_tape))
+        return Frames(*(part.take(places) for part in frames_at(asked)))
 
     def _tape(self, dataset: int, epoch: int) -> tuple[LaneTape, IntArray]:
         """Return a tape, and what its lanes had drawn of the dataset before it."""

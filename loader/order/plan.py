@@ -12,7 +12,7 @@ Nothing is simulated and nothing is stored but arrays over episodes. See docs/or
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from roboshard.loader.config import OrderConfig
 from roboshard.loader.order.episodes import Episodes
-from roboshard.loader.order.tape import LanePlaces, LaneTape, Tape, frames_at
+from roboshard.loader.order.tape import Frames, LanePlaces, LaneTape, Tape, frames_at
 
 IntArray = NDArray[np.int64]
 
@@ -49,6 +49,27 @@ class Draw:
     """(n,) positions of the samples' episodes in the dataset's index."""
     rows: IntArray
     """(n,) rows of the samples within their episodes."""
+    turns: IntArray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    """(n,) which of the episodes on its tape each sample is of, where a plan drew them."""
+    share: "Share | None" = None
+    """Which part of the step this is, where it is not all of it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Share:
+    """The part of a step that one worker makes of those that make it together."""
+
+    epoch: int
+    step: int
+    places: IntArray
+    """(k,) places of the worker's samples in the step."""
+    size: int
+    """n: samples of the step."""
+
+
+def draw_of(step: int, frames: Frames) -> Draw:
+    """Return a step that takes these frames."""
+    return Draw(step=step, positions=frames.positions, rows=frames.rows, turns=frames.turns)
 
 
 class EpochShape:
@@ -93,6 +114,7 @@ class EpochPlan(EpochShape):
 
     def __init__(self, episodes: Episodes, order: OrderConfig, slots: Slots, epoch: int) -> None:
         """Lay out epoch number `epoch` (from 0)."""
+        self.epoch = epoch
         self._tape = Tape(episodes, order, epoch, order.pool_episodes)
         super().__init__(self._tape.num_frames, order, slots)
 
@@ -115,10 +137,10 @@ class EpochPlan(EpochShape):
         slots = np.asarray(rank_slots, dtype=np.int64)
         places = [self._places(step, slots) for step in steps]
         lanes, within = (np.concatenate(part) for part in zip(*places, strict=True))
-        positions, rows = self.lane_samples(lanes, within)
+        frames = self.lane_samples(lanes, within)
         ends = np.cumsum([len(own) for own, _ in places]).tolist()
         return [
-            Draw(step=step, positions=positions[begin:end], rows=rows[begin:end])
+            draw_of(step, Frames(*(part[begin:end] for part in frames)))
             for step, begin, end in zip(steps, [0, *ends], ends, strict=False)
         ]
 
@@ -136,9 +158,8 @@ class EpochPlan(EpochShape):
         """Return the first tape position of a lane, and the one after its last."""
         return int(self._lanes.bounds[lane]), int(self._lanes.bounds[lane + 1])
 
-    def lane_samples(self, lane: int | IntArray, within: IntArray) -> tuple[IntArray, IntArray]:
-        """Return (episode positions, rows) of the samples that a lane emits at places `within` (0
-        is its first).
+    def lane_samples(self, lane: int | IntArray, within: IntArray) -> Frames:
+        """Return the samples that a lane emits at places `within` (0 is its first).
 
         `lane` may be an array with a lane for each place.
         """

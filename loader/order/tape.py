@@ -19,6 +19,17 @@ from roboshard.loader.order.frame_order import Pool, sweep, uniform
 IntArray = NDArray[np.int64]
 
 
+class Frames(NamedTuple):
+    """Frames of episodes, arrays of shape (n,)."""
+
+    positions: IntArray
+    """Positions of the episodes in the dataset's index."""
+    rows: IntArray
+    """Rows within the episodes."""
+    turns: IntArray
+    """Which of the episodes on its tape each is of: those of a pool are numbered in a row."""
+
+
 class Tape:
     """Episodes in the order of an epoch, their frames laid end to end.
 
@@ -42,12 +53,12 @@ class Tape:
         """How many frames the epoch has."""
         return int(self.starts[-1])
 
-    def frames(self, places: IntArray) -> tuple[IntArray, IntArray]:
-        """Return (episode positions, rows) of the frames at places of the tape."""
+    def frames(self, places: IntArray) -> "Frames":
+        """Return the frames at places of the tape."""
         slot = self.slots(places)
         episode = self._tape.take(slot)
         rows = self._episodes.rows(episode, places - self.starts.take(slot))
-        return self._episodes.position.take(episode), rows
+        return Frames(self._episodes.position.take(episode), rows, slot)
 
     def slots(self, places: IntArray) -> IntArray:
         """Return which of the tape's episodes each place is in."""
@@ -80,16 +91,13 @@ class LanePlaces(NamedTuple):
     """(n,) the place in the lane's order: 0 is its first sample."""
 
 
-def frames_at(asked: Sequence[LanePlaces]) -> tuple[IntArray, IntArray]:
-    """Return (episode positions, rows) of the frames that lanes of several tapes give at some
-    places.
-    """
+def frames_at(asked: Sequence[LanePlaces]) -> Frames:
+    """Return the frames that lanes of several tapes give at some places."""
     places = [own.lanes.bounds.take(own.lane) + own.within for own in asked]
     if asked[0].lanes.tape.order.shuffle:
         places = _mixed(asked, places)
     found = [own.lanes.tape.frames(part) for own, part in zip(asked, places, strict=True)]
-    positions, rows = zip(*found, strict=True)
-    return np.concatenate(positions), np.concatenate(rows)
+    return found[0] if len(found) == 1 else Frames(*map(np.concatenate, zip(*found, strict=True)))
 
 
 def _mixed(asked: Sequence[LanePlaces], places: Sequence[IntArray]) -> list[IntArray]:

@@ -3,7 +3,7 @@
 import atexit
 import os
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cache, lru_cache, partial
@@ -14,14 +14,16 @@ from roboshard.loader.batches.buffers import Buffers, DeviceBuffers, PinnedBuffe
 from roboshard.loader.epochs import EpochPart, epochs_from, num_own_steps
 from roboshard.loader.frame_cache.frames import FrameCache
 from roboshard.loader.job import LoadJob, Plan
+from roboshard.loader.order.teams import ALONE
 from roboshard.loader.pipeline import load
 from roboshard.loader.resources import Resources
 from roboshard.loader.running.background import run_in_background
 from roboshard.loader.running.device import Copies, decodes_on_gpu, pin_batch, should_pin
+from roboshard.loader.running.in_worker import FromWorker
 from roboshard.loader.running.shared_frames import open_cache
 from roboshard.loader.running.steps import UserSteps
 from roboshard.loader.running.stream import EpochStream
-from roboshard.loader.running.workers import FromWorker, WorkerPool
+from roboshard.loader.running.workers import WorkerPool
 from roboshard.loader.samples.rows import Batch
 from roboshard.loader.stats import LoaderStats, StatsCounter
 from roboshard.loader.transforms.apply import Transforms
@@ -73,7 +75,7 @@ class EpochRunner:
             arriving = self._of_processes(epoch, first_step)
         else:
             arriving = self._stream.items(
-                epoch, first_step, num_own_steps(self.plan(epoch), first_step)
+                epoch, first_step, num_own_steps(self.plan(epoch), first_step, ALONE)
             )
             if self._transforms is not None:
                 arriving = self._transformed(arriving, self._transforms, epoch, first_step)
@@ -103,9 +105,9 @@ class EpochRunner:
     def stats(self) -> LoaderStats:
         """Return the loader's numbers so far."""
         stats = self.counter.snapshot()
-        for latest in self._of_workers.values():
-            stats.steps_ahead += latest.steps_ahead
-            stats.resident_bytes += latest.resident_bytes
+        of_workers = self._of_workers.values()
+        stats.steps_ahead += sum(own.steps_ahead for own in of_workers) // self._job.members
+        stats.resident_bytes += sum(own.resident_bytes for own in of_workers)
         return stats
 
     def close(self) -> None:
@@ -119,11 +121,14 @@ class EpochRunner:
             self._workers = None
             self._of_workers.clear()
 
+    def _num_steps_of(self, epoch: int) -> int:
+        return self.plan(epoch).num_steps
+
     def _of_processes(
         self, epoch: int, first_step: int
     ) -> Generator[tuple[Batch, Any], None, None]:
         workers = self._workers = self._workers or WorkerPool(
-            self._job, self.steps.switch_of_workers()
+            self._job, self._num_steps_of, self.steps.switch_of_workers()
         )
         try:
             yield from starmap(self._arrived, workers.run(epoch, first_step))
@@ -138,11 +143,12 @@ class EpochRunner:
             raise
         self._of_workers.clear()
 
-    def _arrived(self, batch: Batch, done: FromWorker) -> tuple[Batch, Any]:
-        """Count what a worker's batch took, and send it on its way to where it is wanted."""
-        self.counter.merge(done.stats)
-        self._of_workers[done.worker] = done.stats
-        self.steps.collect(done.worker, done.spans)
+    def _arrived(self, batch: Batch, members: Sequence[FromWorker]) -> tuple[Batch, Any]:
+        """Count what a batch took, and send it on its way to where it is wanted."""
+        for done in members:
+            self.counter.merge(done.stats)
+            self._of_workers[done.worker] = done.stats
+            self.steps.collect(done.worker, done.spans)
         if not self._config.read.pin_memory:
             return self._copies.begin(batch)
         started = time.perf_counter()
@@ -168,7 +174,8 @@ class _InThreads:
     ) -> Generator[tuple[Batch, Any], None, None]:
         """Yield batches on their way to where they are wanted, as `EpochStream` asks for them."""
         own = Resources(self.job, self.buffers, self.counter, cache=self.cache())
-        batches = self._on_their_way(epochs_from(self.plan_of, epoch, first_step, goes_on), own)
+        epochs = epochs_from(self.plan_of, epoch, first_step, goes_on, own.team)
+        batches = self._on_their_way(epochs, own)
         with closing(run_in_background(batches, own.reads.stop)) as coming:
             atexit.register(
                 coming.close

@@ -28,7 +28,14 @@ import torch
 from roboshard.common.errors import OptionError
 from roboshard.common.memory_files import anonymous_file
 from roboshard.loader import topology
-from roboshard.loader.batches.buffers import FITS, Buffer, lease_of, size_in_bytes
+from roboshard.loader.batches.buffers import (
+    FITS,
+    Buffer,
+    OwnBuffers,
+    Where,
+    lease_of,
+    size_in_bytes,
+)
 
 BATCHES_HELD = 3
 """Batches of one worker that the user may hold in its segments; further ones are copied out of
@@ -111,7 +118,7 @@ class _Segment:
         self.loan = _Loan()
 
 
-class SegmentSender:
+class SegmentSender(OwnBuffers):
     """The worker's side: `Buffers` in shared memory, and messages about them."""
 
     def __init__(self, plan: SegmentPlan, worker: int) -> None:
@@ -121,7 +128,12 @@ class SegmentSender:
         self._segments: list[_Segment] = []
         self._lock = Lock()
 
-    def lend(self, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+    def lend(
+        self,
+        shape: Sequence[int],
+        dtype: torch.dtype,
+        where: Where | None = None,  # noqa: ARG002 - nobody else's
+    ) -> torch.Tensor:
         """Return a tensor with anything in it, over a segment that is free.
 
         Waits for a free segment, which comes: the parent copies what its user holds on to.

@@ -75,6 +75,15 @@ def delta_windows(
 
 
 def _windowed(step: DrawnStep, offsets: Offsets, pictures: Sequence[PictureKey]) -> WindowedStep:
+    if not step.episodes:  # others make all of this step
+        none = np.zeros((0, 1), dtype=np.int64)
+        return WindowedStep(
+            values={},
+            episodes=(),
+            episode_of=step.episode_of,
+            frames={picture.key: none for picture in pictures},
+            draw=step.draw,
+        )
     has_datasets = step.episodes[0].membership.dataset is not None
     lengths = dataset = np.zeros(0, dtype=np.int64)
     if offsets:

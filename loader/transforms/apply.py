@@ -13,6 +13,7 @@ from roboshard.common.errors import OptionError
 from roboshard.loader.batches.buffers import Buffers
 from roboshard.loader.batches.single_samples import single_samples
 from roboshard.loader.job import LoadJob
+from roboshard.loader.order.plan import Share
 from roboshard.loader.samples.rows import Batch
 from roboshard.loader.stats import StatsCounter
 from roboshard.loader.transforms.images import transform_images
@@ -38,16 +39,17 @@ class Transforms:
         self._counter = counter
         self._generators = TransformGenerators(job.config.order.seed, job.config.read.decode_device)
 
-    def __call__(self, batch: Batch, epoch: int, step: int) -> Batch:
+    def __call__(self, batch: Batch, epoch: int, step: int, share: Share | None = None) -> Batch:
         """Return the batch of a step, transformed; its random numbers depend on seed, epoch and
-        step alone.
+        step alone. `share`: of which samples the batch is; None: of all.
 
         Raises:
             OptionError: `batch_transform` returned what is no batch.
         """
         images, whole = self._sample.image_transforms, self._sample.batch_transform
         started = time.perf_counter()
-        first = self._rank * len(next(iter(batch.values())))  # all ranks have as many samples
+        size = len(next(iter(batch.values()))) if share is None else share.size
+        first = self._rank * size  # all ranks have as many samples
         with self._generators.of_step(epoch, step) as reseed:
             if images is not None:
                 batch = transform_images(
@@ -55,7 +57,8 @@ class Transforms:
                     keys=self._keys,
                     transform=images,
                     buffers=self._buffers,
-                    on_sample=lambda number: reseed("images", first + number),
+                    on_sample=lambda place: reseed("images", first + place),
+                    share=share,
                 )
             if whole is not None:
                 reseed("batch", first)

@@ -1,22 +1,24 @@
 """The user's transform of every picture."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
 
-from roboshard.loader.batches.buffers import Buffers
+from roboshard.loader.batches.buffers import Buffers, Where
 from roboshard.loader.config import ImageTransform
+from roboshard.loader.order.plan import Share
 from roboshard.loader.samples.rows import Batch, check_shapes
 
 
-def transform_images(
+def transform_images(  # noqa: PLR0913 - keyword-only
     batch: Batch,
     *,
     keys: Sequence[str],
     transform: ImageTransform,
     buffers: Buffers,
     on_sample: Callable[[int], None] | None = None,
+    share: Share | None = None,
 ) -> Batch:
     """Apply the transform per sample and camera, to (C, H, W) or (T, C, H, W); it may work in
     place.
@@ -27,33 +29,44 @@ def transform_images(
         transform: the user's.
         buffers: where results are put together.
         on_sample: told the number of each sample before it is transformed.
+        share: which of the batch's samples are transformed; None: all.
     """
+    places = range(len(batch[keys[0]])) if share is None else share.places.tolist()
     results: dict[str, list[torch.Tensor]] = {key: [] for key in keys}
-    for number, sample in enumerate(zip(*(batch[key] for key in keys), strict=True)):
+    for place in places:
         if on_sample is not None:
-            on_sample(number)
-        for key, picture in zip(keys, sample, strict=True):
-            results[key].append(transform(picture))
-    return batch | {key: _joined(key, batch[key], results[key], buffers) for key in keys}
+            on_sample(place)
+        for key in keys:
+            results[key].append(transform(batch[key][place]))
+    return batch | {
+        key: _joined(key, batch[key], dict(zip(places, results[key], strict=True)), buffers, share)
+        for key in keys
+    }
 
 
 def _joined(
-    key: str, pictures: torch.Tensor, results: Sequence[torch.Tensor], buffers: Buffers
+    key: str,
+    pictures: torch.Tensor,
+    results: Mapping[int, torch.Tensor],
+    buffers: Buffers,
+    share: Share | None,
 ) -> torch.Tensor:
-    """Return the results as one tensor: the one that the transform was given where it worked in
-    place.
+    """Return the results, of samples by their places, as one tensor: the one that the transform was
+    given where it worked in place.
     """
-    if all(_is_same(result, picture) for result, picture in zip(results, pictures, strict=True)):
+    if all(_is_same(result, pictures[place]) for place, result in results.items()):
         return pictures
-    check_shapes(key, {tuple(result.shape) for result in results})
-    first = results[0]
+    check_shapes(key, {tuple(result.shape) for result in results.values()})
+    first = next(iter(results.values()))
     if not first.is_cpu or first.dim() < 3 or first.dtype == torch.bfloat16:
-        return torch.stack(list(results))
+        return torch.stack(list(results.values()))
     # With the channels last in memory, as they usually are; NumPy copies without threads of its
     # own.
-    memory = buffers.lend((len(results), *first.movedim(-3, -1).shape), first.dtype)
-    for target, result in zip(memory, results, strict=True):
-        np.copyto(target.numpy(), result.detach().movedim(-3, -1).numpy())
+    shape = (len(pictures), *first.movedim(-3, -1).shape)
+    where = None if share is None else Where(share, key, is_transformed=True)
+    memory = buffers.lend(shape, first.dtype, where)
+    for place, result in results.items():
+        np.copyto(memory[place].numpy(), result.detach().movedim(-3, -1).numpy())
     return memory.movedim(-1, -3)
 
 

@@ -21,6 +21,7 @@ from roboshard.converter import ConvertConfig, convert
 from roboshard.loader.episodes.episode import Episode
 from roboshard.loader.look_ahead import decode_ahead
 from roboshard.loader.look_ahead.decode_threads import DecodeThreads
+from roboshard.loader.order import teams
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -29,6 +30,12 @@ def one_torch_thread() -> None:
     decoding ones.
     """
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def workers_make_steps_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As they do of pictures of the usual sizes; those of most tests are smaller."""
+    monkeypatch.setattr(teams, "LEAST_PIXELS", 0)
 
 
 @pytest.fixture

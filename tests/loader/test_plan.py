@@ -15,11 +15,19 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from roboshard.loader import topology
 from roboshard.loader.config import EpisodeOrder, FrameOrder, LoaderConfig, OrderConfig, SplitConfig
 from roboshard.loader.epochs import num_own_steps
+from roboshard.loader.order import teams
 from roboshard.loader.order.frame_order import Pool, sweep
 from roboshard.loader.order.plan import Draw, Episodes, EpochPlan, Slots
+from roboshard.loader.order.teams import (
+    MESSAGE_BYTES,
+    Team,
+    by_step,
+    in_messages,
+    members_of,
+    steps_of_message,
+)
 from roboshard.loader.pipeline import (
     DRAWN_SAMPLES,
     DRAWN_STEPS,
@@ -89,7 +97,7 @@ def all_steps(setup: Setup, plan: EpochPlan | None = None) -> list[list[Frame]]:
 def lane_frames(setup: Setup, lane: int) -> list[Frame]:
     """What a lane emits from its first place to its last."""
     start, stop = setup.plan.lane_bounds(lane)
-    positions, rows = setup.plan.lane_samples(lane, np.arange(stop - start))
+    positions, rows, _ = setup.plan.lane_samples(lane, np.arange(stop - start))
     return list(zip(positions.tolist(), rows.tolist(), strict=True))
 
 
@@ -174,21 +182,125 @@ def config_of(setup: Setup, rank: int, world_size: int) -> LoaderConfig:
 def test_any_number_of_workers_of_any_world_size_gives_the_same_steps_in_turn(
     setup: Setup, data: st.DataObject
 ) -> None:
+    """However many of them make each step together."""
     plan = setup.plan
     first = data.draw(st.integers(0, plan.num_steps), label="resumed at")
     world_size = data.draw(st.sampled_from(divisors(setup.slots.rank_slots)), label="ranks")
     for num_workers in (0, 1, 2, 3, 7, 16):
         ranks = []
+        members = data.draw(st.sampled_from(divisors(max(1, num_workers))), label="members")
         for rank in range(world_size):
-            config, shares = config_of(setup, rank, world_size), []
+            config, drawn = config_of(setup, rank, world_size), []
             for worker in range(max(1, num_workers)):
-                with patch.object(topology, "worker", return_value=(worker, max(1, num_workers))):
-                    shares.append(list(draw_epoch(plan, first, config).run()))
-                    assert num_own_steps(plan, first) == len(shares[-1])
+                team = Team.of(worker, max(1, num_workers), members)
+                drawn.append(list(draw_epoch(plan, first, config, team).run()))
+                assert num_own_steps(plan, first, team) == len(drawn[-1])
             # torch's DataLoader asks worker 0 first, then 1, 2, ...
-            ranks.append([draw for turn in zip_longest(*shares) for draw in turn if draw])
+            parts = [draw for turn in zip_longest(*drawn) for draw in turn if draw]
+            ranks.append(list(map(whole, *(parts[member::members] for member in range(members)))))
         steps = [list(chain(*map(frames_of, shares))) for shares in zip(*ranks, strict=True)]
         assert steps == all_steps(setup, plan)[first:]
+
+
+@given(
+    num_steps=st.integers(0, 60),
+    number_of_teams=st.integers(1, 5),
+    members=st.integers(1, 4),
+    most=st.integers(1, 8),
+)
+def test_steps_come_in_order_however_many_of_them_a_message_holds(
+    num_steps: int, number_of_teams: int, members: int, most: int
+) -> None:
+    """As torch's DataLoader collects: in turn of each worker, until it has no more."""
+    of_workers = [
+        [
+            ([(step, member) for step in message], (team, member))
+            for message in in_messages(
+                range(team, num_steps, number_of_teams),
+                len(range(team, num_steps, number_of_teams)),
+                most,
+            )
+        ]
+        for team in range(number_of_teams)
+        for member in range(members)
+    ]
+    messages = [message for turn in zip_longest(*of_workers) for message in turn if message]
+    found = list(by_step(iter(messages), number_of_teams, members))
+    assert [parts for parts, _ in found] == [
+        tuple((step, member) for member in range(members)) for step in range(num_steps)
+    ]
+    assert [note for _, notes in found for note in notes] == [note for _, note in messages]
+
+
+def whole(*parts: Draw) -> Draw:
+    """The step that the members of a team have made these parts of."""
+    shares = [part.share for part in parts if part.share is not None]
+    if not shares:
+        (only,) = parts
+        return only
+    assert len({(share.epoch, share.step, share.size) for share in shares}) == 1
+    places = np.concatenate([share.places for share in shares])
+    assert sorted(places.tolist()) == list(range(shares[0].size))
+    positions, rows = np.empty_like(places), np.empty_like(places)
+    positions[places] = np.concatenate([part.positions for part in parts])
+    rows[places] = np.concatenate([part.rows for part in parts])
+    return Draw(step=shares[0].step, positions=positions, rows=rows)
+
+
+@SHARED
+@given(setups(), st.integers(2, 5))
+def test_each_member_has_every_so_many_th_episode_of_the_tape(setup: Setup, members: int) -> None:
+    """So frames that are decoded together are one worker's, and of a pool each has its share."""
+    plan = setup.plan
+    owners: dict[int, int] = {}
+    positions: dict[int, int] = {}
+    assume(plan.num_steps)
+    draws = plan.steps(range(plan.num_steps), setup.every_slot)
+    for member in range(members):
+        for part in Team.of(member, members, members).parts(draws, 0):
+            for turn, position in zip(part.turns.tolist(), part.positions.tolist(), strict=True):
+                assert owners.setdefault(turn, member) == member
+                assert positions.setdefault(turn, position) == position
+    assert set(owners) == {int(turn) for draw in draws for turn in draw.turns}
+    assert all(owner == turn % members for turn, owner in owners.items())
+
+
+@given(
+    num_workers=st.integers(0, 64),
+    batch_size=st.integers(1, 512),
+    pixels=st.integers(0, 1 << 20),
+    least=st.sampled_from([0, 1000, 200_000]),
+)
+def test_a_team_divides_the_workers_and_leaves_each_enough_to_do(
+    num_workers: int, batch_size: int, pixels: int, least: int
+) -> None:
+    def is_enough(members: int) -> bool:
+        return members <= batch_size and batch_size * pixels >= members * least
+
+    with patch.object(teams, "LEAST_PIXELS", least):
+        members = members_of(num_workers, batch_size, pixels)
+    assert max(1, num_workers) % members == 0
+    assert members == 1 or is_enough(members)
+    assert not any(map(is_enough, [m for m in divisors(max(1, num_workers)) if m > members]))
+
+
+@given(
+    items=st.lists(st.integers(), max_size=100),
+    members=st.integers(1, 16),
+    batch_bytes=st.integers(0, 1 << 27),
+)
+def test_messages_hold_everything_in_order(
+    items: list[int], members: int, batch_bytes: int
+) -> None:
+    most = steps_of_message(members, batch_bytes)
+    assert 1 <= most <= members
+    assert most == 1 or most * batch_bytes <= MESSAGE_BYTES
+    remaining = iter([*items, "of the next epoch"])
+    messages = list(in_messages(remaining, len(items), most))
+    assert list(remaining) == ["of the next epoch"]
+    assert list(chain(*messages)) == items
+    assert [len(message) for message in messages[:1]] == [1] * bool(items)
+    assert all(1 <= len(message) <= most for message in messages)
 
 
 @SHARED
@@ -225,6 +337,8 @@ def test_no_more_than_a_bounded_number_of_samples_is_drawn_ahead(
     drawn: list[int] = []
 
     class Steps:
+        epoch = 0
+
         def steps(self, steps: Sequence[int], rank_slots: Sequence[int]) -> list[Draw]:
             drawn.extend(steps)
             return [
@@ -234,7 +348,7 @@ def test_no_more_than_a_bounded_number_of_samples_is_drawn_ahead(
 
     nodes = (NodeStep(step, range(1)) for step in range(num_steps))
     given_out = []
-    for draw in islice(draw_samples(nodes, cast(EpochPlan, Steps())), taken):
+    for draw in islice(draw_samples(nodes, cast(EpochPlan, Steps()), Team()), taken):
         given_out.append(draw.step)
         ahead = len(drawn) - len(given_out)
         assert ahead <= max(len(given_out), 1), "the first ones are not waited for"

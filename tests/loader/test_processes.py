@@ -11,6 +11,7 @@ import itertools
 import json
 import multiprocessing
 import os
+import random
 import re
 import shutil
 import signal
@@ -27,6 +28,7 @@ import psutil
 import pytest
 
 from roboshard.loader import Loader, make_loader
+from roboshard.loader.order import teams
 from roboshard.loader.running.segment_pool import SOCKETS_NAME, SOCKETS_PATH
 from roboshard.shards import DamageError, OptionError
 
@@ -34,6 +36,7 @@ SOON_S = (
     20  # torch's workers look every 5 s whether their parent is there; a loaded machine is slow
 )
 PACE_S = 0.05
+CAMERA = "observation.image"
 
 
 def loader_of(root: Path, **options: Any) -> Loader:
@@ -66,6 +69,19 @@ def are_deleted(paths: set[Path]) -> bool:
 def num_fds(pid: int) -> int:
     """Open files of a process."""
     return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+def num_slots(loader: Loader) -> int:
+    """How many batches its workers may be at."""
+    pool = loader._runner._workers
+    assert pool is not None
+    return len(pool._batches._plan.granted)
+
+
+def num_bounded(pid: int) -> int:
+    """Of these, parts of memory that is shared with other processes, and shards."""
+    targets = [os.path.realpath(entry) for entry in Path(f"/proc/{pid}/fd").iterdir()]
+    return sum(bool(re.search(r"^/memfd:roboshard|\.tar$", target)) for target in targets)
 
 
 def shared_memory(pids: Iterable[int]) -> set[Path]:
@@ -102,27 +118,57 @@ def test_workers_live_through_epochs_and_go_with_close(pusht_shards: Path) -> No
     with nothing_left():
         loader = loader_of(pusht_shards, batch_size=32)
         assert not workers()
-        open_files, seen = [], []
+        of_others = num_bounded(os.getpid())
+        open_files, bounded, seen = [], [], []
         for _ in range(9):
             assert len(list(loader)) == 21
             seen.append(workers())
-            open_files.append(sum(num_fds(pid) for pid in (os.getpid(), *workers())))
+            pids = (os.getpid(), *workers())
+            bounded.append(sum(map(num_bounded, pids)))
+            open_files.append(sum(map(num_fds, pids)) - bounded[-1])
         assert len(seen[0]) == 2
         assert seen == [seen[0]] * 9
-        grown = open_files[-1] - open_files[2]
-        assert grown < 6, (
-            "one segment more where steps happened to be further ahead, but no file an epoch"
-        )
+        assert open_files[-1] - open_files[2] < 3, "no file an epoch"
+        num_shards = len(list(pusht_shards.rglob("*.tar")))
+        most = 3 * (num_slots(loader) + 1 + num_shards)
+        assert bounded[-1] - of_others <= most, "one for each slot, and one for all slots"
         iterator = iter(loader)
         next(iterator)
-        mapped = shared_memory([os.getpid(), *seen[-1]])
-        assert mapped
+        used = shared_memory([os.getpid(), *seen[-1]])
+        assert used
         loader.close()
         assert are_gone(seen[0])
         with pytest.raises(OptionError, match="this iteration is over"):
             next(iterator)
-        assert are_deleted(mapped)
+        assert are_deleted(used)
         loader.close()
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+@pytest.mark.parametrize("num_workers", [2, 4])
+def test_an_iteration_that_ends_anywhere_leaves_the_next_one_whole(
+    pusht_shards: Path, num_workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Workers, in teams of two, make batches in the same memory, and may be at the old ones when
+    others begin.
+    """
+    monkeypatch.setattr(teams, "LEAST_PIXELS", 32 * 96 * 96 // 2)
+
+    def sums(loader: Loader, epoch: int, steps: int) -> list[list[int]]:
+        loader.set_epoch(epoch)
+        batches = itertools.islice(loader, steps)
+        return [batch[CAMERA].sum(dim=(1, 2, 3)).tolist() for batch in batches]
+
+    options = {"batch_size": 32, "frame_order": "sweep"}
+    with closing(loader_of(pusht_shards, num_workers=0, **options)) as alone:
+        expected = [sums(alone, epoch, 6) for epoch in range(2)]
+    dice = random.Random(7)
+    with closing(loader_of(pusht_shards, num_workers=num_workers, **options)) as loader:
+        assert loader._job.members == 2
+        for _ in range(15):
+            epoch, steps = dice.randrange(2), dice.randrange(1, 7)
+            assert sums(loader, epoch, steps) == expected[epoch][:steps]
+        assert len(workers()) == num_workers
 
 
 @pytest.mark.slow
@@ -338,6 +384,7 @@ def _run(root: Path, mode: str) -> None:
 
 
 if __name__ == "__main__":
+    teams.LEAST_PIXELS = 0  # workers make steps together, as of larger pictures
     if sys.argv[2] == "starting":
         _start(Path(sys.argv[1]))
     else:

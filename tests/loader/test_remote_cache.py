@@ -453,12 +453,13 @@ def test_four_processes_that_want_the_same_at_once_fetch_it_about_once(
 
 @pytest.mark.slow
 def test_workers_share_one_folder(http: RangeServer, arm_shards: Path, cache: Path) -> None:
-    options: dict[str, Any] = {"num_workers": 2}
-    loader = small_loader(http.url, cache_dir=cache, **options)
+    options: dict[str, Any] = {"num_workers": 2, "cache_dir": cache}
+    loader, again = small_loader(http.url, **options), small_loader(http.url, **options)
     here = small_loader(str(arm_shards))
     assert digests(loader) == digests(here)
     assert data_bytes(http) <= 1.15 * needed_bytes(arm_shards)
     sent = data_bytes(http)
     assert digests(loader) == digests(here)
+    assert digests(again) == digests(small_loader(str(arm_shards)))
     assert data_bytes(http) == sent
-    assert loader.stats().cache_hits > 0
+    assert again.stats().cache_hits > 0

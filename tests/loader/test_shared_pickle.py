@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from roboshard.loader.running.in_worker import StepDataset
 from roboshard.loader.running.shared_pickle import SHARED_BYTES, SharedPickle
-from roboshard.loader.running.workers import _StepDataset
 
 SPAWN = get_context("spawn")
 
@@ -124,7 +124,7 @@ def tell(shared: SharedPickle, found: Any) -> None:
 
 def test_a_job_is_pickled_once_for_all_workers_that_start_together() -> None:
     job = Counted()
-    steps = _StepDataset(job, None, None, None, None)  # type: ignore[arg-type]
+    steps = StepDataset(job, None)  # type: ignore[arg-type]
     for time in (1, 2):
         with steps.pickled_once():
             copies = [pickle.loads(pickle.dumps(steps)) for _ in range(3)]

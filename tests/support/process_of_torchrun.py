@@ -16,15 +16,18 @@ import runpy
 import sys
 from pathlib import Path
 
+from roboshard.loader.order import teams
+
 PREFIX = [str(Path(__file__))]
 """What torchrun is given before a program."""
 
 
 def main() -> None:
-    """Run the program.
+    """Run the program, in which workers make steps together however small their pictures are.
 
     What it has registered for its end is done; its errors and its exit status stay.
     """
+    teams.LEAST_PIXELS = 0
     del sys.argv[0]
     sys.path[0] = str(Path(sys.argv[0]).parent)
     runpy.run_path(sys.argv[0], run_name="__main__")

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import torch
 
 from roboshard.loader import Loader, make_loader
+from roboshard.loader.order import teams
 
 Batch = dict[str, Any]
 GlobalBatch = tuple[Batch, ...]
@@ -272,4 +273,5 @@ def _restore() -> None:
 
 
 if __name__ == "__main__":
+    teams.LEAST_PIXELS = 0  # workers make steps together, as of larger pictures
     _restore()

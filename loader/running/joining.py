@@ -1,0 +1,78 @@
+"""One batch out of the parts that several workers have made of it."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from roboshard.common.errors import FormatError
+from roboshard.loader.running.shared_batches import Region, SharedBatches
+from roboshard.loader.samples.rows import Batch, check_shapes
+
+IntArray = NDArray[np.int64]
+
+
+class Part(NamedTuple):
+    """What one worker has made of a batch."""
+
+    values: Any
+    """A message that arrives as a `Batch`: values of the worker's samples, (k, ...) tensors or
+    lists of k; or a `Region`, where pictures lie in memory that all have put theirs into.
+    """
+    step: int
+    places: IntArray
+    """(k,) places of its samples in the batch."""
+    size: int
+    """n: samples of the batch."""
+
+
+def join(parts: Sequence[Part], step: int, memory: SharedBatches) -> Batch:
+    """Return the batch of a step, which has been taken from `memory`.
+
+    Raises:
+        FormatError: values of a key have different shapes or types.
+        RuntimeError: these are not the parts of the step.
+    """
+    number = sum(len(part.places) for part in parts)
+    if number != parts[0].size or {part.step for part in parts} != {step}:
+        raise RuntimeError(
+            f"step {step} came as {number} of {parts[0].size} samples of steps "
+            f"{[part.step for part in parts]}"
+        )
+    parts = [part for part in parts if len(part.places)]
+    return {key: _joined(key, parts, memory.pictures) for key in parts[0].values}
+
+
+def _joined(
+    key: str, parts: Sequence[Part], pictures: Callable[[Region], torch.Tensor]
+) -> torch.Tensor | list[Any]:
+    values = [part.values[key] for part in parts]
+    if isinstance(values[0], Region) and all(value == values[0] for value in values):
+        return pictures(values[0])
+    if isinstance(values[0], list):
+        return _in_places(parts, values)
+    of_parts = [
+        pictures(value)[part.places] if isinstance(value, Region) else value
+        for part, value in zip(parts, values, strict=True)
+    ]
+    check_shapes(key, {tuple(value.shape[1:]) for value in of_parts})
+    dtypes = {value.dtype for value in of_parts}
+    if len(dtypes) > 1:
+        raise FormatError(
+            f"{key!r} has types {sorted(map(str, dtypes))} within one batch and cannot be stacked; "
+            "use batch_size=None and a collate function of your own"
+        )
+    whole = torch.empty((parts[0].size, *of_parts[0].shape[1:]), dtype=of_parts[0].dtype)
+    for part, value in zip(parts, of_parts, strict=True):
+        whole[torch.from_numpy(part.places)] = value
+    return whole
+
+
+def _in_places(parts: Sequence[Part], values: Sequence[list[Any]]) -> list[Any]:
+    whole: list[Any] = [None] * parts[0].size
+    for part, own in zip(parts, values, strict=True):
+        for place, value in zip(part.places.tolist(), own, strict=True):
+            whole[place] = value
+    return whole
