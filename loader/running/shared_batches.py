@@ -84,15 +84,25 @@ class SharedBatchesPlan:
     def make(
         cls, *, start_method: str, num_workers: int, keys: Sequence[str], steps_of_message: int
     ) -> "SharedBatchesPlan":
-        """Reserve addresses for batches with pictures of these keys. Raises OSError where there is
-        no room.
+        """Reserve addresses for batches with pictures of these keys.
+
+        Raises:
+            OptionError: the process may not have files as large as that, though they are in memory,
+                and empty.
         """
         context = get_context(start_method)
         waiting = 1 + 2 * steps_of_message
         num_slots = LOOK_AHEAD_STEPS[1] + waiting + BATCHES_HELD + 1
         keys = (*keys, *map(transformed, keys))
         with anonymous_file() as file:
-            file.truncate(num_slots * max(1, len(keys)) * REGION_BYTES)
+            try:
+                file.truncate(num_slots * max(1, len(keys)) * REGION_BYTES)
+            except OSError as error:
+                raise OptionError(
+                    f"num_workers: worker processes share a file in memory, which is empty at first "
+                    f"and has room for all batches: {error}; raise the limit of a file's size "
+                    "(`ulimit -f unlimited`)"
+                ) from error
             return cls(
                 file=SharedMemoryFile(file),
                 keys=keys,

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import gc
 import itertools
+import resource
 import threading
 import time
 from typing import Any
@@ -150,6 +151,16 @@ def test_what_does_not_fit_is_refused(team: Team, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(shared_batches, "REGION_BYTES", 1000)
     with pytest.raises(OptionError, match=rf"batch_size: pictures of '{TOP}' take 12000 bytes"):
         team.members[0].lend((12_000,), torch.uint8, Where(share(0, 0), TOP))
+
+
+def test_a_limit_of_the_size_of_files_is_an_error_with_its_remedy() -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 30, before[1]))
+    try:
+        with pytest.raises(OptionError, match=r"^num_workers: .* ulimit -f unlimited"):
+            Team()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_transformed_pictures_have_memory_of_their_own(team: Team) -> None:
