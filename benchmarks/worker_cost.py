@@ -4,9 +4,9 @@
 
 Loads the same steps in a process of its own for each dataset, order (uniform with each pool, and
 sweep) and number of workers, and prints, between two steps in mid-epoch: CPU time of all processes
-for each sample; video frames decoded for each one used, which rise with the workers, because frames
-of a GOP are wanted by steps of different workers; and episodes read for each step, which rise with
-the workers too, because each reads what it needs.
+for each sample; video frames decoded for each one used, which rise with the workers where frames of
+a GOP are wanted by several of them; and episodes read for each step, which rise where several need
+the same.
 """
 
 import json

@@ -99,8 +99,8 @@ class SharedBatchesPlan:
                 file.truncate(num_slots * max(1, len(keys)) * REGION_BYTES)
             except OSError as error:
                 raise OptionError(
-                    f"num_workers: worker processes share a file in memory, which is empty at first "
-                    f"and has room for all batches: {error}; raise the limit of a file's size "
+                    "num_workers: worker processes share a file in memory that is empty at first, "
+                    f"and large enough for all batches: {error}; raise the limit of a file's size "
                     "(`ulimit -f unlimited`)"
                 ) from error
             return cls(
