@@ -145,7 +145,7 @@ def test_workers_live_through_epochs_and_go_with_close(pusht_shards: Path) -> No
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
-@pytest.mark.parametrize("num_workers", [2, 4])
+@pytest.mark.parametrize("num_workers", [pytest.param(2, marks=pytest.mark.slow), 4])
 def test_an_iteration_that_ends_anywhere_leaves_the_next_one_whole(
     pusht_shards: Path, num_workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -165,7 +165,7 @@ def test_an_iteration_that_ends_anywhere_leaves_the_next_one_whole(
     dice = random.Random(7)
     with closing(loader_of(pusht_shards, num_workers=num_workers, **options)) as loader:
         assert loader._job.members == 2
-        for _ in range(15):
+        for _ in range(8):
             epoch, steps = dice.randrange(2), dice.randrange(1, 7)
             assert sums(loader, epoch, steps) == expected[epoch][:steps]
         assert len(workers()) == num_workers

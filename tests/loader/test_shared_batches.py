@@ -157,7 +157,7 @@ def test_a_limit_of_the_size_of_files_is_an_error_with_its_remedy() -> None:
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 30, before[1]))
     try:
-        with pytest.raises(OptionError, match=r"^num_workers: .* ulimit -f unlimited"):
+        with pytest.raises(OptionError, match=r"^num_workers: .*ulimit -f unlimited"):
             Team()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
