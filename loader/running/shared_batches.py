@@ -91,7 +91,7 @@ class SharedBatchesPlan:
                 and empty.
         """
         context = get_context(start_method)
-        waiting = 1 + 2 * steps_of_message
+        waiting = 2 * steps_of_message
         num_slots = LOOK_AHEAD_STEPS[1] + waiting + BATCHES_HELD + 1
         keys = (*keys, *map(transformed, keys))
         with anonymous_file() as file:

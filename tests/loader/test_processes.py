@@ -144,6 +144,24 @@ def test_workers_live_through_epochs_and_go_with_close(pusht_shards: Path) -> No
         loader.close()
 
 
+WHOLE_STEPS = {
+    "the user's transform of batches": {"batch_transform": dict},
+    "others in the place of damaged episodes": {"on_error": "skip"},
+    "dataset order": {"shuffle": False},
+    "single samples": {"batch_size": None},
+    "one sample a step": {"batch_size": 1},
+}
+
+
+@pytest.mark.parametrize("options", WHOLE_STEPS.values(), ids=WHOLE_STEPS)
+def test_what_concerns_all_of_a_step_is_one_workers(
+    pusht_shards: Path, options: dict[str, Any]
+) -> None:
+    assert loader_of(pusht_shards, num_workers=4)._job.members == 4
+    assert loader_of(pusht_shards, num_workers=4, batch_size=2)._job.members == 2
+    assert loader_of(pusht_shards, num_workers=4, **options)._job.members == 1
+
+
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
 @pytest.mark.parametrize("num_workers", [pytest.param(2, marks=pytest.mark.slow), 4])
 def test_an_iteration_that_ends_anywhere_leaves_the_next_one_whole(
