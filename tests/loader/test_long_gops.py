@@ -82,6 +82,7 @@ def test_workers_that_decode_the_same_frames_are_warned_of(
         )
 
 
+@pytest.mark.slow
 def test_what_the_first_frames_cost_is_not_warned_of(distant_keyframes: Path) -> None:
     """Few later frames are known at first that share their GOPs; here soon all of them are."""
     loader = load(distant_keyframes, batch_size=2)
