@@ -126,14 +126,22 @@ class LoadJob:
     @property
     def _sample_pixels(self) -> int:
         """Pixels to decode for a sample, as far as features tell; of a mixture the mean."""
-        pixels = 0
-        for source in self.sources:
-            for picture in self.pictures:
-                spec = source.features.get(picture.key)
-                shape = None if spec is None else picture_shape(spec)
-                frames = 1 if picture.offsets is None else len(picture.offsets)
-                pixels += 0 if shape is None else frames * shape[0] * shape[1]
+        pixels = sum(
+            size * (1 if picture.offsets is None else len(picture.offsets))
+            for picture, size in self.picture_sizes
+        )
         return pixels // len(self.sources)
+
+    @property
+    def picture_sizes(self) -> list[tuple[PictureKey, int]]:
+        """Each picture of each dataset, with its pixels, where features tell."""
+        shapes = [
+            (picture, picture_shape(source.features[picture.key]))
+            for source in self.sources
+            for picture in self.pictures
+            if picture.key in source.features
+        ]
+        return [(picture, shape[0] * shape[1]) for picture, shape in shapes if shape is not None]
 
     @property
     def num_teams(self) -> int:

@@ -23,7 +23,6 @@ from roboshard.loader.order.mixture import pool_sizes
 from roboshard.loader.order.teams import ALONE, Team
 from roboshard.loader.sources import ConcatDataset
 from roboshard.loader.stats import StatsCounter
-from roboshard.shards.features import picture_shape
 
 LOCAL_READING = (2, 128 << 20)
 """Threads that read ahead in each process, and bytes that they read ahead, over all workers of a
@@ -142,13 +141,7 @@ def _thread_limit(job: LoadJob, least: int) -> ThreadLimit:
     """
     read = job.config.read
     most = read.decode_threads or topology.default_threads(job.config.split.num_workers)
-    shapes = [
-        picture_shape(source.features[picture.key])
-        for source in job.sources
-        for picture in job.pictures
-        if picture.key in source.features
-    ]
-    sizes = [shape[0] * shape[1] for shape in shapes if shape is not None]
+    sizes = [size for _, size in job.picture_sizes]
     is_free = read.decode_threads is None and read.decode_device == "cpu" and bool(sizes)
     return ThreadLimit(most, sum(sizes) / len(sizes) if is_free else None, least)
 

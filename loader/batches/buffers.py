@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from threading import Lock
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ is smaller.
 """
 
 Buffer = NDArray[np.uint8]
+Own = TypeVar("Own", bound="OwnBuffers")
 
 
 class Where(NamedTuple):
@@ -39,15 +40,20 @@ class Where(NamedTuple):
     """Whether they are what the user's transform made of the key's pictures."""
 
 
-class Buffers(Protocol):
+class Lender(Protocol):
+    """What lends memory."""
+
+    def lend(self, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+        """Return a contiguous tensor with anything in it; its memory is the caller's until the last
+        view of it is gone.
+        """
+
+
+class Buffers(Lender, Protocol):
     """Where the memory of batches comes from."""
 
-    def lend(
-        self, shape: Sequence[int], dtype: torch.dtype, where: Where | None = None
-    ) -> torch.Tensor:
-        """Return a contiguous tensor with anything in it; its memory is the caller's until the last
-        view of it is gone. `where`: others put their part of the same batch into that tensor.
-        """
+    def of(self, where: Where) -> Lender:
+        """Return what lends the tensor that others put their part of the same batch into."""
 
     def may_begin(self, share: Share, waits: bool) -> bool:
         """Whether there is memory for a step that several workers make together; if `waits`, not
@@ -56,10 +62,14 @@ class Buffers(Protocol):
 
 
 class OwnBuffers:
-    """Buffers of a process that makes all of each step that it makes."""
+    """Buffers of a process that makes all of each step that it makes: nobody else has a say."""
+
+    def of(self: Own, where: Where) -> Own:  # noqa: ARG002 - wherever it is
+        """Return these buffers."""
+        return self
 
     def may_begin(self, share: Share, waits: bool) -> bool:  # noqa: ARG002 - it is free
-        """Return True: nobody else has a say."""
+        """Return True."""
         return True
 
 
@@ -78,12 +88,7 @@ class ReusedBuffers(OwnBuffers):
         function in Python: in the middle of one an interrupt would be raised, and dropped.
         """
 
-    def lend(
-        self,
-        shape: Sequence[int],
-        dtype: torch.dtype,
-        where: Where | None = None,  # noqa: ARG002 - nobody else's
-    ) -> torch.Tensor:
+    def lend(self, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
         """Return a tensor with anything in it, over a free buffer that fits or fresh memory."""
         num_bytes = max(1, size_in_bytes(shape, dtype))
         with self._lock:
@@ -119,12 +124,7 @@ class PinnedBuffers(OwnBuffers):
     under way.
     """
 
-    def lend(
-        self,
-        shape: Sequence[int],
-        dtype: torch.dtype,
-        where: Where | None = None,  # noqa: ARG002 - nobody else's
-    ) -> torch.Tensor:
+    def lend(self, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
         """Return a tensor with anything in it, in page-locked memory."""
         return torch.empty(tuple(shape), dtype=dtype, pin_memory=True)
 
@@ -135,12 +135,7 @@ class DeviceBuffers(OwnBuffers):
     def __init__(self, device: str) -> None:
         self._device = device
 
-    def lend(
-        self,
-        shape: Sequence[int],
-        dtype: torch.dtype,
-        where: Where | None = None,  # noqa: ARG002 - nobody else's
-    ) -> torch.Tensor:
+    def lend(self, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
         """Return a tensor with anything in it, in the memory of the GPU."""
         return torch.empty(tuple(shape), dtype=dtype, device=self._device)
 

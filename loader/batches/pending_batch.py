@@ -123,8 +123,8 @@ class PendingBatch:
                 dtype = torch.int32 if _is_whole(picture) else torch.float32
                 if is_brightness(picture) and not self._as_float[key]:
                     dtype = torch.uint8
-                where = None if self.share is None else Where(self.share, key)
-                tensor = buffers.lend((*self._shape(key), *picture.shape), dtype, where)
+                lender = buffers if self.share is None else buffers.of(Where(self.share, key))
+                tensor = lender.lend((*self._shape(key), *picture.shape), dtype)
                 memory = tensor.view(-1, *picture.shape)
                 self._tensors[key] = tensor
                 self._memory[key] = memory if isinstance(picture, torch.Tensor) else memory.numpy()

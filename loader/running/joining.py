@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from roboshard.common.errors import FormatError
 from roboshard.loader.running.shared_batches import Region, SharedBatches
-from roboshard.loader.samples.rows import Batch, check_shapes
+from roboshard.loader.samples.rows import Batch, check_shapes, in_places
 
 IntArray = NDArray[np.int64]
 
@@ -52,7 +52,7 @@ def _joined(
     if isinstance(values[0], Region) and all(value == values[0] for value in values):
         return pictures(values[0])
     if isinstance(values[0], list):
-        return _in_places(parts, values)
+        return in_places([part.places for part in parts], values)
     of_parts = [
         pictures(value)[part.places] if isinstance(value, Region) else value
         for part, value in zip(parts, values, strict=True)
@@ -67,12 +67,4 @@ def _joined(
     whole = torch.empty((parts[0].size, *of_parts[0].shape[1:]), dtype=of_parts[0].dtype)
     for part, value in zip(parts, of_parts, strict=True):
         whole[torch.from_numpy(part.places)] = value
-    return whole
-
-
-def _in_places(parts: Sequence[Part], values: Sequence[list[Any]]) -> list[Any]:
-    whole: list[Any] = [None] * parts[0].size
-    for part, own in zip(parts, values, strict=True):
-        for place, value in zip(part.places.tolist(), own, strict=True):
-            whole[place] = value
     return whole

@@ -32,7 +32,6 @@ from roboshard.loader.batches.buffers import (
     FITS,
     Buffer,
     OwnBuffers,
-    Where,
     lease_of,
     size_in_bytes,
 )
@@ -128,12 +127,7 @@ class SegmentSender(OwnBuffers):
         self._segments: list[_Segment] = []
         self._lock = Lock()
 
-    def lend(
-        self,
-        shape: Sequence[int],
-        dtype: torch.dtype,
-        where: Where | None = None,  # noqa: ARG002 - nobody else's
-    ) -> torch.Tensor:
+    def lend(self, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
         """Return a tensor with anything in it, over a segment that is free.
 
         Waits for a free segment, which comes: the parent copies what its user holds on to.

@@ -96,7 +96,7 @@ class SharedBatchesPlan:
         keys = (*keys, *map(transformed, keys))
         with anonymous_file() as file:
             try:
-                file.truncate(num_slots * max(1, len(keys)) * REGION_BYTES)
+                file.truncate(num_slots * len(keys) * REGION_BYTES)
             except OSError as error:
                 raise OptionError(
                     "num_workers: worker processes share a file in memory that is empty at first, "
@@ -172,14 +172,20 @@ class MemberBuffers:
         """Begin a generation. Nothing of this worker may be at steps of those before it."""
         self._generation = self._plan.reached[self._worker] = generation
 
-    def lend(
-        self, shape: Sequence[int], dtype: torch.dtype, where: Where | None = None
-    ) -> torch.Tensor:
-        """Return a tensor with anything in it: of a step that has memory, the one that all members
-        of its team are lent; else one of this worker alone.
+    def lend(self, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+        """Return a tensor with anything in it, of this worker alone."""
+        return self._own.lend(shape, dtype)
+
+    def of(self, where: Where) -> "_Together":
+        """Return what lends the tensor of a step that all members of its team are lent."""
+        return _Together(self, where)
+
+    def lend_together(self, shape: Sequence[int], dtype: torch.dtype, where: Where) -> torch.Tensor:
+        """Return the tensor of a step that all members of its team are lent.
+
+        Raises:
+            AbandonedError: the step has no memory (any more).
         """
-        if where is None:
-            return self._own.lend(shape, dtype)
         slot = self._slot(where.share)
         if slot is None:
             raise AbandonedError(f"step {where.share.step} has no memory")
@@ -225,6 +231,17 @@ class MemberBuffers:
         if word not in granted or min(self._plan.reached) < self._generation:
             return None
         return granted.index(word)
+
+
+class _Together(NamedTuple):
+    """Lends one tensor of a step."""
+
+    buffers: MemberBuffers
+    where: Where
+
+    def lend(self, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+        """Return it."""
+        return self.buffers.lend_together(shape, dtype, self.where)
 
 
 class SharedBatches:

@@ -64,7 +64,7 @@ class WorkerPool:
         batches = SharedBatchesPlan.make(
             start_method=START_METHOD,
             num_workers=job.config.split.num_workers,
-            keys=[picture.key for picture in job.pictures],
+            keys=[picture.key for picture in job.pictures] if self._members > 1 else [],
             steps_of_message=job.steps_of_message,
         )
         self._batches = SharedBatches(batches)

@@ -142,7 +142,7 @@ def _tasks(
     ]
     if tasks[0] is None:
         return None
-    return _in_places(members, [texts or [] for texts in tasks])
+    return in_places(members, [texts or [] for texts in tasks])
 
 
 def _mark_missing(
@@ -243,7 +243,7 @@ def _gather(
         for inside, array in zip(members, arrays, strict=True):
             gathered[inside] = array
         return torch.from_numpy(gathered)
-    values = _in_places(members, [_as_list(part) for part in parts])
+    values = in_places(members, [_as_list(part) for part in parts])
     return stack(key, values) if isinstance(values[0], torch.Tensor) else values
 
 
@@ -251,7 +251,8 @@ def _as_list(part: NDArray[Any] | list[Any]) -> list[Any]:
     return list(torch.from_numpy(part)) if isinstance(part, np.ndarray) else part
 
 
-def _in_places(members: Sequence[IntArray], parts: Sequence[list[Any]]) -> list[Any]:
+def in_places(members: Sequence[IntArray], parts: Sequence[list[Any]]) -> list[Any]:
+    """Return the values of parts in one list; `members` are the places of each part's."""
     places = np.concatenate(members)
     values = [value for part in parts for value in part]
     return [values[place] for place in np.argsort(places).tolist()]

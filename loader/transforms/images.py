@@ -63,8 +63,8 @@ def _joined(
     # With the channels last in memory, as they usually are; NumPy copies without threads of its
     # own.
     shape = (len(pictures), *first.movedim(-3, -1).shape)
-    where = None if share is None else Where(share, key, is_transformed=True)
-    memory = buffers.lend(shape, first.dtype, where)
+    lender = buffers if share is None else buffers.of(Where(share, key, is_transformed=True))
+    memory = lender.lend(shape, first.dtype)
     for place, result in results.items():
         np.copyto(memory[place].numpy(), result.detach().movedim(-3, -1).numpy())
     return memory.movedim(-1, -3)

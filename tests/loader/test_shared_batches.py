@@ -68,7 +68,7 @@ class Team:
         """A member's part of a step: all pixels of one value."""
         own = share(step, member)
         where = Where(own, TOP, is_transformed=transformed)
-        tensor = self.members[member].lend((SIZE, *PICTURE), torch.uint8, where)
+        tensor = self.members[member].of(where).lend((SIZE, *PICTURE), torch.uint8)
         tensor[torch.from_numpy(own.places)] = value
         pictures = tensor.movedim(-1, -3)
         region = self.members[member].region(TOP, pictures, own)
@@ -141,8 +141,8 @@ def test_what_the_user_holds_is_not_written_over(team: Team, kept: str) -> None:
 
 def test_a_larger_batch_gets_a_larger_region(team: Team) -> None:
     own = share(0, 0)
-    small = team.members[0].lend((SIZE, *PICTURE), torch.uint8, Where(own, TOP)).fill_(1)
-    large = team.members[0].lend((SIZE, 400, 500, 3), torch.float32, Where(own, TOP)).fill_(2)
+    small = team.members[0].of(Where(own, TOP)).lend((SIZE, *PICTURE), torch.uint8).fill_(1)
+    large = team.members[0].of(Where(own, TOP)).lend((SIZE, 400, 500, 3), torch.float32).fill_(2)
     assert small.data_ptr() != large.data_ptr(), "mapped anew"
     assert is_all(large, 2)
 
@@ -150,7 +150,7 @@ def test_a_larger_batch_gets_a_larger_region(team: Team) -> None:
 def test_what_does_not_fit_is_refused(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shared_batches, "REGION_BYTES", 1000)
     with pytest.raises(OptionError, match=rf"batch_size: pictures of '{TOP}' take 12000 bytes"):
-        team.members[0].lend((12_000,), torch.uint8, Where(share(0, 0), TOP))
+        team.members[0].of(Where(share(0, 0), TOP)).lend((12_000,), torch.uint8)
 
 
 def test_a_limit_of_the_size_of_files_is_an_error_with_its_remedy() -> None:
@@ -194,7 +194,7 @@ def test_a_step_begins_when_it_has_memory(team: Team) -> None:
     assert granted == list(range(len(granted)))
     assert 2 <= len(granted) < len(team.plan.granted)
     with pytest.raises(AbandonedError):
-        member.lend((1,), torch.uint8, Where(share(49, 0), TOP))
+        member.of(Where(share(49, 0), TOP)).lend((1,), torch.uint8)
 
 
 def test_large_batches_are_granted_fewer_slots(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -245,7 +245,7 @@ def test_whoever_waits_for_what_nobody_wants_any_more_is_told(team: Team, ends: 
 def test_no_memory_is_used_again_before_all_have_left_what_they_were_at(team: Team) -> None:
     """A worker that has not heard of the new iteration may still be writing."""
     slow, fast = team.members
-    old = slow.lend((SIZE, *PICTURE), torch.uint8, Where(share(0, 0), TOP)).fill_(1)
+    old = slow.of(Where(share(0, 0), TOP)).lend((SIZE, *PICTURE), torch.uint8).fill_(1)
     generation = team.parent.begin((0, step) for step in itertools.count())
     team.parent.grant()
     fast.reach(generation)
