@@ -9,9 +9,8 @@ import ctypes
 import threading
 import weakref
 from collections.abc import Sequence
-from copy import copy
 from functools import cache
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import av
 import av.video.reformatter
@@ -195,8 +194,9 @@ class DecodedFrame:
         """Return the frame in memory of its own: that of the original is its codec's, which keeps
         as much for good as is ever held.
         """
-        same = copy(self)
-        same._planes = [_OwnPlane(plane) for plane in self._planes]
+        same = DecodedFrame.__new__(DecodedFrame)
+        same.__dict__ |= self.__dict__
+        same._planes = _copies(self._planes)
         return same
 
     @property
@@ -205,14 +205,29 @@ class DecodedFrame:
         return sum(plane.buffer_size for plane in self._planes)
 
 
-class _OwnPlane:
-    """A copy of a plane. Converters read some bytes beyond the end, and whole vectors."""
+class _OwnPlane(NamedTuple):
+    """A copy of a plane."""
 
-    def __init__(self, plane: Plane) -> None:
-        self.line_size, self.buffer_size = plane.line_size, plane.buffer_size
-        self._memory = np.empty(self.buffer_size + 2 * _ALIGNED, dtype=np.uint8)
-        self.buffer_ptr = -(-self._memory.ctypes.data // _ALIGNED) * _ALIGNED
-        ctypes.memmove(self.buffer_ptr, plane.buffer_ptr, self.buffer_size)
+    buffer_ptr: int
+    line_size: int
+    buffer_size: int
+    memory: NDArray[np.uint8]
+    """What the plane lies in."""
+
+
+def _copies(planes: Planes) -> list[_OwnPlane]:
+    """Return copies of planes, in one piece of memory. Converters read some bytes beyond the end of
+    each, and whole vectors.
+    """
+    sizes = [-(-plane.buffer_size // _ALIGNED) * _ALIGNED + _ALIGNED for plane in planes]
+    memory = np.empty(sum(sizes) + _ALIGNED, dtype=np.uint8)
+    address = -(-memory.ctypes.data // _ALIGNED) * _ALIGNED
+    copies = []
+    for plane, size in zip(planes, sizes, strict=True):
+        ctypes.memmove(address, plane.buffer_ptr, plane.buffer_size)
+        copies.append(_OwnPlane(address, plane.line_size, plane.buffer_size, memory))
+        address += size
+    return copies
 
 
 _Kind = tuple[int, int, str, int, int, bool]

@@ -1,6 +1,6 @@
 """An episode in memory: its rows as arrays, its cameras as videos."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -166,10 +166,10 @@ class Episode:
         video = self._videos.get(key)
         return frames if video is None else video.passed(frames)
 
-    def gop(self, key: str, frame: int) -> int:
-        """Return which GOP of its slice a frame is in; an image of the rows stands alone."""
+    def gops(self, key: str, frames: Iterable[int]) -> Sequence[int]:
+        """Return which GOP of its slice each frame is in; an image of the rows stands alone."""
         video = self._videos.get(key)
-        return frame if video is None else video.gop(frame)
+        return list(frames) if video is None else video.gops(frames)
 
     def decode_runs(self, key: str, frames: Sequence[int]) -> tuple[Sequence[int], ...]:
         """Return ascending frames in the order that costs least, as ascending parts."""

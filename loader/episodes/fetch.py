@@ -34,6 +34,10 @@ from roboshard.storage.stored import OpenFiles
 
 DRAWS_AT_ONCE = 8
 """Steps whose episodes are wanted together, so that neighbours in a shard are found."""
+LOOKS_EVERY = 4
+"""Steps between two looks ahead after one that found nothing to read: as long as everything is in
+memory, drawing far ahead gains nothing and takes time from the steps at hand.
+"""
 MAX_DRAWS = 4096
 """Steps that are looked ahead at the most: an epoch in which nothing new comes is not drawn at
 once.
@@ -95,19 +99,21 @@ class EpisodePool:
         self._told: set[int] = set()
         """Positions of episodes with frames that cannot be decoded, of which users were told."""
 
-    def expect(self, draws: Sequence[Draw]) -> None:
-        """Begin to read the episodes of coming steps that are not in memory."""
+    def expect(self, draws: Sequence[Draw]) -> bool:
+        """Begin to read the episodes of coming steps that are not in memory, and return whether
+        there are any.
+        """
         drawn = np.concatenate([draw.positions for draw in draws])
         positions, first_drawn = np.unique(drawn, return_index=True)
         in_order = positions[np.argsort(first_drawn)].tolist()
-        self._reads.want(
-            [
-                position
-                for position in in_order  # the damaged are never taken again
-                if position not in self._resident and position not in self._damaged
-                if self._shared is None or position not in self._shared
-            ]
-        )
+        lacking = [
+            position
+            for position in in_order  # the damaged are never taken again
+            if position not in self._resident and position not in self._damaged
+            if self._shared is None or position not in self._shared
+        ]
+        self._reads.want(lacking)
+        return bool(lacking)
 
     @property
     def substitutes(self) -> bool:
@@ -289,11 +295,13 @@ def fetch_episodes(
     """
     remaining = iter(draws)
     coming: deque[Draw] = deque()
+    pause = 0
     while True:
-        if not coming or (reads.has_room and len(coming) < MAX_DRAWS):
+        pause -= 1
+        if not coming or (pause <= 0 and reads.has_room and len(coming) < MAX_DRAWS):
             further = list(itertools.islice(remaining, DRAWS_AT_ONCE))
             if further:
-                pool.expect(further)
+                pause = 0 if pool.expect(further) else LOOKS_EVERY
                 coming.extend(further)
         if not coming:
             return

@@ -3,7 +3,7 @@ cost.
 """
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,8 +82,7 @@ class Video:
         """Return ascending frames with those between them and where a decoder begins for them."""
         keyframes, last = self._camera.keyframes, self._last_frame()
         passed: list[int] = []
-        for frame in frames:
-            gop = self.gop(frame)
+        for frame, gop in zip(frames, self.gops(frames), strict=True):
             begin = keyframes[gop - 1] if gop else frame
             if begin <= last < frame:  # it goes on from there
                 begin = last + 1
@@ -92,9 +91,10 @@ class Video:
             passed += range(begin, frame + 1)
         return passed
 
-    def gop(self, frame: int) -> int:
-        """Return which GOP of the slice a frame is in."""
-        return bisect_right(self._camera.keyframes, frame)
+    def gops(self, frames: Iterable[int]) -> list[int]:
+        """Return which GOP of the slice each frame is in."""
+        keyframes = self._camera.keyframes
+        return [bisect_right(keyframes, frame) for frame in frames]
 
     def decode_runs(self, frames: Sequence[int]) -> tuple[Sequence[int], ...]:
         """Return ascending frames in the order that costs least, as ascending parts, none of them

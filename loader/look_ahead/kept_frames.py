@@ -2,7 +2,7 @@
 are of.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from roboshard.loader.batches.pending_batch import PendingBatch
 from roboshard.loader.decoding.pictures import Picture
@@ -19,9 +19,13 @@ class KeptFrames:
         """Take the pictures of the step: picture key -> place -> picture."""
         self._pictures = pictures
 
-    def gop(self, key: str, frame: int) -> int:  # noqa: ARG002 - a source of pictures
-        """Return 0: all pictures are taken together."""
-        return 0
+    def gops(
+        self,
+        key: str,  # noqa: ARG002 - a source of pictures
+        frames: Iterable[int],
+    ) -> Sequence[int]:
+        """Return zeros: all pictures are taken together."""
+        return [0 for _ in frames]
 
     def decode_runs(
         self,

@@ -3,7 +3,7 @@ thread, no decoder.
 """
 
 from collections import deque
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from roboshard.loader.batches.pending_batch import PendingBatch
@@ -20,8 +20,8 @@ saves little more, and steps are then ready in bursts.
 class PictureSource(Protocol):
     """Where pictures come from: an episode, or what was kept of one."""
 
-    def gop(self, key: str, frame: int) -> int:
-        """Return which GOP a frame is in: what is decoded together."""
+    def gops(self, key: str, frames: Iterable[int]) -> Sequence[int]:
+        """Return which GOP each frame is in: what is decoded together."""
 
     def decode_runs(self, key: str, frames: Sequence[int]) -> tuple[Sequence[int], ...]:
         """Return ascending frames in the order that costs least, as ascending parts."""
@@ -74,8 +74,8 @@ class _Step:
         for slot, frames in requests.items():
             gops = self.slices[slot] = {}
             source, key = slot
-            for frame, targets in frames.items():
-                gops.setdefault(source.gop(key, frame), {})[frame] = targets
+            for (frame, targets), gop in zip(frames.items(), source.gops(key, frames), strict=True):
+                gops.setdefault(gop, {})[frame] = targets
 
     def move(self, slot: Slice, gop: int, requests: Requests) -> int:
         """Move what the step wants of a GOP to `requests`, and return how many pictures that is."""

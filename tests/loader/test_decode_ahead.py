@@ -138,7 +138,7 @@ def test_within_the_look_ahead_each_frame_is_decoded_once(
 
     def recorded(decode_really: Decode, episode: Episode, key: str, frames: Sequence[int]) -> Any:
         calls.append((id(episode), key, list(frames)))
-        gops.extend((id(episode), key, episode.gop(key, frame)) for frame in frames)
+        gops.extend((id(episode), key, gop) for gop in episode.gops(key, frames))
         return decode_really(episode, key, frames)
 
     around_decode(recorded)

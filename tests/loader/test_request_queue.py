@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter as Tally
+from collections.abc import Iterable
 from dataclasses import dataclass
 from random import Random
 from types import SimpleNamespace
@@ -25,9 +26,9 @@ class FakeEpisode:
 
     number: int
 
-    def gop(self, key: str, frame: int) -> int:
+    def gops(self, key: str, frames: Iterable[int]) -> list[int]:
         assert key == "x"
-        return frame // GOP
+        return [frame // GOP for frame in frames]
 
 
 EVERY_SLICE = [Slice(cast(Episode, FakeEpisode(number)), "x") for number in range(SLICES)]
