@@ -83,7 +83,7 @@ def sweep(places: IntArray, group: IntArray, pools: Sequence[Pool]) -> IntArray:
     order = _orders(pools, which, number)
     ends = np.cumsum(np.take_along_axis(counts, order, axis=1), axis=1)
     within = places - first.sum(axis=1)[turn]
-    chunk = (ends[turn] <= within[:, None]).sum(axis=1)
+    chunk = _ended(ends, turn, within)
     episode = order[turn, chunk]
     played = first[turn, episode] + within - (ends[turn, chunk] - counts[turn, episode])
     begins = _rectangle([own[:-1] for own in bounds])[group, episode]
@@ -146,9 +146,27 @@ def _rounds_of(
     rounds, frames = num_rounds[group], lengths.sum(axis=1)[group]
     low: IntArray = places * rounds // frames
     high = np.minimum(rounds, (places + lengths.shape[1]) * rounds // frames + 1)
+    most = int(rounds.max()) + 1
     while np.any(high - low > 1):
         middle = (low + high) // 2
-        begins = (middle[:, None] * lengths[group] // rounds[:, None]).sum(axis=1)
-        later = places >= begins
+        # Many places ask for few rounds, and each is as much work as its pool has episodes.
+        named, turn = np.unique(group * most + middle, return_inverse=True)
+        which, number = np.divmod(named, most)
+        begins = (number[:, None] * lengths[which] // num_rounds[which, None]).sum(axis=1)
+        later = places >= begins[turn]
         low, high = np.where(later, middle, low), np.where(later, high, middle)
     return low
+
+
+def _ended(ends: IntArray, turn: IntArray, within: IntArray) -> IntArray:
+    """Return how many chunks of its round have ended before each place.
+
+    Args:
+        ends: (rounds, episodes) where the chunks of each round end, ascending.
+        turn: (n,) the round of each place.
+        within: (n,) its place in the round.
+    """
+    span = int(ends[:, -1].max()) + 1  # rounds one after the other, none reaching into the next
+    laid_out = (ends + span * np.arange(len(ends))[:, None]).ravel()
+    found: IntArray = laid_out.searchsorted(within + span * turn, side="right")
+    return found - turn * ends.shape[1]
