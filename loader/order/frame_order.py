@@ -168,5 +168,7 @@ def _ended(ends: IntArray, turn: IntArray, within: IntArray) -> IntArray:
     """
     span = int(ends[:, -1].max()) + 1  # rounds one after the other, none reaching into the next
     laid_out = (ends + span * np.arange(len(ends))[:, None]).ravel()
-    found: IntArray = laid_out.searchsorted(within + span * turn, side="right")
-    return found - turn * ends.shape[1]
+    ended: IntArray = laid_out.searchsorted(within + span * turn, side="right") - (
+        turn * ends.shape[1]
+    )
+    return ended
