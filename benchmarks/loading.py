@@ -206,11 +206,14 @@ def run(contender: Program, timeout_s: float) -> Run:
             late = not timer.is_alive()
             timer.cancel()
             watch.kill()
-            watch.stop()
+            peak = watch.stop()
         if found is None:
             errors.seek(0)
+            said = errors.read().strip()
+            print(said[-1500:], file=sys.stderr)
             reason = f"killed after {timeout_s} s" if late else f"ended with {process.returncode}"
-            raise CaseError(f"{reason}: {errors.read()[-1500:]}")
+            memory = f"{peak.rss / 1e9:.1f} GB of memory"
+            raise CaseError(": ".join([f"{reason}, having had {memory}", *said.splitlines()[-1:]]))
     return found
 
 

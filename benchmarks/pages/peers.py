@@ -15,6 +15,7 @@ LABELS = {
     "energon": "Energon 7.4, no rows",
     "litdata": "litData 0.2.76, no rows",
 }
+COLUMNS = [(videos, window) for videos in VIDEOS for window in (1, WINDOW)]
 KINDS = {"source": "a keyframe every other frame", "long_gop": "every 250"}
 
 
@@ -22,17 +23,29 @@ def peers_table(result: Result) -> str:
     """Table of frames/s, CPU time, and fetch and decode time of a frame, over all threads and
     workers.
     """
-    columns = [(videos, window) for videos in VIDEOS for window in (1, WINDOW)]
-    heads = [
-        KINDS[videos] + (f", windows of {window}" if window > 1 else "")
-        for videos, window in columns
-    ]
-    limits = [cell(result, LIMITS[videos]) if window == 1 else "" for videos, window in columns]
+    limits = [cell(result, LIMITS[videos]) if window == 1 else "" for videos, window in COLUMNS]
     rows = [("the limit: torchcodec in order", *limits)]
     for name in OTHERS:
-        cells = [cell(result, peer_case(videos, name, window)) for videos, window in columns]
+        cells = [cell(result, peer_case(videos, name, window)) for videos, window in COLUMNS]
         rows.append((LABELS[name], *cells))
-    return table(("", *heads), rows)
+    heads = [head(*column) for column in COLUMNS]
+    return "\n\n".join(filter(None, (table(("", *heads), rows), failures(result))))
+
+
+def head(videos: str, window: int) -> str:
+    """Return the head of a column."""
+    return KINDS[videos] + (f", windows of {window}" if window > 1 else "")
+
+
+def failures(result: Result) -> str:
+    """Return a list of the cases that failed, and why; empty where none did."""
+    failed = result.get("failed", {})
+    return "\n".join(
+        f"- {LABELS[name]}, {head(videos, window)}: {failed[case]}"
+        for name in OTHERS
+        for videos, window in COLUMNS
+        if (case := peer_case(videos, name, window)) in failed
+    )
 
 
 def cell(result: Result, case: str) -> str:
