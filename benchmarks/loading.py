@@ -187,15 +187,17 @@ def program(case: Case, options: Options) -> Program:
 
 def run(contender: Program, timeout_s: float) -> Run:
     """Run one turn of a contender in a fresh process."""
-    with tempfile.TemporaryFile("w+") as errors:
-        process = subprocess.Popen(
+    with (
+        tempfile.TemporaryFile("w+") as errors,
+        subprocess.Popen(
             contender.command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
             env=contender.environment,
             text=True,
-        )
+        ) as process,
+    ):
         watch = TreeWatch(process.pid)
         timer = threading.Timer(timeout_s, watch.kill)
         timer.start()

@@ -54,3 +54,21 @@ def test_a_name_that_fits_no_benchmark_is_refused(run_all: ModuleType) -> None:
     assert run_all.chosen(("loading*",)) == ["loading", "loading_256x256", "loading_96x96"]
     with pytest.raises(SystemExit, match="no benchmark is called lodaing"):
         run_all.chosen(("lodaing",))
+
+
+def test_a_loader_that_fails_is_a_line_with_its_last_words_and_its_memory(
+    run_all: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`run_all` puts the benchmarks' folder on the path."""
+    loading = importlib.import_module("loading")
+    fails = loading.Program([sys.executable, "-c", "import no_such_loader"])
+    with pytest.raises(
+        loading.CaseError,
+        match=r"^ended with 1, having had \d+\.\d GB of memory: ModuleNotFoundError: .*no_such_loader'$",
+    ):
+        loading.run(fails, timeout_s=60)
+    assert "Traceback" in capsys.readouterr().err
+    with pytest.raises(loading.CaseError, match=r"^killed after 0\.5 s, having had [^:]*$"):
+        loading.run(
+            loading.Program([sys.executable, "-c", "import time; time.sleep(60)"]), timeout_s=0.5
+        )

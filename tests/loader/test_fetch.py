@@ -1,5 +1,6 @@
 """How far ahead of the steps at hand the coming ones are drawn."""
 
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
@@ -61,8 +62,8 @@ class Reads:
 
 
 def fetched(drawn: Drawn, pool: Pool, rooms: Sequence[bool] = (True,)) -> Iterator[DrawnStep]:
-    answers = (rooms[turn % len(rooms)] for turn in iter(int, 1))
-    return fetch_episodes(drawn, cast(Any, pool), cast(Any, Reads(answers)), StatsCounter())
+    reads = Reads(itertools.cycle(rooms))
+    return fetch_episodes(drawn, cast(Any, pool), cast(Any, reads), StatsCounter())
 
 
 @given(
