@@ -5,8 +5,8 @@
 
 The cases (loading_cases.py) take turns, round by round; each turn is a fresh process. It makes its
 loader, warms up and then takes batches for a window of wall-clock time (peers/window.py says how
-they are counted). From outside, this program samples the memory of the whole process tree, from its
-start to the window's end, and the CPU time that it uses in the window. Prints every run, medians
+they are counted). From outside, this program samples the memory of the whole process tree, up to
+the window and at its end, and the CPU time that it uses in the window. Prints every run, medians
 over the rounds, and ratios of frames/s: taken round by round, then their median.
 
 All contenders give batches of 64 samples with all cameras at full size, in host memory, bytes but
@@ -227,6 +227,7 @@ def listen(process: subprocess.Popen[str], watch: TreeWatch) -> Run | None:
             continue  # printed by a library
         event = json.loads(line)
         if event["event"] == "window":
+            watch.begin_window()
             cpu_before = watch.cpu_seconds()
         elif event["event"] == "result":
             cpu, peak = watch.cpu_seconds() - cpu_before, watch.stop()
