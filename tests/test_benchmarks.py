@@ -64,7 +64,8 @@ def test_a_loader_that_fails_is_a_line_with_its_last_words_and_its_memory(
     fails = loading.Program([sys.executable, "-c", "import no_such_loader"])
     with pytest.raises(
         loading.CaseError,
-        match=r"^ended with 1, having had \d+\.\d GB of memory: ModuleNotFoundError: .*no_such_loader'$",
+        match=r"^ended with 1, having had \d+\.\d GB of memory: "
+        r"ModuleNotFoundError: .*no_such_loader'$",
     ):
         loading.run(fails, timeout_s=60)
     assert "Traceback" in capsys.readouterr().err

@@ -74,12 +74,10 @@ def sweep(places: IntArray, group: IntArray, pools: Sequence[Pool]) -> IntArray:
     lengths = _rectangle([np.diff(own) for own in bounds])
     num_rounds = np.maximum(1, -(-lengths.max(axis=1) // SWEEP_CHUNK))
     rounds = _rounds_of(places, group, lengths, num_rounds)
-    most = int(rounds.max()) + 1
-    named, turn = np.unique(group * most + rounds, return_inverse=True)
-    which, number = np.divmod(named, most)
+    which, number, turn = _each_once(group, rounds)
     # Of each round: the chunk of every episode, in the order in which they come.
-    first = number[:, None] * lengths[which] // num_rounds[which, None]
-    counts = (number[:, None] + 1) * lengths[which] // num_rounds[which, None] - first
+    first = _played_before(which, number, lengths, num_rounds)
+    counts = _played_before(which, number + 1, lengths, num_rounds) - first
     order = _orders(pools, which, number)
     ends = np.cumsum(np.take_along_axis(counts, order, axis=1), axis=1)
     within = places - first.sum(axis=1)[turn]
@@ -146,16 +144,39 @@ def _rounds_of(
     rounds, frames = num_rounds[group], lengths.sum(axis=1)[group]
     low: IntArray = places * rounds // frames
     high = np.minimum(rounds, (places + lengths.shape[1]) * rounds // frames + 1)
-    most = int(rounds.max()) + 1
     while np.any(high - low > 1):
         middle = (low + high) // 2
-        # Many places ask for few rounds, and each is as much work as its pool has episodes.
-        named, turn = np.unique(group * most + middle, return_inverse=True)
-        which, number = np.divmod(named, most)
-        begins = (number[:, None] * lengths[which] // num_rounds[which, None]).sum(axis=1)
+        which, number, turn = _each_once(group, middle)
+        begins = _played_before(which, number, lengths, num_rounds).sum(axis=1)
         later = places >= begins[turn]
         low, high = np.where(later, middle, low), np.where(later, high, middle)
     return low
+
+
+def _each_once(group: IntArray, rounds: IntArray) -> tuple[IntArray, IntArray, IntArray]:
+    """Return (rounds,) the pool and number of each round, each once, and (n,) which each place's
+    is.
+
+    Many places are of few rounds, and a round is as much work as its pool has episodes.
+    """
+    most = int(rounds.max()) + 1
+    named, turn = np.unique(group * most + rounds, return_inverse=True)
+    which, number = np.divmod(named, most)
+    return which, number, turn
+
+
+def _played_before(
+    which: IntArray, number: IntArray, lengths: IntArray, num_rounds: IntArray
+) -> IntArray:
+    """Return (rounds, episodes): how many frames of each episode come before these rounds.
+
+    Args:
+        which: (rounds,) the pool of each round.
+        number: (rounds,) its number in that pool.
+        lengths: (pools, episodes) of the episodes of each pool.
+        num_rounds: (pools,) of each pool.
+    """
+    return number[:, None] * lengths[which] // num_rounds[which, None]
 
 
 def _ended(ends: IntArray, turn: IntArray, within: IntArray) -> IntArray:
