@@ -120,8 +120,8 @@ def _run(
             interrupts.check()
             done, _ = ray.wait(list(pending), num_returns=1, timeout=interrupts.POLL_S)
             for reference in done:
+                number, spec = pending.pop(reference)  # first: what is done is never cancelled
                 result, sizes = ray.get(reference)
-                number, spec = pending.pop(reference)
                 spec.check_seen(result)
                 results[number] = result
                 for num_bytes in sizes:
@@ -135,14 +135,25 @@ def _run(
 
 
 def _cancel(ray: Any, pending: list[Any], patience_s: float) -> None:
-    """End tasks: first by asking them, unless there is no time for that, then by killing."""
+    """End tasks: first by asking them, unless there is no time for that, then by killing.
+
+    Only those that are not done: Ray 2.60 ends the calling process, without a word, if a task is
+    cancelled whose result has just come and is being noted (a failed check of its task manager).
+    """
+    wait_s = patience_s or interrupts.GRACE_S / 2
     with suppress(ray.exceptions.RayError):  # the cluster is gone, and its workers with it
         for force in (False, True) if patience_s else (True,):
+            pending = _not_done(ray, pending, 0)
             for reference in pending:
                 ray.cancel(reference, force=force)
-            if pending:
-                wait_s = patience_s or interrupts.GRACE_S / 2
-                _, pending = ray.wait(pending, num_returns=len(pending), timeout=wait_s)
+            pending = _not_done(ray, pending, wait_s)
+
+
+def _not_done(ray: Any, pending: list[Any], timeout_s: float) -> list[Any]:
+    """Return the tasks that are not done when all are, or so many seconds are over."""
+    if not pending:
+        return pending
+    return list(ray.wait(pending, num_returns=len(pending), timeout=timeout_s)[1])
 
 
 def _as_raised(error: Any) -> BaseException:
