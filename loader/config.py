@@ -174,7 +174,9 @@ class ReadConfig:
     keeps them.
     """
     memory_bytes: int = 2 << 30
-    """Bytes that episodes may take in memory, over all workers of a rank."""
+    """Bytes that episodes, open decoders and pictures of coming batches may take in memory, over
+    all workers of a rank.
+    """
     retry_s: float = 120.0
     """How long a remote read is tried again, in seconds without a new byte, before it is an
     error.

@@ -155,8 +155,9 @@ def make_loader(  # noqa: PLR0913 - keyword-only, grouped behind
         max_world_size: R: every world size that divides it sees the same global batches; None:
             world_size.
         drop_last: leave out the last, incomplete step; False: pad it where ranks need it.
-        memory_bytes: bytes of episodes and open decoders in memory, over all workers of this rank;
-            None: 2 GiB. What does not fit is read again from where it lies; batches are the same.
+        memory_bytes: bytes of episodes, open decoders and, in uniform order, pictures kept for
+            coming batches in memory, over all workers of this rank; None: 2 GiB. What does not fit
+            is read or decoded again; batches are the same.
         frame_cache: "8GB", or bytes: pictures are kept as they go into batches (after
             `image_size`), in memory that the ranks and workers of a node share, and following
             epochs copy them instead of decoding. What does not fit is decoded as before; batches

@@ -46,9 +46,9 @@ again costs as much as decoding a few of its frames, which shows where episodes 
 MAX_LOOK_BACK = 32
 """Pictures kept of each slice for the windows of coming steps; of wider windows none are."""
 
-EARLY_BYTES = 128 << 20
-"""Bytes of pictures kept until their step begins, over all workers of a rank; in uniform order,
-where that saves decoding.
+EARLY_FRACTION = 0.25
+"""Share of `memory_bytes` for pictures kept until their step begins, in uniform order, where that
+saves decoding; open decoders have so much less.
 """
 
 
@@ -85,7 +85,7 @@ class Resources:
         dataset = job.dataset if job.schedule is None else ConcatDataset(job.sources)
         memory = config.read.memory_bytes - (0 if shared is None else shared_bytes(job))
         memory //= max(1, config.split.num_workers)
-        kept = int(memory * KEPT_FRACTION)
+        kept, early = int(memory * KEPT_FRACTION), int(memory * _early_fraction(job))
         self.reads = EpisodePrefetcher(dataset, job.cameras, *_reading(job), counter)
         self.pool = EpisodePool(
             sources=job.sources,
@@ -94,7 +94,7 @@ class Resources:
                 image_size=sample.image_size,
                 device=config.read.decode_device,
                 look_back=_look_back(job),
-                kept=KeptDecoders(kept),
+                kept=KeptDecoders(kept - early),
             ),
             most=_resident_episodes(job),
             max_bytes=memory - kept,
@@ -109,7 +109,7 @@ class Resources:
             as_float=not sample.return_uint8,
             buffers=buffers,
             counter=counter,
-            early_bytes=_early_bytes(job),
+            early_bytes=early,
             cache=cache,
         )
 
@@ -146,16 +146,12 @@ def _thread_limit(job: LoadJob, least: int) -> ThreadLimit:
     return ThreadLimit(most, sum(sizes) / len(sizes) if is_free else None, least)
 
 
-def _early_bytes(job: LoadJob) -> int:
-    """Return the bytes of pictures that this process keeps until their step begins. A GPU's memory
+def _early_fraction(job: LoadJob) -> float:
+    """Return the share of memory for pictures that are kept until their step begins. A GPU's memory
     is the user's.
     """
     is_cpu = job.config.read.decode_device == "cpu"
-    return (
-        0
-        if job.config.order.is_forward or not is_cpu
-        else EARLY_BYTES // max(1, job.config.split.num_workers)
-    )
+    return EARLY_FRACTION if is_cpu and not job.config.order.is_forward else 0.0
 
 
 def _look_back(job: LoadJob) -> dict[str, int]:

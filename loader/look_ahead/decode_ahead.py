@@ -26,9 +26,9 @@ LOOK_AHEAD_BYTES = 512 << 20
 for a step's last frame.
 """
 LOOK_AHEAD_STEPS = (2, 8)
-ANNOUNCED_BYTES = 16 << 20
-"""Bytes of announced steps (rows, and notes of pictures) after which no more are drawn, where
-pictures are kept for them.
+ANNOUNCED_SHARE = 1 / 16
+"""Bytes of announced steps (rows, and notes of pictures) for each byte of the pictures that may be
+kept for them, after which no more are drawn.
 """
 NOTE_BYTES = 1 << 10
 """About how many bytes the note of a picture that is wanted takes."""
@@ -36,7 +36,7 @@ ANNOUNCED_PER_KEPT = 12
 """Pictures that announced steps may want for each that there is room to keep: more would be kept
 for longer, and so fewer in all.
 """
-DRAWN_AT_ONCE = (4, 16)
+DRAWN_AT_ONCE = (4, 64)
 """Steps drawn between two batches, until enough are announced: the first number whatever happens,
 the second at the most, as long as the batch that is waited for is not ready. Before the first batch
 it is one.
@@ -141,7 +141,7 @@ class Announced:
             is_time = number < least or awaited.left > 0
             if not is_time or self._are_enough() or not self._draw():
                 break
-        self._most_at_once = min(most, 1 + self._most_at_once)
+        self._most_at_once = min(most, 2 * self._most_at_once)
 
     def end(self) -> None:
         """Raise what went wrong as the step after the last one was drawn: those before it have been
@@ -171,7 +171,8 @@ class Announced:
         held = self._holding
         return (
             held.num_pictures >= ANNOUNCED_PER_KEPT * most_kept
-            or held.row_bytes + NOTE_BYTES * held.num_pictures >= ANNOUNCED_BYTES
+            or held.row_bytes + NOTE_BYTES * held.num_pictures
+            >= ANNOUNCED_SHARE * self._threads.early_bytes
             or held.episode_bytes >= self._episode_bytes
         )
 

@@ -81,14 +81,14 @@ class DecodeThreads:
         self._served: dict[Slice, Requests] = {}
         self._num_serving = 0
         self._stopped = False
-        self._early_bytes = early_bytes
+        self.early_bytes = early_bytes
         self._largest_early = 0
         SHORT_SWITCH_INTERVAL.begin()
 
     @property
     def most_early(self) -> int:
         """About how many pictures may be kept for steps that have not begun."""
-        return self._early_bytes // (self._largest_early or GUESSED_BYTES)
+        return self.early_bytes // (self._largest_early or GUESSED_BYTES)
 
     def announce(self, step: WindowedStep) -> PendingBatch:
         """Announce a step that will begin after those announced before it, and return it."""

@@ -64,9 +64,13 @@ class Taken(NamedTuple):
 class _Step:
     """A step, and what is still wanted of it."""
 
-    def __init__(self, number: int, requests: Mapping[Slice, Requests]) -> None:
+    def __init__(
+        self, number: int, requests: Mapping[Slice, Requests], wanted_before: int = 0
+    ) -> None:
         self.number = number
         self.has_begun = False
+        self.wanted_until = wanted_before
+        """Pictures that the steps up to this one wanted as they were announced."""
         self.num_early = 0
         """Pictures that were taken before the step had begun."""
         self.slices: dict[Slice, dict[int, Requests]] = {}
@@ -76,6 +80,7 @@ class _Step:
             source, key = slot
             for (frame, targets), gop in zip(frames.items(), source.gops(key, frames), strict=True):
                 gops.setdefault(gop, {})[frame] = targets
+                self.wanted_until += len(targets)
 
     def move(self, slot: Slice, gop: int, requests: Requests) -> int:
         """Move what the step wants of a GOP to `requests`, and return how many pictures that is."""
@@ -96,8 +101,8 @@ class RequestQueue:
     for the step after it too, as each visit has a price. A decoder passes through a GOP from its
     keyframe on: whoever else wants a frame of one that is decoded now gets it now. So do
     steps that are only announced, whose pictures have to be kept until then: as long as there is
-    room, and of it the less the later a step comes, so that what is kept is mostly what is needed
-    soon.
+    room. Where there is none for all of the steps up to it, a step has the less of it the later it
+    comes, so that what is kept is mostly what is needed soon.
     """
 
     def __init__(self) -> None:
@@ -105,6 +110,8 @@ class RequestQueue:
         self._announced: deque[_Step] = deque()
         self._num_announced = 0
         """How many steps were announced so far."""
+        self._wanted_by_announced = self._wanted_by_begun = 0
+        """Pictures that all steps announced so far wanted, and those of them that have begun."""
         self._wanting: dict[tuple[Slice, int], list[_Step]] = {}
         """GOP of a slice -> steps that want something of it, the most urgent first."""
         self.num_early = 0
@@ -112,8 +119,9 @@ class RequestQueue:
 
     def announce(self, requests: Mapping[Slice, Requests]) -> None:
         """Note what one more step will want, after those announced before it."""
-        step = _Step(self._num_announced, requests)
+        step = _Step(self._num_announced, requests, self._wanted_by_announced)
         self._num_announced += 1
+        self._wanted_by_announced = step.wanted_until
         self._announced.append(step)
         self._note(step)
 
@@ -123,6 +131,7 @@ class RequestQueue:
         """
         step = self._announced.popleft()
         step.has_begun = True
+        self._wanted_by_begun = step.wanted_until
         self.num_early -= step.num_early
         if requests:
             step.slices = _Step(step.number, requests).slices | step.slices
@@ -195,8 +204,11 @@ class RequestQueue:
         return waiting
 
     def _has_room(self, step: _Step, most_early: int) -> bool:
+        room = most_early - self.num_early
+        if step.wanted_until - self._wanted_by_begun <= most_early:
+            return room > 0
         distance = (step.number - self._announced[0].number) / len(self._announced)
-        return self.num_early < most_early * (1 - distance**2)
+        return room > most_early * distance**2
 
     def _note(self, step: _Step) -> None:
         for slot, gops in step.slices.items():

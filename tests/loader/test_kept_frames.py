@@ -20,6 +20,7 @@ from support.three_pictures import FRAMES, LITTLE_MEMORY, ORDERS, TOP, load
 
 from roboshard.loader import resources
 from roboshard.loader.batches.pending_batch import PendingBatch
+from roboshard.loader.config import ReadConfig
 from roboshard.loader.look_ahead import decode_ahead
 from roboshard.loader.look_ahead.decode_ahead import Holding
 from roboshard.loader.look_ahead.decode_threads import DecodeThreads
@@ -69,7 +70,7 @@ def early_pictures(monkeypatch: pytest.MonkeyPatch) -> EarlySizes:
 def in_one_go(root: Path, options: dict[str, Any], early_bytes: int) -> list[Batch]:
     """Two epochs."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(resources, "EARLY_BYTES", early_bytes)
+        patch.setattr(resources, "EARLY_FRACTION", early_bytes / ReadConfig.memory_bytes)
         loader = load(root, decode_threads=2, **options)
         return [*loader, *loader]
 
@@ -81,7 +82,7 @@ def test_what_is_kept_for_later_steps_is_not_decoded_again(
     root = shards_of(source, tmp_path)
     costs = []
     for early_bytes in (0, 1 << 20):
-        monkeypatch.setattr(resources, "EARLY_BYTES", early_bytes)
+        monkeypatch.setattr(resources, "EARLY_FRACTION", early_bytes / ReadConfig.memory_bytes)
         loader = load(root, pool_episodes=6, batch_size=4)
         for _ in range(4):
             list(loader)
@@ -113,12 +114,14 @@ def test_what_is_kept_for_later_steps_is_bounded(
 
     monkeypatch.setattr(DecodeThreads, "begin", recorded)
     monkeypatch.setattr(decode_ahead, "LOOK_AHEAD_STEPS", (2, 2))
+    monkeypatch.setattr(decode_ahead, "ANNOUNCED_SHARE", 100)  # notes of pictures this small
     monkeypatch.setattr("roboshard.loader.look_ahead.decode_threads.GUESSED_BYTES", 16384)
     for early_bytes in (60_000, 300_000):
         held.clear()
         early_pictures.clear()
-        monkeypatch.setattr(resources, "EARLY_BYTES", early_bytes)
-        loader = load(shards, **ORDERS["uniform"] | {"pool_episodes": 7})
+        memory_bytes = int(early_bytes / resources.EARLY_FRACTION)
+        options = {"pool_episodes": 7, "memory_bytes": memory_bytes}
+        loader = load(shards, **ORDERS["uniform"] | options)
         list(itertools.chain(loader, loader))
         a_visit = 5  # pictures at most of one slice in a step
         assert 0 < max(held) <= early_bytes // max(early_pictures) + a_visit
@@ -152,9 +155,10 @@ def test_steps_that_are_announced_hold_no_more_than_there_is_memory_for(
     assert episodes > LITTLE_MEMORY / 2 + of_step, "or this test says nothing"
     assert_same(load(shards, memory_bytes=LITTLE_MEMORY, **options), expected)
     assert most()[1] <= LITTLE_MEMORY / 2 + of_step
-    monkeypatch.setattr(decode_ahead, "ANNOUNCED_BYTES", rows // 4)
+    early_bytes = resources.EARLY_FRACTION * ReadConfig.memory_bytes
+    monkeypatch.setattr(decode_ahead, "ANNOUNCED_SHARE", rows / 4 / early_bytes)
     assert_same(load(shards, **options), expected)
-    assert rows / 4 < most()[0] < rows / 2
+    assert rows / 4 <= most()[0] < rows / 2
     monkeypatch.undo()
     monkeypatch.setattr(Holding, "add", recorded)
     monkeypatch.setattr(decode_ahead, "ANNOUNCED_PER_KEPT", 0)

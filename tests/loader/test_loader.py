@@ -306,7 +306,7 @@ def test_no_more_episodes_stay_in_memory_than_the_pools(
     monkeypatch.setattr(fetch, "Episode", Counted)
     # Of what is small more may stay, and be announced: test_memory.py, test_kept_frames.py.
     monkeypatch.setattr(resources, "SMALL_DATASET_BYTES", 0)
-    monkeypatch.setattr(decode_ahead, "ANNOUNCED_BYTES", 0)
+    monkeypatch.setattr(decode_ahead, "ANNOUNCED_SHARE", 0)
     loader = load(shards, batch_size=2, shuffle=True, pool_episodes=2)
     most = 0
     for _ in loader:

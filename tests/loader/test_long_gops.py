@@ -125,7 +125,7 @@ def test_a_frame_at_random_costs_what_its_keyframes_say(
     tmp_path: Path, gop: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = Source(lengths=LONG_LENGTHS, cameras=(Camera(key=TOP, gop=gop, size=(32, 48)),))
-    monkeypatch.setattr(resources, "EARLY_BYTES", 0)
+    monkeypatch.setattr(resources, "EARLY_FRACTION", 0.0)
     loader = load(shards_of(source, tmp_path), batch_size=1)
     assert len(_warnings_of(loader, epochs=1)) == int(gop == SHORT_GOP)
     expected = mean_random_cost(range(0, LONG_LENGTHS[0], gop), LONG_LENGTHS[0])
