@@ -10,7 +10,7 @@ from ctypes import c_byte
 from functools import lru_cache
 from itertools import count
 from multiprocessing.reduction import ForkingPickler
-from multiprocessing.util import get_temp_dir
+from multiprocessing.util import Finalize, get_temp_dir
 from types import FrameType
 from typing import Any, NamedTuple
 
@@ -119,6 +119,13 @@ class _InWorker:
         )
         self._stream = EpochStream(self._begin)
         self._generation = 0
+        Finalize(None, self._end, exitpriority=0)
+
+    def _end(self) -> None:
+        """End what is decoded ahead of the last epoch: the interpreter, as it ends, waits for the
+        threads without telling them.
+        """
+        self._stream.close()
 
     def messages(
         self, epoch: int, first_step: int, generation: int

@@ -54,6 +54,26 @@ else:
     raise AssertionError("it was not raised")
 print("whole")
 """
+PLAYS = """
+import sys
+
+from roboshard.loader import make_loader
+
+loader = make_loader(
+    sys.argv[1],
+    batch_size=128,
+    num_workers=2,
+    decode_threads=2,
+    frame_order="sweep",
+    return_uint8=False,
+)
+for _ in range(2):
+    for batch in loader:
+        pass
+if sys.argv[2] == "close":
+    loader.close()
+print(len(loader))
+"""
 CONVERTS = """
 import sys
 
@@ -79,6 +99,14 @@ def said_by(program: Path | None, text: str, *args: Path) -> str:
 def test_workers_do_not_run_the_program_again(pusht_shards: Path) -> None:
     """And have what it defines: classes, functions, a lambda with what it refers to."""
     assert said_by(None, LOADS, pusht_shards) == "whole\n"
+
+
+@pytest.mark.parametrize("ending", ["close", "leave"])
+def test_workers_that_have_begun_the_next_epoch_end_quietly(
+    pusht_shards: Path, tmp_path: Path, ending: str
+) -> None:
+    """Which they do after two in a row."""
+    assert said_by(tmp_path / "program.py", PLAYS, pusht_shards, Path(ending)) == "6\n"
 
 
 def test_a_conversion_needs_no_guard_either(tmp_path: Path) -> None:
