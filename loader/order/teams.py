@@ -158,4 +158,5 @@ def by_step(
                 return
             parts, notes = zip(*together, strict=True)
             team.extend(zip(*parts, strict=True))
+            del together, parts  # what is given away is not held here
         yield team.popleft(), notes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -245,6 +246,19 @@ def whole(*parts: Draw) -> Draw:
     positions[places] = np.concatenate([part.positions for part in parts])
     rows[places] = np.concatenate([part.rows for part in parts])
     return Draw(step=shares[0].step, positions=positions, rows=rows)
+
+
+def test_a_step_that_was_given_is_held_by_nobody() -> None:
+    """Or each batch would stay in memory until the next one is asked for."""
+
+    class Item:
+        pass
+
+    messages = (([Item() for _ in range(number)], "note") for number in (1, 2, 1))
+    steps = by_step(messages, 1, members=1)
+    for _ in range(4):
+        given = weakref.ref(next(steps)[0][0])
+        assert given() is None
 
 
 @SHARED
