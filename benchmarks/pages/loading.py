@@ -37,7 +37,7 @@ def _case(result: Result, name: str) -> tuple[str, ...]:
         f"{waits} ms",
         f"{found['time_to_first_batch_s']:.1f} s",
         f"{found['cpu_ms_per_frame']:.2f} ms",
-        f"{found['peak_pss_mb']:,} MB",
+        f"{found['peak_pss_mb']:,.0f} MB",
     )
 
 
@@ -58,7 +58,7 @@ def matrix_table(result: Result) -> str:
             cells += [
                 f"{found['frames_per_s']:,.0f}",
                 f"{over:.2f}",
-                f"{found['peak_pss_mb']:,} MB",
+                f"{found['peak_pss_mb']:,.0f} MB",
             ]
         rows.append(cells)
     return table(heads, rows)
