@@ -31,7 +31,9 @@ rank.
 REMOTE_READING = (16, 512 << 20)
 
 KEPT_FRACTION = 0.5
-"""Share of `memory_bytes` for decoders that stay open between two visits of their slices."""
+"""Share of `memory_bytes` for pictures: those that decoders hold which stay open between two visits
+of their slices, and those of `EARLY_FRACTION`.
+"""
 READING_FRACTION = 0.25
 """Share of `memory_bytes` that is read ahead at the most, beside the rest."""
 
@@ -47,8 +49,8 @@ MAX_LOOK_BACK = 32
 """Pictures kept of each slice for the windows of coming steps; of wider windows none are."""
 
 EARLY_FRACTION = 0.25
-"""Share of `memory_bytes` for pictures kept until their step begins, in uniform order, where that
-saves decoding; open decoders have so much less.
+"""Share of `memory_bytes`, out of `KEPT_FRACTION`, for pictures kept until their step begins; in
+uniform order, where that saves decoding.
 """
 
 
@@ -85,7 +87,7 @@ class Resources:
         dataset = job.dataset if job.schedule is None else ConcatDataset(job.sources)
         memory = config.read.memory_bytes - (0 if shared is None else shared_bytes(job))
         memory //= max(1, config.split.num_workers)
-        kept, early = int(memory * KEPT_FRACTION), int(memory * _early_fraction(job))
+        pictures, early = int(memory * KEPT_FRACTION), int(memory * _early_fraction(job))
         self.reads = EpisodePrefetcher(dataset, job.cameras, *_reading(job), counter)
         self.pool = EpisodePool(
             sources=job.sources,
@@ -94,10 +96,10 @@ class Resources:
                 image_size=sample.image_size,
                 device=config.read.decode_device,
                 look_back=_look_back(job),
-                kept=KeptDecoders(kept - early),
+                kept=KeptDecoders(pictures - early),
             ),
             most=_resident_episodes(job),
-            max_bytes=memory - kept,
+            max_bytes=memory - pictures,
             more_bytes=SMALL_DATASET_BYTES // max(1, config.split.num_workers),
             on_error=config.read.on_error,
             counter=counter,
