@@ -6,9 +6,10 @@
 
 Below the folder, for each NAME of `RECORDINGS`: NAME, a LeRobot v3 dataset (AV1, every other frame
 a keyframe); NAME_gop250, the same frames with a keyframe every 250 (long_gop.py); and NAME_shards
-and NAME_gop250_shards, both converted. Every episode is simulated and recorded, none is a copy of
-another one; benchmarks that need more of them than one wants to record repeat some, and say so
-(repeat.py). What is there already is kept.
+and NAME_gop250_shards, both converted. Every episode of these is simulated and recorded, none is a
+copy of another one. `MANY` alone, for a dataset of many pictures, repeats one of them (repeat.py),
+as do benchmarks that need more than one wants to record; they say so. What is there already is
+kept.
 
 The simulators live in an environment of their own with LeRobot 0.6.1, made when first used
 (peer_environments.py). MuJoCo needs OpenGL without a display: EGL (Debian: libegl1 and
@@ -19,6 +20,7 @@ import json
 import shutil
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -26,6 +28,7 @@ from typing import Literal
 import tyro
 
 from peer_environments import PEERS, PROJECT, offline, recorder_python
+from repeat import repeat_dataset
 from roboshard.converter import ConvertConfig, convert
 from roboshard.shards.reader import ShardedDataset
 
@@ -61,6 +64,9 @@ RECORDINGS: dict[str, Recording] = {
     "pusht_96x96": Recording("pusht", 96, 96, 320, 50),
 }
 
+MANY = ("aloha_256x256", 40)
+"""The recording that NAME_many_shards repeats, and how often: 480,000 pictures."""
+
 
 @dataclass(frozen=True)
 class Options:
@@ -91,6 +97,9 @@ def main() -> None:
             make(folder, name, recording, options.peers_dir.absolute())
         except LookupError as error:
             refused.append(f"{name}: {error}")
+            continue
+        if name == MANY[0]:
+            make_many(folder / name, 2 if options.quick else MANY[1])
     if refused:
         raise SystemExit("\n".join(refused))
 
@@ -114,6 +123,18 @@ def make(folder: Path, name: str, recording: Recording, peers: Path) -> None:
                 f" was recorded with other settings; remove {folder / name}* and start again"
             )
         print(f"{shards}: {recording.episodes} episodes, {frames} frames")
+
+
+def make_many(source: Path, copies: int) -> None:
+    """Convert a dataset that is repeated so often; of the repeated one nothing stays."""
+    shards = source.with_name(f"{source.name}_many_shards")
+    if not shards.exists():
+        once = sum(path.stat().st_size for path in source.rglob("*") if path.is_file())
+        with tempfile.TemporaryDirectory(dir=source.parent) as folder:
+            repeat_dataset(source, Path(folder) / "many", copies * once)
+            convert(ConvertConfig(source=f"{folder}/many", destination=f"{folder}/shards"))
+            Path(folder, "shards").rename(shards)
+    print(f"{shards}: {source.name}, repeated {copies} times")
 
 
 def record(root: Path, recording: Recording, peers: Path) -> None:

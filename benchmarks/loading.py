@@ -79,6 +79,10 @@ class Options:
     window_s: float = 10.0
     min_batches: int = 8
     """Least batches of the window, which is lengthened for a contender that gives fewer in it."""
+    min_epochs: int = 0
+    """Whole epochs that the window of roboshard's loader has at least, which is lengthened for
+    them: pictures that are kept for the next epoch make epochs unlike. 0: it ends anywhere.
+    """
     threads: int = 2
     """Threads of the limit: as many as there are cores for the others."""
     peers_dir: Path = Path(__file__).resolve().parent.parent / ".peers"
@@ -125,6 +129,7 @@ def main() -> None:
     values: dict[str, Any] = {
         "window_s": options.window_s,
         "warmup_s": options.warmup_s,
+        "min_epochs": options.min_epochs,
         "cases": {case.name: summary(case, runs[case.name]) for case in done},
         "ratios": ratios(done, runs),
     }
@@ -160,7 +165,7 @@ def program(case: Case, options: Options) -> Program:
         raise SystemExit(f"{case.name}: no shards")
     timing = {
         name: getattr(options, name)
-        for name in ("warmup_s", "warmup_batches", "window_s", "min_batches")
+        for name in ("warmup_s", "warmup_batches", "window_s", "min_batches", "min_epochs")
     }
     dataset = ShardedDataset.open(str(shards))
     given: dict[str, Any] = {

@@ -59,6 +59,7 @@ def render_blocks() -> dict[str, str]:
         "loading": loading_table,
         "loading_256x256": loading_table,
         "loading_96x96": loading_table,
+        "loading_many": loading_table,
         "long_gop": loading_table,
         "peers_480x640": peers_table,
         "peers_256x256": peers_table,

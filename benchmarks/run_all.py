@@ -22,6 +22,7 @@ import tyro
 from peer_environments import PROJECT
 
 LARGE, MIDDLE, SMALL = "{data}/aloha_480x640", "{data}/aloha_256x256", "{data}/pusht_96x96"
+MANY = "{data}/aloha_256x256_many"
 BOTH = (
     "--source {0} --shards {0}_shards"
     " --long-gop-source {0}_gop250 --long-gop-shards {0}_gop250_shards"
@@ -29,9 +30,16 @@ BOTH = (
 LOADING = "loading.py --source {0} --shards {0}_shards"
 
 BENCHMARKS: dict[str, str] = {
-    "loading": LOADING.format(LARGE) + " --runs 5 --window-s 4 --warmup-s 8",
-    "loading_256x256": LOADING.format(MIDDLE) + " --runs 5 --window-s 6 --warmup-s 10",
-    "loading_96x96": LOADING.format(SMALL) + " --runs 5 --window-s 6 --warmup-s 10",
+    **{
+        name: f"{LOADING.format(data)} --runs 5 --window-s 6 --warmup-s 6 --min-epochs 2"
+        for name, data in (
+            ("loading", LARGE),
+            ("loading_256x256", MIDDLE),
+            ("loading_96x96", SMALL),
+        )
+    },
+    "loading_many": f"loading.py --shards {MANY}_shards --runs 5 --window-s 10 --warmup-s 20"
+    " --cases torchcodec_sequential 'roboshard_*_workers_2' roboshard_sweep roboshard_uniform",
     "long_gop": f"loading.py {BOTH.format(LARGE)} --cases 'long_gop_*' --runs 5 --window-s 4"
     " --warmup-s 1",
     **{
@@ -64,10 +72,10 @@ BENCHMARKS: dict[str, str] = {
 QUICK: dict[str, str] = {
     **dict.fromkeys(
         (
-            *("loading", "loading_256x256", "loading_96x96", "long_gop"),
+            *("loading", "loading_256x256", "loading_96x96", "loading_many", "long_gop"),
             *("peers_480x640", "peers_256x256", "peers_96x96"),
         ),
-        "--runs 1 --window-s 0.5 --warmup-s 0.5 --min-batches 2",
+        "--runs 1 --window-s 0.5 --warmup-s 0.5 --min-batches 2 --min-epochs 0",
     ),
     "matrix": "--runs 1 --window-s 0.5 --warmup-s 0.5 --min-batches 2"
     " --cases torchcodec_sequential '*_source_*_default'",

@@ -9,6 +9,7 @@ import importlib
 import re
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -51,7 +52,12 @@ def test_every_result_that_is_published_has_a_benchmark(run_all: ModuleType) -> 
 
 
 def test_a_name_that_fits_no_benchmark_is_refused(run_all: ModuleType) -> None:
-    assert run_all.chosen(("loading*",)) == ["loading", "loading_256x256", "loading_96x96"]
+    assert run_all.chosen(("loading*",)) == [
+        "loading",
+        "loading_256x256",
+        "loading_96x96",
+        "loading_many",
+    ]
     with pytest.raises(SystemExit, match="no benchmark is called lodaing"):
         run_all.chosen(("lodaing",))
 
@@ -73,3 +79,16 @@ def test_a_loader_that_fails_is_a_line_with_its_last_words_and_its_memory(
         loading.run(
             loading.Program([sys.executable, "-c", "import time; time.sleep(60)"]), timeout_s=0.5
         )
+
+
+def test_a_window_of_whole_epochs_begins_with_one_and_ends_with_one(run_all: ModuleType) -> None:
+    """`run_all` puts the benchmarks' folder on the path; contenders find their own."""
+    timing = importlib.import_module("peers.window").Timing
+    anywhere = timing(warmup_s=0, warmup_batches=4, window_s=6, min_batches=8, per_epoch=5)
+    whole = replace(anywhere, min_epochs=2)
+    assert [n for n in range(16) if whole.is_warm(n)] == [5, 10, 15]
+    assert [n for n in range(21) if whole.is_over(n, 6.0)] == [10, 15, 20]
+    assert not whole.is_over(10, 5.9)
+    for other in (anywhere, replace(whole, per_epoch=0)):
+        assert [n for n in range(6) if other.is_warm(n)] == [4, 5]
+        assert [n for n in range(10) if other.is_over(n, 6.0)] == [8, 9]

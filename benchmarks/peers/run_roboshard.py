@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from window import measure_batches, read_case
@@ -45,6 +46,7 @@ def main() -> None:
     loader = make_loader(
         case["shards"], cameras=case["cameras"], drop_last=True, **times, **case["keywords"]
     )
+    timing = replace(timing, per_epoch=len(loader))
     measure_batches(epochs(loader), case["cameras"], timing, started, Stages(loader))
     loader.close()
 

@@ -27,6 +27,24 @@ class Timing:
     window_s: float
     min_batches: int
     """Least batches of the window, which is lengthened for those that do not give as many in it."""
+    min_epochs: int = 0
+    """Least epochs of the window, which then begins with an epoch and ends with one; for contenders
+    that say how many batches an epoch has. 0: windows begin and end anywhere.
+    """
+    per_epoch: int = 0
+    """Batches of an epoch; 0: that is not known."""
+
+    def is_warm(self, batches: int) -> bool:
+        """Whether the window may begin after so many batches, as far as they count."""
+        return batches >= self.warmup_batches and self._is_whole(batches)
+
+    def is_over(self, batches: int, elapsed_s: float) -> bool:
+        """Whether the window may end after so many batches and seconds."""
+        least = max(self.min_batches, self.min_epochs * self.per_epoch)
+        return elapsed_s >= self.window_s and batches >= least and self._is_whole(batches)
+
+    def _is_whole(self, batches: int) -> bool:
+        return not (self.min_epochs and self.per_epoch) or batches % self.per_epoch == 0
 
 
 def read_case() -> tuple[dict[str, Any], Timing]:
@@ -67,6 +85,8 @@ def measure_batches(
 
     The window runs from the arrival of the last warm-up batch to the arrival of the first batch
     after `window_s`; throughput is what arrived in between over the wall-clock time in between.
+    Where epochs are not alike, as pictures are kept from one for the next, `Timing.min_epochs` has
+    it hold whole ones.
     Latency is how long the consumer, which does nothing else, waited for each batch of the window.
     `started` is when the contender began to make its loader.
     """
@@ -75,14 +95,14 @@ def measure_batches(
     shapes = {key: describe(value) for key, value in batch.items()}
     samples, frames = count(batch, cameras)
     warm_until, taken = time.perf_counter() + timing.warmup_s, 1
-    while time.perf_counter() < warm_until or taken < timing.warmup_batches:
+    while time.perf_counter() < warm_until or not timing.is_warm(taken):
         batch, taken = next(batches), taken + 1
     del batch
     if watch:
         watch.begin()
     announce_window()
     arrivals, samples, frames = [time.perf_counter()], 0, 0
-    while arrivals[-1] - arrivals[0] < timing.window_s or len(arrivals) <= timing.min_batches:
+    while not timing.is_over(len(arrivals) - 1, arrivals[-1] - arrivals[0]):
         batch = next(batches)
         arrivals.append(time.perf_counter())
         new_samples, new_frames = count(batch, cameras)
