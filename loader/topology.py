@@ -1,8 +1,9 @@
 """Which rank and which worker this process is. The environment is read here and nowhere else."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import torch.distributed
 import torch.utils.data
@@ -70,12 +71,30 @@ def in_worker() -> bool:
     return torch.utils.data.get_worker_info() is not None
 
 
-def temporary_folder() -> str:
-    """Return the folder for temporary files that the environment names, where worker processes find
-    it; what a program sets in `tempfile` is not theirs. Empty: it names none.
-    """
-    named = (os.environ.get(name, "") for name in ("TMPDIR", "TEMP", "TMP"))
-    return next(filter(os.path.isdir, named), "")
+class Surroundings(NamedTuple):
+    """What a process has of its own and others are to have too, which were not made by it."""
+
+    environment: Mapping[str, str]
+    cores: frozenset[int]
+    """Cores that it may run on; none: the system does not tell."""
+
+
+def surroundings() -> Surroundings:
+    """Return those of this process, as they are now."""
+    return Surroundings(dict(os.environ), _bound_to())
+
+
+def adopt(others: Surroundings) -> None:
+    """Make them those of this process."""
+    for name in os.environ.keys() - others.environment.keys():
+        del os.environ[name]
+    os.environ.update(others.environment)
+    if others.cores != _bound_to():
+        os.sched_setaffinity(0, others.cores)
+
+
+def _bound_to() -> frozenset[int]:
+    return frozenset(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else ())
 
 
 def user_cache_folder() -> Path | None:

@@ -1,8 +1,5 @@
 """What runs in a worker process: its part of the steps, packed for its parent."""
 
-import os
-import shutil
-import signal
 import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
@@ -10,13 +7,11 @@ from ctypes import c_byte
 from functools import lru_cache
 from itertools import count
 from multiprocessing.reduction import ForkingPickler
-from multiprocessing.util import Finalize, get_temp_dir
-from types import FrameType
+from multiprocessing.util import Finalize
 from typing import Any, NamedTuple
 
 import torch.utils.data
 
-from roboshard.common import interrupts
 from roboshard.loader import topology
 from roboshard.loader.batches.pending_batch import PartialBatch
 from roboshard.loader.episodes.shared import SharedEpisodes
@@ -183,18 +178,3 @@ def _can_be_sent(kind: type[Exception]) -> bool:
     except Exception:  # noqa: BLE001 - whatever the class does when it is pickled
         return False
     return True
-
-
-def leave_interrupts_to_the_parent(_worker: int) -> None:
-    """Ignore Ctrl-C, which reaches the whole process group: the parent decides, and is not told of
-    dead workers first.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _end_tidily)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, interrupts.FOR_THE_PARENT)
-
-
-def _end_tidily(_number: int, _frame: FrameType | None) -> None:
-    """End a worker without waiting for anything; its sockets go with it."""
-    shutil.rmtree(get_temp_dir(), ignore_errors=True)
-    os._exit(0)

@@ -25,9 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from roboshard.common.errors import OptionError
 from roboshard.common.memory_files import anonymous_file
-from roboshard.loader import topology
 from roboshard.loader.batches.buffers import (
     FITS,
     Buffer,
@@ -43,10 +41,6 @@ them.
 SMALL_BYTES = 1 << 16
 """Tensors up to this size travel in the message."""
 POLL_S = 0.001
-SOCKETS_PATH = 107
-"""Most bytes of a socket's path on Linux (unix(7))."""
-SOCKETS_NAME = "/pymp-01234567/listener-01234567"
-"""What multiprocessing adds to the folder for temporary files, to hand over a segment."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,30 +59,12 @@ class SegmentPlan:
     ) -> "SegmentPlan":
         """Plan for batches of `num_keys` tensors, `batches_ahead` of which a worker may have made
         and not handed over.
-
-        Raises:
-            OptionError: the folder for temporary files has too long a path for sockets in it.
         """
-        _check_temporary_folder()
         segments = num_keys * (
             batches_ahead + BATCHES_HELD + 2
         )  # and one being received, one to spare
         flags = get_context(start_method).RawArray("B", num_workers * segments)
         return cls(token=uuid.uuid4().hex, segments_per_worker=segments, flags=flags)
-
-
-def _check_temporary_folder() -> None:
-    """Raise OptionError if the folder for temporary files has too long a path for the sockets of
-    worker processes in it.
-    """
-    folder = topology.temporary_folder()
-    length, most = len(os.fsencode(folder)), SOCKETS_PATH - len(SOCKETS_NAME)
-    if length > most:
-        raise OptionError(
-            f"num_workers: worker processes need sockets in the folder for temporary files, whose "
-            f"path may have {most} bytes for that; {folder} has {length}: set TMPDIR to a folder "
-            "with a shorter one"
-        )
 
 
 class _Place(NamedTuple):

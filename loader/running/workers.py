@@ -1,6 +1,7 @@
 """Worker processes that load an epoch's steps, in teams, kept from epoch to epoch."""
 
 import atexit
+import signal
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from ctypes import c_byte
@@ -17,7 +18,6 @@ from torch.utils.data._utils import signal_handling
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from roboshard.common import interrupts
-from roboshard.common.processes import without_main
 from roboshard.loader.episodes.shared import SharedEpisodes
 from roboshard.loader.job import LoadJob
 from roboshard.loader.look_ahead.decode_ahead import LOOK_AHEAD_STEPS
@@ -27,11 +27,11 @@ from roboshard.loader.running.in_worker import (
     FromWorker,
     Shared,
     StepDataset,
-    leave_interrupts_to_the_parent,
 )
 from roboshard.loader.running.joining import join
 from roboshard.loader.running.segment_pool import SegmentPlan, SegmentReceiver
 from roboshard.loader.running.shared_batches import EpochStep, SharedBatches, SharedBatchesPlan
+from roboshard.loader.running.worker_start import START_METHOD, begin, workers_may_start
 from roboshard.loader.samples.rows import Batch
 
 PREFETCHED_PER_WORKER = 1  # beside what each decodes ahead by itself
@@ -40,7 +40,6 @@ START_TAKES_S = 30.0
 """Seconds that an interrupted start may take to end, on a machine that is busy: a process reads
 what it is sent only once it has imported it all.
 """
-START_METHOD = "spawn"  # decoders, file systems and thread pools do not survive a fork
 
 
 class WorkerPool:
@@ -98,7 +97,6 @@ class WorkerPool:
             multiprocessing_context=START_METHOD,
             prefetch_factor=PREFETCHED_PER_WORKER,
             persistent_workers=True,
-            worker_init_fn=leave_interrupts_to_the_parent,
         )
         atexit.register(
             _close, weakref.ref(self)
@@ -125,10 +123,14 @@ class WorkerPool:
             EOFError,
             OSError,
         ) as error:  # so it looks when a batch was shared by a worker that is no more
-            dead = wait([process.sentinel for process in self._processes()], timeout=DEATH_TAKES_S)
-            if not dead:
+            wait([process.sentinel for process in self._processes()], timeout=DEATH_TAKES_S)
+            if not (deaths := self._deaths()):
                 raise
-            raise RuntimeError("DataLoader worker exited unexpectedly; out of memory?") from error
+            raise RuntimeError(f"DataLoader worker exited unexpectedly: {deaths}") from error
+        except RuntimeError as error:  # torch's, which knows no more of it than that
+            if deaths := self._deaths():
+                error.add_note(deaths)
+            raise
 
     def _coming(self, epoch: int, first_step: int) -> Iterator[EpochStep]:
         """Yield the steps from here on, of all epochs."""
@@ -172,12 +174,8 @@ class WorkerPool:
 
     def _start(self) -> Iterator[tuple[list[Any], FromWorker]]:
         # torch draws the workers' seed here; what a training draws next must not depend on that.
-        with (
-            fork_rng(devices=[]),
-            interrupts.signals_for_the_parent(),
-            without_main(),
-            self._steps.pickled_once(),
-        ):
+        with fork_rng(devices=[]), workers_may_start(), self._steps.pickled_once():
+            self._loader.worker_init_fn = begin()
             batches = iter(self._loader)
         try:
             interrupts.check()
@@ -222,6 +220,17 @@ class WorkerPool:
         if isinstance(iterator, _MultiProcessingDataLoaderIter):
             iterator._shutdown_workers()
             _join_feeders(iterator)
+
+    def _deaths(self) -> str:
+        """Return which workers are no more, and why, as far as that is known; empty: none."""
+        codes = {process.pid: process.exitcode for process in self._processes()}
+        return "; ".join(
+            f"process {pid} was ended by signal {-code} ({signal.strsignal(-code)}), out of memory?"
+            if code < 0
+            else f"process {pid} ended with exit code {code}"
+            for pid, code in codes.items()
+            if code is not None
+        )
 
     def _processes(self) -> Sequence[BaseProcess]:
         iterator = self._loader._iterator

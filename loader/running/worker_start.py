@@ -1,0 +1,101 @@
+"""How worker processes come to be: forked from a process that has imported what they need.
+
+    this process   starts, with its first workers, multiprocessing's fork server
+    fork server    imports `preloaded.py`, and from then on does nothing but fork
+    worker         is a copy of it, which reads what it is to do, and ends with this process
+
+Decoders, file systems and threads do not survive a fork, but the fork server has none of ours: it
+is a fresh interpreter, and lives until this process ends. Torch's code, which is most of a worker's
+memory and of the time that it takes to start, is imported once and shared. What has changed here
+since the fork server began is told to each worker.
+"""
+
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from multiprocessing import get_context, parent_process
+from multiprocessing.util import get_temp_dir
+from threading import Thread
+
+from roboshard.common import interrupts
+from roboshard.common.errors import OptionError
+from roboshard.common.processes import without_main
+from roboshard.loader import topology
+
+START_METHOD = "forkserver" if sys.platform == "linux" else "spawn"
+PRELOADED = "roboshard.loader.running.preloaded"
+SOCKETS_PATH = 107
+"""Most bytes of a socket's path on Linux (unix(7))."""
+SOCKETS_NAME = "/pymp-01234567/listener-01234567"
+"""What multiprocessing adds to the folder for temporary files: the fork server is called through
+such a socket, and workers hand over segments through them.
+"""
+
+
+@contextmanager
+def workers_may_start() -> Iterator[None]:
+    """Inside, this thread may start worker processes.
+
+    Raises:
+        OptionError: The folder for temporary files has too long a path for sockets in it.
+    """
+    _check_temporary_folder()
+    if START_METHOD == "forkserver":
+        get_context("forkserver").set_forkserver_preload([PRELOADED])
+    with interrupts.signals_for_the_parent(), without_main():
+        yield
+
+
+def _check_temporary_folder() -> None:
+    """Raise OptionError if the folder for temporary files, in which multiprocessing makes one for
+    this process and its workers, has too long a path for sockets in it.
+    """
+    folder = os.path.dirname(get_temp_dir())
+    length, most = len(os.fsencode(folder)), SOCKETS_PATH - len(SOCKETS_NAME)
+    if length > most:
+        raise OptionError(
+            f"num_workers: worker processes need sockets in the folder for temporary files, whose "
+            f"path may have {most} bytes for that; {folder} has {length}: set TMPDIR to a folder "
+            "with a shorter one"
+        )
+
+
+def begin() -> Callable[[int], None]:
+    """Return what a worker that starts now is to do first, given its number."""
+    return partial(_begin, topology.surroundings())
+
+
+def _begin(surroundings: topology.Surroundings, _worker: int) -> None:
+    """Be a worker of the parent, where that is as its `surroundings` say.
+
+    Ctrl-C, which reaches the whole process group, is ignored: the parent decides, and is not told
+    of dead workers first.
+    """
+    topology.adopt(surroundings)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _end)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, interrupts.FOR_THE_PARENT)
+    Thread(target=_end_with_the_parent, name="roboshard-parent", daemon=True).start()
+
+
+def _end(*_: object) -> None:
+    """End a worker without waiting for anything."""
+    os._exit(0)
+
+
+def _end_with_the_parent() -> None:
+    """End this worker as soon as its parent is no more, whose folder for temporary files then is
+    nobody's.
+
+    Torch's workers look whether the process that made them is there, which would be the fork
+    server; and that one lives as long as there are workers.
+    """
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        shutil.rmtree(get_temp_dir(), ignore_errors=True)
+        _end()

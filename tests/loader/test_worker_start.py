@@ -1,0 +1,60 @@
+"""How workers begin: as copies of one process, and yet as if each had been started now."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from roboshard.loader import make_loader
+from roboshard.loader.running.worker_start import PRELOADED, START_METHOD
+
+SHADE = "ROBOSHARD_TEST_SHADE"
+CAMERA = "observation.image"
+
+pytestmark = pytest.mark.skipif(START_METHOD != "forkserver", reason="workers are spawned here")
+
+
+@pytest.fixture
+def all_cores() -> Iterator[set[int]]:
+    """The cores of this process, which are its own again afterwards."""
+    cores = os.sched_getaffinity(0)
+    yield cores
+    os.sched_setaffinity(0, cores)
+
+
+def told_by_a_worker(root: Path, number: Callable[[], int]) -> int:
+    """What a function returns in a worker that starts now."""
+    options = {"image_transforms": lambda picture: picture * 0 + number(), "return_uint8": False}
+    with closing(make_loader(str(root), batch_size=1, num_workers=1, **options)) as loader:
+        return int(next(iter(loader))[CAMERA].max())
+
+
+def test_it_has_imported_what_it_needs(pusht_shards: Path) -> None:
+    assert told_by_a_worker(pusht_shards, lambda: int(PRELOADED in sys.modules)) == 1
+
+
+def test_its_environment_is_the_programs_of_now(
+    pusht_shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def shade() -> int:
+        return int(os.environ.get(SHADE, "1"))
+
+    for value in ("3", "7"):
+        monkeypatch.setenv(SHADE, value)
+        assert told_by_a_worker(pusht_shards, shade) == int(value)
+    monkeypatch.delenv(SHADE)
+    assert told_by_a_worker(pusht_shards, shade) == 1
+
+
+def test_it_runs_on_the_programs_cores_of_now(pusht_shards: Path, all_cores: set[int]) -> None:
+    def cores() -> int:
+        return len(os.sched_getaffinity(0))
+
+    assert told_by_a_worker(pusht_shards, cores) == len(all_cores)
+    os.sched_setaffinity(0, {min(all_cores)})
+    assert told_by_a_worker(pusht_shards, cores) == 1
