@@ -32,6 +32,7 @@ from pages.scale import (
     plan_table,
     remote_warm_table,
     worker_cost_table,
+    worker_start_table,
 )
 from pages.shuffle import draw_shuffle, shuffle_table
 
@@ -77,6 +78,7 @@ def render_blocks() -> dict[str, str]:
         "memory": memory_table,
         "many_episodes": many_episodes_table,
         "worker_cost": worker_cost_table,
+        "worker_start": worker_start_table,
         "open_scale": open_scale_table,
         "remote_warm": remote_warm_table,
     }

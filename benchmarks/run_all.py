@@ -65,6 +65,7 @@ BENCHMARKS: dict[str, str] = {
     "many_datasets": "many_datasets.py --runs 4",
     "many_episodes": "many_episodes.py",
     "memory": f"memory.py --source {LARGE}",
+    "worker_start": f"worker_start.py --runs 5 --shards {SMALL}_shards",
     "worker_cost": f"worker_cost.py --rounds 3 --shards {SMALL}_shards {SMALL}_gop250_shards",
 }
 """Name of the result -> program of this folder and its options."""
@@ -94,6 +95,7 @@ QUICK: dict[str, str] = {
     "many_datasets": "--datasets 4 --steps 5 --runs 1",
     "many_episodes": "--shapes 100x1 10x10",
     "memory": "--episodes 8 --steps 4 --pools 2 4",
+    "worker_start": "--num-workers 0 1 --batch-size 8 --steps 2 --runs 1",
     "worker_cost": "--num-workers 0 1 --pools 0 --warm-up 2 --steps 4 --batch-size 8",
 }
 """What is set otherwise for a quick look."""

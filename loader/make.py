@@ -25,6 +25,7 @@ from roboshard.loader.loader import Loader
 from roboshard.loader.mixtures.job import Mixture, is_mixture, make_mixture_job, mixture_parts
 from roboshard.loader.order.pools import default_pool
 from roboshard.loader.resume.growth import Made, Recipe, Snapshots
+from roboshard.loader.running import worker_start
 from roboshard.loader.running.scratch import with_scratch
 from roboshard.loader.running.shared_frames import with_frame_cache
 from roboshard.loader.selection.config import (
@@ -301,4 +302,6 @@ def make_of_snapshots(
         job, frames = with_frame_cache(job)
         return *with_scratch(job), frames
 
+    if config.split.num_workers:
+        worker_start.prepare()
     return Loader(*make(asked), Recipe(make, asked))

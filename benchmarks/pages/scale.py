@@ -73,6 +73,29 @@ def worker_cost_table(result: Result) -> str:
     return table(heads, rows)
 
 
+def worker_start_table(result: Result) -> str:
+    """How soon workers give a first batch, and what they take."""
+    heads = (
+        "workers",
+        "loader of the program",
+        "first batch",
+        "CPU time until then",
+        "a worker's own memory",
+        "memory of all processes",
+    )
+    rows = [
+        (
+            *name.split(", "),
+            f"{found['first_batch_s']:.1f} s",
+            f"{found['cpu_s']:.1f} s",
+            f"{found['worker_mb']:,.0f} MB" if found["worker_mb"] else "",
+            f"{found['all_mb']:,.0f} MB",
+        )
+        for name, found in result["cases"].items()
+    ]
+    return table(heads, rows)
+
+
 def open_scale_table(result: Result) -> str:
     """Opening a million episodes in a hundred thousand shards."""
     names = {

@@ -1,6 +1,6 @@
 """How worker processes come to be: forked from a process that has imported what they need.
 
-    this process   starts, with its first workers, multiprocessing's fork server
+    this process   starts, with its first loader that has workers, multiprocessing's fork server
     fork server    imports `preloaded.py`, and from then on does nothing but fork
     worker         is a copy of it, which reads what it is to do, and ends with this process
 
@@ -17,7 +17,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from multiprocessing import get_context, parent_process
+from multiprocessing import forkserver, parent_process
 from multiprocessing.util import get_temp_dir
 from threading import Thread
 
@@ -36,6 +36,18 @@ such a socket, and workers hand over segments through them.
 """
 
 
+def prepare() -> None:
+    """Start the fork server, which takes seconds to import, beside what the program does until it
+    wants batches.
+
+    Raises:
+        OptionError: The folder for temporary files has too long a path for sockets in it.
+    """
+    if START_METHOD == "forkserver":
+        with workers_may_start():
+            forkserver.ensure_running()
+
+
 @contextmanager
 def workers_may_start() -> Iterator[None]:
     """Inside, this thread may start worker processes.
@@ -45,7 +57,7 @@ def workers_may_start() -> Iterator[None]:
     """
     _check_temporary_folder()
     if START_METHOD == "forkserver":
-        get_context("forkserver").set_forkserver_preload([PRELOADED])
+        forkserver.set_forkserver_preload([PRELOADED])
     with interrupts.signals_for_the_parent(), without_main():
         yield
 

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,17 @@ def told_by_a_worker(root: Path, number: Callable[[], int]) -> int:
     options = {"image_transforms": lambda picture: picture * 0 + number(), "return_uint8": False}
     with closing(make_loader(str(root), batch_size=1, num_workers=1, **options)) as loader:
         return int(next(iter(loader))[CAMERA].max())
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_what_workers_are_forked_from_is_there_with_a_loader_that_has_some(
+    pusht_shards: Path, monkeypatch: pytest.MonkeyPatch, num_workers: int
+) -> None:
+    """It takes seconds to import, in which the program makes its model."""
+    begun: list[None] = []
+    monkeypatch.setattr(forkserver, "ensure_running", lambda: begun.append(None))
+    make_loader(str(pusht_shards), num_workers=num_workers)
+    assert len(begun) == num_workers
 
 
 def test_it_has_imported_what_it_needs(pusht_shards: Path) -> None:
