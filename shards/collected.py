@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from roboshard.shards.arrow_numbers import to_numpy
 from roboshard.shards.missing import Mask, is_list, missing_rows
 from roboshard.shards.scalars import as_declared
 from roboshard.shards.statistics import WIDEST, Numbers, Stats, statistics_of
@@ -132,6 +133,6 @@ def _loaded(values: pa.Array, dtype: str) -> NDArray[Any] | None:
             return None
         values = flat
     try:
-        return as_declared(values.to_numpy(zero_copy_only=False), dtype).reshape(shape)
+        return as_declared(to_numpy(values), dtype).reshape(shape)
     except (pa.ArrowException, ValueError):  # no numbers: nothing that can be averaged
         return None

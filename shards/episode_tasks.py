@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from roboshard import storage
 from roboshard.common.errors import FormatError
+from roboshard.shards.arrow_numbers import to_numpy
 from roboshard.shards.index import INDEX_SCHEMA, MAX_INDEX_BYTES
 from roboshard.shards.manifest import load_index
 from roboshard.shards.parquet_limits import check_decoded
@@ -63,12 +64,12 @@ def read_episode_tasks(dataset: ShardedDataset) -> EpisodeTasks:
         raise
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
         raise FormatError(f"{what}: not a readable episode index: {error}") from None
-    places = np.searchsorted(table["episode_index"].to_numpy(), dataset.index.episode_index)
+    places = np.searchsorted(to_numpy(table["episode_index"]), dataset.index.episode_index)
     tasks = table["tasks"].combine_chunks().take(pa.array(places))
     encoded = tasks.flatten().fill_null("").dictionary_encode()
-    counts = tasks.value_lengths().fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
+    counts = to_numpy(tasks.value_lengths().fill_null(0)).astype(np.int64)
     return EpisodeTasks(
         texts=tuple(encoded.dictionary.to_pylist()),
-        codes=encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64),
+        codes=to_numpy(encoded.indices).astype(np.int64),
         starts=np.r_[0, np.cumsum(counts)].astype(np.int64),
     )

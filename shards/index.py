@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from roboshard.common.errors import FormatError
+from roboshard.shards.arrow_numbers import to_numpy
 from roboshard.shards.parquet_limits import check_decoded
 from roboshard.shards.schema import DatasetManifest, ShardManifest
 
@@ -103,7 +104,7 @@ def read_index(data: bytes, manifest: DatasetManifest, what: str) -> EpisodeInde
         raise
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
         raise FormatError(f"{what}: not a readable episode index: {error}") from None
-    index = EpisodeIndex(**{name: table.column(name).to_numpy().astype(np.int64) for name in names})
+    index = EpisodeIndex(**{name: to_numpy(table.column(name)).astype(np.int64) for name in names})
     problems = _problems(index, manifest)
     if problems:
         raise FormatError(f"{what}: contradicts dataset.json:", problems)

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from roboshard.shards.arrow_numbers import to_numpy
 from roboshard.shards.features import ROW_DTYPES, Features
 
 Mask = NDArray[np.bool_]
@@ -55,13 +56,13 @@ def _complete(values: pa.Array) -> Mask:
     """(n,) whether a value is there, with every element that it should have."""
     there = np.ones(len(values), dtype=np.bool_)
     if values.null_count:
-        there = np.asarray(values.is_valid().to_numpy(zero_copy_only=False), dtype=np.bool_)
+        there = to_numpy(values.is_valid())
     if not is_list(values.type):
         return there
     elements = _complete(values.flatten())
     if elements.all():
         return there
-    lengths = pc.fill_null(pc.list_value_length(values), 0).to_numpy(zero_copy_only=False)
+    lengths = to_numpy(pc.fill_null(pc.list_value_length(values), 0))
     ends = np.cumsum(lengths, dtype=np.int64)
     lacking = np.concatenate([[0], np.cumsum(~elements)])
     return np.asarray(there & (lacking[ends] == lacking[ends - lengths]))
@@ -80,7 +81,7 @@ def _rows_without_image(values: pa.Array) -> Mask:
 def _nulls(values: pa.Array) -> Mask:
     if not values.null_count:
         return np.zeros(len(values), dtype=np.bool_)
-    return np.asarray(values.is_null().to_numpy(zero_copy_only=False), dtype=np.bool_)
+    return to_numpy(values.is_null())
 
 
 def is_list(kind: pa.DataType) -> bool:

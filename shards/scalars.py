@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from roboshard.shards.arrow_numbers import to_numpy
 from roboshard.shards.features import FLOAT_DTYPES, SCALAR_DTYPES
 from roboshard.shards.missing import is_list
 
@@ -31,7 +32,7 @@ def scalars(column: pa.ChunkedArray) -> NDArray[Any] | None:
         column = column.cast(pa.float64())
     elif not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
         return None
-    return np.asarray(column.to_numpy())
+    return to_numpy(column)
 
 
 def is_number_type(kind: pa.DataType) -> bool:
@@ -89,7 +90,7 @@ def value_problem(column: pa.ChunkedArray, dtype: str) -> str | None:
     while is_list(column.type):
         column = pa.chunked_array([column.combine_chunks().flatten()])
     try:
-        as_declared(column.drop_null().to_numpy(), dtype)
+        as_declared(to_numpy(column.drop_null()), dtype)
     except ValueError as error:
         return str(error)
     return None

@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from roboshard.common.errors import FormatError, RoboshardError
+from roboshard.shards.arrow_numbers import to_numpy
 from roboshard.shards.missing import Mask, is_list, missing_rows
 from roboshard.shards.scalars import as_declared, loaded_type
 
@@ -230,9 +231,7 @@ def _column(values: pa.Array, dtype: str, where: str) -> Column:
             return RaggedColumn([_ragged_row(row, dtype, where) for row in values.to_pylist()])
         shape.append(int(lengths[0]) if len(lengths) else 0)
         leaves = leaves.flatten()
-    return TensorColumn(
-        _numbers(leaves.to_numpy(zero_copy_only=False), dtype, where).reshape(shape)
-    )
+    return TensorColumn(_numbers(to_numpy(leaves), dtype, where).reshape(shape))
 
 
 def _has_nulls(values: pa.Array) -> bool:
@@ -290,7 +289,7 @@ def _parsed(call: Any) -> Any:
 def _list_lengths(array: pa.Array) -> list[int]:
     if pa.types.is_fixed_size_list(array.type):
         return [array.type.list_size] if len(array) else []
-    return list(np.diff(array.offsets.to_numpy()))
+    return list(np.diff(to_numpy(array.offsets)))
 
 
 def _ragged_row(row: list[Any], dtype: str, where: str) -> NDArray[Any]:

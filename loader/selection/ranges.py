@@ -17,6 +17,7 @@ from roboshard import storage
 from roboshard.common import jsonio
 from roboshard.common.errors import FormatError, OptionError
 from roboshard.common.selection import some
+from roboshard.shards.arrow_numbers import to_numpy
 from roboshard.shards.documents import MAX_FRAMES
 from roboshard.shards.fetch import ReadSettings
 from roboshard.shards.parquet_limits import check_decoded
@@ -127,9 +128,9 @@ def _of_parquet(data: bytes, what: str) -> tuple[IntArray, IntArray]:
                 "first, stop"
             )
         episode, first, stop = (table[name].cast(pa.int64()) for name in COLUMNS)
-        is_range = first.is_valid().to_numpy()
+        is_range = to_numpy(first.is_valid())
         columns = [
-            column.fill_null(-1).to_numpy().astype(np.int64) for column in (episode, first, stop)
+            to_numpy(column.fill_null(-1)).astype(np.int64) for column in (episode, first, stop)
         ]
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
         if isinstance(error, FormatError | OptionError):

@@ -81,8 +81,9 @@ specs = st.fixed_dictionaries(
         "video_info": json_values,
     },
 )
-QUICK = settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+FEWER = settings(
+    max_examples=settings().max_examples // 3,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 
 
@@ -133,7 +134,7 @@ def use(root: str, tmp_path: Path) -> None:
 # -- Specs -----------------------------------------------------------------------------------------
 
 
-@QUICK
+@FEWER
 @given(
     key=st.sampled_from(["action", "image", "observation.state", "task_index", "new"]), spec=specs
 )
@@ -157,7 +158,7 @@ def test_forged_specs(forgery: Forgery, tmp_path: Path, key: str, spec: dict[str
         forgery.dataset["features"] = before
 
 
-@QUICK
+@FEWER
 @given(
     info=st.dictionaries(
         st.sampled_from(["fps", "robot_type", "features", "chunks_size"]), json_values
@@ -258,7 +259,7 @@ def with_column(forgery: Forgery, name: str, values: pa.Array) -> None:
     forgery.put_members(0, 0, change)
 
 
-@QUICK
+@FEWER
 @given(
     key=st.sampled_from(
         [

@@ -54,6 +54,8 @@ __all__ = [
 
 _DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 _VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
+FRAMES_SKIPPED = 4
+"""Of so many frames of a camera one counts in statistics, as in LeRobot's recorder."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,11 +179,13 @@ def _segments(source: Source, camera: Camera, episodes: Sequence[int]) -> list[l
     return [hidden + runs[0], *runs[1:]]
 
 
-def _episode_frames(source: Source, camera: Camera, episode: int) -> list[Frame | Codes]:
+def _episode_frames(
+    source: Source, camera: Camera, episode: int, *, every: int = 1
+) -> list[Frame | Codes]:
     draw = render if camera.depth is None else render_depth
     return [
         draw(key=camera.key, episode=episode, frame=i, size=camera.size, seed=source.seed)
-        for i in range(source.num_video_frames(camera, episode))
+        for i in range(0, source.num_video_frames(camera, episode), every)
     ]
 
 
@@ -238,7 +242,9 @@ def _stats(source: Source, episodes: Sequence[int]) -> dict[str, dict[str, list[
         camera = next((camera for camera in source.cameras if camera.key == key), None)
         if camera is not None:
             frames = [
-                frame for episode in episodes for frame in _episode_frames(source, camera, episode)
+                frame
+                for episode in episodes
+                for frame in _episode_frames(source, camera, episode, every=FRAMES_SKIPPED)
             ]
             pixels = np.stack(frames)
             result[key] = tables.statistics(

@@ -25,6 +25,8 @@ array as it is.
 """
 
 _QUANTILES = (0.01, 0.1, 0.5, 0.9, 0.99)
+PIXELS_SKIPPED = 4
+"""Of so many pixels of a row, and of so many rows, one counts in statistics."""
 _ARROW_TYPES = {
     "float32": pa.float32(),
     "float64": pa.float64(),
@@ -128,9 +130,10 @@ def statistics(values: NDArray[Any], *, image: bool = False) -> dict[str, list[A
 
     Args:
         values: (rows, *shape), or for images uint8 (frames, H, W, 3), which become (3, 1, 1) in [0,
-            1]; depth (frames, H, W, 1) becomes (1, 1, 1) in its unit.
+            1]; depth (frames, H, W, 1) becomes (1, 1, 1) in its unit. Of images some pixels count,
+            as in LeRobot's recorder.
     """
-    array = values.astype(np.float64)
+    array = (values[:, ::PIXELS_SKIPPED, ::PIXELS_SKIPPED] if image else values).astype(np.float64)
     if image:
         channels = array.shape[-1]
         array = array.reshape(-1, channels, 1, 1) / (255.0 if channels == 3 else 1.0)
@@ -143,8 +146,9 @@ def statistics(values: NDArray[Any], *, image: bool = False) -> dict[str, list[A
         "std": array.std(axis=0).tolist(),
         "count": [len(values)],
     }
-    for quantile in _QUANTILES:
-        result[f"q{round(quantile * 100):02d}"] = np.quantile(array, quantile, axis=0).tolist()
+    quantiles = np.quantile(array, _QUANTILES, axis=0)
+    for quantile, found in zip(_QUANTILES, quantiles, strict=True):
+        result[f"q{round(quantile * 100):02d}"] = found.tolist()
     return result
 
 
