@@ -28,6 +28,7 @@ from roboshard.loader import topology
 
 START_METHOD = "forkserver" if sys.platform == "linux" else "spawn"
 PRELOADED = "roboshard.loader.running.preloaded"
+PARENT_POLL_S = 2.0
 SOCKETS_PATH = 107
 """Most bytes of a socket's path on Linux (unix(7))."""
 SOCKETS_NAME = "/pymp-01234567/listener-01234567"
@@ -107,7 +108,17 @@ def _end_with_the_parent() -> None:
     server; and that one lives as long as there are workers.
     """
     parent = parent_process()
-    if parent is not None:
-        parent.join()
-        shutil.rmtree(get_temp_dir(), ignore_errors=True)
-        _end()
+    if parent is None:
+        return
+    while parent.is_alive() and _is_running(parent.pid):
+        parent.join(PARENT_POLL_S)  # over at once when it ends, unless a fork of it has its pipes
+    shutil.rmtree(get_temp_dir(), ignore_errors=True)
+    _end()
+
+
+def _is_running(process: int | None) -> bool:
+    try:
+        os.kill(process or 0, 0)
+    except ProcessLookupError:
+        return False
+    return True

@@ -352,15 +352,16 @@ def test_ctrl_c(pusht_shards: Path, tmp_path: Path, mode: str) -> None:
     [pytest.param(delay, marks=pytest.mark.slow) for delay in (0.0, 0.05, 0.2, 0.5, 1.0, 2.0)],
 )
 def test_ctrl_c_while_workers_start(pusht_shards: Path, tmp_path: Path, delay: float) -> None:
-    """It is an interrupt, not an error of a worker, and no worker is left."""
+    """It is an interrupt, not an error of a worker; the loader goes on to be used, and no worker is
+    left.
+    """
     with Script(pusht_shards, "starting", tmp_path, stderr=subprocess.PIPE) as script:
-        here = psutil.Process(script.process.pid)
-        assert soon(lambda: any("forkserver" in str(c.cmdline()) for c in here.children()))
+        assert script.hear() == "starts"
         time.sleep(delay)
-        children = here.children(recursive=True)
+        children = psutil.Process(script.process.pid).children(recursive=True)
         os.killpg(script.process.pid, signal.SIGINT)
         output, errors = script.process.communicate(timeout=SOON_S)
-        assert (output, errors) == ('{"interrupted": []}', "")
+        assert (output, errors) == ('{"again": 4, "left": []}', "")
         assert not psutil.wait_procs(children, timeout=SOON_S)[1]
 
 
@@ -371,15 +372,45 @@ def test_the_parent_is_killed(pusht_shards: Path, tmp_path: Path) -> None:
         assert script.has_left_nothing()
 
 
+@pytest.mark.slow
+def test_the_parent_is_killed_and_a_fork_of_it_lives(pusht_shards: Path, tmp_path: Path) -> None:
+    """The fork has the pipes by whose end workers are told of their parent's."""
+    with Script(pusht_shards, "forked", tmp_path) as script:
+        fork = psutil.Process(script.hear()["fork"])
+        assert script.hear() == {"step": 2}
+        here = psutil.Process(script.process.pid)
+        workers = set(here.children(recursive=True)) - set(here.children())
+        assert len(workers) == 2
+        script.process.kill()
+        script.process.wait(timeout=SOON_S)
+        assert not psutil.wait_procs(workers, timeout=SOON_S)[1]
+        assert not [*tmp_path.glob("pymp-*")]
+        assert fork.is_running()
+        fork.kill()
+
+
 def _start(root: Path) -> None:
-    """Load for ever; say what is left when that is interrupted."""
+    """Load for ever; when that is interrupted, load once more and say what is left."""
     loader = loader_of(root)
     try:
+        sys.stdout.write('"starts"\n')
+        sys.stdout.flush()
         while True:
             for _ in loader:
                 pass
     except KeyboardInterrupt:
-        sys.stdout.write(json.dumps({"interrupted": workers()}))
+        again = len(next(iter(loader))["index"])
+    loader.close()
+    sys.stdout.write(json.dumps({"again": again, "left": workers()}))
+
+
+def _fork() -> None:
+    """Leave a process behind that knows nothing of the loader, and say which."""
+    if fork := os.fork():
+        sys.stdout.write(json.dumps({"fork": fork}) + "\n")
+    else:
+        time.sleep(10 * SOON_S)
+        os._exit(0)
 
 
 def _run(root: Path, mode: str) -> None:
@@ -390,10 +421,12 @@ def _run(root: Path, mode: str) -> None:
             while True:
                 for _ in loader:
                     step += 1
+                    if step == 1 and mode == "forked":
+                        _fork()
                     if step == 2:
                         sys.stdout.write(json.dumps({announcement: step}) + "\n")
                         sys.stdout.flush()
-                    time.sleep(PACE_S if mode == "training" else 0)
+                    time.sleep(0 if mode == "loading" else PACE_S)
         except KeyboardInterrupt:
             if announcement == "again":
                 raise
