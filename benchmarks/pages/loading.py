@@ -16,7 +16,7 @@ def loading_table(result: Result) -> str:
         "batch, p50 / p95 / p99",
         "first batch",
         "CPU a frame",
-        "of the limit's",
+        "of the limit, by CPU",
         "peak memory (PSS)",
     )
     between = [

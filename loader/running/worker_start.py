@@ -44,9 +44,8 @@ def prepare() -> None:
     Raises:
         OptionError: The folder for temporary files has too long a path for sockets in it.
     """
-    if START_METHOD == "forkserver":
-        with workers_may_start():
-            forkserver.ensure_running()
+    with workers_may_start():
+        pass
 
 
 @contextmanager
@@ -57,10 +56,20 @@ def workers_may_start() -> Iterator[None]:
         OptionError: The folder for temporary files has too long a path for sockets in it.
     """
     _check_temporary_folder()
-    if START_METHOD == "forkserver":
-        forkserver.set_forkserver_preload([PRELOADED])
     with interrupts.signals_for_the_parent(), without_main():
+        if START_METHOD == "forkserver":
+            _ensure_fork_server()
         yield
+
+
+def _ensure_fork_server() -> None:
+    """Start the fork server, if this process has none that runs."""
+    forkserver.set_forkserver_preload([PRELOADED])
+    try:
+        forkserver.ensure_running()
+    except ChildProcessError:  # this process is a fork, and what it knows of is its parent's
+        forkserver._forkserver.__init__()  # type: ignore[misc]
+        _ensure_fork_server()
 
 
 def _check_temporary_folder() -> None:

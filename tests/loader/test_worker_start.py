@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -26,6 +27,25 @@ def all_cores() -> Iterator[set[int]]:
     cores = os.sched_getaffinity(0)
     yield cores
     os.sched_setaffinity(0, cores)
+
+
+FORKS = """
+import os, sys
+from roboshard.loader import make_loader
+
+
+def first_batch():
+    loader = make_loader(sys.argv[1], batch_size=4, num_workers=1)
+    found = next(iter(loader))["index"].tolist()
+    loader.close()
+    return found
+
+
+expected = first_batch()
+if not (fork := os.fork()):
+    os._exit(0 if first_batch() == expected else 1)
+print(os.waitpid(fork, 0)[1], first_batch() == expected)
+"""
 
 
 def told_by_a_worker(root: Path, number: Callable[[], int]) -> int:
@@ -70,3 +90,10 @@ def test_it_runs_on_the_programs_cores_of_now(pusht_shards: Path, all_cores: set
     assert told_by_a_worker(pusht_shards, cores) == len(all_cores)
     os.sched_setaffinity(0, {min(all_cores)})
     assert told_by_a_worker(pusht_shards, cores) == 1
+
+
+def test_a_fork_of_the_program_has_workers_of_its_own(pusht_shards: Path) -> None:
+    """As the processes of a notebook's launcher are."""
+    command = [sys.executable, "-W", "ignore", "-c", FORKS, str(pusht_shards)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    assert (done.stdout, done.stderr) == ("0 True\n", "")
