@@ -1,5 +1,6 @@
 """What runs in a worker process: its part of the steps, packed for its parent."""
 
+import threading
 import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
@@ -7,7 +8,6 @@ from ctypes import c_byte
 from functools import lru_cache
 from itertools import count
 from multiprocessing.reduction import ForkingPickler
-from multiprocessing.util import Finalize
 from typing import Any, NamedTuple
 
 import torch.utils.data
@@ -114,7 +114,9 @@ class _InWorker:
         )
         self._stream = EpochStream(self._begin)
         self._generation = 0
-        Finalize(None, self._end, exitpriority=0)
+        # Python has no public way to come before executors, which may start nothing from then on,
+        # and whose threads it waits for; multiprocessing's own comes after them from 3.13 on.
+        threading._register_atexit(self._end)  # type: ignore[attr-defined]
 
     def _end(self) -> None:
         """End what is decoded ahead of the last epoch: the interpreter, as it ends, waits for the
