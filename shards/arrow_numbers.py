@@ -15,12 +15,12 @@ def to_numpy(values: pa.Array | pa.ChunkedArray) -> NDArray[Any]:
     """Return what `to_numpy(zero_copy_only=False)` of a column returns: (n,), NaN for nulls among
     numbers. It may be read-only.
     """
-    kind = values.type
-    if pa.types.is_boolean(kind) and not values.null_count:
-        return to_numpy(values.cast(pa.uint8())).view(np.bool_)
-    if values.null_count or not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
-        return np.asarray(_array(values).to_numpy(zero_copy_only=False))
-    array = _array(values)
+    array = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
+    kind = array.type
+    if pa.types.is_boolean(kind) and not array.null_count:
+        return to_numpy(array.cast(pa.uint8())).view(np.bool_)
+    if array.null_count or not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
+        return np.asarray(array.to_numpy(zero_copy_only=False))
     letter = (
         "f" if pa.types.is_floating(kind) else "u" if pa.types.is_unsigned_integer(kind) else "i"
     )
@@ -29,7 +29,3 @@ def to_numpy(values: pa.Array | pa.ChunkedArray) -> NDArray[Any]:
     if memory is None:  # as an array without values may be
         return np.empty(0, dtype)
     return np.frombuffer(memory, dtype, len(array), array.offset * dtype.itemsize)
-
-
-def _array(values: pa.Array | pa.ChunkedArray) -> pa.Array:
-    return values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values

@@ -50,7 +50,7 @@ def prepare() -> None:
 
 @contextmanager
 def workers_may_start() -> Iterator[None]:
-    """Inside, this thread may start worker processes.
+    """Inside, this thread may start worker processes; the fork server runs.
 
     Raises:
         OptionError: The folder for temporary files has too long a path for sockets in it.

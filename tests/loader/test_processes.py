@@ -21,7 +21,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
-from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,7 @@ import pytest
 from roboshard.loader import Loader, make_loader
 from roboshard.loader.order import teams
 from roboshard.loader.running import worker_start
-from roboshard.loader.running.worker_start import SOCKETS_NAME, SOCKETS_PATH, workers_may_start
+from roboshard.loader.running.worker_start import SOCKETS_NAME, SOCKETS_PATH
 from roboshard.shards import DamageError, OptionError
 
 SOON_S = (
@@ -106,8 +105,7 @@ def nothing_left() -> Iterator[None]:
     assert not workers()
     # Pipes to the resource tracker and the fork server, and a heap that is kept.
     multiprocessing.get_context("spawn").Array("q", 1)
-    with workers_may_start():
-        forkserver.ensure_running()
+    worker_start.prepare()
     before = num_fds(os.getpid())
     yield
     watched = shared_memory([os.getpid()])
