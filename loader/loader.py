@@ -159,6 +159,8 @@ class Loader:
         """
         if epoch < 0:
             raise OptionError(f"epoch must not be negative: {epoch}")
+        if self._received == len(self):  # all steps were given, and it is asked for no more
+            self._end(self._running)
         # A trainer that counts epochs itself: of this one nothing is left.
         if epoch == self._loaded_end:
             self._epoch = epoch

@@ -222,6 +222,8 @@ class EpisodePool:
             self._counter.spans.add("parse", started, episode=data.record.episode_index)
             videos = data.videos
             self._share(position, parsed)
+        else:  # it may have been wanted here too, before another worker had it
+            self._reads.forget(position)
         episode = Episode(
             parsed,
             source.features,

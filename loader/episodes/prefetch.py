@@ -100,9 +100,17 @@ class EpisodePrefetcher:
             return request.future.result()
         finally:
             self._counter.spans.add("wait for an episode", started)
-            del self._coming[position]
-            self._coming_bytes -= request.num_bytes
+            self.forget(position)
             del request  # its error's traceback holds this frame, and all that the callers' hold
+
+    def forget(self, position: int) -> None:
+        """Hold an episode no longer that nobody will take, if it was wanted: it is there, or on its
+        way.
+        """
+        request = self._coming.pop(position, None)
+        if request is not None:
+            self._coming_bytes -= request.num_bytes
+            request.future.cancel()
 
     def read_again(self, position: int, camera: str) -> memoryview:
         """Return a slice that was read before; for any thread. Raises what `take` raises."""

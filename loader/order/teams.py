@@ -117,6 +117,20 @@ def steps_of_message(members: int, batch_bytes: int) -> int:
     return min(members, max(1, MESSAGE_BYTES // max(1, batch_bytes)))
 
 
+def steps_on_their_way(number_of_teams: int, steps_of_message: int) -> int:
+    """Return how many steps have memory beside those that are decoded at once: made by some members
+    and not by all, or on their way in a message.
+
+    The steps of a message are a team's own, so they lie `number_of_teams` apart; all of them must
+    have memory before the first of them comes.
+
+    Example:
+        >>> steps_on_their_way(number_of_teams=12, steps_of_message=2)  # 0, 12, or 1, 13 ..
+        24
+    """
+    return max(2, number_of_teams) * steps_of_message
+
+
 def in_messages(items: Iterable[Item], number: int, most: int) -> Iterator[list[Item]]:
     """Yield so many items in lists: of one, so that nobody waits for the first, then of 2, 4 ..
     `most`. None is asked for that is not of the next list.

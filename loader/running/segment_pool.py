@@ -204,29 +204,35 @@ class SegmentReceiver:
         alive = self._loans[message.worker] = [
             loan for loan in self._loans.get(message.worker, []) if loan.alive
         ]
-        places = sum(isinstance(value, _Place) for value in message.values.values())
-        copied = len(alive) >= BATCHES_HELD * places
-        return {
-            key: self._unpacked(message.worker, value, copied)
-            for key, value in message.values.items()
+        segments = {
+            value.segment for value in message.values.values() if isinstance(value, _Place)
         }
+        copied = len(alive) >= BATCHES_HELD * len(segments)
+        # One lease each: several keys may look at one segment, which is free after the last of them.
+        leased = {segment: self._lease(message.worker, segment, copied) for segment in segments}
+        return {key: _unpacked(value, leased, copied) for key, value in message.values.items()}
 
-    def _unpacked(self, worker: int, value: Any, copied: bool) -> Any:
-        if isinstance(value, np.ndarray):
-            return torch.from_numpy(value)
-        if not isinstance(value, _Place):
-            return value
-        memory = self._mapped[worker, value.segment]
-        size = memory.nbytes // value.dtype.itemsize
-        lease, whole = lease_of(memory, (size,), value.dtype)
-        flag = worker * self._plan.segments_per_worker + value.segment
+    def _lease(self, worker: int, segment: int, copied: bool) -> torch.Tensor:
+        """Return the bytes of a segment, which is free when their last view is gone."""
+        memory = self._mapped[worker, segment]
+        lease, whole = lease_of(memory, (memory.nbytes,), torch.uint8)
+        flag = worker * self._plan.segments_per_worker + segment
         loan = weakref.finalize(lease, self._plan.flags.__setitem__, flag, 0)
         loan.atexit = False
-        tensor = whole.as_strided(value.shape, value.strides, value.offset)
-        if copied:
-            return torch.from_numpy(np.array(tensor.numpy()))
-        self._loans[worker].append(loan)
-        return tensor
+        if not copied:
+            self._loans[worker].append(loan)
+        return whole
+
+
+def _unpacked(value: Any, leased: Mapping[int, torch.Tensor], copied: bool) -> Any:
+    if isinstance(value, np.ndarray):
+        return torch.from_numpy(value)
+    if not isinstance(value, _Place):
+        return value
+    whole, itemsize = leased[value.segment], value.dtype.itemsize
+    items = whole[: len(whole) // itemsize * itemsize].view(value.dtype)
+    tensor = items.as_strided(value.shape, value.strides, value.offset)
+    return torch.from_numpy(np.array(tensor.numpy())) if copied else tensor
 
 
 _RECEIVERS: "weakref.WeakValueDictionary[str, SegmentReceiver]" = weakref.WeakValueDictionary()

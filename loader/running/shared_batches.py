@@ -82,16 +82,16 @@ class SharedBatchesPlan:
 
     @classmethod
     def make(
-        cls, *, start_method: str, num_workers: int, keys: Sequence[str], steps_of_message: int
+        cls, *, start_method: str, num_workers: int, keys: Sequence[str], waiting: int
     ) -> "SharedBatchesPlan":
-        """Reserve addresses for batches with pictures of these keys.
+        """Reserve addresses for batches with pictures of these keys; `waiting` as
+        `order.teams.steps_on_their_way` says.
 
         Raises:
             OptionError: the process may not have files as large as that, though they are in memory,
                 and empty.
         """
         context = get_context(start_method)
-        waiting = 2 * steps_of_message
         num_slots = LOOK_AHEAD_STEPS[1] + waiting + BATCHES_HELD + 1
         keys = (*keys, *map(transformed, keys))
         with anonymous_file() as file:

@@ -21,7 +21,7 @@ from roboshard.common import interrupts
 from roboshard.loader.episodes.shared import SharedEpisodes
 from roboshard.loader.job import LoadJob
 from roboshard.loader.look_ahead.decode_ahead import LOOK_AHEAD_STEPS
-from roboshard.loader.order.teams import by_step
+from roboshard.loader.order.teams import by_step, steps_on_their_way
 from roboshard.loader.resources import shared_bytes
 from roboshard.loader.running.in_worker import (
     FromWorker,
@@ -64,7 +64,7 @@ class WorkerPool:
             start_method=START_METHOD,
             num_workers=job.config.split.num_workers,
             keys=[picture.key for picture in job.pictures] if self._members > 1 else [],
-            steps_of_message=job.steps_of_message,
+            waiting=steps_on_their_way(job.num_teams, job.steps_of_message),
         )
         self._batches = SharedBatches(batches)
         segments = SegmentPlan.make(

@@ -13,11 +13,12 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from roboshard.loader.config import EpisodeOrder, FrameOrder, LoaderConfig, OrderConfig, SplitConfig
 from roboshard.loader.epochs import num_own_steps
+from roboshard.loader.look_ahead.decode_ahead import LOOK_AHEAD_STEPS
 from roboshard.loader.order import teams
 from roboshard.loader.order.frame_order import Pool, sweep
 from roboshard.loader.order.plan import Draw, Episodes, EpochPlan, Slots
@@ -28,6 +29,7 @@ from roboshard.loader.order.teams import (
     in_messages,
     members_of,
     steps_of_message,
+    steps_on_their_way,
 )
 from roboshard.loader.pipeline import (
     DRAWN_SAMPLES,
@@ -315,6 +317,22 @@ def test_messages_hold_everything_in_order(
     assert list(chain(*messages)) == items
     assert [len(message) for message in messages[:1]] == [1] * bool(items)
     assert all(1 <= len(message) <= most for message in messages)
+
+
+@given(
+    num_workers=st.integers(1, 128),
+    batch_size=st.integers(1, 2048),
+    pixels=st.integers(1, 1 << 20),
+)
+@example(num_workers=24, batch_size=64, pixels=96 * 96)
+def test_all_steps_of_a_message_have_memory_before_the_first_of_them_comes(
+    num_workers: int, batch_size: int, pixels: int
+) -> None:
+    members = members_of(num_workers, batch_size, pixels)
+    teams, batch_bytes = num_workers // members, 3 * pixels * batch_size
+    most = steps_of_message(members, batch_bytes)
+    spanned = range(0, most * teams, teams)[-1] + 1
+    assert spanned <= LOOK_AHEAD_STEPS[0] + steps_on_their_way(teams, most)
 
 
 @SHARED

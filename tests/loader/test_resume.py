@@ -89,6 +89,18 @@ def test_an_iteration_left_after_its_last_step_has_completed_its_epoch(pusht_sha
     assert take(loader, len(loader)) == epochs[1]
 
 
+def test_an_epoch_that_is_set_comes_next_though_the_last_one_was_left_after_its_last_step(
+    pusht_shards: Path,
+) -> None:
+    loader = rows(pusht_shards)
+    first = next(iter(loader))["index"].tolist()
+    for _ in range(3):
+        loader.set_epoch(0)
+        iteration = iter(loader)
+        found = [next(iteration)["index"].tolist() for _ in range(len(loader))]
+        assert found[0] == first
+
+
 def test_a_second_iteration_ends_the_first(pusht_shards: Path) -> None:
     loader, whole = rows(pusht_shards), order_of(rows(pusht_shards))
     first = iter(loader)

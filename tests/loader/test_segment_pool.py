@@ -314,6 +314,25 @@ def test_of_many_batches_kept_some_are_copies_and_the_worker_never_waits(pair: R
     assert is_all(again["camera"], 9)
 
 
+@pytest.mark.parametrize("same", [lambda x: x, lambda x: x[:, 1:, ::2]], ids=["whole", "part"])
+@pytest.mark.parametrize("number_kept", [1, 2 * BATCHES_HELD])
+def test_two_keys_that_look_at_one_tensor(
+    pair: Ring, same: Callable[[torch.Tensor], torch.Tensor], number_kept: int
+) -> None:
+    kept = []
+    for value in range(number_kept):
+        lent = pair.lend(value)
+        batch = pair.passed({"camera": lent, "also": same(lent)})
+        del lent, batch["camera"]
+        kept.append(batch["also"])
+        del batch
+    for value in range(100, 120):
+        assert is_all(pair.camera(value)["camera"], value)
+    assert all(is_all(tensor, value) for value, tensor in enumerate(kept))
+    kept.clear()
+    assert pair.num_in_use == 0
+
+
 def test_copies_keep_their_strides(pair: Ring) -> None:
     kept = [
         pair.passed({"camera": pair.lend(number).movedim(-1, 1)})["camera"] for number in range(9)

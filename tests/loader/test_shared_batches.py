@@ -20,6 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from roboshard.loader.batches.buffers import Where
 from roboshard.loader.order.plan import Share
+from roboshard.loader.order.teams import steps_on_their_way
 from roboshard.loader.running import shared_batches
 from roboshard.loader.running.joining import Part, join
 from roboshard.loader.running.segment_pool import BATCHES_HELD, SegmentPlan, SegmentSender
@@ -46,7 +47,7 @@ class Team:
             start_method="spawn",
             num_workers=num_workers,
             keys=[TOP, WRIST],
-            steps_of_message=steps_of_message,
+            waiting=steps_on_their_way(1, steps_of_message),
         )
         segments = SegmentPlan.make(
             start_method="spawn", num_workers=num_workers, num_keys=2, batches_ahead=2

@@ -155,6 +155,19 @@ def test_a_worker_reads_nothing_that_another_one_has_read(arm_shards: Path) -> N
         assert second.counter.snapshot().episodes_read == 1
 
 
+def test_what_was_read_for_nothing_is_not_held(arm_shards: Path) -> None:
+    shared = SharedEpisodes(1 << 24)
+    with worker(arm_shards, shared) as first, worker(arm_shards, shared) as second:
+        rows = np.zeros(2, dtype=np.int64)
+        draw = Draw(step=0, positions=np.array([3, 5]), rows=rows)
+        second.pool.expect([draw])  # before another worker has read them
+        step_of(first, 3, 5)
+        step = second.pool.step(draw)
+        assert [episode.position for episode in step.episodes] == [3, 5]
+        assert second.counter.snapshot().episodes_shared == 2
+        assert (second.reads._coming, second.reads._coming_bytes) == ({}, 0)
+
+
 def test_an_episode_whose_shard_was_replaced_since_another_worker_verified_it(
     arm_shards: Path, tmp_path: Path
 ) -> None:
