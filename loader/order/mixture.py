@@ -138,8 +138,12 @@ class MixturePlan:
         return Frames(*(part.take(places) for part in frames_at(asked)))
 
     def _tape(self, dataset: int, epoch: int) -> tuple[LaneTape, IntArray]:
-        """Return a tape, and what its lanes had drawn of the dataset before it."""
-        if (dataset, epoch) not in self._tapes:
+        """Return a tape, and what its lanes had drawn of the dataset before it.
+
+        Threads may ask at once, a user's for the loader's place: each has what it made.
+        """
+        found = self._tapes.get((dataset, epoch))
+        if found is None:
             own = self._own[dataset]
             begun, ended = (
                 self._counts.before(dataset, self._schedule.place(dataset, own.start(number)))
@@ -148,11 +152,11 @@ class MixturePlan:
             tape = Tape(
                 self._episodes[dataset], self._orders[dataset], epoch, self._pool_sizes[dataset]
             )
-            for old in [key for key in self._tapes if key[0] == dataset][: 1 - KEPT_TAPES]:
-                del self._tapes[old]
+            for old in [key for key in list(self._tapes) if key[0] == dataset][: 1 - KEPT_TAPES]:
+                self._tapes.pop(old, None)
             bounds = np.concatenate([[0], np.cumsum(ended - begun)])
-            self._tapes[dataset, epoch] = LaneTape.cut(tape, bounds), begun
-        return self._tapes[dataset, epoch]
+            found = self._tapes[dataset, epoch] = LaneTape.cut(tape, bounds), begun
+        return found
 
 
 def pool_sizes(order: OrderConfig, schedule: Schedule) -> list[int]:

@@ -204,11 +204,9 @@ class SegmentReceiver:
         alive = self._loans[message.worker] = [
             loan for loan in self._loans.get(message.worker, []) if loan.alive
         ]
-        segments = {
-            value.segment for value in message.values.values() if isinstance(value, _Place)
-        }
+        segments = {value.segment for value in message.values.values() if isinstance(value, _Place)}
         copied = len(alive) >= BATCHES_HELD * len(segments)
-        # One lease each: several keys may look at one segment, which is free after the last of them.
+        # One lease each: a segment is free after the last of the keys that look at it.
         leased = {segment: self._lease(message.worker, segment, copied) for segment in segments}
         return {key: _unpacked(value, leased, copied) for key, value in message.values.items()}
 
