@@ -12,6 +12,13 @@ from typing import Any, Literal
 import torch
 
 from roboshard.common.errors import OptionError
+from roboshard.common.option_values import (
+    check_fields,
+    function_or_none,
+    number,
+    whole_number,
+    yes_or_no,
+)
 from roboshard.loader.selection.config import SelectionConfig, are_indices
 from roboshard.shards.fetch import ReadSettings
 from roboshard.storage import RetryPolicy
@@ -46,6 +53,8 @@ class OrderConfig:
     """Whether a step of a mixture takes samples of all datasets, or of one."""
 
     def __post_init__(self) -> None:
+        check_fields(self, whole_number, "seed", "pool_episodes")
+        check_fields(self, yes_or_no, "shuffle", "drop_last")
         _check(0 <= self.seed < 1 << 63, f"seed must be in 0..2**63-1, not {self.seed}")
         _check(
             self.pool_episodes >= 1, f"pool_episodes must be at least 1, not {self.pool_episodes}"
@@ -87,6 +96,14 @@ class SampleConfig:
     """Feature key -> numbers of its vectors in samples: zeros fill up those that there are."""
 
     def __post_init__(self) -> None:
+        check_fields(self, yes_or_no, "return_uint8")
+        check_fields(self, number, "tolerance_s")
+        check_fields(self, function_or_none, "image_transforms", "batch_transform")
+        _check(
+            isinstance(self.delta_timestamps, Mapping),
+            "delta_timestamps must be a dict, feature key -> list of seconds, not "
+            f"{self.delta_timestamps!r:.100}",
+        )
         size = self.image_size
         _check(
             size is None or (are_indices(size) and len(size) == 2 and min(size) >= 1),
@@ -121,6 +138,9 @@ class SplitConfig:
     """Worker processes; 0: decode in this process."""
 
     def __post_init__(self) -> None:
+        if self.batch_size is not None:
+            check_fields(self, whole_number, "batch_size")
+        check_fields(self, whole_number, "rank", "world_size", "max_world_size", "num_workers")
         _check(
             self.batch_size is None or self.batch_size >= 1,
             f"batch_size must be at least 1, not {self.batch_size}",
@@ -187,10 +207,17 @@ class ReadConfig:
     """
 
     def __post_init__(self) -> None:
+        if self.decode_threads is not None:
+            check_fields(self, whole_number, "decode_threads")
+        check_fields(self, whole_number, "cache_bytes", "memory_bytes")
+        if self.pin_memory is not None:
+            check_fields(self, yes_or_no, "pin_memory")
+        object.__setattr__(self, "retry_s", number("retry_seconds", self.retry_s))
         _check(
             self.decode_threads is None or self.decode_threads >= 1,
             "decode_threads must be at least 1",
         )
+        _check(self.cache_bytes >= 1, f"cache_bytes must be at least 1, not {self.cache_bytes}")
         _check(
             self.memory_bytes >= 1 << 16,
             f"memory_bytes must be at least {1 << 16}, not {self.memory_bytes}",
@@ -243,11 +270,15 @@ def _num_bytes(name: str, size: Any) -> int:
     if match is not None:
         power = "BKMGT".index((match[2] or "b").upper())
         size = int(float(match[1]) * (1024 if match[3] else 1000) ** power)
+    try:
+        num_bytes = whole_number(name, size)
+    except OptionError:
+        num_bytes = 0
     _check(
-        isinstance(size, int) and not isinstance(size, bool) and size > 0,
+        num_bytes > 0,
         f'{name} must be a number of bytes, or a size such as "8GB" or "8GiB", not {size!r}',
     )
-    return int(size)
+    return num_bytes
 
 
 def _check(condition: bool, message: str) -> None:

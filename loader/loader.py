@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from roboshard.common.caller import warn_caller
 from roboshard.common.errors import OptionError
+from roboshard.common.option_values import whole_number
 from roboshard.loader import topology
 from roboshard.loader.job import LoadJob
 from roboshard.loader.long_gops import LongGopWarning
@@ -22,9 +23,9 @@ from roboshard.loader.meta import DatasetMeta
 from roboshard.loader.pipeline import draw_epoch
 from roboshard.loader.resume.current import current_state
 from roboshard.loader.resume.cursor import LaneCursor, lane_cursors
-from roboshard.loader.resume.epoch_lengths import EpochLengths
+from roboshard.loader.resume.epoch_lengths import EpochLengths, checked_step
 from roboshard.loader.resume.growth import Recipe
-from roboshard.loader.resume.state import LoaderState, check_state, nearest_state
+from roboshard.loader.resume.state import LoaderState, as_state, check_state, nearest_state
 from roboshard.loader.running.runner import EpochRunner
 from roboshard.loader.running.scratch import ScratchFolder
 from roboshard.loader.running.shared_frames import SharedFrames
@@ -157,6 +158,7 @@ class Loader:
 
         An iteration over another epoch that is still running is ended.
         """
+        epoch = whole_number("epoch", epoch)
         if epoch < 0:
             raise OptionError(f"epoch must not be negative: {epoch}")
         if self._received == len(self):  # all steps were given, and it is asked for no more
@@ -187,14 +189,7 @@ class Loader:
                 other samples.
         """
         ours = self._job.slots.global_batch_size
-        if world_size * batch_size != ours:
-            raise OptionError(
-                f"step {step} was counted with world_size x batch_size = {world_size} x "
-                f"{batch_size} = {world_size * batch_size} samples a step; this loader has {ours}: "
-                "make it with the same"
-            )
-        if step < 0:
-            raise OptionError(f"step must not be negative: {step}")
+        step = checked_step(step, ours, world_size=world_size, batch_size=batch_size)
         return self._state(*self._lengths.place_after(step)).as_dict()
 
     def cursor(self) -> list[LaneCursor]:
@@ -220,13 +215,14 @@ class Loader:
                 are others, and warn of what is repeated or left out.
 
         Raises:
-            OptionError: a state of another dataset, order, or shape of the plan, each difference
-                named; or an iteration is running, which would go on from where it is.
+            OptionError: no state, or one of another dataset, order, or shape of the plan, each
+                difference named; or an iteration is running, which would go on from where it is.
         """
         if self._running is not None:
             raise OptionError(
                 "load_state_dict during an iteration comes too late: load before `iter(loader)`"
             )
+        state = as_state(state)
         recipe, saved_on = self._recipe, state.get("fingerprint")
         made = None if recipe is None else recipe.for_state(saved_on, self._job.sources)
         if made is None:

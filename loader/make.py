@@ -163,7 +163,8 @@ def make_loader(  # noqa: PLR0913 - keyword-only, grouped behind
             `image_size`), in memory that the ranks and workers of a node share, and following
             epochs copy them instead of decoding. What does not fit is decoded as before; batches
             are the same.
-        frame_cache_dir: keep them in this folder of a local disk instead, which outlives the run.
+        frame_cache_dir: keep them in this folder of a local disk instead, which outlives the run;
+            it needs `frame_cache` beside it, which says how much.
         cache_dir: folder of this machine that keeps what was read of remote shards, shared by its
             ranks and workers; None: nothing is kept. Bytes are found by content, so one folder
             serves any number of datasets.
@@ -243,7 +244,7 @@ def make_loader(  # noqa: PLR0913 - keyword-only, grouped behind
             drop_n_last_frames=drop_n_last_frames,
         ),
         sample=SampleConfig(
-            delta_timestamps=delta_timestamps or {},
+            delta_timestamps={} if delta_timestamps is None else delta_timestamps,
             tolerance_s=tolerance_s,
             cameras=cameras,
             image_transforms=image_transforms,
@@ -251,7 +252,7 @@ def make_loader(  # noqa: PLR0913 - keyword-only, grouped behind
             return_uint8=return_uint8,
             image_size=image_size,
             on_missing=on_missing,
-            pad_to=pad_to or {},
+            pad_to={} if pad_to is None else pad_to,
         ),
         split=shared_out,
         read=ReadConfig(

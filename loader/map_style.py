@@ -14,6 +14,7 @@ import numpy as np
 import torch.utils.data
 
 from roboshard.common.errors import OptionError
+from roboshard.common.option_values import whole_number
 from roboshard.loader.batches.buffers import ReusedBuffers
 from roboshard.loader.config import (
     ImageTransform,
@@ -95,7 +96,7 @@ def open_dataset(  # noqa: PLR0913 - keyword-only, the same names as make_loader
             episodes=episodes, exclude_episodes=exclude_episodes, tasks=tasks, split=split
         ),
         sample=SampleConfig(
-            delta_timestamps=delta_timestamps or {},
+            delta_timestamps={} if delta_timestamps is None else delta_timestamps,
             tolerance_s=tolerance_s,
             cameras=cameras,
             image_transforms=image_transforms,
@@ -199,7 +200,8 @@ class MapDataset(torch.utils.data.Dataset[Batch]):
         Raises OptionError where it is not among the chosen.
         """
         found = self._meta.episodes.episode_index
-        place = int(np.searchsorted(found, operator.index(episode_index)))
+        episode_index = whole_number("episode_index", episode_index)
+        place = int(np.searchsorted(found, episode_index))
         if place == len(found) or found[place] != episode_index:
             raise OptionError(
                 f"episode {episode_index} is not in the dataset (or not among the chosen "

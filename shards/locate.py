@@ -5,8 +5,9 @@ root and its shards.
 import os
 import posixpath
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import braceexpand
 
@@ -34,10 +35,10 @@ def locate(urls: Urls) -> tuple[str, tuple[str, ...] | None]:
     (`DST/shards/shard-{000000..000007}.tar`), or a list of shard URLs or patterns of one dataset.
 
     Raises:
-        OptionError: nothing given, shards of several datasets, or a URL that is neither root nor
-            shard.
+        OptionError: nothing or no URLs given, shards of several datasets, or a URL that is neither
+            root nor shard.
     """
-    given = [os.fspath(url) for url in ([urls] if isinstance(urls, str | os.PathLike) else urls)]
+    given = _given(urls)
     expanded = [url for pattern in given for url in _expand(pattern)]
     if not expanded:
         raise OptionError("no URL given: pass a dataset root or shard URLs")
@@ -58,6 +59,25 @@ def locate(urls: Urls) -> tuple[str, tuple[str, ...] | None]:
     if len(set(names)) != len(names):
         raise OptionError("a shard URL is given twice")
     return roots.pop(), tuple(sorted(names))
+
+
+def _given(urls: Any) -> list[str]:
+    """Return what was given as a list of strings."""
+    wrong = urls
+    if isinstance(urls, str | os.PathLike):
+        urls = [urls]
+    if isinstance(urls, Mapping | bytes):
+        wrong = type(urls)  # URLs in it may hold passwords
+    elif isinstance(urls, Iterable):
+        given = list(urls)
+        others = [url for url in given if not isinstance(url, str | os.PathLike)]
+        if not others:
+            return [os.fspath(url) for url in given]
+        wrong = f"a list with {type(others[0])}"
+    raise OptionError(
+        "urls must be a dataset's root, a shard, a brace pattern or a list of shards; or, for a "
+        f"loader of several datasets, a list of pairs (urls, weight); not {wrong!s:.100}"
+    )
 
 
 def _expand(pattern: str) -> list[str]:

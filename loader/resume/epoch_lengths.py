@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import lru_cache
 
 from roboshard.common.errors import OptionError
+from roboshard.common.option_values import whole_number
 from roboshard.loader.job import LoadJob, Plan
 from roboshard.loader.order.plan import EpochShape
 from roboshard.loader.order.repeats import MAX_DENOMINATOR
@@ -63,3 +64,29 @@ class EpochLengths:
                 return epoch, step
             epoch, step = epoch + 1, 0
         return None
+
+
+def checked_step(step: int, global_batch_size: int, *, world_size: int, batch_size: int) -> int:
+    """Return a step that a trainer counted, over all epochs.
+
+    Args:
+        step: of the trainer.
+        global_batch_size: samples of a step of this loader, over all ranks.
+        world_size: of the run that made the steps.
+        batch_size: per rank, of that run.
+
+    Raises:
+        OptionError: What is no number of steps, or steps of another size.
+    """
+    step = whole_number("step", step)
+    world_size = whole_number("world_size", world_size)
+    batch_size = whole_number("batch_size", batch_size)
+    if world_size * batch_size != global_batch_size:
+        raise OptionError(
+            f"step {step} was counted with world_size x batch_size = {world_size} x {batch_size} = "
+            f"{world_size * batch_size} samples a step; this loader has {global_batch_size}: make "
+            "it with the same"
+        )
+    if step < 0:
+        raise OptionError(f"step must not be negative: {step}")
+    return step

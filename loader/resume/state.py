@@ -1,6 +1,6 @@
 """Where a loader stands, as a small dict: the same for every rank, checked before it is used."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, asdict, dataclass, replace
 from typing import Any
 
@@ -66,6 +66,16 @@ class MixtureState(LoaderState):
         if self.batches == "mixed":
             del values["batches"]
         return values
+
+
+def as_state(state: Any) -> dict[str, Any]:
+    """Return what was given as a state. Raises OptionError for what is no dict."""
+    if not isinstance(state, Mapping):
+        remedy = "; json.loads makes a dict of its JSON" if isinstance(state, str | bytes) else ""
+        raise OptionError(
+            f"a state is the dict that state_dict() returned, not {state!r:.100}{remedy}"
+        )
+    return dict(state)
 
 
 def check_state(

@@ -10,6 +10,7 @@ from pathlib import Path
 from roboshard import storage
 from roboshard.common import jsonio
 from roboshard.common.errors import OptionError, StorageError
+from roboshard.common.option_values import whole_number
 from roboshard.loader.running.trace import trace_events
 from roboshard.loader.spans import MAX_SPANS, Span
 from roboshard.loader.stats import StatsCounter
@@ -34,6 +35,7 @@ class UserSteps:
         Raises:
             OptionError: such steps, or such a file, cannot be.
         """
+        num_steps, skip = whole_number("steps", num_steps), whole_number("skip", skip)
         if num_steps < 1 or skip < 0:
             raise OptionError(
                 f"trace: steps must be at least 1 and skip at least 0, not {num_steps} and {skip}"

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from roboshard.common.errors import OptionError
+from roboshard.common.option_values import check_fields, number, whole_number
 from roboshard.loader.order.repeats import MAX_WEIGHT
 from roboshard.loader.selection.information import EpisodeInfo
 
@@ -53,14 +54,16 @@ class SelectionConfig:
             isinstance(self.tasks, str) or not all(isinstance(task, str) for task in self.tasks)
         ):
             raise OptionError(f"tasks must be a list of task texts, not {self.tasks!r:.100}")
-        _check_split(self.split)
+        object.__setattr__(self, "split", _checked_split(self.split))
         if not isinstance(self.keep_ranges, Mapping | str | os.PathLike | None):
             raise OptionError(
                 "keep_ranges must be a dict, episode index -> [(first, stop), ...], or the path of "
                 f"a file of them, not {self.keep_ranges!r:.100}"
             )
         _check_weights(self.episode_weights)
-        for name in ("drop_n_first_frames", "drop_n_last_frames"):
+        frames = ("drop_n_first_frames", "drop_n_last_frames")
+        check_fields(self, whole_number, *frames)
+        for name in frames:
             if getattr(self, name) < 0:
                 raise OptionError(f"{name} must not be negative")
 
@@ -88,23 +91,30 @@ def _check_indices(name: str, values: object) -> None:
         )
 
 
-def _check_split(split: object) -> None:
+def _checked_split(split: Any) -> Split | None:
+    """Return a split with plain numbers. Raises OptionError for what is none."""
     if split is None:
-        return
+        return None
     given = tuple(split) if isinstance(split, tuple | list) else ()
-    numbers = [value for value in given[1:] if isinstance(value, int | float)]
-    if not (
-        len(given) in (2, 3)
-        and given[0] in ("train", "val")
-        and len(numbers) == len(given) - 1
-        and 0 < numbers[0] < 1
-        and all(isinstance(seed, int) and 0 <= seed < 1 << 63 for seed in numbers[1:])
-    ):
+    try:
+        side, fraction, *seeds = given
+        fraction = number("split", fraction)
+        seeds = [whole_number("split", seed) for seed in seeds]
+        is_split = (
+            side in ("train", "val")
+            and 0 < fraction < 1
+            and len(seeds) <= 1
+            and all(0 <= seed < 1 << 63 for seed in seeds)
+        )
+    except ValueError:  # too few values, or what is no number
+        is_split = False
+    if not is_split:
         raise OptionError(
             'split must be ("train", 0.02) or ("val", 0.02): a side, and the fraction of episodes '
             "held out, more than 0 and less than 1; a seed may follow, as in "
             f'("val", 0.02, 7); not {split!r:.100}'
         )
+    return (side, fraction, seeds[0]) if seeds else (side, fraction)
 
 
 def _check_weights(weights: object) -> None:

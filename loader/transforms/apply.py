@@ -44,7 +44,8 @@ class Transforms:
         step alone. `share`: of which samples the batch is; None: of all.
 
         Raises:
-            OptionError: `batch_transform` returned what is no batch.
+            OptionError: `image_transforms` returned what is no tensor, or `batch_transform` what
+                is no batch.
         """
         images, whole = self._sample.image_transforms, self._sample.batch_transform
         started = time.perf_counter()

@@ -1,10 +1,12 @@
 """The user's transform of every picture."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 
+from roboshard.common.errors import OptionError
 from roboshard.loader.batches.buffers import Buffers, Where
 from roboshard.loader.config import ImageTransform
 from roboshard.loader.order.plan import Share
@@ -30,6 +32,9 @@ def transform_images(  # noqa: PLR0913 - keyword-only
         buffers: where results are put together.
         on_sample: told the number of each sample before it is transformed.
         share: which of the batch's samples are transformed; None: all.
+
+    Raises:
+        OptionError: the transform returned what is no tensor.
     """
     places = range(len(batch[keys[0]])) if share is None else share.places.tolist()
     results: dict[str, list[torch.Tensor]] = {key: [] for key in keys}
@@ -37,11 +42,17 @@ def transform_images(  # noqa: PLR0913 - keyword-only
         if on_sample is not None:
             on_sample(place)
         for key in keys:
-            results[key].append(transform(batch[key][place]))
+            results[key].append(_checked(transform(batch[key][place])))
     return batch | {
         key: _joined(key, batch[key], dict(zip(places, results[key], strict=True)), buffers, share)
         for key in keys
     }
+
+
+def _checked(result: Any) -> torch.Tensor:
+    if not isinstance(result, torch.Tensor):
+        raise OptionError(f"image_transforms must return a tensor, not {type(result)}")
+    return result
 
 
 def _joined(

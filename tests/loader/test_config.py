@@ -4,19 +4,22 @@ would do.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import torch.distributed
 from support.lerobot_source import Source, build
 
 from roboshard.converter import ConvertConfig, convert
-from roboshard.loader import make_loader, topology
+from roboshard.loader import make_loader, open_dataset, topology
 from roboshard.loader.topology import default_threads, resolve_rank
 from roboshard.shards import MissingError, OptionError, ShardedDataset, StorageError
 
@@ -92,12 +95,55 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         {"delta_timestamps": {IMAGE: [0]}, "cameras": []},
         f"camera '{IMAGE}' is left out by cameras=[]",
     ),
+    *(
+        ({name: value}, f"{name} must be a whole number, not {value!r}")
+        for name in (
+            *("seed", "pool_episodes", "batch_size", "max_world_size", "num_workers"),
+            *("drop_n_first_frames", "drop_n_last_frames"),
+            *("decode_threads", "memory_bytes", "cache_bytes"),
+        )
+        for value in (1.0, True, np.True_, "1")
+    ),
+    ({"rank": 0.0, "world_size": 1}, "rank must be a whole number, not 0.0"),
+    ({"rank": 0, "world_size": "1"}, "world_size must be a whole number, not '1'"),
+    ({"seed": np.array(True)}, "seed must be a whole number, not array(True)"),
+    ({"seed": torch.tensor(True)}, "seed must be a whole number, not tensor(True)"),
+    ({"seed": None}, "seed must be a whole number, not None"),
+    ({"seed": np.array([1, 2])}, "seed must be a whole number, not array([1, 2])"),
+    ({"cache_bytes": 0}, "cache_bytes must be at least 1, not 0"),
+    ({"frame_cache": True}, "frame_cache must be a number of bytes"),
+    ({"frame_cache": 1e9}, "frame_cache must be a number of bytes"),
+    *(
+        ({name: value}, f"{name} must be True or False, not {value!r}")
+        for name in ("shuffle", "drop_last", "return_uint8", "pin_memory")
+        for value in (1, "no")
+    ),
+    ({"shuffle": None}, "shuffle must be True or False, not None"),
+    *(
+        ({name: value}, f"{name} must be a number, not {value!r}")
+        for name in ("tolerance_s", "retry_seconds")
+        for value in ("1", True, None)
+    ),
+    ({"tolerance_s": 10**400}, "tolerance_s must be a number, not 1000"),
+    ({"retry_seconds": -1}, "retry_seconds must not be negative: -1"),
+    ({"image_transforms": "flip"}, "image_transforms must be a function, not 'flip'"),
+    ({"batch_transform": [len]}, "batch_transform must be a function, not [<built-in"),
+    (
+        {"delta_timestamps": [0.0, 0.1]},
+        "delta_timestamps must be a dict, feature key -> list of seconds, not [0.0, 0.1]",
+    ),
+    ({"delta_timestamps": []}, "delta_timestamps must be a dict"),
+    ({"pad_to": []}, "pad_to must be a dict"),
+    ({"split": ("val", 0.1, True)}, "a seed may follow"),
+    ({"split": ("val", 0.1, 1.0)}, "a seed may follow"),
+    ({"split": ("val", 0.1, 1, 2)}, "a seed may follow"),
+    ({"split": ("val",)}, "split must be"),
 ]
 
 
 @pytest.mark.usefixtures("nothing_is_read")
 @pytest.mark.parametrize(
-    ("options", "message"), REFUSED, ids=[str(options) for options, _ in REFUSED]
+    ("options", "message"), REFUSED, ids=[f"{options!s:.80}" for options, _ in REFUSED]
 )
 def test_options_that_cannot_be_used(
     pusht_shards: Path, options: dict[str, Any], message: str
@@ -122,11 +168,65 @@ def test_options_that_cannot_be_used(
             "num_workers": 5,
         },
         {"seed": 2**63 - 1},
+        {"shuffle": np.False_, "pin_memory": None, "retry_seconds": 3},
+        {"tolerance_s": np.float32(0.001), "retry_seconds": np.int64(3)},
+        {"split": ["train", np.float32(0.25), np.int64(7)], "frame_cache": np.int64(10**6)},
     ],
     ids=str,
 )
 def test_options_that_can_be_used(pusht_shards: Path, options: dict[str, Any]) -> None:
     assert len(make_loader(str(pusht_shards), **options)) > 0
+
+
+@pytest.mark.parametrize("whole", [np.int64, torch.tensor], ids=["numpy", "torch"])
+def test_whole_numbers_of_other_types_are_those_numbers(
+    pusht_shards: Path, whole: Callable[[int], Any]
+) -> None:
+    names = {"seed": 3, "pool_episodes": 4, "batch_size": 50, "drop_n_first_frames": 1, **RANKS}
+    plain = make_loader(str(pusht_shards), **names, cameras=[])
+    other = make_loader(
+        str(pusht_shards), **{name: whole(value) for name, value in names.items()}, cameras=[]
+    )
+    other.set_epoch(whole(0))
+    for expected, found in zip(plain, other, strict=True):
+        assert torch.equal(expected["index"], found["index"])
+    assert json.dumps(other.state_dict()) == json.dumps(plain.state_dict())
+    other.set_epoch(whole(2))
+    assert json.loads(json.dumps(other.state_dict()))["epoch"] == 2
+    counted = other.state_at(whole(5), world_size=whole(4), batch_size=whole(50))
+    state = plain.state_at(5, world_size=4, batch_size=50)
+    assert json.dumps(counted) == json.dumps(state)
+
+
+@pytest.mark.parametrize("wrong", [1.0, True, "1", None], ids=repr)
+def test_epochs_and_steps_are_whole_numbers(pusht_shards: Path, wrong: Any) -> None:
+    loader = make_loader(str(pusht_shards))
+    before = loader.state_dict()
+    steps = {"step": 1, "world_size": 1, "batch_size": 64}
+    loader.state_at(**steps)
+    for name in steps:
+        with pytest.raises(OptionError, match=f"^{name} must be a whole number, not {wrong!r}$"):
+            loader.state_at(**steps | {name: wrong})
+    with pytest.raises(OptionError, match=f"^epoch must be a whole number, not {wrong!r}$"):
+        loader.set_epoch(wrong)
+    with pytest.raises(OptionError, match=f"^steps must be a whole number, not {wrong!r}$"):
+        loader.trace("trace.json", steps=wrong)
+    with pytest.raises(OptionError, match=f"^episode_index must be a whole number, not {wrong!r}"):
+        open_dataset(str(pusht_shards)).episode(wrong)
+    assert loader.state_dict() == before
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_what_is_no_state_is_refused(pusht_shards: Path, strict: bool) -> None:
+    loader = make_loader(str(pusht_shards))
+    for wrong in ("str", json.dumps(loader.state_dict()), b"{}"):
+        with pytest.raises(OptionError, match=r"dict that state_dict\(\) returned.*json\.loads"):
+            loader.load_state_dict(wrong, strict=strict)  # type: ignore[arg-type]
+    for other in (None, 3, [loader.state_dict()]):
+        with pytest.raises(OptionError, match=r"dict that state_dict\(\) returned") as error:
+            loader.load_state_dict(other, strict=strict)  # type: ignore[arg-type]
+        assert "json" not in str(error.value)
+    loader.load_state_dict(MappingProxyType(loader.state_dict()), strict=strict)  # type: ignore[arg-type]
 
 
 def test_a_string_has_no_window(tmp_path: Path) -> None:
@@ -180,6 +280,25 @@ def test_urls_that_lead_nowhere(tmp_path: Path, pusht_shards: Path) -> None:
         make_loader([])
     with pytest.raises(StorageError, match="refused"):
         make_loader("pipe:cat shards/shard-000000.tar")
+
+
+@pytest.mark.parametrize(
+    ("urls", "told"),
+    [
+        (None, "None"),
+        (3, "3"),
+        ([3], "a list with <class 'int'>"),
+        (["a", None], "a list with <class 'NoneType'>"),
+        (b"a", "<class 'bytes'>"),
+        ({"s3://key:secret@bucket/a": 0.5}, "<class 'dict'>"),
+    ],
+    ids=str,
+)
+def test_what_is_no_url(urls: Any, told: str) -> None:
+    for opened in (make_loader, open_dataset):
+        with pytest.raises(OptionError, match="urls must be a dataset's root") as error:
+            opened(urls)
+        assert str(error.value).endswith(f"not {told}")
 
 
 # -- Which rank this is ----------------------------------------------------------------------------

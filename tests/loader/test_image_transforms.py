@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -11,6 +12,9 @@ import pytest
 import torch
 from support.batches import assert_same
 from support.three_pictures import ORDERS, PICTURES, TOP, WINDOWS, load
+
+from roboshard.loader import open_dataset
+from roboshard.shards import OptionError
 
 pytestmark = pytest.mark.usefixtures("no_threads_before")
 
@@ -64,6 +68,17 @@ def test_transforms_may_do_as_they_like(
         assert all(
             torch.equal(sample[key], found[number // 5][key][number % 5]) for key in PICTURES
         )
+
+
+@pytest.mark.parametrize("batch_size", [5, None])
+@pytest.mark.parametrize("wrong", [None, 1.0, [1], {}], ids=str)
+def test_what_is_no_picture_is_refused(shards: Path, wrong: Any, batch_size: int | None) -> None:
+    told = re.escape(f"image_transforms must return a tensor, not {type(wrong)}")
+    loader = load(shards, image_transforms=lambda _: wrong, batch_size=batch_size)
+    with pytest.raises(OptionError, match=told):
+        next(iter(loader))
+    with pytest.raises(OptionError, match=told):
+        open_dataset(str(shards), image_transforms=lambda _: wrong)[0]
 
 
 @pytest.mark.parametrize(
