@@ -36,6 +36,9 @@ SOCKETS_NAME = "/pymp-01234567/listener-01234567"
 such a socket, and workers hand over segments through them.
 """
 
+_SEEN_BY: dict[str, int] = {}
+"""The process that first saw a folder for temporary files: forks inherit both."""
+
 
 def prepare() -> None:
     """Start the fork server, which takes seconds to import, beside what the program does until it
@@ -76,7 +79,9 @@ def _check_temporary_folder() -> None:
     """Raise OptionError if the folder for temporary files, in which multiprocessing makes one for
     this process and its workers, has too long a path for sockets in it.
     """
-    folder = os.path.dirname(get_temp_dir())
+    own = get_temp_dir()
+    _SEEN_BY.setdefault(own, os.getpid())
+    folder = os.path.dirname(own)
     length, most = len(os.fsencode(folder)), SOCKETS_PATH - len(SOCKETS_NAME)
     if length > most:
         raise OptionError(
@@ -88,10 +93,19 @@ def _check_temporary_folder() -> None:
 
 def begin() -> Callable[[int], None]:
     """Return what a worker that starts now is to do first, given its number."""
-    return partial(_begin, topology.surroundings())
+    return partial(_begin, topology.surroundings(), _own_temporary_folder())
 
 
-def _begin(surroundings: topology.Surroundings, _worker: int) -> None:
+def _own_temporary_folder() -> str | None:
+    """Return multiprocessing's folder for temporary files; None: a process that this one descends
+    from may have made it, and still need it.
+    """
+    folder = get_temp_dir()
+    made_here = _SEEN_BY.setdefault(folder, os.getpid()) == os.getpid()
+    return folder if made_here and parent_process() is None else None
+
+
+def _begin(surroundings: topology.Surroundings, folder: str | None, _worker: int) -> None:
     """Be a worker of the parent, where that is as its `surroundings` say.
 
     Ctrl-C, which reaches the whole process group, is ignored: the parent decides, and is not told
@@ -101,7 +115,9 @@ def _begin(surroundings: topology.Surroundings, _worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _end)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, interrupts.FOR_THE_PARENT)
-    Thread(target=_end_with_the_parent, name="roboshard-parent", daemon=True).start()
+    Thread(
+        target=_end_with_the_parent, args=(folder,), name="roboshard-parent", daemon=True
+    ).start()
 
 
 def _end(*_: object) -> None:
@@ -109,9 +125,9 @@ def _end(*_: object) -> None:
     os._exit(0)
 
 
-def _end_with_the_parent() -> None:
-    """End this worker as soon as its parent is no more, whose folder for temporary files then is
-    nobody's.
+def _end_with_the_parent(folder: str | None) -> None:
+    """End this worker as soon as its parent is no more, whose own folder for temporary files, if it
+    has one, then is nobody's.
 
     Torch's workers look whether the process that made them is there, which would be the fork
     server; and that one lives as long as there are workers.
@@ -121,7 +137,8 @@ def _end_with_the_parent() -> None:
         return
     while parent.is_alive() and _is_running(parent.pid):
         parent.join(PARENT_POLL_S)  # over at once when it ends, unless a fork of it has its pipes
-    shutil.rmtree(get_temp_dir(), ignore_errors=True)
+    if folder is not None:
+        shutil.rmtree(folder, ignore_errors=True)
     _end()
 
 

@@ -57,7 +57,9 @@ class WorkerPool:
         """
         self._members, self._num_teams = job.members, job.num_teams
         self._num_steps_of = num_steps_of
-        self._place = get_context(START_METHOD).Array("q", 3)  # read when an epoch starts
+        # Read when an epoch starts. Without a lock, which a worker that is killed would keep: who
+        # reads it half written is told of the epoch again, and torch drops what came before.
+        self._place = get_context(START_METHOD).RawArray("q", 3)
         self._next: EpochStep | None = None
         """What follows, where workers go on to it by themselves."""
         batches = SharedBatchesPlan.make(
