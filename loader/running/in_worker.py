@@ -89,7 +89,9 @@ class StepDataset(torch.utils.data.IterableDataset[tuple[list[Any], FromWorker]]
     def __iter__(self) -> Iterator[tuple[list[Any], FromWorker]]:
         here = self._here = self._here or _InWorker(self._job, self._shared)
         try:
-            yield from here.messages(*self._shared.place)
+            generation = self._shared.place[2]  # first: it is written last
+            epoch, first_step = self._shared.place[:2]
+            yield from here.messages(epoch, first_step, generation)
         except Exception as error:
             if _can_be_sent(type(error)):
                 raise

@@ -57,8 +57,7 @@ class WorkerPool:
         """
         self._members, self._num_teams = job.members, job.num_teams
         self._num_steps_of = num_steps_of
-        # Read when an epoch starts. Without a lock, which a worker that is killed would keep: who
-        # reads it half written is told of the epoch again, and torch drops what came before.
+        # Read when an epoch starts. Without a lock, which a worker that is killed would keep.
         self._place = get_context(START_METHOD).RawArray("q", 3)
         self._next: EpochStep | None = None
         """What follows, where workers go on to it by themselves."""
@@ -115,10 +114,13 @@ class WorkerPool:
             process.is_alive() for process in self._processes()
         ):  # killed since, or while they started
             self.close()
+        generation = self._place[2]
         if (epoch, first_step) != self._next:
-            self._place[2] = self._batches.begin(self._coming(epoch, first_step))
+            generation = self._batches.begin(self._coming(epoch, first_step))
         self._next = None
+        # In this order: who reads meanwhile is of the generation before, and told to leave it.
         self._place[:2] = [epoch, first_step]
+        self._place[2] = generation
         try:
             yield from self._collected(self._begin(), epoch, first_step)
         except (

@@ -48,6 +48,41 @@ print(os.waitpid(fork, 0)[1], first_batch() == expected)
 """
 
 
+HAS_A_CHILD = """
+import multiprocessing, sys, time
+from roboshard.loader import make_loader
+
+
+def loader_of_two():
+    return make_loader(sys.argv[1], batch_size=4, num_workers=2)
+
+
+def train(begun):
+    batches = iter(loader_of_two())
+    next(batches)
+    begun.set()
+    time.sleep(100)
+
+
+if __name__ == "__main__":
+    loader = loader_of_two()
+    first = sum(1 for _ in loader)
+    spawned = multiprocessing.get_context("spawn")
+    begun = spawned.Event()
+    child = spawned.Process(target=train, args=(begun,))
+    child.start()
+    begun.wait()
+    child.kill()
+    child.join()
+    time.sleep(3)  # its workers look every two seconds
+    again = sum(1 for _ in loader)
+    loader.close()
+    loader = loader_of_two()
+    print(first == again == sum(1 for _ in loader) == len(loader))
+    loader.close()
+"""
+
+
 def told_by_a_worker(root: Path, number: Callable[[], int]) -> int:
     """What a function returns in a worker that starts now."""
     options = {"image_transforms": lambda picture: picture * 0 + number(), "return_uint8": False}
@@ -97,3 +132,13 @@ def test_a_fork_of_the_program_has_workers_of_its_own(pusht_shards: Path) -> Non
     command = [sys.executable, "-W", "ignore", "-c", FORKS, str(pusht_shards)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
     assert (done.stdout, done.stderr) == ("0 True\n", "")
+
+
+def test_a_killed_child_of_the_program_leaves_its_parents_loaders_alone(
+    pusht_shards: Path, tmp_path: Path
+) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(HAS_A_CHILD)
+    command = [sys.executable, "-W", "ignore", str(program), str(pusht_shards)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    assert (done.stdout, done.returncode) == ("True\n", 0), done.stderr
