@@ -6,10 +6,9 @@ import math
 import operator
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
-
-import numpy as np
 
 from roboshard.common.errors import OptionError
 from roboshard.common.option_values import check_fields, number, whole_number
@@ -135,10 +134,10 @@ def _check_weights(weights: object) -> None:
 
 def check_weight(weight: object, what: str) -> None:
     """Raise OptionError for what is no weight of an episode."""
-    number = math.nan
-    if isinstance(weight, int | float | np.integer | np.floating) and not isinstance(weight, bool):
-        number = float(weight)
-    if not 0 <= number <= MAX_WEIGHT:  # NaN is not
+    found = math.nan
+    with suppress(OptionError):
+        found = number(what, weight)
+    if not 0 <= found <= MAX_WEIGHT:  # NaN is not
         raise OptionError(
             f"{what} is {weight!r:.40}: a weight says how often an episode comes in an epoch, a "
             f"number from 0 (never) to {MAX_WEIGHT}"

@@ -226,7 +226,8 @@ def test_what_is_no_state_is_refused(pusht_shards: Path, strict: bool) -> None:
         with pytest.raises(OptionError, match=r"dict that state_dict\(\) returned") as error:
             loader.load_state_dict(other, strict=strict)  # type: ignore[arg-type]
         assert "json" not in str(error.value)
-    loader.load_state_dict(MappingProxyType(loader.state_dict()), strict=strict)  # type: ignore[arg-type]
+    state: Any = MappingProxyType(loader.state_dict())
+    loader.load_state_dict(state, strict=strict)
 
 
 def test_a_string_has_no_window(tmp_path: Path) -> None:

@@ -329,10 +329,10 @@ def test_all_steps_of_a_message_have_memory_before_the_first_of_them_comes(
     num_workers: int, batch_size: int, pixels: int
 ) -> None:
     members = members_of(num_workers, batch_size, pixels)
-    teams, batch_bytes = num_workers // members, 3 * pixels * batch_size
-    most = steps_of_message(members, batch_bytes)
-    spanned = range(0, most * teams, teams)[-1] + 1
-    assert spanned <= LOOK_AHEAD_STEPS[0] + steps_on_their_way(teams, most)
+    number_of_teams = num_workers // members
+    most = steps_of_message(members, 3 * pixels * batch_size)
+    spanned = range(0, most * number_of_teams, number_of_teams)[-1] + 1
+    assert spanned <= LOOK_AHEAD_STEPS[0] + steps_on_their_way(number_of_teams, most)
 
 
 @SHARED
