@@ -13,7 +13,7 @@ import braceexpand
 
 from roboshard import storage
 from roboshard.common.errors import OptionError
-from roboshard.shards.names import SHARD_FOLDER
+from roboshard.shards.names import DATASET_MANIFEST, SHARD_FOLDER
 
 MAX_URLS = 1_000_000
 MAX_NESTING = 8
@@ -31,21 +31,25 @@ Urls = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 def locate(urls: Urls) -> tuple[str, tuple[str, ...] | None]:
     """(root, shard names under it), names being None when a whole dataset is meant.
 
-    Accepts a dataset root, one shard URL, a brace pattern
+    Accepts a dataset root, or its dataset.json; one shard URL, a brace pattern
     (`DST/shards/shard-{000000..000007}.tar`), or a list of shard URLs or patterns of one dataset.
 
     Raises:
-        OptionError: nothing or no URLs given, shards of several datasets, or a URL that is neither
-            root nor shard.
+        OptionError: nothing, an empty URL or no URLs given, shards of several datasets, or a URL
+            that is neither root nor shard.
     """
     given = _given(urls)
     expanded = [url for pattern in given for url in _expand(pattern)]
     if not expanded:
         raise OptionError("no URL given: pass a dataset root or shard URLs")
+    if not all(expanded):
+        raise OptionError(
+            "an empty URL was given: pass a dataset root or shard URLs ('.' is the current folder)"
+        )
     for url in expanded:
         storage.store_of(url)  # refuses pipe: and schemes that are not served
     if len(expanded) == 1 and not _path_of(expanded[0]).endswith(".tar"):
-        return expanded[0], None
+        return _without_manifest(expanded[0]), None
     roots = {_root_of_shard(url) for url in expanded}
     if len(roots) > 1:
         shown = sorted({storage.redacted(root) for root in roots})
@@ -140,6 +144,13 @@ def _range_length(text: str) -> int:
 def _path_of(url: str) -> str:
     """A URL without its query, as signed ones have it."""
     return url if storage.is_local(url) else url.partition("?")[0]
+
+
+def _without_manifest(root: str) -> str:
+    """Return a root as it is; where its dataset.json was given, the folder that holds it."""
+    path = _path_of(root)
+    folder, name = posixpath.split(path)
+    return root if name != DATASET_MANIFEST else (folder or ".") + root[len(path) :]
 
 
 def _root_of_shard(url: str) -> str:

@@ -17,11 +17,11 @@ from roboshard.common.errors import (
     DamageError,
     FormatError,
     MissingError,
-    RoboshardError,
     StorageError,
 )
 from roboshard.shards.documents import FileEntry
 from roboshard.shards.index import index_bytes
+from roboshard.shards.misplaced import what_instead
 from roboshard.shards.missing import total
 from roboshard.shards.names import (
     DATASET_MANIFEST,
@@ -45,8 +45,6 @@ from roboshard.shards.shard_list import ShardEntry
 from roboshard.shards.versions import newest
 from roboshard.storage.cache import CacheKey, DiskCache, object_of
 
-SOURCE_INFO = "meta/info.json"
-"""A file that every LeRobot dataset has."""
 MAX_READS = 4
 """How often dataset.json is read at the most: one that grows at that moment may come half old and
 half new.
@@ -153,7 +151,7 @@ def _read_dataset_manifest(root: str, policy: storage.RetryPolicy) -> bytes:
         return storage.read_all(url, MAX_MANIFEST_BYTES, policy=policy)
     except MissingError:
         raise MissingError(
-            f"{storage.redacted(url)}: no such file. {_what_instead(root, policy)}"
+            f"{storage.redacted(url)}: no such file. {what_instead(root, policy=policy)}"
         ) from None
 
 
@@ -189,22 +187,6 @@ def conversion_named(manifest: bytes, what: str) -> str | None:
         return None
     named = named.get("id") if isinstance(named, dict) else named
     return named if isinstance(named, str) else None
-
-
-def _what_instead(root: str, policy: storage.RetryPolicy) -> str:
-    """What to do about a place without a dataset."""
-    url = storage.join(root, SOURCE_INFO)
-    try:
-        storage.size(url, policy=policy)
-    except RoboshardError:  # none, or not to be told
-        return (
-            "Not a roboshard dataset, or its conversion has not finished: run convert-to-shards "
-            "again to complete it"
-        )
-    return (
-        "This is a LeRobot dataset, which is not loaded as it is: convert it first, "
-        f"`convert-to-shards {storage.redacted(root)} DST`, and load DST"
-    )
 
 
 def load_index(

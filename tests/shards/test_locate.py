@@ -57,6 +57,27 @@ def test_nothing_is_refused(urls: str | list[str]) -> None:
         locate(urls)
 
 
+@pytest.mark.parametrize("urls", ["", [""], [shard(0), ""], "{,/data/x}"])
+def test_an_empty_url_is_called_so(urls: str | list[str]) -> None:
+    with pytest.raises(OptionError, match="an empty URL was given: pass a dataset root"):
+        locate(urls)
+
+
+@pytest.mark.parametrize(
+    ("url", "root"),
+    [
+        ("/data/x/dataset.json", "/data/x"),
+        ("dataset.json", "."),
+        ("/dataset.json", "/"),
+        ("file:///d/dataset.json", "file:///d"),
+        ("https://h/d/dataset.json?sig=1", "https://h/d?sig=1"),
+        ("hf://datasets/me/arm@v2/dataset.json", "hf://datasets/me/arm@v2"),
+    ],
+)
+def test_the_root_may_be_given_as_its_dataset_json(url: str, root: str) -> None:
+    assert locate(url) == (root, None)
+
+
 @pytest.mark.parametrize(
     ("urls", "message"),
     [

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from support.lerobot_source import FURTHER_CASES, HARD_CASES, build
+from support.servers import RangeServer
 
 from roboshard.common import jsonio
 from roboshard.converter import ConvertConfig, convert
@@ -30,6 +31,8 @@ from roboshard.shards import (
 from roboshard.shards.names import member_name, sample_key
 from roboshard.shards.rows import as_stored, decode_rows, read_episode_row
 from roboshard.shards.schema import document_bytes
+
+pytest_plugins = ["support.servers.fixtures"]
 
 IMAGE = "observation.image"
 CASES = HARD_CASES | FURTHER_CASES
@@ -240,6 +243,18 @@ def test_no_dataset_json_is_no_dataset_and_says_what_to_do(
         with pytest.raises(MissingError, match=remedy) as error:
             ShardedDataset.open(str(root))
         assert f"{root}/dataset.json" in str(error.value)
+
+
+@pytest.mark.parametrize("ending", ["", "/"])
+def test_the_folder_of_the_shards_is_called_so(
+    pusht_shards: Path, range_server: RangeServer, ending: str
+) -> None:
+    range_server.serve(pusht_shards)
+    for root in (str(pusht_shards), range_server.url):
+        with pytest.raises(MissingError) as error:
+            ShardedDataset.open(f"{root}/shards{ending}")
+        told = "These are the shards of a dataset: give the folder that holds dataset.json, "
+        assert str(error.value).endswith(told + root)
 
 
 def test_a_missing_index_is_named(pusht_shards: Path, tmp_path: Path) -> None:

@@ -37,6 +37,7 @@ from roboshard.common.selection import some
 from roboshard.shards.index import MAX_INDEX_BYTES
 from roboshard.shards.locate import locate
 from roboshard.shards.manifest import load_dataset_manifest, load_index
+from roboshard.shards.misplaced import what_instead
 from roboshard.shards.names import (
     DATASET_MANIFEST,
     LEROBOT_FOLDER,
@@ -185,12 +186,11 @@ def _dataset_manifest(root: str, problems: Problems) -> DatasetManifest | None:
         return load_dataset_manifest(root)
     except StorageError:
         raise
+    except MissingError:
+        place.report("no such file", what_instead(root))
+        return None
     except RoboshardError as error:
-        place.report_error(
-            error, "finish the conversion" if isinstance(error, MissingError) else REBUILD
-        )
-        if isinstance(error, MissingError):
-            return None
+        place.report_error(error, REBUILD)
     try:
         data = storage.read_all(storage.join(root, DATASET_MANIFEST), MAX_MANIFEST_BYTES)
         manifest = parse(DatasetManifest, data, DATASET_MANIFEST, MAX_MANIFEST_BYTES)
