@@ -228,7 +228,14 @@ def test_files_that_nothing_lists(forgery: Forgery) -> None:
 
 
 def test_no_dataset(tmp_path: Path) -> None:
-    only(tmp_path, "dataset.json", "no such file")
+    (problem,) = only(tmp_path, "dataset.json", "no such file")
+    assert "its conversion has not finished: run convert-to-shards again" in problem.remedy
+
+
+def test_a_source_is_told_to_be_converted_and_not_to_be_finished(pusht_source: Path) -> None:
+    (problem,) = only(pusht_source, "dataset.json", "no such file")
+    assert "This is a LeRobot dataset" in problem.remedy
+    assert f"`convert-to-shards {pusht_source} DST`" in problem.remedy
 
 
 def test_all_faults_are_reported_together(forgery: Forgery) -> None:
