@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from ctypes import c_byte
 from functools import lru_cache
 from itertools import count
-from multiprocessing.reduction import ForkingPickler
 from typing import Any, NamedTuple
 
 import torch.utils.data
@@ -21,6 +20,7 @@ from roboshard.loader.order.plan import Share
 from roboshard.loader.order.teams import Team, in_messages
 from roboshard.loader.pipeline import load
 from roboshard.loader.resources import Resources
+from roboshard.loader.running.failure import Failure
 from roboshard.loader.running.joining import Part
 from roboshard.loader.running.segment_pool import SegmentPlan, SegmentSender
 from roboshard.loader.running.shared_batches import MemberBuffers, SharedBatchesPlan
@@ -60,8 +60,12 @@ class FromWorker(NamedTuple):
     """Spans of what the worker has done since its last batch, if they are recorded."""
 
 
-class StepDataset(torch.utils.data.IterableDataset[tuple[list[Any], FromWorker]]):
-    """A worker's part of the steps: messages that arrive as lists of batches, or of `Part`s."""
+Message = tuple[list[Any], FromWorker]
+"""Batches, or `Part`s, as they arrive."""
+
+
+class StepDataset(torch.utils.data.IterableDataset[Message | Failure]):
+    """A worker's part of the steps, or an error at last."""
 
     def __init__(self, job: LoadJob, shared: Shared) -> None:
         """Load nothing before a worker iterates."""
@@ -86,16 +90,16 @@ class StepDataset(torch.utils.data.IterableDataset[tuple[list[Any], FromWorker]]
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state, _job=state["_pickled"].load(), _pickled=None)
 
-    def __iter__(self) -> Iterator[tuple[list[Any], FromWorker]]:
-        here = self._here = self._here or _InWorker(self._job, self._shared)
+    def __iter__(self) -> Iterator[Message | Failure]:
         try:
+            here = self._here = self._here or _InWorker(self._job, self._shared)
             generation = self._shared.place[2]  # first: it is written last
             epoch, first_step = self._shared.place[:2]
             yield from here.messages(epoch, first_step, generation)
-        except Exception as error:
-            if _can_be_sent(type(error)):
-                raise
-            raise RuntimeError(f"{type(error).__qualname__}: {error}") from error
+            return
+        except Exception as error:  # noqa: BLE001 - of whatever kind, it is raised in the parent
+            failure = Failure.of(error, topology.worker()[0])
+        yield failure
 
 
 class _InWorker:
@@ -126,9 +130,7 @@ class _InWorker:
         """
         self._stream.close()
 
-    def messages(
-        self, epoch: int, first_step: int, generation: int
-    ) -> Iterator[tuple[list[Any], FromWorker]]:
+    def messages(self, epoch: int, first_step: int, generation: int) -> Iterator[Message]:
         """This worker's part of an epoch, packed, and what it has done since the last message."""
         if generation != self._generation:
             self._stream.close()
@@ -173,12 +175,3 @@ class _InWorker:
         )
         epochs = epochs_from(self._plan_of, epoch, first_step, goes_on, self._team)
         return load(self._job, epochs, own)
-
-
-def _can_be_sent(kind: type[Exception]) -> bool:
-    """Whether the parent can have an error of this type: pickle must find its class by name."""
-    try:
-        ForkingPickler.dumps(kind)
-    except Exception:  # noqa: BLE001 - whatever the class does when it is pickled
-        return False
-    return True

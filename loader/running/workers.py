@@ -23,11 +23,8 @@ from roboshard.loader.job import LoadJob
 from roboshard.loader.look_ahead.decode_ahead import LOOK_AHEAD_STEPS
 from roboshard.loader.order.teams import by_step, steps_on_their_way
 from roboshard.loader.resources import shared_bytes
-from roboshard.loader.running.in_worker import (
-    FromWorker,
-    Shared,
-    StepDataset,
-)
+from roboshard.loader.running.failure import Failure, arrived
+from roboshard.loader.running.in_worker import FromWorker, Message, Shared, StepDataset
 from roboshard.loader.running.joining import join
 from roboshard.loader.running.segment_pool import SegmentPlan, SegmentReceiver
 from roboshard.loader.running.shared_batches import EpochStep, SharedBatches, SharedBatchesPlan
@@ -107,8 +104,8 @@ class WorkerPool:
         """Yield the batches of an epoch from `first_step` on, in order, each with its workers and
         what it cost them.
 
-        An exception in a worker is raised here with its type and its traceback; so is a worker's
-        death.
+        An exception in a worker is raised here as it is, with the worker's traceback as a note; so
+        is a worker's death.
         """
         if not all(
             process.is_alive() for process in self._processes()
@@ -122,7 +119,7 @@ class WorkerPool:
         self._place[:2] = [epoch, first_step]
         self._place[2] = generation
         try:
-            yield from self._collected(self._begin(), epoch, first_step)
+            yield from self._collected(map(arrived, self._begin()), epoch, first_step)
         except (
             EOFError,
             OSError,
@@ -143,7 +140,7 @@ class WorkerPool:
             epoch, first_step = epoch + 1, 0
 
     def _collected(
-        self, arriving: Iterator[tuple[list[Any], FromWorker]], epoch: int, first_step: int
+        self, arriving: Iterator[Message], epoch: int, first_step: int
     ) -> Iterator[tuple[Batch, Sequence[FromWorker]]]:
         """Yield what arrives, step by step: the parts of one, put together."""
         last = self._num_steps_of(epoch) - 1
@@ -169,14 +166,14 @@ class WorkerPool:
         self._batches.take(place)
         return join(parts, place[1], self._batches)
 
-    def _begin(self) -> Iterator[tuple[list[Any], FromWorker]]:
+    def _begin(self) -> Iterator[Message | Failure]:
         """Begin an epoch; start the processes if there are none."""
         if current_thread() is not main_thread():
             return self._start()
         # Aside, since torch's iterator cannot be tidied up where an interrupt left it half made.
         return interrupts.run_aside(self._start, START_TAKES_S)
 
-    def _start(self) -> Iterator[tuple[list[Any], FromWorker]]:
+    def _start(self) -> Iterator[Message | Failure]:
         # torch draws the workers' seed here; what a training draws next must not depend on that.
         with fork_rng(devices=[]), workers_may_start(), self._steps.pickled_once():
             self._loader.worker_init_fn = begin()

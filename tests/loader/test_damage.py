@@ -216,7 +216,7 @@ def test_an_error_in_a_worker_comes_to_the_parent_with_type_and_place(copy: Path
     loader = make_loader(str(copy), batch_size=2, num_workers=2)
     for _ in range(2):  # an error does not spoil the next iteration
         with pytest.raises(
-            DamageError, match=rf"{shard_file(copy)}, episode {BROKEN}: member \S+top\.mp4"
+            DamageError, match=rf"^{shard_file(copy)}, episode {BROKEN}: member \S+top\.mp4"
         ) as error:
             list(loader)
         error.value.__traceback__ = None

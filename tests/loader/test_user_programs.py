@@ -50,7 +50,8 @@ for transform in (Inverted(), lambda picture: picture // factor):
 try:
     keys_and_sums(image_transforms=refuse, num_workers=1)
 except RuntimeError as error:
-    assert "Refused: no picture is good enough" in str(error), error
+    assert str(error) == "Refused: no picture is good enough", error
+    assert "in refuse" in error.__notes__[0], "the worker's traceback"
 else:
     raise AssertionError("it was not raised")
 assert "pandas" not in sys.modules, "which takes a third of a second, in workers too"
