@@ -96,6 +96,8 @@ class WorkerPool:
             prefetch_factor=PREFETCHED_PER_WORKER,
             persistent_workers=True,
         )
+        # Torch has just said what it thinks of their number, and would again when they start.
+        vars(self._loader)["check_worker_number_rationality"] = _nothing
         atexit.register(
             _close, weakref.ref(self)
         )  # or multiprocessing would terminate them, whatever they are at
@@ -263,3 +265,7 @@ def _close(pool: weakref.ref[WorkerPool]) -> None:
 
 def _as_it_is(value: Any) -> Any:
     return value
+
+
+def _nothing() -> None:
+    pass

@@ -207,6 +207,16 @@ def test_workers_go_with_the_loader_and_with_a_consumer_that_fails(pusht_shards:
         assert are_gone(processes)
 
 
+def test_torch_says_once_that_there_are_more_workers_than_cores(
+    pusht_shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cores = {min(os.sched_getaffinity(0))}
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: cores)
+    with pytest.warns(UserWarning, match="This DataLoader will create 2 worker") as caught:
+        next(iter(loader_of(pusht_shards)))
+    assert len(caught) == 1
+
+
 @pytest.mark.slow
 def test_an_error_in_a_worker_surfaces_with_its_traceback_and_ends_the_workers(
     pusht_shards: Path, tmp_path: Path
