@@ -183,6 +183,8 @@ class MapDataset(torch.utils.data.Dataset[Batch]):
 
     def __getitems__(self, numbers: Sequence[int]) -> list[Batch]:
         """Return several samples, decoded together: torch's DataLoader asks for a batch so."""
+        if not len(numbers):
+            return []
         batch = self._load(numbers, with_pictures=True)
         return [{key: values[i] for key, values in batch.items()} for i in range(len(numbers))]
 
@@ -190,7 +192,8 @@ class MapDataset(torch.utils.data.Dataset[Batch]):
         """Return several samples as one batch without their pictures, so that nothing is decoded.
 
         Key -> tensor (n, ...), or a list of n values: strings, or tensors with None among them
-        where values are missing.
+        where values are missing. Of no numbers too, (0, ...): their keys and types are those of the
+        first sample.
         """
         return self._load(numbers, with_pictures=False)
 
@@ -216,9 +219,8 @@ class MapDataset(torch.utils.data.Dataset[Batch]):
             own.close()
 
     def _load(self, numbers: Sequence[int], *, with_pictures: bool) -> Batch:
-        wanted = np.asarray([self._checked(number) for number in numbers], dtype=np.int64)
-        if not len(wanted):
-            return {}
+        checked = [self._checked(number) for number in numbers]
+        wanted = np.asarray(checked or [0], dtype=np.int64)  # which keys there are, a row tells
         place = np.searchsorted(self._starts, wanted, side="right") - 1
         episodes = self._job.episodes
         draw = Draw(
@@ -231,6 +233,8 @@ class MapDataset(torch.utils.data.Dataset[Batch]):
         if own is None:
             own = self._of_process.setdefault(process, _OneProcess(self._job))
         batch = own.load(draw, with_pictures=with_pictures)
+        if not checked:
+            batch = {key: values[:0] for key, values in batch.items()}
         fills = self._job.config.sample.on_missing != "none"
         return batch if fills else with_none(batch, self._meta.features)
 

@@ -6,6 +6,7 @@ import gc
 import pickle
 import shutil
 import weakref
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,16 @@ def test_rows_come_without_pictures(dataset: MapDataset, samples: list[Sample]) 
     for place, number in enumerate(numbers):
         expected = {key: value for key, value in samples[number].items() if key != IMAGE}
         assert_same({key: rows[key][place] for key in expected}, expected)
+
+
+@pytest.mark.parametrize("numbers", [[], range(0), torch.zeros(0, dtype=torch.int64)])
+def test_rows_of_no_numbers_have_the_keys_and_types_of_all(
+    dataset: MapDataset, numbers: Sequence[int]
+) -> None:
+    none, one = dataset.rows(numbers), dataset.rows([5])
+    assert_same(none, {key: values[:0] for key, values in one.items()})
+    assert none["action"].shape == (0, 3, 2)
+    assert none["task"] == []
 
 
 def test_numbers_count_over_the_chosen_episodes(pusht_shards: Path, samples: list[Sample]) -> None:

@@ -181,6 +181,9 @@ def test_by_number_a_missing_value_is_none_as_lerobot_has_it(root: str) -> None:
     rows = dataset.rows(range(3))
     assert [value is None for value in rows["reward"]] == [False, True, False]
     assert isinstance(dataset.rows([0, 2])["reward"], torch.Tensor)
+    none = dataset.rows([])
+    assert list(none) == list(rows)
+    assert (none["reward"].dtype, none["reward"].shape) == (torch.float32, (0,))
     with pytest.raises(FormatError, match=re.escape('on_missing="fill"')):
         open_dataset(root, delta_timestamps={"reward": [-0.1, 0.0]})[1]
 
