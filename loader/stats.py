@@ -141,6 +141,8 @@ class StatsCounter:
     def __init__(self, spans: SpanRecorder | None = None) -> None:
         """Count from zero. `spans` records when it was done; None: one that is off."""
         self.spans = SpanRecorder() if spans is None else spans
+        self.skipped: dict[int, str] = {}
+        """Position of an episode in whose place others come -> why; until the user is told."""
         self._lock = Lock()
         self._stats = LoaderStats()
 

@@ -4,7 +4,6 @@ use.
 
 import itertools
 import time
-import warnings
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -97,7 +96,7 @@ class EpisodePool:
         self._hits = 0
         """Episodes of this step that were in memory."""
         self._told: set[int] = set()
-        """Positions of episodes with frames that cannot be decoded, of which users were told."""
+        """Positions of episodes with frames that cannot be decoded, which were counted."""
 
     def expect(self, draws: Sequence[Draw]) -> bool:
         """Begin to read the episodes of coming steps that are not in memory, and return whether
@@ -146,14 +145,14 @@ class EpisodePool:
         return episodes.nearest_used(int(np.searchsorted(episodes.position, position)), rows)
 
     def tell(self, spoiled: Collection[int], error: RoboshardError) -> None:
-        """Warn and count, once for each episode, that another one takes its place where it cannot
+        """Note and count, once for each episode, that another one takes its place where it cannot
         be decoded.
         """
         new = set(spoiled) - self._told
         if new:
             self._told |= new
             self._counter.add(substituted_episodes=len(new))
-            _warn(error)
+            self._counter.skipped[min(new)] = str(error)
 
     def _unspoiled(self, position: int, spoiled: Collection[int]) -> Episode:
         """Return the episode at `position`, or the next one in use of its dataset that is not
@@ -203,7 +202,7 @@ class EpisodePool:
             except RoboshardError as error:
                 self._damaged.add(int(used[candidate]))
                 failure = failure or error
-                _warn(error)
+                self._counter.skipped[int(used[candidate])] = str(error)
                 continue
             self._counter.add(substituted_episodes=int(offset > 0))
             return episode
@@ -281,12 +280,6 @@ class EpisodePool:
 
     def _source(self, position: int) -> Source:
         return self._sources[bisect_right(self._first, position) - 1]
-
-
-def _warn(error: RoboshardError) -> None:
-    warnings.warn(
-        f"on_error='skip': {error}; another episode takes its place", RuntimeWarning, stacklevel=3
-    )
 
 
 def fetch_episodes(

@@ -58,6 +58,8 @@ class FromWorker(NamedTuple):
     """What the worker has done since its last batch."""
     spans: list[Span]
     """Spans of what the worker has done since its last batch, if they are recorded."""
+    skipped: dict[int, str]
+    """As `StatsCounter.skipped` has it, since its last batch."""
 
 
 Message = tuple[list[Any], FromWorker]
@@ -152,7 +154,9 @@ class _InWorker:
             return part
 
         for parts in in_messages(map(packed, batches), number, self._shared.steps_of_message):
-            yield parts, FromWorker(self._worker, self._counter.take(), self._counter.spans.take())
+            counter = self._counter
+            skipped, counter.skipped = counter.skipped, {}
+            yield parts, FromWorker(self._worker, counter.take(), counter.spans.take(), skipped)
 
     def _part(self, batch: Batch, share: Share) -> Part:
         """Return this worker's part of a batch: of pictures that lie where they belong, where that

@@ -3,6 +3,7 @@
 import atexit
 import os
 import time
+import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -40,6 +41,8 @@ class EpochRunner:
         self._workers: WorkerPool | None = None
         self._of_workers: dict[int, LoaderStats] = {}  # the last word of each on how it stands
         self.counter = StatsCounter()
+        self._warned: set[int] = set()
+        """Positions of episodes in whose place others come, of which the user was told."""
         self._copies = Copies(job.config.read.device, self.counter)
         split = job.config.split
         self.steps = UserSteps(self.counter, split.rank if split.world_size > 1 else None)
@@ -80,7 +83,23 @@ class EpochRunner:
             if self._transforms is not None:
                 arriving = self._transformed(arriving, self._transforms, epoch, first_step)
         with closing(arriving):
-            yield from starmap(self._copies.finish, arriving)
+            yield from starmap(self._finished, arriving)
+
+    def _finished(self, batch: Batch, arrived: Any) -> Batch:
+        self._warn_of_skipped()
+        return self._copies.finish(batch, arrived)
+
+    def _warn_of_skipped(self) -> None:
+        """Tell the user, once for each, which episodes others take the place of."""
+        while self.counter.skipped:
+            position, error = self.counter.skipped.popitem()
+            if position not in self._warned:
+                self._warned.add(position)
+                warnings.warn(
+                    f"on_error='skip': {error}; another episode takes its place",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
 
     def _transformed(
         self,
@@ -148,6 +167,7 @@ class EpochRunner:
         for done in members:
             self.counter.merge(done.stats)
             self._of_workers[done.worker] = done.stats
+            self.counter.skipped |= done.skipped
             self.steps.collect(done.worker, done.spans)
         if not self._config.read.pin_memory:
             return self._copies.begin(batch)

@@ -5,6 +5,7 @@ workers.
 from __future__ import annotations
 
 import gc
+import itertools
 import json
 import multiprocessing
 import shutil
@@ -407,6 +408,18 @@ def state_after(root: Path, options: dict[str, Any], num_steps: int) -> dict[str
 def test_a_warning_says_once_which_episode_cannot_be_decoded(undecodable: Path) -> None:
     with pytest.warns(RuntimeWarning, match=f"episode {UNDECODABLE}, camera '{WRIST}'") as caught:
         load(undecodable, on_error="skip", batch_size=2)
+    assert len(caught) == 1
+
+
+@pytest.mark.parametrize("num_workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_loader_warns_once_of_an_episode_in_all_its_epochs_and_workers(
+    copy: Path, num_workers: int
+) -> None:
+    break_episodes(copy, [BROKEN])
+    loader = make_loader(str(copy), on_error="skip", batch_size=2, num_workers=num_workers)
+    with pytest.warns(RuntimeWarning, match=f"episode {BROKEN}.*takes its place") as caught:
+        lengths = [len(list(itertools.islice(loader, steps))) for steps in (None, 1, None)]
+    assert lengths == [len(loader), 1, len(loader)]
     assert len(caught) == 1
 
 
