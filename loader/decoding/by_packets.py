@@ -14,6 +14,9 @@ decoded: where keyframes are near, a few serve all slices in turn, and stay warm
 `_feed` gives the next packet, `_drain` says that none will follow, so that the codec gives the
 frames that it holds back. Both may give frames before the one that is asked for, which are dropped,
 and frames after it, which wait in `_ready`.
+
+Of AV1 with near keyframes all packets of some wanted frames are given to the codec in one piece
+(`_decode_joined`): what Python does around each packet is then done once for all.
 """
 
 from array import array
@@ -44,6 +47,9 @@ DECODED_AT_ONCE = 8, 1 << 20
 """Frames that are decoded before the first of them is used, and bytes of them, at the most: what
 FFmpeg does and what Python does around it displace each other in the caches.
 """
+
+JOINED_PER_WANTED = 3
+"""Frames decoded in one go for each that is wanted, at the most: they are in memory at once."""
 
 CHEAP_TO_BEGIN = 2.0
 """Frames decoded for one picked at random, up to which each visit of a slice begins at a keyframe:
@@ -95,6 +101,15 @@ class PacketDecoder:
         self._at_once = min(most, max(1, num_bytes // (2 * self._pixels)))
         self._gops = Gops(packets, camera)
         self._keeps_codec = mean_random_cost(camera.keyframes, camera.num_frames) > CHEAP_TO_BEGIN
+        self._joins = (
+            camera.codec == "av1"
+            and not self._keeps_codec
+            and self._gops.are_alike
+            and bool(np.all(tables.as_shown[:-1] < tables.as_shown[1:]))
+        )
+        """Whether packets may be given to the codec in one piece: AV1 packets need nothing between
+        them, and each holds one frame that is shown.
+        """
         self._codec: Codec | None = None
         self._kind: Kind | None = None
         """The kind of the codec; None: the codec may serve one run through a GOP alone."""
@@ -160,9 +175,14 @@ class PacketDecoder:
         """Return the next frames of those `wanted`, each with the one that follows, or the error
         that ends them.
         """
+        pairs = list(islice(wanted, self._at_once))
+        if self._joins and not self._failed and len(pairs) > 1:
+            joined = self._decode_joined([index for index, _ in pairs])
+            if joined:
+                return [*joined]
         some: list[av.VideoFrame | Exception] = []
         try:
-            for index, following in islice(wanted, self._at_once):
+            for index, following in pairs:
                 frame = self._frame(index, following)
                 some.append(frame)
                 if frame.width * frame.height > self._pixels:
@@ -171,6 +191,34 @@ class PacketDecoder:
             self._codec = None  # of what it is now nothing is known
             some.append(error)
         return some
+
+    def _decode_joined(self, indices: Sequence[int]) -> list[av.VideoFrame]:
+        """Return frames whose packets, and those before them in their GOPs, are decoded in one go.
+
+        None of them where the codec gives other than one for each packet: which is which is not
+        known then.
+        """
+        passed: list[int] = []
+        places = []
+        for index in indices:
+            begin = self._gops.frame(self._gops.of(index))
+            passed += range(max(begin, passed[-1] + 1) if passed else begin, index + 1)
+            places.append(len(passed) - 1)
+        if len(passed) > JOINED_PER_WANTED * len(indices):
+            return []
+        codec = self._start(self._gops.of(indices[0]))
+        self._end_frame = 0  # it goes on from nowhere
+        data = b"".join([self._packet(frame) for frame in passed])
+        try:
+            frames = codec.feed(data, passed[0], passed[0], is_keyframe=True) + codec.drain()
+        except av.FFmpegError:
+            frames = []
+        if len(frames) != len(passed):
+            self._codec = None  # one by one, by another, which says what is wrong with which
+            return []
+        self._next_frame = passed[-1] + 1
+        self.num_decoded += len(passed)
+        return [frames[place] for place in places]
 
     def _frame(self, index: int, following: int | None) -> av.VideoFrame:
         """Return one frame; `following` is asked for next."""

@@ -49,6 +49,11 @@ class Gops:
         """Return the first frame after a GOP; None: it is the last one."""
         return self._frames[gop + 1] if gop + 1 < len(self._frames) else None
 
+    @property
+    def are_alike(self) -> bool:
+        """Whether all GOPs begin with what their decoder must have seen, the same for all."""
+        return self._starts is None
+
     def start(self, gop: int) -> Start:
         """Return what a decoder must have seen before the GOP."""
         return NO_SETS if self._starts is None else self._starts[gop]

@@ -8,9 +8,9 @@ PyAV has loaded.
 import ctypes
 import threading
 import weakref
-from collections.abc import Sequence
 from functools import cache
-from typing import Any, NamedTuple, Protocol
+from itertools import accumulate
+from typing import Any, NamedTuple
 
 import av
 import av.video.reformatter
@@ -35,8 +35,28 @@ nothing past the end of a row or of the last row.
 _PALETTE = "pal8"
 """A format whose frames have their colors in a table, which PyAV does not show."""
 _ALIGNED = 64
+_NO_PLANES = (0,) * 4
 _Planes = ctypes.c_void_p * 4
 _Strides = ctypes.c_int * 4
+
+
+class Planes(NamedTuple):
+    """Where the planes of a frame lie: Y, U, V, or what else its pixel format has."""
+
+    addresses: tuple[int, ...]
+    """(4,) Of each plane's first row; 0 where there is no plane."""
+    strides: tuple[int, ...]
+    """(4,) Bytes from one row of each plane to the next; 0 where there is no plane."""
+
+    @classmethod
+    def of(cls, frame: av.VideoFrame) -> "Planes":
+        """Return where the planes of a frame are, for as long as the frame is there."""
+        planes = frame.planes
+        none = _NO_PLANES[len(planes) :]
+        return cls(
+            (*[plane.buffer_ptr for plane in planes], *none),
+            (*[plane.line_size for plane in planes], *none),
+        )
 
 
 class RgbConverter:
@@ -80,16 +100,13 @@ class RgbConverter:
         library.sws_setColorspaceDetails(context, matrix, is_full, matrix, is_full, 0, _ONE, _ONE)
         self.shape = (height, width, 3)
         self._scale, self._context = library.sws_scale, context
-        self._planes, self._strides, self._target, self._row = (
-            _Planes(),
-            _Strides(),
-            _Planes(),
-            _Strides(),
-        )
+        self._planes: Any = _Planes()
+        self._strides: Any = _Strides()
+        self._target, self._row = _Planes(), _Strides()
         self._fits = not width % _WIDTH and not height % _HEIGHT
         self._memory: NDArray[np.uint8] | None = None
 
-    def into(self, planes: "Planes", target: NDArray[np.uint8]) -> None:
+    def into(self, planes: Planes, target: NDArray[np.uint8]) -> None:
         """Write a frame's RGB to `target`, (H, W, 3) in one piece. Raises ValueError for another
         shape.
         """
@@ -100,7 +117,7 @@ class RgbConverter:
         else:
             target[...] = self.pixels(planes)
 
-    def pixels(self, planes: "Planes") -> NDArray[np.uint8]:
+    def pixels(self, planes: Planes) -> NDArray[np.uint8]:
         """Return a frame's RGB (H, W, 3) in memory of this converter, which the next call uses
         again.
         """
@@ -111,9 +128,8 @@ class RgbConverter:
         self._convert(planes, self._memory)
         return self._memory[:height, :width]
 
-    def _convert(self, planes: "Planes", target: Any) -> None:
-        for number, plane in enumerate(planes):
-            self._planes[number], self._strides[number] = plane.buffer_ptr, plane.line_size
+    def _convert(self, planes: Planes, target: Any) -> None:
+        self._planes[:], self._strides[:] = planes.addresses, planes.strides
         self._target[0], self._row[0] = (
             ctypes.addressof(ctypes.c_char.from_buffer(target)),
             target.strides[0],
@@ -123,31 +139,13 @@ class RgbConverter:
         )
 
 
-class Plane(Protocol):
-    """A plane of a frame, as PyAV has it."""
-
-    @property
-    def buffer_ptr(self) -> int:
-        """Address of the plane's first row."""
-
-    @property
-    def line_size(self) -> int:
-        """Bytes from one row of the plane to the next."""
-
-    @property
-    def buffer_size(self) -> int:
-        """Bytes of all rows of the plane."""
-
-
-Planes = Sequence[Plane]
-"""The planes of a frame: Y, U, V, or what else its pixel format has."""
-
-
 class DecodedFrame:
     """A frame that is still as its codec left it: converted where it goes to, when it goes there.
 
     Any thread may convert it: each has converters of its own.
     """
+
+    __slots__ = ("_kind", "_memory", "_planes", "_turns", "shape")
 
     dtype = np.dtype(np.uint8)
 
@@ -157,10 +155,11 @@ class DecodedFrame:
         Raises:
             ValueError: It cannot be converted here.
         """
-        self._planes: Planes = frame.planes
-        for plane in self._planes:
-            if plane.line_size <= 0:
-                raise ValueError("a frame that is stored from its last row to its first")
+        self._memory: av.VideoFrame | NDArray[np.uint8] = frame
+        """What the planes lie in."""
+        self._planes = Planes.of(frame)
+        if min(self._planes.strides) < 0:
+            raise ValueError("a frame that is stored from its last row to its first")
         self._turns = quarter_turns
         self._kind = (
             frame.width,
@@ -170,8 +169,9 @@ class DecodedFrame:
             int(frame.color_range),
             quarter_turns != 0,
         )
-        height, width, channels = _converter(self._kind).shape
-        self.shape = (width, height, channels) if quarter_turns % 2 else (height, width, channels)
+        height, width, channels = self.shape = _converter(self._kind).shape
+        if quarter_turns % 2:
+            self.shape = width, height, channels
         """Shape of the picture after its turns: (H, W, 3)."""
 
     def into(self, target: NDArray[np.uint8]) -> None:
@@ -194,40 +194,33 @@ class DecodedFrame:
         """Return the frame in memory of its own: that of the original is its codec's, which keeps
         as much for good as is ever held.
         """
+        if not isinstance(self._memory, av.VideoFrame):
+            return self
         same = DecodedFrame.__new__(DecodedFrame)
-        same.__dict__ |= self.__dict__
-        same._planes = _copies(self._planes)
+        same._kind, same._turns, same.shape = self._kind, self._turns, self.shape
+        same._memory, same._planes = _copied(self._memory, self._planes)
         return same
 
     @property
     def nbytes(self) -> int:
         """Bytes of memory that the frame holds."""
-        return sum(plane.buffer_size for plane in self._planes)
+        if isinstance(self._memory, av.VideoFrame):
+            return sum(plane.buffer_size for plane in self._memory.planes)
+        return self._memory.nbytes
 
 
-class _OwnPlane(NamedTuple):
-    """A copy of a plane."""
-
-    buffer_ptr: int
-    line_size: int
-    buffer_size: int
-    memory: NDArray[np.uint8]
-    """What the plane lies in."""
-
-
-def _copies(planes: Planes) -> list[_OwnPlane]:
-    """Return copies of planes, in one piece of memory. Converters read some bytes beyond the end of
-    each, and whole vectors.
+def _copied(frame: av.VideoFrame, planes: Planes) -> tuple[NDArray[np.uint8], Planes]:
+    """Return memory with a copy of a frame's planes, and where they are in it. Converters read some
+    bytes beyond the end of each, and whole vectors.
     """
-    sizes = [-(-plane.buffer_size // _ALIGNED) * _ALIGNED + _ALIGNED for plane in planes]
-    memory = np.empty(sum(sizes) + _ALIGNED, dtype=np.uint8)
-    address = -(-memory.ctypes.data // _ALIGNED) * _ALIGNED
-    copies = []
-    for plane, size in zip(planes, sizes, strict=True):
-        ctypes.memmove(address, plane.buffer_ptr, plane.buffer_size)
-        copies.append(_OwnPlane(address, plane.line_size, plane.buffer_size, memory))
-        address += size
-    return copies
+    sizes = [plane.buffer_size for plane in frame.planes]
+    takes = [-(-size // _ALIGNED) * _ALIGNED + _ALIGNED for size in sizes]
+    memory = np.empty(sum(takes) + _ALIGNED, dtype=np.uint8)
+    first = -(-memory.ctypes.data // _ALIGNED) * _ALIGNED
+    addresses = [*accumulate(takes[:-1], initial=first)]
+    for address, source, size in zip(addresses, planes.addresses, sizes, strict=False):
+        ctypes.memmove(address, source, size)
+    return memory, Planes((*addresses, *_NO_PLANES[len(addresses) :]), planes.strides)
 
 
 _Kind = tuple[int, int, str, int, int, bool]

@@ -96,7 +96,7 @@ class DecodeThreads:
         copies = copies_of(pending, step, self._cache)
         requests = requests_of(step, pending, others(step, copies))
         with self._changed:
-            self._waiting.announce(requests)
+            self._waiting.announce(pending, requests)
             self._announced_copies[pending] = copies
         return pending
 
@@ -107,7 +107,7 @@ class DecodeThreads:
     def begin(self, pending: PendingBatch) -> PendingBatch:
         """Decode the pictures of the step that was announced first of those that have not begun."""
         with self._changed:
-            self._waiting.begin(requests_of_kept(pending, pending.begin()))
+            self._waiting.begin(requests_of_kept(pending.begin()))
             self._copies += self._announced_copies.pop(pending)
             self._start_serving()
         return pending
@@ -119,7 +119,7 @@ class DecodeThreads:
         copies = copies_of(pending, step, self._cache)
         with self._changed:
             self._copies.extendleft(copies)
-            self._waiting.insert(requests_of(step, pending, others(step, copies)))
+            self._waiting.insert(pending, requests_of(step, pending, others(step, copies)))
             self._start_serving()
         return pending
 
@@ -225,7 +225,8 @@ class DecodeThreads:
             copy.pending.left -= number
             if len(lacking):
                 places = {copy.key: lacking}
-                self._waiting.insert(requests_of(copy.step, copy.pending, places))
+                wanted = requests_of(copy.step, copy.pending, places)
+                self._waiting.insert(copy.pending, wanted)
                 self._start_serving()
             if not copy.pending.left:
                 self._changed.notify_all()
@@ -294,25 +295,24 @@ class DecodeThreads:
 
     def _spoil(self, source: PictureSource, targets: Sequence[Target], error: Exception) -> None:
         with self._changed:
-            for target in targets:
-                target.step.spoiled.add(source)
-                target.step.error = target.step.error or error
+            for step, _ in targets:
+                step.spoiled.add(source)
+                step.error = step.error or error
             self._changed.notify_all()
 
     def _place(self, key: str, picture: Picture, targets: Sequence[Target]) -> None:
         """Put a picture to where it is wanted, or keep it for steps that have not begun."""
-        if len(targets) == 1 and targets[0].step.has_begun:  # as is mostly so
-            targets[0].step.put(key, targets[0].place, picture, self._buffers)
+        if len(targets) == 1 and targets[0][0].has_begun:  # as is mostly so
+            step, place = targets[0]
+            step.put(key, place, picture, self._buffers)
             return
-        if not all(target.step.has_begun for target in targets):
+        if not all(step.has_begun for step, _ in targets):
             kept = owned_copy(picture)
             self._largest_early = max(self._largest_early, kept.nbytes)
-            targets = [
-                target for target in targets if not target.step.keep(key, target.place, kept)
-            ]
+            targets = [(step, place) for step, place in targets if not step.keep(key, place, kept)]
         pixels = picture if len(targets) < 2 else with_pixels(picture)
-        for target in targets:
-            target.step.put(key, target.place, pixels, self._buffers)
+        for step, place in targets:
+            step.put(key, place, pixels, self._buffers)
 
     def _settle(self, visit: Visit) -> None:
         """Tell the steps what they have got: an error of a later frame is none of theirs."""
@@ -342,8 +342,8 @@ class DecodeThreads:
                     task.pending.error = error
                     continue
                 for targets in self._served.pop(task, {}).values():
-                    for target in targets:
-                        target.step.error = error
+                    for step, _ in targets:
+                        step.error = error
             self._changed.notify_all()
             if not self._stopped:
                 self._start_serving()

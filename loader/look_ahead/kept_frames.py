@@ -4,9 +4,8 @@ are of.
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from roboshard.loader.batches.pending_batch import PendingBatch
 from roboshard.loader.decoding.pictures import Picture
-from roboshard.loader.look_ahead.request_queue import Requests, Slice, Target
+from roboshard.loader.look_ahead.request_queue import Pairs, Slice
 
 
 class KeptFrames:
@@ -48,14 +47,12 @@ class KeptFrames:
         return 0
 
 
-def requests_of_kept(
-    pending: PendingBatch, pictures: dict[str, dict[int, Picture]]
-) -> dict[Slice, Requests]:
+def requests_of_kept(pictures: dict[str, dict[int, Picture]]) -> dict[Slice, Pairs]:
     """Return the requests of a step for the pictures that were kept for it: picture key -> place
     in the step -> picture.
     """
     source = KeptFrames(pictures)
     return {
-        Slice(source, key): {place: [Target(pending, place)] for place in places}
+        Slice(source, key): [number for place in places for number in (place, place)]
         for key, places in pictures.items()
     }

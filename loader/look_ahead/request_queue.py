@@ -43,15 +43,18 @@ class Slice(NamedTuple):
     key: str
 
 
-class Target(NamedTuple):
-    """Where a picture is wanted."""
-
-    step: PendingBatch
-    place: int
-
+Target = tuple[PendingBatch, int]
+"""Where a picture is wanted: a step, and the place in its batch."""
 
 Requests = dict[int, list[Target]]
 """Frame of a slice -> where it is wanted."""
+
+Pairs = Sequence[int]
+"""Frames of a slice, each followed by its place in the batch of a step.
+
+Thousands of pictures are wanted by steps that are announced: as plain numbers, which Python's
+garbage collector does not look through. It would stop all threads for as long as it does.
+"""
 
 
 class Taken(NamedTuple):
@@ -65,33 +68,51 @@ class _Step:
     """A step, and what is still wanted of it."""
 
     def __init__(
-        self, number: int, requests: Mapping[Slice, Requests], wanted_before: int = 0
+        self,
+        number: int,
+        pending: PendingBatch,
+        wanted: Mapping[Slice, Pairs],
+        wanted_before: int = 0,
     ) -> None:
         self.number = number
+        self.pending = pending
         self.has_begun = False
-        self.wanted_until = wanted_before
+        self.wanted_until = wanted_before + sum(map(len, wanted.values())) // 2
         """Pictures that the steps up to this one wanted as they were announced."""
         self.num_early = 0
         """Pictures that were taken before the step had begun."""
-        self.slices: dict[Slice, dict[int, Requests]] = {}
+        self.slices = {slot: _by_gop(slot, pairs) for slot, pairs in wanted.items()}
         """Slice -> GOP -> what the step still wants of it."""
-        for slot, frames in requests.items():
-            gops = self.slices[slot] = {}
-            source, key = slot
-            for (frame, targets), gop in zip(frames.items(), source.gops(key, frames), strict=True):
-                gops.setdefault(gop, {})[frame] = targets
-                self.wanted_until += len(targets)
 
     def move(self, slot: Slice, gop: int, requests: Requests) -> int:
         """Move what the step wants of a GOP to `requests`, and return how many pictures that is."""
         gops = self.slices[slot]
-        moved = 0
-        for frame, targets in gops.pop(gop).items():
-            requests.setdefault(frame, []).extend(targets)
-            moved += len(targets)
+        pairs = gops.pop(gop)
+        _add(requests, self.pending, pairs)
         if not gops:
             del self.slices[slot]
-        return moved
+        return len(pairs) // 2
+
+
+def _by_gop(slot: Slice, pairs: Pairs) -> dict[int, tuple[int, ...]]:
+    """Return GOP -> what is wanted of it."""
+    frames = pairs[::2]
+    gops = slot.source.gops(slot.key, frames)
+    if len(frames) == 1:  # as is mostly so in uniform order
+        return {gops[0]: tuple(pairs)}
+    found: dict[int, list[int]] = {}
+    for gop, frame, place in zip(gops, frames, pairs[1::2], strict=True):
+        found.setdefault(gop, []).extend((frame, place))
+    return {gop: tuple(own) for gop, own in found.items()}
+
+
+def _add(requests: Requests, pending: PendingBatch, pairs: Pairs) -> None:
+    for frame, place in zip(pairs[::2], pairs[1::2], strict=True):
+        target = pending, place
+        if frame in requests:
+            requests[frame].append(target)
+        else:
+            requests[frame] = [target]
 
 
 class RequestQueue:
@@ -112,20 +133,23 @@ class RequestQueue:
         """How many steps were announced so far."""
         self._wanted_by_announced = self._wanted_by_begun = 0
         """Pictures that all steps announced so far wanted, and those of them that have begun."""
-        self._wanting: dict[tuple[Slice, int], list[_Step]] = {}
-        """GOP of a slice -> steps that want something of it, the most urgent first."""
+        self._steps: dict[int, _Step] = {}
+        """Number -> step, of all that want something."""
+        self._num_inserted = 0
+        self._wanting: dict[Slice, dict[int, tuple[int, ...]]] = {}
+        """Slice -> GOP -> numbers of the steps that want something of it, the most urgent first."""
         self.num_early = 0
         """Pictures that were taken for steps that are still only announced."""
 
-    def announce(self, requests: Mapping[Slice, Requests]) -> None:
+    def announce(self, pending: PendingBatch, wanted: Mapping[Slice, Pairs]) -> None:
         """Note what one more step will want, after those announced before it."""
-        step = _Step(self._num_announced, requests, self._wanted_by_announced)
+        step = _Step(self._num_announced, pending, wanted, self._wanted_by_announced)
         self._num_announced += 1
         self._wanted_by_announced = step.wanted_until
         self._announced.append(step)
         self._note(step)
 
-    def begin(self, requests: Mapping[Slice, Requests]) -> None:
+    def begin(self, kept: Mapping[Slice, Pairs]) -> None:
         """Want the pictures of the step that was announced first now: before others these, which
         were kept for it.
         """
@@ -133,13 +157,14 @@ class RequestQueue:
         step.has_begun = True
         self._wanted_by_begun = step.wanted_until
         self.num_early -= step.num_early
-        if requests:
-            step.slices = _Step(step.number, requests).slices | step.slices
+        if kept:
+            step.slices = _Step(step.number, step.pending, kept).slices | step.slices
         self._begun.append(step)
 
-    def insert(self, requests: Mapping[Slice, Requests]) -> None:
+    def insert(self, pending: PendingBatch, wanted: Mapping[Slice, Pairs]) -> None:
         """Want pictures of a step that was not announced, before all others."""
-        step = _Step(self._num_announced, requests)
+        self._num_inserted += 1
+        step = _Step(-self._num_inserted, pending, wanted)
         step.has_begun = True
         self._note(step)
         self._begun.insert(0, step)
@@ -155,7 +180,7 @@ class RequestQueue:
         out. 0: frames of a slice are wanted in their order, and so at once by some steps in a row.
         """
         while self._begun and not self._begun[0].slices:
-            del self._begun[0]
+            del self._steps[self._begun.pop(0).number]
         for number, step in enumerate(self._begun):
             slot = next((slot for slot in step.slices if slot not in busy), None)
             if slot is not None:
@@ -176,20 +201,23 @@ class RequestQueue:
 
     def _take(self, taken: Requests, step: _Step, slot: Slice, most_early: int) -> None:
         """Add what a step wants of a slice, and what others want of the same GOPs."""
-        for gop, requests in step.slices.pop(slot).items():
-            others = self._wanting.pop((slot, gop), ())  # nobody else wants what was kept
-            if len(others) > 1:
-                others = [other for other in others if other is not step]
-                waiting = self._move(others, slot, gop, requests, most_early)
+        wanting = self._wanting.get(slot, {})  # nobody else wants what was kept
+        for gop, pairs in step.slices.pop(slot).items():
+            _add(taken, step.pending, pairs)
+            numbers = wanting.pop(gop, ())
+            if len(numbers) > 1:
+                others = [self._steps[number] for number in numbers if number != step.number]
+                waiting = self._move(others, slot, gop, taken, most_early)
                 if waiting:
-                    self._wanting[slot, gop] = waiting
-            taken.update(requests)
+                    wanting[gop] = waiting
+        if not wanting:
+            self._wanting.pop(slot, None)
 
     def _move(
         self, steps: Sequence[_Step], slot: Slice, gop: int, requests: Requests, most_early: int
-    ) -> list[_Step]:
-        """Add to these requests what other steps want of the GOP; return those that have to
-        wait.
+    ) -> tuple[int, ...]:
+        """Add to these requests what other steps want of the GOP; return the numbers of those that
+        have to wait.
         """
         waiting = []
         for step in steps:
@@ -200,8 +228,8 @@ class RequestQueue:
                 step.num_early += moved
                 self.num_early += moved
             else:
-                waiting.append(step)
-        return waiting
+                waiting.append(step.number)
+        return tuple(waiting)
 
     def _has_room(self, step: _Step, most_early: int) -> bool:
         room = most_early - self.num_early
@@ -211,24 +239,26 @@ class RequestQueue:
         return room > most_early * distance**2
 
     def _note(self, step: _Step) -> None:
+        self._steps[step.number] = step
         for slot, gops in step.slices.items():
+            wanting = self._wanting.setdefault(slot, {})
             for gop in gops:
-                self._wanting.setdefault((slot, gop), []).append(step)
+                wanting[gop] = (*wanting.get(gop, ()), step.number)
 
 
 def requests_of(
     step: WindowedStep, pending: PendingBatch, wanted: Mapping[str, IntArray]
-) -> dict[Slice, Requests]:
+) -> dict[Slice, Pairs]:
     """Return what is to be decoded of a step; `wanted` is picture key -> places in the step."""
-    requests: dict[Slice, Requests] = {}
+    requests: dict[Slice, Pairs] = {}
     for key, places in wanted.items():
         per_sample = step.frames[key].shape[1]
         frames = step.frames[key].ravel()[places].tolist()
         episodes = step.episode_of[places // per_sample].tolist()
-        own_of: dict[PictureSource, Requests] = {}  # one may be there twice, in another's place
-        of_episode = [own_of.setdefault(source, {}) for source in step.episodes]
+        own_of: dict[PictureSource, list[int]] = {}  # one may be there twice, in another's place
+        of_episode = [own_of.setdefault(source, []) for source in step.episodes]
         goes_to = pending.places(key, places).tolist()
         for place, frame, episode in zip(goes_to, frames, episodes, strict=True):
-            of_episode[episode].setdefault(frame, []).append(Target(pending, place))
+            of_episode[episode] += (frame, place)
         requests |= {Slice(source, key): own for source, own in own_of.items() if own}
     return requests

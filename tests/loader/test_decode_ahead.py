@@ -199,7 +199,7 @@ def test_each_picture_goes_wherever_it_is_wanted_and_nowhere_else(
     expected: dict[int, list[int]] = {number: [] for number in steps}
     for frame, targets in requests.items():
         for number in wanted[frame]:
-            targets.append(Target(steps[number], len(expected[number])))
+            targets.append((steps[number], len(expected[number])))
             expected[number].append(frame)
     counter = StatsCounter()
     threads = DecodeThreads(

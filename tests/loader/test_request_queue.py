@@ -6,7 +6,6 @@ from collections import Counter as Tally
 from collections.abc import Iterable
 from dataclasses import dataclass
 from random import Random
-from types import SimpleNamespace
 from typing import Any, cast
 
 from hypothesis import given, settings
@@ -14,7 +13,7 @@ from hypothesis import strategies as st
 
 from roboshard.loader.batches.pending_batch import PendingBatch
 from roboshard.loader.episodes.episode import Episode
-from roboshard.loader.look_ahead.request_queue import RequestQueue, Requests, Slice, Target
+from roboshard.loader.look_ahead.request_queue import Pairs, RequestQueue, Slice, Taken
 
 GOP = 3
 SLICES = 3
@@ -34,14 +33,21 @@ class FakeEpisode:
 EVERY_SLICE = [Slice(cast(Episode, FakeEpisode(number)), "x") for number in range(SLICES)]
 
 
-def asked_for(step: Any, wanted: dict[int, list[int]]) -> dict[Slice, Requests]:
+def step_of(name: Any) -> PendingBatch:
+    """The bookkeeping asks nothing of a step."""
+    return cast(PendingBatch, name)
+
+
+def asked_for(wanted: dict[int, list[int]]) -> dict[Slice, Pairs]:
     """`wanted`: number of a slice -> frames, which may repeat."""
-    requests: dict[Slice, Requests] = {}
-    for number, frames in wanted.items():
-        for place, frame in enumerate(frames):
-            of_slice = requests.setdefault(EVERY_SLICE[number], {})
-            of_slice.setdefault(frame, []).append(Target(cast(PendingBatch, step), place))
-    return requests
+    return {
+        EVERY_SLICE[number]: [each for place, frame in enumerate(frames) for each in (frame, place)]
+        for number, frames in wanted.items()
+    }
+
+
+def steps_by_frame(taken: Taken) -> dict[int, list[Any]]:
+    return {frame: [step for step, _ in targets] for frame, targets in taken.requests.items()}
 
 
 Want = tuple[Any, int, int]
@@ -71,7 +77,7 @@ def test_everything_is_taken_once_and_the_most_urgent_first(
     while True:
         if coming and chance.random() < 0.5:
             number, wanted = coming.pop(0)
-            waiting.announce(asked_for(number, wanted))
+            waiting.announce(step_of(number), asked_for(wanted))
             announced.append(number)
             left.update(
                 (number, slot, frame) for slot, frames in wanted.items() for frame in frames
@@ -96,7 +102,9 @@ def test_everything_is_taken_once_and_the_most_urgent_first(
         number = EVERY_SLICE.index(taken.slot)
         assert number in free
         given_out = Tally(
-            (target.step, number, frame) for frame, ts in taken.requests.items() for target in ts
+            (step, number, frame)
+            for frame, found in steps_by_frame(taken).items()
+            for step in found
         )
         first = first_free(left, free)
         assert gops_of(left, first, number), "the first step that can be served wants the slice"
@@ -172,26 +180,21 @@ def gops_of(left: Tally[Want], step: int, slot: int) -> set[int]:
 
 def test_what_one_step_wants_of_a_slice_comes_together() -> None:
     waiting = RequestQueue()
-    waiting.announce(asked_for(SimpleNamespace(), {0: [9, 1, 1, 5]}))
+    waiting.announce(step_of("only"), asked_for({0: [9, 1, 1, 5]}))
     assert waiting.take(()) is None, "it has not begun"
     waiting.begin({})
     taken = waiting.take(())
     assert taken is not None
     assert taken.slot == EVERY_SLICE[0]
-    assert {
-        frame: [target.place for target in targets] for frame, targets in taken.requests.items()
-    } == {
-        9: [0],
-        1: [1, 2],
-        5: [3],
-    }
+    places = {frame: [place for _, place in targets] for frame, targets in taken.requests.items()}
+    assert places == {9: [0], 1: [1, 2], 5: [3]}
     assert waiting.take(()) is None
 
 
 def test_a_slice_is_visited_for_steps_in_a_row_but_for_the_first_batch_alone() -> None:
     waiting = RequestQueue()
     for number in range(5):
-        waiting.announce(asked_for(number, {0: [3 * number]}))
+        waiting.announce(step_of(number), asked_for({0: [3 * number]}))
         waiting.begin({})
     taken = [waiting.take(()) for _ in range(3)]
     frames = [sorted(found.requests) if found else None for found in taken]
@@ -200,9 +203,8 @@ def test_a_slice_is_visited_for_steps_in_a_row_but_for_the_first_batch_alone() -
 
 def test_what_was_kept_for_a_step_comes_before_what_it_wants_else() -> None:
     waiting = RequestQueue()
-    step = SimpleNamespace()
-    waiting.announce(asked_for(step, {0: [1, 2]}))
-    waiting.begin(asked_for(step, {2: [7]}))
+    waiting.announce(step_of("only"), asked_for({0: [1, 2]}))
+    waiting.begin(asked_for({2: [7]}))
     slots = [taken.slot for taken in (waiting.take(()), waiting.take(())) if taken]
     assert slots == [EVERY_SLICE[2], EVERY_SLICE[0]]
 
@@ -210,14 +212,14 @@ def test_what_was_kept_for_a_step_comes_before_what_it_wants_else() -> None:
 def test_a_step_of_which_all_was_taken_early_still_has_its_turn() -> None:
     waiting = RequestQueue()
     for number in range(3):
-        waiting.announce(asked_for(number, {0: [0]}))
+        waiting.announce(step_of(number), asked_for({0: [0]}))
     waiting.begin({})
     taken = waiting.take((), most_early=10)
     assert taken is not None
-    assert [target.step for target in taken.requests[0]] == [0, 1, 2]
+    assert steps_by_frame(taken)[0] == [0, 1, 2]
     for number in (1, 2):
-        waiting.begin(asked_for(number, {1: [5]}))
+        waiting.begin(asked_for({1: [5]}))
         kept = waiting.take((), most_early=10)
         assert kept is not None
-        assert [target.step for target in kept.requests[5]] == [number]
+        assert steps_by_frame(kept)[5] == [number]
     assert waiting.take(()) is None
