@@ -176,10 +176,11 @@ class PacketDecoder:
         that ends them.
         """
         pairs = list(islice(wanted, self._at_once))
-        if self._joins and not self._failed and len(pairs) > 1:
-            joined = self._decode_joined([index for index, _ in pairs])
-            if joined:
-                return [*joined]
+        while self._joins and len(pairs) < 2 * self._at_once and not self._ends_gop(pairs):
+            pairs += islice(wanted, 1)
+        joined = self._decode_joined(pairs)
+        if joined:
+            return [*joined]
         some: list[av.VideoFrame | Exception] = []
         try:
             for index, following in pairs:
@@ -192,22 +193,25 @@ class PacketDecoder:
             some.append(error)
         return some
 
-    def _decode_joined(self, indices: Sequence[int]) -> list[av.VideoFrame]:
+    def _ends_gop(self, pairs: Sequence[tuple[int, int | None]]) -> bool:
+        """Whether nothing more is wanted of the GOP that the last of these frames is in."""
+        index, following = pairs[-1] if pairs else (0, None)
+        return following is None or self._gops.of(index) != self._gops.of(following)
+
+    def _decode_joined(self, pairs: Sequence[tuple[int, int | None]]) -> list[av.VideoFrame]:
         """Return frames whose packets, and those before them in their GOPs, are decoded in one go.
 
-        None of them where the codec gives other than one for each packet: which is which is not
-        known then.
+        None of them where that cannot be, or where the codec gives other than one for each packet:
+        which is which is not known then.
         """
-        passed: list[int] = []
-        places = []
-        for index in indices:
-            begin = self._gops.frame(self._gops.of(index))
-            passed += range(max(begin, passed[-1] + 1) if passed else begin, index + 1)
-            places.append(len(passed) - 1)
-        if len(passed) > JOINED_PER_WANTED * len(indices):
+        goes_on = self._codec is not None or not self._ends_gop(pairs)
+        if not self._joins or self._failed or goes_on:
+            return []
+        indices = [index for index, _ in pairs]
+        passed = self._gops.passed(indices)
+        if not 1 < len(passed) <= JOINED_PER_WANTED * len(indices):
             return []
         codec = self._start(self._gops.of(indices[0]))
-        self._end_frame = 0  # it goes on from nowhere
         data = b"".join([self._packet(frame) for frame in passed])
         try:
             frames = codec.feed(data, passed[0], passed[0], is_keyframe=True) + codec.drain()
@@ -216,9 +220,10 @@ class PacketDecoder:
         if len(frames) != len(passed):
             self._codec = None  # one by one, by another, which says what is wrong with which
             return []
-        self._next_frame = passed[-1] + 1
+        self._give_back(codec)
         self.num_decoded += len(passed)
-        return [frames[place] for place in places]
+        wanted = set(indices)
+        return [frame for index, frame in zip(passed, frames, strict=True) if index in wanted]
 
     def _frame(self, index: int, following: int | None) -> av.VideoFrame:
         """Return one frame; `following` is asked for next."""

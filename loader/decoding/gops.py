@@ -1,6 +1,7 @@
 """Where decoding may begin in a slice, and which decoders may serve it from there."""
 
 from bisect import bisect_right
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +41,14 @@ class Gops:
         if gop < 0:
             raise FormatError(f"no keyframe up to frame {frame}")
         return gop
+
+    def passed(self, frames: Sequence[int]) -> list[int]:
+        """Return ascending frames with all those before them in their GOPs."""
+        passed: list[int] = []
+        for frame in frames:
+            begin = self.frame(self.of(frame))
+            passed += range(max(begin, passed[-1] + 1) if passed else begin, frame + 1)
+        return passed
 
     def frame(self, gop: int) -> int:
         """Return the first frame of a GOP."""
