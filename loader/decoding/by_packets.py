@@ -40,9 +40,7 @@ from roboshard.shards.schema import CameraRecord
 from roboshard.shards.slices import SlicePackets
 
 READ_AT_ONCE = 1 << 16
-"""Bytes that are read in one go, of a GOP or of some that follow one another, unless a packet is
-larger.
-"""
+"""Bytes that are read in one go, of GOPs that follow one another, unless a packet is larger."""
 DECODED_AT_ONCE = 8, 1 << 20
 """Frames that are decoded before the first of them is used, and bytes of them, at the most: what
 FFmpeg does and what Python does around it displace each other in the caches.
