@@ -11,7 +11,7 @@ import sys
 import threading
 from _thread import LockType, RLock
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -210,6 +210,17 @@ def test_forks_that_drop_a_loader_and_end_leave_its_workers_alone(pusht_shards: 
     command = [sys.executable, "-W", "ignore", "-c", HAS_FORKS, str(pusht_shards)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=SOON_S, check=False)
     assert (done.stdout, done.stderr) == ("7\n7\n7\nTrue\nTrue\n", "")
+
+
+def test_a_batch_that_a_fork_drops_is_its_parents_still(pusht_shards: Path) -> None:
+    options: dict[str, Any] = {"batch_size": 32, "shuffle": False}
+    with closing(make_loader(str(pusht_shards), num_workers=1, **options)) as loader:
+        batches = iter(loader)
+        held = [next(batches)]
+        expected = held[0][IMAGE].clone()
+        assert in_a_fork(held.clear) is None
+        assert_same([*held, *batches], make_loader(str(pusht_shards), **options))
+        assert torch.equal(held[0][IMAGE], expected)
 
 
 def test_a_fork_in_which_nobody_decodes_keeps_the_lock_as_long_as_usual(
