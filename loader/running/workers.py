@@ -11,7 +11,7 @@ from multiprocessing import get_context
 from multiprocessing import process as processes
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
-from threading import current_thread, main_thread
+from threading import Lock, current_thread, main_thread
 from typing import Any, cast
 
 import torch.utils.data
@@ -58,6 +58,7 @@ class WorkerPool:
             switch: In shared memory, that of their spans.
         """
         self._process = os.getpid()
+        self._starting = Lock()
         self._members, self._num_teams = job.members, job.num_teams
         self._num_steps_of = num_steps_of
         # Read when an epoch starts. Without a lock, which a worker that is killed would keep.
@@ -182,7 +183,12 @@ class WorkerPool:
 
     def _start(self) -> Iterator[tuple[list[Any], FromWorker]]:
         # torch draws the workers' seed here; what a training draws next must not depend on that.
-        with fork_rng(devices=[]), workers_may_start(), self._steps.pickled_once():
+        with (
+            self._starting,
+            fork_rng(devices=[]),
+            workers_may_start(),
+            self._steps.pickled_once(),
+        ):
             self._loader.worker_init_fn = begin()
             batches = iter(self._loader)
         try:
@@ -227,6 +233,12 @@ class WorkerPool:
         if isinstance(iterator, _MultiProcessingDataLoaderIter):
             iterator._shutdown_workers()
             _join_feeders(iterator)
+
+    def close_with_the_program(self) -> None:
+        """Stop the processes, also those that a daemon thread is about to start."""
+        if os.getpid() == self._process:
+            self._starting.acquire(timeout=START_TAKES_S)
+        self.close()
 
     def leave_to_the_parent(self) -> None:
         """Own, in a fork, none of the processes."""
@@ -281,7 +293,7 @@ def _join_feeders(iterator: _MultiProcessingDataLoaderIter) -> None:
 def _close(pool: weakref.ref[WorkerPool]) -> None:
     found = pool()
     if found is not None:
-        found.close()
+        found.close_with_the_program()
 
 
 def _as_it_is(value: Any) -> Any:
