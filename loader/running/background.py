@@ -5,12 +5,15 @@ import os
 from collections.abc import Callable, Generator
 from contextlib import closing
 from queue import SimpleQueue
-from threading import Thread
+from threading import Thread, current_thread
 from typing import TypeVar
 
 from roboshard.common import interrupts
 
 T = TypeVar("T")
+
+OF_THE_LOADER = ("roboshard-background", "roboshard-decode", "roboshard-read")
+"""How the names of threads begin that work for the one which runs ahead, or are it."""
 
 
 def run_in_background(
@@ -37,7 +40,9 @@ def run_in_background(
         if os.getpid() == process:  # a fork has no such thread, nor may it end what that was at
             stop()
             wanted.put(False)
-            thread.join()
+            # A loader in a cycle may be collected in a thread that is to end with it.
+            if not current_thread().name.startswith(OF_THE_LOADER):
+                thread.join()
 
     # A program may end in mid-epoch, and later there is nothing to end it with. Not by closing this
     # generator: a daemon thread may be in it.

@@ -286,7 +286,7 @@ def _join_feeders(iterator: _MultiProcessingDataLoaderIter) -> None:
     """
     for queue in iterator._index_queues:
         feeder = vars(queue)["_thread"]
-        if feeder is not None:
+        if feeder is not None and feeder is not current_thread():  # where garbage is collected
             feeder.join(DEATH_TAKES_S)
 
 
