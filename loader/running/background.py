@@ -1,14 +1,19 @@
 """Running a generator one item ahead of whoever takes its items, in a thread of its own."""
 
+import atexit
 import os
 from collections.abc import Callable, Generator
+from contextlib import closing
 from queue import SimpleQueue
-from threading import Thread
+from threading import Thread, current_thread
 from typing import TypeVar
 
 from roboshard.common import interrupts
 
 T = TypeVar("T")
+
+OF_THE_LOADER = ("roboshard-background", "roboshard-decode", "roboshard-read")
+"""How the names of threads begin that work for the one which runs ahead, or are it."""
 
 
 def run_in_background(
@@ -20,7 +25,7 @@ def run_in_background(
     all that the two threads share are queues written in C.
 
     Args:
-        items: what to run ahead. Closed at the end.
+        items: what to run ahead. Closed at the end, in its thread.
         stop: called when no more are wanted: what the next one waits for may never come then.
     """
     wanted: SimpleQueue[bool] = SimpleQueue()
@@ -30,6 +35,18 @@ def run_in_background(
     )
     thread.start()
     process = os.getpid()
+
+    def end() -> None:
+        if os.getpid() == process:  # a fork has no such thread, nor may it end what that was at
+            stop()
+            wanted.put(False)
+            # A loader in a cycle may be collected in a thread that is to end with it.
+            if not current_thread().name.startswith(OF_THE_LOADER):
+                thread.join()
+
+    # A program may end in mid-epoch, and later there is nothing to end it with. Not by closing this
+    # generator: a daemon thread may be in it.
+    atexit.register(end)
     try:
         wanted.put(True)
         while (item := _taken(made)) is not None:
@@ -37,11 +54,8 @@ def run_in_background(
             given, item = [item], None
             yield given.pop()  # what is given away is not held here
     finally:
-        if os.getpid() == process:  # a fork has no such thread, nor may it end what that was at
-            stop()
-            wanted.put(False)
-            thread.join()
-            items.close()
+        atexit.unregister(end)
+        end()
 
 
 def _make(
@@ -49,11 +63,12 @@ def _make(
     wanted: "SimpleQueue[bool]",
     made: "SimpleQueue[tuple[T | None, BaseException | None]]",
 ) -> None:
-    while wanted.get():
-        try:
-            made.put((next(items, None), None))
-        except BaseException as error:  # noqa: BLE001 - of whatever kind, it is the taker's
-            made.put((None, error))
+    with closing(items):
+        while wanted.get():
+            try:
+                made.put((next(items, None), None))
+            except BaseException as error:  # noqa: BLE001 - of whatever kind, it is the taker's
+                made.put((None, error))
 
 
 def _taken(made: "SimpleQueue[tuple[T | None, BaseException | None]]") -> T | None:

@@ -1,6 +1,5 @@
 """Where batches are made: by threads of this process, one step ahead, or by worker processes."""
 
-import atexit
 import os
 import time
 import warnings
@@ -21,6 +20,7 @@ from roboshard.loader.resources import Resources
 from roboshard.loader.running.background import run_in_background
 from roboshard.loader.running.device import Copies, decodes_on_gpu, pin_batch, should_pin
 from roboshard.loader.running.in_worker import FromWorker
+from roboshard.loader.running.program_end import daemon_threads_stand_still
 from roboshard.loader.running.shared_frames import open_cache
 from roboshard.loader.running.steps import UserSteps
 from roboshard.loader.running.stream import EpochStream
@@ -82,7 +82,7 @@ class EpochRunner:
             )
             if self._transforms is not None:
                 arriving = self._transformed(arriving, self._transforms, epoch, first_step)
-        with closing(arriving):
+        with daemon_threads_stand_still(), closing(arriving):
             yield from starmap(self._finished, arriving)
 
     def _finished(self, batch: Batch, arrived: Any) -> Batch:
@@ -197,13 +197,7 @@ class _InThreads:
         epochs = epochs_from(self.plan_of, epoch, first_step, goes_on, own.team)
         batches = self._on_their_way(epochs, own)
         with closing(run_in_background(batches, own.reads.stop)) as coming:
-            atexit.register(
-                coming.close
-            )  # a program may end in mid-epoch: later there is nothing to end it with
-            try:
-                yield from coming
-            finally:
-                atexit.unregister(coming.close)
+            yield from coming
 
     def _on_their_way(
         self, epochs: Iterator[EpochPart], own: Resources

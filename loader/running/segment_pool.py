@@ -100,6 +100,7 @@ class SegmentSender(OwnBuffers):
         """Allocate nothing before it is needed."""
         self._plan = plan
         self._worker = worker
+        self._process = os.getpid()
         self._segments: list[_Segment] = []
         self._lock = Lock()
 
@@ -182,7 +183,7 @@ class SegmentSender(OwnBuffers):
 
     def _dropped(self, number: int, loan: _Loan) -> None:
         if not loan.sent:
-            self._plan.flags[self._flag(number)] = 0
+            _free(self._plan.flags, self._flag(number), self._process)
 
 
 class SegmentReceiver:
@@ -215,11 +216,16 @@ class SegmentReceiver:
         memory = self._mapped[worker, segment]
         lease, whole = lease_of(memory, (memory.nbytes,), torch.uint8)
         flag = worker * self._plan.segments_per_worker + segment
-        loan = weakref.finalize(lease, self._plan.flags.__setitem__, flag, 0)
+        loan = weakref.finalize(lease, _free, self._plan.flags, flag, os.getpid())
         loan.atexit = False
         if not copied:
             self._loans[worker].append(loan)
         return whole
+
+
+def _free(flags: Any, flag: int, process: int) -> None:
+    if os.getpid() == process:  # a fork lets go of its copy, and its parent may hold the batch
+        flags[flag] = 0
 
 
 def _unpacked(value: Any, leased: Mapping[int, torch.Tensor], copied: bool) -> Any:

@@ -1,15 +1,17 @@
 """Worker processes that load an epoch's steps, in teams, kept from epoch to epoch."""
 
 import atexit
+import os
 import signal
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from ctypes import c_byte
 from itertools import count
 from multiprocessing import get_context
+from multiprocessing import process as processes
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
-from threading import current_thread, main_thread
+from threading import Lock, current_thread, main_thread
 from typing import Any, cast
 
 import torch.utils.data
@@ -52,6 +54,8 @@ class WorkerPool:
             num_steps_of: Returns how many steps an epoch has.
             switch: In shared memory, that of their spans.
         """
+        self._process = os.getpid()
+        self._starting = Lock()
         self._members, self._num_teams = job.members, job.num_teams
         self._num_steps_of = num_steps_of
         # Read when an epoch starts. Without a lock, which a worker that is killed would keep.
@@ -98,6 +102,7 @@ class WorkerPool:
         )
         # Torch has just said what it thinks of their number, and would again when they start.
         vars(self._loader)["check_worker_number_rationality"] = _nothing
+        _POOLS.add(self)
         atexit.register(
             _close, weakref.ref(self)
         )  # or multiprocessing would terminate them, whatever they are at
@@ -177,7 +182,12 @@ class WorkerPool:
 
     def _start(self) -> Iterator[Message | Failure]:
         # torch draws the workers' seed here; what a training draws next must not depend on that.
-        with fork_rng(devices=[]), workers_may_start(), self._steps.pickled_once():
+        with (
+            self._starting,
+            fork_rng(devices=[]),
+            workers_may_start(),
+            self._steps.pickled_once(),
+        ):
             self._loader.worker_init_fn = begin()
             batches = iter(self._loader)
         try:
@@ -193,10 +203,7 @@ class WorkerPool:
         iterator, self._loader._iterator = self._loader._iterator, None
         if not isinstance(iterator, _MultiProcessingDataLoaderIter):
             return
-        iterator._shutdown = True
-        forget = vars(signal_handling)["_remove_worker_pids"]  # torch has no public way to
-        forget(id(iterator))  # their deaths are no error
-        iterator._worker_pids_set = False
+        _let_go(iterator)
         for process in iterator._workers:
             process.terminate()
         for process in iterator._workers:
@@ -214,6 +221,8 @@ class WorkerPool:
 
         In work that was asked to stop there is no time to let each end what it is at.
         """
+        if os.getpid() != self._process:
+            return  # they are the parent's, and wait for memory that it grants
         if interrupts.is_stopping():
             self.kill()
             return
@@ -223,6 +232,20 @@ class WorkerPool:
         if isinstance(iterator, _MultiProcessingDataLoaderIter):
             iterator._shutdown_workers()
             _join_feeders(iterator)
+
+    def close_with_the_program(self) -> None:
+        """Stop the processes, also those that a daemon thread is about to start."""
+        if os.getpid() == self._process:
+            self._starting.acquire(timeout=START_TAKES_S)
+        self.close()
+
+    def leave_to_the_parent(self) -> None:
+        """Own, in a fork, none of the processes."""
+        iterator, self._loader._iterator = self._loader._iterator, None
+        if isinstance(iterator, _MultiProcessingDataLoaderIter):
+            _let_go(iterator)  # as it goes it would tell them to end
+            # At its end multiprocessing terminates these, whosever children they are.
+            vars(processes)["_children"].difference_update(iterator._workers)
 
     def _deaths(self) -> str:
         """Return which workers are no more, and why, as far as that is known; empty: none."""
@@ -245,6 +268,15 @@ def _shared_episodes(job: LoadJob) -> SharedEpisodes | None:
     return SharedEpisodes(shared_bytes(job)) if job.config.split.num_workers > 1 else None
 
 
+def _let_go(iterator: _MultiProcessingDataLoaderIter) -> None:
+    """Have torch neither end the processes of an iterator nor take their deaths for an error; it
+    has no public way to.
+    """
+    iterator._shutdown = True
+    vars(signal_handling)["_remove_worker_pids"](id(iterator))
+    iterator._worker_pids_set = False
+
+
 def _join_feeders(iterator: _MultiProcessingDataLoaderIter) -> None:
     """Wait for the threads that fill the queues of an iterator, which have been told to end.
 
@@ -253,14 +285,14 @@ def _join_feeders(iterator: _MultiProcessingDataLoaderIter) -> None:
     """
     for queue in iterator._index_queues:
         feeder = vars(queue)["_thread"]
-        if feeder is not None:
+        if feeder is not None and feeder is not current_thread():  # where garbage is collected
             feeder.join(DEATH_TAKES_S)
 
 
 def _close(pool: weakref.ref[WorkerPool]) -> None:
     found = pool()
     if found is not None:
-        found.close()
+        found.close_with_the_program()
 
 
 def _as_it_is(value: Any) -> Any:
@@ -269,3 +301,14 @@ def _as_it_is(value: Any) -> Any:
 
 def _nothing() -> None:
     pass
+
+
+_POOLS: weakref.WeakSet[WorkerPool] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for pool in _POOLS:
+        pool.leave_to_the_parent()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -8,7 +8,8 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,16 @@ import torch
 from support.batches import Batch, assert_same, threads_left
 from support.damage import Forgery
 from support.three_pictures import FRAMES, LENGTHS, ORDERS, TWO_WORKERS_SLOWLY, WRIST, Decode, load
+from support.waiting import wait_until
 
 from roboshard.loader.episodes.episode import Episode
 from roboshard.loader.episodes.fetch import EpisodePool
+from roboshard.loader.look_ahead.decode_threads import DecodeThreads
 from roboshard.shards import DamageError, FormatError
 
 pytestmark = pytest.mark.usefixtures("no_threads_before")
+
+SOON_S = 20.0
 
 
 def test_a_damaged_episode_is_an_error_at_the_step_that_needs_it(
@@ -172,6 +177,52 @@ def test_no_thread_is_left_after_ctrl_c(shards: Path, around_decode: Any, at_cal
             pass
     assert not threads_left()
     assert len(list(load(shards))) == len(loader)
+
+
+OWN_THREADS: dict[str, tuple[type, str, Callable[..., bool]]] = {
+    "roboshard-decode": (Episode, "pictures", lambda episode, *_: episode.position > 0),
+    "roboshard-background": (
+        DecodeThreads,
+        "wait_for",
+        lambda _, step: bool(step.values["episode_index"][0]),
+    ),
+}
+"""Thread -> what runs in it, and whether that is for a step after the first one."""
+
+
+@pytest.mark.parametrize("name", OWN_THREADS)
+def test_a_loader_in_a_cycle_is_collected_in_a_thread_of_its_own(
+    shards: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    owner, method, is_later = OWN_THREADS[name]
+    runs = getattr(owner, method)
+    dropped, collected = threading.Event(), threading.Event()
+
+    def collecting(*arguments: Any) -> Any:
+        if is_later(*arguments):
+            assert threading.current_thread().name.startswith(name)
+            dropped.wait(SOON_S)
+            gc.collect()
+            collected.set()
+        return runs(*arguments)
+
+    def leave() -> weakref.ref[Any]:
+        loader = load(shards, decode_threads=2, batch_size=LENGTHS[0], shuffle=False)
+        cycle: list[Any] = [loader, iter(loader)]
+        cycle.append(cycle)
+        next(cycle[1])
+        return weakref.ref(loader)
+
+    monkeypatch.setattr(owner, method, collecting)
+    gc.disable()
+    try:
+        left = leave()
+        dropped.set()
+        assert collected.wait(SOON_S)
+    finally:
+        gc.enable()
+    assert wait_until(lambda: not threads_left(), SOON_S)
+    assert left() is None
 
 
 @pytest.mark.slow

@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import gc
 import multiprocessing
+import subprocess
 import sys
 import threading
 from _thread import LockType, RLock
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,30 @@ TAKEN_BY_FORKS = "roboshard.storage.cache.files"
 """Has a lock that `os.fork` itself waits for."""
 IMAGE = "observation.image"
 NUMBERS = range(0, 96, 3)
+HAS_FORKS = """
+import gc, os, sys
+from roboshard.loader import make_loader
+from roboshard.loader.order import teams
+
+teams.LEAST_PIXELS = 0  # workers make steps together, as of larger pictures
+loader = make_loader(sys.argv[1], batch_size=8, num_workers=2)
+expected = [batch["index"].tolist() for batch in loader]
+loader.set_epoch(0)
+batches = iter(loader)
+found = [next(batches)]
+for drops, ends in ((True, os._exit), (False, sys.exit), (True, sys.exit)):
+    if not (fork := os.fork()):
+        if drops:
+            del loader, batches
+            gc.collect()
+        ends(7)
+    found.append(next(batches))
+    print(os.waitstatus_to_exitcode(os.waitpid(fork, 0)[1]))
+    found.append(next(batches))
+print([batch["index"].tolist() for batch in (*found, *batches)] == expected)
+print([batch["index"].tolist() for batch in loader] != expected)
+"""
+"""A program whose forks drop its loader, and end as programs do."""
 
 
 @pytest.fixture(scope="module")
@@ -179,6 +204,23 @@ def test_a_loader_is_used_in_mid_epoch_and_after_one(loader: Loader, has_ended: 
     with another_thread_has(locks()):
         assert in_a_fork(use) == expected
     assert indices([*found, *batches]) == expected
+
+
+def test_forks_that_drop_a_loader_and_end_leave_its_workers_alone(pusht_shards: Path) -> None:
+    command = [sys.executable, "-W", "ignore", "-c", HAS_FORKS, str(pusht_shards)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=SOON_S, check=False)
+    assert (done.stdout, done.stderr) == ("7\n7\n7\nTrue\nTrue\n", "")
+
+
+def test_a_batch_that_a_fork_drops_is_its_parents_still(pusht_shards: Path) -> None:
+    options: dict[str, Any] = {"batch_size": 32, "shuffle": False}
+    with closing(make_loader(str(pusht_shards), num_workers=1, **options)) as loader:
+        batches = iter(loader)
+        held = [next(batches)]
+        expected = held[0][IMAGE].clone()
+        assert in_a_fork(held.clear) is None
+        assert_same([*held, *batches], make_loader(str(pusht_shards), **options))
+        assert torch.equal(held[0][IMAGE], expected)
 
 
 def test_a_fork_in_which_nobody_decodes_keeps_the_lock_as_long_as_usual(

@@ -18,9 +18,12 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
+from multiprocessing import queues
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
 
@@ -215,6 +218,42 @@ def test_torch_says_once_that_there_are_more_workers_than_cores(
     with pytest.warns(UserWarning, match="This DataLoader will create 2 worker") as caught:
         next(iter(loader_of(pusht_shards)))
     assert len(caught) == 1
+
+
+@pytest.mark.slow
+def test_workers_go_with_a_loader_in_a_cycle_that_is_collected_while_a_queue_is_filled(
+    pusht_shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a thread of multiprocessing, which is to end with the workers."""
+    dropped, collected = threading.Event(), threading.Event()
+    sent = itertools.count()
+
+    class Collecting(ForkingPickler):
+        @classmethod
+        def dumps(cls, *arguments: Any) -> Any:
+            if next(sent) == 1:  # what the worker is to do after the first batch
+                dropped.wait(SOON_S)
+                gc.collect()
+                collected.set()
+            return super().dumps(*arguments)
+
+    def leave() -> list[int]:
+        loader = loader_of(pusht_shards, num_workers=1)
+        cycle: list[Any] = [loader, iter(loader)]
+        cycle.append(cycle)
+        next(cycle[1])
+        return workers()
+
+    monkeypatch.setattr(queues, "_ForkingPickler", Collecting)
+    gc.disable()
+    try:
+        left = leave()
+        dropped.set()
+        assert collected.wait(SOON_S)
+    finally:
+        gc.enable()
+    assert len(left) == 1
+    assert are_gone(left)
 
 
 @pytest.mark.slow

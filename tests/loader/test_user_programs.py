@@ -82,6 +82,49 @@ played().close()
 left = played()
 print("whole")
 """
+ENDS = """
+import sys
+from threading import Event, Thread
+
+from roboshard.loader import make_loader
+
+if __name__ == "__main__":
+    loader = make_loader(sys.argv[1], batch_size=4, num_workers=int(sys.argv[2]))
+    begun = Event()
+
+    def play():
+        while True:
+            for _ in loader:
+                begun.set()
+
+    Thread(target=play, daemon=True).start()
+    begun.wait()
+    print("whole")
+"""
+ENDS_AS_WORKERS_START = """
+import sys
+from operator import methodcaller
+from threading import Event, Thread
+
+from roboshard.loader import make_loader
+
+
+class Cloned:
+    def __call__(self, picture):
+        return picture.clone()
+
+    def __reduce__(self):  # for a worker that is being started
+        is_sent.set()
+        return methodcaller, ("clone",)
+
+
+is_sent = Event()
+if __name__ == "__main__":
+    loader = make_loader(sys.argv[1], batch_size=4, num_workers=2, image_transforms=Cloned())
+    Thread(target=list, args=(loader,), daemon=True).start()
+    is_sent.wait()
+    print("whole")
+"""
 CONVERTS = """
 import sys
 
@@ -92,7 +135,7 @@ print(convert(config).shards)
 """
 
 
-def said_by(program: Path | None, text: str, *args: Path) -> str:
+def said_by(program: Path | None, text: str, *args: Path | str) -> str:
     """Run a program, from its file or from standard input, to its good end."""
     command = [sys.executable, "-" if program is None else str(program), *map(str, args)]
     if program is not None:
@@ -114,6 +157,19 @@ def test_workers_that_have_begun_the_next_epoch_end_quietly(
 ) -> None:
     """Which they do after two in a row: with `close`, and with the program."""
     assert said_by(tmp_path / "program.py", PLAYS, pusht_shards) == "whole\n"
+
+
+@pytest.mark.parametrize("num_workers", ["0", "2"])
+def test_a_program_ends_quietly_while_a_daemon_thread_loads(
+    pusht_shards: Path, tmp_path: Path, num_workers: str
+) -> None:
+    assert said_by(tmp_path / "program.py", ENDS, pusht_shards, num_workers) == "whole\n"
+
+
+def test_a_program_ends_quietly_while_a_daemon_thread_starts_workers(
+    pusht_shards: Path, tmp_path: Path
+) -> None:
+    assert said_by(tmp_path / "program.py", ENDS_AS_WORKERS_START, pusht_shards) == "whole\n"
 
 
 def test_a_conversion_needs_no_guard_either(tmp_path: Path) -> None:
