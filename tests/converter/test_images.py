@@ -163,7 +163,7 @@ def test_a_lerobot_dataset_is_not_loaded_as_it_is(source: Path, how: str) -> Non
         with pytest.raises(MissingError, match=r"LeRobot dataset.*convert-to-shards .*source DST"):
             open_(place)
     (problem,) = verify(VerifyConfig(url=place)).problems
-    assert "convert-to-shards" in problem.what
+    assert "convert-to-shards" in problem.remedy
     shutil.rmtree(source / "meta")
     with pytest.raises(MissingError, match="Not a roboshard dataset"):
         make_loader(place)
