@@ -145,8 +145,9 @@ def sampled(
             )
         frames_per_s, _ = consumer.communicate()
         lines = [] if picture else found.read_text().splitlines()
-    stacks = (line.rsplit(" ", 1) for line in lines)
-    counted = Counter({stack: int(count) for stack, count in stacks})
+    # Looking without stopping the program, py-spy reads a broken name now and then.
+    stacks = (line.rpartition(" ") for line in lines)
+    counted = Counter({stack: int(count) for stack, _, count in stacks if count.isdecimal()})
     return Sampled(counted, float(frames_per_s))
 
 
