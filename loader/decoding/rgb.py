@@ -169,9 +169,8 @@ class DecodedFrame:
             int(frame.color_range),
             quarter_turns != 0,
         )
-        height, width, channels = self.shape = _converter(self._kind).shape
-        if quarter_turns % 2:
-            self.shape = width, height, channels
+        height, width, channels = _converter(self._kind).shape
+        self.shape = (width, height, channels) if quarter_turns % 2 else (height, width, channels)
         """Shape of the picture after its turns: (H, W, 3)."""
 
     def into(self, target: NDArray[np.uint8]) -> None:
