@@ -42,6 +42,19 @@ def mean_random_cost(keyframes: Sequence[int], num_frames: int) -> float:
     return float(np.sum(lengths * (lengths + 1) / 2) / max(1.0, np.sum(lengths)))
 
 
+def frames_passed(frames: Sequence[int], keyframes: Sequence[int], last: int | None) -> list[int]:
+    """Return the frames that `decode_cost` counts, ascending as these are; one before the first
+    keyframe by itself.
+    """
+    passed: list[int] = []
+    shown = -1 if last is None else last
+    for frame in frames:
+        begin = max(last_keyframe(keyframes, frame), shown + 1 if shown < frame else 0)
+        passed += range(min(begin, frame), frame + 1)
+        shown = frame
+    return passed
+
+
 def decode_cost(frames: Sequence[int], keyframes: Sequence[int], last: int | None) -> int:
     """Frames decoded for these, ascending, by a decoder that has shown frame `last` (None: that was
     just opened).

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from roboshard.common.errors import FormatError
 from roboshard.loader.decoding.codec import FORGETTING, Kind
 from roboshard.loader.decoding.parameter_sets import NO_SETS, Start, starts_of_gops
+from roboshard.shards.gop import frames_passed
 from roboshard.shards.mp4 import SampleTables
 from roboshard.shards.schema import CameraRecord
 from roboshard.shards.slices import SlicePackets
@@ -44,11 +45,7 @@ class Gops:
 
     def passed(self, frames: Sequence[int]) -> list[int]:
         """Return ascending frames with all those before them in their GOPs."""
-        passed: list[int] = []
-        for frame in frames:
-            begin = self.frame(self.of(frame))
-            passed += range(max(begin, passed[-1] + 1) if passed else begin, frame + 1)
-        return passed
+        return frames_passed(frames, self._frames, None)
 
     def frame(self, gop: int) -> int:
         """Return the first frame of a GOP."""

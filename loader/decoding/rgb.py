@@ -50,13 +50,18 @@ class Planes(NamedTuple):
 
     @classmethod
     def of(cls, frame: av.VideoFrame) -> "Planes":
-        """Return where the planes of a frame are, for as long as the frame is there."""
+        """Return where the planes of a frame are, for as long as the frame is there.
+
+        Raises:
+            ValueError: Its last row comes first.
+        """
         planes = frame.planes
+        addresses = [plane.buffer_ptr for plane in planes]
+        strides = [plane.line_size for plane in planes]
+        if min(strides, default=1) <= 0:
+            raise ValueError("a frame that is stored from its last row to its first")
         none = _NO_PLANES[len(planes) :]
-        return cls(
-            (*[plane.buffer_ptr for plane in planes], *none),
-            (*[plane.line_size for plane in planes], *none),
-        )
+        return cls((*addresses, *none), (*strides, *none))
 
 
 class RgbConverter:
@@ -158,8 +163,6 @@ class DecodedFrame:
         self._memory: av.VideoFrame | NDArray[np.uint8] = frame
         """What the planes lie in."""
         self._planes = Planes.of(frame)
-        if min(self._planes.strides) < 0:
-            raise ValueError("a frame that is stored from its last row to its first")
         self._turns = quarter_turns
         self._kind = (
             frame.width,

@@ -14,7 +14,7 @@ from roboshard.loader.decoding.settings import PictureSettings
 from roboshard.loader.decoding.slice_bytes import SliceBytes
 from roboshard.loader.episodes.look_back import LookBackFrames
 from roboshard.shards.features import DepthScale
-from roboshard.shards.gop import mean_random_cost
+from roboshard.shards.gop import frames_passed, mean_random_cost
 from roboshard.shards.schema import CameraRecord
 
 CHEAP_TO_GO_BACK = 4.0
@@ -80,16 +80,7 @@ class Video:
 
     def passed(self, frames: Sequence[int]) -> list[int]:
         """Return ascending frames with those between them and where a decoder begins for them."""
-        keyframes, last = self._camera.keyframes, self._last_frame()
-        passed: list[int] = []
-        for frame, gop in zip(frames, self.gops(frames), strict=True):
-            begin = keyframes[gop - 1] if gop else frame
-            if begin <= last < frame:  # it goes on from there
-                begin = last + 1
-            if passed:
-                begin = max(begin, passed[-1] + 1)
-            passed += range(begin, frame + 1)
-        return passed
+        return frames_passed(frames, self._camera.keyframes, self._last_frame())
 
     def gops(self, frames: Iterable[int]) -> list[int]:
         """Return which GOP of the slice each frame is in."""

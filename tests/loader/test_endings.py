@@ -18,6 +18,7 @@ import psutil
 import pytest
 import torch
 from support.batches import Batch, assert_same, threads_left
+from support.collecting import Collection, in_a_cycle
 from support.damage import Forgery
 from support.three_pictures import FRAMES, LENGTHS, ORDERS, TWO_WORKERS_SLOWLY, WRIST, Decode, load
 from support.waiting import wait_until
@@ -28,8 +29,6 @@ from roboshard.loader.look_ahead.decode_threads import DecodeThreads
 from roboshard.shards import DamageError, FormatError
 
 pytestmark = pytest.mark.usefixtures("no_threads_before")
-
-SOON_S = 20.0
 
 
 def test_a_damaged_episode_is_an_error_at_the_step_that_needs_it(
@@ -196,32 +195,24 @@ def test_a_loader_in_a_cycle_is_collected_in_a_thread_of_its_own(
 ) -> None:
     owner, method, is_later = OWN_THREADS[name]
     runs = getattr(owner, method)
-    dropped, collected = threading.Event(), threading.Event()
+    collection = Collection()
 
     def collecting(*arguments: Any) -> Any:
         if is_later(*arguments):
             assert threading.current_thread().name.startswith(name)
-            dropped.wait(SOON_S)
-            gc.collect()
-            collected.set()
+            collection.make()
         return runs(*arguments)
 
     def leave() -> weakref.ref[Any]:
         loader = load(shards, decode_threads=2, batch_size=LENGTHS[0], shuffle=False)
-        cycle: list[Any] = [loader, iter(loader)]
-        cycle.append(cycle)
-        next(cycle[1])
+        batches = iter(loader)
+        next(batches)
+        in_a_cycle(loader, batches)
         return weakref.ref(loader)
 
     monkeypatch.setattr(owner, method, collecting)
-    gc.disable()
-    try:
-        left = leave()
-        dropped.set()
-        assert collected.wait(SOON_S)
-    finally:
-        gc.enable()
-    assert wait_until(lambda: not threads_left(), SOON_S)
+    left = collection.after(leave)
+    assert wait_until(lambda: not threads_left())
     assert left() is None
 
 

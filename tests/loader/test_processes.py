@@ -18,7 +18,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
@@ -29,6 +28,7 @@ from typing import Any
 
 import psutil
 import pytest
+from support.collecting import Collection, in_a_cycle
 
 from roboshard.loader import Loader, make_loader
 from roboshard.loader.order import teams
@@ -225,33 +225,24 @@ def test_workers_go_with_a_loader_in_a_cycle_that_is_collected_while_a_queue_is_
     pusht_shards: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By a thread of multiprocessing, which is to end with the workers."""
-    dropped, collected = threading.Event(), threading.Event()
-    sent = itertools.count()
+    collection, sent = Collection(), itertools.count()
 
     class Collecting(ForkingPickler):
         @classmethod
         def dumps(cls, *arguments: Any) -> Any:
             if next(sent) == 1:  # what the worker is to do after the first batch
-                dropped.wait(SOON_S)
-                gc.collect()
-                collected.set()
+                collection.make()
             return super().dumps(*arguments)
 
     def leave() -> list[int]:
         loader = loader_of(pusht_shards, num_workers=1)
-        cycle: list[Any] = [loader, iter(loader)]
-        cycle.append(cycle)
-        next(cycle[1])
+        batches = iter(loader)
+        next(batches)
+        in_a_cycle(loader, batches)
         return workers()
 
     monkeypatch.setattr(queues, "_ForkingPickler", Collecting)
-    gc.disable()
-    try:
-        left = leave()
-        dropped.set()
-        assert collected.wait(SOON_S)
-    finally:
-        gc.enable()
+    left = collection.after(leave)
     assert len(left) == 1
     assert are_gone(left)
 

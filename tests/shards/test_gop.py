@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.lerobot_source import Camera, Source, build
 
-from roboshard.shards.gop import decode_cost, mean_random_cost
+from roboshard.shards.gop import decode_cost, frames_passed, mean_random_cost
 
 TOP = "observation.images.top"
 GOP = 5
@@ -60,6 +60,10 @@ def test_the_cost_is_what_counting_finds(
     frames = sorted(data.draw(st.sets(frame, min_size=1)))
     last = data.draw(st.none() | frame)
     assert decode_cost(frames, keyframes, last) == counted(frames, keyframes, last)
+    passed = frames_passed(frames, keyframes, last)
+    assert set(frames) <= set(passed)
+    assert passed == sorted(set(passed))
+    assert len(passed) == counted(frames, keyframes, last)
 
 
 @given(streams(), st.data())
