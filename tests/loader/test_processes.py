@@ -1,7 +1,5 @@
 """Real worker processes: they live as long as they are of use, and leave nothing behind, however
 the run ends.
-
-Run as a script it is such a run: `python test_processes.py ROOT loading|training`.
 """
 
 from __future__ import annotations
@@ -39,7 +37,7 @@ from roboshard.shards import DamageError, OptionError
 SOON_S = (
     20  # torch's workers look every 5 s whether their parent is there; a loaded machine is slow
 )
-PACE_S = 0.05
+PROGRAM = Path(__file__).with_name("processes_program.py")
 CAMERA = "observation.image"
 
 
@@ -310,14 +308,14 @@ def test_a_killed_worker_is_an_error_and_the_next_iteration_has_new_ones(
 
 
 class Script:
-    """This file as a script, with its workers, its shared memory, and a folder for temporary
-    files.
+    """A run of `processes_program.py`, with its workers, its shared memory, and a folder for
+    temporary files.
     """
 
     def __init__(self, root: Path, mode: str, temporary: Path, stderr: int | None = None) -> None:
         self.temporary = temporary
         self.process = subprocess.Popen(
-            [sys.executable, __file__, str(root), mode],
+            [sys.executable, str(PROGRAM), str(root), mode],
             stdout=subprocess.PIPE,
             stderr=stderr,
             text=True,
@@ -424,54 +422,3 @@ def test_the_parent_is_killed_and_a_fork_of_it_lives(pusht_shards: Path, tmp_pat
         assert not [*tmp_path.glob("pymp-*")]
         assert fork.is_running()
         fork.kill()
-
-
-def _start(root: Path) -> None:
-    """Load for ever; when that is interrupted, load once more and say what is left."""
-    loader = loader_of(root)
-    try:
-        sys.stdout.write('"starts"\n')
-        sys.stdout.flush()
-        while True:
-            for _ in loader:
-                pass
-    except KeyboardInterrupt:
-        again = len(next(iter(loader))["index"])
-    loader.close()
-    sys.stdout.write(json.dumps({"again": again, "left": workers()}))
-
-
-def _fork() -> None:
-    """Leave a process behind that knows nothing of the loader, and say which."""
-    if fork := os.fork():
-        sys.stdout.write(json.dumps({"fork": fork}) + "\n")
-    else:
-        time.sleep(10 * SOON_S)
-        os._exit(0)
-
-
-def _run(root: Path, mode: str) -> None:
-    loader = loader_of(root, pool_episodes=4)
-    for announcement in ("step", "again"):
-        step = -1
-        try:
-            while True:
-                for _ in loader:
-                    step += 1
-                    if step == 1 and mode == "forked":
-                        _fork()
-                    if step == 2:
-                        sys.stdout.write(json.dumps({announcement: step}) + "\n")
-                        sys.stdout.flush()
-                    time.sleep(0 if mode == "loading" else PACE_S)
-        except KeyboardInterrupt:
-            if announcement == "again":
-                raise
-
-
-if __name__ == "__main__":
-    teams.LEAST_PIXELS = 0  # workers make steps together, as of larger pictures
-    if sys.argv[2] == "starting":
-        _start(Path(sys.argv[1]))
-    else:
-        _run(Path(sys.argv[1]), sys.argv[2])
