@@ -27,7 +27,8 @@ from typing import Any
 import torch
 import tyro
 
-from loading import CaseError, Program, Run, run, summary_of
+from contenders import CaseError, Program, Run, run
+from loading import summary_of
 from peer_environments import PEERS, PROGRAMS, lerobot_06_training_python, offline
 from report import print_result
 from roboshard.loader.decoding.gpu_fallback import fallback_reason

@@ -3,11 +3,14 @@
     python benchmarks/loading.py --source LEROBOT_DATASET --shards ROBOSHARD_DATASET
         [--long-gop-source LEROBOT_DATASET --long-gop-shards ROBOSHARD_DATASET]
 
-The cases (loading_cases.py) take turns, round by round; each turn is a fresh process. It makes its
-loader, warms up and then takes batches for a window of wall-clock time (peers/window.py says how
-they are counted). From outside, this program samples the memory of the whole process tree, up to
+The cases (loading_cases.py) follow one another, round by round, each in a fresh process. It makes
+its loader, warms up and then takes batches for a window of wall-clock time (peers/window.py says
+how they are counted). With `--turn-s` the limit runs all the while, and the two take turns of a few
+seconds in which the other one is held: so a machine whose speed changes from minute to minute is
+the same for both. From outside, this program samples the memory of the whole process tree, up to
 the window and at its end, and the CPU time that it uses in the window. Prints every run, medians
-over the rounds, and ratios of frames/s: taken round by round, then their median.
+over the rounds, and ratios: taken round by round, then their median. Those of two cases are, with
+turns, ratios of what part of the limit each has reached beside it.
 
 All contenders give batches of 64 samples with all cameras at full size, in host memory, bytes but
 where LeRobot 0.4.4 has nothing else than float32; a sample's own frame of each camera, or that and
@@ -25,32 +28,23 @@ the eight before it (window_9):
 
 import fnmatch
 import json
+import math
 import statistics
-import subprocess
 import sys
-import tempfile
-import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import tyro
 
-from loading_cases import ALL, DEFAULT, Case
+from contenders import CaseError, Contender, Program, Run, run, started
+from loading_cases import ALL, DEFAULT, LIMITS, Case, Videos
 from loading_peers import jpeg_shards, peer
 from peer_environments import PROGRAMS
-from process_tree import TreeWatch
 from report import print_result
 from roboshard.shards.reader import ShardedDataset
-
-Run = dict[str, Any]
-PRECISION = {
-    "samples_per_s": 1,
-    "frames_per_s": 1,
-    "cpu_s": 2,
-    "cpu_ms_per_frame": 3,
-    "elapsed_s": 3,
-}
 
 
 @dataclass(frozen=True)
@@ -83,6 +77,10 @@ class Options:
     """Whole epochs that the window of roboshard's loader has at least, which is lengthened for
     them: pictures that are kept for the next epoch make epochs unlike. 0: it ends anywhere.
     """
+    turn_s: float = 0.0
+    """Seconds of a case's turn, after which its limit has as long a one; 0: the whole window, and
+    the limit is a case like others. What loaders tell of their threads' seconds is left out then.
+    """
     threads: int = 2
     """Threads of the limit: as many as there are cores for the others."""
     peers_dir: Path = Path(__file__).resolve().parent.parent / ".peers"
@@ -91,18 +89,6 @@ class Options:
     """Seconds that one run of one case may take."""
     output: Path | None = None
     """Write the JSON to this file too."""
-
-
-@dataclass(frozen=True)
-class Program:
-    """How a contender is started."""
-
-    command: list[str]
-    environment: dict[str, str] | None = None
-
-
-class CaseError(Exception):
-    """A contender did not give a result."""
 
 
 def main() -> None:
@@ -115,21 +101,22 @@ def main() -> None:
     programs = {case.name: program(case, options) for case in cases}
     runs: dict[str, list[Run]] = {case.name: [] for case in cases}
     failed: dict[str, str] = {}
-    for number in range(options.runs):
-        for case in cases:
-            if case.name in failed:
-                continue
-            try:
-                runs[case.name].append(run(programs[case.name], options.timeout_s))
-            except CaseError as error:
-                failed[case.name] = str(error)
-            note = failed.get(case.name) or f"{runs[case.name][-1]['frames_per_s']} frames/s"
-            print(f"round {number + 1} of {options.runs}, {case.name}: {note}", file=sys.stderr)
+    with beside(cases, options) as limits:
+        for number in range(options.runs):
+            for case in [each for each in cases if each.name not in failed]:
+                limit = limits.get(case.videos)
+                try:
+                    runs[case.name].append(run(programs[case.name], options.timeout_s, limit))
+                except CaseError as error:
+                    failed[case.name] = str(error)
+                note = failed.get(case.name) or f"{runs[case.name][-1]['frames_per_s']} frames/s"
+                print(f"round {number + 1} of {options.runs}, {case.name}: {note}", file=sys.stderr)
     done = [case for case in cases if case.name not in failed]
     values: dict[str, Any] = {
         "window_s": options.window_s,
         "warmup_s": options.warmup_s,
         "min_epochs": options.min_epochs,
+        "turn_s": options.turn_s,
         "cases": {case.name: summary(case, runs[case.name]) for case in done},
         "ratios": ratios(done, runs),
     }
@@ -156,7 +143,19 @@ def choose(options: Options) -> list[Case]:
     return chosen
 
 
-def program(case: Case, options: Options) -> Program:
+@contextmanager
+def beside(cases: list[Case], options: Options) -> Iterator[dict[Videos, Contender]]:
+    """Start the limits that these cases take turns with, if they do."""
+    with ExitStack() as stack:
+        limits: dict[Videos, Contender] = {}
+        for videos in dict.fromkeys(case.videos for case in cases) if options.turn_s else ():
+            case = next(each for each in ALL if each.name == LIMITS[videos])
+            limits[videos] = stack.enter_context(started(program(case, options, window_s=math.inf)))
+            limits[videos].warm_up()
+        yield limits
+
+
+def program(case: Case, options: Options, window_s: float | None = None) -> Program:
     """The contender's command line; what it needs is made first."""
     shards, source = options.shards, options.source
     if case.videos == "long_gop":
@@ -165,8 +164,17 @@ def program(case: Case, options: Options) -> Program:
         raise SystemExit(f"{case.name}: no shards")
     timing = {
         name: getattr(options, name)
-        for name in ("warmup_s", "warmup_batches", "window_s", "min_batches", "min_epochs")
+        for name in (
+            "warmup_s",
+            "warmup_batches",
+            "window_s",
+            "min_batches",
+            "min_epochs",
+            "turn_s",
+        )
     }
+    if window_s is not None:
+        timing["window_s"] = window_s
     dataset = ShardedDataset.open(str(shards))
     given: dict[str, Any] = {
         "timing": timing,
@@ -190,82 +198,6 @@ def program(case: Case, options: Options) -> Program:
     return Program([str(python), str(PROGRAMS / f"run_{name}.py"), json.dumps(given)], environment)
 
 
-def run(contender: Program, timeout_s: float) -> Run:
-    """Run one turn of a contender in a fresh process."""
-    with (
-        tempfile.TemporaryFile("w+") as errors,
-        subprocess.Popen(
-            contender.command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            env=contender.environment,
-            text=True,
-        ) as process,
-    ):
-        watch = TreeWatch(process.pid)
-        timer = threading.Timer(timeout_s, watch.kill)
-        timer.start()
-        try:
-            found = listen(process, watch)
-            process.wait()
-        finally:
-            late = not timer.is_alive()
-            timer.cancel()
-            watch.kill()
-            peak = watch.stop()
-        if found is None:
-            errors.seek(0)
-            said = errors.read().strip()
-            print(said[-1500:], file=sys.stderr)
-            reason = f"killed after {timeout_s} s" if late else f"ended with {process.returncode}"
-            memory = f"{peak.rss / 1e9:.1f} GB of memory"
-            raise CaseError(": ".join([f"{reason}, having had {memory}", *said.splitlines()[-1:]]))
-    return found
-
-
-def listen(process: subprocess.Popen[str], watch: TreeWatch) -> Run | None:
-    """What the contender reports, with memory and CPU time; None: it ended without a result."""
-    cpu_before = 0.0
-    for line in stream(process.stdout):
-        if not line.startswith('{"event"'):
-            continue  # printed by a library
-        event = json.loads(line)
-        if event["event"] == "window":
-            watch.begin_window()
-            cpu_before = watch.cpu_seconds()
-        elif event["event"] == "result":
-            cpu, peak = watch.cpu_seconds() - cpu_before, watch.stop()
-            stream(process.stdin).write("\n")
-            stream(process.stdin).close()
-            return derive(event, cpu) | {
-                "peak_rss_mb": round(peak.rss / 1e6),
-                "peak_pss_mb": round(peak.pss / 1e6),
-            }
-    return None
-
-
-def derive(event: Run, cpu_s: float) -> Run:
-    """Return rates from the counts of a run."""
-    elapsed, frames = event["elapsed_s"], event["frames"]
-    rates = {
-        "samples_per_s": event["samples"] / elapsed,
-        "frames_per_s": frames / elapsed,
-        "cpu_s": cpu_s,
-        "cpu_ms_per_frame": 1000 * cpu_s / frames,
-        "elapsed_s": elapsed,
-    }
-    kept = {key: value for key, value in event.items() if key not in ("event", *rates)}
-    return {key: round(value, PRECISION[key]) for key, value in rates.items()} | kept
-
-
-def stream(pipe: IO[str] | None) -> IO[str]:
-    """Return a pipe that is there. Raises TypeError where there is none."""
-    if pipe is None:
-        raise TypeError("the process was started without a pipe")
-    return pipe
-
-
 def summary(case: Case, runs: list[Run]) -> dict[str, Any]:
     """Return the settings of a case, medians, and every run."""
     return {"settings": case.settings, **summary_of(runs)}
@@ -284,17 +216,28 @@ def ratios(cases: list[Case], runs: dict[str, list[Run]]) -> dict[str, Any]:
     measured too.
     """
     names = {case.name for case in cases}
-    pairs = [(case.name, other) for case in cases for other in (case.limit, *case.over)]
-    return {
-        f"{name} / {other}": ratio(runs[name], runs[other])
-        for name, other in pairs
-        if other in names and other != name
+    over_limit = {
+        f"{case.name} / {case.limit}": [of_limit(one) for one in runs[case.name]]
+        for case in cases
+        if "limit_frames_per_s" in runs[case.name][0]
     }
+    pairs = [(case.name, other) for case in cases for other in (case.limit, *case.over)]
+    between = {
+        pair: [of_limit(a) / of_limit(b) for a, b in zip(runs[name], runs[other], strict=True)]
+        for name, other in pairs
+        if other in names and other != name and (pair := f"{name} / {other}") not in over_limit
+    }
+    return {pair: ratio(rounds) for pair, rounds in (over_limit | between).items()}
 
 
-def ratio(ours: list[Run], theirs: list[Run]) -> dict[str, Any]:
+def of_limit(run: Run) -> float:
+    """Frames/s, as a part of those of the limit where it had turns beside it."""
+    frames_per_s: float = run["frames_per_s"]
+    return frames_per_s / run.get("limit_frames_per_s", 1.0)
+
+
+def ratio(rounds: list[float]) -> dict[str, Any]:
     """Median of the rounds' ratios, and each."""
-    rounds = [a["frames_per_s"] / b["frames_per_s"] for a, b in zip(ours, theirs, strict=True)]
     return {
         "median": round(statistics.median(rounds), 3),
         "rounds": [round(value, 3) for value in rounds],

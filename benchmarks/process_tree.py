@@ -51,6 +51,19 @@ class TreeWatch:
             self._sample(self._tree(), whole=True)
         return Peak(self._rss, self._pss)
 
+    def hold(self) -> None:
+        """Stop every process of the tree, until `go_on`."""
+        held: set[int] = set()
+        while running := [each for each in self._tree() if each.pid not in held]:
+            for process in running:
+                _or_none(process.suspend)
+                held.add(process.pid)
+
+    def go_on(self) -> None:
+        """Let every process of the tree run again."""
+        for process in self._tree():
+            _or_none(process.resume)
+
     def kill(self) -> None:
         """End every process of the tree that is still there."""
         for process in self._tree():

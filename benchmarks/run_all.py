@@ -32,6 +32,7 @@ LOADING = "loading.py --source {0} --shards {0}_shards"
 BENCHMARKS: dict[str, str] = {
     **{
         name: f"{LOADING.format(data)} --runs 5 --window-s 6 --warmup-s 6 --min-epochs 2"
+        " --turn-s 0.5"
         for name, data in (
             ("loading", LARGE),
             ("loading_256x256", MIDDLE),
@@ -39,6 +40,7 @@ BENCHMARKS: dict[str, str] = {
         )
     },
     "loading_many": f"loading.py --shards {MANY}_shards --runs 5 --window-s 10 --warmup-s 20"
+    " --turn-s 0.5"
     " --cases torchcodec_sequential 'roboshard_*_workers_2' roboshard_sweep roboshard_uniform",
     "long_gop": f"loading.py {BOTH.format(LARGE)} --cases 'long_gop_*' --runs 5 --window-s 4"
     " --warmup-s 1",

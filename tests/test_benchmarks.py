@@ -6,12 +6,17 @@ from __future__ import annotations
 
 import ast
 import importlib
+import itertools
+import json
+import math
 import re
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -66,18 +71,18 @@ def test_a_loader_that_fails_is_a_line_with_its_last_words_and_its_memory(
     run_all: ModuleType, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """`run_all` puts the benchmarks' folder on the path."""
-    loading = importlib.import_module("loading")
-    fails = loading.Program([sys.executable, "-c", "import no_such_loader"])
+    contenders = importlib.import_module("contenders")
+    fails = contenders.Program([sys.executable, "-c", "import no_such_loader"])
     with pytest.raises(
-        loading.CaseError,
+        contenders.CaseError,
         match=r"^ended with 1, having had \d+\.\d GB of memory: "
         r"ModuleNotFoundError: .*no_such_loader'$",
     ):
-        loading.run(fails, timeout_s=60)
+        contenders.run(fails, timeout_s=60)
     assert "Traceback" in capsys.readouterr().err
-    with pytest.raises(loading.CaseError, match=r"^killed after 0\.5 s, having had [^:]*$"):
-        loading.run(
-            loading.Program([sys.executable, "-c", "import time; time.sleep(60)"]), timeout_s=0.5
+    with pytest.raises(contenders.CaseError, match=r"^killed after 0\.5 s, having had [^:]*$"):
+        contenders.run(
+            contenders.Program([sys.executable, "-c", "import time; time.sleep(60)"]), timeout_s=0.5
         )
 
 
@@ -92,3 +97,65 @@ def test_a_window_of_whole_epochs_begins_with_one_and_ends_with_one(run_all: Mod
     for other in (anywhere, replace(whole, per_epoch=0)):
         assert [n for n in range(6) if other.is_warm(n)] == [4, 5]
         assert [n for n in range(10) if other.is_over(n, 6.0)] == [8, 9]
+
+
+TICKING = """
+import sys, threading, time
+sys.path.insert(0, sys.argv[2])
+from window import measure_batches, read_case
+
+class Pictures:
+    shape, dtype = (4, 3, 8, 8), "uint8"
+
+def tick():
+    with open(sys.argv[3], "w") as file:
+        while True:
+            print(time.monotonic(), file=file, flush=True)
+            time.sleep(0.002)
+
+def batches():
+    while True:
+        time.sleep(0.01)
+        yield {"camera": Pictures()}
+
+threading.Thread(target=tick, daemon=True).start()
+measure_batches(batches(), ["camera"], read_case()[1], time.perf_counter())
+"""
+
+
+def ticking(contenders: ModuleType, file: Path, window_s: float) -> Any:
+    """A contender that gives four frames every 10 ms, and notes in a file when it runs."""
+    timing = {
+        **{"warmup_s": 0.1, "warmup_batches": 1, "min_batches": 1},
+        **{"window_s": window_s, "turn_s": 0.2},
+    }
+    case = json.dumps({"timing": timing})
+    return contenders.Program(
+        [sys.executable, "-c", TICKING, case, str(BENCHMARKS / "peers"), str(file)]
+    )
+
+
+def test_a_contender_and_its_limit_run_in_turns(run_all: ModuleType, tmp_path: Path) -> None:
+    """Neither counts the other's seconds, and what is not at its turn stands still."""
+    contenders = importlib.import_module("contenders")
+    files = [tmp_path / "limit", tmp_path / "own"]
+    began = time.monotonic()
+    with contenders.started(ticking(contenders, files[0], math.inf)) as limit:
+        limit.warm_up()
+        found = contenders.run(ticking(contenders, files[1], 1.0), 60, limit)
+        seconds = time.monotonic() - began
+        both = found["elapsed_s"] + limit.used.elapsed_s
+    assert both < seconds
+    assert limit.used.frames == pytest.approx(
+        found["limit_frames_per_s"] * limit.used.elapsed_s, rel=0.01
+    )
+    assert found["frames"] == 4 * found["batches"]
+    assert found["elapsed_s"] >= 1.0
+    stamps = sorted(
+        (float(line), number)
+        for number, file in enumerate(files)
+        for line in file.read_text().splitlines()
+    )
+    turns = [number for number, _ in itertools.groupby(number for _, number in stamps)]
+    assert turns[:3] == [0, 1, 0], "the limit stands still while the other one starts"
+    assert 2 <= len(turns) // 2 <= 5, "turns of at least 0.2 s"

@@ -31,7 +31,8 @@ def loading_table(result: Result) -> str:
 def _case(result: Result, name: str) -> tuple[str, ...]:
     found = result["cases"][name]["median"]
     limit = LIMITS[result["cases"][name]["settings"]["videos"]]
-    over = 1.0 if name == limit else result["ratios"][f"{name} / {limit}"]["median"]
+    pair = f"{name} / {limit}"
+    over = result["ratios"][pair]["median"] if pair in result["ratios"] else 1.0
     waits = " / ".join(f"{found[f'p{percent}_ms']:.0f}" for percent in (50, 95, 99))
     return (
         f"`{name}`",
@@ -46,10 +47,13 @@ def _case(result: Result, name: str) -> tuple[str, ...]:
 
 
 def _cpu_over(result: Result, name: str, limit: str) -> float:
-    """CPU time of a frame of the limit over that of a case: 1 where a frame costs no more."""
-    turns = zip(result["cases"][limit]["runs"], result["cases"][name]["runs"], strict=True)
+    """CPU time of a frame of the limit, in its turns beside a case or in a turn of its own, over
+    that of the case: 1 where a frame costs no more.
+    """
+    rounds = zip(result["cases"][limit]["runs"], result["cases"][name]["runs"], strict=True)
     return statistics.median(
-        bound["cpu_ms_per_frame"] / own["cpu_ms_per_frame"] for bound, own in turns
+        own.get("limit_cpu_ms_per_frame", bound["cpu_ms_per_frame"]) / own["cpu_ms_per_frame"]
+        for bound, own in rounds
     )
 
 

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from window import announce_window, read_case, report, summary
+from window import Turns, read_case, report, summary
 
 CHUNK = 32
 
@@ -37,26 +37,39 @@ def main() -> None:
         running = [pool.submit(decode, work, lock, mine, done) for mine in chunks]
         while not all(chunks) and not any(thread.done() for thread in running):
             time.sleep(0.01)
+        first_s = min(mine[0][1] for mine in chunks) - started
         time.sleep(timing.warmup_s)
-        begin = time.perf_counter()
-        announce_window()
-        time.sleep(timing.window_s)
-        end = time.perf_counter()
+        turns, waits, frames, elapsed_s = Turns(timing.turn_s), [], 0, 0.0
+        while elapsed_s < timing.window_s:
+            turns.pass_on_if_due(frames, elapsed_s)
+            begin = time.perf_counter()
+            time.sleep(min(timing.turn_s or timing.window_s, timing.window_s - elapsed_s))
+            inside, elapsed_s = taken(chunks, begin), turns.now()
+            frames += sum(number for _, _, number in inside)
+            waits += [late - early for early, late, _ in inside if early > begin]
         done.set()
-    for thread in running:
-        thread.result()  # raises what it raised
-    inside = [chunk for mine in chunks for chunk in mine if begin < chunk[1] <= end]
-    frames = sum(number for _, _, number in inside)
+        for thread in running:
+            thread.result()  # raises what it raised
     report(
         {
             "samples": frames / len(case["cameras"]),
             "frames": frames,
-            "time_to_first_batch_s": round(min(mine[0][1] for mine in chunks) - started, 3),
-            **summary([late - early for early, late, _ in inside]),
-            "elapsed_s": end - begin,
+            "time_to_first_batch_s": round(first_s, 3),
+            **summary(waits),
+            "elapsed_s": elapsed_s,
             "batch": {"chunk": f"({CHUNK}, H, W, 3) uint8"},
         }
     )
+
+
+def taken(chunks: list[list[Chunk]], begin: float) -> list[Chunk]:
+    """Take out what is there; those of it that were complete after `begin`."""
+    found = []
+    for mine in chunks:
+        there = len(mine)  # its thread adds to it
+        found += [chunk for chunk in mine[:there] if chunk[1] > begin]
+        del mine[:there]
+    return found
 
 
 def read_slices(shards: str, cameras: list[str], max_bytes: int) -> list[Slice]:

@@ -2,9 +2,14 @@
 only.
 
 A contender is a program that gets its case as one JSON argument and speaks to the harness by lines
-of JSON on standard output: `{"event": "window"}` when the timed window begins and
-`{"event": "result", ...}` when it is over; then it waits for a line on standard input, so that the
-harness finds its processes still there, and ends.
+of JSON on standard output. After each it waits for a line on standard input: till then the harness
+holds its processes, and looks at them.
+
+    {"event": "window"}                                    it is warm: its window begins
+    {"event": "turn", "frames": ..., "elapsed_s": ...}     a turn is over, and the next one begins
+    {"event": "result", "frames": ..., "elapsed_s": ...}   the window is over, and all ends
+
+`frames` and `elapsed_s` count from the window's beginning, in the contender's own turns alone.
 """
 
 import itertools
@@ -33,6 +38,8 @@ class Timing:
     """
     per_epoch: int = 0
     """Batches of an epoch; 0: that is not known."""
+    turn_s: float = 0.0
+    """Seconds after which it lets another contender have a turn; 0: the window is one turn."""
 
     def is_warm(self, batches: int) -> bool:
         """Whether the window may begin after so many batches, as far as they count."""
@@ -53,15 +60,33 @@ def read_case() -> tuple[dict[str, Any], Timing]:
     return case, Timing(**case.pop("timing"))
 
 
-def announce_window() -> None:
-    """Tell the harness that the window begins now."""
-    _say({"event": "window"})
+class Turns:
+    """The window of a contender, as a clock that stands still while others have their turns."""
+
+    def __init__(self, turn_s: float) -> None:
+        """Tell the harness that the window begins, and wait for the first turn."""
+        _say({"event": "window"})
+        self._turn_s = turn_s or math.inf
+        self._before = 0.0
+        self._began = time.perf_counter()
+
+    def now(self) -> float:
+        """Return the seconds of the window so far."""
+        return self._before + time.perf_counter() - self._began
+
+    def pass_on_if_due(self, frames: int, now: float) -> None:
+        """Let the other one have its turn, if this one has lasted long enough.
+
+        `frames` is what the window has given so far, and `now` when the last of them came.
+        """
+        if now - self._before >= self._turn_s:
+            _say({"event": "turn", "frames": frames, "elapsed_s": now})
+            self._before, self._began = now, time.perf_counter()
 
 
 def report(result: dict[str, Any]) -> None:
     """Tell the harness what was measured, and wait until it has looked at the processes."""
     _say({"event": "result", **result})
-    sys.stdin.readline()
 
 
 class Watch(Protocol):
@@ -84,7 +109,8 @@ def measure_batches(
     """Warm up, measure and report an endless stream of batches.
 
     The window runs from the arrival of the last warm-up batch to the arrival of the first batch
-    after `window_s`; throughput is what arrived in between over the wall-clock time in between.
+    after `window_s`; throughput is what arrived in between over the wall-clock time in between, but
+    for that of others' turns. A turn ends with the first batch after `turn_s`.
     Where epochs are not alike, as pictures are kept from one for the next, `Timing.min_epochs` has
     it hold whole ones.
     Latency is how long the consumer, which does nothing else, waited for each batch of the window.
@@ -98,13 +124,16 @@ def measure_batches(
     while time.perf_counter() < warm_until or not timing.is_warm(taken):
         batch, taken = next(batches), taken + 1
     del batch
+    if timing.turn_s:
+        watch = None  # the seconds that it counts would be those of other turns too
     if watch:
         watch.begin()
-    announce_window()
-    arrivals, samples, frames = [time.perf_counter()], 0, 0
-    while not timing.is_over(len(arrivals) - 1, arrivals[-1] - arrivals[0]):
+    turns, began = Turns(timing.turn_s), time.perf_counter()
+    arrivals, samples, frames = [0.0], 0, 0
+    while not timing.is_over(len(arrivals) - 1, arrivals[-1]):
+        turns.pass_on_if_due(frames, arrivals[-1])
         batch = next(batches)
-        arrivals.append(time.perf_counter())
+        arrivals.append(turns.now())
         new_samples, new_frames = count(batch, cameras)
         samples, frames = samples + new_samples, frames + new_frames
         del batch
@@ -114,8 +143,8 @@ def measure_batches(
             "frames": frames,
             "time_to_first_batch_s": round(first_batch_s, 3),
             **summary([late - early for early, late in itertools.pairwise(arrivals)]),
-            "elapsed_s": arrivals[-1] - arrivals[0],
-            **(watch.since(arrivals[0]) if watch else {}),
+            "elapsed_s": arrivals[-1],
+            **(watch.since(began) if watch else {}),
             "batch": shapes,
         }
     )
@@ -145,4 +174,6 @@ def describe(value: object) -> str:
 
 
 def _say(message: dict[str, Any]) -> None:
+    """Tell the harness, and wait until it has heard."""
     print(json.dumps(message), flush=True)
+    sys.stdin.readline()
