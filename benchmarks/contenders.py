@@ -107,7 +107,7 @@ class Contender:
 
     def _hear(self, *events: str) -> Run:
         """Return the first of these events that it tells of; other lines are of libraries."""
-        for line in _stream(self._process.stdout):
+        for line in stream(self._process.stdout):
             if line.startswith('{"event"'):
                 said: Run = json.loads(line)
                 if said["event"] in events:
@@ -116,8 +116,8 @@ class Contender:
 
     def _say_go_on(self) -> None:
         try:
-            _stream(self._process.stdin).write("\n")
-            _stream(self._process.stdin).flush()
+            stream(self._process.stdin).write("\n")
+            stream(self._process.stdin).flush()
         except BrokenPipeError:
             raise EndedError from None
 
@@ -201,7 +201,7 @@ def derive(said: Run, used: Used) -> Run:
     return {key: round(value, PRECISION[key]) for key, value in rates.items()} | kept
 
 
-def _stream(pipe: IO[str] | None) -> IO[str]:
+def stream(pipe: IO[str] | None) -> IO[str]:
     """Return a pipe that is there. Raises TypeError where there is none."""
     if pipe is None:
         raise TypeError("the process was started without a pipe")

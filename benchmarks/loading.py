@@ -29,6 +29,7 @@ the eight before it (window_9):
 import fnmatch
 import json
 import math
+import signal
 import statistics
 import sys
 from collections.abc import Iterator
@@ -94,6 +95,7 @@ class Options:
 def main() -> None:
     """Measure and print; exit code 1 if a case failed."""
     options = tyro.cli(Options)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # or what is held would stay for ever
     if options.list:
         print("\n".join(case.name for case in ALL))
         return

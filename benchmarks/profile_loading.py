@@ -19,6 +19,7 @@ from typing import Any
 
 import tyro
 
+from contenders import stream
 from report import print_result
 
 CONSUMER = """
@@ -33,12 +34,18 @@ def frames_by(until):
         pass
     return loader.stats().frames_used
 
-now = time.monotonic()
-before = frames_by(now + warm_up_s)
-began, found = time.monotonic(), frames_by(now + warm_up_s + seconds)
+for _ in itertools.islice(epochs, 2 * len(loader)):
+    pass
+before = frames_by(time.monotonic() + warm_up_s)
+print("warm", flush=True)
+began = time.monotonic()
+found = frames_by(began + seconds)
 print((found - before) / (time.monotonic() - began))
 """
-WARM_UP_S = 8
+WARM_UP_S = 2
+"""After two epochs: in the first one episodes are read, and in the second one pictures begin to be
+kept from one epoch for the next.
+"""
 MARGIN_S = 5
 """The consumer goes on for so much longer than it is looked at."""
 ORDERS = ("sweep", "uniform")
@@ -129,11 +136,9 @@ def sampled(
         stdout=subprocess.PIPE,
         text=True,
     )
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, consumer:
         found = picture or Path(folder) / "stacks"
-        try:
-            consumer.wait(WARM_UP_S)
-        except subprocess.TimeoutExpired:
+        if stream(consumer.stdout).readline() == "warm\n":
             look = ("--nonblocking", "--duration", options.seconds, "--rate", options.rate)
             where = ("--pid", consumer.pid, "--output", found)
             py_spy = Path(sys.executable).with_name("py-spy")
@@ -144,6 +149,8 @@ def sampled(
                 stderr=subprocess.DEVNULL,
             )
         frames_per_s, _ = consumer.communicate()
+        if consumer.returncode:
+            raise SystemExit(f"loading {shards} ended with {consumer.returncode}")
         lines = [] if picture else found.read_text().splitlines()
     # Looking without stopping the program, py-spy reads a broken name now and then.
     stacks = (line.rpartition(" ") for line in lines)

@@ -15,11 +15,10 @@ decoded: where keyframes are near, a few serve all slices in turn, and stay warm
 frames that it holds back. Both may give frames before the one that is asked for, which are dropped,
 and frames after it, which wait in `_ready`.
 
-Of AV1 with near keyframes all packets of some wanted frames are given to the codec in one piece
-(`_decode_joined`): what Python does around each packet is then done once for all.
+Where packets can be joined, those of some wanted frames are decoded in one piece instead
+(joined_packets.py), by a codec that is given back at once.
 """
 
-from array import array
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice, zip_longest
@@ -30,24 +29,20 @@ import numpy as np
 from roboshard.common.errors import FormatError, RoboshardError
 from roboshard.loader.decoding.codec import Codec, Kind
 from roboshard.loader.decoding.gops import Gops
+from roboshard.loader.decoding.joined_packets import can_be_joined, decode_joined, to_be_joined
 from roboshard.loader.decoding.open_decoders import bytes_held
+from roboshard.loader.decoding.packet_bytes import PacketBytes, numbers
 from roboshard.loader.decoding.pictures import Picture
 from roboshard.loader.decoding.settings import PictureSettings
-from roboshard.loader.decoding.slice_bytes import InMemory, SliceBytes
+from roboshard.loader.decoding.slice_bytes import SliceBytes
 from roboshard.shards.gop import mean_random_cost
-from roboshard.shards.mp4 import IntArray
 from roboshard.shards.schema import CameraRecord
 from roboshard.shards.slices import SlicePackets
 
-READ_AT_ONCE = 1 << 16
-"""Bytes that are read in one go, of GOPs that follow one another, unless a packet is larger."""
 DECODED_AT_ONCE = 8, 1 << 20
 """Frames that are decoded before the first of them is used, and bytes of them, at the most: what
 FFmpeg does and what Python does around it displace each other in the caches.
 """
-
-JOINED_PER_WANTED = 3
-"""Frames decoded in one go for each that is wanted, at the most: they are in memory at once."""
 
 CHEAP_TO_BEGIN = 2.0
 """Frames decoded for one picked at random, up to which each visit of a slice begins at a keyframe:
@@ -83,13 +78,10 @@ class PacketDecoder:
         tables = packets.tables
         self._slice, self._camera = data, camera
         self._settings, self._make = settings, picture
-        self._payload = data if packets.is_whole else InMemory(packets.payload)
-        self._window, self._window_begin = memoryview(b""), 0
-        """The bytes of the payload that were read last, and the offset at which they begin."""
-        self._begin, self._end = _numbers(tables.offsets), _numbers(tables.ends)
-        self._packet_of = _numbers(tables.as_shown)
+        self._packets = PacketBytes(data, packets)
+        self._packet_of = numbers(tables.as_shown)
         """Frame, in the order of showing -> its packet, in the order of decoding."""
-        self._frame_of = _numbers(np.argsort(tables.as_shown))
+        self._frame_of = numbers(np.argsort(tables.as_shown))
         """Packet -> its frame, which decoders pass on as its time: two packets may have one
         time.
         """
@@ -99,15 +91,7 @@ class PacketDecoder:
         self._at_once = min(most, max(1, num_bytes // (2 * self._pixels)))
         self._gops = Gops(packets, camera)
         self._keeps_codec = mean_random_cost(camera.keyframes, camera.num_frames) > CHEAP_TO_BEGIN
-        self._joins = (
-            camera.codec == "av1"
-            and not self._keeps_codec
-            and self._gops.are_alike
-            and bool(np.all(tables.as_shown[:-1] < tables.as_shown[1:]))
-        )
-        """Whether packets may be given to the codec in one piece: AV1 packets need nothing between
-        them, and each holds one frame that is shown.
-        """
+        self._joins = not self._keeps_codec and can_be_joined(camera.codec, tables, self._gops)
         self._codec: Codec | None = None
         self._kind: Kind | None = None
         """The kind of the codec; None: the codec may serve one run through a GOP alone."""
@@ -164,7 +148,7 @@ class PacketDecoder:
                 if isinstance(found, Exception):
                     raise found
                 yield self._make(found)
-        self._window = memoryview(b"")
+        self._packets.forget()
         self._release()
 
     def _decode_some(
@@ -174,11 +158,11 @@ class PacketDecoder:
         that ends them.
         """
         pairs = list(islice(wanted, self._at_once))
-        while self._joins and len(pairs) < 2 * self._at_once and not self._ends_gop(pairs):
-            pairs += islice(wanted, 1)
-        joined = self._decode_joined(pairs)
-        if joined:
-            return [*joined]
+        if self._joins and self._codec is None and not self._failed:
+            while len(pairs) < 2 * self._at_once and not self._ends_gop(pairs):
+                pairs += islice(wanted, 1)
+            if found := self._decode_joined(pairs):
+                return [*found]
         some: list[av.VideoFrame | Exception] = []
         try:
             for index, following in pairs:
@@ -197,31 +181,24 @@ class PacketDecoder:
         return following is None or self._gops.of(index) != self._gops.of(following)
 
     def _decode_joined(self, pairs: Sequence[tuple[int, int | None]]) -> list[av.VideoFrame]:
-        """Return frames whose packets, and those before them in their GOPs, are decoded in one go.
+        """Return these frames, whose packets are decoded in one piece.
 
-        None of them where that cannot be, or where the codec gives other than one for each packet:
-        which is which is not known then.
+        None of them where they are to be decoded one by one: for that costs less, or what is wrong
+        with which is to be said.
         """
-        goes_on = self._codec is not None or not self._ends_gop(pairs)
-        if not self._joins or self._failed or goes_on:
-            return []
         indices = [index for index, _ in pairs]
-        passed = self._gops.passed(indices)
-        if not 1 < len(passed) <= JOINED_PER_WANTED * len(indices):
+        passed = to_be_joined(indices, self._gops) if self._ends_gop(pairs) else []
+        if not passed:
             return []
         codec = self._start(self._gops.of(indices[0]))
-        data = b"".join([self._packet(frame) for frame in passed])
-        try:
-            frames = codec.feed(data, passed[0], passed[0], is_keyframe=True) + codec.drain()
-        except av.FFmpegError:
-            frames = []
-        if len(frames) != len(passed):
-            self._codec = None  # one by one, by another, which says what is wrong with which
+        found = decode_joined(codec, self._packets, passed, self._last_packet)
+        if found is None:
+            self._codec = None  # of what it is now nothing is known
             return []
         self._give_back(codec)
         self.num_decoded += len(passed)
         wanted = set(indices)
-        return [frame for index, frame in zip(passed, frames, strict=True) if index in wanted]
+        return [frame for index, frame in zip(passed, found, strict=True) if index in wanted]
 
     def _frame(self, index: int, following: int | None) -> av.VideoFrame:
         """Return one frame; `following` is asked for next."""
@@ -296,27 +273,13 @@ class PacketDecoder:
 
     def _feed(self, codec: Codec) -> None:
         at = self._next_packet
-        data: memoryview | bytes = self._packet(at)
+        stop = max(self._end_packet, self._last_packet + 1)
+        data: memoryview | bytes = self._packets.of(at, stop)
         if self._lead:
             data, self._lead = self._lead + bytes(data), b""
         is_keyframe = self._is_keyframe[at] != 0
         self._ready.extend(codec.feed(data, self._frame_of[at], at, is_keyframe=is_keyframe))
         self._next_packet += 1
-
-    def _packet(self, at: int) -> memoryview:
-        """Return the bytes of a packet; where they are to be read, with packets that follow it and
-        are wanted too.
-        """
-        begin, end = self._begin[at], self._end[at]
-        first = self._window_begin
-        if not first <= begin <= end <= first + len(self._window):
-            stop = end
-            for following in range(at + 1, max(self._end_packet, self._last_packet + 1)):
-                if not stop <= self._end[following] <= begin + READ_AT_ONCE:
-                    break
-                stop = self._end[following]
-            self._window, self._window_begin, first = self._payload.part(begin, stop), begin, begin
-        return self._window[begin - first : end - first]
 
     def _drain(self, codec: Codec) -> None:
         self._is_drained = True
@@ -342,8 +305,3 @@ class PacketDecoder:
         if self._kind is not None:
             codec.reset()
             self._settings.codecs.give_back(self._kind, codec)
-
-
-def _numbers(column: IntArray) -> "array[int]":
-    """Return numbers that are quick to look up one by one, and no larger than they must be."""
-    return array("q", column.tobytes())

@@ -83,7 +83,16 @@ class EpochRunner:
             if self._transforms is not None:
                 arriving = self._transformed(arriving, self._transforms, epoch, first_step)
         with daemon_threads_stand_still(), closing(arriving):
-            yield from starmap(self._finished, arriving)
+            yield from starmap(self._finished, iter(partial(self._next, arriving), None))
+
+    def _next(self, arriving: Iterator[tuple[Batch, Any]]) -> tuple[Batch, Any]:
+        """Return what arrives next, or raise StopIteration."""
+        if os.getpid() != self._process:
+            raise RuntimeError(
+                "a fork goes on with an iterator of its parent, whose threads and workers it does "
+                "not have: iterate over the loader anew, with iter(loader)"
+            )
+        return next(arriving)
 
     def _finished(self, batch: Batch, arrived: Any) -> Batch:
         self._warn_of_skipped()

@@ -206,6 +206,26 @@ def test_a_loader_is_used_in_mid_epoch_and_after_one(loader: Loader, has_ended: 
     assert indices([*found, *batches]) == expected
 
 
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_fork_that_goes_on_with_its_parents_iterator_is_told(
+    pusht_shards: Path, num_workers: int
+) -> None:
+    """It would wait for threads that it does not have, or take what is its parent's."""
+    with closing(make_loader(str(pusht_shards), batch_size=32, num_workers=num_workers)) as loader:
+        expected = indices(loader)
+        loader.set_epoch(0)
+        batches = iter(loader)
+        found = [next(batches)]
+
+        def go_on() -> str:
+            with pytest.raises(RuntimeError) as refused:
+                next(batches)
+            return str(refused.value)
+
+        assert "iterate over the loader anew" in in_a_fork(go_on)
+        assert indices([*found, *batches]) == expected
+
+
 def test_forks_that_drop_a_loader_and_end_leave_its_workers_alone(pusht_shards: Path) -> None:
     command = [sys.executable, "-W", "ignore", "-c", HAS_FORKS, str(pusht_shards)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=SOON_S, check=False)
