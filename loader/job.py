@@ -121,7 +121,7 @@ class LoadJob:
     def steps_of_message(self) -> int:
         """Parts of how many steps a worker sends its parent together."""
         num_bytes = 3 * self._sample_pixels * (1 if self.config.sample.return_uint8 else 4)
-        return steps_of_message(self.members, num_bytes * (self.config.split.batch_size or 1))
+        return steps_of_message(num_bytes * (self.config.split.batch_size or 1))
 
     @property
     def _sample_pixels(self) -> int:

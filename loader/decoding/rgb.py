@@ -8,9 +8,11 @@ PyAV has loaded.
 import ctypes
 import threading
 import weakref
+from collections.abc import Sequence
 from functools import cache
 from itertools import accumulate
-from typing import Any, NamedTuple
+from operator import attrgetter
+from typing import Any
 
 import av
 import av.video.reformatter
@@ -35,33 +37,31 @@ nothing past the end of a row or of the last row.
 _PALETTE = "pal8"
 """A format whose frames have their colors in a table, which PyAV does not show."""
 _ALIGNED = 64
-_NO_PLANES = (0,) * 4
+_kind_of = attrgetter("width", "height", "format.name", "colorspace", "color_range")
 _Planes = ctypes.c_void_p * 4
 _Strides = ctypes.c_int * 4
 
 
-class Planes(NamedTuple):
-    """Where the planes of a frame lie: Y, U, V, or what else its pixel format has."""
+Planes = tuple[Sequence[int], Sequence[int]]
+"""Where the planes of a frame lie (Y, U, V, or what else its pixel format has): of each the address
+of its first row, and the bytes from one row to the next.
+"""
 
-    addresses: tuple[int, ...]
-    """(4,) Of each plane's first row; 0 where there is no plane."""
-    strides: tuple[int, ...]
-    """(4,) Bytes from one row of each plane to the next; 0 where there is no plane."""
 
-    @classmethod
-    def of(cls, frame: av.VideoFrame) -> "Planes":
-        """Return where the planes of a frame are, for as long as the frame is there.
+def planes_of(frame: av.VideoFrame) -> Planes:
+    """Return where the planes of a frame are, for as long as the frame is there.
 
-        Raises:
-            ValueError: Its last row comes first.
-        """
-        planes = frame.planes
-        addresses = [plane.buffer_ptr for plane in planes]
-        strides = [plane.line_size for plane in planes]
-        if min(strides, default=1) <= 0:
+    Raises:
+        ValueError: Its last row comes first.
+    """
+    addresses, strides = [], []
+    for plane in frame.planes:  # in one loop: this is done for each frame
+        addresses.append(plane.buffer_ptr)
+        stride = plane.line_size
+        if stride <= 0:
             raise ValueError("a frame that is stored from its last row to its first")
-        none = _NO_PLANES[len(planes) :]
-        return cls((*addresses, *none), (*strides, *none))
+        strides.append(stride)
+    return addresses, strides
 
 
 class RgbConverter:
@@ -134,7 +134,9 @@ class RgbConverter:
         return self._memory[:height, :width]
 
     def _convert(self, planes: Planes, target: Any) -> None:
-        self._planes[:], self._strides[:] = planes.addresses, planes.strides
+        addresses, strides = planes
+        number = len(addresses)  # the others stay 0: frames of one format have as many
+        self._planes[:number], self._strides[:number] = addresses, strides
         self._target[0], self._row[0] = (
             ctypes.addressof(ctypes.c_char.from_buffer(target)),
             target.strides[0],
@@ -162,19 +164,13 @@ class DecodedFrame:
         """
         self._memory: av.VideoFrame | NDArray[np.uint8] = frame
         """What the planes lie in."""
-        self._planes = Planes.of(frame)
+        self._planes = planes_of(frame)
         self._turns = quarter_turns
-        self._kind = (
-            frame.width,
-            frame.height,
-            frame.format.name,
-            int(frame.colorspace),
-            int(frame.color_range),
-            quarter_turns != 0,
-        )
-        height, width, channels = _converter(self._kind).shape
-        self.shape = (width, height, channels) if quarter_turns % 2 else (height, width, channels)
+        self._kind = (*_kind_of(frame), quarter_turns != 0)
+        self.shape = shape = _converter(self._kind).shape
         """Shape of the picture after its turns: (H, W, 3)."""
+        if quarter_turns % 2:
+            self.shape = (shape[1], shape[0], shape[2])
 
     def into(self, target: NDArray[np.uint8]) -> None:
         """Write the frame's RGB to `target`, (H, W, 3) in one piece."""
@@ -215,14 +211,15 @@ def _copied(frame: av.VideoFrame, planes: Planes) -> tuple[NDArray[np.uint8], Pl
     """Return memory with a copy of a frame's planes, and where they are in it. Converters read some
     bytes beyond the end of each, and whole vectors.
     """
+    sources, strides = planes
     sizes = [plane.buffer_size for plane in frame.planes]
     takes = [-(-size // _ALIGNED) * _ALIGNED + _ALIGNED for size in sizes]
     memory = np.empty(sum(takes) + _ALIGNED, dtype=np.uint8)
     first = -(-memory.ctypes.data // _ALIGNED) * _ALIGNED
     addresses = [*accumulate(takes[:-1], initial=first)]
-    for address, source, size in zip(addresses, planes.addresses, sizes, strict=False):
+    for address, source, size in zip(addresses, sources, sizes, strict=False):
         ctypes.memmove(address, source, size)
-    return memory, Planes((*addresses, *_NO_PLANES[len(addresses) :]), planes.strides)
+    return memory, (addresses, strides)
 
 
 _Kind = tuple[int, int, str, int, int, bool]

@@ -24,8 +24,12 @@ LEAST_PIXELS = 200_000
 of decoding some of the smallest pictures.
 """
 MESSAGE_BYTES = 32 << 20
-"""Bytes of batches of which a member sends its parts together. A message has a price too, about
-that of decoding some small pictures; large ones would only be waited for.
+"""Bytes of batches of which a worker sends its parts together, at the most: larger ones would only
+be waited for.
+"""
+MESSAGE_STEPS = 8
+"""Steps of which it does, at the most. A message has a price, about that of decoding ten of the
+smallest pictures on both sides together; steps that come in bursts are waited for.
 """
 
 Item = TypeVar("Item")
@@ -110,11 +114,14 @@ def members_of(num_workers: int, batch_size: int, pixels: int) -> int:
     return max(enough, default=1)
 
 
-def steps_of_message(members: int, batch_bytes: int) -> int:
-    """Return the parts of how many steps a member sends together: so many that a message is of as
-    many samples as a worker alone would send, if batches are small.
+def steps_of_message(batch_bytes: int) -> int:
+    """Return the parts of how many steps a worker sends together: several, if batches are small.
+
+    Example:
+        >>> steps_of_message(64 * 3 * 96 * 96), steps_of_message(64 * 3 * 480 * 640)
+        (8, 1)
     """
-    return min(members, max(1, MESSAGE_BYTES // max(1, batch_bytes)))
+    return min(MESSAGE_STEPS, max(1, MESSAGE_BYTES // max(1, batch_bytes)))
 
 
 def steps_on_their_way(number_of_teams: int, steps_of_message: int) -> int:

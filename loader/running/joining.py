@@ -64,7 +64,11 @@ def _joined(
             f"{key!r} has types {sorted(map(str, dtypes))} within one batch and cannot be stacked; "
             "use batch_size=None and a collate function of your own"
         )
-    whole = torch.empty((parts[0].size, *of_parts[0].shape[1:]), dtype=of_parts[0].dtype)
-    for part, value in zip(parts, of_parts, strict=True):
-        whole[torch.from_numpy(part.places)] = value
-    return whole
+    # Most values are a few numbers, of which a tensor costs several times as much as an array.
+    (dtype,) = dtypes
+    bits = torch.int16 if dtype == torch.bfloat16 else dtype  # which NumPy lacks
+    arrays = [value.view(bits).numpy() for value in of_parts]
+    joined = np.empty((parts[0].size, *arrays[0].shape[1:]), dtype=arrays[0].dtype)
+    for part, array in zip(parts, arrays, strict=True):
+        joined[part.places] = array
+    return torch.from_numpy(joined).view(dtype)

@@ -32,7 +32,7 @@ from roboshard.loader.decoding.by_packets import (
 from roboshard.loader.decoding.colors import interpolation_for, reformatted
 from roboshard.loader.decoding.decode import decode_frames, open_decoder
 from roboshard.loader.decoding.pictures import Picture, copy_picture
-from roboshard.loader.decoding.rgb import Planes, RgbConverter
+from roboshard.loader.decoding.rgb import RgbConverter, planes_of
 from roboshard.loader.decoding.settings import PictureSettings
 from roboshard.loader.decoding.slice_bytes import InMemory
 from roboshard.shards import FormatError, ShardedDataset
@@ -173,10 +173,10 @@ def test_nothing_is_written_beside_a_picture(pixel_format: str, size: tuple[int,
     converter = RgbConverter(
         width, height, pixel_format, int(frame.colorspace), int(frame.color_range)
     )
-    converter.into(Planes.of(frame), memory[2])
+    converter.into(planes_of(frame), memory[2])
     assert np.array_equal(memory[2], reformatted(frame, interpolation_for(pixel_format, height)))
     assert np.all(memory[[0, 1, 3, 4]] == 77)
-    assert np.array_equal(converter.pixels(Planes.of(frame)), memory[2])
+    assert np.array_equal(converter.pixels(planes_of(frame)), memory[2])
 
 
 def test_a_picture_is_not_written_to_where_it_does_not_fit() -> None:
@@ -184,9 +184,9 @@ def test_a_picture_is_not_written_to_where_it_does_not_fit() -> None:
     frame = av.VideoFrame(64, 32, "yuv420p")
     converter = RgbConverter(64, 32, "yuv420p", 2, 0)
     with pytest.raises(ValueError, match=r"does not fit \(64, 32, 3\)"):
-        converter.into(Planes.of(frame), np.zeros((64, 32, 3), dtype=np.uint8))
+        converter.into(planes_of(frame), np.zeros((64, 32, 3), dtype=np.uint8))
     with pytest.raises((TypeError, BufferError, ValueError)):
-        converter.into(Planes.of(frame), np.zeros((32, 128, 3), dtype=np.uint8)[:, ::2])
+        converter.into(planes_of(frame), np.zeros((32, 128, 3), dtype=np.uint8)[:, ::2])
 
 
 @pytest.mark.parametrize("pixel_format", ["pal8", "vaapi", "none such"])

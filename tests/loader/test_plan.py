@@ -24,6 +24,7 @@ from roboshard.loader.order.frame_order import Pool, sweep
 from roboshard.loader.order.plan import Draw, Episodes, EpochPlan, Slots
 from roboshard.loader.order.teams import (
     MESSAGE_BYTES,
+    MESSAGE_STEPS,
     Team,
     by_step,
     in_messages,
@@ -302,14 +303,11 @@ def test_a_team_divides_the_workers_and_leaves_each_enough_to_do(
 
 @given(
     items=st.lists(st.integers(), max_size=100),
-    members=st.integers(1, 16),
     batch_bytes=st.integers(0, 1 << 27),
 )
-def test_messages_hold_everything_in_order(
-    items: list[int], members: int, batch_bytes: int
-) -> None:
-    most = steps_of_message(members, batch_bytes)
-    assert 1 <= most <= members
+def test_messages_hold_everything_in_order(items: list[int], batch_bytes: int) -> None:
+    most = steps_of_message(batch_bytes)
+    assert 1 <= most <= MESSAGE_STEPS
     assert most == 1 or most * batch_bytes <= MESSAGE_BYTES
     remaining = iter([*items, "of the next epoch"])
     messages = list(in_messages(remaining, len(items), most))
@@ -330,7 +328,7 @@ def test_all_steps_of_a_message_have_memory_before_the_first_of_them_comes(
 ) -> None:
     members = members_of(num_workers, batch_size, pixels)
     number_of_teams = num_workers // members
-    most = steps_of_message(members, 3 * pixels * batch_size)
+    most = steps_of_message(3 * pixels * batch_size)
     spanned = range(0, most * number_of_teams, number_of_teams)[-1] + 1
     assert spanned <= LOOK_AHEAD_STEPS[0] + steps_on_their_way(number_of_teams, most)
 
