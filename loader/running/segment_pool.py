@@ -50,21 +50,34 @@ class SegmentPlan:
     token: str
     """Name of the parent's side, by which messages find it."""
     segments_per_worker: int
+    batches_held: int
+    """Batches of one worker that may be in its segments as they have come: those that the user may
+    hold there, and those of their message that wait for him.
+    """
     flags: Any
     """Shared bytes, one per worker and segment: 1 while its memory is somebody's."""
 
     @classmethod
     def make(
-        cls, *, start_method: str, num_workers: int, num_keys: int, batches_ahead: int
+        cls,
+        *,
+        start_method: str,
+        num_workers: int,
+        num_keys: int,
+        batches_ahead: int,
+        steps_of_message: int = 1,
     ) -> "SegmentPlan":
         """Plan for batches of `num_keys` tensors, `batches_ahead` of which a worker may have made
-        and not handed over.
+        and not handed over; they come `steps_of_message` together.
         """
-        segments = num_keys * (
-            batches_ahead + BATCHES_HELD + 2
-        )  # and one being received, one to spare
-        flags = get_context(start_method).RawArray("B", num_workers * segments)
-        return cls(token=uuid.uuid4().hex, segments_per_worker=segments, flags=flags)
+        held = BATCHES_HELD + steps_of_message - 1
+        segments = num_keys * (batches_ahead + held + 2)  # and one being received, one to spare
+        return cls(
+            token=uuid.uuid4().hex,
+            segments_per_worker=segments,
+            batches_held=held,
+            flags=get_context(start_method).RawArray("B", num_workers * segments),
+        )
 
 
 class _Place(NamedTuple):
@@ -206,7 +219,7 @@ class SegmentReceiver:
             loan for loan in self._loans.get(message.worker, []) if loan.alive
         ]
         segments = {value.segment for value in message.values.values() if isinstance(value, _Place)}
-        copied = len(alive) >= BATCHES_HELD * len(segments)
+        copied = len(alive) >= self._plan.batches_held * len(segments)
         # One lease each: a segment is free after the last of the keys that look at it.
         leased = {segment: self._lease(message.worker, segment, copied) for segment in segments}
         return {key: _unpacked(value, leased, copied) for key, value in message.values.items()}

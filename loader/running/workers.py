@@ -79,6 +79,7 @@ class WorkerPool:
                 for source in job.sources
             ),
             batches_ahead=(1 + PREFETCHED_PER_WORKER) * job.steps_of_message + LOOK_AHEAD_STEPS[1],
+            steps_of_message=job.steps_of_message,
         )
         self._receiver = SegmentReceiver(segments)
         shared = Shared(

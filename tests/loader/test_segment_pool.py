@@ -39,9 +39,13 @@ Batch = dict[str, Any]
 class Ring:
     """Both sides of it in this process."""
 
-    def __init__(self, *, batches_ahead: int = 2) -> None:
+    def __init__(self, *, batches_ahead: int = 2, steps_of_message: int = 1) -> None:
         self.plan = SegmentPlan.make(
-            start_method="spawn", num_workers=2, num_keys=KEYS, batches_ahead=batches_ahead
+            start_method="spawn",
+            num_workers=2,
+            num_keys=KEYS,
+            batches_ahead=batches_ahead,
+            steps_of_message=steps_of_message,
         )
         self.sender = SegmentSender(self.plan, 1)
         self.receiver: SegmentReceiver | None = SegmentReceiver(self.plan)
@@ -312,6 +316,27 @@ def test_of_many_batches_kept_some_are_copies_and_the_worker_never_waits(pair: R
     again = pair.camera(9)
     assert pair.num_in_use == 1, "and batches are in shared memory again"
     assert is_all(again["camera"], 9)
+
+
+def test_batches_that_wait_in_their_message_are_not_copied() -> None:
+    together = 5
+    pair = Ring(steps_of_message=together)
+
+    def message(first: int) -> list[Batch]:
+        numbers = range(first, first + together)
+        packed = [pair.sender.pack({"camera": pair.lend(number)}) for number in numbers]
+        batches: list[Batch] = pickle.loads(bytes(ForkingPickler.dumps(packed)))
+        assert [int(batch["camera"].flatten()[0]) for batch in batches] == list(numbers)
+        return batches
+
+    kept = message(0)[:BATCHES_HELD]
+    assert pair.num_in_use == BATCHES_HELD
+    kept += message(10)
+    assert pair.num_in_use == BATCHES_HELD + together - 1, "of which one is a copy"
+    kept += message(20)
+    assert pair.num_in_use == BATCHES_HELD + together - 1, "and all of those"
+    kept.clear()
+    assert pair.num_in_use == 0
 
 
 @pytest.mark.parametrize("same", [lambda x: x, lambda x: x[:, 1:, ::2]], ids=["whole", "part"])
