@@ -140,7 +140,8 @@ def steps_on_their_way(number_of_teams: int, steps_of_message: int) -> int:
 
 def in_messages(items: Iterable[Item], number: int, most: int) -> Iterator[list[Item]]:
     """Yield so many items in lists: of one, so that nobody waits for the first, then of 2, 4 ..
-    `most`. None is asked for that is not of the next list.
+    `most`. None is asked for that is not of the next list. What came before an error comes in a
+    list of its own.
 
     Example:
         >>> list(in_messages(itertools.count(), number=8, most=3))
@@ -148,7 +149,14 @@ def in_messages(items: Iterable[Item], number: int, most: int) -> Iterator[list[
     """
     remaining, size = iter(items), 1
     while number:
-        together = list(itertools.islice(remaining, min(size, number)))
+        together: list[Item] = []
+        try:
+            for item in itertools.islice(remaining, min(size, number)):
+                together.append(item)  # noqa: PERF402 - and stays there if the next one fails
+        except Exception:
+            if together:
+                yield together
+            raise
         number -= len(together)
         yield together
         size = min(most, 2 * size)
@@ -178,6 +186,6 @@ def by_step(
             if not together:
                 return
             parts, notes = zip(*together, strict=True)
-            team.extend(zip(*parts, strict=True))
+            team.extend(zip(*parts, strict=False))  # a member may have come upon an error
             del together, parts  # what is given away is not held here
         yield team.popleft(), notes

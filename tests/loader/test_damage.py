@@ -28,6 +28,7 @@ from support.lerobot_source import Camera, Source, build
 
 from roboshard.converter import ConvertConfig, convert
 from roboshard.loader import make_loader, open_dataset
+from roboshard.loader.order import teams
 from roboshard.shards import DamageError, FormatError, MissingError, RoboshardError, ShardedDataset
 from roboshard.shards.mp4 import read_sample_tables
 
@@ -370,6 +371,36 @@ def test_what_cannot_be_decoded_is_substituted_whatever_came_before(
         torch.equal(batch[WRIST], same[WRIST])
         for batch, same in zip(resumed, found[3:], strict=True)
     )
+
+
+@pytest.mark.parametrize(
+    ("num_workers", "least_pixels"), [(0, 1), (2, 1), (2, 1 << 30)], ids=["threads", "team", "each"]
+)
+def test_all_batches_before_the_first_that_cannot_be_decoded_come(
+    undecodable: Path,
+    honest: Path,
+    num_workers: int,
+    least_pixels: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Workers send some batches together, made by both or by one alone."""
+    monkeypatch.setattr(teams, "LEAST_PIXELS", least_pixels)
+    options: dict[str, Any] = {"batch_size": 2, "seed": 4, "num_workers": num_workers}
+    right, found = list(make_loader(str(honest), batch_size=2, seed=4)), []
+
+    def take_all() -> None:
+        for batch in make_loader(str(undecodable), **options):
+            found.append(batch)  # noqa: PERF402 - until there are no more
+
+    with pytest.raises(FormatError, match=f"episode {UNDECODABLE}, camera '{WRIST}'"):
+        take_all()
+    first_lost = first_undecodable(undecodable)
+    spoiled = [
+        bool((batch["frame_index"][batch["episode_index"] == UNDECODABLE] >= first_lost).any())
+        for batch in right
+    ]
+    assert len(found) == spoiled.index(True)
+    assert_same(found, right[: len(found)])
 
 
 @pytest.mark.filterwarnings("ignore:on_error='skip':RuntimeWarning")
