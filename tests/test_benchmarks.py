@@ -158,5 +158,6 @@ def test_a_contender_and_its_limit_run_in_turns(run_all: ModuleType, tmp_path: P
     )
     turns = [number for number, _ in itertools.groupby(number for _, number in stamps)]
     assert turns[:3] == [0, 1, 0], "the limit stands still while the other one starts"
-    # Five of at least 0.2 s, and its end, in which it may tick once more.
-    assert 2 <= len(turns) // 2 <= 6
+    if turns[-1] == 1:
+        turns.pop()  # let go after its last turn, it may tick once more before it ends
+    assert 2 <= len(turns) // 2 <= 5, "turns of at least 0.2 s"

@@ -110,7 +110,8 @@ class PendingBatch:
             memory = self._lend(key, picture, buffers)
         if memory.shape[1:] != picture.shape:
             check_shapes(key, {tuple(memory.shape[1:]), tuple(picture.shape)})
-        if memory.dtype != picture.dtype and _is_whole(memory) != _is_whole(picture):
+        is_same = memory.dtype == picture.dtype  # as is mostly so
+        if not is_same and _is_whole(memory) != _is_whole(picture):
             raise FormatError(
                 f"{key!r} has images of 32-bit whole numbers and others within one batch, which "
                 "cannot be stacked; use batch_size=None"

@@ -101,11 +101,8 @@ def _by_gop(slot: Slice, pairs: Pairs) -> dict[int, tuple[int, ...]]:
     if len(frames) == 1:  # as is mostly so in uniform order
         return {gops[0]: tuple(pairs)}
     found: dict[int, list[int]] = {}
-    of_last, own = None, []
     for gop, frame, place in zip(gops, frames, pairs[1::2], strict=True):
-        if gop != of_last:
-            of_last, own = gop, found.setdefault(gop, [])
-        own += frame, place
+        found.setdefault(gop, []).extend((frame, place))
     return {gop: tuple(own) for gop, own in found.items()}
 
 

@@ -186,6 +186,8 @@ def by_step(
             if not together:
                 return
             parts, notes = zip(*together, strict=True)
-            team.extend(zip(*parts, strict=False))  # a member may have come upon an error
+            # A member may have come upon an error, which follows. Were it not so, what the others
+            # have more of would be missed by whoever puts the steps together.
+            team.extend(zip(*parts, strict=False))
             del together, parts  # what is given away is not held here
         yield team.popleft(), notes

@@ -158,6 +158,8 @@ class WorkerPool:
                 self._batches.grant()
             found = next(coming, None)
             if found is None:
+                if step <= last:
+                    raise RuntimeError(f"workers ended before step {step} of {last + 1}")
                 return
             parts, done = found
             given = [self._joined(parts, (epoch, step))]

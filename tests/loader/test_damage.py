@@ -29,6 +29,7 @@ from support.lerobot_source import Camera, Source, build
 from roboshard.converter import ConvertConfig, convert
 from roboshard.loader import make_loader, open_dataset
 from roboshard.loader.order import teams
+from roboshard.loader.running.runner import EpochRunner
 from roboshard.shards import DamageError, FormatError, MissingError, RoboshardError, ShardedDataset
 from roboshard.shards.mp4 import read_sample_tables
 
@@ -225,6 +226,19 @@ def test_an_error_in_a_worker_comes_to_the_parent_with_type_and_place(copy: Path
         del error
     del loader
     assert no_child_is_left()
+
+
+def test_an_epoch_of_workers_that_ends_too_early_is_an_error(
+    honest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def one_more(runner: EpochRunner, epoch: int) -> int:
+        return runner.plan(epoch).num_steps + 1
+
+    monkeypatch.setattr(EpochRunner, "_num_steps_of", one_more)
+    loader = make_loader(str(honest), batch_size=2, num_workers=1, cameras=[])
+    steps = sum(LENGTHS) // 2
+    with pytest.raises(RuntimeError, match=f"workers ended before step {steps} of {steps + 1}"):
+        list(loader)
 
 
 @pytest.mark.slow
